@@ -1,0 +1,1 @@
+"""AdaptRec's harness: data, language models, SASRec, training, measurement, records and reports."""

@@ -1,0 +1,130 @@
+"""Settings of a run, the two protocols, and the hash that names a configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from methods.errors import UserError, unknown
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the harness, not the method, decides. Every open point of the paper is a named setting here.
+
+    A token reader and a state reader, an LLM method and the `id` control all run under the same settings.
+    """
+
+    candidates: Literal["batch", "catalogue", "sampled"] = "batch"
+    """Softmax candidates: other users' targets, every item that occurs in training, or shared draws of them."""
+    samples: Annotated[int, Field(ge=1)] = 4096
+    """Draws of a step when candidates = sampled."""
+    temperature: Annotated[float, Field(gt=0, le=100)] = 0.07
+    """tau of Eq. 8."""
+    positive_in_denominator: bool = True
+    """Whether the softmax of Eq. 8 has the positive among its terms (standard cross-entropy)."""
+    mask_false_negatives: bool = True
+    """Drop another user's target that is also mine from my negatives."""
+    ids: Literal["none", "add"] = "none"
+    """`add` sums a learned id embedding onto the method's item embedding (the transductive case)."""
+    width: Annotated[int, Field(ge=2)] = 256
+    """d, width of item embeddings and of SASRec."""
+    sasrec_layers: Annotated[int, Field(ge=1)] = 2
+    """SASRec blocks."""
+    sasrec_heads: Annotated[int, Field(ge=1)] = 2
+    """SASRec attention heads."""
+    sasrec_inner: Annotated[int, Field(ge=1)] = 256
+    """SASRec feed-forward width."""
+    sasrec_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """SASRec dropout: embeddings, attention and feed-forward."""
+    window: Annotated[int, Field(ge=1)] = 50
+    """Most recent items of a history that SASRec reads."""
+    sequences: Literal["packed", "prefixes"] = "packed"
+    """`packed` reads a sequence once and predicts at each position; `prefixes` reads every prefix anew."""
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    """Predictions (prefix, target) of a batch, over all processes."""
+    accumulation: Annotated[int, Field(ge=1)] = 1
+    """Batches whose gradients make one optimiser step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    """Adam's learning rate."""
+    epochs: Annotated[int, Field(ge=1)] = 200
+    """Epochs at most."""
+    patience: Annotated[int, Field(ge=0)] = 10
+    """Epochs without a better validation Recall@10 before training stops; 0 never stops early."""
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0
+    """Gradient norm to clip at; 0 is off."""
+    precision: Literal["auto", "bf16", "fp16", "no"] = "auto"
+    """Mixed precision; `auto` is bf16 where the device computes in it natively, else no."""
+    states_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision in which cached hidden states are stored."""
+    pooling: Literal["auto", "first", "last", "mean"] = "auto"
+    """Token that stands for an item: `auto` is the first for encoders, the last for decoders."""
+    select: Literal["raw", "masked"] = "raw"
+    """Whether validation Recall@10 that picks the epoch has the user's history masked."""
+
+
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    # The published schedule: negatives from the batch, random starting values.
+    "paper": {"candidates": "batch", "batch_size": 256, "init": "paper"},
+    # The same full pool of candidates, batch and starting point for every method.
+    "fair": {"candidates": "catalogue", "batch_size": 2048, "init": "whitened"},
+}
+
+
+def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Build the frozen dataclass `cls` from `values` (strings as typed by a user, or typed values).
+
+    `where` says in an error where the values come from (`--set`, a file). Raises `UserError` with the
+    field, its value and what is allowed.
+    """
+    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise unknown(f"setting in {where}:", name, known)
+    checked = type(cls.__name__, (cls,), {"__pydantic_config__": ConfigDict(extra="forbid")})
+    try:
+        parsed = TypeAdapter(checked).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "?"
+        message = first["msg"][:1].lower() + first["msg"][1:]
+        raise UserError(f"{where}: {name}={first['input']!s} is not valid: {message}.") from error
+    return cls(**{name: getattr(parsed, name) for name in known})
+
+
+def split_overrides(pairs: list[str], method_config: type[Any], where: str = "--set") -> tuple[dict[str, str], dict[str, str]]:
+    """Sort `key=value` pairs into harness settings and the method's hyper-parameters.
+
+    Raises `UserError` for a pair without `=`, a key given twice, or a key that neither side has.
+    """
+    harness = {field.name for field in fields(Settings)}
+    own = {field.name for field in fields(method_config)}
+    chosen: tuple[dict[str, str], dict[str, str]] = ({}, {})
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise UserError(f"{where} wants key=value, got '{pair}'.")
+        if key in chosen[0] or key in chosen[1]:
+            raise UserError(f"{where} gives '{key}' twice; give it once.")
+        if key not in harness | own:
+            raise unknown(f"setting in {where}:", key, sorted(own) + sorted(harness - own))
+        chosen[key in own][key] = value
+    return chosen
+
+
+def digest(value: Any, length: int = 12) -> str:
+    """Short SHA-256 of a JSON-able value, independent of the order of keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """The fields of a frozen dataclass as JSON-able values."""
+    return asdict(config)

@@ -1,0 +1,1 @@
+"""From interactions and item texts to prepared sequences."""

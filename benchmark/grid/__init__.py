@@ -1,0 +1,1 @@
+"""A grid of cells, each run in a fresh process."""

@@ -1,0 +1,1 @@
+"""The recommender that every method shares: SASRec, the loss, and the glue between them."""

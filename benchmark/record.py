@@ -1,0 +1,202 @@
+"""The record of one run: everything needed to read, compare and recompute it later, in one JSON file.
+
+Beside `<hash>-s<seed>.json` lies `<hash>-s<seed>.ranks.parquet` with every user's test rank (user, rank,
+rank_masked), so that each metric and p-value can be recomputed without running anything. `SCHEMA` is the
+version; `RunRecord.model_json_schema()` prints the whole schema (docs/records.md explains it).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from methods.errors import UserError
+
+SCHEMA = 1
+METRICS = ("recall@10", "recall@50", "ndcg@10", "ndcg@50")
+Metrics = dict[str, float]
+"""Metric name -> value; the names are METRICS."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Epoch(_Part):
+    """One epoch of the learning curve."""
+
+    epoch: int
+    """From 1; epoch 0 would be the untrained model and is not trained."""
+    loss: float
+    """Mean training loss over the epoch's predictions."""
+    train_seconds: float
+    eval_seconds: float
+    save_seconds: float
+    valid: Metrics
+    valid_masked: Metrics
+
+
+class PeakMemory(_Part):
+    """Peaks of one phase in bytes, the largest over the processes; null where it cannot be measured."""
+
+    allocated: int | None = None
+    """GPU memory that torch's allocator gave out."""
+    reserved: int | None = None
+    """GPU memory that torch's allocator held."""
+    process: int | None = None
+    """GPU memory of the process by NVML, the context included (sampled at the end of each epoch)."""
+    host: int | None = None
+    """Resident memory of the process on the host."""
+
+
+class Cost(_Part):
+    """What the run cost. Seconds are wall time of the slowest process, the device synchronised."""
+
+    prepare_seconds: float | None = None
+    """Cold cost of computing the hidden states (from the cache's own record on a hit); null where none."""
+    epoch_seconds: float | None = None
+    """Median training seconds of an epoch, the first one apart."""
+    first_epoch_seconds: float | None = None
+    eval_seconds: float | None = None
+    """Median seconds of a validation pass."""
+    train_seconds: float | None = None
+    """Training seconds of all epochs."""
+    seconds_to_best: float | None = None
+    """Training seconds up to and including the chosen epoch."""
+    predictions_per_epoch: int | None = None
+    steps_per_epoch: int | None = None
+    candidates: float | None = None
+    """Mean number of softmax candidates of a prediction, its positive included."""
+    peak_memory: dict[str, PeakMemory] = Field(default_factory=dict)
+    """Phase ("train", "eval") -> peaks."""
+    trainable_parameters: int | None = None
+    total_parameters: int | None = None
+    """Parameters of the whole recommender, a frozen language model that it does not hold excluded."""
+    states_on: str | None = None
+    """Where cached hidden states lay in training: a device, or null where none were read."""
+
+
+class Environment(_Part):
+    """Where the run was made."""
+
+    python: str
+    platform: str
+    packages: dict[str, str]
+    device: str
+    """`cpu` or `cuda`."""
+    device_name: str
+    """Name of the processor or GPU."""
+    threads: int
+    """CPU threads that torch used in each process."""
+    world_size: int
+    precision: str
+    """Precision really used: `bf16`, `fp16` or `no`."""
+    load_average: float | None = None
+    """The machine's one-minute load when training began."""
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+
+
+class RunRecord(_Part):
+    """One run of one method on one dataset with one language model, protocol and seed."""
+
+    schema_version: int = SCHEMA
+    status: Literal["ok", "failed", "oom", "interrupted"]
+    error: str | None = None
+    """One line where status is not ok."""
+    dataset: str
+    data: dict[str, Any]
+    """Key, recipe, fingerprint (counts), `ceiling` of a planted set, and `chance` metrics."""
+    llm: str | None
+    """Short name, hub id or folder; null for a method that reads none."""
+    llm_details: dict[str, Any]
+    """Source, revision, digest, layers, width, pooling; empty where `llm` is null."""
+    method: str
+    method_source: dict[str, Any]
+    """Distribution, version, and whether it came from outside the project (`external`)."""
+    protocol: str
+    settings: dict[str, Any]
+    """Every harness setting, resolved."""
+    overrides: list[str]
+    """The `key=value` pairs given on top of the protocol, sorted."""
+    hyperparameters: dict[str, Any]
+    """Every hyper-parameter of the method, resolved."""
+    config_hash: str
+    """Names the cell: data, language model, method, settings and hyper-parameters, without the seed."""
+    protocol_hash: str
+    """Same for rows that may stand in one table: data, language model, protocol and its settings."""
+    seed: int
+    trials: int = 1
+    """Configurations tried in tuning before this one was chosen, itself included."""
+    epochs_run: int = 0
+    best_epoch: int | None = None
+    stopped: str | None = None
+    """Why training ended: `patience`, `epochs`."""
+    metrics: dict[str, Metrics] = Field(default_factory=dict)
+    """valid, valid_masked, test, test_masked; where there are cold items also test_warm, test_cold and
+    their `_masked` forms."""
+    cold_targets: int = 0
+    """Test users whose target never occurs in training."""
+    curve: list[Epoch] = Field(default_factory=list)
+    cost: Cost = Field(default_factory=Cost)
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Facts that only the method knows."""
+    environment: Environment
+    created: str
+    """UTC, ISO 8601."""
+
+    def write(self, path: Path) -> Path:
+        """Write atomically: a reader sees the old file, the new one, or none."""
+        write_atomically(path, self.model_dump_json(indent=1) + "\n")
+        return path
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read and validate one record; raises `UserError` naming the file and the first fault."""
+    try:
+        return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"there is no record {path}.") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UserError(f"{path} is not a run record: {place}: {first['msg']}. Move it away or rerun it.") from error
+
+
+def iter_records(folder: Path) -> Iterator[tuple[Path, RunRecord]]:
+    """All records below `folder`, in the order of their paths: <dataset>/<llm>/<method>/<hash>-s<seed>.json."""
+    for path in sorted(folder.glob("*/*/*/*-s*.json")):
+        yield path, read_record(path)
+
+
+def ranks_path(record_path: Path) -> Path:
+    """Where the per-user ranks of a record lie."""
+    return record_path.with_suffix(".ranks.parquet")
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content` to a temporary neighbour and rename it onto `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    write_atomically(path, json.dumps(value, indent=1, sort_keys=True) + "\n")

@@ -1,0 +1,144 @@
+"""The contract of a method: item inputs in, item embeddings out, and nothing else.
+
+A method never sees users, sequences, targets or scores; it never chooses the loss, the negatives, the
+batch, the seed, the device or the precision; it never times, prints, writes or steps an optimiser.
+
+Symbols in shape comments: `M` items of a step, `A` layers read, `T` tokens, `D` the language model's width,
+`d` the recommender's width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+Reads = Literal["states", "tokens", "ids"]
+
+
+@dataclass(frozen=True)
+class Items:
+    """The inputs of `M` items; only the fields that the method's `reads` names are set."""
+
+    ids: Tensor | None = None
+    """`[M]` int64, index of each item in the catalogue (`reads = "ids"`)."""
+    states: Tensor | None = None
+    """`[M, A, D]`, hidden states of the frozen language model in the order of `layers()` ("states")."""
+    input_ids: Tensor | None = None
+    """`[M, T]` int64, tokens of the item texts ("tokens")."""
+    attention_mask: Tensor | None = None
+    """`[M, T]`, 1 where a token is real ("tokens")."""
+
+    def __len__(self) -> int:
+        for field in (self.ids, self.states, self.input_ids):
+            if field is not None:
+                return len(field)
+        raise ValueError("Items holds no input")
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that a method may know about its surroundings when it is built."""
+
+    out_dim: int
+    """`d`, the width of an item embedding."""
+    n_items: int
+    """Items in the catalogue."""
+    total_steps: int
+    """Optimiser steps of the longest possible run (early stopping may end it sooner)."""
+    llm_layers: int = 0
+    """`n`, Transformer layers of the language model."""
+    llm_width: int = 0
+    """`D`, its width."""
+    state_mean: Tensor | None = None
+    """`[A, D]`, mean of the catalogue's states in each layer read (`reads = "states"`)."""
+    state_std: Tensor | None = None
+    """`[A, D]`, their standard deviation."""
+    llm: nn.Module | None = None
+    """The language model itself (`reads = "tokens"`)."""
+
+
+class Method(nn.Module):
+    """Base class of every adaptation method. Subclass it in one file; see CONTRIBUTING.md.
+
+    Class attributes:
+        reads: what the method gets: `"states"`, `"tokens"` or `"ids"`.
+        Config: a frozen dataclass of hyper-parameters. Types are checked and ranges declared with
+            `Annotated[int, Field(ge=1)]` or `Literal[...]`; a comment line under a field is its help.
+        grid: hyper-parameter (or harness setting such as `batch_size`) -> values that the paper searched.
+        paper: (language model, dataset) -> the paper's best values (Tables S1-S3).
+        schedule: protocol -> harness settings that the published schedule fixes for this method.
+    """
+
+    reads: ClassVar[Reads]
+
+    @dataclass(frozen=True)
+    class Config:
+        """No hyper-parameters."""
+
+    grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    paper: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
+    schedule: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __init__(self, config: Any, context: Context) -> None:
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    def layers(cls, config: Any, n_layers: int) -> tuple[int, ...]:
+        """Layers that a reader of states wants, in the order of axis `A`; `n_layers` is the top one.
+
+        Raises `UserError` where the language model has too few.
+        """
+        return (n_layers,)
+
+    def forward(self, items: Items) -> Tensor:
+        """Embed items: -> `[M, d]`."""
+        raise NotImplementedError
+
+    def aux_loss(self) -> Tensor | None:
+        """A scalar to add to the step's loss (AdaLoRA's orthogonality term, say), or None."""
+        return None
+
+    def after_step(self, step: int) -> None:
+        """Called after optimiser step `step` (from 1) and before the gradients are cleared."""
+
+    def param_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Optimiser groups of the trainable parameters; `lr` is the run's learning rate."""
+        return [{"params": list(trainable(self)), "lr": lr}]
+
+    def extra_record(self) -> dict[str, Any]:
+        """Facts for the run's record that only the method knows (final ranks of AdaLoRA, say)."""
+        return {}
+
+
+def trainable(module: nn.Module) -> Iterable[nn.Parameter]:
+    """The parameters of `module` that are trained."""
+    return (parameter for parameter in module.parameters() if parameter.requires_grad)
+
+
+def states_of(items: Items) -> Tensor:
+    """`items.states`, `[M, A, D]`; a plain error where the harness handed in something else."""
+    if items.states is None:
+        raise TypeError("this method reads states; it was given none")
+    return items.states
+
+
+def state_statistics(states: Tensor, chunk: int = 65_536) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over items, in float64 sums: `[I, A, D]` -> two of `[A, D]` float32.
+
+    A dimension that never varies gets a spread of 1, so that dividing by it leaves it at zero.
+    """
+    total = torch.zeros(states.shape[1:], dtype=torch.float64)  # [A, D]
+    square = torch.zeros_like(total)  # [A, D]
+    for part in states.split(chunk):
+        total += part.double().sum(0).cpu()  # [c, A, D] -> [A, D]
+    mean = total / len(states)
+    for part in states.split(chunk):
+        square += (part.double().cpu() - mean).square().sum(0)  # [c, A, D] -> [A, D]
+    std = (square / len(states)).sqrt()
+    std = torch.where(std > 1e-6, std, torch.ones_like(std))
+    return mean.float(), std.float()

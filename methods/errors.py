@@ -1,0 +1,21 @@
+"""What a user did wrong, in one line: what, where, what is allowed, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake of the user. The command line prints its message on one line and exits with status 2."""
+
+
+def unknown(kind: str, value: object, allowed: Iterable[object], do: str = "") -> UserError:
+    """The error for a name that does not exist: the value, the nearest match, all that is allowed.
+
+    `do` is an optional last sentence that says what to do instead.
+    """
+    names = [str(name) for name in allowed]
+    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return UserError(f"unknown {kind} '{value}'.{hint} Allowed: {', '.join(names)}.{' ' + do if do else ''}")
