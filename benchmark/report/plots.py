@@ -1,0 +1,271 @@
+"""Learning curves, and quality against time and memory: matplotlib figures of one table's rows.
+
+Colours are Okabe and Ito's, which the colour-blind tell apart (https://jfly.uni-koeln.de/color/); line styles
+and markers differ too, so that a print without colour can be read.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from benchmark.record import RunRecord
+from benchmark.report.rows import Group, Row
+from benchmark.report.tables import COST, peak_memory
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+LINES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
+MARKERS = "osD^vPX"
+LARGEST = 700.0
+"""Area of the largest bubble in square points."""
+SIZE = (7.5, 4.4)
+"""Inches."""
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Matplotlib's defaults, whatever the user's own are, so that equal records give equal bytes."""
+    import matplotlib.style
+
+    ours = {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "#dddddd",
+        "grid.linewidth": 0.6,
+        "legend.frameon": False,
+        "text.parse_math": False,  # a `$` in a name is a `$`
+        "svg.hashsalt": "adaptrec",
+        "savefig.dpi": 150,
+    }
+    with matplotlib.style.context(["default", ours]):
+        yield
+
+
+def draw(group: Group, kind: Literal["curves", "quality"]) -> dict[str, bytes]:
+    """The plot as `{"png": ..., "svg": ...}`; empty where no run of the group has what it shows."""
+    from matplotlib.figure import Figure
+
+    with _style():
+        figure = Figure(figsize=SIZE, layout="constrained")
+        axes = figure.add_subplot()
+        key = group.key
+        axes.set_title(
+            f"{key.dataset}, {key.llm or 'no language model'}, protocol {key.protocol}", loc="left"
+        )
+        if not (_curves if kind == "curves" else _quality)(group, figure, axes):
+            return {}
+        return {form: _bytes(figure, form) for form in ("png", "svg")}
+
+
+def _bytes(figure: Figure, form: str) -> bytes:
+    file = io.BytesIO()
+    silent = {"Software": None} if form == "png" else {"Date": None, "Creator": None}
+    figure.savefig(file, format=form, metadata=silent)
+    return file.getvalue()
+
+
+def _look(place: int) -> tuple[str, Any, str]:
+    """Colour, line style and marker of a row: 28 that differ."""
+    turn, colour = divmod(place, len(COLOURS))
+    return COLOURS[colour], LINES[(colour + turn) % len(LINES)], MARKERS[(colour + turn) % len(MARKERS)]
+
+
+def _middle_run(row: Row) -> RunRecord:
+    """The run of the median best validation Recall@10 (the lower middle one of an even number)."""
+    ranked = sorted(row.ok, key=lambda run: (max(e.valid["recall@10"] for e in run.curve), run.seed))
+    return ranked[(len(ranked) - 1) // 2]
+
+
+def _curves(group: Group, figure: Figure, axes: Axes) -> bool:
+    """Validation Recall@10 over epochs; the median seed's line stands out, the chosen epoch has a marker."""
+    from matplotlib.ticker import MaxNLocator
+
+    shown = False
+    for place, row in enumerate(group.rows):
+        if not row.ok or not all(run.curve for run in row.ok):
+            continue
+        shown = True
+        colour, line, marker = _look(place)
+        middle = _middle_run(row)
+        for run in row.ok:
+            epochs = [point.epoch for point in run.curve]
+            values = [point.valid["recall@10"] for point in run.curve]
+            if run is not middle:
+                axes.plot(epochs, values, color=colour, linewidth=0.7, alpha=0.35)
+                continue
+            chosen = [epochs.index(run.best_epoch)] if run.best_epoch in epochs else []
+            look: dict[str, Any] = {"color": colour, "linestyle": line, "marker": marker, "markevery": chosen}
+            axes.plot(epochs, values, label=row.label, linewidth=1.6, markersize=7, zorder=3, **look)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("validation Recall@10")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    several = any(len(row.ok) > 1 for row in group.rows)
+    title = "marker: chosen epoch" + ("\nthin: other seeds" if several else "")
+    if shown:
+        figure.legend(loc="outside right upper", title=title, alignment="left", handlelength=3.4)
+    return shown
+
+
+class Point(NamedTuple):
+    """A row in the plot of quality."""
+
+    place: int
+    label: str
+    x: float
+    y: float
+    half_width: float | None
+    memory: float | None
+    """Bytes; None where it was not measured in the kind that the plot shows."""
+
+
+def _points(group: Group) -> tuple[list[Point], str]:
+    """The rows with both figures, and the kind of memory shown: the one that most of them have."""
+    peaks = {row.label: peak_memory(row) for row in group.rows}
+    kinds = [peak[1] for peak in peaks.values() if peak]
+    kind = max(("GPU", "host"), key=kinds.count)
+    points = []
+    for place, row in enumerate(group.rows):
+        recall, time = row.quality("test", "recall@10"), row.figure(COST["epoch_seconds"])
+        peak = peaks[row.label]
+        if recall and time and time.mean > 0:
+            memory = peak[0] if peak and peak[1] == kind else None
+            points.append(Point(place, row.label, time.mean, recall.mean, recall.half_width, memory))
+    return points, kind
+
+
+def _quality(group: Group, figure: Figure, axes: Axes) -> bool:
+    """Test Recall@10 against training seconds of an epoch, the peak memory as area."""
+    points, kind = _points(group)
+    if not points:
+        return False
+    most = max((point.memory for point in points if point.memory), default=1.0)
+    areas = [LARGEST * point.memory / most if point.memory else 40.0 for point in points]
+    for point, area in zip(points, areas, strict=True):
+        colour = _look(point.place)[0]
+        face, mark = (colour, "o") if point.memory else ("none", "X")
+        axes.scatter(
+            point.x, point.y, s=area, marker=mark, facecolor=face, edgecolor=colour, alpha=0.65, zorder=3
+        )
+        if point.half_width is not None:
+            axes.errorbar(
+                point.x, point.y, point.half_width, color=colour, capsize=2, linewidth=0.9, zorder=4
+            )
+    _axis_of_seconds(axes, [point.x for point in points])
+    axes.margins(x=0.12, y=0.2)
+    axes.set_xlabel("training seconds of an epoch")
+    axes.set_ylabel("test Recall@10")
+    handles = _size_legend(axes, most, points)
+    title = "peak memory in training,\n" + ("GPU, allocated" if kind == "GPU" else "host, resident")
+    figure.legend(
+        handles=handles,
+        loc="outside right upper",
+        title=title,
+        alignment="left",
+        labelspacing=1.6,
+        borderpad=1.2,
+    )
+    _place_labels(figure, axes, points, areas)
+    return True
+
+
+def _axis_of_seconds(axes: Axes, seconds: Sequence[float]) -> None:
+    """Logarithmic from a factor of ten on, with plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    if max(seconds) < 10 * min(seconds):
+        return
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(seconds) < 300 * min(seconds) else (1,)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _size_legend(axes: Axes, most: float, points: Sequence[Point]) -> list[Any]:
+    """Bubbles of round sizes, and the sign of a row without memory."""
+    handles = []
+    if any(point.memory for point in points):
+        top = 10 ** math.floor(math.log10(most / 2**30))
+        top *= max(step for step in (1, 2, 5) if step * top * 2**30 <= most)
+        for gib in (top, top / 4):
+            area = LARGEST * gib * 2**30 / most
+            look: dict[str, Any] = {"facecolor": "#bbbbbb", "edgecolor": "#666666", "label": f"{gib:g} GiB"}
+            handles.append(axes.scatter([], [], s=area, **look))
+    if not all(point.memory for point in points):
+        look = {"facecolor": "none", "edgecolor": "#666666", "label": "not measured"}
+        handles.append(axes.scatter([], [], s=40, marker="X", **look))
+    return handles
+
+
+DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+GAPS = (3.0, 12.0, 24.0, 40.0, 60.0)
+"""Points between a bubble and its label, tried from the nearest."""
+
+
+def _place_labels(figure: Figure, axes: Axes, points: Sequence[Point], areas: Sequence[float]) -> None:
+    """Write each label at the nearest place where it hides no bubble, label or edge; far ones get a line."""
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()  # fixes the axes, so that pixels can be counted
+    figure.set_layout_engine("none")
+    scale = figure.dpi / 72  # pixels of a point
+    taken = []
+    centres = [axes.transData.transform((point.x, point.y)) for point in points]
+    radii = [math.sqrt(area / math.pi) * scale for area in areas]
+    for point, (x, y), radius in zip(points, centres, radii, strict=True):
+        taken.append(Bbox.from_extents(x - radius, y - radius, x + radius, y + radius))
+        if point.half_width is not None:
+            ends = [
+                axes.transData.transform((point.x, point.y + h))[1]
+                for h in (-point.half_width, point.half_width)
+            ]
+            taken.append(Bbox.from_extents(x - 3, ends[0], x + 3, ends[1]))
+    for point, (x, y), radius in zip(points, centres, radii, strict=True):
+        note = axes.annotate(
+            point.label,
+            (point.x, point.y),
+            (0, 0),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            zorder=5,
+            arrowprops={"arrowstyle": "-", "color": "#888888", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0},
+        )
+        size = note.get_window_extent()
+        offsets = [_offset(d, radius + gap * scale, size) for gap in GAPS for d in DIRECTIONS]
+        boxes = [
+            Bbox.from_bounds(x + dx - size.width / 2, y + dy - size.height / 2, size.width, size.height)
+            for dx, dy in offsets
+        ]
+        hidden = [sum(_overlap(box, other) for other in taken) + _outside(box, axes.bbox) for box in boxes]
+        best = hidden.index(min(hidden))
+        note.set_position((offsets[best][0] / scale, offsets[best][1] / scale))
+        if best < len(DIRECTIONS) and note.arrow_patch is not None:
+            note.arrow_patch.set_visible(False)
+        taken.append(boxes[best])
+
+
+def _offset(direction: tuple[int, int], distance: float, size: Any) -> tuple[float, float]:
+    """From a bubble's centre to that of a label whose edge lies `distance` away."""
+    dx, dy = direction
+    reach = distance / math.hypot(dx, dy)
+    return dx * (reach + size.width / 2), dy * (reach + size.height / 2)
+
+
+def _overlap(one: Any, other: Any) -> float:
+    width = min(one.x1, other.x1) - max(one.x0, other.x0)
+    height = min(one.y1, other.y1) - max(one.y0, other.y0)
+    return max(float(width), 0.0) * max(float(height), 0.0)
+
+
+def _outside(box: Any, frame: Any) -> float:
+    return float(box.width * box.height - _overlap(box, frame))

@@ -1,0 +1,199 @@
+"""Which run records may stand in one table, and as which rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from benchmark.record import Metrics, RunRecord
+from benchmark.report.stats import Estimate, estimate
+from methods.errors import UserError
+
+BOUNDS = ("chance", "ceiling")
+
+
+class Key(NamedTuple):
+    """What all rows of a table share."""
+
+    dataset: str
+    data_key: str
+    llm: str | None
+    protocol: str
+    protocol_hash: str
+    device_name: str
+    world_size: int
+    precision: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs of one configuration, one a seed; or a bound (`chance`, `ceiling`), which has no runs."""
+
+    label: str
+    runs: tuple[RunRecord, ...] = ()
+    bound: Mapping[str, Metrics] = field(default_factory=dict)
+    """Split -> metrics, of a bound."""
+
+    @property
+    def ok(self) -> tuple[RunRecord, ...]:
+        """The runs that came to their end."""
+        return tuple(run for run in self.runs if run.status == "ok")
+
+    @property
+    def status(self) -> str:
+        """`ok` where one run at least is; else the statuses that occur."""
+        return "ok" if self.ok or not self.runs else ", ".join(sorted({run.status for run in self.runs}))
+
+    def figure(self, of: Callable[[RunRecord], float | None]) -> Estimate | None:
+        """A figure of the finished runs; None where nothing was measured."""
+        return estimate(of(run) for run in self.ok)
+
+    def quality(self, split: str, metric: str) -> Estimate | None:
+        """A metric of the runs or the bound."""
+        if self.runs:
+            return self.figure(lambda run: run.metrics.get(split, {}).get(metric))
+        return estimate([self.bound.get(split, {}).get(metric)])
+
+
+@dataclass(frozen=True)
+class Group:
+    """One table."""
+
+    key: Key
+    rows: tuple[Row, ...]
+    bounds: tuple[Row, ...]
+    shared: tuple[str, ...]
+    """Overrides that every row has."""
+    differs: tuple[str, ...] = ()
+    """Settings, as `key=value`, in which it differs from other tables of its dataset, model and protocol."""
+
+    @property
+    def caption(self) -> str:
+        """Everything that a reader must know to tell this table from the others."""
+        key, runs = self.key, [run for row in self.rows for run in row.runs]
+        counts = _first(run.data.get("fingerprint") for run in runs)
+        sizes = [f"{counts[name]:,} {name}" for name in ("users", "items", "interactions") if name in counts]
+        processes = f"{key.world_size} process{'es' if key.world_size > 1 else ''}"
+        parts = [
+            f"Dataset {key.dataset} ({', '.join([*sizes, f'data key {key.data_key}'])})",
+            f"language model {key.llm or 'none'}",
+            f"protocol {key.protocol} (hash {key.protocol_hash})",
+            f"on {key.device_name}, {processes}, mixed precision: {key.precision}",
+        ]
+        if self.shared:
+            parts.append(f"every row with {', '.join(self.shared)}")
+        if self.differs:
+            parts.append(f"unlike other tables of this name: {', '.join(self.differs)}")
+        if cold := max((run.cold_targets for run in runs), default=0):
+            parts.append(f"{cold:,} test targets are cold (never seen in training)")
+        return "; ".join(parts) + "."
+
+
+def key_of(run: RunRecord) -> Key:
+    """The table that a run belongs to."""
+    where = run.environment
+    return Key(
+        run.dataset,
+        str(run.data.get("key", "unknown")),
+        run.llm,
+        run.protocol,
+        run.protocol_hash,
+        where.device_name,
+        where.world_size,
+        where.precision,
+    )
+
+
+def groups(records: Iterable[RunRecord]) -> list[Group]:
+    """Sort records into tables.
+
+    Runs that read no language model join each table of their data, protocol and hardware, whatever its
+    language model, and make a table of their own only where there is no other. Raises `UserError` for two
+    records of one configuration and seed in a table: they would narrow its interval without being a new seed.
+    """
+    members: dict[Key, list[RunRecord]] = {}
+    controls: dict[Key, list[RunRecord]] = {}
+    for run in records:
+        (controls if run.llm is None else members).setdefault(key_of(run), []).append(run)
+    for key, runs in controls.items():
+        hosts = [host for host in members if host.llm is not None and _joins(key, host)]
+        for host in hosts or [key]:
+            members.setdefault(host, []).extend(runs)
+    found = [_group(key, runs) for key, runs in members.items()]
+    found.sort(key=lambda group: _sorting(group.key, group))
+    return _tell_apart(found)
+
+
+def _joins(control: Key, host: Key) -> bool:
+    return control._replace(llm=None, protocol_hash="") == host._replace(llm=None, protocol_hash="")
+
+
+def _sorting(key: Key, group: Group) -> tuple[Any, ...]:
+    """By name, and tables of one name by age, so that a new one does not renumber the old ones."""
+    oldest = min(run.created for row in group.rows for run in row.runs)
+    return (key.dataset, key.llm or "", key.protocol, oldest, tuple(map(str, key)))
+
+
+def _group(key: Key, runs: list[RunRecord]) -> Group:
+    cells: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        cells.setdefault(run.config_hash, []).append(run)
+    for config, same in cells.items():
+        seed, times = Counter(run.seed for run in same).most_common(1)[0]
+        if times > 1:
+            raise UserError(
+                f"{times} records of {same[0].method} on {key.dataset} have the configuration {config} "
+                f"and the seed {seed}; keep one of them."
+            )
+    shared = sorted(set.intersection(*(set(run.overrides) for run in runs)))
+    labels = {config: _label(same[0], shared) for config, same in cells.items()}
+    twice = Counter(labels.values())
+    rows = []
+    for config in sorted(cells, key=lambda name: (cells[name][0].llm is None, labels[name], name)):
+        label = labels[config] + (f" #{config[:8]}" if twice[labels[config]] > 1 else "")
+        rows.append(Row(label, tuple(sorted(cells[config], key=lambda run: run.seed))))
+    limits = {name: _first(run.data.get(name) for run in runs) for name in BOUNDS}
+    bounds = tuple(Row(name, bound=limit) for name, limit in limits.items() if limit)
+    return Group(key, tuple(rows), bounds, tuple(shared))
+
+
+def _label(run: RunRecord, shared: Sequence[str]) -> str:
+    """The method, what sets it apart in its table, and where it came from if not from the project."""
+    own = [pair for pair in run.overrides if pair not in shared]
+    label = f"{run.method} ({', '.join(own)})" if own else run.method
+    if run.method_source.get("external"):
+        made = (run.method_source.get("distribution"), run.method_source.get("version"))
+        label += f" [external: {' '.join(str(part) for part in made if part) or 'unknown distribution'}]"
+    return label
+
+
+def _first(values: Iterable[Any]) -> Any:
+    return next((value for value in values if value), {})
+
+
+def _tell_apart(found: list[Group]) -> list[Group]:
+    """Name in each table the settings that its namesakes have otherwise."""
+    family: dict[tuple[str, str | None, str], list[Group]] = {}
+    for group in found:
+        family.setdefault((group.key.dataset, group.key.llm, group.key.protocol), []).append(group)
+    told = []
+    for group in found:
+        same = family[group.key.dataset, group.key.llm, group.key.protocol]
+        mine, others = _settings(group), [_settings(other) for other in same if other is not group]
+        apart = [
+            name
+            for name in sorted(mine)
+            if any(other.get(name, mine[name]) != mine[name] for other in others)
+        ]
+        differs = tuple(f"{name}={mine[name]}" for name in apart)
+        told.append(Group(group.key, group.rows, group.bounds, group.shared, differs))
+    return told
+
+
+def _settings(group: Group) -> dict[str, Any]:
+    """The settings on which all rows of a table agree, runs without language model left out."""
+    runs = [run for row in group.rows for run in row.runs if run.llm == group.key.llm]
+    first = runs[0].settings
+    return {name: first[name] for name in first if all(run.settings.get(name) == first[name] for run in runs)}

@@ -1,0 +1,202 @@
+"""Tables of run records: the figures of each row, the best marked, in four styles."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+from benchmark.record import METRICS, RunRecord
+from benchmark.report import styles
+from benchmark.report.rows import Group, Row, groups
+from benchmark.report.stats import Estimate
+from benchmark.report.styles import Block, Cell, Mark
+from methods.errors import unknown
+
+__all__ = ["Group", "Row", "groups", "print_tables", "render"]
+
+Style = Literal["markdown", "csv", "latex", "text"]
+SHORT = {"recall@10": "R@10", "recall@50": "R@50", "ndcg@10": "N@10", "ndcg@50": "N@50"}
+COST_HEADS = ["s/epoch", "best / epochs", "prep. s", "peak GiB", "trainable", "seeds"]
+CSV_SPLITS = [split + masked for split in ("test", "test_warm", "test_cold") for masked in ("", "_masked")]
+
+
+def seconds(value: float) -> str:
+    """Seconds to three digits or so."""
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def gibibytes(value: float) -> str:
+    """Bytes as GiB."""
+    return f"{value / 2**30:.2f}"
+
+
+def share(value: float) -> str:
+    """A metric in [0, 1] to four digits, without the zero before the point."""
+    return f"{value:.4f}".removeprefix("0")
+
+
+def with_interval(figure: Estimate, show: Callable[[float], str]) -> str:
+    """`mean ± half-width`, or the plain figure of one seed."""
+    return show(figure.mean) + (f" ± {show(figure.half_width)}" if figure.half_width is not None else "")
+
+
+def peak_memory(row: Row) -> tuple[float, str] | None:
+    """Peak in training over the seeds, in bytes, and its kind: `GPU` (allocated) or else `host` (RSS)."""
+    for kind, name in (("GPU", "allocated"), ("host", "host")):
+        figure = row.figure(lambda run, name=name: getattr(run.cost.peak_memory.get("train"), name, None))  # type: ignore[misc]
+        if figure is not None and figure.n == len(row.ok):
+            return figure.largest, kind
+    return None
+
+
+COST: dict[str, Callable[[RunRecord], float | None]] = {
+    "epoch_seconds": lambda run: run.cost.epoch_seconds,
+    "prepare_seconds": lambda run: run.cost.prepare_seconds,
+    "train_seconds": lambda run: run.cost.train_seconds,
+    "best_epoch": lambda run: run.best_epoch,
+    "epochs_run": lambda run: run.epochs_run,
+    "trainable_parameters": lambda run: run.cost.trainable_parameters,
+    "trials": lambda run: run.trials,
+}
+
+
+def _cost_cells(row: Row) -> list[str]:
+    """Cells of COST_HEADS."""
+    if not row.runs:
+        return [""] * len(COST_HEADS)
+    epoch, ready = row.figure(COST["epoch_seconds"]), row.figure(COST["prepare_seconds"])
+    best, last = row.figure(COST["best_epoch"]), row.figure(COST["epochs_run"])
+    memory, weights = peak_memory(row), row.figure(COST["trainable_parameters"])
+    figures = [
+        with_interval(epoch, seconds) if epoch else "n/a",
+        f"{best.mean:g} / {last.mean:g}" if best and last else "n/a",
+        seconds(ready.mean) if ready else "n/a",
+        f"{gibibytes(memory[0])} {memory[1]}" if memory else "n/a",
+        f"{weights.largest:,.0f}" if weights else "n/a",
+    ]
+    if row.status != "ok":
+        figures = [row.status] * len(figures)
+    return [
+        *figures,
+        f"{len(row.ok)} of {len(row.runs)}" if len(row.ok) < len(row.runs) else str(len(row.ok)),
+    ]
+
+
+def _quality_column(group: Group, split: str, metric: str) -> list[Cell]:
+    """Cells of all rows, the best and the second marked; equal as printed is equal."""
+    figures = [row.quality(split, metric) for row in group.rows]
+    printed = sorted({share(figure.mean) for figure in figures if figure}, key=float, reverse=True)
+    marks: dict[str, Mark] = dict(zip(printed, ("best", "second"), strict=False))
+    cells = []
+    for row, figure in zip(group.rows, figures, strict=True):
+        shown = with_interval(figure, share) if figure else "n/a" if row.status == "ok" else row.status
+        cells.append(Cell(shown, marks.get(share(figure.mean), "") if figure else ""))
+    limits = [bound.quality(split, metric) for bound in group.bounds]
+    return cells + [Cell(share(limit.mean) if limit else "n/a") for limit in limits]
+
+
+def _splits(group: Group) -> list[str]:
+    """`test_warm` and `test_cold` where runs report them."""
+    return [
+        split
+        for split in ("test_warm", "test_cold")
+        if any(split in run.metrics for row in group.rows for run in row.ok)
+    ]
+
+
+def blocks(group: Group) -> list[Block]:
+    """The main table (test metrics and cost), and the one of masked metrics and of warm and cold targets."""
+    rows = [*group.rows, *group.bounds]
+    labels = [Cell(row.label) for row in rows]
+    main = [_quality_column(group, "test", metric) for metric in METRICS]
+    costs = [[Cell(text) for text in _cost_cells(row)] for row in rows]
+    body = [[label, *cells, *cost] for label, *cells, cost in zip(labels, *main, costs, strict=True)]
+    heads = ["method", *(SHORT[metric] for metric in METRICS), *COST_HEADS]
+    asked = [("test_masked", metric) for metric in METRICS]
+    asked += [(split, metric) for split in _splits(group) for metric in ("recall@10", "ndcg@10")]
+    names = ["method"] + [f"{split.removeprefix('test_')} {SHORT[metric]}" for split, metric in asked]
+    other = zip(labels, *(_quality_column(group, *what) for what in asked), strict=True)
+    title = "Test, the user's history masked" + (
+        "; warm and cold targets, unmasked" if _splits(group) else ""
+    )
+    return [
+        Block("Test, full catalogue, and cost", heads, body, len(group.bounds)),
+        Block(title, names, [list(cells) for cells in other], len(group.bounds)),
+    ]
+
+
+def notes(group: Group) -> list[str]:
+    """What the figures mean where that is not plain, and why runs failed."""
+    said = [
+        "s/epoch: median training seconds, without evaluation and the first epoch. prep. s: computing the "
+        "hidden states, once. peak GiB: in training, GPU (allocated by torch) or else host (resident). "
+        "n/a: not measured, or does not apply.",
+    ]
+    if any(len(row.ok) > 1 for row in group.rows):
+        said.append("±: half-width of the 95 % t interval over seeds; memory is the largest, the rest means.")
+    if group.key.llm is not None:
+        none = [row.label for row in group.rows if row.runs[0].llm is None]
+        said += [f"Without a language model: {', '.join(none)}."] if none else []
+    for row in group.rows:
+        for run in row.runs:
+            if run.status != "ok":
+                reason = styles.one_line(run.error or "no reason recorded")
+                said.append(f"{row.label}, seed {run.seed}: {run.status}: {reason}")
+    return said
+
+
+def csv_rows(group: Group) -> list[dict[str, Any]]:
+    """A dictionary a row: what names table and row, and every figure in full precision; null is empty."""
+    found = []
+    for row in (*group.rows, *group.bounds):
+        line: dict[str, Any] = {
+            **group.key._asdict(),
+            "kind": "run" if row.runs else "bound",
+            "label": row.label,
+        }
+        first = row.runs[0] if row.runs else None
+        line |= {
+            "method": first.method if first else None,
+            "overrides": " ".join(first.overrides) if first else None,
+            "config_hash": first.config_hash if first else None,
+            "status": row.status if first else None,
+            "seeds": " ".join(str(run.seed) for run in row.ok),
+            "seeds_not_ok": " ".join(str(run.seed) for run in row.runs if run.status != "ok"),
+        }
+        figures = {f"{split}_{m}": row.quality(split, m) for split in CSV_SPLITS for m in METRICS}
+        figures |= {name: row.figure(of) for name, of in COST.items()}
+        for name, figure in figures.items():
+            line[name] = _whole(figure.mean) if figure else None
+            line[f"{name}_half_width"] = figure.half_width if figure else None
+        memory = peak_memory(row)
+        line["peak_memory_bytes"], line["peak_memory_kind"] = (
+            (_whole(memory[0]), memory[1]) if memory else ("", "")
+        )
+        found.append(line)
+    return found
+
+
+def _whole(value: float) -> float | int:
+    return int(value) if value.is_integer() else value
+
+
+def render(group: Group, style: Style) -> str:
+    """A group as text; the CSV has one line a row and nothing else."""
+    if style == "csv":
+        lines = csv_rows(group)
+        file = io.StringIO()
+        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        return file.getvalue()
+    drawn = {"markdown": styles.markdown, "latex": styles.latex, "text": styles.text}
+    if style not in drawn:
+        raise unknown("table style", style, [*drawn, "csv"])
+    return drawn[style](group.caption, blocks(group), notes(group))
+
+
+def print_tables(records: Iterable[RunRecord]) -> str:
+    """All tables of the records, for a terminal."""
+    return "\n".join(render(group, "text") for group in groups(records))

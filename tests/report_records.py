@@ -1,0 +1,126 @@
+"""Synthetic run records for the tests of the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmark.record import METRICS, Cost, Environment, Epoch, PeakMemory, RunRecord
+
+GIB = 2**30
+ENVIRONMENT: dict[str, Any] = {
+    "python": "3.11",
+    "platform": "Linux",
+    "packages": {},
+    "device": "cpu",
+    "device_name": "A CPU",
+    "threads": 1,
+    "world_size": 1,
+    "precision": "no",
+}
+
+
+def metrics(recall: float) -> dict[str, float]:
+    return dict(zip(METRICS, (recall, recall * 2, recall / 2, recall * 0.75), strict=True))
+
+
+def curve(best: float, epochs: int, peak: int, seconds: float) -> list[Epoch]:
+    """Rises to `best` at epoch `peak` and sinks slowly after it."""
+    points = []
+    for epoch in range(1, epochs + 1):
+        value = best * (1 - 0.7 ** (epoch + 1)) / (1 - 0.7 ** (peak + 1)) if epoch <= peak else best * 0.97
+        points.append(
+            Epoch(
+                epoch=epoch,
+                loss=6 / epoch,
+                train_seconds=seconds,
+                eval_seconds=0.3,
+                save_seconds=0.1,
+                valid=metrics(value),
+                valid_masked=metrics(value * 1.1),
+            )
+        )
+    return points
+
+
+def record(method: str = "ssna", recall: float = 0.1, seed: int = 0, **changes: Any) -> RunRecord:
+    """A finished run; `changes` are fields of the record, or of its environment, or `memory` and `cold`."""
+    seconds, memory = changes.pop("seconds", 2.0), changes.pop("memory", PeakMemory(host=GIB))
+    cold = changes.pop("cold", None)
+    environment = {**ENVIRONMENT, **{k: changes.pop(k) for k in list(changes) if k in ENVIRONMENT}}
+    overrides = sorted(changes.pop("overrides", []))
+    protocol, llm = changes.get("protocol", "paper"), changes.get("llm", "minilm")
+    found = {"test": metrics(recall), "test_masked": metrics(recall * 1.1), "valid": metrics(recall)}
+    if cold is not None:
+        found |= {"test_warm": metrics(recall * 1.2), "test_cold": metrics(cold)}
+    fields: dict[str, Any] = {
+        "status": "ok",
+        "dataset": "toy",
+        "data": {"key": "k1", "fingerprint": {"users": 1200, "items": 300, "interactions": 9000}},
+        "llm": llm,
+        "llm_details": {},
+        "method": method,
+        "method_source": {"distribution": "adaptrec", "version": "0.1.0", "external": False},
+        "protocol": protocol,
+        "settings": {"candidates": "batch", "batch_size": 256},
+        "overrides": overrides,
+        "hyperparameters": {},
+        "config_hash": "-".join([method, protocol, *overrides]),
+        "protocol_hash": f"{protocol}-{llm}",
+        "seed": seed,
+        "epochs_run": 12,
+        "best_epoch": 8,
+        "stopped": "patience",
+        "metrics": found,
+        "cold_targets": 0 if cold is None else 40,
+        "curve": curve(recall, 12, 8, seconds),
+        "cost": Cost(
+            prepare_seconds=None if llm is None else 31.25,
+            epoch_seconds=seconds,
+            train_seconds=12 * seconds,
+            peak_memory={"train": memory},
+            trainable_parameters=1_234_567,
+        ),
+        "environment": Environment(**environment),
+        "created": "2026-01-01T00:00:00+00:00",
+    }
+    return RunRecord(**{**fields, **changes})
+
+
+def failure(method: str, status: str = "failed", **changes: Any) -> RunRecord:
+    """A run that came to nothing."""
+    nothing = {"metrics": {}, "curve": [], "cost": Cost(), "best_epoch": None, "epochs_run": 0}
+    return record(method, status=status, error=f"{method} broke\nbadly", **{**nothing, **changes})
+
+
+def study() -> list[RunRecord]:
+    """Two protocols, several seeds, cold targets, failures, memory of both kinds and of none, a control."""
+    data = {
+        "key": "k1",
+        "fingerprint": {"users": 1200, "items": 300, "interactions": 9000},
+        "chance": {split: metrics(0.03) for split in ("test", "test_masked", "test_warm", "test_cold")},
+        "ceiling": {split: metrics(0.6) for split in ("test", "test_warm", "test_cold")},
+    }
+    runs = []
+    for protocol, lift in (("paper", 0.0), ("fair", 0.05)):
+        common: dict[str, Any] = {"data": data, "protocol": protocol}
+        for seed in range(3):
+            runs.append(record("ssna", 0.3 + lift + 0.01 * seed, seed, cold=0.25, seconds=9.5, **common))
+        runs.append(record("ssna-mean", 0.29 + lift, cold=0.24, seconds=8.8, memory=PeakMemory(), **common))
+        runs.append(record("ssna", 0.305 + lift, cold=0.2, seconds=10.4, overrides=["ids=add"], **common))
+        runs.append(record("tmlp", 0.21 + lift, cold=0.15, seconds=0.8, **common))
+        runs.append(record("tmoe", 0.25 + lift, cold=0.2, seconds=2.2, **common))
+        source = {"distribution": "their_pkg", "version": "2.1", "external": True}
+        runs.append(record("pre_fix", 0.22 + lift, cold=0.1, seconds=140.0, method_source=source, **common))
+        runs.append(record("id", 0.2 + lift, cold=0.03, seconds=0.7, llm=None, **common))
+        runs.append(failure("lora", "oom", **common))
+        runs.append(failure("tmoe", seed=1, **common))
+    return runs
+
+
+def store(folder: Path, runs: list[RunRecord]) -> Path:
+    """Write the records where a run would."""
+    for run in runs:
+        place = folder / run.dataset / (run.llm or "none") / run.method
+        run.write(place / f"{run.config_hash}-s{run.seed}.json")
+    return folder
