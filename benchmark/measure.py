@@ -1,0 +1,203 @@
+"""Clocks and memory gauges: synchronised, slowest process, reset per phase, null where not measurable."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+import torch
+import torch.distributed as dist
+
+from benchmark.record import Environment, PeakMemory
+
+PACKAGES = ("adaptrec", "torch", "transformers", "peft", "accelerate", "datasets", "numpy", "pandas", "pyarrow")
+
+
+class Stopwatch:
+    """Wall seconds of phases. The device is synchronised at both ends; processes report the slowest."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time the block under `name`; the last block of a name stands in `seconds`."""
+        self._synchronise()
+        begin = time.perf_counter()
+        yield
+        self._synchronise()
+        self.seconds[name] = slowest(time.perf_counter() - begin, self.device)
+
+    def _synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def slowest(value: float, device: torch.device) -> float:
+    """The largest `value` over all processes."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    holder = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(holder, op=dist.ReduceOp.MAX)
+    return float(holder)
+
+
+class MemoryGauge:
+    """Peak memory of phases, each the largest over its occurrences and over the processes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.peaks: dict[str, PeakMemory] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Watch the block; its peaks are merged into `peaks[name]`."""
+        _reset_host_peak()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        yield
+        now = PeakMemory(host=_host_peak())
+        if self.device.type == "cuda":
+            now.allocated = torch.cuda.max_memory_allocated(self.device)
+            now.reserved = torch.cuda.max_memory_reserved(self.device)
+            now.process = _nvml_process_memory(self.device)
+        self.peaks[name] = _largest(self.peaks.get(name), now)
+
+    def over_processes(self) -> dict[str, PeakMemory]:
+        """Peaks of each phase, the largest over the processes."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return self.peaks
+        everyone: list[dict[str, PeakMemory]] = [{}] * dist.get_world_size()
+        dist.all_gather_object(everyone, self.peaks)
+        merged: dict[str, PeakMemory] = {}
+        for peaks in everyone:
+            for name, peak in peaks.items():
+                merged[name] = _largest(merged.get(name), peak)
+        return merged
+
+
+def _largest(a: PeakMemory | None, b: PeakMemory) -> PeakMemory:
+    if a is None:
+        return b
+    merged = {}
+    for name in PeakMemory.model_fields:
+        values = [value for value in (getattr(a, name), getattr(b, name)) if value is not None]
+        merged[name] = max(values) if values else None
+    return PeakMemory(**merged)
+
+
+def _reset_host_peak() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets VmHWM
+    except OSError:
+        pass  # _host_peak then reports the peak since the process began only where the kernel offers no reset
+
+
+def _host_peak() -> int | None:
+    """Peak resident bytes since the last reset; null where the system has no such counter."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _nvml_process_memory(device: torch.device) -> int | None:
+    """GPU bytes of this process by NVML; null where the driver hides processes (containers, MIG)."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
+            if process.pid == os.getpid():
+                return process.usedGpuMemory and int(process.usedGpuMemory)
+    except Exception:  # NVML fails in many ways, all of which mean: not measurable here
+        return None
+    return None
+
+
+def environment(device: torch.device, precision: str, world_size: int) -> Environment:
+    """Facts about the machine and the code that made a run."""
+    commit, dirty = _git_state()
+    return Environment(
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        packages={name: number for name in PACKAGES if (number := _version(name))},
+        device=device.type,
+        device_name=device_name(device),
+        threads=torch.get_num_threads(),
+        world_size=world_size,
+        precision=precision,
+        load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        git_commit=commit,
+        git_dirty=dirty,
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the GPU, or of the processor with the cores that this process may use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count()
+    return f"{_processor()}, {cores} cores"
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_state() -> tuple[str | None, bool | None]:
+    """Commit of the project's checkout and whether tracked files differ from it; nulls outside one."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None, None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return commit, bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def pick_device() -> torch.device:
+    """The GPU of this process where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 natively, so that mixed precision pays."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(probe and probe()) and sys.platform == "linux"

@@ -1,0 +1,88 @@
+"""The glue: a method's item embeddings, SASRec over them, and the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
+
+from benchmark.config import Settings
+from benchmark.model.loss import Candidates, normalise, softmax_loss
+from benchmark.model.sasrec import SASRec
+from benchmark.data.batches import Batch, Share
+from methods.base import Items, Method
+
+ItemInputs = Callable[[Tensor], Items]
+"""Item indices `[m]` -> what the method reads of them."""
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """What a training step yields. `objective` is what to differentiate; the rest is for the record."""
+
+    objective: Tensor
+    loss_sum: Tensor
+    candidates_sum: Tensor
+
+
+class Recommender(nn.Module):
+    """A method and SASRec. Only `forward` is called in training, so that data parallelism sees it all."""
+
+    def __init__(
+        self, method: Method, inputs: ItemInputs, n_items: int, n_trained: int, settings: Settings
+    ) -> None:
+        super().__init__()
+        self.method = method
+        self.sasrec = SASRec(settings)
+        self.id_embedding = nn.Embedding(n_items, settings.width) if settings.ids == "add" else None
+        if self.id_embedding is not None:
+            nn.init.normal_(self.id_embedding.weight, std=0.02)
+        self.inputs, self.settings, self.n_trained = inputs, settings, n_trained
+
+    def forward(self, batch: Batch) -> StepLoss:
+        """The loss of this process's share of a global batch.
+
+        Data parallelism averages gradients over processes, so `objective` is the local sum times the
+        number of processes over the global number of predictions: its average is the global mean.
+        """
+        table = self.embed(batch.share)  # [M, d]
+        u = self.users(table, batch.inputs, batch.positions, batch.segments, batch.slots)  # [P, d]
+        with torch.autocast(table.device.type, enabled=False):
+            unit = normalise(table)  # [M, d]
+            candidates = Candidates(
+                F.embedding(batch.candidate_rows, unit), batch.candidates, batch.candidate_users
+            )
+            loss, terms = softmax_loss(
+                normalise(u), F.embedding(batch.target_rows, unit), batch.targets, batch.users, candidates,
+                self.settings, self.n_trained,
+            )  # fmt: skip
+            objective = loss * (world_size() / batch.predictions)
+            auxiliary = self.method.aux_loss()
+            if auxiliary is not None:
+                objective = objective + auxiliary
+        return StepLoss(objective, loss.detach(), terms)
+
+    def embed(self, share: Share) -> Tensor:
+        """Encode this process's share of the items and gather everybody's, with gradients: -> `[M, d]`."""
+        mine = self.method(self.inputs(share.items))  # [m, d]
+        if self.id_embedding is not None:
+            mine = mine + self.id_embedding(share.items)
+        mine = mine.float()
+        if world_size() > 1:
+            mine = torch.cat(all_gather(mine))  # [world m, d]
+        return mine[: share.rows]  # [M, d]
+
+    def users(self, table: Tensor, inputs: Tensor, positions: Tensor, segments: Tensor, slots: Tensor) -> Tensor:
+        """User states at `slots` `[P]` of packed rows: table `[M, d]`, the rest `[N, S]`: -> `[P, d]`."""
+        states = self.sasrec(F.embedding(inputs, table), positions, segments)  # [N, S, d]
+        return states.flatten(0, 1)[slots]  # type: ignore[no-any-return]  # [N S, d] -> [P, d]
+
+
+def world_size() -> int:
+    """Processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -1,0 +1,82 @@
+"""SASRec (Kang and McAuley 2018) over item embeddings, in UniSRec's configuration: post-norm, GELU, eps 1e-12.
+
+Rows are packed: a bin of `S` slots holds several rows, told apart by their segment, so that hardly any
+arithmetic goes into padding.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmark.config import Settings
+
+EPS = 1e-12
+
+
+class Block(nn.Module):
+    """Self-attention and a feed-forward layer, each with a residual and LayerNorm after it."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        width, self.heads = settings.width, settings.sasrec_heads
+        self.dropout = settings.sasrec_dropout
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.attention_norm = nn.LayerNorm(width, eps=EPS)
+        self.expand = nn.Linear(width, settings.sasrec_inner)
+        self.contract = nn.Linear(settings.sasrec_inner, width)
+        self.feed_norm = nn.LayerNorm(width, eps=EPS)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`x` `[N, S, d]`, `mask` `[N, 1, S, S]` True where attention is allowed: -> `[N, S, d]`."""
+        bins, slots, width = x.shape
+        q, k, v = (
+            part.view(bins, slots, self.heads, -1).transpose(1, 2)  # [N, heads, S, d / heads]
+            for part in self.qkv(x).chunk(3, dim=-1)  # [N, S, 3 d] -> 3 of [N, S, d]
+        )
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        mixed = self.out(mixed.transpose(1, 2).reshape(bins, slots, width))  # [N, S, d]
+        x = self.attention_norm(x + F.dropout(mixed, dropout))
+        fed = self.contract(F.gelu(self.expand(x)))  # [N, S, inner] -> [N, S, d]
+        return self.feed_norm(x + F.dropout(fed, dropout))  # type: ignore[no-any-return]
+
+
+class SASRec(nn.Module):
+    """A causal Transformer over a user's items: position j of a row is the user before item j + 1."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.position = nn.Embedding(settings.window, settings.width)
+        self.norm = nn.LayerNorm(settings.width, eps=EPS)
+        self.dropout = nn.Dropout(settings.sasrec_dropout)
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.sasrec_layers))
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
+        """`x` `[N, S, d]` item embeddings, `positions` and `segments` `[N, S]`: -> user states `[N, S, d]`."""
+        mask = causal_mask(segments)
+        x = self.dropout(self.norm(x + self.position(positions)))
+        for block in self.blocks:
+            x = block(x, mask)
+        return x
+
+
+def causal_mask(segments: Tensor) -> Tensor:
+    """A slot sees itself and earlier slots of its own row: `[N, S]` -> `[N, 1, S, S]` bool.
+
+    Padding (segment -1) sees padding, so that no softmax is over nothing.
+    """
+    slots = segments.shape[1]
+    same = segments.unsqueeze(2) == segments.unsqueeze(1)  # [N, S, S]
+    earlier = torch.ones(slots, slots, dtype=torch.bool, device=segments.device).tril()  # [S, S]
+    return (same & earlier).unsqueeze(1)  # [N, 1, S, S]
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,64 @@
+"""Checkpoints of a run: the last epoch to go on from, and the best epoch's weights.
+
+A folder `<hash>-s<seed>.checkpoint/` beside the record holds `last.pt` (weights, optimiser, progress) and
+`best-<epoch>.pt` (weights). Each is written to a temporary name and renamed, the best one first, so that a
+kill at any moment leaves a state that training goes on from. The folder goes when the record is written.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from methods.errors import UserError
+
+
+class Checkpoint:
+    """The checkpoint folder of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, last: dict[str, Any], best_epoch: int, best: dict[str, Any] | None) -> None:
+        """Write the state after an epoch; `best` holds the weights where this epoch is the best so far."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if best is not None:
+            _write(self._best(best_epoch), best)
+        _write(self.folder / "last.pt", last)
+        for old in self.folder.glob("best-*.pt"):
+            if old != self._best(best_epoch):
+                old.unlink()
+
+    def load(self) -> dict[str, Any] | None:
+        """The last epoch's state, or None where there is none."""
+        path = self.folder / "last.pt"
+        return _read(path) if path.exists() else None
+
+    def load_best(self, epoch: int) -> dict[str, Any]:
+        """Weights of the best epoch."""
+        return _read(self._best(epoch))
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _best(self, epoch: int) -> Path:
+        return self.folder / f"best-{epoch}.pt"
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    temporary.replace(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise UserError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}); delete its folder to start this run anew."
+        ) from error

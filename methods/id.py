@@ -1,0 +1,25 @@
+"""id: the control without any language model, SASRec on learned item embeddings (Kang and McAuley 2018)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from methods.base import Context, Items, Method, Reads
+
+
+class Id(Method):
+    """One learned vector an item: what a user gets without reading any text."""
+
+    reads: ClassVar[Reads] = "ids"
+
+    def __init__(self, config: Method.Config, context: Context) -> None:
+        super().__init__(config, context)
+        self.embedding = nn.Embedding(context.n_items, context.out_dim)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+
+    def forward(self, items: Items) -> Tensor:
+        """Embed items: `[M]` -> `[M, d]`."""
+        assert items.ids is not None
+        return self.embedding(items.ids)  # type: ignore[no-any-return]  # [M] -> [M, d]

@@ -1,0 +1,96 @@
+"""SSNA: adapters on the top layers of a frozen language model, integrated by a GRU (arXiv 2310.01612).
+
+`ssna-mean` and `ssna-weighted` are the variants of the paper's Table 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from methods.base import Context, Items, Method, Reads, states_of
+from methods.errors import UserError
+from methods.moe import MoEAdapter, MoEConfig
+
+
+@dataclass(frozen=True)
+class SSNAConfig(MoEConfig):
+    """Hyper-parameters of SSNA and its variants."""
+
+    top_layers: Annotated[int, Field(ge=1)] = 3
+    """a, how many of the top layers have an adapter."""
+
+
+class _TopLayers(Method):
+    """Adapters on the top `a` layers; subclasses say how their outputs become one embedding."""
+
+    reads: ClassVar[Reads] = "states"
+    Config = SSNAConfig
+    grid: ClassVar[dict[str, tuple[Any, ...]]] = {"batch_size": (32, 64, 128, 256), "top_layers": (2, 3)}
+
+    def __init__(self, config: SSNAConfig, context: Context) -> None:
+        super().__init__(config, context)
+        assert context.state_mean is not None and context.state_std is not None
+        self.adapters = nn.ModuleList(
+            MoEAdapter(config, mean, std, context.out_dim)
+            for mean, std in zip(context.state_mean, context.state_std, strict=True)
+        )
+
+    @classmethod
+    def layers(cls, config: SSNAConfig, n_layers: int) -> tuple[int, ...]:
+        """The top layer first: n, n-1, ..., n-a+1."""
+        if config.top_layers > n_layers:
+            raise UserError(
+                f"top_layers={config.top_layers} is more than the language model has; allowed: 1 to {n_layers}."
+            )
+        return tuple(range(n_layers, n_layers - config.top_layers, -1))
+
+    def adapted(self, items: Items) -> Iterator[Tensor]:
+        """Outputs z of the adapters, from the top layer down: `a` tensors of `[M, d]`."""
+        states = states_of(items)
+        return (adapter(states[:, m]) for m, adapter in enumerate(self.adapters))  # [M, A, D] -> [M, D] each
+
+
+class SSNA(_TopLayers):
+    """Sequential integration: a GRU reads z of the top layer, then of the one below, and so on (Eq. 4)."""
+
+    # Tables S1-S3, as published
+    paper: ClassVar[dict[tuple[str, str], dict[str, Any]]] = {
+        ("distilbert", "sci"): {"batch_size": 256, "top_layers": 3},
+    }
+
+    def __init__(self, config: SSNAConfig, context: Context) -> None:
+        super().__init__(config, context)
+        self.gru = nn.GRU(context.out_dim, context.out_dim)
+
+    def forward(self, items: Items) -> Tensor:
+        """Embed items: `[M, a, D]` -> `[M, d]`."""
+        z = torch.stack(list(self.adapted(items)))  # [a, M, d]
+        _, last = self.gru(z)  # [1, M, d]
+        return last.squeeze(0)  # type: ignore[no-any-return]  # [M, d]
+
+
+class SSNAMean(_TopLayers):
+    """MEAN of Table 8: the average of the adapters' outputs."""
+
+    def forward(self, items: Items) -> Tensor:
+        """Embed items: `[M, a, D]` -> `[M, d]`."""
+        return torch.stack(list(self.adapted(items))).mean(0)  # [a, M, d] -> [M, d]
+
+
+class SSNAWeighted(_TopLayers):
+    """WEIGHTED of Table 8: learned weights on the adapters, which start equal."""
+
+    def __init__(self, config: SSNAConfig, context: Context) -> None:
+        super().__init__(config, context)
+        self.weights = nn.Parameter(torch.full((config.top_layers,), 1 / config.top_layers))
+
+    def forward(self, items: Items) -> Tensor:
+        """Embed items: `[M, a, D]` -> `[M, d]`."""
+        z = torch.stack(list(self.adapted(items)))  # [a, M, d]
+        return torch.einsum("a,aMd->Md", self.weights, z.float())  # [M, d]

@@ -1,0 +1,43 @@
+"""TMLP: a multilayer perceptron on the top layer of a frozen language model (Yuan et al. 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from methods.base import Context, Items, Method, Reads, states_of
+from methods.moe import StatesConfig, Whitening
+
+
+@dataclass(frozen=True)
+class TMLPConfig(StatesConfig):
+    """Hyper-parameters of TMLP."""
+
+    mlp_layers: Annotated[int, Field(ge=1, le=16)] = 2
+    """n_l, layers of the perceptron: the first maps D to d, the others d to d, GELU between them."""
+
+
+class TMLP(Method):
+    """The top layer's state of the pooled token through an MLP."""
+
+    reads: ClassVar[Reads] = "states"
+    Config = TMLPConfig
+    grid: ClassVar[dict[str, tuple[Any, ...]]] = {"batch_size": (32, 64, 128, 256), "mlp_layers": (1, 2, 3)}
+
+    def __init__(self, config: TMLPConfig, context: Context) -> None:
+        super().__init__(config, context)
+        assert context.state_mean is not None and context.state_std is not None
+        self.whiten = Whitening(context.state_mean[0], context.state_std[0], config.init)
+        widths = [context.llm_width] + [context.out_dim] * config.mlp_layers
+        modules: list[nn.Module] = []
+        for wide, narrow in zip(widths[:-1], widths[1:], strict=True):
+            modules += [nn.Dropout(config.dropout), nn.Linear(wide, narrow), nn.GELU()]
+        self.mlp = nn.Sequential(*modules[:-1])
+
+    def forward(self, items: Items) -> Tensor:
+        """Embed items: `[M, 1, D]` -> `[M, d]`."""
+        x = self.whiten(states_of(items)[:, 0]) + self.whiten.origin  # [M, D]
+        return self.mlp(x)  # type: ignore[no-any-return]  # [M, D] -> [M, d]

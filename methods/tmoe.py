@@ -1,0 +1,27 @@
+"""TMoE: one mixture-of-experts adapter on the top layer of a frozen language model (UniSRec's adaptor)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from methods.base import Context, Items, Method, Reads, states_of
+from methods.moe import MoEAdapter, MoEConfig
+
+
+class TMoE(Method):
+    """SSNA's adapter (Eqs. 1-3) on layer n alone."""
+
+    reads: ClassVar[Reads] = "states"
+    Config = MoEConfig
+    grid: ClassVar[dict[str, tuple[Any, ...]]] = {"batch_size": (32, 64, 128, 256)}
+
+    def __init__(self, config: MoEConfig, context: Context) -> None:
+        super().__init__(config, context)
+        assert context.state_mean is not None and context.state_std is not None
+        self.adapter = MoEAdapter(config, context.state_mean[0], context.state_std[0], context.out_dim)
+
+    def forward(self, items: Items) -> Tensor:
+        """Embed items: `[M, 1, D]` -> `[M, d]`."""
+        return self.adapter(states_of(items)[:, 0])  # type: ignore[no-any-return]  # [M, D] -> [M, d]
