@@ -1,0 +1,220 @@
+"""From a recipe to the prepared dataset, through a content-addressed cache of memory-mapped Arrow files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock
+
+from benchmark.config import as_dict, digest
+from benchmark.data.build import Built, build
+from benchmark.data.recipe import Recipe, input_files
+from benchmark.record import write_json
+
+FORMAT = 1
+"""Version of this code's output; part of every key, to be raised when the same input gives another result."""
+_FILES = ("users.arrow", "items.arrow")
+_ITEM_COLUMNS = {"item_id": "item_ids", "text": "texts"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dataset ready for training: users' sequences of item indices, the items' texts, and the split."""
+
+    name: str
+    key: str
+    """Digest of the recipe's options, the input's bytes and FORMAT."""
+    folder: Path
+    """Where the Arrow files lie."""
+    recipe: dict[str, Any]
+    """The recipe's options, JSON-able."""
+    fingerprint: dict[str, Any]
+    """Counts, shares, repairs and the digest of the content."""
+    warnings: tuple[str, ...]
+    """One line each: repairs, counts that differ from the expected ones, a rebuilt cache."""
+    user_ids: Sequence[str]
+    item_ids: Sequence[str]
+    texts: list[str]
+    """`texts[i]` belongs to item index i, from 0; there is no padding item."""
+    items: npt.NDArray[np.int32]
+    """`[N]` item indices, users one after another, each in time order; read-only, memory-mapped."""
+    offsets: npt.NDArray[np.int64]
+    """`[U+1]` user u has `items[offsets[u]:offsets[u+1]]`."""
+    train_end: npt.NDArray[np.int64]
+    """`[U]` number of training interactions of each user."""
+    valid_at: npt.NDArray[np.int64]
+    """`[U]` position of the validation target in the user's sequence, -1 where there is none."""
+    test_at: npt.NDArray[np.int64]
+    """`[U]` the same for the test target."""
+    ceiling: dict[str, dict[str, float]] | None
+    """Best possible metrics of a planted set (`synthetic._ceiling`); None for others."""
+
+
+def prepare(recipe: Recipe, cache: Path) -> Prepared:
+    """The prepared form of `recipe`, from `cache` when it is there and whole, else computed and stored.
+
+    Raises `UserError` for a fault in the input that the recipe does not repair.
+    """
+    key = _key(recipe)
+    folder = cache / "prepared" / f"{recipe.name}-{key}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    notes: list[str] = []
+    with FileLock(folder.with_name(folder.name + ".lock")):
+        if folder.exists() and (fault := _fault(folder)):
+            notes.append(f"the prepared form in {folder} was damaged ({fault}) and has been built again")
+            shutil.rmtree(folder)
+        if not folder.exists():
+            _write(build(recipe), folder)
+    return _load(recipe, key, folder, notes)
+
+
+def describe(prepared: Prepared) -> str:
+    """The fingerprint as a few lines for the terminal; warnings are separate."""
+    facts = prepared.fingerprint
+    lines = [
+        f"{prepared.name} ({prepared.key}): {facts['users']:,} users, {facts['items']:,} items, "
+        f"{facts['interactions']:,} interactions",
+        f"  interactions a user {facts['interactions_per_user']:.2f}, "
+        f"an item {facts['interactions_per_item']:.2f}",
+        f"  items without text {facts['share_without_text']:.2%}, with the text of another item "
+        f"{facts['share_duplicate_text']:.2%}",
+        f"  cold items {facts['cold_items']:,} (targets: {facts['cold_valid_targets']:,} validation, "
+        f"{facts['cold_test_targets']:,} test); targets: {facts['valid_targets']:,} validation, "
+        f"{facts['test_targets']:,} test",
+    ]
+    for title in ("dropped", "repairs"):
+        if facts[title]:
+            lines.append(
+                f"  {title}: " + ", ".join(f"{what} {count:,}" for what, count in facts[title].items())
+            )
+    lines += [f"  {note}" for note in prepared.recipe["notes"]]
+    return "\n".join([*lines, f"  content sha256 {facts['sha256'][:16]}"])
+
+
+def _key(recipe: Recipe) -> str:
+    inputs = {}
+    if recipe.source is not None:
+        files = input_files(recipe.source, recipe.format)
+        inputs = {role: _digest_of(path) for role, path in files.items()}
+    return digest({"options": _options(recipe), "inputs": inputs, "format": FORMAT})
+
+
+def _options(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's options, the generator's parameters with their defaults filled in."""
+    options = recipe.options()
+    if recipe.format == "synthetic":
+        from benchmark.data.synthetic import parameters
+
+        options["synthetic"] = as_dict(parameters(recipe))
+    return options
+
+
+def _write(built: Built, folder: Path) -> None:
+    """Write both Arrow files and their description to a temporary folder, then rename it."""
+    import pyarrow as pa
+
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.", suffix=".tmp"))
+    try:
+        sequences = pa.ListArray.from_arrays(pa.array(built.offsets.astype(np.int32)), pa.array(built.items))
+        users = {
+            "user_id": pa.array(built.user_ids, pa.large_string()),
+            "items": sequences,
+            "train_end": pa.array(built.split.train_end),
+            "valid_at": pa.array(built.split.valid_at),
+            "test_at": pa.array(built.split.test_at),
+        }
+        _write_arrow(pa.table(users), part / "users.arrow")
+        items = {
+            name: pa.array(getattr(built, field), pa.large_string()) for name, field in _ITEM_COLUMNS.items()
+        }
+        _write_arrow(pa.table(items), part / "items.arrow")
+        body = {"fingerprint": built.fingerprint, "ceiling": built.ceiling}
+        files = {name: _digest_of(part / name) for name in _FILES}
+        write_json(
+            part / "fingerprint.json", {"content": body, "content_digest": digest(body, 64), "files": files}
+        )
+        part.chmod(0o755)
+        part.rename(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _write_arrow(table: Any, path: Path) -> None:
+    """One record batch, so that a column is one buffer and reads as one array without a copy."""
+    from datasets.arrow_writer import ArrowWriter
+
+    from datasets import Dataset
+
+    with ArrowWriter(path=str(path), features=Dataset(table).features) as writer:
+        writer.write_table(table, writer_batch_size=len(table))
+        writer.finalize()
+
+
+def _fault(folder: Path) -> str:
+    """What is wrong with a stored form, or nothing."""
+    try:
+        stored = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))
+        if digest(stored["content"], 64) != stored["content_digest"]:
+            return "fingerprint.json does not match its digest"
+        for name in _FILES:
+            if _digest_of(folder / name) != stored["files"][name]:
+                return f"{name} does not match its digest"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _load(recipe: Recipe, key: str, folder: Path, notes: list[str]) -> Prepared:
+    """Memory-map a form that is whole."""
+    from datasets import Dataset
+
+    stored = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))["content"]
+    users, items = (Dataset.from_file(str(folder / name)).data for name in _FILES)
+    sequences = users.column("items").chunk(0)
+    numbers = {name: users.column(name).to_numpy() for name in ("train_end", "valid_at", "test_at")}
+    facts = stored["fingerprint"]
+    source = None if recipe.source is None else str(recipe.source)
+    return Prepared(
+        name=recipe.name,
+        key=key,
+        folder=folder,
+        recipe={"name": recipe.name, "source": source, "notes": list(recipe.notes), **_options(recipe)},
+        fingerprint=facts,
+        warnings=(*notes, *_repairs(facts), *_mismatches(recipe, facts)),
+        user_ids=users.column("user_id").to_pylist(),
+        item_ids=items.column("item_id").to_pylist(),
+        texts=items.column("text").to_pylist(),
+        items=sequences.values.to_numpy(zero_copy_only=True),  # [N]
+        offsets=sequences.offsets.to_numpy().astype(np.int64),  # [U+1]
+        **numbers,
+        ceiling=stored["ceiling"],
+    )
+
+
+def _repairs(facts: dict[str, Any]) -> list[str]:
+    return [f"repaired: {what}: {count:,}" for what, count in facts["repairs"].items()]
+
+
+def _mismatches(recipe: Recipe, facts: dict[str, Any]) -> list[str]:
+    """One line for each count that is not the expected one."""
+    return [
+        f"{recipe.name} has {facts[name]:,} {name}, its recipe expects {count:,}: other files or "
+        f"other options than the published set's"
+        for name, count in (recipe.expected or {}).items()
+        if facts[name] != count
+    ]
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
