@@ -89,8 +89,15 @@ def record(method: str = "ssna", recall: float = 0.1, seed: int = 0, **changes: 
 
 def failure(method: str, status: str = "failed", **changes: Any) -> RunRecord:
     """A run that came to nothing."""
-    nothing = {"metrics": {}, "curve": [], "cost": Cost(), "best_epoch": None, "epochs_run": 0}
-    return record(method, status=status, error=f"{method} broke\nbadly", **{**nothing, **changes})
+    nothing = {
+        "error": f"{method} broke\nbadly",
+        "metrics": {},
+        "curve": [],
+        "cost": Cost(),
+        "best_epoch": None,
+        "epochs_run": 0,
+    }
+    return record(method, status=status, **{**nothing, **changes})
 
 
 def study() -> list[RunRecord]:

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from benchmark.record import RunRecord, iter_records, write_atomically, write_json
+from benchmark.report.plots import Kind, draw
 from benchmark.report.styles import escape_markdown
 from benchmark.report.tables import Group, Style, groups, render
 from methods.errors import UserError, unknown
@@ -21,6 +22,7 @@ from methods.errors import UserError, unknown
 FIELDS = ("dataset", "llm", "method", "protocol")
 MANIFEST = "manifest.json"
 SUFFIXES: dict[str, Style] = {".csv": "csv", ".tex": "latex"}
+PLOTS: dict[Kind, str] = {"curves": "Learning curves", "quality": "Quality, time and memory"}
 Only = Mapping[str, Collection[str]]
 
 
@@ -89,12 +91,10 @@ def _slug(name: str) -> str:
 
 def _files(stem: str, group: Group) -> dict[str, bytes]:
     """All files of a table, by name."""
-    from benchmark.report.plots import draw
-
     files = {stem + suffix: render(group, style).encode() for suffix, style in SUFFIXES.items()}
     page = [f"# {_title(group)}", render(group, "markdown").rstrip("\n")]
-    for kind, heading in (("curves", "Learning curves"), ("quality", "Quality, time and memory")):
-        drawn = draw(group, kind)  # type: ignore[arg-type]
+    for kind, heading in PLOTS.items():
+        drawn = draw(group, kind)
         files |= {f"{stem}-{kind}.{form}": data for form, data in drawn.items()}
         shown = f"![{heading}]({stem}-{kind}.png)" if drawn else "No run has what this plot shows."
         page.append(f"## {heading}\n\n{shown}")
@@ -116,28 +116,21 @@ def _index(stems: Mapping[str, Group], files: Mapping[str, bytes], command: str)
         "",
         f"```\n{command}\n```",
         "",
-        "| table | hardware | rows | other forms | learning curves | quality, time, memory |",
-        "|:--|:--|--:|:--|:--|:--|",
+        "| table | set apart by | hardware | rows | forms | learning curves | quality, time, memory |",
+        "|:--|:--|:--|--:|:--|:--|:--|",
     ]
     for stem, group in stems.items():
-        key = group.key
-        device = escape_markdown(
-            f"{key.device_name}, {key.world_size} process(es), precision {key.precision}"
-        )
+        apart = escape_markdown(", ".join(group.differs)) or "-"
         forms = " ".join(f"[{suffix[1:]}]({stem}{suffix})" for suffix in SUFFIXES)
         plots = [
             " ".join(
                 f"[{form}]({name})" for form in ("png", "svg") if (name := f"{stem}-{kind}.{form}") in files
             )
-            for kind in ("curves", "quality")
+            for kind in PLOTS
         ]
-        cells = [
-            f"[{_title(group)}]({stem}.md)",
-            device,
-            str(len(group.rows)),
-            forms,
-            *(p or "none" for p in plots),
-        ]
+        title = f"[{_title(group)}]({stem}.md)"
+        hardware = escape_markdown(group.hardware)
+        cells = [title, apart, hardware, str(len(group.rows)), forms, *(plot or "none" for plot in plots)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

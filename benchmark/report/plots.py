@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Kind = Literal["curves", "quality"]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 LINES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 MARKERS = "osD^vPX"
@@ -51,7 +52,7 @@ def _style() -> Iterator[None]:
         yield
 
 
-def draw(group: Group, kind: Literal["curves", "quality"]) -> dict[str, bytes]:
+def draw(group: Group, kind: Kind) -> dict[str, bytes]:
     """The plot as `{"png": ..., "svg": ...}`; empty where no run of the group has what it shows."""
     from matplotlib.figure import Figure
 

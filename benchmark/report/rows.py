@@ -67,7 +67,14 @@ class Group:
     shared: tuple[str, ...]
     """Overrides that every row has."""
     differs: tuple[str, ...] = ()
-    """Settings, as `key=value`, in which it differs from other tables of its dataset, model and protocol."""
+    """What sets it apart, as `key=value`, from other tables of its dataset, language model and protocol."""
+
+    @property
+    def hardware(self) -> str:
+        """Device, processes and precision."""
+        key = self.key
+        processes = f"{key.world_size} process{'es' if key.world_size > 1 else ''}"
+        return f"{key.device_name}, {processes}, mixed precision: {key.precision}"
 
     @property
     def caption(self) -> str:
@@ -75,12 +82,11 @@ class Group:
         key, runs = self.key, [run for row in self.rows for run in row.runs]
         counts = _first(run.data.get("fingerprint") for run in runs)
         sizes = [f"{counts[name]:,} {name}" for name in ("users", "items", "interactions") if name in counts]
-        processes = f"{key.world_size} process{'es' if key.world_size > 1 else ''}"
         parts = [
             f"Dataset {key.dataset} ({', '.join([*sizes, f'data key {key.data_key}'])})",
             f"language model {key.llm or 'none'}",
             f"protocol {key.protocol} (hash {key.protocol_hash})",
-            f"on {key.device_name}, {processes}, mixed precision: {key.precision}",
+            f"on {self.hardware}",
         ]
         if self.shared:
             parts.append(f"every row with {', '.join(self.shared)}")
@@ -109,25 +115,36 @@ def key_of(run: RunRecord) -> Key:
 def groups(records: Iterable[RunRecord]) -> list[Group]:
     """Sort records into tables.
 
-    Runs that read no language model join each table of their data, protocol and hardware, whatever its
-    language model, and make a table of their own only where there is no other. Raises `UserError` for two
-    records of one configuration and seed in a table: they would narrow its interval without being a new seed.
+    A run that reads no language model joins the tables of its data, protocol and hardware, whatever their
+    language model; of several tables with one language model, those whose settings are most like its own. It
+    makes a table of its own only where there is no other. Raises `UserError` for two records of one
+    configuration and seed in a table: they would narrow its interval without being a new seed.
     """
     members: dict[Key, list[RunRecord]] = {}
-    controls: dict[Key, list[RunRecord]] = {}
+    controls: list[RunRecord] = []
     for run in records:
-        (controls if run.llm is None else members).setdefault(key_of(run), []).append(run)
-    for key, runs in controls.items():
-        hosts = [host for host in members if host.llm is not None and _joins(key, host)]
-        for host in hosts or [key]:
-            members.setdefault(host, []).extend(runs)
+        if run.llm is None:
+            controls.append(run)
+        else:
+            members.setdefault(key_of(run), []).append(run)
+    common = {key: _settings(runs) for key, runs in members.items()}
+    for run in controls:
+        for key in _hosts(run, common) or [key_of(run)]:
+            members.setdefault(key, []).append(run)
     found = [_group(key, runs) for key, runs in members.items()]
     found.sort(key=lambda group: _sorting(group.key, group))
     return _tell_apart(found)
 
 
-def _joins(control: Key, host: Key) -> bool:
-    return control._replace(llm=None, protocol_hash="") == host._replace(llm=None, protocol_hash="")
+def _hosts(control: RunRecord, common: Mapping[Key, Mapping[str, Any]]) -> list[Key]:
+    """The tables, with the settings common to their rows, that a run without language model joins."""
+    bare = key_of(control)._replace(protocol_hash="")
+    apart: dict[str | None, dict[Key, int]] = {}
+    for key, settings in common.items():
+        if key._replace(llm=None, protocol_hash="") == bare:
+            unlike = sum(control.settings.get(name) != value for name, value in settings.items())
+            apart.setdefault(key.llm, {})[key] = unlike
+    return [key for same in apart.values() for key in same if same[key] == min(same.values())]
 
 
 def _sorting(key: Key, group: Group) -> tuple[Any, ...]:
@@ -174,14 +191,14 @@ def _first(values: Iterable[Any]) -> Any:
 
 
 def _tell_apart(found: list[Group]) -> list[Group]:
-    """Name in each table the settings that its namesakes have otherwise."""
+    """Name in each table the settings, and parts of its key, that its namesakes have otherwise."""
     family: dict[tuple[str, str | None, str], list[Group]] = {}
     for group in found:
         family.setdefault((group.key.dataset, group.key.llm, group.key.protocol), []).append(group)
     told = []
     for group in found:
         same = family[group.key.dataset, group.key.llm, group.key.protocol]
-        mine, others = _settings(group), [_settings(other) for other in same if other is not group]
+        mine, others = _facts(group), [_facts(other) for other in same if other is not group]
         apart = [
             name
             for name in sorted(mine)
@@ -192,8 +209,15 @@ def _tell_apart(found: list[Group]) -> list[Group]:
     return told
 
 
-def _settings(group: Group) -> dict[str, Any]:
-    """The settings on which all rows of a table agree, runs without language model left out."""
-    runs = [run for row in group.rows for run in row.runs if run.llm == group.key.llm]
+def _facts(group: Group) -> dict[str, Any]:
+    """The key of a table and the settings common to its rows; controls, which are guests, left out."""
+    return {
+        **_settings([run for row in group.rows for run in row.runs if run.llm == group.key.llm]),
+        **group.key._asdict(),
+    }
+
+
+def _settings(runs: Sequence[RunRecord]) -> dict[str, Any]:
+    """The settings on which all runs agree."""
     first = runs[0].settings
     return {name: first[name] for name in first if all(run.settings.get(name) == first[name] for run in runs)}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from dataclasses import dataclass
 from typing import Literal
 
 Mark = Literal["", "best", "second"]
 
+WIDTH = 110
+"""Columns of prose on a terminal."""
 LEGEND = {
     "markdown": "Per quality column: best in **bold**, second <ins>underlined</ins>.",
     "text": "Per quality column: * best, + second.",
@@ -55,14 +58,15 @@ def text(caption: str, blocks: list[Block], notes: list[str]) -> str:
     from tabulate import tabulate
 
     marks = {"": "", "best": "* ", "second": "+ "}
-    parts = [caption]
+    parts = ["\n".join(textwrap.wrap(caption, WIDTH))]
     for block in blocks:
         body = [[marks[cell.mark] + cell.text for cell in row] for row in block.rows]
         table = tabulate(
             body, block.heads, tablefmt="simple", disable_numparse=True, colalign=_alignment(block)
         )
         parts += [f"{block.title}\n{table}"]
-    parts += ["\n".join([LEGEND["text"], *notes])]
+    said = [line for note in (LEGEND["text"], *notes) for line in textwrap.wrap(note, WIDTH)]
+    parts += ["\n".join(said)]
     return "\n\n".join(parts) + "\n"
 
 

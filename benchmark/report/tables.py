@@ -22,9 +22,10 @@ COST_HEADS = ["s/epoch", "best / epochs", "prep. s", "peak GiB", "trainable", "s
 CSV_SPLITS = [split + masked for split in ("test", "test_warm", "test_cold") for masked in ("", "_masked")]
 
 
-def seconds(value: float) -> str:
-    """Seconds to three digits or so."""
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+def seconds(figure: Estimate) -> str:
+    """Seconds to about three digits, and the half-width to as many decimals."""
+    decimals = next((places for limit, places in ((0.1, 4), (10, 2), (100, 1)) if figure.mean < limit), 0)
+    return with_interval(figure, lambda value: f"{value:,.{decimals}f}")
 
 
 def gibibytes(value: float) -> str:
@@ -70,9 +71,9 @@ def _cost_cells(row: Row) -> list[str]:
     best, last = row.figure(COST["best_epoch"]), row.figure(COST["epochs_run"])
     memory, weights = peak_memory(row), row.figure(COST["trainable_parameters"])
     figures = [
-        with_interval(epoch, seconds) if epoch else "n/a",
+        seconds(epoch) if epoch else "n/a",
         f"{best.mean:g} / {last.mean:g}" if best and last else "n/a",
-        seconds(ready.mean) if ready else "n/a",
+        seconds(ready) if ready else "n/a",
         f"{gibibytes(memory[0])} {memory[1]}" if memory else "n/a",
         f"{weights.largest:,.0f}" if weights else "n/a",
     ]
@@ -135,7 +136,9 @@ def notes(group: Group) -> list[str]:
         "n/a: not measured, or does not apply.",
     ]
     if any(len(row.ok) > 1 for row in group.rows):
-        said.append("±: half-width of the 95 % t interval over seeds; memory is the largest, the rest means.")
+        said.append(
+            "±: half-width of the 95 % t interval over seeds; epochs are means, memory is the largest."
+        )
     if group.key.llm is not None:
         none = [row.label for row in group.rows if row.runs[0].llm is None]
         said += [f"Without a language model: {', '.join(none)}."] if none else []

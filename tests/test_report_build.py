@@ -1,0 +1,189 @@
+"""The files of a report: complete, the same for the same records, and nobody else's touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from report_records import failure, record, store, study
+
+from benchmark.report.build import build_report
+from methods.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return store(tmp_path_factory.mktemp("study") / "results", study())
+
+
+@pytest.fixture(scope="module")
+def report(results):
+    out = results.parent / "reports"
+    build_report(results, out)
+    return out
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_every_table_in_every_form_with_its_plots(report):
+    ends = [".csv", ".md", ".tex", "-curves.png", "-curves.svg", "-quality.png", "-quality.svg"]
+    wanted = [f"toy-minilm-{protocol}{end}" for protocol in ("fair", "paper") for end in ends]
+    assert names(report) == sorted([*wanted, "README.md", "manifest.json"])
+    assert all((report / name).read_bytes()[:4] == b"\x89PNG" for name in wanted if name.endswith("png"))
+
+
+def test_readme_links_every_file_and_says_the_command(report):
+    text = (report / "README.md").read_text()
+    linked = set(re.findall(r"\]\(([^)]+)\)", text))
+    assert linked | {"README.md", "manifest.json"} == set(names(report))
+    assert "python -m benchmark report --results results --out reports\n" in text
+    for page in report.glob("toy*.md"):
+        assert all((report / link).exists() for link in re.findall(r"\]\(([^)]+)\)", page.read_text()))
+
+
+def test_returns_what_it_wrote(results, report):
+    assert build_report(results, report) == [report / name for name in names(report)]
+
+
+def test_same_records_same_bytes_in_another_process_and_folder(results, report, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from benchmark.report.build import build_report;"
+        "build_report(Path(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    copy = store(tmp_path / "results", reversed(study()))
+    (tmp_path / "matplotlibrc").write_text("font.size: 20\nsvg.fonttype: none\n")
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
+    subprocess.run(
+        [sys.executable, "-c", code, str(copy), str(tmp_path / "reports")], check=True, env=environment
+    )
+    for name in names(report):
+        assert (tmp_path / "reports" / name).read_bytes() == (report / name).read_bytes(), name
+
+
+def test_no_records_is_one_line_that_says_what_to_do(tmp_path):
+    with pytest.raises(
+        UserError, match=r"no run records .*-s<seed>\.json.*python -m benchmark bench"
+    ) as caught:
+        build_report(tmp_path / "results", tmp_path / "reports")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "reports").exists()
+
+
+def test_only_narrows_and_keeps_the_control(results, tmp_path):
+    build_report(results, tmp_path / "r", {"llm": ["minilm"], "protocol": {"fair"}, "dataset": []})
+    assert [path.stem for path in (tmp_path / "r").glob("*.csv")] == ["toy-minilm-fair"]
+    assert "\nid," in (tmp_path / "r" / "toy-minilm-fair.csv").read_text().replace("no,run,", "\n")
+    assert "--llms minilm --protocols fair" in (tmp_path / "r" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("only", "said"),
+    [
+        ({"protocol": ["fare"]}, "unknown protocol .*'fare'.*Did you mean 'fair'"),
+        ({"llm": ["bert"]}, "unknown llm .*Allowed: minilm"),
+        ({"metod": ["ssna"]}, "unknown field.*Did you mean 'method'"),
+    ],
+)
+def test_only_refuses_what_is_not_there(results, tmp_path, only, said):
+    with pytest.raises(UserError, match=said):
+        build_report(results, tmp_path / "r", only)
+    assert not (tmp_path / "r").exists()
+
+
+def test_only_that_leaves_nothing_says_so(tmp_path):
+    runs = [record("ssna"), record("tmlp", protocol="fair")]
+    with pytest.raises(UserError, match=r"no record below .* method: ssna; protocol: fair"):
+        build_report(store(tmp_path / "s", runs), tmp_path / "r", {"method": ["ssna"], "protocol": ["fair"]})
+
+
+def test_files_no_longer_justified_go_unless_changed_by_hand(tmp_path):
+    results, out = tmp_path / "s", tmp_path / "r"
+    store(results, [record("ssna"), record("ssna", dataset="other")])
+    build_report(results, out)
+    (out / "mine.txt").write_text("keep")
+    (out / "other-minilm-paper.csv").write_text("edited")
+    next((results / "other").rglob("*.json")).unlink()
+    build_report(results, out)
+    left = names(out)
+    assert [name for name in left if name.startswith("other")] == ["other-minilm-paper.csv"]
+    assert "mine.txt" in left
+    assert "toy-minilm-paper.md" in left
+    assert set(json.loads((out / "manifest.json").read_text())) == {
+        name for name in left if name.startswith(("toy", "README"))
+    }
+
+
+def test_a_file_of_somebody_else_is_never_overwritten(tmp_path):
+    store(tmp_path / "s", [record()])
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(UserError, match=r"README\.md exists and .*--out"):
+        build_report(tmp_path / "s", tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+    assert names(tmp_path) == ["README.md", "s"]
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"../x": "0"}'])
+def test_a_manifest_that_is_none_is_refused(tmp_path, content):
+    out = tmp_path / "r"
+    out.mkdir()
+    (out / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match="move it away"):
+        build_report(store(tmp_path / "s", [record()]), out)
+
+
+def test_tables_of_one_name_are_numbered_by_age(tmp_path):
+    runs = [
+        record("ssna", 0.3, device_name="A new one", created="2026-05"),
+        record("tmlp", 0.2, device_name="The old one", created="2026-01"),
+    ]
+    out = tmp_path / "r"
+    build_report(store(tmp_path / "s", runs), out)
+    assert ",The old one," in (out / "toy-minilm-paper.csv").read_text()
+    assert ",A new one," in (out / "toy-minilm-paper-2.csv").read_text()
+    assert "device_name=A new one" in (out / "README.md").read_text()
+
+
+def test_names_that_differ_in_case_alone_make_files_of_their_own(tmp_path):
+    build_report(store(tmp_path / "s", [record(), record(dataset="TOY")]), tmp_path / "r")
+    assert len({path.name.lower() for path in (tmp_path / "r").glob("*.csv")}) == 2
+
+
+def test_names_of_hub_and_folder_make_safe_file_names(tmp_path):
+    runs = [record("a", llm="org/model"), record("b", llm="/some/where/my model", config_hash="q")]
+    found = [run.model_copy(update={"dataset": "toy"}) for run in runs]
+    for run in found:
+        run.write(tmp_path / "s" / "toy" / "x" / run.method / "h-s0.json")
+    build_report(tmp_path / "s", tmp_path / "r")
+    assert {path.stem for path in (tmp_path / "r").glob("*.csv")} == {
+        "toy-org-model-paper",
+        "toy-my-model-paper",
+    }
+
+
+def test_only_failures_give_a_table_and_no_plot(tmp_path):
+    build_report(store(tmp_path / "s", [failure("lora", "oom")]), tmp_path / "r")
+    assert names(tmp_path / "r") == ["README.md", "manifest.json"] + [
+        f"toy-minilm-paper{end}" for end in (".csv", ".md", ".tex")
+    ]
+    assert "No run has what this plot shows" in (tmp_path / "r" / "toy-minilm-paper.md").read_text()
+
+
+def test_importing_the_report_loads_nothing_heavy():
+    code = (
+        "import sys, benchmark.report.build as b; print({'matplotlib', 'pandas', 'torch'} & set(sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert out.strip() == "set()"
+
+
+def test_no_path_of_this_machine_in_the_report(report):
+    here = str(Path(report).parent)
+    for path in report.iterdir():
+        assert here.encode() not in path.read_bytes()

@@ -1,0 +1,86 @@
+"""Plots: what they show, and that labels hide nothing."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from matplotlib.figure import Figure
+from report_records import GIB, failure, record, study
+
+from benchmark.record import Cost, PeakMemory
+from benchmark.report import plots
+from benchmark.report.tables import groups
+
+
+def drawn(group, kind):
+    with plots._style():
+        figure = Figure(figsize=plots.SIZE, layout="constrained")
+        axes = figure.add_subplot()
+        shown = (plots._curves if kind == "curves" else plots._quality)(group, figure, axes)
+    return shown, figure, axes
+
+
+def test_one_bold_line_a_row_with_the_chosen_epoch_marked():
+    group = groups(study())[0]
+    _, figure, axes = drawn(group, "curves")
+    bold = [line for line in axes.lines if line.get_linewidth() > 1]
+    assert [line.get_label() for line in bold] == [row.label for row in group.rows if row.ok]
+    assert all(line.get_xdata()[line.get_markevery()[0]] == 8 for line in bold)
+    assert len(axes.lines) - len(bold) == 2  # the other two seeds of ssna
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [line.get_label() for line in bold]
+
+
+def test_the_line_of_several_seeds_is_the_median_one():
+    (group,) = groups([record("a", recall, seed) for seed, recall in enumerate((0.1, 0.5, 0.2))])
+    _, _, axes = drawn(group, "curves")
+    (bold,) = [line for line in axes.lines if line.get_linewidth() > 1]
+    assert max(bold.get_ydata()) == pytest.approx(0.2)
+
+
+def test_looks_of_28_rows_differ_even_without_colour_in_seven():
+    looks = [plots._look(place) for place in range(28)]
+    assert len({(colour, str(line)) for colour, line, _ in looks}) == 28
+    assert len({marker for _, _, marker in looks[:7]}) == 7
+
+
+def test_area_is_in_proportion_to_memory_and_hollow_where_unknown():
+    memory = [PeakMemory(host=4 * GIB), PeakMemory(host=GIB), PeakMemory()]
+    (group,) = groups([record(name, 0.1, memory=one) for name, one in zip("abc", memory, strict=True)])
+    _, _, axes = drawn(group, "quality")
+    bubbles = [c for c in axes.collections if len(c.get_offsets()) == 1]
+    assert bubbles[0].get_sizes()[0] == pytest.approx(4 * bubbles[1].get_sizes()[0])
+    assert len(bubbles[2].get_facecolor()) == 0
+
+
+@pytest.mark.parametrize(("slow", "scale"), [(19.0, "linear"), (21.0, "log")])
+def test_the_axis_of_seconds_is_logarithmic_from_a_factor_of_ten(slow, scale):
+    (group,) = groups([record("a", seconds=2.0), record("b", seconds=slow)])
+    assert drawn(group, "quality")[2].get_xscale() == scale
+
+
+def test_labels_hide_neither_each_other_nor_bubbles_and_stay_inside():
+    crowd = [record(f"method-{n}", 0.2 + 0.004 * (n % 4), seconds=5 + 0.3 * (n // 4)) for n in range(12)]
+    (group,) = groups(crowd)
+    _, figure, axes = drawn(group, "quality")
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    for one, box in enumerate(boxes):
+        assert plots._outside(box, axes.bbox) < 1
+        assert all(plots._overlap(box, other) < 1 for other in boxes[one + 1 :])
+
+
+@pytest.mark.parametrize("kind", ["curves", "quality"])
+def test_nothing_to_show_gives_no_files(kind):
+    (group,) = groups([failure("a"), record("b", curve=[], cost=Cost())])
+    assert plots.draw(group, kind) == {}
+
+
+def test_a_name_with_dollars_is_drawn_as_it_is():
+    (group,) = groups([record("a", overrides=["x=$\\frac$"]), record("b", 0.3)])
+    assert set(plots.draw(group, "quality")) == {"png", "svg"}
+
+
+def test_vector_plots_carry_no_date():
+    svg = plots.draw(groups(study())[0], "curves")["svg"].decode()
+    assert not re.search(r"<dc:date>|20\d\d-\d\d-\d\d", svg)

@@ -1,0 +1,310 @@
+"""Which records stand in one table, with which labels, figures and marks."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import math
+import re
+import statistics
+
+import pytest
+from report_records import GIB, failure, metrics, record, study
+
+from benchmark.record import METRICS, Cost, PeakMemory
+from benchmark.report.stats import estimate, t_quantile
+from benchmark.report.tables import groups, print_tables, render
+from methods.errors import UserError
+
+
+def lines_of(group):
+    return list(csv.DictReader(io.StringIO(render(group, "csv"))))
+
+
+def cells_of(group, label, block=0):
+    """The cells of a row as printed on a terminal."""
+    rows = [line for line in render(group, "text").splitlines() if re.match(re.escape(label) + r"\s\s", line)]
+    return re.split(r"\s{2,}", rows[block].strip())
+
+
+# From the tables in statistics textbooks, P(|T| < t) = .95.
+@pytest.mark.parametrize(
+    ("freedom", "t"), [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262), (30, 2.042), (120, 1.980)]
+)
+def test_t_quantile_is_that_of_the_printed_tables(freedom, t):
+    assert t_quantile(freedom) == pytest.approx(t, abs=5e-4)
+
+
+def test_t_quantile_agrees_with_scipy():
+    t = pytest.importorskip("scipy.stats").t
+    for freedom, level in itertools.product((1, 2, 3, 4, 5, 8, 13, 50), (0.5, 0.9, 0.95, 0.99)):
+        assert t_quantile(freedom, level) == pytest.approx(t.ppf((1 + level) / 2, freedom), rel=1e-9)
+
+
+@pytest.mark.parametrize(("freedom", "level"), [(0, 0.95), (2, 0.0), (2, 1.0)])
+def test_t_quantile_refuses_what_has_no_answer(freedom, level):
+    with pytest.raises(ValueError, match="needs freedom"):
+        t_quantile(freedom, level)
+
+
+def test_estimate_by_hand():
+    found = estimate([0.1, None, 0.2, 0.3])
+    assert (found.mean, found.n, found.largest) == (pytest.approx(0.2), 3, 0.3)
+    assert found.half_width == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)
+    assert estimate([0.5]).half_width is None
+    assert estimate([None]) is None
+    assert estimate([0.0]).mean == 0.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": {"key": "k2"}},
+        {"llm": "bert"},
+        {"protocol": "fair"},
+        {"protocol_hash": "other"},
+        {"device_name": "Another CPU"},
+        {"world_size": 2},
+        {"precision": "bf16"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_unlike_records_never_share_a_table_and_none_is_lost(change):
+    found = groups([record("ssna"), record("tmlp", **change)])
+    assert [[row.label for row in group.rows] for group in found] in (
+        [["ssna"], ["tmlp"]],
+        [["tmlp"], ["ssna"]],
+    )
+    assert found[0].caption != found[1].caption
+
+
+def test_caption_says_what_sets_a_table_apart():
+    one = record("ssna", settings={"candidates": "batch", "batch_size": 256})
+    two = record(
+        "ssna", settings={"candidates": "batch", "batch_size": 512}, protocol_hash="h2", created="2026-02"
+    )
+    first, second = groups([two, one])
+    assert "batch_size=256" in first.caption
+    assert "batch_size=512" in second.caption
+    assert "candidates" not in first.caption + second.caption
+    alone = groups([one])[0].caption
+    for said in ("toy", "1,200 users", "minilm", "paper", "A CPU", "1 process", "precision: no"):
+        assert said in alone
+
+
+def test_control_joins_every_language_model_of_its_data_and_protocol():
+    runs = [
+        record("ssna"),
+        record("ssna", llm="bert"),
+        record("id", llm=None),
+        record("ssna", protocol="fair"),
+    ]
+    found = {(g.key.llm, g.key.protocol): [row.label for row in g.rows] for g in groups(runs)}
+    assert found == {
+        ("minilm", "paper"): ["ssna", "id"],
+        ("bert", "paper"): ["ssna", "id"],
+        ("minilm", "fair"): ["ssna"],
+    }
+
+
+@pytest.mark.parametrize("change", [{"data": {"key": "k2"}}, {"device_name": "B"}, {"world_size": 2}])
+def test_control_of_other_data_or_hardware_stands_alone(change):
+    found = groups([record("ssna"), record("id", llm=None, **change)])
+    assert sorted((g.key.llm or "", [row.label for row in g.rows]) for g in found) == [
+        ("", ["id"]),
+        ("minilm", ["ssna"]),
+    ]
+
+
+def test_control_joins_the_table_with_its_settings():
+    small, large = {"batch_size": 256}, {"batch_size": 512}
+    runs = [
+        record("ssna", settings=small),
+        record("ssna", settings=large, protocol_hash="h2", overrides=["batch_size=512"]),
+        record("id", llm=None, settings=small),
+        record("id", llm=None, settings=large, protocol_hash="h3", overrides=["batch_size=512"]),
+    ]
+    found = {group.key.protocol_hash: group for group in groups(runs)}
+    assert [run.settings for row in found["h2"].rows for run in row.runs] == [large, large]
+    assert [row.label for row in found["h2"].rows] == ["ssna", "id"]
+    assert found["h2"].shared == ("batch_size=512",)
+
+
+def test_labels_show_only_overrides_that_not_all_rows_have():
+    runs = [record("ssna", overrides=["ids=add", "epochs=3"]), record("ssna", overrides=["epochs=3"])]
+    (group,) = groups(runs)
+    assert [row.label for row in group.rows] == ["ssna", "ssna (ids=add)"]
+    assert "every row with epochs=3" in group.caption
+
+
+def test_equal_labels_of_two_configurations_are_told_apart():
+    (group,) = groups(
+        [record("ssna", config_hash="aaaabbbbcccc"), record("ssna", config_hash="ddddeeeeffff")]
+    )
+    assert [row.label for row in group.rows] == ["ssna #aaaabbbb", "ssna #ddddeeee"]
+
+
+def test_external_methods_name_their_distribution():
+    source = {"distribution": "their-pkg", "version": "2.1", "external": True}
+    (group,) = groups([record("mine", method_source=source)])
+    assert group.rows[0].label == "mine [external: their-pkg 2.1]"
+
+
+def test_seeds_are_one_row_with_mean_and_interval():
+    values = [0.30, 0.31, 0.35]
+    (group,) = groups(
+        [record("ssna", value, seed) for seed, value in enumerate(values)] + [record("tmlp", 0.2)]
+    )
+    half = 4.302653 * statistics.stdev(values) / math.sqrt(3)
+    assert cells_of(group, "ssna")[1] == f"* .3200 ± {half:.4f}".replace("0.", ".")
+    assert cells_of(group, "ssna")[-1] == "3"
+    assert cells_of(group, "tmlp")[1] == "+ .2000"
+    line = lines_of(group)[0]
+    assert float(line["test_recall@10"]) == statistics.fmean(values)
+    assert float(line["test_recall@10_half_width"]) == pytest.approx(half, rel=1e-6)
+    assert line["seeds"] == "0 1 2"
+
+
+def test_one_seed_twice_is_refused():
+    with pytest.raises(UserError, match=r"2 records of ssna on toy .* seed 0; keep one"):
+        groups([record("ssna"), record("ssna")])
+
+
+def test_best_and_second_by_column_bounds_apart():
+    data = {"key": "k1", "chance": {"test": metrics(0.01)}, "ceiling": {"test": metrics(0.45)}}
+    runs = [record("a", 0.2), record("b", 0.3), record("c", 0.3), record("d", 0.1)]
+    runs = [run.model_copy(update={"data": data}) for run in runs]
+    runs[3].metrics["test"]["ndcg@10"] = 0.44
+    (group,) = groups(runs)
+    cells = {label: cells_of(group, label) for label in ("a", "b", "c", "d", "chance", "ceiling")}
+    assert [cells[label][1] for label in "abcd"] == ["+ .2000", "* .3000", "* .3000", ".1000"]
+    assert [cells[label][3] for label in "abcd"] == [".1000", "+ .1500", "+ .1500", "* .4400"]
+    assert cells["ceiling"][1:5] == [".4500", ".9000", ".2250", ".3375"]
+    assert cells["chance"][1:5] == [".0100", ".0200", ".0050", ".0075"]
+    assert cells_of(group, "ceiling", block=1)[1:5] == ["n/a"] * 4
+    assert [row.label for row in group.bounds] == ["chance", "ceiling"]
+
+
+def test_rows_without_figures_show_their_status_and_reason():
+    (group,) = groups(
+        [record("ssna"), failure("lora", "oom"), failure("full"), record("tmlp"), failure("tmlp", seed=1)]
+    )
+    assert cells_of(group, "lora")[1:] == ["oom"] * 9 + ["0 of 1"]
+    assert cells_of(group, "full", block=1)[1:] == ["failed"] * 4
+    assert cells_of(group, "tmlp")[-1] == "1 of 2"
+    text = render(group, "text")
+    for said in ("lora, seed 0: oom: lora broke badly", "tmlp, seed 1: failed: tmlp broke badly"):
+        assert said in text
+    line = next(line for line in lines_of(group) if line["method"] == "lora")
+    assert (line["status"], line["test_recall@10"], line["seeds"], line["seeds_not_ok"]) == (
+        "oom",
+        "",
+        "",
+        "0",
+    )
+
+
+def test_what_was_not_measured_is_never_zero():
+    runs = [record("a", cost=Cost()), record("b", memory=PeakMemory(), llm=None)]
+    (group,) = groups(runs)
+    assert cells_of(group, "a")[5:] == ["n/a", "8 / 12", "n/a", "n/a", "n/a", "1"]
+    assert cells_of(group, "b")[7:9] == ["n/a", "n/a"]
+    line = lines_of(group)[0]
+    assert (line["epoch_seconds"], line["peak_memory_bytes"], line["test_warm_recall@10"]) == ("", "", "")
+
+
+def test_memory_says_its_kind_and_takes_the_largest_seed():
+    both = [PeakMemory(allocated=GIB * size, host=9 * GIB) for size in (2, 3)]
+    runs = [record("a", seed=seed, memory=memory) for seed, memory in enumerate(both)]
+    runs += [record("b", memory=PeakMemory(host=GIB // 2))]
+    (group,) = groups(runs)
+    assert cells_of(group, "a")[8] == "3.00 GPU"
+    assert cells_of(group, "b")[8] == "0.50 host"
+    assert [(line["peak_memory_bytes"], line["peak_memory_kind"]) for line in lines_of(group)] == [
+        (str(3 * GIB), "GPU"),
+        (str(GIB // 2), "host"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.00123, "0.0012"), (0.5, "0.50"), (9.87, "9.87"), (31.25, "31.2"), (1234.5, "1,234")],
+)
+def test_seconds_keep_about_three_digits(value, shown):
+    (group,) = groups([record("a", seconds=value)])
+    assert cells_of(group, "a")[5] == shown
+
+
+def test_warm_and_cold_stand_only_where_there_are_cold_targets():
+    (without,) = groups([record("a")])
+    (group,) = groups([record("a", 0.2, cold=0.1), record("b", 0.3)])
+    assert "cold" not in render(without, "text")
+    assert cells_of(group, "a", block=1)[5:] == ["* .2400", "* .1200", "* .1000", "* .0500"]
+    assert cells_of(group, "b", block=1)[5:] == ["n/a"] * 4
+    assert "40 test targets are cold" in group.caption
+
+
+NASTY = r"a_b & c% #1 ${x}$ ~^ \ | <i> [2] --x `q`"
+
+
+def test_latex_escapes_everything_and_its_columns_agree():
+    (group,) = groups([record("x", overrides=[NASTY]), record("y"), failure("z", error=NASTY)])
+    text = render(group, "latex")
+    body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    math_free = body.replace(r"$\pm$", "")
+    for pattern in (r"(?<!\\)[%#$]", r"(?<!\\)_", r"[~^<>|`]"):
+        assert not re.search(pattern, math_free), pattern
+    bare = re.sub(r"\\[{}]", "", body)
+    assert bare.count("{") == bare.count("}")
+    tables = re.findall(r"\\begin\{tabular\}\{(lr*)\}(.*?)\\end\{tabular\}", text, re.S)
+    assert len(tables) == 2
+    for columns, inside in tables:
+        rows = [line for line in inside.splitlines() if line.endswith(r"\\")]
+        assert len(rows) == 4
+        assert all(len(re.findall(r"(?<!\\)&", row)) == len(columns) - 1 for row in rows)
+        assert not any(row.lstrip().startswith("[") for row in rows)
+        assert [inside.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
+    assert r"a\_b \& c\% \#1 \$\{x\}\$ \textasciitilde{}\textasciicircum{} \textbackslash{}" in text
+    assert text.count(r"\begin{") == text.count(r"\end{") == 4
+
+
+def test_markdown_has_as_many_cells_in_each_line_whatever_the_names():
+    (group,) = groups([record("x", overrides=[NASTY]), record("_y_*"), record("z")])
+    text = render(group, "markdown")
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.M)
+    assert len(tables) == 2
+    for table in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+    assert r"\_y\_\*" in text
+    assert "<i>" not in text
+
+
+def test_markdown_marks_best_and_second():
+    (group,) = groups([record("a", 0.2), record("b", 0.3)])
+    text = render(group, "markdown")
+    assert "**.3000**" in text
+    assert "<ins>.2000</ins>" in text
+
+
+def test_csv_keeps_full_precision_and_has_one_line_a_row():
+    value = 0.1234567890123456
+    (group,) = groups([record("a", value), record('b, "c"\n', 0.2)])
+    lines = lines_of(group)
+    assert len(lines) == 2
+    assert float(lines[0]["test_recall@10"]) == value
+    assert lines[1]["method"] == 'b, "c"\n'
+    assert not re.search(r"\*|<ins>", render(group, "csv"))
+    assert {f"test_{name}" for name in METRICS} | {f"test_masked_{name}" for name in METRICS} <= set(lines[0])
+
+
+def test_unknown_style_names_the_nearest():
+    with pytest.raises(UserError, match="Did you mean 'markdown'"):
+        render(groups([record()])[0], "markdwn")  # type: ignore[arg-type]
+
+
+def test_printed_tables_are_those_of_every_group():
+    text = print_tables(study())
+    assert text.count("Test, full catalogue, and cost") == 2
+    assert all(name in text for name in ("protocol fair", "protocol paper", "chance", "ceiling", "oom"))
+    assert print_tables(reversed(study())) == text
