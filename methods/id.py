@@ -10,7 +10,7 @@ from methods.base import Context, Items, Method, Reads
 
 
 class Id(Method):
-    """One learned vector an item: what a user gets without reading any text."""
+    """The control: one learned vector an item, no language model at all (SASRec, Kang and McAuley 2018)."""
 
     reads: ClassVar[Reads] = "ids"
 

@@ -87,9 +87,12 @@ class MoEAdapter(nn.Module):
         width, heads, out_dim = self.weight.shape
         x = self.dropout(self.whiten(h))
         origin = self.whiten.origin
-        projected = (x @ self.weight.view(width, heads * out_dim)).view(-1, heads, out_dim)  # [M, n_p, d]
-        # (x + origin - b_k) W_k without an [M, n_p, D] tensor: the constant part goes through W_k once
-        constant = torch.einsum("kD,Dkd->kd", origin - self.shift, self.weight)  # [n_p, d]
+        weight = self.weight.view(width, heads * out_dim)  # [D, n_p d]
+        projected = (x @ weight).view(-1, heads, out_dim)  # [M, n_p, d]
+        # (x + origin - b_k) W_k without an [M, n_p, D] tensor: the constant part goes through W once. Every
+        # b_k meets every W_j there and only j = k is kept, which spares a transposed copy of W.
+        crossed = ((origin - self.shift) @ weight).view(heads, heads, out_dim)  # [n_p, n_p, d]
+        constant = crossed.diagonal().T  # [n_p, n_p, d] -> [d, n_p] -> [n_p, d]
         routes = torch.cat([self.route_mean, self.route_std], dim=1)  # [D, 2 n_p]
         mu, rho = (x @ routes + origin @ routes).float().chunk(2, dim=-1)  # each [M, n_p]
         share = self._route(mu, rho).to(projected.dtype)  # [M, n_p]

@@ -37,8 +37,8 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        """First line of the module's docstring, read without importing it."""
-        return self.problem or _module_summary(self.target.partition(":")[0])
+        """First line of the class's docstring, read without importing it."""
+        return self.problem or _summary(*self.target.split(":"))
 
 
 def names() -> list[str]:
@@ -105,7 +105,10 @@ def get(name: str) -> type[Method]:
 def _external(point: EntryPoint) -> Entry:
     distribution = point.dist.name if point.dist else "unknown"
     number = point.dist.version if point.dist else "unknown"
-    module = point.value.partition(":")[0]
+    module, _, attribute = point.value.partition(":")
+    if not attribute:
+        problem = f"its entry point '{point.value}' is not of the form module:Class"
+        return Entry(point.name, point.value, distribution, number, external=True, problem=problem)
     try:
         problem = "" if importlib.util.find_spec(module) else f"there is no module '{module}'"
     except Exception as error:  # a broken package must not take `list` down with it
@@ -113,13 +116,16 @@ def _external(point: EntryPoint) -> Entry:
     return Entry(point.name, point.value, distribution, number, external=True, problem=problem)
 
 
-def _module_summary(module: str) -> str:
+def _summary(module: str, attribute: str) -> str:
     try:
         spec = importlib.util.find_spec(module)
         tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else None
     except Exception:  # the summary is a courtesy
         return ""
-    return ((tree and ast.get_docstring(tree)) or "").partition("\n")[0]
+    for node in tree.body if tree else ():
+        if isinstance(node, ast.ClassDef) and node.name == attribute:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    return ""
 
 
 def _version(distribution: str) -> str:

@@ -57,7 +57,7 @@ class _TopLayers(Method):
 
 
 class SSNA(_TopLayers):
-    """Sequential integration: a GRU reads z of the top layer, then of the one below, and so on (Eq. 4)."""
+    """SSNA: a GRU over adapters on the top layers, the top one first (arXiv 2310.01612, Eq. 4)."""
 
     # Tables S1-S3, as published
     paper: ClassVar[dict[tuple[str, str], dict[str, Any]]] = {
@@ -76,7 +76,7 @@ class SSNA(_TopLayers):
 
 
 class SSNAMean(_TopLayers):
-    """MEAN of Table 8: the average of the adapters' outputs."""
+    """SSNA's adapters, averaged: MEAN of Table 8."""
 
     def forward(self, items: Items) -> Tensor:
         """Embed items: `[M, a, D]` -> `[M, d]`."""
@@ -84,7 +84,7 @@ class SSNAMean(_TopLayers):
 
 
 class SSNAWeighted(_TopLayers):
-    """WEIGHTED of Table 8: learned weights on the adapters, which start equal."""
+    """SSNA's adapters under learned weights, which start equal: WEIGHTED of Table 8."""
 
     def __init__(self, config: SSNAConfig, context: Context) -> None:
         super().__init__(config, context)

@@ -21,7 +21,7 @@ class TMLPConfig(StatesConfig):
 
 
 class TMLP(Method):
-    """The top layer's state of the pooled token through an MLP."""
+    """TMLP: a multilayer perceptron on the top layer (Yuan et al. 2023)."""
 
     reads: ClassVar[Reads] = "states"
     Config = TMLPConfig

@@ -11,7 +11,7 @@ from methods.moe import MoEAdapter, MoEConfig
 
 
 class TMoE(Method):
-    """SSNA's adapter (Eqs. 1-3) on layer n alone."""
+    """TMoE: one mixture-of-experts adapter (Eqs. 1-3) on the top layer (UniSRec's adaptor)."""
 
     reads: ClassVar[Reads] = "states"
     Config = MoEConfig

@@ -1,0 +1,151 @@
+"""A cell: one dataset, language model, method, protocol and seed, with its settings resolved and named."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark.config import PROTOCOLS, Settings, as_dict, digest, parse, split_overrides
+from benchmark.data.prepare import Prepared, prepare
+from benchmark.data.recipe import find
+from benchmark.llm.catalogue import LLM, resolve
+from methods import registry
+from methods.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from methods.base import Method
+
+ROW_SETTINGS = ("ids", "batch_size", "accumulation")
+"""Settings in which rows of one table may differ: the published schedules give methods their own batches."""
+NO_LLM = "none"
+"""Folder of the records of methods that read no language model."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a user asks for: one run."""
+
+    dataset: str
+    llm: str
+    method: str
+    protocol: str = "paper"
+    seed: int = 0
+    overrides: tuple[str, ...] = ()
+    """`key=value` pairs on top of the protocol."""
+
+    def __str__(self) -> str:
+        extra = f" ({', '.join(self.overrides)})" if self.overrides else ""
+        return f"{self.dataset} {self.llm} {self.method} {self.protocol} seed {self.seed}{extra}"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A cell whose names were found, whose settings were checked, and whose data is prepared."""
+
+    cell: Cell
+    entry: registry.Entry
+    cls: type[Method]
+    settings: Settings
+    config: Any
+    """The method's hyper-parameters, an instance of `cls.Config`."""
+    prepared: Prepared
+    llm: LLM | None
+    """None for a method that reads no language model."""
+
+    @property
+    def config_hash(self) -> str:
+        """Names the cell without its seed."""
+        llm = self.llm and {**self.llm.details(), "name": None, "source": None}
+        source = {"method": self.entry.name, "target": self.entry.target}
+        values = {"settings": as_dict(self.settings), "config": as_dict(self.config)}
+        return digest({"data": self.prepared.key, "llm": llm, "protocol": self.cell.protocol, **source, **values})
+
+    @property
+    def protocol_hash(self) -> str:
+        """Equal for rows that may stand in one table."""
+        shared = {name: value for name, value in as_dict(self.settings).items() if name not in ROW_SETTINGS}
+        return digest({"data": self.prepared.key, "protocol": self.cell.protocol, "settings": shared})
+
+    def record_path(self, results: Path) -> Path:
+        """`<results>/<dataset>/<llm>/<method>/<hash>-s<seed>.json`."""
+        llm = self.llm.slug if self.llm else NO_LLM
+        name = f"{self.config_hash}-s{self.cell.seed}.json"
+        return results / self.prepared.name / llm / self.cell.method / name
+
+
+def cache_folder() -> Path:
+    """Where prepared data and hidden states are kept: $ADAPTREC_CACHE, else ~/.cache/adaptrec."""
+    return Path(os.environ.get("ADAPTREC_CACHE") or Path.home() / ".cache" / "adaptrec")
+
+
+def check_protocol(name: str) -> None:
+    """Raise `UserError` unless `name` is a protocol."""
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS)
+
+
+def resolve_cell(cell: Cell) -> Resolved:
+    """Check every name and value of `cell` and prepare its data. Raises `UserError` with the first fault."""
+    entry, cls = registry.entry(cell.method), registry.get(cell.method)
+    check_protocol(cell.protocol)
+    if cell.seed < 0:
+        raise UserError(f"--seed must be 0 or more, got {cell.seed}.")
+    harness, own = split_overrides(list(cell.overrides), cls.Config)
+    recipe = find(cell.dataset)
+    settings, config = _settings(cls, cell.protocol, recipe.settings, harness, own)
+    prepared = _prepared(cell.dataset)
+    llm = None if cls.reads == "ids" else _llm(cell.llm)
+    if llm is not None:
+        cls.layers(config, llm.n_layers)  # says so now where the language model is too shallow
+    return Resolved(cell, entry, cls, settings, config, prepared, llm)
+
+
+@cache
+def _prepared(dataset: str) -> Prepared:
+    """Prepared once a process; the cells of a grid share it."""
+    return prepare(find(dataset), cache_folder())
+
+
+@cache
+def _llm(name: str) -> LLM:
+    """Found and verified once a process: its weights are read to check their digest."""
+    return resolve(name)
+
+
+def _settings(
+    cls: type[Method],
+    protocol: str,
+    suggested: dict[str, dict[str, Any]],
+    harness: dict[str, str],
+    own: dict[str, str],
+) -> tuple[Settings, Any]:
+    """Settings and hyper-parameters, the later ones winning: protocol, the method's published schedule,
+    what the dataset's recipe suggests, the user's overrides."""
+    layers: list[tuple[str, dict[str, Any]]] = [
+        (f"protocol {protocol}", PROTOCOLS[protocol]),
+        ("the method's schedule", dict(cls.schedule.get(protocol, {}))),
+        ("the recipe's settings", {**suggested.get("all", {}), **suggested.get(protocol, {})}),
+    ]
+    known = {field.name for field in fields(Settings)}
+    hyper = {field.name for field in fields(cls.Config)}
+    merged: dict[str, Any] = {}
+    for where, values in layers:
+        parse(Settings, {name: value for name, value in values.items() if name not in hyper | {"init"}}, where)
+        merged.update(values)
+    settings = parse(Settings, {name: value for name, value in merged.items() if name in known} | harness, "--set")
+    config = parse(cls.Config, {name: value for name, value in merged.items() if name in hyper} | own, "--set")
+    _check_together(settings)
+    return settings, config
+
+
+def _check_together(settings: Settings) -> None:
+    if settings.width % settings.sasrec_heads:
+        raise UserError(
+            f"width={settings.width} cannot be split into sasrec_heads={settings.sasrec_heads}; "
+            "choose heads that divide the width."
+        )
+
+

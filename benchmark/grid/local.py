@@ -1,0 +1,88 @@
+"""Runs the cells of a grid on this machine, one after another, each in a fresh process.
+
+A fresh process, so that peaks of memory, compilation and a crash never leak from one row into the next.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark.cell import Cell, resolve_cell
+from benchmark.record import RunRecord, read_record
+from benchmark.report.tables import print_tables
+from methods.errors import UserError
+
+
+def bench(cells: Sequence[Cell], results: Path, processes: int = 1, fresh: bool = False) -> int:
+    """Run what is not finished, print the tables of all `cells`; 0 where every cell ended well, else 1."""
+    if processes < 1:
+        raise UserError(f"--processes must be 1 or more, got {processes}.")
+    for cell in cells:
+        resolve_cell(cell)  # every mistake is found before the first hour is spent
+    prepare_states(cells)
+    records, spent = [], 0.0
+    for number, cell in enumerate(cells):
+        left = f", about {spent / number * (len(cells) - number) / 60:.0f} min left" if number else ""
+        _say(f"[{number + 1}/{len(cells)}] {cell}{left}")
+        begin = time.monotonic()
+        record = run_cell(cell, results, processes, fresh)
+        spent += time.monotonic() - begin
+        if record is not None:
+            records.append(record)
+    if records:
+        print(print_tables(records))
+    failed = len(cells) - sum(record.status == "ok" for record in records)
+    if failed:
+        _say(f"{failed} of {len(cells)} cells did not finish; the same command tries them again.")
+    return 1 if failed else 0
+
+
+def prepare_states(cells: Sequence[Cell]) -> None:
+    """Compute the hidden states that the grid reads in one pass a language model, in a process of its own."""
+    groups: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    for cell in cells:
+        methods = groups.setdefault((cell.dataset, cell.llm, cell.overrides), [])
+        if cell.method not in methods:
+            methods.append(cell.method)
+    for (dataset, llm, overrides), methods in groups.items():
+        command = ["prepare", "--dataset", dataset, "--llm", llm, "--methods", ",".join(methods)]
+        status = subprocess.run([*_python(), *command, *_set(overrides)], stdout=sys.stderr, check=False).returncode
+        if status:
+            raise UserError(f"`adaptrec {' '.join(command)}` ended with status {status}; see above.")
+
+
+def run_cell(cell: Cell, results: Path, processes: int, fresh: bool) -> RunRecord | None:
+    """One cell in a fresh process (or `processes` of them); its record, or None where it left none."""
+    command = [
+        *_python(processes), "run", "--dataset", cell.dataset, "--llm", cell.llm, "--method", cell.method,
+        "--protocol", cell.protocol, "--seed", str(cell.seed), "--results", str(results),
+        *_set(cell.overrides), *(["--fresh"] if fresh else []),
+    ]  # fmt: skip
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    path = Path(done.stdout.strip().rpartition("\n")[2])
+    return read_record(path) if path.suffix == ".json" else None
+
+
+def _python(processes: int = 1) -> list[str]:
+    if processes == 1:
+        return [sys.executable, "-m", "benchmark"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
+    return [*launcher, "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", *_where(), "-m", "benchmark"]
+
+
+def _where() -> list[str]:
+    import torch
+
+    return ["--multi_gpu"] if torch.cuda.is_available() else ["--cpu"]
+
+
+def _set(overrides: Sequence[str]) -> list[str]:
+    return ["--set", *overrides] if overrides else []
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
