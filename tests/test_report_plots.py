@@ -64,10 +64,17 @@ def test_labels_hide_neither_each_other_nor_bubbles_and_stay_inside():
     (group,) = groups(crowd)
     _, figure, axes = drawn(group, "quality")
     figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in axes.texts]
-    for one, box in enumerate(boxes):
-        assert plots._outside(box, axes.bbox) < 1
-        assert all(plots._overlap(box, other) < 1 for other in boxes[one + 1 :])
+    labels = [plots.Box(*text.get_window_extent().extents) for text in axes.texts]
+    bubbles = [axes.transData.transform((x, y)) for x, y in places(axes)]
+    assert len(labels) == len(bubbles) == 12
+    for place, label in enumerate(labels):
+        assert label.overlap(axes.bbox) == pytest.approx((label.x1 - label.x0) * (label.y1 - label.y0))
+        assert all(label.overlap(other) < 1 for other in labels[place + 1 :])
+        assert not any(label.x0 < x < label.x1 and label.y0 < y < label.y1 for x, y in bubbles)
+
+
+def places(axes):
+    return [c.get_offsets()[0] for c in axes.collections if len(c.get_offsets()) == 1]
 
 
 @pytest.mark.parametrize("kind", ["curves", "quality"])

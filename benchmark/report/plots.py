@@ -207,66 +207,97 @@ def _size_legend(axes: Axes, most: float, points: Sequence[Point]) -> list[Any]:
     return handles
 
 
-DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
-GAPS = (3.0, 12.0, 24.0, 40.0, 60.0)
-"""Points between a bubble and its label, tried from the nearest."""
+GAPS = ((3.0, 8), (14.0, 16), (28.0, 24), (44.0, 24), (62.0, 24))
+"""Points between a bubble and its label, tried from the nearest, and in how many directions."""
 
 
 def _place_labels(figure: Figure, axes: Axes, points: Sequence[Point], areas: Sequence[float]) -> None:
-    """Write each label at the nearest place where it hides no bubble, label or edge; far ones get a line."""
-    from matplotlib.transforms import Bbox
+    """Write each label at the nearest place where it hides no bubble, label or edge.
 
+    A label that is not at its bubble gets a line to it, which counts as taken room too.
+    """
     figure.draw_without_rendering()  # fixes the axes, so that pixels can be counted
     figure.set_layout_engine("none")
     scale = figure.dpi / 72  # pixels of a point
-    taken = []
-    centres = [axes.transData.transform((point.x, point.y)) for point in points]
     radii = [math.sqrt(area / math.pi) * scale for area in areas]
-    for point, (x, y), radius in zip(points, centres, radii, strict=True):
-        taken.append(Bbox.from_extents(x - radius, y - radius, x + radius, y + radius))
-        if point.half_width is not None:
-            ends = [
-                axes.transData.transform((point.x, point.y + h))[1]
-                for h in (-point.half_width, point.half_width)
-            ]
-            taken.append(Bbox.from_extents(x - 3, ends[0], x + 3, ends[1]))
-    for point, (x, y), radius in zip(points, centres, radii, strict=True):
-        note = axes.annotate(
-            point.label,
-            (point.x, point.y),
-            (0, 0),
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            zorder=5,
-            arrowprops={"arrowstyle": "-", "color": "#888888", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0},
-        )
-        size = note.get_window_extent()
-        offsets = [_offset(d, radius + gap * scale, size) for gap in GAPS for d in DIRECTIONS]
-        boxes = [
-            Bbox.from_bounds(x + dx - size.width / 2, y + dy - size.height / 2, size.width, size.height)
-            for dx, dy in offsets
+    taken = [
+        box for point, radius in zip(points, radii, strict=True) for box in _drawn_at(axes, point, radius)
+    ]
+    for point, radius in zip(points, radii, strict=True):
+        x, y = axes.transData.transform((point.x, point.y))
+        colour = _look(point.place)[0]
+        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 0, "shrinkB": radius / scale}
+        look: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "zorder": 5}
+        note = axes.annotate(point.label, (point.x, point.y), (0, 0), arrowprops=line, **look)
+        extent = note.get_window_extent()
+        size = (extent.width, extent.height)
+        tried = [
+            Place.at((x, y), radius + gap * scale, turn / turns * math.tau, size=size, line=number > 0)
+            for number, (gap, turns) in enumerate(GAPS)
+            for turn in range(turns)
         ]
-        hidden = [sum(_overlap(box, other) for other in taken) + _outside(box, axes.bbox) for box in boxes]
-        best = hidden.index(min(hidden))
-        note.set_position((offsets[best][0] / scale, offsets[best][1] / scale))
-        if best < len(DIRECTIONS) and note.arrow_patch is not None:
-            note.arrow_patch.set_visible(False)
-        taken.append(boxes[best])
+        best = min(tried, key=lambda place: place.cost(taken, axes.bbox))
+        note.set_position(((best.x - x) / scale, (best.y - y) / scale))
+        if note.arrow_patch is not None:
+            note.arrow_patch.set_visible(best.line != ())
+        taken += [best.box, *best.line]
 
 
-def _offset(direction: tuple[int, int], distance: float, size: Any) -> tuple[float, float]:
-    """From a bubble's centre to that of a label whose edge lies `distance` away."""
-    dx, dy = direction
-    reach = distance / math.hypot(dx, dy)
-    return dx * (reach + size.width / 2), dy * (reach + size.height / 2)
+class Box(NamedTuple):
+    """A rectangle in pixels."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def overlap(self, other: Any) -> float:
+        """Square pixels that both cover."""
+        width = min(self.x1, other.x1) - max(self.x0, other.x0)
+        height = min(self.y1, other.y1) - max(self.y0, other.y0)
+        return max(float(width), 0.0) * max(float(height), 0.0)
 
 
-def _overlap(one: Any, other: Any) -> float:
-    width = min(one.x1, other.x1) - max(one.x0, other.x0)
-    height = min(one.y1, other.y1) - max(one.y0, other.y0)
-    return max(float(width), 0.0) * max(float(height), 0.0)
+def _drawn_at(axes: Axes, point: Point, radius: float) -> Iterator[Box]:
+    """The room of a bubble and of its error bar."""
+    x, y = axes.transData.transform((point.x, point.y))
+    yield Box(x - radius, y - radius, x + radius, y + radius)
+    if point.half_width is not None:
+        low, high = (
+            axes.transData.transform((point.x, point.y + h))[1] for h in (-point.half_width, point.half_width)
+        )
+        yield Box(x - 3, low, x + 3, high)
 
 
-def _outside(box: Any, frame: Any) -> float:
-    return float(box.width * box.height - _overlap(box, frame))
+class Place(NamedTuple):
+    """Where a label might stand: its centre and box, and the line to its bubble as a chain of small boxes."""
+
+    x: float
+    y: float
+    box: Box
+    line: tuple[Box, ...]
+    reach: float
+
+    @classmethod
+    def at(
+        cls, centre: tuple[float, float], reach: float, turn: float, *, size: tuple[float, float], line: bool
+    ) -> Place:
+        """The box nearest to a circle of radius `reach` about `centre`, in the direction `turn`."""
+        (x, y), (width, height) = centre, size
+        dx, dy = math.cos(turn), math.sin(turn)
+        side = width / 2 if dx > 1e-9 else -width / 2 if dx < -1e-9 else 0
+        cx, cy = x + dx * reach + side, y + dy * (reach + height / 2)
+        box = Box(cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
+        steps = [step / 25 for step in range(2, 25)] if line else []
+        chain = [(x + (cx - x) * step, y + (cy - y) * step) for step in steps]
+        links = [Box(a - 1.5, b - 1.5, a + 1.5, b + 1.5) for a, b in chain]
+        return cls(cx, cy, box, tuple(link for link in links if not box.overlap(link)), reach)
+
+    def cost(self, taken: Sequence[Box], frame: Any) -> float:
+        """Square pixels of others that it covers, of itself outside the frame, and a little for distance."""
+        outside = (self.box.x1 - self.box.x0) * (self.box.y1 - self.box.y0) - self.box.overlap(frame)
+        return (
+            self.reach / 2
+            + outside
+            + sum(part.overlap(other) for part in (self.box, *self.line) for other in taken)
+        )

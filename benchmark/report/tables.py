@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Literal
 
 from benchmark.record import METRICS, RunRecord
@@ -73,7 +74,7 @@ def _cost_cells(row: Row) -> list[str]:
     figures = [
         seconds(epoch) if epoch else "n/a",
         f"{best.mean:g} / {last.mean:g}" if best and last else "n/a",
-        seconds(ready) if ready else "n/a",
+        seconds(replace(ready, half_width=None)) if ready else "n/a",
         f"{gibibytes(memory[0])} {memory[1]}" if memory else "n/a",
         f"{weights.largest:,.0f}" if weights else "n/a",
     ]
@@ -137,7 +138,7 @@ def notes(group: Group) -> list[str]:
     ]
     if any(len(row.ok) > 1 for row in group.rows):
         said.append(
-            "±: half-width of the 95 % t interval over seeds; epochs are means, memory is the largest."
+            "±: half-width of the 95 % t interval over seeds. Of several seeds, memory is the largest."
         )
     if group.key.llm is not None:
         none = [row.label for row in group.rows if row.runs[0].llm is None]
