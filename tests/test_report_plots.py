@@ -91,3 +91,9 @@ def test_a_name_with_dollars_is_drawn_as_it_is():
 def test_vector_plots_carry_no_date():
     svg = plots.draw(groups(study())[0], "curves")["svg"].decode()
     assert not re.search(r"<dc:date>|20\d\d-\d\d-\d\d", svg)
+
+
+def test_a_run_of_one_epoch_or_without_a_chosen_one_is_drawn():
+    short = record("a", curve=record().curve[:1], epochs_run=1, best_epoch=1)
+    (group,) = groups([short, record("b", best_epoch=None)])
+    assert set(plots.draw(group, "curves")) == {"png", "svg"}

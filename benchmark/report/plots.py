@@ -109,7 +109,7 @@ def _curves(group: Group, figure: Figure, axes: Axes) -> bool:
             axes.plot(epochs, values, label=row.label, linewidth=1.6, markersize=7, zorder=3, **look)
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation Recall@10")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     several = any(len(row.ok) > 1 for row in group.rows)
     title = "marker: chosen epoch" + ("\nthin: other seeds" if several else "")
     if shown:
