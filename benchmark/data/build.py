@@ -140,8 +140,9 @@ class _Flow:
             user = self.users[np.flatnonzero(short)[0]]
             place = self.raw.places.at(int(self.order[self.users == user].min()))
             raise UserError(
-                f"{place}: user '{self.user_names[user]}' has {counts[user]} interactions left, leave-one-out "
-                f'needs three ({affected:,} such users); set short_users = "drop" or core = 3 in the recipe.'
+                f"{place}: user '{self.user_names[user]}' has {counts[user]} interactions left, "
+                f"leave-one-out needs three ({affected:,} such users); set short_users = "
+                '"drop" in the recipe.'
             )
         self.raw.repairs["users with fewer than three interactions dropped"] += affected
         self.keep(~short, "interactions of users with fewer than three")

@@ -6,7 +6,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from benchmark.config import as_dict, digest
 from benchmark.data.build import Built, build
 from benchmark.data.recipe import Recipe, input_files
 from benchmark.record import write_json
+from methods.errors import UserError
 
 FORMAT = 1
 """Version of this code's output; part of every key, to be raised when the same input gives another result."""
@@ -66,15 +68,31 @@ def prepare(recipe: Recipe, cache: Path) -> Prepared:
     """
     key = _key(recipe)
     folder = cache / "prepared" / f"{recipe.name}-{key}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
     notes: list[str] = []
-    with FileLock(folder.with_name(folder.name + ".lock")):
+    with _lock(folder):
         if folder.exists() and (fault := _fault(folder)):
             notes.append(f"the prepared form in {folder} was damaged ({fault}) and has been built again")
             shutil.rmtree(folder)
         if not folder.exists():
             _write(build(recipe), folder)
-    return _load(recipe, key, folder, notes)
+        return _load(recipe, key, folder, notes)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of `folder` across processes."""
+    lock = FileLock(folder.with_name(folder.name + ".lock"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"the cache {folder.parent} cannot be written: {error}; choose another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def describe(prepared: Prepared) -> str:

@@ -104,7 +104,10 @@ def _table(path: Path, recipe: Recipe, repairs: Counter[str]) -> Table:
 
 def read_text(path: Path, recipe: Recipe, repairs: Counter[str]) -> str:
     """The file's text, a byte order mark dropped; undecodable bytes are refused, or replaced and counted."""
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; check its permissions.") from error
     if not data.strip():
         raise UserError(f"{path} is empty; it needs a header line and rows.")
     try:

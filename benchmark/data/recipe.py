@@ -226,6 +226,10 @@ def _checked(name: str, raw: dict[str, Any], path: Path, folder: Path | None) ->
             f'{path}: untouched = "keep" contradicts core = {recipe.core}; set core = 0 or drop them.'
         )
     if recipe.format == "synthetic":
+        if recipe.untouched == "drop":
+            raise UserError(
+                f'{path}: format = "synthetic" needs untouched = "keep", as its ceiling counts every item.'
+            )
         return recipe
     source = folder or _source(raw, path)
     return replace(

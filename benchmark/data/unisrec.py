@@ -9,6 +9,7 @@ indices of the others, two columns without a header. Format as UniSRec's `proces
 
 from __future__ import annotations
 
+import io
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -115,10 +116,12 @@ def _sequence(steps: Steps) -> list[str]:
 def _names(path: Path, recipe: Recipe, repairs: Counter[str]) -> dict[str, str]:
     """Index -> original id, from a file of `id<tab>index` lines, in the order of the file."""
     names: dict[str, str] = {}
-    for number, line in enumerate(read_text(path, recipe, repairs).splitlines(), start=1):
-        name, tab, index = line.rpartition("\t")
+    for number, line in enumerate(io.StringIO(read_text(path, recipe, repairs)), start=1):
+        name, tab, index = line.rstrip("\r\n").rpartition("\t")
         if not tab or not index.isdecimal():
-            raise UserError(f"{path}, line {number}: wanted an id, a tab and its index, got '{line[:60]}'.")
+            raise UserError(
+                f"{path}, line {number}: wanted an id, a tab and its index, got '{line.strip()[:60]}'."
+            )
         if index in names:
             raise UserError(f"{path}, line {number}: index {index} is already taken by '{names[index]}'.")
         names[index] = name

@@ -1,0 +1,17 @@
+"""Fixtures that several test files use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with the real datasets; tests that need it are skipped where it is not set."""
+    folder = os.environ.get("ADAPTREC_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("set ADAPTREC_DATA to the folder that holds scientific/, beauty/ and instruments/")
+    return Path(folder)

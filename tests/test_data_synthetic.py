@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmark.data import synthetic
+from benchmark.data.prepare import prepare
+from benchmark.data.recipe import Recipe, find
+from benchmark.data.synthetic import BRANDS, MATERIALS, SIZES, USES, Planted, generate
+from methods.errors import UserError
+
+TITLE = re.compile(f"({'|'.join(BRANDS)}) ({'|'.join(MATERIALS)}) ({'|'.join(USES)}), ({'|'.join(SIZES)})")
+
+
+def small(**parameters) -> Recipe:
+    chosen = {
+        "seed": 3,
+        "users": 80,
+        "items": 60,
+        "uses": 4,
+        "brands": 3,
+        "materials": 2,
+        "sizes": 2,
+        **parameters,
+    }
+    return Recipe(name="small", format="synthetic", untouched="keep", synthetic=chosen)
+
+
+def attributes(title: str) -> tuple[int, int, int, int]:
+    brand, material, use, size = TITLE.match(title).groups()  # type: ignore[union-attr]
+    return USES.index(use), BRANDS.index(brand), MATERIALS.index(material), SIZES.index(size)
+
+
+def slow_law(
+    history: list[int], planted: Planted, of: list[tuple[int, int, int, int]], cold: set[int]
+) -> np.ndarray:
+    """Probability of each item as a target, in plain loops from the module's description."""
+    weights = np.zeros(len(of))
+    for item, (use, brand, material, size) in enumerate(of):
+        if item in history:
+            continue
+        last, before = of[history[-1]], of[history[-2]]
+        weight = planted.cold_weight if item in cold else planted.warm_weight
+        weight *= {1: planted.next_use, 0: planted.same_use}.get((use - last[0]) % planted.uses, 1)
+        weight *= planted.same_brand if brand == last[1] else 1
+        weight *= planted.same_size if size == last[3] else 1
+        weight *= planted.same_material if material == before[2] else 1
+        weights[item] = weight
+    return weights / weights.sum()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return prepare(find("tiny"), tmp_path_factory.mktemp("cache"))
+
+
+def users_of(prepared) -> list[list[int]]:
+    return [part.tolist() for part in np.split(prepared.items, prepared.offsets[1:-1])]
+
+
+def test_tiny_is_the_same_on_every_machine(tiny):
+    assert tiny.fingerprint["sha256"].startswith("036d03c6411831e1")
+
+
+def test_tiny_is_as_described(tiny):
+    facts = tiny.fingerprint
+    assert (facts["users"], facts["items"], facts["cold_items"]) == (600, 300, 60)
+    assert 0.22 < facts["cold_test_targets"] / 600 < 0.33
+    assert all(len(set(items)) == len(items) for items in users_of(tiny))  # nobody repeats an item
+    assert facts["share_duplicate_text"] == 0
+    training = {i for items, end in zip(users_of(tiny), tiny.train_end, strict=True) for i in items[:end]}
+    assert len(training) == 240
+
+
+@pytest.mark.parametrize(("split", "back"), [("valid", 2), ("test", 1)])
+@pytest.mark.parametrize("more", [{}, {"items": 200, "users": 300}], ids=["single items", "groups of items"])
+def test_ceiling_agrees_with_plain_loops(tmp_path, split, back, more):
+    recipe = small(**more)
+    planted = Planted(**recipe.synthetic)
+    made = prepare(recipe, tmp_path)
+    users, of = users_of(made), [attributes(title) for title in made.texts]
+    training = {i for items in users for i in items[:-2]}
+    cold = set(range(planted.items)) - training
+    assert len(cold) == planted.cold_items
+    sums = dict.fromkeys(("recall@10", "ndcg@10", "recall@50", "ndcg@50", "cold", "cold recall@10"), 0.0)
+    for items in users:
+        law = slow_law(items[:-back], planted, of, cold)
+        order = np.argsort(-law)
+        for k in (10, 50):
+            sums[f"recall@{k}"] += law[order[:k]].sum()
+            sums[f"ndcg@{k}"] += sum(law[item] / np.log2(rank + 2) for rank, item in enumerate(order[:k]))
+        sums["cold"] += sum(law[item] for item in cold)
+    for name, value in made.ceiling[split].items():
+        assert value == pytest.approx(sums[name] / len(users), rel=1e-9)
+    parts = [made.ceiling[f"{split}_{kind}"]["recall@10"] for kind in ("cold", "warm")]
+    share = sums["cold"] / len(users)
+    assert share * parts[0] + (1 - share) * parts[1] == pytest.approx(made.ceiling[split]["recall@10"])
+
+
+def test_draws_follow_the_law(tmp_path):
+    """Average log-probability of the drawn targets against its expectation under the stated law."""
+    recipe = small(users=1500)
+    planted = Planted(**recipe.synthetic)
+    made = prepare(recipe, tmp_path)
+    users, of = users_of(made), [attributes(title) for title in made.texts]
+    cold = set(range(60)) - {i for items in users for i in items[:-2]}
+    laws = [slow_law(items[:-1], planted, of, cold) for items in users]
+    seen = np.array([np.log(law[items[-1]]) for law, items in zip(laws, users, strict=True)])
+    mean = np.array([(law[law > 0] * np.log(law[law > 0])).sum() for law in laws])
+    assert abs((seen - mean).mean()) < 4 * (seen - mean).std() / np.sqrt(len(users))
+
+
+def test_realised_oracle_is_near_the_ceiling_and_far_above_chance(tiny):
+    for split in ("valid", "test"):
+        expected = tiny.ceiling[split]["recall@10"]
+        assert 0.5 < expected < 0.7
+        error = np.sqrt(expected * (1 - expected) / 600)
+        assert abs(tiny.ceiling[f"realised_{split}"]["recall@10"] - expected) < 4 * error
+
+
+def test_law_can_be_learnt_from_titles_and_training_alone(tiny):
+    """Counting how attributes follow each other in training comes near the ceiling, on cold targets too."""
+    of = np.array([attributes(title) for title in tiny.texts])
+    sizes = (12, 8, 6, 3)
+    users, hits = users_of(tiny), {True: [], False: []}
+    trained = np.zeros(300, dtype=bool)
+    ratio = []
+    for column, back in ((0, 1), (1, 1), (2, 2), (3, 1)):
+        same = np.ones(sizes[column])
+        for items in users:
+            trained[items[:-2]] = True
+            part = of[items[:-2], column]
+            np.add.at(same, (part[back:] - part[:-back]) % sizes[column], 1)
+        ratio.append(np.log(same))
+    for items in users:
+        last, before, target = items[-2], items[-3], items[-1]
+        score = sum(
+            ratio[column][(of[:, column] - of[from_item, column]) % sizes[column]]
+            for column, from_item in ((0, last), (1, last), (2, before), (3, last))
+        )
+        score[items[:-1]] = -np.inf
+        hits[bool(trained[target])].append((score > score[target]).sum() < 10)
+    assert np.mean(hits[True]) > 0.45 and np.mean(hits[False]) > 0.45
+
+
+def test_shuffling_deals_the_same_texts_to_other_items(tiny, tmp_path):
+    control = prepare(find("tiny-shuffled"), tmp_path)
+    assert np.array_equal(control.items, tiny.items)
+    assert sorted(control.texts) == sorted(tiny.texts)
+    assert np.mean([a == b for a, b in zip(control.texts, tiny.texts, strict=True)]) < 0.02
+    assert control.ceiling == tiny.ceiling and control.key != tiny.key
+
+
+def test_more_items_than_combinations_get_model_numbers():
+    texts = generate(small(items=500)).raw.texts
+    assert len(set(texts)) == 500 and texts[-1].endswith(", model 11")
+
+
+def test_chunks_of_users_share_one_ceiling(tmp_path, monkeypatch):
+    recipe = small()
+    made = prepare(recipe, tmp_path)
+    planted = synthetic.parameters(recipe)
+    rng = np.random.Generator(np.random.PCG64(planted.seed))
+    _, world = synthetic._catalogue(planted, rng)
+    lengths = np.diff(made.offsets)
+    history = np.full((80, planted.max_length), -1)
+    history[np.arange(planted.max_length) < lengths[:, None]] = made.items
+    monkeypatch.setattr(synthetic, "_CHUNK_CELLS", 1000)
+    parts = synthetic._ceiling(world, planted, history, lengths)
+    assert parts.keys() == made.ceiling.keys()
+    for split, metrics in parts.items():
+        assert metrics == pytest.approx(made.ceiling[split])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (
+            {"user": 3},
+            r"unknown setting in \[synthetic\] of the recipe 'small': 'user'\. Did you mean 'users'",
+        ),
+        ({"uses": 99}, "uses=99 is not valid"),
+        ({"cold_share": 1.0}, "cold_share=1.0 is not valid"),
+        ({"max_length": 4}, "max_length=4 is below min_length=6"),
+        ({"items": 30}, "24 warm items are too few for sequences of 14"),
+    ],
+)
+def test_parameters_out_of_range(parameters, message):
+    with pytest.raises(UserError, match=message):
+        generate(small(**parameters))
+
+
+def test_no_cold_items():
+    drawn = generate(replace(small(cold_share=0.0), name="warm"))
+    assert "test_cold" not in drawn.ceiling and drawn.ceiling["test_warm"] == drawn.ceiling["test"]
