@@ -82,6 +82,12 @@ def test_lines_are_counted_past_quoted_line_ends(plain):
         read(recipe_of(plain))
 
 
+def test_bad_byte_is_named_after_a_byte_order_mark(plain):
+    (plain / "items.tsv").write_bytes(b"\xef\xbb\xbfitem_id\ttitle\na\tx\n\xfdb\ty\n")
+    with pytest.raises(UserError, match="line 3: byte 0xfd is not UTF-8"):
+        read(recipe_of(plain))
+
+
 def test_quotes_as_ordinary_characters(plain):
     rows = {"a": '"Rhythm" ocarina', "b": 'pen 1/4"', "c": '"open', "d": "mug"}
     (plain / "items.tsv").write_text(lines([("item_id", "title"), *rows.items()]), encoding="utf-8")

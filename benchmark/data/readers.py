@@ -5,6 +5,7 @@ A fault is an error unless the recipe declares its repair; repairs are counted i
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import io
@@ -105,13 +106,13 @@ def _table(path: Path, recipe: Recipe, repairs: Counter[str]) -> Table:
 def read_text(path: Path, recipe: Recipe, repairs: Counter[str]) -> str:
     """The file's text, a byte order mark dropped; undecodable bytes are refused, or replaced and counted."""
     try:
-        data = path.read_bytes()
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; check its permissions.") from error
     if not data.strip():
         raise UserError(f"{path} is empty; it needs a header line and rows.")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode()
     except UnicodeDecodeError as error:
         if recipe.bad_bytes == "error":
             line = data.count(b"\n", 0, error.start) + 1
@@ -119,7 +120,7 @@ def read_text(path: Path, recipe: Recipe, repairs: Counter[str]) -> str:
                 f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8, "
                 f'or set bad_bytes = "replace" in the recipe.'
             ) from error
-    text = data.decode("utf-8-sig", errors="replace")
+    text = data.decode(errors="replace")
     repairs["undecodable bytes replaced"] += text.count("\ufffd") - data.count("\ufffd".encode())
     return text
 
