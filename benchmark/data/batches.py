@@ -70,6 +70,8 @@ class Batch:
     """`[C]` item index of each candidate."""
     candidate_rows: Tensor
     """`[C]` its row in the table."""
+    own: Tensor | None
+    """`[P]` column of each prediction's target among the candidates, None where they are drawn."""
     candidate_users: Tensor | None
     """`[C]` the user whose target it is (`candidates = batch`), else None."""
     predictions: int
@@ -149,6 +151,7 @@ def build_batch(
         users=torch.from_numpy(mine.user[packed.row]),
         candidates=torch.from_numpy(candidates),
         candidate_rows=table_row(candidates),
+        own=_own_columns(rows, my_targets, data, draws, rank, world),
         candidate_users=torch.from_numpy(users) if draws is None else None,
         predictions=len(targets),
     )
@@ -176,6 +179,15 @@ def _my_rows(rows: Rows, rank: int, world: int) -> Rows:
     # fewer rows than processes: read one without predicting, so that every parameter still has a gradient
     idle = rows.take(np.zeros(1, np.int64))
     return replace(idle, first=idle.length)
+
+
+def _own_columns(
+    rows: Rows, my_targets: Ints, data: Sequences, draws: Ints | None, rank: int, world: int
+) -> Tensor | None:
+    if draws is None:  # candidates are the targets of all rows, in order; mine are every world-th row's
+        mine = np.repeat(np.arange(len(rows)) % world == rank, rows.predictions)
+        return torch.from_numpy(np.flatnonzero(mine))
+    return torch.from_numpy(np.searchsorted(draws, my_targets)) if draws is data.trained else None
 
 
 def _target_index(rows: Rows) -> Ints:

@@ -27,57 +27,72 @@ class Candidates:
     """`[C]` the user whose target the column is (`candidates = batch`), else None."""
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """`P` predictions."""
+
+    u: Tensor
+    """`[P, d]` user states, unit length, fp32."""
+    v: Tensor
+    """`[P, d]` embeddings of the targets, unit length, fp32."""
+    targets: Tensor
+    """`[P]` item index of the targets."""
+    users: Tensor
+    """`[P]` users."""
+    own: Tensor | None
+    """`[P]` column of the target among the candidates; None where candidates are drawn and may lack it."""
+
+
 def normalise(x: Tensor) -> Tensor:
     """Rows of unit length, fp32: `[..., d]` -> `[..., d]`."""
     return F.normalize(x.float(), dim=-1)
 
 
-def excluded(targets: Tensor, users: Tensor, candidates: Candidates, settings: Settings) -> Tensor:
-    """Columns that are not negatives of a prediction: `[P]`, `[P]` -> `[P, C]` bool.
-
-    In a batch those are the user's own targets and, where `mask_false_negatives`, another user's target
-    that is the same item. Among drawn or all items it is the target itself.
-    """
-    same_item = candidates.items == targets.unsqueeze(1)  # [P, C]
-    if candidates.users is None:
-        return same_item
-    same_user = candidates.users == users.unsqueeze(1)  # [P, C]
-    return same_user | same_item if settings.mask_false_negatives else same_user
-
-
 def softmax_loss(
-    u: Tensor,
-    v: Tensor,
-    targets: Tensor,
-    users: Tensor,
-    candidates: Candidates,
-    settings: Settings,
-    catalogue: int,
+    predictions: Predictions, candidates: Candidates, settings: Settings, catalogue: int
 ) -> tuple[Tensor, Tensor]:
-    """Sum of the cross-entropies of `P` predictions, and the number of their candidates.
+    """Sum of the cross-entropies, and the number of softmax terms (the positives included): two scalars.
 
-    Args:
-        u: `[P, d]` user states, unit length.
-        v: `[P, d]` embeddings of their targets, unit length.
-        targets: `[P]` item index of the targets.
-        users: `[P]` users.
-        candidates: the step's shared columns.
-        settings: temperature and the open points of Eq. 8.
-        catalogue: items that the shared draws of `candidates = sampled` were drawn from, uniformly.
-
-    Returns:
-        Two scalars: the summed loss, and the summed number of softmax terms (the positive included).
+    `catalogue` is the number of items that drawn candidates were drawn from, uniformly.
     """
-    positive = (u * v).sum(-1) / settings.temperature  # [P]
-    logits = u @ candidates.embeddings.T / settings.temperature  # [P, d] x [d, C] -> [P, C]
-    out = excluded(targets, users, candidates, settings)
-    negatives = (~out).sum(1)  # [P]
-    partition = logits.masked_fill(out, -math.inf).logsumexp(1)  # [P]
-    if settings.candidates == "sampled":
-        # logQ correction of uniform draws without replacement: n of the I - 1 negatives stand for all
-        partition = partition + torch.log((catalogue - 1) / negatives.clamp(min=1))
+    logits = (predictions.u / settings.temperature) @ candidates.embeddings.T  # [P, d] x [d, C] -> [P, C]
+    if predictions.own is None:
+        logits, own, terms = _drawn(logits, predictions, candidates, settings, catalogue)
+    elif candidates.users is None:  # the whole catalogue: every column but the target is a negative
+        own, terms = predictions.own, torch.full_like(predictions.own, logits.shape[1])
+    else:
+        logits, own, terms = _in_batch(logits, predictions, candidates, settings)
     if settings.positive_in_denominator:
-        partition = torch.logaddexp(positive, partition)
-    else:  # a prediction without negatives teaches nothing
-        partition = torch.where(negatives > 0, partition, positive)
-    return (partition - positive).sum(), (negatives + settings.positive_in_denominator).sum()
+        return F.cross_entropy(logits, own, reduction="sum"), terms.sum()
+    positive = logits.gather(1, own.unsqueeze(1)).squeeze(1)  # [P]
+    others = logits.scatter(1, own.unsqueeze(1), -math.inf).logsumexp(1)  # [P]
+    taught = terms > 1  # a prediction without negatives teaches nothing
+    return torch.where(taught, others - positive, positive.new_zeros(())).sum(), (terms - 1).sum()
+
+
+def _in_batch(
+    logits: Tensor, predictions: Predictions, candidates: Candidates, settings: Settings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Leave only the target and *other users'* targets; without those that are the same item, where masked."""
+    assert predictions.own is not None and candidates.users is not None
+    out = candidates.users == predictions.users.unsqueeze(1)  # [P, C]
+    if settings.mask_false_negatives:
+        out = out | (candidates.items == predictions.targets.unsqueeze(1))
+    out = out.scatter(1, predictions.own.unsqueeze(1), value=False)
+    return logits.masked_fill(out, -math.inf), predictions.own, (~out).sum(1)
+
+
+def _drawn(
+    logits: Tensor, predictions: Predictions, candidates: Candidates, settings: Settings, catalogue: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The target as a column of its own before the drawn ones, which stand for the whole catalogue.
+
+    The logQ correction of uniform draws without replacement: `n` of the `I - 1` negatives stand for all,
+    so each counts (I - 1) / n times. Drawing everything gives the loss over the catalogue exactly.
+    """
+    hit = candidates.items == predictions.targets.unsqueeze(1)  # [P, C]
+    n = (~hit).sum(1, keepdim=True)  # [P, 1]
+    negatives = logits.masked_fill(hit, -math.inf) + torch.log((catalogue - 1) / n.clamp(min=1))
+    positive = (predictions.u * predictions.v).sum(-1, keepdim=True) / settings.temperature  # [P, 1]
+    own = torch.zeros_like(predictions.targets)
+    return torch.cat([positive, negatives], dim=1), own, n.squeeze(1) + 1  # [P, 1 + C]

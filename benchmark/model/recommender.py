@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 
 from benchmark.config import Settings
-from benchmark.model.loss import Candidates, normalise, softmax_loss
+from benchmark.model.loss import Candidates, Predictions, normalise, softmax_loss
 from benchmark.model.sasrec import SASRec
 from benchmark.data.batches import Batch, Share
 from methods.base import Items, Method
@@ -57,10 +57,10 @@ class Recommender(nn.Module):
             candidates = Candidates(
                 F.embedding(batch.candidate_rows, unit), batch.candidates, batch.candidate_users
             )
-            loss, terms = softmax_loss(
-                normalise(u), F.embedding(batch.target_rows, unit), batch.targets, batch.users, candidates,
-                self.settings, self.n_trained,
-            )  # fmt: skip
+            predictions = Predictions(
+                normalise(u), F.embedding(batch.target_rows, unit), batch.targets, batch.users, batch.own
+            )
+            loss, terms = softmax_loss(predictions, candidates, self.settings, self.n_trained)
             objective = loss * (world_size() / batch.predictions)
             auxiliary = self.method.aux_loss()
             if auxiliary is not None:
