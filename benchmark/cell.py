@@ -61,7 +61,9 @@ class Resolved:
         llm = self.llm and {**self.llm.details(), "name": None, "source": None}
         source = {"method": self.entry.name, "target": self.entry.target}
         values = {"settings": as_dict(self.settings), "config": as_dict(self.config)}
-        return digest({"data": self.prepared.key, "llm": llm, "protocol": self.cell.protocol, **source, **values})
+        return digest(
+            {"data": self.prepared.key, "llm": llm, "protocol": self.cell.protocol, **source, **values}
+        )
 
     @property
     def protocol_hash(self) -> str:
@@ -133,10 +135,16 @@ def _settings(
     hyper = {field.name for field in fields(cls.Config)}
     merged: dict[str, Any] = {}
     for where, values in layers:
-        parse(Settings, {name: value for name, value in values.items() if name not in hyper | {"init"}}, where)
+        parse(
+            Settings, {name: value for name, value in values.items() if name not in hyper | {"init"}}, where
+        )
         merged.update(values)
-    settings = parse(Settings, {name: value for name, value in merged.items() if name in known} | harness, "--set")
-    config = parse(cls.Config, {name: value for name, value in merged.items() if name in hyper} | own, "--set")
+    settings = parse(
+        Settings, {name: value for name, value in merged.items() if name in known} | harness, "--set"
+    )
+    config = parse(
+        cls.Config, {name: value for name, value in merged.items() if name in hyper} | own, "--set"
+    )
     _check_together(settings)
     return settings, config
 
@@ -147,5 +155,3 @@ def _check_together(settings: Settings) -> None:
             f"width={settings.width} cannot be split into sasrec_heads={settings.sasrec_heads}; "
             "choose heads that divide the width."
         )
-
-

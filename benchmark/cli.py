@@ -20,10 +20,9 @@ DESCRIPTION = "AdaptRec: compare ways of adapting a language model to sequential
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are one line with the nearest match."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(
-            *args, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs
-        )
+    def __init__(self, prog: str, description: str, **kwargs: Any) -> None:
+        shape = argparse.ArgumentDefaultsHelpFormatter
+        super().__init__(prog, description=description, allow_abbrev=False, formatter_class=shape, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""
@@ -85,7 +84,9 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
 def _fill_prepare(parser: Parser) -> None:
     parser.add_argument("--dataset", required=True, help="a recipe's name or a folder")
     parser.add_argument("--llm", help="also compute the hidden states of this language model")
-    parser.add_argument("--methods", type=_names, help="the methods whose layers to compute; all when left out")
+    parser.add_argument(
+        "--methods", type=_names, help="the methods whose layers to compute; all when left out"
+    )
     _add_set(parser)
 
 
@@ -93,28 +94,54 @@ def _fill_run(parser: Parser) -> None:
     parser.add_argument("--dataset", required=True, help="a recipe's name or a folder")
     parser.add_argument("--llm", default="minilm", help="a short name, a hub id or a folder")
     parser.add_argument("--method", required=True, help="see `adaptrec list methods`")
-    parser.add_argument("--protocol", default="paper", choices=list(PROTOCOLS), metavar="PROTOCOL", help=_protocols())
+    parser.add_argument(
+        "--protocol", default="paper", choices=list(PROTOCOLS), metavar="PROTOCOL", help=_protocols()
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of every random number")
     _add_common(parser)
-    parser.add_argument("--resume", action="store_true", help="go on from the last epoch (what happens anyway)")
-    parser.add_argument("--fresh", action="store_true", help="discard a finished record or a checkpoint and run anew")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last epoch (what happens anyway)"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="discard a finished record or a checkpoint and run anew"
+    )
 
 
 def _fill_bench(parser: Parser) -> None:
-    parser.add_argument("--datasets", "--dataset", type=_names, required=True, help="names or folders, by commas")
-    parser.add_argument("--llms", "--llm", type=_names, default=["minilm"], help="names, hub ids or folders, by commas")
+    parser.add_argument(
+        "--datasets", "--dataset", type=_names, required=True, help="names or folders, by commas"
+    )
+    parser.add_argument(
+        "--llms", "--llm", type=_names, default=["minilm"], help="names, hub ids or folders, by commas"
+    )
     parser.add_argument("--methods", "--method", type=_names, help="by commas; every method when left out")
-    parser.add_argument("--protocols", "--protocol", type=_names, default=["paper"], help=f"by commas: {_protocols()}")
+    parser.add_argument(
+        "--protocols", "--protocol", type=_names, default=["paper"], help=f"by commas: {_protocols()}"
+    )
     parser.add_argument("--seeds", "--seed", type=_numbers, default=[0], help="by commas")
     parser.add_argument("--processes", type=int, default=1, help="processes (GPUs) of each run")
     _add_common(parser)
     parser.add_argument("--fresh", action="store_true", help="run finished cells anew")
 
 
+def _fill_speed(parser: Parser) -> None:
+    parser.add_argument("--dataset", default="tiny", help="a recipe's name or a folder")
+    parser.add_argument("--llm", default="minilm", help="a short name, a hub id or a folder")
+    parser.add_argument("--method", default="ssna", help="see `adaptrec list methods`")
+    parser.add_argument(
+        "--protocol", default="paper", choices=list(PROTOCOLS), metavar="PROTOCOL", help=_protocols()
+    )
+    parser.add_argument("--steps", type=int, default=30, help="training steps to time")
+    parser.add_argument("--warm-up", type=int, default=5, help="training steps before them")
+    parser.add_argument("--passes", type=int, default=3, help="evaluation passes to time")
+    _add_set(parser)
+
+
 def _fill_report(parser: Parser) -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
     parser.add_argument("--out", type=Path, default=Path("reports"), help="folder to write")
-    parser.add_argument("--datasets", type=_names, help="only these")
+    for name in ("datasets", "llms", "methods", "protocols"):
+        parser.add_argument(f"--{name}", type=_names, help="only these, by commas")
 
 
 def _fill_list(parser: Parser) -> None:
@@ -195,11 +222,22 @@ def _bench(options: argparse.Namespace) -> int:
     return bench(cells, options.results, options.processes, options.fresh)
 
 
+def _speed(options: argparse.Namespace) -> int:
+    from benchmark.cell import Cell
+    from benchmark.speed import speed
+
+    cell = Cell(options.dataset, options.llm, options.method, options.protocol, 0, tuple(options.set))
+    for line in speed(cell, options.steps, options.warm_up, options.passes):
+        print(line, flush=True)
+    return 0
+
+
 def _report(options: argparse.Namespace) -> int:
     from benchmark.report.build import build_report
 
-    only = {"dataset": options.datasets} if options.datasets else None
-    for path in build_report(options.results, options.out, only):
+    wanted = {name: getattr(options, f"{name}s") for name in ("dataset", "llm", "method", "protocol")}
+    only = {name: values for name, values in wanted.items() if values}
+    for path in build_report(options.results, options.out, only or None):
         print(path)
     return 0
 
@@ -232,5 +270,6 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[Pa
     "run": (_run, "Run one cell and print the path of its record.", _fill_run),
     "bench": (_bench, "Run a grid of cells, each in a fresh process, and print the tables.", _fill_bench),
     "report": (_report, "Write tables and plots from the records.", _fill_report),
+    "speed": (_speed, "Time training and evaluation steps on this machine.", _fill_speed),
     "list": (_list, "List methods, language models or datasets.", _fill_list),
 }

@@ -23,7 +23,7 @@ class Settings:
     """
 
     candidates: Literal["batch", "catalogue", "sampled"] = "batch"
-    """Softmax candidates: other users' targets, every item that occurs in training, or shared draws of them."""
+    """Softmax candidates: other users' targets, all items that occur in training, or shared draws of them."""
     samples: Annotated[int, Field(ge=1)] = 4096
     """Draws of a step when candidates = sampled."""
     temperature: Annotated[float, Field(gt=0, le=100)] = 0.07
@@ -90,7 +90,7 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
             raise unknown(f"setting in {where}:", name, known)
     checked = type(cls.__name__, (cls,), {"__pydantic_config__": ConfigDict(extra="forbid")})
     try:
-        parsed = TypeAdapter(checked).validate_python(dict(values))
+        parsed: Any = TypeAdapter(checked).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "?"
@@ -99,7 +99,9 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     return cls(**{name: getattr(parsed, name) for name in known})
 
 
-def split_overrides(pairs: list[str], method_config: type[Any], where: str = "--set") -> tuple[dict[str, str], dict[str, str]]:
+def split_overrides(
+    pairs: list[str], method_config: type[Any], where: str = "--set"
+) -> tuple[dict[str, str], dict[str, str]]:
     """Sort `key=value` pairs into harness settings and the method's hyper-parameters.
 
     Raises `UserError` for a pair without `=`, a key given twice, or a key that neither side has.

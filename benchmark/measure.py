@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -18,7 +19,17 @@ import torch.distributed as dist
 
 from benchmark.record import Environment, PeakMemory
 
-PACKAGES = ("adaptrec", "torch", "transformers", "peft", "accelerate", "datasets", "numpy", "pandas", "pyarrow")
+PACKAGES = (
+    "adaptrec",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "numpy",
+    "pandas",
+    "pyarrow",
+)
 
 
 class Stopwatch:
@@ -96,10 +107,8 @@ def _largest(a: PeakMemory | None, b: PeakMemory) -> PeakMemory:
 
 
 def _reset_host_peak() -> None:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets VmHWM
-    except OSError:
-        pass  # _host_peak then reports the peak since the process began only where the kernel offers no reset
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM starts anew
 
 
 def _host_peak() -> int | None:
@@ -152,7 +161,9 @@ def device_name(device: torch.device) -> str:
     """Name of the GPU, or of the processor with the cores that this process may use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count()
+    cores = (
+        len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count()
+    )
     return f"{_processor()}, {cores} cores"
 
 
@@ -198,6 +209,6 @@ def pick_device() -> torch.device:
 def native_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 natively, so that mixed precision pays."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(probe and probe()) and sys.platform == "linux"

@@ -166,11 +166,13 @@ def read_record(path: Path) -> RunRecord:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{path} is not a run record: {place}: {first['msg']}. Move it away or rerun it.") from error
+        raise UserError(
+            f"{path} is not a run record: {place}: {first['msg']}. Move it away or rerun it."
+        ) from error
 
 
 def iter_records(folder: Path) -> Iterator[tuple[Path, RunRecord]]:
-    """All records below `folder`, in the order of their paths: <dataset>/<llm>/<method>/<hash>-s<seed>.json."""
+    """All records `<dataset>/<llm>/<method>/<hash>-s<seed>.json` below `folder`, in the order of their paths."""
     for path in sorted(folder.glob("*/*/*/*-s*.json")):
         yield path, read_record(path)
 

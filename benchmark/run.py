@@ -29,7 +29,7 @@ from benchmark.model.recommender import ItemInputs, Recommender, world_size
 from benchmark.record import Cost, Environment, Metrics, RunRecord, ranks_path, read_record, write_atomically
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.evaluate import UserRanks
-from benchmark.train.loop import NotFinite, Task, Trainer
+from benchmark.train.loop import NotFiniteError, Task, Trainer
 from benchmark.train.metrics import chance, metrics_of
 from methods import registry
 from methods.base import Context, Items, state_statistics
@@ -84,7 +84,7 @@ def _attempt(
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
         return _write(record, "oom", _one_line(error), path)
-    except NotFinite as error:
+    except NotFiniteError as error:
         return _write(record, "failed", _one_line(error), path)
     except Exception as error:
         _write(record, "failed", f"{type(error).__name__}: {_one_line(error)}", path)
@@ -99,17 +99,15 @@ def _execute(
     resolved: Resolved, record: RunRecord, accelerator: Accelerator, checkpoint: Checkpoint
 ) -> UserRanks:
     """Train and test; fills `record` as it goes."""
-    inputs = _inputs(resolved, accelerator.device)
-    task = _task(resolved)
-    trainer = _trainer(resolved, task, inputs, accelerator, checkpoint)
-    _describe_cost(record, resolved, trainer, task, inputs)
+    trainer, inputs = build_trainer(resolved, checkpoint, accelerator)
+    _describe_cost(record, trainer, inputs)
     try:
         record.stopped = trainer.fit()
     finally:
         _describe_training(record, trainer)
     ranks = trainer.test()
     record.extra = trainer.bare.method.extra_record()
-    _describe_quality(record, resolved, task, ranks)
+    _describe_quality(record, trainer.task, ranks)
     return ranks
 
 
@@ -173,10 +171,13 @@ def _twins(resolved: Resolved) -> Ints:
     return np.array([first.setdefault(text, item) for item, text in enumerate(texts)])
 
 
-def _trainer(
-    resolved: Resolved, task: Task, inputs: Inputs, accelerator: Accelerator, checkpoint: Checkpoint
-) -> Trainer:
+def build_trainer(
+    resolved: Resolved, checkpoint: Checkpoint, accelerator: Accelerator | None = None
+) -> tuple[Trainer, Inputs]:
+    """The recommender of a cell and its data on the device, ready to train."""
+    accelerator = accelerator or _accelerator(_precision(resolved.settings, pick_device()))
     settings, seed = resolved.settings, resolved.cell.seed
+    inputs, task = _inputs(resolved, accelerator.device), _task(resolved)
     steps = -(-most_batches(task.train, settings.batch_size) // settings.accumulation)
     n_items = len(resolved.prepared.texts)
     torch.manual_seed(seed)
@@ -186,7 +187,7 @@ def _trainer(
     method = resolved.cls(resolved.config, context)
     model = Recommender(method, inputs.items, n_items, len(task.sequences.trained), settings)
     model.to(accelerator.device)
-    return Trainer(model, task, settings, seed, accelerator, checkpoint, _say)
+    return Trainer(model, task, settings, seed, accelerator, checkpoint, _say), inputs
 
 
 def _blank(resolved: Resolved, where: Environment) -> RunRecord:
@@ -201,7 +202,9 @@ def _blank(resolved: Resolved, where: Environment) -> RunRecord:
         llm=resolved.llm.name if resolved.llm else None,
         llm_details=resolved.llm.details() if resolved.llm else {},
         method=cell.method,
-        method_source={"distribution": entry.distribution, "version": entry.version, "external": entry.external},
+        method_source={
+            "distribution": entry.distribution, "version": entry.version, "external": entry.external,
+        },
         protocol=cell.protocol,
         settings=as_dict(resolved.settings),
         overrides=sorted(cell.overrides),
@@ -225,7 +228,11 @@ def _chance(resolved: Resolved) -> dict[str, Metrics]:
         scale = float(np.mean(n_items / (n_items - seen))) if len(seen) else 1.0
         values[split] = raw
         values[f"{split}_masked"] = {name: value * scale for name, value in raw.items()}
-    return values
+    # a random order knows no warm from cold
+    parts = {
+        f"test_{part}{form}": values[f"test{form}"] for part in ("warm", "cold") for form in ("", "_masked")
+    }
+    return values | parts
 
 
 def _distinct_seen(prepared: Prepared, at: Ints) -> Ints:
@@ -240,12 +247,12 @@ def _distinct_seen(prepared: Prepared, at: Ints) -> Ints:
     return np.bincount(pairs // len(prepared.texts), minlength=len(lengths))[users]
 
 
-def _describe_cost(record: RunRecord, resolved: Resolved, trainer: Trainer, task: Task, inputs: Inputs) -> None:
-    parameters = list(trainer.bare.parameters())
+def _describe_cost(record: RunRecord, trainer: Trainer, inputs: Inputs) -> None:
+    parameters, settings = list(trainer.bare.parameters()), trainer.settings
     record.cost = Cost(
         prepare_seconds=inputs.states.seconds if inputs.states else None,
-        predictions_per_epoch=int(task.train.predictions.sum()),
-        steps_per_epoch=-(-most_batches(task.train, resolved.settings.batch_size) // resolved.settings.accumulation),
+        predictions_per_epoch=int(trainer.task.train.predictions.sum()),
+        steps_per_epoch=-(-most_batches(trainer.task.train, settings.batch_size) // settings.accumulation),
         trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         total_parameters=sum(p.numel() for p in parameters),
         states_on=device_name(trainer.device) if inputs.states else None,
@@ -269,7 +276,7 @@ def _describe_training(record: RunRecord, trainer: Trainer) -> None:
     cost.candidates = progress.candidates
 
 
-def _describe_quality(record: RunRecord, resolved: Resolved, task: Task, ranks: UserRanks) -> None:
+def _describe_quality(record: RunRecord, task: Task, ranks: UserRanks) -> None:
     best = record.curve[(record.best_epoch or 1) - 1]
     metrics = {"valid": best.valid, "valid_masked": best.valid_masked}
     targets = task.sequences.items[task.test.start + task.test.length]
@@ -348,7 +355,9 @@ def prepare_inputs(
     layers: dict[tuple[str, str], set[int]] = {}
     model: LLM | None = None
     for name in methods or registry.names():
-        own = {field.name for field in fields(registry.get(name).Config)} | {field.name for field in fields(Settings)}
+        own = {field.name for field in fields(registry.get(name).Config)} | {
+            field.name for field in fields(Settings)
+        }
         chosen = tuple(pair for pair in overrides if pair.partition("=")[0] in own)
         resolved = resolve_cell(Cell(dataset, llm, name, overrides=chosen))
         if resolved.llm is not None and resolved.cls.reads == "states":

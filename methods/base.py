@@ -9,7 +9,7 @@ Symbols in shape comments: `M` items of a step, `A` layers read, `T` tokens, `D`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -61,6 +61,11 @@ class Context:
     """The language model itself (`reads = "tokens"`)."""
 
 
+@dataclass(frozen=True)
+class NoConfig:
+    """No hyper-parameters."""
+
+
 class Method(nn.Module):
     """Base class of every adaptation method. Subclass it in one file; see CONTRIBUTING.md.
 
@@ -75,9 +80,7 @@ class Method(nn.Module):
 
     reads: ClassVar[Reads]
 
-    @dataclass(frozen=True)
-    class Config:
-        """No hyper-parameters."""
+    Config: ClassVar[type[Any]] = NoConfig
 
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     paper: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
@@ -127,6 +130,10 @@ def states_of(items: Items) -> Tensor:
     return items.states
 
 
+def _parts(states: Tensor, chunk: int) -> Iterator[Tensor]:
+    return (states[begin : begin + chunk] for begin in range(0, len(states), chunk))
+
+
 def state_statistics(states: Tensor, chunk: int = 65_536) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation over items, in float64 sums: `[I, A, D]` -> two of `[A, D]` float32.
 
@@ -134,10 +141,10 @@ def state_statistics(states: Tensor, chunk: int = 65_536) -> tuple[Tensor, Tenso
     """
     total = torch.zeros(states.shape[1:], dtype=torch.float64)  # [A, D]
     square = torch.zeros_like(total)  # [A, D]
-    for part in states.split(chunk):
+    for part in _parts(states, chunk):
         total += part.double().sum(0).cpu()  # [c, A, D] -> [A, D]
     mean = total / len(states)
-    for part in states.split(chunk):
+    for part in _parts(states, chunk):
         square += (part.double().cpu() - mean).square().sum(0)  # [c, A, D] -> [A, D]
     std = (square / len(states)).sqrt()
     std = torch.where(std > 1e-6, std, torch.ones_like(std))

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from methods.base import Context, Items, Method, Reads
+from methods.base import Context, Items, Method, NoConfig, Reads
 
 
 class Id(Method):
@@ -14,7 +14,7 @@ class Id(Method):
 
     reads: ClassVar[Reads] = "ids"
 
-    def __init__(self, config: Method.Config, context: Context) -> None:
+    def __init__(self, config: NoConfig, context: Context) -> None:
         super().__init__(config, context)
         self.embedding = nn.Embedding(context.n_items, context.out_dim)
         nn.init.normal_(self.embedding.weight, std=0.02)

@@ -79,7 +79,9 @@ def entry(name: str) -> Entry:
     everything = entries()
     for found in everything.values():
         if found.name == name and found.problem:
-            raise UserError(f"method '{name}' from {found.distribution}: {found.problem}. Uninstall or rename it.")
+            raise UserError(
+                f"method '{name}' from {found.distribution}: {found.problem}. Uninstall or rename it."
+            )
     if name not in everything:
         raise unknown("method", name, names(), "`adaptrec list methods` describes them.")
     return everything[name]

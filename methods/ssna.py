@@ -30,7 +30,7 @@ class _TopLayers(Method):
     """Adapters on the top `a` layers; subclasses say how their outputs become one embedding."""
 
     reads: ClassVar[Reads] = "states"
-    Config = SSNAConfig
+    Config: ClassVar[type[Any]] = SSNAConfig
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"batch_size": (32, 64, 128, 256), "top_layers": (2, 3)}
 
     def __init__(self, config: SSNAConfig, context: Context) -> None:
@@ -46,7 +46,7 @@ class _TopLayers(Method):
         """The top layer first: n, n-1, ..., n-a+1."""
         if config.top_layers > n_layers:
             raise UserError(
-                f"top_layers={config.top_layers} is more than the language model has; allowed: 1 to {n_layers}."
+                f"top_layers={config.top_layers} is more than the language model has: allowed 1 to {n_layers}."
             )
         return tuple(range(n_layers, n_layers - config.top_layers, -1))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -24,7 +25,7 @@ class TMLP(Method):
     """TMLP: a multilayer perceptron on the top layer (Yuan et al. 2023)."""
 
     reads: ClassVar[Reads] = "states"
-    Config = TMLPConfig
+    Config: ClassVar[type[Any]] = TMLPConfig
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"batch_size": (32, 64, 128, 256), "mlp_layers": (1, 2, 3)}
 
     def __init__(self, config: TMLPConfig, context: Context) -> None:
@@ -33,7 +34,7 @@ class TMLP(Method):
         self.whiten = Whitening(context.state_mean[0], context.state_std[0], config.init)
         widths = [context.llm_width] + [context.out_dim] * config.mlp_layers
         modules: list[nn.Module] = []
-        for wide, narrow in zip(widths[:-1], widths[1:], strict=True):
+        for wide, narrow in pairwise(widths):
             modules += [nn.Dropout(config.dropout), nn.Linear(wide, narrow), nn.GELU()]
         self.mlp = nn.Sequential(*modules[:-1])
 

@@ -14,7 +14,7 @@ class TMoE(Method):
     """TMoE: one mixture-of-experts adapter (Eqs. 1-3) on the top layer (UniSRec's adaptor)."""
 
     reads: ClassVar[Reads] = "states"
-    Config = MoEConfig
+    Config: ClassVar[type[Any]] = MoEConfig
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"batch_size": (32, 64, 128, 256)}
 
     def __init__(self, config: MoEConfig, context: Context) -> None:

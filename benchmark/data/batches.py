@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ class Share:
     """Encode these items and gather them into the step's table: `table = gather(encode(items))[order]`."""
 
     items: Tensor
-    """`[m]` item indices that this process encodes (the last may repeat, to give each process equally many)."""
+    """`[m]` item indices that this process encodes (the last may repeat, so that all encode equally many)."""
     rows: int
     """M, rows of the gathered table that count."""
 
@@ -79,7 +80,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Move every tensor to `device`."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device, non_blocking=True)
             for name, value in vars(self).items()
             if isinstance(value, Tensor)
@@ -105,7 +106,14 @@ class EpochBatches:
     """
 
     def __init__(
-        self, rows: Rows, data: Sequences, settings: Settings, seed: int, epoch: int, rank: int = 0, world: int = 1
+        self,
+        rows: Rows,
+        data: Sequences,
+        settings: Settings,
+        seed: int,
+        epoch: int,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self._generator = np.random.default_rng([seed, epoch])
         self._rows = rows.take(self._generator.permutation(len(rows)))

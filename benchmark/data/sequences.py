@@ -58,11 +58,13 @@ def training_rows(offsets: Ints, train_end: Ints, window: int, mode: str) -> Row
     target = growing[user] + 1 + rank
     length = np.minimum(target, window)
     tail = Rows(user, begin[user] + target - length, length, length - 1)
-    return Rows(*(np.concatenate([getattr(head, f), getattr(tail, f)]) for f in ("user", "start", "length", "first")))
+    return Rows(
+        *(np.concatenate([getattr(head, f), getattr(tail, f)]) for f in ("user", "start", "length", "first"))
+    )
 
 
 def evaluation_rows(offsets: Ints, target_at: Ints, window: int) -> Rows:
-    """One row for each user with a target: its last `window` items before index `target_at` `[U]` (-1: none)."""
+    """One row for each user with a target at `target_at` `[U]` (-1: none): the last `window` items before it."""
     user = np.flatnonzero(target_at > 0)
     length = np.minimum(target_at[user], window)
     start = offsets[:-1][user] + target_at[user] - length
@@ -103,7 +105,11 @@ def pack(rows: Rows, width: int) -> Packed:
     predicted = position >= rows.first[row_of]
     shape = (bins, width)
     return Packed(
-        source.reshape(shape), positions.reshape(shape), segment.reshape(shape), at[predicted], row_of[predicted]
+        source.reshape(shape),
+        positions.reshape(shape),
+        segment.reshape(shape),
+        at[predicted],
+        row_of[predicted],
     )
 
 

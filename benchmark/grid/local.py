@@ -50,7 +50,9 @@ def prepare_states(cells: Sequence[Cell]) -> None:
             methods.append(cell.method)
     for (dataset, llm, overrides), methods in groups.items():
         command = ["prepare", "--dataset", dataset, "--llm", llm, "--methods", ",".join(methods)]
-        status = subprocess.run([*_python(), *command, *_set(overrides)], stdout=sys.stderr, check=False).returncode
+        status = subprocess.run(
+            [*_python(), *command, *_set(overrides)], stdout=sys.stderr, check=False
+        ).returncode
         if status:
             raise UserError(f"`adaptrec {' '.join(command)}` ended with status {status}; see above.")
 
@@ -71,7 +73,18 @@ def _python(processes: int = 1) -> list[str]:
     if processes == 1:
         return [sys.executable, "-m", "benchmark"]
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
-    return [*launcher, "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", *_where(), "-m", "benchmark"]
+    return [
+        *launcher,
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        *_where(),
+        "-m",
+        "benchmark",
+    ]
 
 
 def _where() -> list[str]:

@@ -57,7 +57,7 @@ class States:
     """Whether nothing had to be computed."""
 
 
-def load_states(  # noqa: PLR0917
+def load_states(
     texts: Sequence[str],
     llm: LLM,
     layers: Sequence[int],

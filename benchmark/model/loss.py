@@ -73,7 +73,7 @@ def softmax_loss(
 def _in_batch(
     logits: Tensor, predictions: Predictions, candidates: Candidates, settings: Settings
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Leave only the target and *other users'* targets; without those that are the same item, where masked."""
+    """Leave the target and *other users'* targets, without those that are the same item where masked."""
     assert predictions.own is not None and candidates.users is not None
     out = candidates.users == predictions.users.unsqueeze(1)  # [P, C]
     if settings.mask_false_negatives:

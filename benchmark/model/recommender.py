@@ -9,12 +9,11 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 
 from benchmark.config import Settings
+from benchmark.data.batches import Batch, Share
 from benchmark.model.loss import Candidates, Predictions, normalise, softmax_loss
 from benchmark.model.sasrec import SASRec
-from benchmark.data.batches import Batch, Share
 from methods.base import Items, Method
 
 ItemInputs = Callable[[Tensor], Items]
@@ -74,13 +73,22 @@ class Recommender(nn.Module):
             mine = mine + self.id_embedding(share.items)
         mine = mine.float()
         if world_size() > 1:
-            mine = torch.cat(all_gather(mine))  # [world m, d]
-        return mine[: share.rows]  # [M, d]
+            mine = torch.cat(gathered(mine))  # [world m, d]
+        return mine[: share.rows]  # type: ignore[no-any-return]  # [M, d]
 
-    def users(self, table: Tensor, inputs: Tensor, positions: Tensor, segments: Tensor, slots: Tensor) -> Tensor:
+    def users(
+        self, table: Tensor, inputs: Tensor, positions: Tensor, segments: Tensor, slots: Tensor
+    ) -> Tensor:
         """User states at `slots` `[P]` of packed rows: table `[M, d]`, the rest `[N, S]`: -> `[P, d]`."""
         states = self.sasrec(F.embedding(inputs, table), positions, segments)  # [N, S, d]
         return states.flatten(0, 1)[slots]  # type: ignore[no-any-return]  # [N S, d] -> [P, d]
+
+
+def gathered(x: Tensor) -> list[Tensor]:
+    """Every process's `x`, in the order of ranks; gradients flow back to where each came from."""
+    from torch.distributed.nn.functional import all_gather
+
+    return list(all_gather(x))  # type: ignore[no-untyped-call]
 
 
 def world_size() -> int:

@@ -1,4 +1,4 @@
-"""SASRec (Kang and McAuley 2018) over item embeddings, in UniSRec's configuration: post-norm, GELU, eps 1e-12.
+"""SASRec (Kang and McAuley 2018) over item embeddings, as UniSRec sets it: post-norm, GELU, eps 1e-12.
 
 Rows are packed: a bin of `S` slots holds several rows, told apart by their segment, so that hardly any
 arithmetic goes into padding.
@@ -56,7 +56,7 @@ class SASRec(nn.Module):
         self.apply(_initialise)
 
     def forward(self, x: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
-        """`x` `[N, S, d]` item embeddings, `positions` and `segments` `[N, S]`: -> user states `[N, S, d]`."""
+        """Item embeddings `x` `[N, S, d]`, `positions` and `segments` `[N, S]`: -> user states `[N, S, d]`."""
         mask = causal_mask(segments)
         x = self.dropout(self.norm(x + self.position(positions)))
         for block in self.blocks:

@@ -60,5 +60,5 @@ def _read(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}); delete its folder to start this run anew."
+            f"checkpoint {path} cannot be read ({type(error).__name__}); --fresh starts this run anew."
         ) from error

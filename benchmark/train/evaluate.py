@@ -81,7 +81,10 @@ def encode_catalogue(model: Recommender, data: Sequences, device: torch.device, 
     ]
     embeddings = torch.cat(parts)  # [R, d]
     return Catalogue(
-        embeddings, normalise(embeddings), torch.from_numpy(row).to(device), torch.from_numpy(copies).to(device)
+        embeddings,
+        normalise(embeddings),
+        torch.from_numpy(row).to(device),
+        torch.from_numpy(copies).to(device),
     )
 
 
@@ -97,7 +100,11 @@ def _rank_chunk(
     packed = pack(rows, bin_width(model.settings.window))
     inputs = catalogue.row[on_device(data.items[np.maximum(packed.source, 0)])]  # [N, S]
     u = model.users(
-        catalogue.embeddings, inputs, on_device(packed.position), on_device(packed.segment), on_device(packed.slot)
+        catalogue.embeddings,
+        inputs,
+        on_device(packed.position),
+        on_device(packed.segment),
+        on_device(packed.slot),
     )  # [u, d]
     scores = normalise(u) @ catalogue.unit.T  # [u, d] x [d, R] -> [u, R]
     targets = data.items[rows.start + rows.length]  # [u]
@@ -110,7 +117,10 @@ def _rank_chunk(
 
 
 def _above(scores: Tensor, own: Tensor, weight: Tensor) -> Tensor:
-    """Items that outrank `own` `[u, 1]`, a tied one counting half: `[u, C]`, weights `[C]` or `[u, C]` -> `[u]`."""
+    """Items that outrank `own` `[u, 1]`, a tied one counting half: -> `[u]`.
+
+    `scores` is `[u, C]`, `weight` (how many items a column stands for) `[C]` or `[u, C]`.
+    """
     weight = weight.double()
     zero = weight.new_zeros(())
     higher = torch.where(scores > own, weight, zero).sum(1)
@@ -139,7 +149,7 @@ def _to_numpy(parts: list[Tensor]) -> NDArray[np.float64]:
 
 
 def _gather(mine: UserRanks) -> UserRanks:
-    """Everybody's users, ordered by user. The shares are disjoint by construction, so none is counted twice."""
+    """Everybody's users, ordered by user; the shares are disjoint, so none is counted twice."""
     parts: list[UserRanks] = [mine] * world_size()
     if world_size() > 1:
         dist.all_gather_object(parts, mine)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SELECT = "recall@10"
 
 
-class NotFinite(RuntimeError):
+class NotFiniteError(RuntimeError):
     """The training loss became infinite or nan."""
 
 
@@ -86,6 +86,7 @@ class Trainer:
         self.accelerator, self.checkpoint, self.say = accelerator, checkpoint, say
         self.device: torch.device = accelerator.device
         self.bare = model
+        self.precision: str = accelerator.mixed_precision
         self.clock, self.memory = Stopwatch(self.device), MemoryGauge(self.device)
         optimiser = torch.optim.Adam(parameter_groups(model, settings.learning_rate), fused=True)
         self.model, self.optimiser = accelerator.prepare(model, optimiser)
@@ -102,7 +103,9 @@ class Trainer:
         """Ranks of the test targets under the best epoch's weights."""
         best = self.checkpoint.load_best(self.progress.best_epoch)
         self.bare.load_state_dict(best)
-        return evaluate(self.bare, self.task.sequences, self.task.test, self.task.history_start, self.device, self._rank)
+        return evaluate(
+            self.bare, self.task.sequences, self.task.test, self.task.history_start, self.device, self._rank
+        )
 
     @property
     def _rank(self) -> int:
@@ -114,16 +117,28 @@ class Trainer:
         with self.memory.phase("train"), self.clock.phase("train"):
             loss, progress.candidates = self._train(epoch)
         if not math.isfinite(loss):
-            raise NotFinite(f"the training loss is {loss} in epoch {epoch}; lower learning_rate or set precision=no.")
+            raise NotFiniteError(
+                f"the training loss is {loss} in epoch {epoch}; lower learning_rate or set precision=no."
+            )
         with self.memory.phase("eval"), self.clock.phase("eval"):
             ranks = evaluate(
-                self.bare, self.task.sequences, self.task.valid, self.task.history_start, self.device, self._rank
+                self.bare,
+                self.task.sequences,
+                self.task.valid,
+                self.task.history_start,
+                self.device,
+                self._rank,
             )
         seconds = self.clock.seconds
         row = Epoch(
-            epoch=epoch, loss=loss, train_seconds=seconds["train"], eval_seconds=seconds["eval"], save_seconds=0.0,
-            valid=metrics_of(ranks.raw), valid_masked=metrics_of(ranks.masked),
-        )  # fmt: skip
+            epoch=epoch,
+            loss=loss,
+            train_seconds=seconds["train"],
+            eval_seconds=seconds["eval"],
+            save_seconds=0.0,
+            valid=metrics_of(ranks.raw),
+            valid_masked=metrics_of(ranks.masked),
+        )
         progress.epoch = epoch
         progress.curve.append(row)
         value = (row.valid if self.settings.select == "raw" else row.valid_masked)[SELECT]
@@ -143,7 +158,9 @@ class Trainer:
             self.task.train, self.task.sequences, self.settings, self.seed, epoch, self._rank, world_size()
         )
         group, total = self.settings.accumulation, len(batches)
-        bar = tqdm(batches, f"epoch {epoch}", leave=False, unit="step", disable=None if self._rank == 0 else True)
+        bar = tqdm(
+            batches, f"epoch {epoch}", leave=False, unit="step", disable=None if self._rank == 0 else True
+        )
         for index, batch in enumerate(bar):
             begin = index - index % group
             members = min(group, total - begin)
@@ -170,13 +187,21 @@ class Trainer:
     def _line(self, row: Epoch) -> str:
         """What a person watching wants to know after an epoch."""
         settings, progress = self.settings, self.progress
-        spent = sum(e.train_seconds + e.eval_seconds + e.save_seconds for e in progress.curve) / len(progress.curve)
+        spent = sum(e.train_seconds + e.eval_seconds + e.save_seconds for e in progress.curve) / len(
+            progress.curve
+        )
         most = settings.epochs - row.epoch
-        least = min(most, settings.patience - (row.epoch - progress.best_epoch)) if settings.patience else most
-        left = f"{_minutes(least * spent)} to {_minutes(most * spent)}" if least < most else _minutes(most * spent)
+        least = (
+            min(most, settings.patience - (row.epoch - progress.best_epoch)) if settings.patience else most
+        )
+        left = (
+            f"{_minutes(least * spent)} to {_minutes(most * spent)}"
+            if least < most
+            else _minutes(most * spent)
+        )
         return (
-            f"epoch {row.epoch:3d}/{settings.epochs}  loss {row.loss:.4f}  valid R@10 {row.valid[SELECT]:.4f} "
-            f"(masked {row.valid_masked[SELECT]:.4f}; best epoch {progress.best_epoch})  "
+            f"epoch {row.epoch:3d}/{settings.epochs}  loss {row.loss:.4f}  "
+            f"valid R@10 {row.valid[SELECT]:.4f} (masked {row.valid_masked[SELECT]:.4f}; best epoch {progress.best_epoch})  "
             f"train {row.train_seconds:.2f} s, eval {row.eval_seconds:.2f} s, left {left}"
         )
 
