@@ -172,7 +172,7 @@ def read_record(path: Path) -> RunRecord:
 
 
 def iter_records(folder: Path) -> Iterator[tuple[Path, RunRecord]]:
-    """All records `<dataset>/<llm>/<method>/<hash>-s<seed>.json` below `folder`, in the order of their paths."""
+    """Records `<dataset>/<llm>/<method>/<hash>-s<seed>.json` below `folder`, in the order of their paths."""
     for path in sorted(folder.glob("*/*/*/*-s*.json")):
         yield path, read_record(path)
 

@@ -46,7 +46,7 @@ class _TopLayers(Method):
         """The top layer first: n, n-1, ..., n-a+1."""
         if config.top_layers > n_layers:
             raise UserError(
-                f"top_layers={config.top_layers} is more than the language model has: allowed 1 to {n_layers}."
+                f"top_layers={config.top_layers} is more than the language model has: 1 to {n_layers}."
             )
         return tuple(range(n_layers, n_layers - config.top_layers, -1))
 

@@ -64,7 +64,7 @@ def training_rows(offsets: Ints, train_end: Ints, window: int, mode: str) -> Row
 
 
 def evaluation_rows(offsets: Ints, target_at: Ints, window: int) -> Rows:
-    """One row for each user with a target at `target_at` `[U]` (-1: none): the last `window` items before it."""
+    """A row for each user with a target at `target_at` `[U]` (-1: none): the `window` items before it."""
     user = np.flatnonzero(target_at > 0)
     length = np.minimum(target_at[user], window)
     start = offsets[:-1][user] + target_at[user] - length

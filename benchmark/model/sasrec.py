@@ -56,7 +56,7 @@ class SASRec(nn.Module):
         self.apply(_initialise)
 
     def forward(self, x: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
-        """Item embeddings `x` `[N, S, d]`, `positions` and `segments` `[N, S]`: -> user states `[N, S, d]`."""
+        """Embeddings `x` `[N, S, d]`, `positions` and `segments` `[N, S]`: -> user states `[N, S, d]`."""
         mask = causal_mask(segments)
         x = self.dropout(self.norm(x + self.position(positions)))
         for block in self.blocks:

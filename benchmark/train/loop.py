@@ -201,7 +201,8 @@ class Trainer:
         )
         return (
             f"epoch {row.epoch:3d}/{settings.epochs}  loss {row.loss:.4f}  "
-            f"valid R@10 {row.valid[SELECT]:.4f} (masked {row.valid_masked[SELECT]:.4f}; best epoch {progress.best_epoch})  "
+            f"valid R@10 {row.valid[SELECT]:.4f} (masked {row.valid_masked[SELECT]:.4f})  "
+            f"best epoch {progress.best_epoch}  "
             f"train {row.train_seconds:.2f} s, eval {row.eval_seconds:.2f} s, left {left}"
         )
 
