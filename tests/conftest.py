@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,12 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("set ADAPTREC_DATA to the folder that holds scientific/, beauty/ and instruments/")
     return Path(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of this test session's own, for subprocesses too: tests never touch the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADAPTREC_CACHE", str(folder))
+        yield folder

@@ -1,0 +1,128 @@
+"""Small worlds for the tests of the core: random users, a recommender over them, plain versions of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.config import Settings
+from benchmark.data.batches import Sequences
+from benchmark.data.sequences import Ints, Rows, evaluation_rows, training_rows
+from benchmark.model.recommender import Recommender
+from benchmark.train.loop import Task
+from methods import registry
+from methods.base import Context, Items, state_statistics
+
+PLAIN = Settings(width=8, sasrec_inner=12, sasrec_dropout=0.0, window=4, precision="no")
+"""Small, without dropout: what one process computes twice is the same twice."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Users with leave-one-out splits over a small catalogue."""
+
+    users: list[list[int]]
+    n_items: int
+    offsets: Ints
+    items: Ints
+    train_end: Ints
+
+    @property
+    def valid_at(self) -> Ints:
+        return self.train_end
+
+    @property
+    def test_at(self) -> Ints:
+        return self.train_end + 1
+
+    @property
+    def sequences(self) -> Sequences:
+        train = [item for user in self.users for item in user[:-2]]
+        return Sequences(self.items, np.arange(self.n_items), np.unique(train))
+
+    def task(self, settings: Settings) -> Task:
+        return Task(
+            self.sequences,
+            training_rows(self.offsets, self.train_end, settings.window, settings.sequences),
+            evaluation_rows(self.offsets, self.valid_at, settings.window),
+            evaluation_rows(self.offsets, self.test_at, settings.window),
+            self.offsets[:-1],
+        )
+
+
+def make_world(seed: int, n_users: int = 12, n_items: int = 15, longest: int = 11) -> World:
+    """Users of 3 to `longest` interactions; small catalogues make repeats and shared targets common."""
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(3, longest + 1, n_users)
+    users = [generator.integers(0, n_items, length).tolist() for length in lengths]
+    return world_of(users, n_items)
+
+
+def world_of(users: list[list[int]], n_items: int) -> World:
+    lengths = np.array([len(user) for user in users])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return World(users, n_items, offsets, np.array([i for user in users for i in user]), lengths - 2)
+
+
+def states_for(n_items: int, layers: int = 1, seed: int = 0) -> Tensor:
+    """`[I, A, 6]` made-up hidden states with a mean and spreads that differ by dimension."""
+    generator = torch.Generator().manual_seed(seed)
+    raw = torch.randn(n_items, layers, 6, generator=generator)
+    return raw * torch.linspace(0.5, 2, 6) + torch.linspace(-1, 1, 6)
+
+
+def recommender(
+    settings: Settings, world: World, method: str = "id", seed: int = 0, **hyper: Any
+) -> Recommender:
+    """The harness's own recommender over `world`, without dropout."""
+    cls = registry.get(method)
+    torch.manual_seed(seed)
+    n_trained = len(world.sequences.trained)
+    if cls.reads == "ids":
+        context = Context(settings.width, world.n_items, total_steps=10)
+        return Recommender(
+            cls(cls.Config(), context), lambda ids: Items(ids=ids), world.n_items, n_trained, settings
+        )
+    config = cls.Config(**{"dropout": 0.0, **hyper})
+    states = states_for(world.n_items, len(cls.layers(config, 4)))
+    mean, std = state_statistics(states)
+    context = Context(settings.width, world.n_items, 10, 4, states.shape[-1], mean, std)
+    model = Recommender(
+        cls(config, context), lambda ids: Items(states=states[ids]), world.n_items, n_trained, settings
+    )
+    return spread(model)
+
+
+def spread(model: Recommender) -> Recommender:
+    """Larger weights than training starts from, so that no two numbers agree because both are near zero."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def with_settings(**changes: Any) -> Settings:
+    return replace(PLAIN, **changes)
+
+
+def pairs_of(rows: Rows, items: Ints) -> list[tuple[int, tuple[int, ...], int]]:
+    """Every (user, prefix, target) that `rows` predict, by plain slicing, sorted."""
+    found = []
+    for user, start, length, first in zip(rows.user, rows.start, rows.length, rows.first, strict=True):
+        row = items[start : start + length].tolist()
+        found += [(int(user), tuple(row[: j + 1]), int(items[start + j + 1])) for j in range(first, length)]
+    return sorted(found)
+
+
+def plain_pairs(world: World, window: int) -> list[tuple[int, tuple[int, ...], int]]:
+    """What the paper trains on: each item of the training part from at most `window` items before it."""
+    return sorted(
+        (user, tuple(items[max(0, j - window) : j]), items[j])
+        for user, items in enumerate(world.users)
+        for j in range(1, len(items) - 2)
+    )

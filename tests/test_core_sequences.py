@@ -1,0 +1,187 @@
+"""Rows, bins and batches against plain slicing of lists."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from core_worlds import make_world, pairs_of, plain_pairs, with_settings, world_of
+
+from benchmark.data.batches import EpochBatches, bin_width, build_batch, most_batches, share_of
+from benchmark.data.sequences import Rows, evaluation_rows, pack, training_rows
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 4, 5, 50])
+@pytest.mark.parametrize("seed", range(6))
+def test_packed_rows_and_literal_prefixes_are_the_papers_pairs(seed: int, window: int) -> None:
+    world = make_world(seed, n_users=20, longest=14)
+    expected = plain_pairs(world, window)
+    for mode in ("packed", "prefixes"):
+        rows = training_rows(world.offsets, world.train_end, window, mode)
+        assert pairs_of(rows, world.items) == expected
+        assert rows.length.max() <= window
+        assert rows.predictions.sum() == len(expected)
+
+
+def test_packing_reads_a_short_user_once() -> None:
+    world = world_of([list(range(9)), [1, 2, 3]], 9)
+    packed = training_rows(world.offsets, world.train_end, 50, "packed")
+    assert (packed.user.tolist(), packed.length.tolist(), packed.first.tolist()) == ([0], [6], [0])
+    assert len(training_rows(world.offsets, world.train_end, 50, "prefixes")) == 6
+
+
+@pytest.mark.parametrize("mode", ["packed", "prefixes"])
+def test_users_with_a_single_training_item_give_no_row(mode: str) -> None:
+    world = world_of([[1, 2, 3], [4, 5, 6]], 7)
+    rows = training_rows(world.offsets, world.train_end, 3, mode)
+    assert len(rows) == 0
+    assert pack(rows, 3).source.size == 0
+
+
+def test_a_user_without_training_items_gives_no_row() -> None:
+    """A temporal split may leave nothing to train on."""
+    rows = training_rows(np.array([0, 3, 7]), np.array([0, 4]), 2, "packed")
+    assert set(rows.user.tolist()) == {1}
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 5, 50])
+def test_evaluation_reads_the_last_items_before_the_target(window: int) -> None:
+    world = make_world(3, n_users=30, longest=9)
+    absent = np.arange(30) % 7 == 0
+    for target_at in (world.valid_at, world.test_at):
+        at = np.where(absent, -1, target_at)
+        rows = evaluation_rows(world.offsets, at, window)
+        assert rows.user.tolist() == np.flatnonzero(~absent).tolist()
+        assert (rows.predictions == 1).all()
+        for user, prefix, target in pairs_of(rows, world.items):
+            sequence, end = world.users[user], int(at[user])
+            assert prefix == tuple(sequence[max(0, end - window) : end])
+            assert target == sequence[end]
+
+
+def random_rows(seed: int, width: int) -> Rows:
+    generator = np.random.default_rng(seed)
+    length = generator.integers(1, width + 1, 40)
+    start = generator.integers(0, 1000, 40)
+    return Rows(np.arange(40), start, length, np.minimum(generator.integers(0, width, 40), length - 1))
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 64])
+@pytest.mark.parametrize("seed", range(4))
+def test_bins_hold_each_input_and_each_prediction_once(seed: int, width: int) -> None:
+    rows = random_rows(seed, width)
+    packed = pack(rows, width)
+    bins, slots = packed.source.shape
+    assert slots == width
+    seen: dict[int, list[tuple[int, int, int]]] = {row: [] for row in range(len(rows))}
+    for flat in range(bins * slots):
+        place = divmod(flat, slots)
+        row = int(packed.segment[place])
+        assert (row < 0) == (packed.source[place] < 0)
+        if row >= 0:
+            seen[row].append((flat, int(packed.position[place]), int(packed.source[place])))
+    predicted = []
+    for row, found in seen.items():
+        flats, positions, sources = zip(*found, strict=True)
+        n = int(rows.length[row])
+        assert positions == tuple(range(n)), "each position once, in order"
+        assert sources == tuple(range(rows.start[row], rows.start[row] + n))
+        assert flats == tuple(range(flats[0], flats[0] + n)), "a row is contiguous"
+        assert flats[0] // slots == flats[-1] // slots, "and in one bin"
+        predicted += [(flat, row) for flat in flats[rows.first[row] :]]
+    assert list(zip(packed.slot.tolist(), packed.row.tolist(), strict=True)) == predicted
+    assert bins <= 2 * -(-int(rows.length.sum()) // width), "next fit fills at least every other bin"
+
+
+def epoch(settings_changes: dict[str, object], seed: int = 1, number: int = 1, rank: int = 0, world: int = 1):
+    small = make_world(2, n_users=25)
+    settings = with_settings(**settings_changes)
+    rows = training_rows(small.offsets, small.train_end, settings.window, settings.sequences)
+    return small, rows, list(EpochBatches(rows, small.sequences, settings, seed, number, rank, world))
+
+
+@pytest.mark.parametrize("sequences", ["packed", "prefixes"])
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_an_epoch_predicts_each_pair_once(batch_size: int, sequences: str) -> None:
+    small, rows, batches = epoch({"batch_size": batch_size, "sequences": sequences})
+    told = sorted((int(u), int(t)) for b in batches for u, t in zip(b.users, b.targets, strict=True))
+    assert told == sorted((user, target) for user, _, target in plain_pairs(small, 4))
+    assert all(b.predictions < batch_size + 4 for b in batches), "over by less than one row"
+    if sequences == "prefixes":
+        assert all(b.predictions == batch_size for b in batches[:-1])
+    assert len(batches) <= most_batches(rows, batch_size)
+
+
+@pytest.mark.parametrize("candidates", ["batch", "catalogue", "sampled"])
+def test_a_batch_names_the_right_rows_of_its_table(candidates: str) -> None:
+    changes = {"batch_size": 9, "candidates": candidates, "samples": 5}
+    small, _, batches = epoch(changes)
+    for batch in batches:
+        table = batch.share.items.numpy()  # one process: the whole table
+        assert len(np.unique(table)) == len(table) == batch.share.rows, "no item is encoded twice"
+        assert (table[batch.target_rows.numpy()] == batch.targets.numpy()).all()
+        assert (table[batch.candidate_rows.numpy()] == batch.candidates.numpy()).all()
+        inputs = table[batch.inputs.numpy()].ravel()
+        before = inputs[batch.slots.numpy()]
+        for user, item, target in zip(batch.users, before, batch.targets, strict=True):
+            sequence = small.users[int(user)][:-2]
+            assert (int(item), int(target)) in list(zip(sequence, sequence[1:], strict=False))
+    if candidates == "batch":
+        assert all((b.candidates == b.targets).all() for b in batches)
+    elif candidates == "catalogue":
+        assert all((b.candidates.numpy() == small.sequences.trained).all() for b in batches)
+    else:
+        assert all(len(set(b.candidates.tolist())) == 5 for b in batches)
+        assert len({tuple(b.candidates.tolist()) for b in batches}) > 1, "drawn anew each step"
+
+
+def test_items_of_equal_input_are_encoded_through_one_of_them() -> None:
+    small = world_of([[0, 1, 2, 3, 0, 1]], 4)
+    twins = np.array([0, 1, 0, 1])  # 2 reads like 0, 3 like 1
+    data = type(small.sequences)(small.items, twins, small.sequences.trained)
+    settings = with_settings(batch_size=8, candidates="catalogue")
+    rows = training_rows(small.offsets, small.train_end, 4, "packed")
+    batch = build_batch(rows, data, settings, data.trained)
+    assert batch.share.items.tolist() == [0, 1]
+    assert batch.targets.tolist() == [1, 2, 3]
+    assert batch.target_rows.tolist() == [1, 0, 1]
+    assert batch.candidate_rows.tolist() == [0, 1, 0, 1]
+
+
+def test_the_order_depends_on_seed_and_epoch_and_on_nothing_else() -> None:
+    def order(seed: int, number: int) -> list[list[int]]:
+        return [b.targets.tolist() for b in epoch({"batch_size": 6}, seed, number)[2]]
+
+    assert order(1, 1) == order(1, 1)
+    assert order(1, 1) != order(1, 2)
+    assert order(1, 1) != order(2, 1)
+
+
+@pytest.mark.parametrize("candidates", ["batch", "sampled"])
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_processes_share_one_global_batch(world: int, candidates: str) -> None:
+    changes = {"batch_size": 5, "candidates": candidates, "samples": 6, "sequences": "prefixes"}
+    alone = epoch(changes)[2]
+    parts = [epoch(changes, rank=rank, world=world)[2] for rank in range(world)]
+    for whole, *shares in zip(alone, *parts, strict=True):
+        assert all((s.candidates == whole.candidates).all() for s in shares)
+        assert all(s.predictions == whole.predictions for s in shares)
+        assert len({len(s.share.items) for s in shares}) == 1, "collectives want equal sizes"
+        table = np.concatenate([s.share.items for s in shares])[: whole.share.rows]
+        assert (table == whole.share.items.numpy()).all()
+        told = sorted((int(u), int(t)) for s in shares for u, t in zip(s.users, s.targets, strict=True))
+        assert told == sorted((int(u), int(t)) for u, t in zip(whole.users, whole.targets, strict=True))
+        assert all(s.inputs.numel() for s in shares), "a process without a row still runs the model"
+
+
+@pytest.mark.parametrize(("count", "world"), [(1, 1), (1, 4), (7, 2), (8, 3), (2, 5)])
+def test_shares_of_items_cover_all_in_order(count: int, world: int) -> None:
+    unique = np.arange(count) * 10
+    shares = [share_of(unique, rank, world) for rank in range(world)]
+    table = np.concatenate([share.items for share in shares])[: shares[0].rows]
+    assert table.tolist() == unique.tolist()
+
+
+@pytest.mark.parametrize("window", [1, 50, 64, 65, 200])
+def test_a_bin_has_room_for_the_longest_row(window: int) -> None:
+    assert bin_width(window) >= window
+    assert bin_width(window) % 64 == 0
