@@ -33,32 +33,39 @@ PACKAGES = (
 
 
 class Stopwatch:
-    """Wall seconds of phases. The device is synchronised at both ends; processes report the slowest."""
+    """Wall and CPU seconds of phases.
+
+    The device is synchronised at both ends. Wall time is the slowest process's; CPU time, which another
+    program on the machine hardly disturbs, is summed over threads and processes.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.seconds: dict[str, float] = {}
+        self.cpu_seconds: dict[str, float] = {}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time the block under `name`; the last block of a name stands in `seconds`."""
         self._synchronise()
-        begin = time.perf_counter()
+        begin, cpu = time.perf_counter(), time.process_time()
         yield
         self._synchronise()
-        self.seconds[name] = slowest(time.perf_counter() - begin, self.device)
+        wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
+        self.seconds[name] = over_processes(wall, self.device, slowest=True)
+        self.cpu_seconds[name] = over_processes(cpu, self.device, slowest=False)
 
     def _synchronise(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 
-def slowest(value: float, device: torch.device) -> float:
-    """The largest `value` over all processes."""
+def over_processes(value: float, device: torch.device, *, slowest: bool) -> float:
+    """The largest `value` over all processes, or the sum."""
     if not (dist.is_available() and dist.is_initialized()):
         return value
     holder = torch.tensor(value, dtype=torch.float64, device=device)
-    dist.all_reduce(holder, op=dist.ReduceOp.MAX)
+    dist.all_reduce(holder, op=dist.ReduceOp.MAX if slowest else dist.ReduceOp.SUM)
     return float(holder)
 
 

@@ -36,6 +36,8 @@ class Epoch(_Part):
     loss: float
     """Mean training loss over the epoch's predictions."""
     train_seconds: float
+    train_cpu_seconds: float
+    """CPU seconds of training, over all threads and processes."""
     eval_seconds: float
     save_seconds: float
     valid: Metrics
@@ -62,6 +64,9 @@ class Cost(_Part):
     """Cold cost of computing the hidden states (from the cache's own record on a hit); null where none."""
     epoch_seconds: float | None = None
     """Median training seconds of an epoch, the first one apart."""
+    epoch_cpu_seconds: float | None = None
+    """Median CPU seconds of an epoch's training, all threads and processes; steadier than wall time on a
+    machine that does other work too."""
     first_epoch_seconds: float | None = None
     eval_seconds: float | None = None
     """Median seconds of a validation pass."""
@@ -130,7 +135,8 @@ class RunRecord(_Part):
     config_hash: str
     """Names the cell: data, language model, method, settings and hyper-parameters, without the seed."""
     protocol_hash: str
-    """Same for rows that may stand in one table: data, language model, protocol and its settings."""
+    """Same for rows that may stand in one table: data, protocol and its settings, save those in which rows may
+    differ (`cell.ROW_SETTINGS`). A table also keeps to one language model, device and world size."""
     seed: int
     trials: int = 1
     """Configurations tried in tuning before this one was chosen, itself included."""

@@ -270,6 +270,8 @@ def _describe_training(record: RunRecord, trainer: Trainer) -> None:
     train = [row.train_seconds for row in progress.curve]
     cost.first_epoch_seconds = train[0]
     cost.epoch_seconds = float(np.median(train[1:] or train))
+    cpu = [row.train_cpu_seconds for row in progress.curve]
+    cost.epoch_cpu_seconds = float(np.median(cpu[1:] or cpu))
     cost.eval_seconds = float(np.median([row.eval_seconds for row in progress.curve]))
     cost.train_seconds = sum(train)
     cost.seconds_to_best = sum(train[: progress.best_epoch])

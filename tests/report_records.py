@@ -34,6 +34,7 @@ def curve(best: float, epochs: int, peak: int, seconds: float) -> list[Epoch]:
                 epoch=epoch,
                 loss=6 / epoch,
                 train_seconds=seconds,
+                train_cpu_seconds=2 * seconds,
                 eval_seconds=0.3,
                 save_seconds=0.1,
                 valid=metrics(value),
@@ -77,6 +78,7 @@ def record(method: str = "ssna", recall: float = 0.1, seed: int = 0, **changes: 
         "cost": Cost(
             prepare_seconds=None if llm is None else 31.25,
             epoch_seconds=seconds,
+            epoch_cpu_seconds=2 * seconds,
             train_seconds=12 * seconds,
             peak_memory={"train": memory},
             trainable_parameters=1_234_567,

@@ -19,7 +19,7 @@ __all__ = ["Group", "Row", "groups", "print_tables", "render"]
 
 Style = Literal["markdown", "csv", "latex", "text"]
 SHORT = {"recall@10": "R@10", "recall@50": "R@50", "ndcg@10": "N@10", "ndcg@50": "N@50"}
-COST_HEADS = ["s/epoch", "best / epochs", "prep. s", "peak GiB", "trainable", "seeds"]
+COST_HEADS = ["s/epoch", "CPU s/epoch", "best / epochs", "prep. s", "peak GiB", "trainable", "seeds"]
 CSV_SPLITS = [split + masked for split in ("test", "test_warm", "test_cold") for masked in ("", "_masked")]
 
 
@@ -55,6 +55,7 @@ def peak_memory(row: Row) -> tuple[float, str] | None:
 
 COST: dict[str, Callable[[RunRecord], float | None]] = {
     "epoch_seconds": lambda run: run.cost.epoch_seconds,
+    "epoch_cpu_seconds": lambda run: run.cost.epoch_cpu_seconds,
     "prepare_seconds": lambda run: run.cost.prepare_seconds,
     "train_seconds": lambda run: run.cost.train_seconds,
     "best_epoch": lambda run: run.best_epoch,
@@ -68,11 +69,13 @@ def _cost_cells(row: Row) -> list[str]:
     """Cells of COST_HEADS."""
     if not row.runs:
         return [""] * len(COST_HEADS)
-    epoch, ready = row.figure(COST["epoch_seconds"]), row.figure(COST["prepare_seconds"])
+    epoch, cpu = row.figure(COST["epoch_seconds"]), row.figure(COST["epoch_cpu_seconds"])
+    ready = row.figure(COST["prepare_seconds"])
     best, last = row.figure(COST["best_epoch"]), row.figure(COST["epochs_run"])
     memory, weights = peak_memory(row), row.figure(COST["trainable_parameters"])
     figures = [
         seconds(epoch) if epoch else "n/a",
+        seconds(cpu) if cpu else "n/a",
         f"{best.mean:g} / {last.mean:g}" if best and last else "n/a",
         seconds(replace(ready, half_width=None)) if ready else "n/a",
         f"{gibibytes(memory[0])} {memory[1]}" if memory else "n/a",

@@ -134,6 +134,7 @@ class Trainer:
             epoch=epoch,
             loss=loss,
             train_seconds=seconds["train"],
+            train_cpu_seconds=self.clock.cpu_seconds["train"],
             eval_seconds=seconds["eval"],
             save_seconds=0.0,
             valid=metrics_of(ranks.raw),
