@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from benchmark.config import Settings
 from benchmark.data.batches import Sequences
 from benchmark.data.sequences import Ints, Rows, evaluation_rows, training_rows
 from benchmark.model.recommender import Recommender
-from benchmark.train.loop import Task
+from benchmark.train.checkpoint import Checkpoint
+from benchmark.train.loop import Task, Trainer
 from methods import registry
 from methods.base import Context, Items, state_statistics
 
@@ -126,3 +128,29 @@ def plain_pairs(world: World, window: int) -> list[tuple[int, tuple[int, ...], i
         for user, items in enumerate(world.users)
         for j in range(1, len(items) - 2)
     )
+
+
+def trainer(
+    model: Recommender, task: Task, settings: Settings, folder: Path, seed: int = 0
+) -> tuple[Trainer, list[str]]:
+    """The harness's trainer on the CPU in fp32, and the lines it says."""
+    from accelerate import Accelerator
+
+    lines: list[str] = []
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    return Trainer(model, task, settings, seed, accelerator, Checkpoint(folder), lines.append), lines
+
+
+def trained_steps(
+    model: Recommender, task: Task, settings: Settings, folder: Path, seed: int = 0
+) -> list[dict[str, Tensor]]:
+    """The gradients that each optimiser step of a run saw, by parameter."""
+    made, _ = trainer(model, task, settings, folder, seed)
+    steps: list[dict[str, Tensor]] = []
+
+    def watch(*_: Any) -> None:
+        steps.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+
+    made.optimiser.optimizer.register_step_pre_hook(watch)
+    made.fit()
+    return steps

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from core_worlds import make_world, pairs_of, plain_pairs, with_settings, world_of
@@ -124,7 +126,7 @@ def test_a_batch_names_the_right_rows_of_its_table(candidates: str) -> None:
         before = inputs[batch.slots.numpy()]
         for user, item, target in zip(batch.users, before, batch.targets, strict=True):
             sequence = small.users[int(user)][:-2]
-            assert (int(item), int(target)) in list(zip(sequence, sequence[1:], strict=False))
+            assert (int(item), int(target)) in list(itertools.pairwise(sequence))
     if candidates == "batch":
         assert all((b.candidates == b.targets).all() for b in batches)
     elif candidates == "catalogue":

@@ -1,0 +1,164 @@
+"""SASRec over packed bins against each row on its own, and against PyTorch's own Transformer layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from core_worlds import PLAIN, make_world, recommender, with_settings
+from torch import Tensor, nn
+
+from benchmark.data.sequences import pack, training_rows
+from benchmark.model.sasrec import SASRec, causal_mask
+
+WIDTH = PLAIN.width
+
+
+def model(window: int = 6, **changes: object) -> SASRec:
+    torch.manual_seed(3)
+    made = SASRec(with_settings(window=window, **changes)).double()
+    for parameter in made.parameters():  # away from the small starting values, norms and biases included
+        nn.init.normal_(parameter, std=0.4)
+    return made.eval()
+
+
+def alone(sasrec: SASRec, x: Tensor) -> Tensor:
+    """One row without packing or padding: `[L, d]` -> `[L, d]`."""
+    length = len(x)
+    return sasrec(x[None], torch.arange(length)[None], torch.zeros(1, length, dtype=torch.long))[0]
+
+
+def reference(sasrec: SASRec, x: Tensor, heads: int) -> Tensor:
+    """The same weights in torch's TransformerEncoderLayer: `[L, d]` -> `[L, d]`."""
+    x = nn.functional.layer_norm(
+        x + sasrec.position.weight[: len(x)], (WIDTH,), sasrec.norm.weight, sasrec.norm.bias, 1e-12
+    )
+    mask = nn.Transformer.generate_square_subsequent_mask(len(x), dtype=torch.double)
+    for block in sasrec.blocks:
+        layer = nn.TransformerEncoderLayer(
+            WIDTH, heads, PLAIN.sasrec_inner, dropout=0.0, activation="gelu", layer_norm_eps=1e-12,
+            batch_first=True, norm_first=False, dtype=torch.double,
+        ).train()  # in training mode torch takes its plain path, not the fused one  # fmt: skip
+        copies = {
+            "self_attn.in_proj_": block.qkv, "self_attn.out_proj.": block.out, "linear1.": block.expand,
+            "linear2.": block.contract, "norm1.": block.attention_norm, "norm2.": block.feed_norm,
+        }  # fmt: skip
+        layer.load_state_dict(
+            {name + kind: getattr(m, kind) for name, m in copies.items() for kind in ("weight", "bias")}
+        )
+        x = layer(x[None], src_mask=mask)[0]
+    return x
+
+
+@pytest.mark.parametrize(("layers", "heads"), [(1, 1), (2, 2), (3, 4)])
+def test_agrees_with_torchs_own_transformer(layers: int, heads: int) -> None:
+    sasrec = model(sasrec_layers=layers, sasrec_heads=heads)
+    for length in (1, 2, 6):
+        x = torch.randn(length, WIDTH, dtype=torch.double)
+        torch.testing.assert_close(alone(sasrec, x), reference(sasrec, x, heads))
+
+
+def test_the_published_shape() -> None:
+    """2 layers, 2 heads, width 256, feed-forward 256, 50 positions: counted by hand."""
+    from benchmark.config import Settings
+
+    block = 4 * (256 * 256 + 256) + 2 * (256 * 256 + 256) + 2 * 2 * 256
+    expected = 50 * 256 + 2 * 256 + 2 * block
+    assert sum(p.numel() for p in SASRec(Settings()).parameters()) == expected
+
+
+@pytest.mark.parametrize("width", [6, 64])
+def test_packed_rows_read_as_each_row_alone(width: int) -> None:
+    sasrec = model()
+    world = make_world(1, n_users=20)
+    rows = training_rows(world.offsets, world.train_end, 6, "packed")
+    packed = pack(rows, width)
+    table = torch.randn(world.n_items, WIDTH, dtype=torch.double)
+    x = table[torch.from_numpy(world.items[packed.source.clip(0)])]
+    states = sasrec(x, torch.from_numpy(packed.position), torch.from_numpy(packed.segment))
+    found = states.flatten(0, 1)[packed.slot]
+    expected = torch.cat(
+        [
+            alone(sasrec, table[torch.from_numpy(world.items[start : start + length])])[first:]
+            for start, length, first in zip(rows.start, rows.length, rows.first, strict=True)
+        ]
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_later_items_other_rows_and_padding_change_nothing() -> None:
+    """Gradients are exact zeros wherever a state must not look."""
+    sasrec = model()
+    segments = torch.tensor([[0, 0, 0, 1, 1, -1, -1], [2, 3, 3, 3, 3, 3, -1]])
+    positions = torch.tensor([[0, 1, 2, 0, 1, 0, 0], [0, 0, 1, 2, 3, 4, 0]])
+    x = torch.randn(2, 7, WIDTH, dtype=torch.double, requires_grad=True)
+    states = sasrec(x, positions, segments)
+    for b in range(2):
+        for s in range(7):
+            if segments[b, s] < 0:
+                continue
+            (gradient,) = torch.autograd.grad(states[b, s].square().sum(), x, retain_graph=True)
+            reached = gradient.abs().sum(-1) > 0
+            allowed = torch.zeros(2, 7, dtype=torch.bool)
+            allowed[b, : s + 1] = segments[b, : s + 1] == segments[b, s]
+            assert (reached == allowed).all(), (b, s)
+
+
+def test_changing_a_later_item_leaves_earlier_states_alone() -> None:
+    sasrec = model()
+    x = torch.randn(6, WIDTH, dtype=torch.double)
+    changed = x.clone()
+    changed[4] = torch.randn(WIDTH, dtype=torch.double)  # not a shift, which LayerNorm would undo
+    before, after = alone(sasrec, x), alone(sasrec, changed)
+    torch.testing.assert_close(before[:4], after[:4], rtol=0, atol=0)
+    assert (before[4:] != after[4:]).any(-1).all()
+
+
+def test_wider_bins_change_nothing() -> None:
+    sasrec = model()
+    world = make_world(4)
+    rows = training_rows(world.offsets, world.train_end, 6, "packed")
+    table = torch.randn(world.n_items, WIDTH, dtype=torch.double)
+
+    def states(width: int) -> Tensor:
+        packed = pack(rows, width)
+        x = table[torch.from_numpy(world.items[packed.source.clip(0)])]
+        return sasrec(x, torch.from_numpy(packed.position), torch.from_numpy(packed.segment)).flatten(0, 1)[
+            packed.slot
+        ]
+
+    torch.testing.assert_close(states(6), states(64))
+    torch.testing.assert_close(states(7), states(500))
+
+
+def test_the_mask_is_causal_within_rows() -> None:
+    mask = causal_mask(torch.tensor([[5, 5, 6, -1]]))[0, 0]
+    assert mask.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_dropout_acts_in_training_only(rate: float) -> None:
+    sasrec = model(sasrec_dropout=rate)
+    x = torch.randn(6, WIDTH, dtype=torch.double)
+    assert torch.equal(alone(sasrec, x), alone(sasrec, x))
+    sasrec.train()
+    assert torch.equal(alone(sasrec, x), alone(sasrec, x)) == (rate == 0)
+
+
+def test_user_states_of_a_batch_come_from_its_table() -> None:
+    """The recommender gathers the right embedding into each slot."""
+    world, settings = make_world(6), with_settings(batch_size=1000)
+    from benchmark.data.batches import build_batch
+
+    bare = recommender(settings, world).eval()
+    rows = world.task(settings).train
+    batch = build_batch(rows, world.sequences, settings, None)
+    table = bare.embed(batch.share)
+    states = bare.users(table, batch.inputs, batch.positions, batch.segments, batch.slots)
+    vectors = bare.method.embedding.weight
+    expected = torch.cat(
+        [
+            alone(bare.sasrec, vectors[torch.from_numpy(world.items[start : start + length])])[first:]
+            for start, length, first in zip(rows.start, rows.length, rows.first, strict=True)
+        ]
+    )
+    torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-5)
