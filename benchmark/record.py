@@ -166,7 +166,7 @@ class RunRecord(_Part):
 def read_record(path: Path) -> RunRecord:
     """Read and validate one record; raises `UserError` naming the file and the first fault."""
     try:
-        return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
+        return RunRecord.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise UserError(f"there is no record {path}.") from error
     except ValidationError as error:

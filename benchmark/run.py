@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from benchmark.cell import Cell, Resolved, cache_folder, resolve_cell
 from benchmark.config import Settings, as_dict
@@ -28,8 +29,8 @@ from benchmark.measure import device_name, environment, native_bf16, pick_device
 from benchmark.model.recommender import ItemInputs, Recommender, world_size
 from benchmark.record import Cost, Environment, Metrics, RunRecord, ranks_path, read_record, write_atomically
 from benchmark.train.checkpoint import Checkpoint
-from benchmark.train.evaluate import UserRanks
-from benchmark.train.loop import NotFiniteError, Task, Trainer
+from benchmark.train.evaluate import NotFiniteError, UserRanks
+from benchmark.train.loop import Task, Trainer
 from benchmark.train.metrics import chance, metrics_of
 from methods import registry
 from methods.base import Context, Items, state_statistics
@@ -91,8 +92,10 @@ def _attempt(
         raise
     if accelerator.is_main_process:
         _write_ranks(ranks, path)
-        checkpoint.remove()
-    return _write(record, "ok", None, path)
+    done = _write(record, "ok", None, path)
+    if accelerator.is_main_process:
+        checkpoint.remove()  # last: a kill before the record stands must leave something to go on from
+    return done
 
 
 def _execute(
@@ -139,11 +142,15 @@ def _inputs(resolved: Resolved, device: torch.device) -> Inputs:
     if device.type == "cuda":
         torch.cuda.empty_cache()  # the language model is gone; its memory must not count as training's
     mean, std = state_statistics(states.values)
-    values = states.values.to(device)  # [I, A, D]
+    values, offset = states.values.to(device), states.mean.to(device)  # [I, A, D], [A, D]
+
+    def read(items: Tensor) -> Items:
+        return Items(states=values[items] + offset)  # [M, A, D] fp32
+
     context = {
-        "llm_layers": llm.n_layers, "llm_width": llm.width, "state_mean": mean, "state_std": std,
+        "llm_layers": llm.n_layers, "llm_width": llm.width, "state_mean": mean + states.mean, "state_std": std,
     }  # fmt: skip
-    return Inputs(lambda items: Items(states=values[items]), context, states)
+    return Inputs(read, context, states)
 
 
 def _task(resolved: Resolved) -> Task:

@@ -7,6 +7,7 @@ expected rank under a random order of ties. So a constant scorer ranks everythin
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,10 @@ from benchmark.model.recommender import Recommender, world_size
 
 CHUNK_USERS = 1024
 CHUNK_ITEMS = 4096
+
+
+class NotFiniteError(RuntimeError):
+    """The training loss or a score became infinite or nan."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,8 @@ def evaluate(
     """Rank each row's target (the item after its last input) for each user of `rows`.
 
     `history_start` `[U]` is where each user's sequence begins in the flat array; the history to mask is
-    everything from there to the target, longer than what SASRec reads. Every process returns all users.
+    everything from there to the target, longer than what SASRec reads. Every process returns all users, or
+    raises `NotFiniteError` where any score is nan: nothing compares with nan, it would rank first.
     """
     was_training = model.training
     model.eval()
@@ -69,7 +75,10 @@ def evaluate(
         raw.append(chunk_raw)
         masked.append(chunk_masked)
     model.train(was_training)
-    return _gather(UserRanks(mine.user, _to_numpy(raw), _to_numpy(masked)))
+    ranks = _gather(UserRanks(mine.user, _to_numpy(raw), _to_numpy(masked)))
+    if np.isnan(ranks.raw).any():  # known to every process, so that none waits for another
+        raise NotFiniteError("scores are not finite; lower learning_rate or set precision=no.")
+    return ranks
 
 
 def encode_catalogue(model: Recommender, data: Sequences, device: torch.device, rank: int = 0) -> Catalogue:
@@ -111,6 +120,7 @@ def _rank_chunk(
     own = scores.gather(1, catalogue.row[on_device(targets)].unsqueeze(1))  # [u, 1]
     # the target is among the ties and counts one half: 1 + higher + others tied / 2
     raw = _above(scores, own, catalogue.copies) + 0.5  # [u]
+    raw = raw.masked_fill(scores.sum(1).isnan(), math.nan)
     history, counts = _history(data.items, rows, history_start, targets)
     seen = scores.gather(1, catalogue.row[on_device(history)])  # [u, H]
     return raw, raw - _above(seen, own, on_device(counts))

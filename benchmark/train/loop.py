@@ -20,17 +20,13 @@ from benchmark.measure import MemoryGauge, Stopwatch
 from benchmark.model.recommender import Recommender, world_size
 from benchmark.record import Epoch
 from benchmark.train.checkpoint import Checkpoint
-from benchmark.train.evaluate import UserRanks, evaluate
+from benchmark.train.evaluate import NotFiniteError, UserRanks, evaluate
 from benchmark.train.metrics import metrics_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 SELECT = "recall@10"
-
-
-class NotFiniteError(RuntimeError):
-    """The training loss became infinite or nan."""
 
 
 @dataclass(frozen=True)
