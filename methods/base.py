@@ -118,6 +118,17 @@ class Method(nn.Module):
         return {}
 
 
+def published(
+    names: tuple[str, ...], rows: Mapping[str, tuple[tuple[Any, ...], ...]]
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """`Method.paper` of Tables S1-S3: for each language model, the values of `names` on the five datasets."""
+    return {
+        (llm, dataset): dict(zip(names, values, strict=True))
+        for llm, row in rows.items()
+        for dataset, values in zip(("sci", "pantry", "tools", "toys", "ins"), row, strict=True)
+    }
+
+
 def trainable(module: nn.Module) -> Iterable[nn.Parameter]:
     """The parameters of `module` that are trained."""
     return (parameter for parameter in module.parameters() if parameter.requires_grad)

@@ -34,7 +34,7 @@ def line(error: Exception) -> str:
 
 
 def check_class(cls: type[Method]) -> None:
-    """Fail unless `cls` is a method that says what it reads."""
+    """Fail unless `cls` is a method that says what it reads and has hyper-parameters that can be read."""
     if not (isinstance(cls, type) and issubclass(cls, Method)):
         raise AssertionError(f"{cls!r} is not a subclass of methods.base.Method")
     reads = getattr(cls, "reads", None)
@@ -43,13 +43,14 @@ def check_class(cls: type[Method]) -> None:
         reads in ("states", "tokens", "ids"),
         f"`reads` must be 'states', 'tokens' or 'ids', not {reads!r}",
     )
+    own: Any = cls.Config
+    frozen = is_dataclass(own) and isinstance(own, type) and own.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    require(cls, frozen, "Config must be a frozen dataclass: @dataclass(frozen=True)")
 
 
 def check_config(cls: type[Method], config: Any) -> Any:
     """The configuration to test, after a look at the class it comes from."""
     own: Any = cls.Config
-    frozen = is_dataclass(own) and isinstance(own, type) and own.__dataclass_params__.frozen  # type: ignore[attr-defined]
-    require(cls, frozen, "Config must be a frozen dataclass: @dataclass(frozen=True)")
     try:
         default = own()
     except TypeError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
@@ -89,33 +90,42 @@ def entry(name: str) -> Entry:
 
 def get(name: str) -> type[Method]:
     """Import the class of method `name`."""
-    from methods.base import Method
+    from methods.declarations import check_class, line
 
     found = entry(name)
     module, _, attribute = found.target.partition(":")
     try:
-        cls = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"method '{name}' from {found.distribution} cannot be loaded: {error}") from error
-    if not (isinstance(cls, type) and issubclass(cls, Method)):
-        raise UserError(f"method '{name}': {found.target} is not a subclass of methods.base.Method")
-    if getattr(cls, "reads", None) not in ("states", "tokens", "ids"):
-        raise UserError(f"method '{name}': `reads` must be 'states', 'tokens' or 'ids'")
+        cls: type[Method] = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # a module of somebody else's may fail in any way
+        reason = f"importing {found.target} raised {line(error)}"
+        raise UserError(f"method '{name}' from {found.distribution} cannot be loaded: {reason}") from error
+    try:
+        check_class(cls)
+    except AssertionError as error:
+        raise UserError(f"method '{name}' from {found.distribution} cannot be used: {error}") from error
     return cls
 
 
 def _external(point: EntryPoint) -> Entry:
     distribution = point.dist.name if point.dist else "unknown"
     number = point.dist.version if point.dist else "unknown"
-    module, _, attribute = point.value.partition(":")
-    if not attribute:
-        problem = f"its entry point '{point.value}' is not of the form module:Class"
-        return Entry(point.name, point.value, distribution, number, external=True, problem=problem)
+    target = "".join(point.value.partition("[")[0].split())  # without extras and spaces, which may be there
+    return Entry(
+        point.name, target, distribution, number, external=True, problem=_problem(point.name, target)
+    )
+
+
+def _problem(name: str, target: str) -> str:
+    """Why `target` cannot be offered as `name`, or nothing."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        return "the name of a method may hold letters, digits, '.', '_' and '-' only"
+    if not re.fullmatch(r"[\w.]+:\w+", target):
+        return f"its entry point '{target}' is not of the form module:Class"
+    module = target.partition(":")[0]
     try:
-        problem = "" if importlib.util.find_spec(module) else f"there is no module '{module}'"
+        return "" if importlib.util.find_spec(module) else f"there is no module '{module}'"
     except Exception as error:  # a broken package must not take `list` down with it
-        problem = f"module '{module}' cannot be found: {error}"
-    return Entry(point.name, point.value, distribution, number, external=True, problem=problem)
+        return f"module '{module}' cannot be found: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _summary(module: str, attribute: str) -> str:

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.base import Context, Items, Method, Reads, states_of
+from methods.base import Context, Items, Method, Reads, published, states_of
 from methods.errors import UserError
 from methods.moe import MoEAdapter, MoEConfig
 
@@ -59,10 +59,14 @@ class _TopLayers(Method):
 class SSNA(_TopLayers):
     """SSNA: a GRU over adapters on the top layers, the top one first (arXiv 2310.01612, Eq. 4)."""
 
-    # Tables S1-S3, as published
-    paper: ClassVar[dict[tuple[str, str], dict[str, Any]]] = {
-        ("distilbert", "sci"): {"batch_size": 256, "top_layers": 3},
-    }
+    paper = published(
+        ("batch_size", "top_layers"),
+        {  # sci, pantry, tools, toys, ins
+            "distilbert": ((256, 3), (256, 2), (256, 3), (256, 2), (256, 2)),
+            "distilroberta": ((64, 3), (256, 2), (256, 3), (256, 2), (256, 2)),
+            "bert-medium": ((256, 2), (256, 2), (256, 3), (256, 2), (256, 2)),
+        },
+    )
 
     def __init__(self, config: SSNAConfig, context: Context) -> None:
         super().__init__(config, context)
