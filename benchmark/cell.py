@@ -93,8 +93,8 @@ def resolve_cell(cell: Cell) -> Resolved:
     """Check every name and value of `cell` and prepare its data. Raises `UserError` with the first fault."""
     entry, cls = registry.entry(cell.method), registry.get(cell.method)
     check_protocol(cell.protocol)
-    if cell.seed < 0:
-        raise UserError(f"--seed must be 0 or more, got {cell.seed}.")
+    if not 0 <= cell.seed < 2**32:
+        raise UserError(f"--seed must be from 0 to 4294967295, got {cell.seed}.")
     harness, own = split_overrides(list(cell.overrides), cls.Config)
     recipe = find(cell.dataset)
     settings, config = _settings(cls, cell.protocol, recipe.settings, harness, own)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -52,13 +52,13 @@ class Settings:
     """Predictions (prefix, target) of a batch, over all processes."""
     accumulation: Annotated[int, Field(ge=1)] = 1
     """Batches whose gradients make one optimiser step."""
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3e-4
     """Adam's learning rate."""
     epochs: Annotated[int, Field(ge=1)] = 200
     """Epochs at most."""
     patience: Annotated[int, Field(ge=0)] = 10
     """Epochs without a better validation Recall@10 before training stops; 0 never stops early."""
-    clip_norm: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Gradient norm to clip at; 0 is off."""
     precision: Literal["auto", "bf16", "fp16", "no"] = "auto"
     """Mixed precision; `auto` is bf16 where the device computes in it natively, else no."""
@@ -94,6 +94,9 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "?"
+        if first["type"] == "literal_error":
+            allowed = get_args(get_type_hints(cls)[name])
+            raise unknown(f"value of {name} in {where}:", first["input"], allowed) from error
         message = first["msg"][:1].lower() + first["msg"][1:]
         raise UserError(f"{where}: {name}={first['input']!s} is not valid: {message}.") from error
     return cls(**{name: getattr(parsed, name) for name in known})

@@ -177,6 +177,14 @@ def read_record(path: Path) -> RunRecord:
         ) from error
 
 
+def finished(path: Path) -> RunRecord | None:
+    """The record at `path` where it stands and its run ended well."""
+    if not path.exists():
+        return None
+    record = read_record(path)
+    return record if record.status == "ok" else None
+
+
 def iter_records(folder: Path) -> Iterator[tuple[Path, RunRecord]]:
     """Records `<dataset>/<llm>/<method>/<hash>-s<seed>.json` below `folder`, in the order of their paths."""
     for path in sorted(folder.glob("*/*/*/*-s*.json")):

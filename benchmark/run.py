@@ -27,7 +27,7 @@ from benchmark.llm.catalogue import LLM
 from benchmark.llm.states import States, load_states
 from benchmark.measure import device_name, environment, native_bf16, pick_device
 from benchmark.model.recommender import ItemInputs, Recommender, world_size
-from benchmark.record import Cost, Environment, Metrics, RunRecord, ranks_path, read_record, write_atomically
+from benchmark.record import Cost, Environment, Metrics, RunRecord, finished, ranks_path, write_atomically
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.evaluate import NotFiniteError, UserRanks
 from benchmark.train.loop import Task, Trainer
@@ -65,7 +65,7 @@ def run(cell: Cell, results: Path, fresh: bool = False) -> tuple[Path, RunRecord
             path.unlink(missing_ok=True)
             checkpoint.remove()
         accelerator.wait_for_everyone()
-        if path.exists() and (record := read_record(path)).status == "ok":
+        if record := finished(path):
             _say(f"finished already: {path} (--fresh runs it anew)")
             return path, record
         return path, _attempt(resolved, precision, accelerator, path, checkpoint)
@@ -160,13 +160,19 @@ def _task(resolved: Resolved) -> Task:
     items = prepared.items.astype(np.int64)
     position = np.arange(len(items)) - np.repeat(offsets[:-1], np.diff(offsets))
     trained = np.unique(items[position < np.repeat(end, np.diff(offsets))])
-    return Task(
+    task = Task(
         Sequences(items, _twins(resolved), trained),
         training_rows(offsets, end, settings.window, settings.sequences),
         evaluation_rows(offsets, prepared.valid_at.astype(np.int64), settings.window),
         evaluation_rows(offsets, prepared.test_at.astype(np.int64), settings.window),
         offsets[:-1],
     )
+    for part, rows in {"training": task.train, "validation": task.valid, "test": task.test}.items():
+        if not len(rows):
+            raise UserError(
+                f"dataset '{prepared.name}' has no {part} target: its users' sequences are too short."
+            )
+    return task
 
 
 def _twins(resolved: Resolved) -> Ints:
@@ -326,12 +332,16 @@ def _alone(path: Path, accelerator: Accelerator) -> Iterator[None]:
     if not accelerator.is_main_process:
         yield
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_suffix(".lock"))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise UserError(f"another process is working on {path}; wait for it or stop it.") from error
+    except OSError as error:
+        raise UserError(
+            f"records cannot be written to {path.parent}: {error}; choose another --results."
+        ) from error
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.cell import Cell, resolve_cell
-from benchmark.record import RunRecord, read_record
+from benchmark.record import RunRecord, finished, read_record
 from benchmark.report.tables import print_tables
 from methods.errors import UserError
 
@@ -21,18 +21,23 @@ def bench(cells: Sequence[Cell], results: Path, processes: int = 1, fresh: bool 
     """Run what is not finished, print the tables of all `cells`; 0 where every cell ended well, else 1."""
     if processes < 1:
         raise UserError(f"--processes must be 1 or more, got {processes}.")
-    for cell in cells:
-        resolve_cell(cell)  # every mistake is found before the first hour is spent
-    prepare_states(cells)
-    records, spent = [], 0.0
-    for number, cell in enumerate(cells):
-        left = f", about {spent / number * (len(cells) - number) / 60:.0f} min left" if number else ""
-        _say(f"[{number + 1}/{len(cells)}] {cell}{left}")
+    # every mistake is found before the first hour is spent
+    paths = {cell: resolve_cell(cell).record_path(results) for cell in cells}
+    found = {cell: record for cell, path in paths.items() if not fresh and (record := finished(path))}
+    if found:
+        _say(f"{len(found)} of {len(cells)} cells are finished already (--fresh runs them anew)")
+    waiting = [cell for cell in cells if cell not in found]
+    prepare_states(waiting)
+    spent = 0.0
+    for number, cell in enumerate(waiting):
+        left = f", about {spent / number * (len(waiting) - number) / 60:.0f} min left" if number else ""
+        _say(f"[{number + 1}/{len(waiting)}] {cell}{left}")
         begin = time.monotonic()
         record = run_cell(cell, results, processes, fresh)
         spent += time.monotonic() - begin
         if record is not None:
-            records.append(record)
+            found[cell] = record
+    records = [found[cell] for cell in cells if cell in found]
     if records:
         print(print_tables(records))
     failed = len(cells) - sum(record.status == "ok" for record in records)
