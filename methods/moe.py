@@ -64,7 +64,10 @@ class Whitening(nn.Module):
 
 
 class MoEAdapter(nn.Module):
-    """Eqs. 1-3: projection heads mixed by Gaussian routing, `[M, D] -> [M, d]`."""
+    """Eqs. 1-3: projection heads mixed by Gaussian routing, `[M, D] -> [M, d]` in fp32.
+
+    Dropout acts on centred states, so a dropped dimension has the catalogue's mean, not zero.
+    """
 
     def __init__(self, config: MoEConfig, mean: Tensor, std: Tensor, out_dim: int) -> None:
         """`mean` and `std` are `[D]`, the statistics of this layer over the catalogue."""
@@ -88,16 +91,20 @@ class MoEAdapter(nn.Module):
         x = self.dropout(self.whiten(h))
         origin = self.whiten.origin
         weight = self.weight.view(width, heads * out_dim)  # [D, n_p d]
-        projected = (x @ weight).view(-1, heads, out_dim)  # [M, n_p, d]
-        # (x + origin - b_k) W_k without an [M, n_p, D] tensor: the constant part goes through W once. Every
-        # b_k meets every W_j there and only j = k is kept, which spares a transposed copy of W.
-        crossed = ((origin - self.shift) @ weight).view(heads, heads, out_dim)  # [n_p, n_p, d]
-        constant = crossed.diagonal().T  # [n_p, n_p, d] -> [d, n_p] -> [n_p, d]
         routes = torch.cat([self.route_mean, self.route_std], dim=1)  # [D, 2 n_p]
-        mu, rho = (x @ routes + origin @ routes).float().chunk(2, dim=-1)  # each [M, n_p]
-        share = self._route(mu, rho).to(projected.dtype)  # [M, n_p]
-        mixed = torch.bmm(share.unsqueeze(1), projected).squeeze(1)  # [M, 1, n_p] x [M, n_p, d] -> [M, d]
-        return mixed + share @ constant.to(share.dtype)  # [M, d]
+        projected = (x @ weight).view(-1, heads, out_dim)  # [M, n_p, d]
+        routed = x @ routes  # [M, 2 n_p]
+        # What items have in common can be a hundred times what tells them apart: its part stays in fp32.
+        with torch.autocast(h.device.type, enabled=False):
+            # (x + origin - b_k) W_k without an [M, n_p, D] tensor: the constant part goes through W once.
+            # Every b_k meets every W_j there and only j = k is kept, which spares a transposed copy of W.
+            crossed = ((origin - self.shift) @ weight).view(heads, heads, out_dim)  # [n_p, n_p, d]
+            constant = crossed.diagonal().T  # [n_p, n_p, d] -> [d, n_p] -> [n_p, d]
+            mu, rho = (routed.float() + origin @ routes).chunk(2, dim=-1)  # each [M, n_p]
+            share = self._route(mu, rho)  # [M, n_p]
+            common = share @ constant  # [M, d]
+        mixed = torch.bmm(share.to(projected.dtype).unsqueeze(1), projected)  # [M, 1, n_p] x [M, n_p, d]
+        return mixed.squeeze(1).float() + common  # [M, 1, d] -> [M, d]
 
     def _route(self, mu: Tensor, rho: Tensor) -> Tensor:
         """Softmax of a draw from N(mu, softplus(rho)^2), or of mu where noise is off: `[M, n_p]`."""

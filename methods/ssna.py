@@ -97,4 +97,4 @@ class SSNAWeighted(_TopLayers):
     def forward(self, items: Items) -> Tensor:
         """Embed items: `[M, a, D]` -> `[M, d]`."""
         z = torch.stack(list(self.adapted(items)))  # [a, M, d]
-        return torch.einsum("a,aMd->Md", self.weights, z.float())  # [M, d]
+        return (self.weights[:, None, None] * z).sum(0)  # [a, 1, 1] x [a, M, d] -> [M, d]
