@@ -75,27 +75,18 @@ def run_cell(cell: Cell, results: Path, processes: int, fresh: bool) -> RunRecor
 
 
 def _python(processes: int = 1) -> list[str]:
+    # torchrun: without MPI `accelerate launch --cpu --num_processes 2` starts one process and says nothing
     if processes == 1:
         return [sys.executable, "-m", "benchmark"]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
-    return [
-        *launcher,
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        *_where(),
+    launcher = [
+        sys.executable,
         "-m",
-        "benchmark",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        str(processes),
     ]
-
-
-def _where() -> list[str]:
-    import torch
-
-    return ["--multi_gpu"] if torch.cuda.is_available() else ["--cpu"]
+    return [*launcher, "-m", "benchmark"]
 
 
 def _set(overrides: Sequence[str]) -> list[str]:

@@ -1,0 +1,142 @@
+"""What a step, a ranking and a whole run compute, for one process or many; torchrun runs this file.
+
+Usage: core_processes.py FILE. The main process saves what it measured there.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from core_worlds import World, make_world, recommender, trainer, with_settings
+from torch import Tensor
+
+from benchmark.config import Settings
+from benchmark.data.batches import EpochBatches, build_batch
+from benchmark.model.recommender import Recommender, world_size
+from benchmark.train.evaluate import evaluate
+from methods.base import Items, Method
+
+CPU = torch.device("cpu")
+METHODS: dict[str, dict[str, Any]] = {"id": {}, "ssna": {"noise": "never", "top_layers": 2}}
+CANDIDATES = ("batch", "catalogue", "sampled")
+
+
+class WithAuxiliary(Method):
+    """A method with a term of its own, which counts once whatever the number of processes."""
+
+    def __init__(self, inner: Method) -> None:
+        super().__init__(inner.config, None)  # type: ignore[arg-type]
+        self.inner = inner
+
+    def forward(self, items: Items) -> Tensor:
+        return self.inner(items)
+
+    def aux_loss(self) -> Tensor:
+        return sum(p.square().sum() for p in self.parameters())  # type: ignore[return-value]
+
+
+def accelerator() -> Any:
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=True, mixed_precision="no")
+
+
+def build(settings: Settings, world: World, method: str) -> Recommender:
+    return recommender(settings, world, method, **METHODS[method])
+
+
+def step(model: Recommender, batch: Any) -> dict[str, Any]:
+    """Global loss and terms of one step, and every gradient after data parallelism averaged it."""
+    prepared = accelerator().prepare(model)
+    loss = prepared(batch)
+    loss.objective.backward()
+    sums = torch.stack([loss.loss_sum.double(), loss.candidates_sum.double()])
+    if world_size() > 1:
+        dist.all_reduce(sums)
+    return {
+        "sums": sums,
+        "gradients": {
+            name: p.grad if p.grad is not None else torch.tensor(torch.nan)
+            for name, p in model.named_parameters()
+        },
+    }
+
+
+def rank() -> int:
+    return int(accelerator().process_index)
+
+
+def steps() -> dict[str, Any]:
+    """One step and all ranks, for each method and pool of candidates; then the odd cases."""
+    world, found = make_world(5, n_users=11), {}
+    for method in METHODS:
+        for candidates in CANDIDATES:
+            settings = with_settings(
+                candidates=candidates, samples=5, batch_size=23, ids="add" if method != "id" else "none"
+            )
+            task, model = world.task(settings), build(settings, world, method)
+            batch = next(iter(EpochBatches(task.train, task.sequences, settings, 3, 1, rank(), world_size())))
+            found[f"{method} {candidates}"] = step(model, batch)
+        model = build(settings, world, method)
+        ranks = evaluate(model, task.sequences, task.test, task.history_start, CPU, rank())
+        found[f"{method} ranks"] = {"user": ranks.user, "raw": ranks.raw, "masked": ranks.masked}
+        few = task.test.take(np.array([4]))  # one user: a process has none
+        found[f"{method} one user"] = {
+            "raw": evaluate(model, task.sequences, few, task.history_start, CPU, rank()).raw
+        }
+    for candidates in CANDIDATES:
+        settings = with_settings(candidates=candidates, samples=5)
+        task = world.task(settings)
+        one_row = task.train.take(np.array([0]))
+        draws = {"batch": None, "catalogue": task.sequences.trained, "sampled": np.array([1, 2, 5])}[
+            candidates
+        ]
+        batch = build_batch(one_row, task.sequences, settings, draws, rank(), world_size())
+        found[f"one row {candidates}"] = step(build(settings, world, "ssna"), batch)
+    model = build(settings, world, "id")
+    model.method = WithAuxiliary(model.method)
+    found["auxiliary"] = step(model, batch)
+    return found
+
+
+def whole_run(folder: Path) -> dict[str, Any]:
+    """A run to early stopping."""
+    world = make_world(6, n_users=30, n_items=60)
+    settings = with_settings(
+        batch_size=16,
+        accumulation=2,
+        patience=2,
+        epochs=9,
+        learning_rate=0.03,
+        candidates="batch",
+        clip_norm=1.0,
+    )
+    made, _ = trainer(
+        build(settings, world, "id"), world.task(settings), settings, folder / f"{world_size()}", seed=2
+    )
+    reason = made.fit()
+    curve = [(row.loss, row.valid["ndcg@50"], row.valid_masked["recall@10"]) for row in made.progress.curve]
+    return {
+        "reason": reason, "best_epoch": made.progress.best_epoch, "step": made.progress.step,
+        "candidates": made.progress.candidates, "curve": curve, "test": made.test().raw,
+    }  # fmt: skip
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """Everything that must not depend on the number of processes."""
+    torch.set_num_threads(1)
+    accelerator()  # joins the process group
+    return {**steps(), "run": whole_run(folder), "processes": world_size()}
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    result = measure(out.parent)
+    if rank() == 0:
+        torch.save(result, out)
+    dist.destroy_process_group()

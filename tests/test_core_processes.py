@@ -1,0 +1,73 @@
+"""Two processes (gloo) compute what one computes: loss, gradients, ranks, when to stop."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import core_processes
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What one process and two processes measured."""
+    folder = tmp_path_factory.mktemp("processes")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    here = Path(__file__).parent
+    two = subprocess.Popen(
+        [*command, str(here / "core_processes.py"), str(folder / "two.pt")],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(here)},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    one = core_processes.measure(folder)
+    told, _ = two.communicate(timeout=120)
+    assert two.returncode == 0, told[-3000:]
+    return one, torch.load(folder / "two.pt", weights_only=False)
+
+
+def test_there_were_two(both: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    assert [found["processes"] for found in both] == [1, 2]
+
+
+CASES = [
+    f"{method} {candidates}" for method in core_processes.METHODS for candidates in core_processes.CANDIDATES
+]
+CASES += [f"one row {candidates}" for candidates in core_processes.CANDIDATES] + ["auxiliary"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_loss_and_every_gradient(both: tuple[dict[str, Any], dict[str, Any]], case: str) -> None:
+    one, two = (found[case] for found in both)
+    torch.testing.assert_close(one["sums"], two["sums"], rtol=1e-5, atol=1e-6)
+    assert one["gradients"].keys() == two["gradients"].keys()
+    largest = max(float(gradient.abs().max()) for gradient in one["gradients"].values())
+    assert "one row" in case or largest > 1e-3
+    for name, gradient in one["gradients"].items():
+        torch.testing.assert_close(
+            gradient, two["gradients"][name], rtol=1e-4, atol=1e-6, msg=f"{case}: {name}"
+        )
+
+
+@pytest.mark.parametrize("method", core_processes.METHODS)
+def test_per_user_ranks(both: tuple[dict[str, Any], dict[str, Any]], method: str) -> None:
+    one, two = (found[f"{method} ranks"] for found in both)
+    for field in ("user", "raw", "masked"):
+        assert np.array_equal(one[field], two[field])
+    assert np.array_equal(*(found[f"{method} one user"]["raw"] for found in both))
+
+
+def test_a_whole_run_stops_at_the_same_epoch(both: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    one, two = (found["run"] for found in both)
+    assert one["reason"] == two["reason"] == "patience"
+    assert len(one["curve"]) == len(two["curve"]) > 3
+    for name in ("best_epoch", "step"):
+        assert one[name] == two[name]
+    assert one["candidates"] == pytest.approx(two["candidates"])
+    assert np.allclose(one["curve"], two["curve"], rtol=1e-3)
+    assert np.array_equal(one["test"], two["test"])
