@@ -135,8 +135,8 @@ class RunRecord(_Part):
     config_hash: str
     """Names the cell: data, language model, method, settings and hyper-parameters, without the seed."""
     protocol_hash: str
-    """Same for rows that may stand in one table: data, protocol and its settings, save those in which rows may
-    differ (`cell.ROW_SETTINGS`). A table also keeps to one language model, device and world size."""
+    """Same for rows that may stand in one table: data, protocol and its settings, save those in which rows
+    may differ (`cell.ROW_SETTINGS`). A table also keeps to one language model, device and world size."""
     seed: int
     trials: int = 1
     """Configurations tried in tuning before this one was chosen, itself included."""

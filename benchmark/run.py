@@ -148,8 +148,11 @@ def _inputs(resolved: Resolved, device: torch.device) -> Inputs:
         return Items(states=values[items] + offset)  # [M, A, D] fp32
 
     context = {
-        "llm_layers": llm.n_layers, "llm_width": llm.width, "state_mean": mean + states.mean, "state_std": std,
-    }  # fmt: skip
+        "llm_layers": llm.n_layers,
+        "llm_width": llm.width,
+        "state_mean": mean + states.mean,
+        "state_std": std,
+    }
     return Inputs(read, context, states)
 
 

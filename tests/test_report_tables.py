@@ -190,7 +190,7 @@ def test_rows_without_figures_show_their_status_and_reason():
     (group,) = groups(
         [record("ssna"), failure("lora", "oom"), failure("full"), record("tmlp"), failure("tmlp", seed=1)]
     )
-    assert cells_of(group, "lora")[1:] == ["oom"] * 9 + ["0 of 1"]
+    assert cells_of(group, "lora")[1:] == ["oom"] * 10 + ["0 of 1"]
     assert cells_of(group, "full", block=1)[1:] == ["failed"] * 4
     assert cells_of(group, "tmlp")[-1] == "1 of 2"
     text = render(group, "text")
@@ -208,8 +208,8 @@ def test_rows_without_figures_show_their_status_and_reason():
 def test_what_was_not_measured_is_never_zero():
     runs = [record("a", cost=Cost()), record("b", memory=PeakMemory(), llm=None)]
     (group,) = groups(runs)
-    assert cells_of(group, "a")[5:] == ["n/a", "8 / 12", "n/a", "n/a", "n/a", "1"]
-    assert cells_of(group, "b")[7:9] == ["n/a", "n/a"]
+    assert cells_of(group, "a")[5:] == ["n/a", "n/a", "8 / 12", "n/a", "n/a", "n/a", "1"]
+    assert cells_of(group, "b")[8:10] == ["n/a", "n/a"]
     line = lines_of(group)[0]
     assert (line["epoch_seconds"], line["peak_memory_bytes"], line["test_warm_recall@10"]) == ("", "", "")
 
@@ -219,8 +219,8 @@ def test_memory_says_its_kind_and_takes_the_largest_seed():
     runs = [record("a", seed=seed, memory=memory) for seed, memory in enumerate(both)]
     runs += [record("b", memory=PeakMemory(host=GIB // 2))]
     (group,) = groups(runs)
-    assert cells_of(group, "a")[8] == "3.00 GPU"
-    assert cells_of(group, "b")[8] == "0.50 host"
+    assert cells_of(group, "a")[9] == "3.00 GPU"
+    assert cells_of(group, "b")[9] == "0.50 host"
     assert [(line["peak_memory_bytes"], line["peak_memory_kind"]) for line in lines_of(group)] == [
         (str(3 * GIB), "GPU"),
         (str(GIB // 2), "host"),

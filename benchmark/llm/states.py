@@ -45,7 +45,13 @@ class States:
     """Hidden states of the catalogue."""
 
     values: Tensor
-    """`[I, A, D]` on the CPU; memory-mapped where one layer was asked for, else read."""
+    """`[I, A, D]` on the CPU, about `mean`; memory-mapped where one layer was asked for, else read."""
+    mean: Tensor
+    """`[A, D]` fp32, to be added to `values`. Zero where states are stored in float32.
+
+    In 16 bits the catalogue's mean is kept apart: the first token's states of one layer can have a mean of 10
+    and a spread of 0.004, of which bfloat16's eight bits would keep nothing.
+    """
     layers: tuple[int, ...]
     """The layers of axis `A`, as asked."""
     key: str
@@ -86,8 +92,9 @@ def load_states(
             missing = entry.missing(wanted, warn=True)  # another process may have done it meanwhile
             hit = not missing
             if missing:
-                _compute(entry, texts, llm, missing, torch.device(device))
-    return States(entry.read(wanted), wanted, entry.folder.name, entry.seconds(wanted), hit)
+                _compute(entry, texts, llm, missing, dtype, torch.device(device))
+    values, mean = entry.read(wanted)
+    return States(values, mean, wanted, entry.folder.name, entry.seconds(wanted), hit)
 
 
 def _check_layers(layers: Sequence[int], llm: LLM) -> tuple[int, ...]:
@@ -118,7 +125,7 @@ def _key(texts: Sequence[str], llm: LLM, pooling: str, dtype: str) -> dict[str, 
         "tokenizer": llm.tokenizer_digest,
         "max_tokens": llm.max_tokens,
         "pooling": pooling,
-        "dtype": dtype,
+        "dtype": dtype if dtype == "float32" else f"{dtype} about the mean",
     }
 
 
@@ -185,12 +192,14 @@ class _Entry:
             absent.append(layer)
         return absent
 
-    def read(self, layers: Sequence[int]) -> Tensor:
-        """`[I, A, D]`; one layer stays memory-mapped."""
+    def read(self, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """States about their mean `[I, A, D]` (one layer stays memory-mapped), and the mean `[A, D]`."""
         from safetensors.torch import load_file
 
-        found = [load_file(self._file(layer))["states"] for layer in layers]  # A of [I, D]
-        return found[0][:, None] if len(found) == 1 else torch.stack(found, dim=1)  # [I, A, D]
+        found = [load_file(self._file(layer)) for layer in layers]
+        states = [file["states"] for file in found]  # A of [I, D]
+        mean = torch.stack([file.get("mean", torch.zeros(states[0].shape[1])) for file in found])  # [A, D]
+        return (states[0][:, None] if len(states) == 1 else torch.stack(states, dim=1)), mean  # [I, A, D]
 
     def seconds(self, layers: Sequence[int]) -> float:
         """Seconds of the dearest pass that gave one of `layers`."""
@@ -198,13 +207,13 @@ class _Entry:
         passes = [sidecar["passes"][sidecar["layers"][str(layer)]["pass"]] for layer in layers]
         return float(max(one["seconds"] for one in passes))
 
-    def write(self, layers: Sequence[int], values: Tensor, facts: dict[str, Any]) -> None:
+    def write(self, layers: Sequence[int], values: Tensor, dtype: str, facts: dict[str, Any]) -> None:
         """Add `values` `[I, A, D]`, one file a layer, and then the sidecar that vouches for them."""
         from safetensors.torch import save
 
         sidecar = self._read_sidecar(warn=False)
         for layer, states in zip(layers, values.unbind(1), strict=True):  # A of [I, D]
-            data = save({"states": states.contiguous()})
+            data = save(_stored(states.contiguous(), dtype))
             write_atomically(self._file(layer), data)
             sidecar["layers"][str(layer)] = {
                 "sha256": hashlib.sha256(data).hexdigest(),
@@ -215,7 +224,7 @@ class _Entry:
 
 
 def _compute(
-    entry: _Entry, texts: Sequence[str], llm: LLM, layers: Sequence[int], device: torch.device
+    entry: _Entry, texts: Sequence[str], llm: LLM, layers: Sequence[int], dtype: str, device: torch.device
 ) -> None:
     """One forward pass over the distinct texts for all missing layers, in parts that survive a kill."""
     start = time.perf_counter()
@@ -229,7 +238,7 @@ def _compute(
     # The batches, hence the numbers, depend on the plan alone and never on where an earlier try was cut off.
     plan = _digest({"key": entry.key, "layers": list(layers), "budget": budget, "device": device.type})
     store = parts.Parts(entry.folder / f"parts-{plan}", plan, batches)
-    values = torch.empty(len(distinct), len(layers), llm.width, dtype=DTYPES[entry.key["dtype"]])  # [U, A, D]
+    values = torch.empty(len(distinct), len(layers), llm.width)  # [U, A, D]
     earlier = store.load_into(values)
     if store.done:
         log.warning("resuming: %d of %d texts were encoded before", store.texts_done, len(distinct))
@@ -243,9 +252,17 @@ def _compute(
         _fill(values, store, encode)
     rows = torch.tensor([distinct[text] for text in texts])  # [I]
     facts = _facts(time.perf_counter() - start + earlier, len(texts), len(distinct), tokens, device)
-    entry.write(layers, values[rows], facts)  # [U, A, D] -> [I, A, D]
+    entry.write(layers, values[rows], dtype, facts)  # [U, A, D] -> [I, A, D]
     for folder in entry.folder.glob("parts-*"):
         shutil.rmtree(folder)
+
+
+def _stored(states: Tensor, dtype: str) -> dict[str, Tensor]:
+    """What a layer's file holds: `[I, D]` as computed, or in 16 bits about its mean `[D]`."""
+    if dtype == "float32":
+        return {"states": states}
+    mean = states.double().mean(0).float()  # [D]
+    return {"states": (states - mean).to(DTYPES[dtype]), "mean": mean}
 
 
 def _token_budget(llm: LLM, device: torch.device) -> int:
