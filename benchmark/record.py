@@ -2,7 +2,8 @@
 
 Beside `<hash>-s<seed>.json` lies `<hash>-s<seed>.ranks.parquet` with every user's test rank (user, rank,
 rank_masked), so that each metric and p-value can be recomputed without running anything. `SCHEMA` is the
-version; `RunRecord.model_json_schema()` prints the whole schema (docs/records.md explains it).
+version; docs/records.md explains the fields, docs/record.schema.json
+is the whole schema (`python -m benchmark.record` prints it).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Metrics = dict[str, float]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 class Epoch(_Part):
@@ -216,3 +217,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically."""
     write_atomically(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    print(json.dumps(RunRecord.model_json_schema(), indent=1))
