@@ -2,8 +2,7 @@
 
 Beside `<hash>-s<seed>.json` lies `<hash>-s<seed>.ranks.parquet` with every user's test rank (user, rank,
 rank_masked), so that each metric and p-value can be recomputed without running anything. `SCHEMA` is the
-version; docs/records.md explains the fields, docs/record.schema.json
-is the whole schema (`python -m benchmark.record` prints it).
+version; docs/records.md explains the fields, docs/record.schema.json is the whole schema (`python -m benchmark.record` prints it).
 """
 
 from __future__ import annotations
@@ -113,6 +112,7 @@ class RunRecord(_Part):
     """One run of one method on one dataset with one language model, protocol and seed."""
 
     schema_version: int = SCHEMA
+    """Version of this schema."""
     status: Literal["ok", "failed", "oom", "interrupted"]
     error: str | None = None
     """One line where status is not ok."""
@@ -139,10 +139,13 @@ class RunRecord(_Part):
     """Same for rows that may stand in one table: data, protocol and its settings, save those in which rows
     may differ (`cell.ROW_SETTINGS`). A table also keeps to one language model, device and world size."""
     seed: int
+    """Seed of every random number."""
     trials: int = 1
     """Configurations tried in tuning before this one was chosen, itself included."""
     epochs_run: int = 0
+    """Epochs trained."""
     best_epoch: int | None = None
+    """The epoch, from 1, whose weights were tested."""
     stopped: str | None = None
     """Why training ended: `patience`, `epochs`."""
     metrics: dict[str, Metrics] = Field(default_factory=dict)
