@@ -42,7 +42,9 @@ class Whitening(nn.Module):
     so the states are centred in fp32 first and what the centring took away goes through the weights on its
     own: `x W = centred W + origin W`, exactly, with `x = (h - shift) / scale`. `paper` has shift 0 and
     scale 1, so x = h; `whitened` has the catalogue's mean and spread. Either way a head (b', W') in the
-    coordinates of x is a head (b, W) of Eq. 1 with `W = W' / scale`, `b = shift + scale b'`.
+    coordinates of x is a head (b, W) of Eq. 1 with `W = W' / scale`, `b = shift + scale b'`. The routing
+    reads x too: `mu = x B'` is `h B - shift B` with `B = B' / scale`, so `whitened` has a tied constant
+    there that Eq. 3 lacks.
     """
 
     mean: Tensor
@@ -59,8 +61,8 @@ class Whitening(nn.Module):
         self.register_buffer("origin", (mean - shift) / scale, persistent=False)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Centre and scale states: `[M, D]` -> `[M, D]` fp32. Add `origin` to get x."""
-        return (h.float() - self.mean) / self.scale
+        """Centre and scale states in fp32: `[M, D]` -> `[M, D]`. Add `origin` to get x."""
+        return (h.to(self.mean.dtype) - self.mean) / self.scale
 
 
 class MoEAdapter(nn.Module):
@@ -100,11 +102,11 @@ class MoEAdapter(nn.Module):
             # Every b_k meets every W_j there and only j = k is kept, which spares a transposed copy of W.
             crossed = ((origin - self.shift) @ weight).view(heads, heads, out_dim)  # [n_p, n_p, d]
             constant = crossed.diagonal().T  # [n_p, n_p, d] -> [d, n_p] -> [n_p, d]
-            mu, rho = (routed.float() + origin @ routes).chunk(2, dim=-1)  # each [M, n_p]
+            mu, rho = (routed.to(origin.dtype) + origin @ routes).chunk(2, dim=-1)  # each [M, n_p]
             share = self._route(mu, rho)  # [M, n_p]
             common = share @ constant  # [M, d]
         mixed = torch.bmm(share.to(projected.dtype).unsqueeze(1), projected)  # [M, 1, n_p] x [M, n_p, d]
-        return mixed.squeeze(1).float() + common  # [M, 1, d] -> [M, d]
+        return mixed.squeeze(1).to(common.dtype) + common  # [M, 1, d] -> [M, d]
 
     def _route(self, mu: Tensor, rho: Tensor) -> Tensor:
         """Softmax of a draw from N(mu, softplus(rho)^2), or of mu where noise is off: `[M, n_p]`."""
