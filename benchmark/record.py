@@ -2,7 +2,8 @@
 
 Beside `<hash>-s<seed>.json` lies `<hash>-s<seed>.ranks.parquet` with every user's test rank (user, rank,
 rank_masked), so that each metric and p-value can be recomputed without running anything. `SCHEMA` is the
-version; docs/records.md explains the fields, docs/record.schema.json is the whole schema (`python -m benchmark.record` prints it).
+version; docs/records.md explains the fields, docs/record.schema.json is the whole schema
+(`python -m benchmark.record` prints it).
 """
 
 from __future__ import annotations
