@@ -33,6 +33,9 @@ export one_dataset = $(firstword $(call words,$(DATASETS)))
 export one_method = $(or $(firstword $(call words,$(METHODS))),ssna)
 export one_protocol = $(firstword $(call words,$(PROTOCOL)))
 
+# Threads that wait do not spin: on a machine with other work, spinning costs thirty times the time.
+export OMP_WAIT_POLICY ?= passive
+
 # Runs `adaptrec` with the shell's arguments and shows them.
 adaptrec = echo "+ adaptrec $$*" >&2; .venv/bin/python -m benchmark "$$@"
 
