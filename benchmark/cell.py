@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +100,8 @@ def resolve_cell(cell: Cell) -> Resolved:
     settings, config = _settings(cls, cell.protocol, recipe.settings, harness, own)
     prepared = _prepared(cell.dataset)
     llm = None if cls.reads == "ids" else _llm(cell.llm)
+    if llm is not None and settings.max_tokens:
+        llm = replace(llm, max_tokens=min(llm.max_tokens, settings.max_tokens))
     if llm is not None:
         cls.layers(config, llm.n_layers)  # says so now where the language model is too shallow
     return Resolved(cell, entry, cls, settings, config, prepared, llm)

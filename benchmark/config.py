@@ -42,6 +42,10 @@ class Settings:
     """SASRec attention heads."""
     sasrec_inner: Annotated[int, Field(ge=1)] = 256
     """SASRec feed-forward width."""
+    sasrec_activation: Literal["gelu", "relu", "silu"] = "gelu"
+    """SASRec feed-forward activation."""
+    sasrec_eps: Annotated[float, Field(gt=0, le=1e-2)] = 1e-12
+    """Epsilon of SASRec's LayerNorms."""
     sasrec_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """SASRec dropout: embeddings, attention and feed-forward."""
     window: Annotated[int, Field(ge=1)] = 50
@@ -66,6 +70,8 @@ class Settings:
     """Precision in which cached hidden states are stored."""
     pooling: Literal["auto", "first", "last", "mean"] = "auto"
     """Token that stands for an item: `auto` is the first for encoders, the last for decoders."""
+    max_tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens of an item text at most; 0 is the language model's own limit."""
     select: Literal["raw", "masked"] = "raw"
     """Whether validation Recall@10 that picks the epoch has the user's history masked."""
 

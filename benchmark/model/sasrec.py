@@ -1,4 +1,4 @@
-"""SASRec (Kang and McAuley 2018) over item embeddings, as UniSRec sets it: post-norm, GELU, eps 1e-12.
+"""SASRec (Kang and McAuley 2018), post-norm, by default with UniSRec's GELU and eps 1e-12.
 
 Rows are packed: a bin of `S` slots holds several rows, told apart by their segment, so that hardly any
 arithmetic goes into padding.
@@ -6,13 +6,15 @@ arithmetic goes into padding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.config import Settings
 
-EPS = 1e-12
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
 
 
 class Block(nn.Module):
@@ -21,13 +23,13 @@ class Block(nn.Module):
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         width, self.heads = settings.width, settings.sasrec_heads
-        self.dropout = settings.sasrec_dropout
+        self.dropout, self.activation = settings.sasrec_dropout, ACTIVATIONS[settings.sasrec_activation]
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.attention_norm = nn.LayerNorm(width, eps=EPS)
+        self.attention_norm = nn.LayerNorm(width, eps=settings.sasrec_eps)
         self.expand = nn.Linear(width, settings.sasrec_inner)
         self.contract = nn.Linear(settings.sasrec_inner, width)
-        self.feed_norm = nn.LayerNorm(width, eps=EPS)
+        self.feed_norm = nn.LayerNorm(width, eps=settings.sasrec_eps)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`x` `[N, S, d]`, `mask` `[N, 1, S, S]` True where attention is allowed: -> `[N, S, d]`."""
@@ -40,7 +42,7 @@ class Block(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         mixed = self.out(mixed.transpose(1, 2).reshape(bins, slots, width))  # [N, S, d]
         x = self.attention_norm(x + F.dropout(mixed, dropout))
-        fed = self.contract(F.gelu(self.expand(x)))  # [N, S, inner] -> [N, S, d]
+        fed = self.contract(self.activation(self.expand(x)))  # [N, S, inner] -> [N, S, d]
         return self.feed_norm(x + F.dropout(fed, dropout))  # type: ignore[no-any-return]
 
 
@@ -50,7 +52,7 @@ class SASRec(nn.Module):
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self.position = nn.Embedding(settings.window, settings.width)
-        self.norm = nn.LayerNorm(settings.width, eps=EPS)
+        self.norm = nn.LayerNorm(settings.width, eps=settings.sasrec_eps)
         self.dropout = nn.Dropout(settings.sasrec_dropout)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.sasrec_layers))
         self.apply(_initialise)
