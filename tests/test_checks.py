@@ -86,7 +86,7 @@ class TopHalf(FirstToken):
 
 
 @pytest.mark.parametrize("cls", [Linear, FirstToken, Vectors, LowRank, TopHalf])
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_sound_methods_pass(cls: type[Method], seed: int) -> None:
     check_method(cls, seed=seed)
 

@@ -1,0 +1,241 @@
+"""Names of methods: built-in ones, those of other packages, and all that can be wrong with the latter."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from method_packages import install
+
+import methods
+from benchmark import cli
+from methods import registry
+from methods.checks import check_method
+from methods.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+SOUND = '''
+from torch import nn
+from methods.base import Method
+
+
+class Sound(Method):
+    """Sound: one vector an item."""
+
+    reads = "ids"
+
+    def __init__(self, config, context):
+        super().__init__(config, context)
+        self.table = nn.Embedding(context.n_items, context.out_dim)
+
+    def forward(self, items):
+        return self.table(items.ids)
+'''
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of installed packages; what is imported from it is forgotten afterwards."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    before = set(sys.modules)
+    registry.entries.cache_clear()
+    yield folder
+    registry.entries.cache_clear()
+    for name in set(sys.modules) - before:
+        if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def put(site: Path, distribution: str, point: str, target: str, **modules: str) -> None:
+    install(site, distribution, {point: target}, modules)
+    importlib.invalidate_caches()
+    registry.entries.cache_clear()
+
+
+def listing(capsys: pytest.CaptureFixture[str]) -> str:
+    assert cli.main(["list", "methods"]) == 0
+    return capsys.readouterr().out
+
+
+def complaint(name: str) -> str:
+    with pytest.raises(UserError) as caught:
+        registry.get(name)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_built_in_names(site: Path) -> None:
+    assert registry.names() == list(methods.BUILTIN)
+    for name in registry.names():
+        entry = registry.entry(name)
+        assert entry.summary and not entry.external and entry.distribution == "adaptrec"
+        assert registry.get(name).__doc__.partition("\n")[0] == entry.summary  # type: ignore[union-attr]
+
+
+def test_unknown_names_get_the_nearest(site: Path) -> None:
+    assert re.match(r"unknown method 'snsa'. Did you mean 'ssna'\? Allowed: id, ", complaint("snsa"))
+
+
+def test_an_outsider_is_listed_and_loaded(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(site, "sound-pkg", "sound", "sound_a : Sound [extra]", sound_a=SOUND)
+    assert registry.names()[-1] == "sound"
+    assert re.search(r"^sound +Sound: one vector an item. \[sound-pkg 1.0\]$", listing(capsys), re.M)
+    assert "sound_a" not in sys.modules  # listing imports nothing
+    check_method(registry.get("sound"))
+    entry = registry.entry("sound")
+    assert (entry.external, entry.distribution, entry.version) == (True, "sound-pkg", "1.0")
+
+
+def test_a_built_in_name_cannot_be_taken(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(site, "sound-pkg", "tmoe", "sound_b:Sound", sound_b=SOUND)
+    message = complaint("tmoe")
+    assert "from sound-pkg" in message and "already taken by adaptrec (methods.tmoe:TMoE)" in message
+    assert registry.get("ssna").__name__ == "SSNA"  # the others go on
+    text = listing(capsys)
+    assert "TMoE: one mixture" in text and "tmoe (sound-pkg)" in text
+
+
+def test_two_outsiders_with_one_name(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(site, "first-pkg", "sound", "sound_c:Sound", sound_c=SOUND)
+    put(site, "second-pkg", "sound", "sound_d:Sound", sound_d=SOUND)
+    message = complaint("sound")
+    assert "first-pkg" in message and "second-pkg" in message
+    assert "sound" not in registry.names()
+    text = listing(capsys)
+    assert "first-pkg 1.0" in text and "second-pkg 1.0" in text
+
+
+def test_the_same_package_seen_twice_is_no_clash(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(site, "sound-pkg", "sound", "sound_e:Sound", sound_e=SOUND)
+    again = tmp_path / "again"
+    install(again, "sound-pkg", {"sound": "sound_e:Sound"}, {})
+    monkeypatch.syspath_prepend(str(again))
+    registry.entries.cache_clear()
+    assert registry.get("sound").__name__ == "Sound"
+
+
+@pytest.mark.parametrize(
+    ("target", "source", "message"),
+    [
+        ("m_syntax:Sound", "class Sound(:\n", "SyntaxError"),
+        ("m_name:Sound", "nonsense\n", "NameError: name 'nonsense' is not defined"),
+        ("m_import:Sound", "import a_package_that_is_absent\n", "a_package_that_is_absent"),
+        ("m_lines:Sound", "raise RuntimeError('two\\nlines')\n", "RuntimeError: two lines"),
+        ("m_class:Sund", SOUND, "has no attribute 'Sund'"),
+        ("m_object:Sound", "Sound = 3\n", "3 is not a subclass of methods.base.Method"),
+        ("m_plain:Sound", "class Sound: reads = 'ids'\n", "is not a subclass of methods.base.Method"),
+        (
+            "m_reads:Sound",
+            SOUND.replace('"ids"', '"text"'),
+            "must be 'states', 'tokens' or 'ids', not 'text'",
+        ),
+        ("m_none:Sound", SOUND.replace('reads = "ids"', ""), "not None"),
+        ("m_config:Sound", SOUND + "    Config = dict\n", "Config must be a frozen dataclass"),
+        ("m_absent_module:Sound", None, "there is no module 'm_absent_module'"),
+        ("m_package.part:Sound", None, "'m_package.part' cannot be found: ModuleNotFoundError"),
+        ("no_colon", SOUND, "'no_colon' is not of the form module:Class"),
+    ],
+)
+def test_broken_outsiders(
+    site: Path, capsys: pytest.CaptureFixture[str], target: str, source: str | None, message: str
+) -> None:
+    modules = {} if source is None else {target.partition(":")[0]: source}
+    put(site, "broken-pkg", "broken", target, **modules)
+    assert message in complaint("broken")
+    assert "broken-pkg" in complaint("broken")
+    assert re.search(r"^broken .*\[broken-pkg 1.0\]$", listing(capsys), re.M)  # and `list` survives
+    arguments = ["run", "--dataset", "tiny", "--llm", "random-tiny", "--method", "broken"]
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_package_that_breaks_when_looked_up(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (site / "m_broken").mkdir()
+    (site / "m_broken" / "__init__.py").write_text("1 / 0\n")
+    put(site, "broken-pkg", "broken", "m_broken.part:Sound", **{"m_broken.part": SOUND})
+    assert "ZeroDivisionError" in complaint("broken")
+    assert "ssna" in listing(capsys)
+
+
+def test_a_name_that_cannot_be_typed_or_be_a_folder(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(site, "sound-pkg", "../sound", "sound_f:Sound", sound_f=SOUND)
+    assert "letters, digits" in complaint("../sound")
+    assert "sound-pkg" in listing(capsys)
+
+
+# --- The example of CONTRIBUTING.md ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the example's files, installed as its pyproject.toml says."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(?:python|toml)\n# (\S+)\n(.*?)^```$", text, re.M | re.S)
+    files = dict(blocks)
+    assert set(files) == {"layermix.py", "pyproject.toml", "test_layermix.py"}
+    project = tomllib.loads(files["pyproject.toml"])
+    own = project["project"]
+    folder = tmp_path_factory.mktemp("layermix")
+    modules = {name: files[f"{name}.py"] for name in project["tool"]["setuptools"]["py-modules"]}
+    install(folder, own["name"], own["entry-points"][registry.GROUP], modules, own["version"])
+    (folder / "test_layermix.py").write_text(files["test_layermix.py"], encoding="utf-8")
+    return folder
+
+
+def python(*arguments: str, example: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(example), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_example_passes_its_own_test(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(example))
+    tests = vars(importlib.import_module("test_layermix"))
+    found = [test for name, test in tests.items() if name.startswith("test_")]
+    assert len(found) == 1
+    found[0]()
+
+
+def test_the_example_is_listed_and_runs_to_a_record(example: Path, tmp_path: Path) -> None:
+    listed = python("-m", "benchmark", "list", "methods", example=example)
+    summary = "layermix: a learned mixture of the top layers, then one linear map."
+    assert re.search(rf"^layermix +{re.escape(summary)} \[adaptrec-layermix 0.1.0\]$", listed.stdout, re.M)
+    done = python(
+        "-m", "benchmark", "run", "--dataset", "tiny", "--llm", "random-tiny", "--method", "layermix",
+        "--epochs", "1", "--set", "depth=1", "--results", str(tmp_path), example=example,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = json.loads(Path(done.stdout.splitlines()[-1]).read_text(encoding="utf-8"))
+    assert record["status"] == "ok" and record["method"] == "layermix"
+    assert record["method_source"] == {
+        "distribution": "adaptrec-layermix", "version": "0.1.0", "external": True,
+    }  # fmt: skip
+    assert record["hyperparameters"] == {"depth": 1}
+    assert record["epochs_run"] == 1
+
+
+def test_the_example_as_a_built_in_method(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One file and one line."""
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(example)])
+    monkeypatch.setitem(methods.BUILTIN, "layermix", "methods.layermix:LayerMix")
+    registry.entries.cache_clear()
+    try:
+        assert "layermix" in registry.names()
+        check_method(registry.get("layermix"))
+        assert not registry.entry("layermix").external
+    finally:
+        registry.entries.cache_clear()
+        sys.modules.pop("methods.layermix", None)
