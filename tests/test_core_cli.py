@@ -1,0 +1,372 @@
+"""The command line: every mistake is one line and status 2; what is finished is not run again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from data_folders import write_folder
+
+from benchmark.cell import Cell, resolve_cell
+from benchmark.cli import main
+from benchmark.config import Settings, parse, split_overrides
+from benchmark.grid import local
+from benchmark.grid.plan import expand
+from benchmark.record import METRICS, RunRecord, read_record
+from benchmark.train import loop
+from methods import registry
+from methods.errors import UserError
+
+HEAVY = {
+    "torch",
+    "transformers",
+    "datasets",
+    "pandas",
+    "matplotlib",
+    "pyarrow",
+    "accelerate",
+    "numpy",
+    "peft",
+}
+ITEMS = "abcdefghij"
+USERS = {f"u{n}": " ".join(ITEMS[(n * 3 + step) % 10] for step in range(6)) for n in range(12)}
+SMALL = ["--set", "precision=no", "width=8", "sasrec_inner=8", "batch_size=16", "--epochs", "2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset small enough to train on in a blink."""
+    return write_folder(
+        tmp_path_factory.mktemp("data") / "small", USERS, {item: f"thing {item}" for item in ITEMS}
+    )
+
+
+def run(folder: Path, results: Path, *more: str, method: str = "id") -> list[str]:
+    return ["run", "--dataset", str(folder), "--method", method, "--results", str(results), *SMALL, *more]
+
+
+def complaint(capfd: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """The one line that a mistake makes."""
+    capfd.readouterr()
+    assert main(arguments) == 2
+    told = capfd.readouterr()
+    assert told.out == ""
+    (line,) = told.err.splitlines()
+    assert line.startswith("adaptrec: error: ")
+    return line
+
+
+CELL = ["run", "--dataset", "tiny", "--llm", "random-tiny", "--method", "tmoe"]
+GRID = ["bench", "--datasets", "tiny", "--llms", "random-tiny", "--methods", "tmoe"]
+MISTAKES: list[tuple[list[str], list[str]]] = [
+    ([], ["command"]),
+    (["rnu"], ["'rnu'", "Did you mean 'run'?", "bench"]),
+    ([*CELL, "--epoch", "3"], ["'--epoch'", "Did you mean '--epochs'?", "--results"]),
+    (["run", "--metod", "tmoe"], ["'--metod'", "Did you mean '--method'?"]),
+    (["run", "--llm", "random-tiny"], ["--dataset", "--method"]),
+    ([*CELL, "-x"], ["-x"]),
+    (["run", "--dataset", "tiny", "--method", "tmeo"], ["'tmeo'", "Did you mean 'tmoe'?", "ssna-mean"]),
+    (["run", "--dataset", "tinny", "--method", "id"], ["'tinny'", "Did you mean 'tiny'?", "scientific"]),
+    ([*CELL, "--llm", "random-tyni"], ["'random-tyni'", "Did you mean 'random-tiny'?", "minilm"]),
+    ([*CELL, "--protocol", "fare"], ["'fare'", "Did you mean 'fair'?", "paper"]),
+    ([*CELL, "--set", "batch_sise=3"], ["'batch_sise'", "Did you mean 'batch_size'?", "temperature"]),
+    ([*CELL, "--set", "top_layers=2"], ["'top_layers'", "heads", "noise"]),  # ssna's, not tmoe's
+    ([*CELL, "--set", "batch_size"], ["key=value", "'batch_size'"]),
+    ([*CELL, "--set", "=3"], ["key=value", "'=3'"]),
+    ([*CELL, "--set", "heads=2", "heads=3"], ["'heads' twice"]),
+    ([*CELL, "--set", "heads=2", "--set", "heads=2"], ["'heads' twice"]),
+    ([*CELL, "--epochs", "3", "--set", "epochs=4"], ["'epochs' twice"]),
+    ([*CELL, "--set", "temperature=0"], ["temperature=0", "greater than 0"]),
+    ([*CELL, "--set", "temperature=nan"], ["temperature=nan"]),
+    ([*CELL, "--set", "learning_rate=inf"], ["learning_rate=inf", "finite"]),
+    ([*CELL, "--set", "sasrec_dropout=1"], ["sasrec_dropout=1", "less than 1"]),
+    ([*CELL, "--set", "batch_size=1.5"], ["batch_size=1.5", "integer"]),
+    ([*CELL, "--set", "heads=0"], ["heads=0", "greater than or equal to 1"]),
+    ([*CELL, "--set", "candidates=catalog"], ["'catalog'", "Did you mean 'catalogue'?", "sampled"]),
+    ([*CELL, "--set", "noise=nevr"], ["'nevr'", "Did you mean 'never'?", "always"]),
+    ([*CELL, "--set", "mask_false_negatives=perhaps"], ["mask_false_negatives=perhaps", "boolean"]),
+    ([*CELL, "--set", "width=7"], ["width=7", "sasrec_heads=2"]),
+    ([*CELL, "--epochs", "0"], ["epochs=0"]),
+    ([*CELL, "--epochs", "many"], ["--epochs", "'many'"]),
+    ([*CELL, "--seed", "one"], ["--seed", "'one'"]),
+    ([*CELL, "--seed", "-1"], ["--seed", "-1"]),
+    ([*CELL, "--seed", str(2**64)], ["--seed", str(2**64)]),
+    ([*GRID, "--methods", "tmoe,tmpl"], ["'tmpl'", "Did you mean 'tmlp'?"]),
+    ([*GRID, "--datasets", "tiny,tinier"], ["'tinier'", "Did you mean 'tiny'?"]),
+    ([*GRID, "--llms", "random-tiny,minlim"], ["'minlim'", "Did you mean 'minilm'?"]),
+    ([*GRID, "--protocols", "fiar"], ["'fiar'", "Did you mean 'fair'?"]),
+    ([*GRID, "--seeds", "0,x"], ["'0,x'"]),
+    ([*GRID, "--seeds", "0,-2"], ["--seed", "-2"]),
+    ([*GRID, "--set", "hedas=2"], ["'hedas'", "Did you mean 'heads'?"]),
+    ([*GRID, "--set", "heads"], ["key=value", "'heads'"]),
+    ([*GRID, "--set", "heads=0"], ["heads=0"]),
+    ([*GRID, "--methods", ","], ["--methods", "at least one"]),
+    ([*GRID, "--processes", "0"], ["--processes", "0"]),
+    (["list", "method"], ["'method'", "Did you mean 'methods'?", "llms"]),
+    (["report", "--results", "nowhere"], ["nowhere"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "named"), MISTAKES, ids=lambda value: " ".join(value[-2:]))
+def test_a_mistake_is_one_line(
+    arguments: list[str],
+    named: list[str],
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = complaint(capfd, arguments)
+    assert all(name in line for name in named), line
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_a_mistake_ends_the_process_with_status_2() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmark", "list", "methds"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
+LIGHT = """
+import resource, sys
+from benchmark.cli import main
+for arguments in (["list", "methods"], ["list", "llms"], ["list", "datasets"], ["--version"], ["--help"],
+                  ["run", "--help"], ["bench", "--help"], ["report", "--help"], ["prepare", "--help"]):
+    try:
+        assert main(arguments) == 0
+    except SystemExit as end:
+        assert not end.code
+used = resource.getrusage(resource.RUSAGE_SELF)
+print("heavy:", sorted(set(sys.modules) & set(sys.argv[1:])), file=sys.stderr)
+print("seconds:", used.ru_utime + used.ru_stime, file=sys.stderr)
+"""
+
+
+def test_lists_and_help_import_nothing_heavy() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT, *HEAVY], capture_output=True, text=True, check=True
+    )  # fmt: skip
+    heavy, seconds = done.stderr.splitlines()
+    assert heavy == "heavy: []"
+    assert float(seconds.removeprefix("seconds: ")) < 1, "processor seconds of them all"
+    for name in [*registry.names(), "minilm", "random-tiny", "tiny", "scientific"]:
+        assert f"\n{name} " in f"\n{done.stdout}"
+
+
+def test_a_run_prints_its_record_last(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(run(folder, tmp_path)) == 0
+    path = Path(capfd.readouterr().out.strip())
+    record = read_record(path)
+    assert record.status == "ok"
+    assert path.parent == tmp_path / "small" / "none" / "id"
+    assert path.name == f"{record.config_hash}-s0.json"
+    assert record.epochs_run == len(record.curve) == 2
+    assert set(record.metrics) >= {"valid", "valid_masked", "test", "test_masked"}
+    assert all(set(values) == set(METRICS) for values in record.metrics.values())
+    table = pq.read_table(path.with_suffix(".ranks.parquet")).to_pydict()
+    assert table["user"] == list(range(12))
+    hits = [rank <= 10 for rank in table["rank"]]
+    assert record.metrics["test"]["recall@10"] == pytest.approx(sum(hits) / 12)
+    assert all(masked <= raw for raw, masked in zip(table["rank"], table["rank_masked"], strict=True))
+    assert sorted(file.suffix for file in path.parent.iterdir()) == [".json", ".parquet"], "no litter"
+
+
+def test_a_finished_run_is_skipped_and_fresh_runs_it(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(run(folder, tmp_path)) == 0
+    path = Path(capfd.readouterr().out.strip())
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "fit", lambda _: pytest.fail("trained again"))
+        assert main(run(folder, tmp_path)) == 0
+    told = capfd.readouterr()
+    assert "finished already" in told.err
+    assert Path(told.out.strip()) == path
+    assert path.read_bytes() == before
+    assert main(run(folder, tmp_path, "--fresh")) == 0
+    one, two = RunRecord.model_validate_json(before), read_record(path)
+    assert one.curve != two.curve, "other clock readings: it did run"
+    assert one.metrics == two.metrics, "the same seed, the same result"
+
+
+def test_seed_protocol_and_settings_name_other_records(folder: Path, tmp_path: Path) -> None:
+    def path(*overrides: str, **changes: Any) -> Path:
+        return resolve_cell(Cell(str(folder), "none", "id", overrides=overrides, **changes)).record_path(
+            tmp_path
+        )
+
+    paths = {path(), path(seed=1), path(protocol="fair"), path("temperature=0.1"), path("ids=add")}
+    assert len(paths) == 5
+    assert path("temperature=0.07") == path(), "a default said aloud"
+    assert path("width=8", "epochs=2") == path("epochs=2", "width=8")
+    assert path(seed=1).name.split("-s")[0] == path().name.split("-s")[0]
+
+
+def test_a_failed_run_is_a_record_and_is_tried_again(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "_train", lambda *_: (float("nan"), 1.0))
+        assert main(run(folder, tmp_path)) == 1
+    told = capfd.readouterr()
+    path = Path(told.out.strip())
+    record = read_record(path)
+    assert record.status == "failed"
+    assert "nan in epoch 1" in str(record.error)
+    assert str(record.error) in told.err
+    assert main(run(folder, tmp_path)) == 0
+    assert read_record(path).status == "ok"
+
+
+def test_ctrl_c_leaves_something_to_go_on_from(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(run(folder, tmp_path / "whole")) == 0
+    whole = read_record(Path(capfd.readouterr().out.strip()))
+    real = loop.Trainer._train
+
+    def interrupted(self: loop.Trainer, epoch: int) -> tuple[float, float]:
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return real(self, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "_train", interrupted)
+        assert main(run(folder, tmp_path)) == 130
+    told = capfd.readouterr()
+    assert "interrupted" in told.err
+    assert "Traceback" not in told.err
+    assert main(run(folder, tmp_path)) == 0
+    told = capfd.readouterr()
+    assert "going on after epoch 1" in told.err
+    assert read_record(Path(told.out.strip())).metrics == whole.metrics
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"", "the file"),
+        (b"\xff\xfe{}", "the file"),
+        (b'{"status": "ok"}', "dataset"),
+        (b"[1, 2]", "the file"),
+    ],
+)
+def test_a_record_that_is_none_is_one_line(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], content: bytes, named: str
+) -> None:
+    overrides = tuple(f"{pair}" for pair in (*SMALL[1:5], "epochs=2"))
+    path = resolve_cell(Cell(str(folder), "none", "id", overrides=overrides)).record_path(tmp_path)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    line = complaint(capfd, run(folder, tmp_path))
+    assert str(path) in line
+    assert "is not a run record" in line
+    assert named in line
+    assert path.read_bytes() == content, "and is not overwritten"
+
+
+def test_a_record_with_an_unknown_field_or_status_is_refused(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(run(folder, tmp_path)) == 0
+    path = Path(capfd.readouterr().out.strip())
+    good = json.loads(path.read_text())
+    for change in ({"surprise": 1}, {"status": "fine"}, {"seed": "first"}):
+        path.write_text(json.dumps(good | change))
+        with pytest.raises(UserError, match=next(iter(change))):
+            read_record(path)
+
+
+def test_results_that_cannot_be_written_are_one_line(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert str(tmp_path / "file") in complaint(capfd, run(folder, tmp_path / "file"))
+
+
+def test_data_without_a_training_pair_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    short = write_folder(tmp_path / "short", {"ann": "a b c", "bob": "b c d"})
+    line = complaint(capfd, run(short, tmp_path / "results"))
+    assert "no training target" in line
+    assert not list((tmp_path / "results").rglob("*.json"))
+
+
+def test_a_second_process_on_the_same_cell_is_told_so(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from filelock import FileLock
+
+    overrides = tuple(f"{pair}" for pair in (*SMALL[1:5], "epochs=2"))
+    path = resolve_cell(Cell(str(folder), "none", "id", overrides=overrides)).record_path(tmp_path)
+    path.parent.mkdir(parents=True)
+    with FileLock(path.with_suffix(".lock")):
+        assert "another process is working on" in complaint(capfd, run(folder, tmp_path))
+
+
+def test_bench_runs_what_is_missing_prints_a_table_and_runs_nothing_twice(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["--epochs", "1", "--set", "width=16", "precision=no", "--results", str(tmp_path)]
+    assert main(["run", "--dataset", "tiny", "--method", "id", *settings]) == 0
+    command = ["bench", "--datasets", "tiny", "--llms", "random-tiny", "--methods", "id,tmlp", *settings]
+    command += ["--set", "dropout=0.1"]  # which id does not have
+    capfd.readouterr()
+    assert main(command) == 0
+    told = capfd.readouterr()
+    for word in ("tmlp", "id", "ceiling", "chance", "R@10", "N@50", "cold"):
+        assert word in told.out
+    assert "1 of 2 cells are finished already" in told.err
+    assert "[1/1] tiny random-tiny tmlp" in told.err
+    records = sorted(tmp_path.glob("*/*/*/*.json"))
+    assert [str(path.relative_to(tmp_path).parent) for path in records] == [
+        "tiny/none/id",
+        "tiny/random-tiny/tmlp",
+    ]
+    assert all(read_record(path).status == "ok" for path in records)
+    assert read_record(records[1]).hyperparameters["dropout"] == 0.1
+    before = [path.read_bytes() for path in records]
+    monkeypatch.setattr(local.subprocess, "run", lambda *_, **__: pytest.fail("a process was started"))
+    assert main(command) == 0
+    again = capfd.readouterr()
+    assert again.out == told.out
+    assert "2 of 2 cells are finished already" in again.err
+    assert [path.read_bytes() for path in records] == before
+
+
+def test_a_grid_has_one_cell_for_a_method_that_reads_no_language_model(tmp_path: Path) -> None:
+    from llm_folders import make_folder
+
+    other = str(make_folder(tmp_path / "lm"))
+    cells = expand(
+        ["tiny"], ["random-tiny", other], ["id", "tmoe"], ["paper", "fair"], [0, 1], ["heads=2", "width=8"]
+    )
+    assert sum(cell.method == "id" for cell in cells) == 1 * 2 * 2
+    assert sum(cell.method == "tmoe" for cell in cells) == 2 * 2 * 2
+    assert len(set(cells)) == len(cells)
+    for cell in cells:
+        assert cell.overrides == (("width=8",) if cell.method == "id" else ("heads=2", "width=8"))
+
+
+def test_settings_from_strings_and_from_values_are_the_same() -> None:
+    assert parse(Settings, {"batch_size": "32", "ids": "add", "clip_norm": "1"}, "--set") == Settings(
+        batch_size=32, ids="add", clip_norm=1.0
+    )
+    with pytest.raises(UserError, match="in a file: 'sampels'"):
+        parse(Settings, {"sampels": 3}, "a file")
+
+
+def test_overrides_are_sorted_into_harness_and_method() -> None:
+    config = registry.get("tmoe").Config
+    harness, own = split_overrides(["batch_size=3", "heads=2", "noise=never"], config)
+    assert harness == {"batch_size": "3"}
+    assert own == {"heads": "2", "noise": "never"}
+    assert split_overrides(["pooling=mean=x"], config)[0] == {"pooling": "mean=x"}
