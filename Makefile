@@ -77,7 +77,7 @@ bench: .venv/.ready ## run the benchmark, print its tables, write its report
 smoke: .venv/.ready ## every method for two epochs on random weights, from nothing: under a minute
 	@rm -rf results/smoke reports/smoke
 	@export ADAPTREC_CACHE=results/smoke/cache; \
-	set -- bench --datasets tiny --llms random-tiny --protocols paper,fair --epochs 2 --results results/smoke; \
+	set -- bench --datasets tiny --llms random-tiny --epochs 2 --results results/smoke; \
 	$(adaptrec) && \
 	set -- report --results results/smoke --out reports/smoke && \
 	$(adaptrec)
