@@ -127,7 +127,7 @@ def _fill_bench(parser: Parser) -> None:
 def _fill_speed(parser: Parser) -> None:
     parser.add_argument("--dataset", default="tiny", help="a recipe's name or a folder")
     parser.add_argument("--llm", default="minilm", help="a short name, a hub id or a folder")
-    parser.add_argument("--method", default="ssna", help="see `adaptrec list methods`")
+    parser.add_argument("--method", required=True, help="see `adaptrec list methods`")
     parser.add_argument(
         "--protocol", default="paper", choices=list(PROTOCOLS), metavar="PROTOCOL", help=_protocols()
     )

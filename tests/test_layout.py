@@ -1,0 +1,177 @@
+"""How the project is laid out: who may import whom, who may name whom, what is packaged."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from methods import BUILTIN
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in ("benchmark", "methods")
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+BENCHMARK = sorted(name for name in SOURCES if name.split(".")[0] == "benchmark")
+METHODS = sorted(name for name in SOURCES if name.split(".")[0] == "methods")
+
+FLOORS = (
+    {"config", "record", "measure"},
+    {"data", "llm"},
+    {"model"},
+    {"train"},
+    {"cell", "run", "report", "speed", "settings_page"},
+    {"grid"},
+    {"cli"},
+    {"__main__"},
+)
+"""Rooms of `benchmark` from the ground floor up. A room imports its own floor and those below."""
+GROUND_MAY_SEE = {"methods.errors", "methods.base"}
+"""What `config`, `record`, `measure`, `data` and `llm` may know of methods: the contract, no method."""
+
+
+def floor_of(module: str) -> int:
+    room = module.split(".")[1] if "." in module else ""
+    return next((level for level, rooms in enumerate(FLOORS) if room in rooms), -1)
+
+
+def at_import(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that run when a module is imported: none inside functions or under TYPE_CHECKING."""
+    for node in ast.iter_child_nodes(tree):
+        checking = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if not checking and not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
+            yield from at_import(node)
+
+
+def imports_of(module: str, lazy: bool = True) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import; those inside functions and under TYPE_CHECKING only if `lazy`."""
+    tree = ast.parse(SOURCES[module].read_text(encoding="utf-8"))
+    for node in ast.walk(tree) if lazy else at_import(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}:{node.lineno}: relative import"
+            assert node.module is not None
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield node.lineno, full if full in SOURCES else node.module
+
+
+def test_every_room_has_a_floor() -> None:
+    assert [name for name in BENCHMARK if name != "benchmark" and floor_of(name) < 0] == []
+
+
+@pytest.mark.parametrize("module", METHODS)
+def test_methods_import_nothing_of_the_benchmark(module: str) -> None:
+    wrong = [f"{line}: {name}" for line, name in imports_of(module) if name.split(".")[0] == "benchmark"]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("module", BENCHMARK)
+def test_imports_run_one_way(module: str) -> None:
+    wrong = [
+        f"{line}: {name}"
+        for line, name in imports_of(module)
+        if name.startswith("benchmark.") and floor_of(name) > floor_of(module)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("module", [name for name in BENCHMARK if 0 <= floor_of(name) <= 1])
+def test_the_ground_floor_knows_no_method(module: str) -> None:
+    known = {name for _, name in imports_of(module) if name.split(".")[0] == "methods"}
+    assert known <= GROUND_MAY_SEE
+
+
+@pytest.mark.parametrize("module", BENCHMARK)
+def test_the_benchmark_imports_no_single_method(module: str) -> None:
+    single = {target.partition(":")[0] for target in BUILTIN.values()}
+    assert {name for _, name in imports_of(module)} & single == set()
+
+
+def test_imports_have_no_cycle() -> None:
+    """Of modules, at import time; rooms are held by the floors."""
+    graph = {
+        module: {name for _, name in imports_of(module, lazy=False) if name in SOURCES} for module in SOURCES
+    }
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path, module))
+        if module not in done:
+            for other in sorted(graph[module]):
+                visit(other, (*path, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def docstrings(tree: ast.AST) -> set[int]:
+    """Ids of the constants that are strings standing alone: docstrings and field notes."""
+    return {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+
+
+@pytest.mark.parametrize("module", BENCHMARK)
+def test_the_benchmark_names_no_method(module: str) -> None:
+    tree = ast.parse(SOURCES[module].read_text(encoding="utf-8"))
+    ignored = docstrings(tree)
+    found = [
+        f"{node.lineno}: {node.value!r}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and id(node) not in ignored and node.value in BUILTIN
+    ]
+    assert found == []
+
+
+def test_no_python_lies_under_datasets() -> None:
+    assert list((ROOT / "datasets").rglob("*.py")) == []
+
+
+def test_datasets_is_hugging_faces() -> None:
+    """From the repository's root, where a folder has the same name."""
+    code = "import datasets; assert callable(datasets.load_dataset); print(datasets.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not Path(done.stdout.strip()).is_relative_to(ROOT / "datasets")
+
+
+def test_every_package_is_listed() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for top in ("benchmark", "methods")
+        for path in (ROOT / top).rglob("*.py")
+    }
+    assert sorted(listed) == sorted(there)
+    assert [name for name in there if not (ROOT / Path(*name.split(".")) / "__init__.py").exists()] == []
+
+
+def test_files_that_packages_need_are_listed() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    for top in ("benchmark", "methods"):
+        there = {
+            str(path.relative_to(ROOT / top))
+            for path in (ROOT / top).rglob("*")
+            if path.is_file() and path.suffix not in (".py", ".pyc")
+        }
+        assert there == set(declared[top])
+
+
+@pytest.mark.parametrize("module", sorted(SOURCES))
+def test_functions_are_a_screenful(module: str) -> None:
+    tree = ast.parse(SOURCES[module].read_text(encoding="utf-8"))
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    long = [
+        f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for node in ast.walk(tree)
+        if isinstance(node, functions) and node.end_lineno and node.end_lineno - node.lineno >= 60
+    ]
+    assert long == []
