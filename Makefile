@@ -14,24 +14,24 @@ EPOCHS =
 SET =
 RESULTS = results
 # Planted sets have a report of their own: reports/ is for real data.
-planted = $(if $(filter-out tiny tiny-shuffled,$(call words,$(DATASETS))),,$(DATASETS))
+planted = $(if $(filter-out tiny tiny-shuffled,$(call items,$(DATASETS))),,$(DATASETS))
 OUT = reports$(if $(planted),/tiny)
 
 comma := ,
 space := $() $()
-words = $(strip $(subst $(comma),$(space),$(1)))
-list = $(subst $(space),$(comma),$(call words,$(1)))
+items = $(strip $(subst $(comma),$(space),$(1)))
+list = $(subst $(space),$(comma),$(call items,$(1)))
 
 export PYTHON LLM GPUS EPOCHS RESULTS OUT
 export datasets = $(call list,$(DATASETS))
 export methods = $(call list,$(METHODS))
 export protocols = $(call list,$(PROTOCOL))
 export seeds = $(call list,$(SEEDS))
-export settings = $(call words,$(SET))
+export settings = $(call items,$(SET))
 export only = $(call list,$(planted))
-export one_dataset = $(firstword $(call words,$(DATASETS)))
-export one_method = $(or $(firstword $(call words,$(METHODS))),ssna)
-export one_protocol = $(firstword $(call words,$(PROTOCOL)))
+export one_dataset = $(firstword $(call items,$(DATASETS)))
+export one_method = $(or $(firstword $(call items,$(METHODS))),ssna)
+export one_protocol = $(firstword $(call items,$(PROTOCOL)))
 
 # Threads that wait do not spin: on a machine with other work, spinning costs thirty times the time.
 export OMP_WAIT_POLICY ?= passive
