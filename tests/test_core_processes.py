@@ -22,7 +22,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict
     here = Path(__file__).parent
     two = subprocess.Popen(
         [*command, str(here / "core_processes.py"), str(folder / "two.pt")],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(here)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     one = core_processes.measure(folder)
