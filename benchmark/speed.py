@@ -16,10 +16,10 @@ from benchmark.cell import Cell, resolve_cell
 from benchmark.data.batches import Batch, EpochBatches, most_batches
 from benchmark.measure import device_name
 from benchmark.record import PeakMemory
-from benchmark.run import build_trainer
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.evaluate import evaluate
 from benchmark.train.loop import Trainer
+from benchmark.wiring import build_trainer
 from methods.errors import UserError
 
 PHASES = ("data", "forward", "backward", "optimiser", "evaluation")

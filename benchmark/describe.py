@@ -1,0 +1,127 @@
+"""Fills a run's record: what was asked for, what it cost, how good it was."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import numpy as np
+
+from benchmark.cell import Resolved
+from benchmark.config import as_dict
+from benchmark.data.batches import most_batches
+from benchmark.data.prepare import Prepared
+from benchmark.data.sequences import Ints
+from benchmark.measure import device_name
+from benchmark.record import Cost, Environment, Metrics, RunRecord
+from benchmark.train.evaluate import UserRanks
+from benchmark.train.loop import Task, Trainer
+from benchmark.train.metrics import chance, metrics_of
+from benchmark.wiring import Inputs
+
+
+def blank(resolved: Resolved, where: Environment) -> RunRecord:
+    """All that is known before the run: `failed` until it has ended well."""
+    cell, prepared, entry = resolved.cell, resolved.prepared, resolved.entry
+    return RunRecord(
+        status="failed",
+        dataset=prepared.name,
+        data={
+            "key": prepared.key, "recipe": prepared.recipe, "fingerprint": prepared.fingerprint,
+            "ceiling": prepared.ceiling, "chance": _chance(resolved),
+        },
+        llm=resolved.llm.name if resolved.llm else None,
+        llm_details=resolved.llm.details() if resolved.llm else {},
+        method=cell.method,
+        method_source={
+            "distribution": entry.distribution, "version": entry.version, "external": entry.external,
+        },
+        protocol=cell.protocol,
+        settings=as_dict(resolved.settings),
+        overrides=sorted(cell.overrides),
+        hyperparameters=as_dict(resolved.config),
+        config_hash=resolved.config_hash,
+        protocol_hash=resolved.protocol_hash,
+        seed=cell.seed,
+        environment=where,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )  # fmt: skip
+
+
+def _chance(resolved: Resolved) -> dict[str, Metrics]:
+    """What a random order of the catalogue would give on every split; masked over what is left of it."""
+    prepared = resolved.prepared
+    n_items = len(prepared.texts)
+    raw = chance(n_items)
+    values = {}
+    for split, at in (("valid", prepared.valid_at), ("test", prepared.test_at)):
+        seen = _distinct_seen(prepared, at)
+        scale = float(np.mean(n_items / (n_items - seen))) if len(seen) else 1.0
+        values[split] = raw
+        values[f"{split}_masked"] = {name: value * scale for name, value in raw.items()}
+    # a random order knows no warm from cold
+    parts = {
+        f"test_{part}{form}": values[f"test{form}"] for part in ("warm", "cold") for form in ("", "_masked")
+    }
+    return values | parts
+
+
+def _distinct_seen(prepared: Prepared, at: Ints) -> Ints:
+    """`[u]` distinct items in the history of each user with a target, the target itself left out."""
+    users = np.flatnonzero(at > 0)
+    lengths = np.diff(prepared.offsets)
+    user = np.repeat(np.arange(len(lengths)), lengths)
+    position = np.arange(len(user)) - prepared.offsets[user]
+    target = prepared.items[prepared.offsets[:-1] + np.maximum(at, 0)]
+    counted = (position < at[user]) & (prepared.items != target[user])
+    pairs = np.unique(user[counted] * len(prepared.texts) + prepared.items[counted])
+    return np.bincount(pairs // len(prepared.texts), minlength=len(lengths))[users]
+
+
+def add_cost(record: RunRecord, trainer: Trainer, inputs: Inputs) -> None:
+    """What is known of the cost before training."""
+    parameters, settings = list(trainer.bare.parameters()), trainer.settings
+    record.cost = Cost(
+        prepare_seconds=inputs.states.seconds if inputs.states else None,
+        predictions_per_epoch=int(trainer.task.train.predictions.sum()),
+        steps_per_epoch=-(-most_batches(trainer.task.train, settings.batch_size) // settings.accumulation),
+        trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
+        total_parameters=sum(p.numel() for p in parameters),
+        states_on=device_name(trainer.device) if inputs.states else None,
+    )
+
+
+def add_training(record: RunRecord, trainer: Trainer) -> None:
+    """The curve and the cost of the epochs so far."""
+    progress = trainer.progress
+    record.curve, record.epochs_run = progress.curve, progress.epoch
+    record.best_epoch = progress.best_epoch or None
+    cost = record.cost
+    cost.peak_memory = trainer.memory.over_processes()
+    if not progress.curve:
+        return
+    train = [row.train_seconds for row in progress.curve]
+    cost.first_epoch_seconds = train[0]
+    cost.epoch_seconds = float(np.median(train[1:] or train))
+    cpu = [row.train_cpu_seconds for row in progress.curve]
+    cost.epoch_cpu_seconds = float(np.median(cpu[1:] or cpu))
+    cost.eval_seconds = float(np.median([row.eval_seconds for row in progress.curve]))
+    cost.train_seconds = sum(train)
+    cost.seconds_to_best = sum(train[: progress.best_epoch])
+    cost.candidates = progress.candidates
+
+
+def add_quality(record: RunRecord, task: Task, ranks: UserRanks) -> None:
+    """Metrics of the chosen epoch; warm and cold targets apart where there are cold ones."""
+    best = record.curve[(record.best_epoch or 1) - 1]
+    metrics = {"valid": best.valid, "valid_masked": best.valid_masked}
+    targets = task.sequences.items[task.test.start + task.test.length]
+    cold = ~np.isin(targets, task.sequences.trained)
+    record.cold_targets = int(cold.sum())
+    parts = {"test": np.ones_like(cold)}
+    if cold.any():
+        parts |= {"test_warm": ~cold, "test_cold": cold}
+    for name, users in parts.items():
+        if users.any():
+            metrics[name] = metrics_of(ranks.raw[users])
+            metrics[f"{name}_masked"] = metrics_of(ranks.masked[users])
+    record.metrics = metrics
