@@ -26,7 +26,7 @@ class Items:
     ids: Tensor | None = None
     """`[M]` int64, index of each item in the catalogue (`reads = "ids"`)."""
     states: Tensor | None = None
-    """`[M, A, D]`, hidden states of the frozen language model in the order of `layers()` ("states")."""
+    """`[M, A, D]` fp32, hidden states of the frozen language model in the order of `layers()` ("states")."""
     input_ids: Tensor | None = None
     """`[M, T]` int64, tokens of the item texts ("tokens")."""
     attention_mask: Tensor | None = None
