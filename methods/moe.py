@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from methods.dropout import Dropout
+
 
 @dataclass(frozen=True)
 class StatesConfig:
@@ -77,7 +79,7 @@ class MoEAdapter(nn.Module):
         width, heads = len(mean), config.heads
         self.heads, self.noise = heads, config.noise
         self.whiten = Whitening(mean, std, config.init)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.weight = nn.Parameter(torch.empty(width, heads, out_dim))  # W of Eq. 1
         self.shift = nn.Parameter(torch.empty(heads, width))  # b of Eq. 1
         self.route_mean = nn.Parameter(torch.empty(width, heads))  # B of Eq. 3

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from methods.base import Context, Items, Method, Reads, published, states_of
+from methods.dropout import Dropout
 from methods.moe import StatesConfig, Whitening
 
 
@@ -43,7 +44,7 @@ class TMLP(Method):
         widths = [context.llm_width] + [context.out_dim] * config.mlp_layers
         modules: list[nn.Module] = []
         for wide, narrow in pairwise(widths):
-            modules += [nn.Dropout(config.dropout), nn.Linear(wide, narrow), nn.GELU()]
+            modules += [Dropout(config.dropout), nn.Linear(wide, narrow), nn.GELU()]
         self.mlp = nn.Sequential(*modules[:-1])
 
     def forward(self, items: Items) -> Tensor:

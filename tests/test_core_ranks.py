@@ -81,12 +81,11 @@ def user_scores(
     if twin is not None:
         table = table[torch.tensor(twin)]
     x = table[torch.tensor(window)][None]
+    places = torch.arange(len(window))
     with torch.no_grad():
-        states = model.sasrec(
-            x, torch.arange(len(window))[None], torch.zeros(1, len(window), dtype=torch.long)
-        )
+        states = model.sasrec(x, places[None], torch.zeros(1, len(window), dtype=torch.long), places)
     assert settings.width == states.shape[-1]
-    u, v = states[0, -1].double().numpy(), table.double().numpy()
+    u, v = states[-1].double().numpy(), table.double().numpy()
     return np.asarray(v @ u / np.linalg.norm(v, axis=1) / np.linalg.norm(u))
 
 

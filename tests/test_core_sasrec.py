@@ -23,8 +23,8 @@ def model(window: int = 6, **changes: object) -> SASRec:
 
 def alone(sasrec: SASRec, x: Tensor) -> Tensor:
     """One row without packing or padding: `[L, d]` -> `[L, d]`."""
-    length = len(x)
-    return sasrec(x[None], torch.arange(length)[None], torch.zeros(1, length, dtype=torch.long))[0]
+    places = torch.arange(len(x))
+    return sasrec(x[None], places[None], torch.zeros(1, len(x), dtype=torch.long), places)
 
 
 def reference(sasrec: SASRec, x: Tensor, heads: int) -> Tensor:
@@ -74,8 +74,7 @@ def test_packed_rows_read_as_each_row_alone(width: int) -> None:
     packed = pack(rows, width)
     table = torch.randn(world.n_items, WIDTH, dtype=torch.double)
     x = table[torch.from_numpy(world.items[packed.source.clip(0)])]
-    states = sasrec(x, torch.from_numpy(packed.position), torch.from_numpy(packed.segment))
-    found = states.flatten(0, 1)[packed.slot]
+    found = sasrec(x, *(torch.from_numpy(part) for part in (packed.position, packed.segment, packed.slot)))
     expected = torch.cat(
         [
             alone(sasrec, table[torch.from_numpy(world.items[start : start + length])])[first:]
@@ -91,7 +90,7 @@ def test_later_items_other_rows_and_padding_change_nothing() -> None:
     segments = torch.tensor([[0, 0, 0, 1, 1, -1, -1], [2, 3, 3, 3, 3, 3, -1]])
     positions = torch.tensor([[0, 1, 2, 0, 1, 0, 0], [0, 0, 1, 2, 3, 4, 0]])
     x = torch.randn(2, 7, WIDTH, dtype=torch.double, requires_grad=True)
-    states = sasrec(x, positions, segments)
+    states = sasrec(x, positions, segments, torch.arange(14)).view(2, 7, WIDTH)
     for b in range(2):
         for s in range(7):
             if segments[b, s] < 0:
@@ -122,9 +121,7 @@ def test_wider_bins_change_nothing() -> None:
     def states(width: int) -> Tensor:
         packed = pack(rows, width)
         x = table[torch.from_numpy(world.items[packed.source.clip(0)])]
-        return sasrec(x, torch.from_numpy(packed.position), torch.from_numpy(packed.segment)).flatten(0, 1)[
-            packed.slot
-        ]
+        return sasrec(x, *(torch.from_numpy(part) for part in (packed.position, packed.segment, packed.slot)))
 
     torch.testing.assert_close(states(6), states(64))
     torch.testing.assert_close(states(7), states(500))

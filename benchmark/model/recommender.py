@@ -80,8 +80,7 @@ class Recommender(nn.Module):
         self, table: Tensor, inputs: Tensor, positions: Tensor, segments: Tensor, slots: Tensor
     ) -> Tensor:
         """User states at `slots` `[P]` of packed rows: table `[M, d]`, the rest `[N, S]`: -> `[P, d]`."""
-        states = self.sasrec(F.embedding(inputs, table), positions, segments)  # [N, S, d]
-        return states.flatten(0, 1)[slots]  # type: ignore[no-any-return]  # [N S, d] -> [P, d]
+        return self.sasrec(F.embedding(inputs, table), positions, segments, slots)  # type: ignore[no-any-return]
 
 
 def gathered(x: Tensor) -> list[Tensor]:

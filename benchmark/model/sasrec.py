@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.config import Settings
+from methods.dropout import Dropout, dropout
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
 
@@ -31,19 +32,24 @@ class Block(nn.Module):
         self.contract = nn.Linear(settings.sasrec_inner, width)
         self.feed_norm = nn.LayerNorm(width, eps=settings.sasrec_eps)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """`x` `[N, S, d]`, `mask` `[N, 1, S, S]` True where attention is allowed: -> `[N, S, d]`."""
-        bins, slots, width = x.shape
+    def forward(self, x: Tensor, mask: Tensor, slots: Tensor | None = None) -> Tensor:
+        """`x` `[N, S, d]`, `mask` `[N, 1, S, S]` True where attention is allowed: -> `[N, S, d]`.
+
+        With `slots` `[P]`, flat indices into the N S slots, only those go on after attention: -> `[P, d]`.
+        """
+        bins, slots_of_bin, width = x.shape
         q, k, v = (
-            part.view(bins, slots, self.heads, -1).transpose(1, 2)  # [N, heads, S, d / heads]
+            part.view(bins, slots_of_bin, self.heads, -1).transpose(1, 2)  # [N, heads, S, d / heads]
             for part in self.qkv(x).chunk(3, dim=-1)  # [N, S, 3 d] -> 3 of [N, S, d]
         )
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        mixed = self.out(mixed.transpose(1, 2).reshape(bins, slots, width))  # [N, S, d]
-        x = self.attention_norm(x + F.dropout(mixed, dropout))
-        fed = self.contract(self.activation(self.expand(x)))  # [N, S, inner] -> [N, S, d]
-        return self.feed_norm(x + F.dropout(fed, dropout))  # type: ignore[no-any-return]
+        share = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=share)
+        mixed = mixed.transpose(1, 2).reshape(bins, slots_of_bin, width)  # [N, S, d]
+        if slots is not None:
+            mixed, x = mixed.flatten(0, 1)[slots], x.flatten(0, 1)[slots]  # [N S, d] -> [P, d]
+        x = self.attention_norm(x + dropout(self.out(mixed), self.dropout, self.training))
+        fed = self.contract(self.activation(self.expand(x)))  # [..., d] -> [..., inner] -> [..., d]
+        return self.feed_norm(x + dropout(fed, self.dropout, self.training))  # type: ignore[no-any-return]
 
 
 class SASRec(nn.Module):
@@ -53,17 +59,28 @@ class SASRec(nn.Module):
         super().__init__()
         self.position = nn.Embedding(settings.window, settings.width)
         self.norm = nn.LayerNorm(settings.width, eps=settings.sasrec_eps)
-        self.dropout = nn.Dropout(settings.sasrec_dropout)
+        self.dropout = Dropout(settings.sasrec_dropout)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.sasrec_layers))
         self.apply(_initialise)
 
-    def forward(self, x: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
-        """Embeddings `x` `[N, S, d]`, `positions` and `segments` `[N, S]`: -> user states `[N, S, d]`."""
+    def forward(self, x: Tensor, positions: Tensor, segments: Tensor, slots: Tensor) -> Tensor:
+        """User states where something is predicted.
+
+        Args:
+            x: `[N, S, d]` item embeddings.
+            positions: `[N, S]` position of each slot in its row.
+            segments: `[N, S]` its row, -1 for padding.
+            slots: `[P]` flat index into the N S slots of each prediction.
+
+        Returns:
+            `[P, d]`.
+        """
         mask = causal_mask(segments)
         x = self.dropout(self.norm(x + self.position(positions)))
-        for block in self.blocks:
+        *lower, last = self.blocks
+        for block in lower:
             x = block(x, mask)
-        return x
+        return last(x, mask, slots)  # type: ignore[no-any-return]
 
 
 def causal_mask(segments: Tensor) -> Tensor:

@@ -50,8 +50,8 @@ class Catalogue:
     """`[R, d]`, unit length, as scores use them."""
     row: Tensor
     """`[I]` row of each item."""
-    copies: Tensor
-    """`[R]` items that share a row."""
+    repeated: Tensor
+    """Rows of the items that are not the first with their input: each counts once more."""
 
 
 @torch.no_grad()
@@ -83,7 +83,7 @@ def evaluate(
 
 def encode_catalogue(model: Recommender, data: Sequences, device: torch.device, rank: int = 0) -> Catalogue:
     """Embed every item; processes share the work."""
-    distinct, row, copies = np.unique(data.twin, return_inverse=True, return_counts=True)
+    distinct, row = np.unique(data.twin, return_inverse=True)
     parts = [
         model.embed(share_of(distinct[begin : begin + CHUNK_ITEMS], rank, world_size()).to(device))
         for begin in range(0, len(distinct), CHUNK_ITEMS)
@@ -93,7 +93,7 @@ def encode_catalogue(model: Recommender, data: Sequences, device: torch.device, 
         embeddings,
         normalise(embeddings),
         torch.from_numpy(row).to(device),
-        torch.from_numpy(copies).to(device),
+        torch.from_numpy(row[data.twin != np.arange(len(row))]).to(device),
     )
 
 
@@ -119,26 +119,21 @@ def _rank_chunk(
     targets = data.items[rows.start + rows.length]  # [u]
     own = scores.gather(1, catalogue.row[on_device(targets)].unsqueeze(1))  # [u, 1]
     # the target is among the ties and counts one half: 1 + higher + others tied / 2
-    raw = _above(scores, own, catalogue.copies) + 0.5  # [u]
+    raw = _above(scores, own) + _above(scores[:, catalogue.repeated], own) + 0.5  # [u]
     raw = raw.masked_fill(scores.sum(1).isnan(), math.nan)
     history, counts = _history(data.items, rows, history_start, targets)
     seen = scores.gather(1, catalogue.row[on_device(history)])  # [u, H]
-    return raw, raw - _above(seen, own, on_device(counts))
+    return raw, raw - _above(seen.masked_fill(~torch.from_numpy(counts).to(device), -math.inf), own)
 
 
-def _above(scores: Tensor, own: Tensor, weight: Tensor) -> Tensor:
-    """Items that outrank `own` `[u, 1]`, a tied one counting half: -> `[u]`.
-
-    `scores` is `[u, C]`, `weight` (how many items a column stands for) `[C]` or `[u, C]`.
-    """
-    weight = weight.double()
-    zero = weight.new_zeros(())
-    higher = torch.where(scores > own, weight, zero).sum(1)
-    return higher + 0.5 * torch.where(scores == own, weight, zero).sum(1)
+def _above(scores: Tensor, own: Tensor) -> Tensor:
+    """How many of `scores` `[u, C]` outrank `own` `[u, 1]`, a tied one counting half: -> `[u]` fp64."""
+    higher, tied = (scores > own).sum(1), (scores == own).sum(1)
+    return higher.double() + 0.5 * tied.double()
 
 
-def _history(items: Ints, rows: Rows, history_start: Ints, targets: Ints) -> tuple[Ints, Ints]:
-    """Each user's history before the target, and 1 where an entry counts: two of `[u, H]`.
+def _history(items: Ints, rows: Rows, history_start: Ints, targets: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+    """Each user's history before the target, and True where an entry counts: two of `[u, H]`.
 
     A repeated item counts once, the target never, padding (item 0) never.
     """
@@ -151,7 +146,7 @@ def _history(items: Ints, rows: Rows, history_start: Ints, targets: Ints) -> tup
     repeated = np.zeros_like(inside)
     repeated[:, 1:] = history[:, 1:] == history[:, :-1]
     counts = (history >= 0) & ~repeated & (history != targets[:, None])
-    return np.maximum(history, 0), counts.astype(np.int64)
+    return np.maximum(history, 0), counts
 
 
 def _to_numpy(parts: list[Tensor]) -> NDArray[np.float64]:
