@@ -12,9 +12,9 @@ SEEDS = 0
 GPUS = 1
 EPOCHS =
 SET =
-RESULTS = results
-# Planted sets have a report of their own: reports/ is for real data.
+# Planted sets have records and a report of their own: results/ and reports/ are for real data.
 planted = $(if $(filter-out tiny tiny-shuffled,$(call items,$(DATASETS))),,$(DATASETS))
+RESULTS = results$(if $(planted),/tiny)
 OUT = reports$(if $(planted),/tiny)
 
 comma := ,
@@ -28,7 +28,6 @@ export methods = $(call list,$(METHODS))
 export protocols = $(call list,$(PROTOCOL))
 export seeds = $(call list,$(SEEDS))
 export settings = $(call items,$(SET))
-export only = $(call list,$(planted))
 export one_dataset = $(firstword $(call items,$(DATASETS)))
 export one_method = $(or $(firstword $(call items,$(METHODS))),ssna)
 export one_protocol = $(firstword $(call items,$(PROTOCOL)))
@@ -55,7 +54,7 @@ help: ## this text
 #|   METHODS=             every one (`.venv/bin/adaptrec list methods`)
 #|   PROTOCOL="paper fair"  SEEDS=0  GPUS=1 (processes a run)  EPOCHS= (at most)
 #|   SET="key=value ..."  settings and hyper-parameters: docs/settings.md
-#|   RESULTS=results      folder of the records; finished ones are not run again
+#|   RESULTS=results      folder of the records (results/tiny for planted datasets); finished ones are not run again
 #|   OUT=reports          folder of the report (reports/tiny for planted datasets)
 #|   PYTHON=python3       Python 3.11 or newer, for the first set-up
 #| `make bench LLM=bert-medium`, or any other LLM, means the paper's data and the protocol `paper`. So far that is
@@ -70,7 +69,6 @@ bench: .venv/.ready ## run the benchmark, print its tables, write its report
 	$(adaptrec); status=$$?; \
 	[ $$status -le 1 ] || exit $$status; \
 	set -- report --results "$$RESULTS" --out "$$OUT"; \
-	[ -z "$$only" ] || set -- "$$@" --datasets "$$only"; \
 	$(adaptrec) || exit; \
 	exit $$status
 
@@ -92,7 +90,7 @@ lint: .venv/.ready-dev ## ruff, its format check, and mypy in strict mode
 
 report: .venv/.ready ## tables and plots of all records below RESULTS, into OUT
 	@set -- report --results "$$RESULTS" --out "$$OUT"; $(adaptrec)
-report: OUT = reports
+report: planted =
 
 speed: .venv/.ready ## time the training and evaluation steps of one cell (the first of METHODS, DATASETS, PROTOCOL)
 	@set -f; set -- speed --dataset "$$one_dataset" --llm "$$LLM" --method "$$one_method" --protocol "$$one_protocol"; \

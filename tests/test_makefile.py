@@ -64,7 +64,7 @@ def test_bench_alone_is_the_embedded_default_and_writes_its_report(checkout: Pat
     assert (option(bench, "--datasets"), option(bench, "--llms")) == ("tiny", "minilm")
     assert option(bench, "--protocols") == "paper,fair"
     assert "--methods" not in bench
-    assert report == ["report", "--results", "results", "--out", "reports/tiny", "--datasets", "tiny"]
+    assert report == ["report", "--results", "results/tiny", "--out", "reports/tiny"]
 
 
 def test_another_language_model_means_real_data_under_the_paper_protocol(checkout: Path) -> None:
