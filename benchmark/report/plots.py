@@ -129,14 +129,23 @@ class Point(NamedTuple):
     """Bytes; None where it was not measured in the kind that the plot shows."""
 
 
+def _clock(group: Group) -> tuple[str, str]:
+    """Figure and name of the seconds shown: CPU seconds on a CPU, whose wall time other programs disturb."""
+    runs = [run for row in group.rows for run in row.ok]
+    if all(run.environment.device == "cpu" and run.cost.epoch_cpu_seconds is not None for run in runs):
+        return "epoch_cpu_seconds", "training CPU seconds of an epoch"
+    return "epoch_seconds", "training seconds of an epoch"
+
+
 def _points(group: Group) -> tuple[list[Point], str]:
     """The rows with both figures, and the kind of memory shown: the one that most of them have."""
+    clock = COST[_clock(group)[0]]
     peaks = {row.label: peak_memory(row) for row in group.rows}
     kinds = [peak[1] for peak in peaks.values() if peak]
     kind = max(("GPU", "host"), key=kinds.count)
     points = []
     for place, row in enumerate(group.rows):
-        recall, time = row.quality("test", "recall@10"), row.figure(COST["epoch_seconds"])
+        recall, time = row.quality("test", "recall@10"), row.figure(clock)
         peak = peaks[row.label]
         if recall and time and time.mean > 0:
             memory = peak[0] if peak and peak[1] == kind else None
@@ -145,7 +154,7 @@ def _points(group: Group) -> tuple[list[Point], str]:
 
 
 def _quality(group: Group, figure: Figure, axes: Axes) -> bool:
-    """Test Recall@10 against training seconds of an epoch, the peak memory as area."""
+    """Test Recall@10 against the training time of an epoch, the peak memory as area."""
     points, kind = _points(group)
     if not points:
         return False
@@ -163,7 +172,7 @@ def _quality(group: Group, figure: Figure, axes: Axes) -> bool:
             )
     _axis_of_seconds(axes, [point.x for point in points])
     axes.margins(x=0.12, y=0.2)
-    axes.set_xlabel("training seconds of an epoch")
+    axes.set_xlabel(_clock(group)[1])
     axes.set_ylabel("test Recall@10")
     handles = _size_legend(axes, most, points)
     title = "peak memory in training,\n" + ("GPU, allocated" if kind == "GPU" else "host, resident")
