@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from benchmark.cell import Cell
+from benchmark.grid.local import run_cell
 from benchmark.record import RunRecord
-from benchmark.run import run
 
 EPOCHS = {"tmoe": 4, "id": 15}
 """Fewest that show it: learned vectors start from nothing, and rise above chance on warm items later."""
@@ -33,8 +33,11 @@ def record(tmp_path_factory: pytest.TempPathFactory):
     def make(dataset: str, method: str) -> RunRecord:
         if method != "id":
             need_minilm()
-        cell = Cell(dataset, "minilm", method, "fair", overrides=(f"epochs={EPOCHS[method]}",))
-        return run(cell, Path(results))[1]
+        overrides = (f"epochs={EPOCHS[method]}", "precision=no")
+        cell = Cell(dataset, "minilm", method, "fair", overrides=overrides)
+        made = run_cell(cell, Path(results), processes=1, fresh=False)
+        assert made is not None and made.status == "ok"
+        return made
 
     return make
 
