@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from data_folders import TEXTS, interaction_rows, lines, recipe_of, write_folder, write_unisrec
 
-from benchmark.data.readers import read
+from benchmark.data.build import read
 from methods.errors import UserError
 
 HEADER = "user_id\titem_id\ttimestamp\n"

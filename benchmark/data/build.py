@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.data import filters
-from benchmark.data.readers import Raw, read
-from benchmark.data.recipe import Recipe
+from benchmark.data.readers import Raw, read_tables
+from benchmark.data.recipe import Recipe, input_files
+from benchmark.data.unisrec import read_unisrec
 from methods.errors import UserError
 
 UNKNOWN_ITEM = "unknown item"
@@ -49,6 +50,13 @@ def build(recipe: Recipe) -> Built:
     flow.filter()
     flow.drop_short_users()
     return flow.finish(ceiling)
+
+
+def read(recipe: Recipe) -> Raw:
+    """Read the recipe's files. Raises `UserError` naming file and row for a fault that it does not repair."""
+    assert recipe.source is not None
+    reader = read_unisrec if recipe.format == "unisrec" else read_tables
+    return reader(input_files(recipe.source, recipe.format), recipe, Counter())
 
 
 class _Flow:

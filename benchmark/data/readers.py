@@ -10,7 +10,7 @@ import csv
 import difflib
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from benchmark.data.recipe import Recipe, input_files
+from benchmark.data.recipe import Recipe
 from methods.errors import UserError
 
 TEXT_TYPES = ("token", "token_seq")
@@ -79,15 +79,8 @@ class Raw:
     """Repair -> how often it was made."""
 
 
-def read(recipe: Recipe) -> Raw:
-    """Read the recipe's files. Raises `UserError` naming file and row for a fault that it does not repair."""
-    assert recipe.source is not None
-    files = input_files(recipe.source, recipe.format)
-    repairs: Counter[str] = Counter()
-    if recipe.format == "unisrec":
-        from benchmark.data.unisrec import read_unisrec
-
-        return read_unisrec(files, recipe, repairs)
+def read_tables(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> Raw:
+    """Read a file of interactions and one of items: TSV, CSV, Parquet, or RecBole's atomic files."""
     places, items = (_table(files[role], recipe, repairs) for role in ("interactions", "items"))
     times = check_interactions(places, recipe, repairs)
     item_ids, texts = check_items(items, recipe, repairs)
