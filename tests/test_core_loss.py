@@ -15,6 +15,7 @@ from core_worlds import World, make_world, recommender, spread, trained_steps, w
 
 from benchmark.config import Settings
 from benchmark.data.batches import Batch, EpochBatches, build_batch
+from benchmark.model.loss import Scores
 from benchmark.model.recommender import Recommender, StepLoss
 
 EVERYTHING = 10_000
@@ -250,3 +251,19 @@ def test_accumulated_gradients_average_their_batches(tmp_path: Path) -> None:
     for name, gradient in told[0].items():
         expected = (parts[0][name] + parts[1][name]) / 2
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-7, msg=name)
+
+
+def test_mixed_precision_multiplies_only_gradients_in_16_bits() -> None:
+    torch.manual_seed(0)
+    u, v = (torch.nn.functional.normalize(torch.randn(n, 32), dim=-1).requires_grad_() for n in (50, 70))
+    weight = torch.randn(50, 70)
+    found = {}
+    for low in (None, torch.bfloat16):
+        scores = Scores.apply(u, v, low)
+        torch.testing.assert_close(scores, u @ v.T, rtol=0, atol=0)
+        found[low] = torch.autograd.grad((scores * weight).sum(), (u, v))
+    expected = torch.autograd.grad(((u @ v.T) * weight).sum(), (u, v))
+    for exact, plain, rounded in zip(expected, found[None], found[torch.bfloat16], strict=True):
+        torch.testing.assert_close(plain, exact)
+        assert rounded.dtype == torch.float32
+        assert 0 < (rounded - exact).norm() < 0.01 * exact.norm()

@@ -1,12 +1,15 @@
 """The one loss of every method: softmax cross-entropy over cosine scores (paper, Eqs. 6-8).
 
-Everything here is fp32: a cosine divided by tau = 0.07 spans +-14, whose exponentials 16 bits cannot hold.
+Cosines, temperature and softmax are fp32: a cosine divided by tau = 0.07 spans +-14, whose exponentials
+16 bits cannot hold. Under mixed precision only the gradients of the scores are multiplied in 16 bits, as
+those of every other product of the model are.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,14 +51,39 @@ def normalise(x: Tensor) -> Tensor:
     return F.normalize(x.float(), dim=-1)
 
 
+class Scores(torch.autograd.Function):
+    """`u v^T` in fp32, its gradients multiplied in `low` precision where one is given."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, v: Tensor, low: torch.dtype | None) -> Tensor:
+        """`[P, d]`, `[C, d]` -> `[P, C]`."""
+        ctx.save_for_backward(u, v)
+        ctx.low = low or u.dtype
+        return u @ v.T  # [P, d] x [d, C] -> [P, C]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Of `[P, C]`, for `u` `[P, d]` and `v` `[C, d]`."""
+        u, v = ctx.saved_tensors
+        g = gradients[0].to(ctx.low)
+        return (g @ v.to(ctx.low)).to(u.dtype), (g.T @ u.to(ctx.low)).to(v.dtype), None
+
+
 def softmax_loss(
-    predictions: Predictions, candidates: Candidates, settings: Settings, catalogue: int
+    predictions: Predictions,
+    candidates: Candidates,
+    settings: Settings,
+    catalogue: int,
+    low: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sum of the cross-entropies, and the number of softmax terms (the positives included): two scalars.
 
-    `catalogue` is the number of items that drawn candidates were drawn from, uniformly.
+    `catalogue` is the number of items that drawn candidates were drawn from, uniformly; `low` the 16-bit type
+    of mixed precision, None without.
     """
-    logits = (predictions.u / settings.temperature) @ candidates.embeddings.T  # [P, d] x [d, C] -> [P, C]
+    logits: Tensor = Scores.apply(  # type: ignore[no-untyped-call]
+        predictions.u / settings.temperature, candidates.embeddings, low
+    )  # [P, C]
     if predictions.own is None:
         logits, own, terms = _drawn(logits, predictions, candidates, settings, catalogue)
     elif candidates.users is None:  # the whole catalogue: every column but the target is a negative

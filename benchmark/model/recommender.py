@@ -51,7 +51,9 @@ class Recommender(nn.Module):
         """
         table = self.embed(batch.share)  # [M, d]
         u = self.users(table, batch.inputs, batch.positions, batch.segments, batch.slots)  # [P, d]
-        with torch.autocast(table.device.type, enabled=False):
+        device = table.device.type
+        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        with torch.autocast(device, enabled=False):
             unit = normalise(table)  # [M, d]
             candidates = Candidates(
                 F.embedding(batch.candidate_rows, unit), batch.candidates, batch.candidate_users
@@ -59,7 +61,7 @@ class Recommender(nn.Module):
             predictions = Predictions(
                 normalise(u), F.embedding(batch.target_rows, unit), batch.targets, batch.users, batch.own
             )
-            loss, terms = softmax_loss(predictions, candidates, self.settings, self.n_trained)
+            loss, terms = softmax_loss(predictions, candidates, self.settings, self.n_trained, low)
             objective = loss * (world_size() / batch.predictions)
             auxiliary = self.method.aux_loss()
             if auxiliary is not None:
