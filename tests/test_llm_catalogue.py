@@ -346,3 +346,9 @@ def test_download_from_a_hub(
     assert _Hub.asked == []  # the second time from the cache, without a question
     text = message("org/another")
     assert "404" in text and "org/another" in text
+
+
+def test_the_encoders_known_by_heart_are_those_of_transformers() -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    assert set(MODEL_FOR_MASKED_LM_MAPPING_NAMES) >= catalogue.ENCODERS

@@ -27,6 +27,8 @@ WAYS_OUT = (
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w./-]+))?")
 _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "roberta-prelayernorm"}
 """Model types that number positions from padding_idx + 1, so that fewer are left for tokens."""
+ENCODERS = {"bert", "distilbert", "roberta", "xlm-roberta", "mpnet", "electra", "modernbert"}
+"""Known to be encoders without asking transformers, whose table takes two seconds to import."""
 _NO_LIMIT = 10**9
 """Tokenizers without a limit report an enormous number."""
 
@@ -234,11 +236,13 @@ def _shape(config: Any, where: object) -> tuple[int, int]:
 
 
 def _family(config: Any, where: object) -> Literal["encoder", "decoder"]:
-    from transformers.models.auto import modeling_auto as auto
-
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"{where}: {config.model_type} is an encoder-decoder; give an encoder or a decoder")
     kind = config.model_type
+    if kind in ENCODERS and not getattr(config, "is_decoder", False):
+        return "encoder"
+    from transformers.models.auto import modeling_auto as auto
+
     if kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
         return "encoder"
     if kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
