@@ -99,7 +99,7 @@ def resolve_cell(cell: Cell) -> Resolved:
     recipe = find(cell.dataset)
     settings, config = _settings(cls, cell.protocol, recipe.settings, harness, own)
     prepared = _prepared(cell.dataset)
-    llm = None if cls.reads == "ids" else _llm(cell.llm)
+    llm = None if cls.reads == "ids" else find_llm(cell.llm)
     if llm is not None and settings.max_tokens:
         llm = replace(llm, max_tokens=min(llm.max_tokens, settings.max_tokens))
     if llm is not None:
@@ -114,7 +114,7 @@ def _prepared(dataset: str) -> Prepared:
 
 
 @cache
-def _llm(name: str) -> LLM:
+def find_llm(name: str) -> LLM:
     """Found and verified once a process: its weights are read to check their digest."""
     return resolve(name)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -128,6 +128,16 @@ def split_overrides(
             raise unknown(f"setting in {where}:", key, sorted(own) + sorted(harness - own))
         chosen[key in own][key] = value
     return chosen
+
+
+def accepted(method_config: type[Any]) -> set[str]:
+    """Every key that `--set` may give a method: harness settings and its own hyper-parameters."""
+    return {field.name for cls in (Settings, method_config) for field in fields(cls)}
+
+
+def applicable(pairs: Iterable[str], method_config: type[Any]) -> tuple[str, ...]:
+    """The `key=value` pairs that a method can take, of those given to several."""
+    return tuple(pair for pair in pairs if pair.partition("=")[0] in accepted(method_config))
 
 
 def digest(value: Any, length: int = 12) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmark.cell import Cell, Resolved, cache_folder, resolve_cell
-from benchmark.config import Settings
+from benchmark.config import Settings, applicable
 from benchmark.data.batches import Sequences, most_batches
 from benchmark.data.prepare import describe, prepare
 from benchmark.data.recipe import find
@@ -155,10 +155,7 @@ def prepare_inputs(
     layers: dict[tuple[str, str], set[int]] = {}
     model: LLM | None = None
     for name in methods or registry.names():
-        own = {field.name for field in fields(registry.get(name).Config)} | {
-            field.name for field in fields(Settings)
-        }
-        chosen = tuple(pair for pair in overrides if pair.partition("=")[0] in own)
+        chosen = applicable(overrides, registry.get(name).Config)
         resolved = resolve_cell(Cell(dataset, llm, name, overrides=chosen))
         if resolved.llm is not None and resolved.cls.reads == "states":
             model = resolved.llm

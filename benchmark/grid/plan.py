@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from itertools import product
 
-from benchmark.cell import Cell, check_protocol
-from benchmark.config import Settings
+from benchmark.cell import Cell, check_protocol, find_llm
+from benchmark.config import accepted, applicable
 from benchmark.data.recipe import find
-from benchmark.llm.catalogue import resolve
 from methods import registry
 from methods.errors import UserError, unknown
 
@@ -36,22 +34,19 @@ def expand(
         check_protocol(protocol)
     if any(cls.reads != "ids" for cls in classes.values()):
         for llm in llms:
-            resolve(llm)
-    harness = {field.name for field in fields(Settings)}
-    known = {name: harness | {field.name for field in fields(cls.Config)} for name, cls in classes.items()}
-    _check_keys(overrides, known)
+            find_llm(llm)
+    _check_keys(overrides, set().union(*(accepted(cls.Config) for cls in classes.values())))
     cells = {
         Cell(
             dataset, llms[0] if classes[name].reads == "ids" else llm, name, protocol, seed,
-            tuple(pair for pair in overrides if pair.partition("=")[0] in known[name]),
+            applicable(overrides, classes[name].Config),
         ): None
         for dataset, llm, protocol, name, seed in product(datasets, llms, protocols, names, seeds)
     }  # fmt: skip
     return list(cells)
 
 
-def _check_keys(overrides: Sequence[str], known: dict[str, set[str]]) -> None:
-    everything = set().union(*known.values())
+def _check_keys(overrides: Sequence[str], everything: set[str]) -> None:
     for pair in overrides:
         key, sign, _ = pair.partition("=")
         if not sign:
