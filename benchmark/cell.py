@@ -8,18 +8,22 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.config import PROTOCOLS, Settings, as_dict, digest, parse, split_overrides
+from benchmark.config import PROTOCOLS, Settings, digest, parse, split_overrides
 from benchmark.data.prepare import Prepared, prepare
 from benchmark.data.recipe import find
 from benchmark.llm.catalogue import LLM, resolve
 from methods import registry
 from methods.errors import UserError, unknown
+from methods.fields import hashed
 
 if TYPE_CHECKING:
     from methods.base import Method
 
-ROW_SETTINGS = ("ids", "batch_size", "accumulation")
-"""Settings in which rows of one table may differ: the published schedules give methods their own batches."""
+ROW_SETTINGS = (
+    "ids", "batch_size", "accumulation", "encode", "chunk_tokens", "lower_states", "lower_states_gib",
+)  # fmt: skip
+"""Settings in which rows of one table may differ: the published schedules give methods their own batches, and
+how texts are encoded changes what a run costs, not what it computes."""
 NO_LLM = "none"
 """Folder of the records of methods that read no language model."""
 
@@ -60,7 +64,7 @@ class Resolved:
         """Names the cell without its seed."""
         llm = self.llm and {**self.llm.details(), "name": None, "source": None}
         source = {"method": self.entry.name, "target": self.entry.target}
-        values = {"settings": as_dict(self.settings), "config": as_dict(self.config)}
+        values = {"settings": hashed(self.settings), "config": hashed(self.config)}
         return digest(
             {"data": self.prepared.key, "llm": llm, "protocol": self.cell.protocol, **source, **values}
         )
@@ -68,7 +72,7 @@ class Resolved:
     @property
     def protocol_hash(self) -> str:
         """Equal for rows that may stand in one table."""
-        shared = {name: value for name, value in as_dict(self.settings).items() if name not in ROW_SETTINGS}
+        shared = {name: value for name, value in hashed(self.settings).items() if name not in ROW_SETTINGS}
         return digest({"data": self.prepared.key, "protocol": self.cell.protocol, "settings": shared})
 
     def record_path(self, results: Path) -> Path:
@@ -99,11 +103,15 @@ def resolve_cell(cell: Cell) -> Resolved:
     recipe = find(cell.dataset)
     settings, config = _settings(cls, cell.protocol, recipe.settings, harness, own)
     prepared = _prepared(cell.dataset)
+    if settings.candidates == "auto":
+        fits = len(prepared.trained) <= settings.catalogue_limit
+        settings = replace(settings, candidates="catalogue" if fits else "sampled")
     llm = None if cls.reads == "ids" else find_llm(cell.llm)
     if llm is not None and settings.max_tokens:
         llm = replace(llm, max_tokens=min(llm.max_tokens, settings.max_tokens))
     if llm is not None:
-        cls.layers(config, llm.n_layers)  # says so now where the language model is too shallow
+        cls.layers(config, llm.n_layers)  # these say so now where the language model is too shallow
+        cls.frozen_layers(config, llm.n_layers)
     return Resolved(cell, entry, cls, settings, config, prepared, llm)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from methods.errors import UserError, unknown
+from methods.fields import later
 
 T = TypeVar("T")
 
@@ -22,8 +23,11 @@ class Settings:
     A token reader and a state reader, an LLM method and the `id` control all run under the same settings.
     """
 
-    candidates: Literal["batch", "catalogue", "sampled"] = "batch"
-    """Softmax candidates: other users' targets, all items that occur in training, or shared draws of them."""
+    candidates: Literal["batch", "catalogue", "sampled", "auto"] = "batch"
+    """Softmax candidates: other users' targets, all items that occur in training, or shared draws of them;
+    `auto` is `catalogue` up to `catalogue_limit` such items and `sampled` above."""
+    catalogue_limit: Annotated[int, Field(ge=1)] = later(50_000)
+    """Items in training up to which candidates=auto is `catalogue`."""
     samples: Annotated[int, Field(ge=1)] = 4096
     """Draws of a step when candidates = sampled."""
     temperature: Annotated[float, Field(gt=0, le=100)] = 0.07
@@ -72,6 +76,17 @@ class Settings:
     """Token that stands for an item: `auto` is the first for encoders, the last for decoders."""
     max_tokens: Annotated[int, Field(ge=0)] = 0
     """Tokens of an item text at most; 0 is the language model's own limit."""
+    encode: Literal["cached", "unique", "occurrences"] = later("cached")
+    """How a step encodes texts where the language model trains. `cached`: each item once, in chunks whose graph
+    is built again for the backward pass, so that a chunk sets the memory. `unique`: each item once, all graphs
+    kept. `occurrences`: every slot of every padded sequence anew, in one piece, as published code does."""
+    chunk_tokens: Annotated[int, Field(ge=0)] = later(0)
+    """Tokens of a chunk, padding included, to start from; 0 is 4,096 on a CPU, 65,536 on a GPU."""
+    lower_states: Literal["auto", "on", "off"] = later("auto")
+    """Whether layers below the lowest trained one run once and their tokens' states are kept on disk; `auto`
+    does where these take up at most `lower_states_gib` and fit on the disk."""
+    lower_states_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = later(16.0)
+    """Disk budget in GiB of lower_states=auto."""
     select: Literal["raw", "masked"] = "raw"
     """Whether validation Recall@10 that picks the epoch has the user's history masked."""
 
@@ -80,7 +95,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     # The published schedule: negatives from the batch, random starting values.
     "paper": {"candidates": "batch", "batch_size": 256, "init": "paper"},
     # The same full pool of candidates, batch and starting point for every method.
-    "fair": {"candidates": "catalogue", "batch_size": 2048, "init": "whitened"},
+    "fair": {"candidates": "auto", "batch_size": 2048, "init": "whitened"},
 }
 
 

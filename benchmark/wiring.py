@@ -107,11 +107,8 @@ def _task(resolved: Resolved) -> Task:
     """Rows and the catalogue's facts. Items with the same input share their encoding."""
     prepared, settings = resolved.prepared, resolved.settings
     offsets, end = prepared.offsets.astype(np.int64), prepared.train_end.astype(np.int64)
-    items = prepared.items.astype(np.int64)
-    position = np.arange(len(items)) - np.repeat(offsets[:-1], np.diff(offsets))
-    trained = np.unique(items[position < np.repeat(end, np.diff(offsets))])
     task = Task(
-        Sequences(items, _twins(resolved), trained),
+        Sequences(prepared.items.astype(np.int64), _twins(resolved), prepared.trained),
         training_rows(offsets, end, settings.window, settings.sequences),
         evaluation_rows(offsets, prepared.valid_at.astype(np.int64), settings.window),
         evaluation_rows(offsets, prepared.test_at.astype(np.int64), settings.window),

@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from methods.pooling import Pooling
+
 Reads = Literal["states", "tokens", "ids"]
 
 
@@ -30,10 +32,13 @@ class Items:
     input_ids: Tensor | None = None
     """`[M, T]` int64, tokens of the item texts ("tokens")."""
     attention_mask: Tensor | None = None
-    """`[M, T]`, 1 where a token is real ("tokens")."""
+    """`[M, T]`, 1 where a token is real, padding on the right ("tokens")."""
+    hidden: Tensor | None = None
+    """`[M, T, D]`, what the frozen lower layers make of the tokens; stands in place of `input_ids` where
+    `Context.lower` is not 0 ("tokens")."""
 
     def __len__(self) -> int:
-        for field in (self.ids, self.states, self.input_ids):
+        for field in (self.ids, self.states, self.input_ids, self.hidden):
             if field is not None:
                 return len(field)
         raise ValueError("Items holds no input")
@@ -54,11 +59,16 @@ class Context:
     llm_width: int = 0
     """`D`, its width."""
     state_mean: Tensor | None = None
-    """`[A, D]`, mean of the catalogue's states in each layer read (`reads = "states"`)."""
+    """`[A, D]`, mean of the catalogue's states in each layer of `Method.layers`; None where it names none."""
     state_std: Tensor | None = None
     """`[A, D]`, their standard deviation."""
     llm: nn.Module | None = None
-    """The language model itself (`reads = "tokens"`)."""
+    """The language model itself, in eval mode, every weight trainable (`reads = "tokens"`)."""
+    pooling: Pooling = "first"
+    """The token that stands for a text (`reads = "tokens"`)."""
+    lower: int = 0
+    """Lowest layers that have run already: items come as `Items.hidden` behind layer `lower`, and the method
+    runs the layers above it. 0 where items come as tokens. Never more than `Method.frozen_layers`."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +104,19 @@ class Method(nn.Module):
     def layers(cls, config: Any, n_layers: int) -> tuple[int, ...]:
         """Layers that a reader of states wants, in the order of axis `A`; `n_layers` is the top one.
 
+        A reader of tokens gets their statistics alone (`Context.state_mean`, `state_std`) and may name none.
         Raises `UserError` where the language model has too few.
         """
         return (n_layers,)
+
+    @classmethod
+    def frozen_layers(cls, config: Any, n_layers: int) -> int:
+        """How many of the lowest layers a reader of tokens never trains, embeddings below them included.
+
+        The harness may then run these once for the whole catalogue, without dropout (see `Context.lower`).
+        Raises `UserError` where the language model has too few.
+        """
+        return 0
 
     def forward(self, items: Items) -> Tensor:
         """Embed items: -> `[M, d]`."""
@@ -116,6 +136,14 @@ class Method(nn.Module):
     def extra_record(self) -> dict[str, Any]:
         """Facts for the run's record that only the method knows (final ranks of AdaLoRA, say)."""
         return {}
+
+    def fault(self) -> str | None:
+        """Asked after training: why this method did not do what its name says, in one line, or None.
+
+        A fault makes the run `failed`. What all methods promise (what trains, what does not) is checked
+        without it.
+        """
+        return None
 
 
 def published(

@@ -9,13 +9,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from methods.base import Context, Items, Method, Reads
+from methods.fields import later
 
 
 @dataclass(frozen=True)
 class IdConfig:
     """Hyper-parameters of the control."""
 
-    lr_factor: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    lr_factor: Annotated[float, Field(gt=0, le=1000)] = later(1.0)
     """Factor on the run's learning rate for the item vectors, each of which few predictions touch."""
 
 

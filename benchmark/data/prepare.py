@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,13 @@ class Prepared:
     """`[U]` the same for the test target."""
     ceiling: dict[str, dict[str, float]] | None
     """Best possible metrics of a planted set (`synthetic._ceiling`); None for others."""
+
+    @cached_property
+    def trained(self) -> npt.NDArray[np.int64]:
+        """Items that occur in training, ascending."""
+        lengths = np.diff(self.offsets)
+        position = np.arange(len(self.items)) - np.repeat(self.offsets[:-1], lengths)
+        return np.unique(self.items[position < np.repeat(self.train_end, lengths)]).astype(np.int64)
 
 
 def prepare(recipe: Recipe, cache: Path) -> Prepared:

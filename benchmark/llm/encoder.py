@@ -11,7 +11,7 @@ import itertools
 import logging
 import string
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from benchmark.llm import catalogue
 from benchmark.llm.catalogue import LLM
 from methods.errors import UserError, unknown
+from methods.pooling import Pooling, pool
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Pooling = Literal["first", "last", "mean"]
 log = logging.getLogger(__name__)
 
 
@@ -214,20 +214,6 @@ def pad(
     ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_id)  # M of [t] -> [M, T]
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()  # [T] < [M, 1] -> [M, T]
     return ids.to(device), mask.to(device)
-
-
-def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
-    """One vector a text: `[M, T, D]` and a right-padded mask `[M, T]` -> `[M, D]`.
-
-    `first` and `last` take that real token, `mean` the average over the real tokens.
-    """
-    if pooling == "first":
-        return hidden[:, 0]  # [M, T, D] -> [M, D]
-    if pooling == "last":
-        last = attention_mask.sum(1) - 1  # [M, T] -> [M]
-        return hidden[torch.arange(len(hidden), device=hidden.device), last]  # [M, T, D] -> [M, D]
-    weights = attention_mask.to(hidden.dtype)[:, :, None]  # [M, T] -> [M, T, 1]
-    return (hidden * weights).sum(1) / weights.sum(1)  # [M, T, D] -> [M, D]
 
 
 def forward_layers(
