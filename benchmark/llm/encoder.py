@@ -160,8 +160,12 @@ def _letter_tokenizer(vocab_size: int, llm: LLM) -> PreTrainedTokenizerBase:
     )
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int, before: int = 0
+) -> list[list[int]]:
     """Token ids of each text, special tokens included, cut at `max_tokens`; the log says how many were cut.
+
+    `before` texts came in earlier calls: an error counts from there.
 
     Raises `UserError` for a text that has no token at all (an empty one, with a tokenizer that adds none).
     """
@@ -176,7 +180,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_token
     for row, tokens in enumerate(ids):
         if not tokens:
             raise UserError(
-                f"item text {row + 1} has no tokens: {texts[row][:40]!r}; drop it or give it a title"
+                f"item text {before + row + 1} has no tokens: {texts[row][:40]!r}; drop it or give it a title"
             )
     return ids
 

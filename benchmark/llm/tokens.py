@@ -1,0 +1,131 @@
+"""The catalogue's texts as tokens, for methods that run the language model themselves.
+
+Symbols in shape comments: `I` items, `U` distinct texts, `N` tokens of all distinct texts, `m` items of a
+chunk, `T` the chunk's width, `D` the language model's width.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmark.llm import encoder
+from benchmark.llm.catalogue import LLM
+from methods.errors import UserError
+
+BLOCK = 131_072
+"""Texts that are tokenised at a time: a tokenizer keeps much beside the tokens themselves."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """The tokens of all texts in one row, equal texts once, the longest text first.
+
+    Item `I`, one past the catalogue, is the empty text: what stands in a padded slot where every slot is
+    encoded.
+    """
+
+    ids: Tensor
+    """`[N]` int32."""
+    start: Tensor
+    """`[I + 1]` int64, where each item's tokens begin in `ids`."""
+    length: Tensor
+    """`[I + 1]` int64, how many each item has; special tokens included."""
+    lengths: NDArray[np.int64]
+    """`length` on the host: what widths are chosen from, without waiting for a device."""
+    distinct: NDArray[np.int64]
+    """`[U]` lengths of the distinct texts in the order in which they lie in `ids`, so never rising."""
+    pad_id: int
+    """Token of padded positions, which the mask hides."""
+    seconds: float
+    """What loading the tokenizer and tokenising took."""
+
+    @property
+    def empty(self) -> int:
+        """`I`, the item that stands for the empty text."""
+        return len(self.lengths) - 1
+
+    def to(self, device: torch.device | str) -> Tokens:
+        """The same with its tensors on `device`."""
+        ids, start, length = (tensor.to(device) for tensor in (self.ids, self.start, self.length))
+        return replace(self, ids=ids, start=start, length=length)
+
+    def places(self, items: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """Rows of `ids` that the tokens of `items` `[m]` lie in, `[m, T]`, and which are real, `[m, T]` bool.
+
+        A padded position points at some row. Built on the device of `items`, which is that of the tensors,
+        without a word to the host.
+        """
+        along = torch.arange(width, device=items.device)  # [T]
+        real = along < self.length[items][:, None]  # [T] < [m, 1] -> [m, T]
+        rows = self.start[items][:, None] + along  # [m, 1] + [T] -> [m, T]
+        return rows.clamp_(max=len(self.ids) - 1), real
+
+    def batch(self, items: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """`input_ids` and `attention_mask`, both `[m, T = width]` int64 and padded right, of `items` `[m]`.
+
+        `width` is at least the longest of them: `lengths[items].max()` on the host; less would cut texts.
+        """
+        rows, real = self.places(items, width)
+        ids = self.ids[rows].long()  # [N] at [m, T] -> [m, T]
+        return torch.where(real, ids, self.pad_id), real.long()
+
+
+def load_tokens(texts: Sequence[str], llm: LLM) -> Tokens:
+    """Tokenise the catalogue `texts` `[I]`, cut at `llm.max_tokens`; the log says how many were cut.
+
+    Raises `UserError` where there is no text, or a text has no token.
+    """
+    if not texts:
+        raise UserError("there are no item texts to tokenise")
+    start = time.perf_counter()
+    tokenizer = encoder.load_tokenizer(llm)
+    row = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    distinct = list(row)
+    flat, lengths = [], []
+    for begin in range(0, len(distinct), BLOCK):
+        found = encoder.tokenize(tokenizer, distinct[begin : begin + BLOCK], llm.max_tokens, begin)
+        flat.append(np.concatenate([np.asarray(one, np.int32) for one in found]))
+        lengths.append(np.fromiter(map(len, found), np.int64, len(found)))
+    if "" not in row:
+        row[""] = len(row)
+        # A tokenizer without special tokens makes nothing of it: one padding token, read as if it were real.
+        empty = tokenizer("")["input_ids"][: llm.max_tokens] or [tokenizer.pad_token_id]
+        flat.append(np.asarray(empty, np.int32))
+        lengths.append(np.array([len(empty)]))
+    ids, order, begins, sizes = _longest_first(np.concatenate(flat), np.concatenate(lengths))
+    rows = np.fromiter((row[text] for text in (*texts, "")), np.int64, len(texts) + 1)  # [I + 1]
+    own = sizes[rows]  # [U] at [I + 1] -> [I + 1]
+    return Tokens(
+        ids=torch.from_numpy(ids),
+        start=torch.from_numpy(begins[rows]),
+        length=torch.from_numpy(own.copy()),
+        lengths=own,
+        distinct=sizes[order],
+        pad_id=int(tokenizer.pad_token_id),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _longest_first(
+    flat: NDArray[np.int32], sizes: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Reorder the texts of `flat` `[N]` with `sizes` `[U]`.
+
+    -> the tokens `[N]`; the texts in their new order `[U]`; where each text now begins, and its size, both
+    `[U]` by the old numbers. So a batch of texts of near-equal length is one stretch of rows.
+    """
+    order = np.argsort(-sizes, kind="stable")  # [U]
+    before = np.cumsum(sizes) - sizes  # [U], where a text began
+    after = np.empty_like(before)  # [U]
+    after[order] = np.cumsum(sizes[order]) - sizes[order]
+    moved = np.empty_like(flat)
+    shift = np.repeat(after - before, sizes)  # [U] -> [N]
+    moved[np.arange(len(flat)) + shift] = flat
+    return moved, order, after, sizes
