@@ -33,7 +33,7 @@ class Epoch(_Part):
     """One epoch of the learning curve."""
 
     epoch: int
-    """From 1; epoch 0 would be the untrained model and is not trained."""
+    """From 1. The model before training, epoch 0, stands in `RunRecord.initial`."""
     loss: float
     """Mean training loss over the epoch's predictions."""
     train_seconds: float
@@ -62,7 +62,8 @@ class Cost(_Part):
     """What the run cost. Seconds are wall time of the slowest process, the device synchronised."""
 
     prepare_seconds: float | None = None
-    """Cold cost of computing the hidden states (from the cache's own record on a hit); null where none."""
+    """Cold cost of what the language model computes once: hidden states, the catalogue's statistics, or the
+    token states below the lowest trained layer (from the cache's own record on a hit); null where none."""
     epoch_seconds: float | None = None
     """Median training seconds of an epoch, the first one apart."""
     epoch_cpu_seconds: float | None = None
@@ -79,13 +80,52 @@ class Cost(_Part):
     steps_per_epoch: int | None = None
     candidates: float | None = None
     """Mean number of softmax candidates of a prediction, its positive included."""
+    encodings_per_epoch: int | None = None
+    """Item texts that went through the language model in the last epoch of training, over all processes, each
+    as often as it did; running a chunk again for its gradients is not counted. Null where none is read."""
+    chunk_tokens: int | None = None
+    """Tokens of a chunk of item texts, padding included, at the end of training; null where none are read."""
+    chunk_halvings: int = 0
+    """Times that a chunk did not fit into memory and was halved."""
     peak_memory: dict[str, PeakMemory] = Field(default_factory=dict)
     """Phase ("train", "eval") -> peaks."""
     trainable_parameters: int | None = None
     total_parameters: int | None = None
-    """Parameters of the whole recommender, a frozen language model that it does not hold excluded."""
+    """Parameters that the recommender holds. A reader of tokens holds the language model, without the lower
+    layers where their states are kept; a reader of states does not hold it."""
     states_on: str | None = None
     """Where cached hidden states lay in training: a device, or null where none were read."""
+
+
+class Certificate(_Part):
+    """Proof of life, from the weights that were tested and the optimiser that trained them.
+
+    `reached + decayed` and `changed` are `trainable_tensors` in a run that is alive.
+    """
+
+    trainable_tensors: int
+    """Parameters that the method and the recommender declare to train, by name."""
+    trainable_parameters: int
+    """Numbers in them."""
+    frozen_tensors: int
+    """All other parameters, and buffers."""
+    frozen_digest: str
+    """SHA-256 over names and contents of the frozen tensors."""
+    reached: int
+    """Trainable tensors that a gradient other than zero reached."""
+    decayed: int = 0
+    """Trainable tensors of which that cannot be told: weight decay feeds their Adam moments too."""
+    changed: int
+    """Trainable tensors that training changed, those of `pruned` included."""
+    pruned: int = 0
+    """Trainable tensors that began at zero, trained, and were set back to zero by the method (AdaLoRA's
+    singular values of a matrix that was given rank 0)."""
+    moved_buffers: list[str] = Field(default_factory=list)
+    """Buffers that training changed. They are part of the saved state, so that this is no fault."""
+    ranks_moved: float
+    """Share of users whose validation rank is not the one before training."""
+    problems: list[str] = Field(default_factory=list)
+    """What makes the run `failed`, in plain words, the first one also as its `error`."""
 
 
 class Environment(_Part):
@@ -152,10 +192,14 @@ class RunRecord(_Part):
     metrics: dict[str, Metrics] = Field(default_factory=dict)
     """valid, valid_masked, test, test_masked; where there are cold items also test_warm, test_cold and
     their `_masked` forms."""
+    initial: dict[str, Metrics] = Field(default_factory=dict)
+    """valid, valid_masked of the model before training (epoch 0)."""
     cold_targets: int = 0
     """Test users whose target never occurs in training."""
     curve: list[Epoch] = Field(default_factory=list)
     cost: Cost = Field(default_factory=Cost)
+    liveness: Certificate | None = None
+    """Proof that the method adapted; null where the run did not get that far."""
     extra: dict[str, Any] = Field(default_factory=dict)
     """Facts that only the method knows."""
     environment: Environment
