@@ -231,3 +231,9 @@ def forward_layers(
     output = model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
     states = [pool(output.hidden_states[layer], mask, pooling) for layer in layers]
     return torch.stack(states, dim=1)  # A of [M, D] -> [M, A, D]
+
+
+def forward_layer(model: nn.Module, ids: Tensor, mask: Tensor, layer: int) -> Tensor:
+    """States of every token behind `layer`, numbered as above, padded positions included: -> `[M, T, D]`."""
+    states: Tensor = model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[layer]
+    return states

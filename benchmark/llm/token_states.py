@@ -1,19 +1,40 @@
 """Hidden states of every token of the catalogue behind one frozen layer, computed once and kept on disk.
 
-A token is a row: `[N, D]` in the order of `Tokens.ids`. Symbols as in `tokens.py`.
+A token is a row: `[N, D]` in the order of `Tokens.ids`, in an entry of the same cache as the pooled states.
+It is written as it is computed, so that it need not fit into memory. Symbols as in `tokens.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import errno
+import hashlib
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.llm import encoder
 from benchmark.llm.catalogue import LLM
+from benchmark.llm.entry import DTYPES, Entry, check_layers, digest, facts
+from benchmark.llm.growing import Growing
+from benchmark.llm.progress import Progress
+from benchmark.llm.states import check_finite, token_budget
 from benchmark.llm.tokens import Tokens
+from methods.errors import UserError, unknown
+
+FORMAT = 1
+"""Raise it when token-level states are computed or stored differently: older caches are then not found."""
+GIB = 2**30
+SPARE = GIB
+"""Bytes of a disk that stay free: others write there too."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,38 +43,70 @@ class TokenStates:
 
     tokens: Tokens
     values: Tensor
-    """`[N, D]` about `mean`, in the precision in which they are stored; memory-mapped until moved."""
-    mean: Tensor
-    """`[D]` fp32, to be added to `values`. Zero where states are stored in float32."""
+    """`[N, D]` about `centre`, in the precision in which they are stored; memory-mapped until moved."""
+    centre: Tensor
+    """`[2, D]` fp32, to be added to `values`: first of a text's first token, then of its other tokens. Zero
+    where states are stored in float32.
+
+    In 16 bits a state is kept as its distance from the mean of some: the first token of a middle layer can
+    have nearly the same state in all texts and a very different one from other tokens, and of what little
+    differs bfloat16's eight bits would keep nothing about zero, or about the mean of all tokens.
+    """
     layer: int
     """0 the embeddings' output, `k` that of Transformer layer `k`."""
     key: str
     """Name of the cache entry."""
     seconds: float
-    """Cold cost in seconds, tokenising included; also on a hit."""
+    """Cold cost in seconds, loading and tokenising included; also on a hit."""
     hit: bool
     """Whether nothing had to be computed."""
 
     def to(self, device: torch.device | str) -> TokenStates:
         """For items on `device`. The states go there too where they take up at most half of its free memory;
-        else they stay memory-mapped on the host and each batch is copied."""
-        raise NotImplementedError
+        else they stay memory-mapped on the host, and each batch is copied from there."""
+        device = torch.device(device)
+        values = self.values
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if values.nbytes <= free / 2:
+                values = values.to(device)
+            else:
+                log.warning(
+                    "the token-level states (%s) stay on the host: %s has %s free",
+                    _in_words(values.nbytes), device, _in_words(free),
+                )  # fmt: skip
+        return replace(self, tokens=self.tokens.to(device), values=values, centre=self.centre.to(device))
 
     def hidden_batch(self, items: Tensor, width: int) -> tuple[Tensor, Tensor]:
         """Like `Tokens.batch`: `hidden` `[m, T = width, D]` fp32, zero where padded, and `attention_mask`."""
-        raise NotImplementedError
+        rows, real = self.tokens.places(items, width)  # [m, T] twice
+        found = self.values[rows.to(self.values.device)].to(items.device)  # [N, D] at [m, T] -> [m, T, D]
+        hidden = found.float()
+        hidden[:, 0] += self.centre[0]
+        hidden[:, 1:] += self.centre[1]
+        return hidden.mul_(real[:, :, None]), real.long()
 
 
 def load_token_states(
     tokens: Tokens, llm: LLM, layer: int, dtype: str, cache: Path, device: torch.device | str = "cpu"
 ) -> TokenStates:
-    """States of all `tokens` behind `layer`, from the cache or computed on `device`; they lie on the host."""
-    raise NotImplementedError
+    """States of all `tokens` behind `layer`, from the cache or computed on `device`; they lie on the host.
+
+    The model computes in float32 and without dropout; `dtype` ("float32" or "bfloat16") is what is stored.
+    Interrupted work is taken up again, and several processes that want the same states compute them once.
+    Raises `UserError` for a bad layer or dtype, and where the disk is full.
+    """
+    check_layers((layer,), llm)
+    entry = _entry(tokens, llm, dtype, cache)
+    hit = entry.ensure((layer,), lambda _: _compute(entry, tokens, llm, layer, dtype, torch.device(device)))
+    found = entry.read(layer)
+    seconds = entry.seconds((layer,))
+    return TokenStates(tokens, found["states"], found["centre"], layer, entry.folder.name, seconds, hit)
 
 
 def token_states_bytes(tokens: Tokens, llm: LLM, dtype: str) -> int:
     """Disk space of one layer's states in bytes."""
-    raise NotImplementedError
+    return len(tokens.ids) * llm.width * _dtype(dtype).itemsize
 
 
 def keep_token_states(
@@ -71,4 +124,143 @@ def keep_token_states(
     `cache`. Raises `UserError` where `on` cannot fit. Decide in one process and tell the others: free space
     changes as one of them writes.
     """
-    raise NotImplementedError
+    what = f"token-level states of {llm.name} behind layer {layer}"
+    if choice == "off":
+        return False, f"{what} are not kept (lower_states=off): the layers below run anew each time"
+    size, free = token_states_bytes(tokens, llm, dtype), _free(cache)
+    room = f"{_in_words(size)}, {_in_words(free)} free in {cache}"
+    if _entry(tokens, llm, dtype, cache).holds(layer):
+        return True, f"{what} are on disk already ({_in_words(size)})"
+    if size + SPARE > free:
+        if choice == "on":
+            raise UserError(
+                f"{what} do not fit on the disk ({room}, of which {_in_words(SPARE)} must stay free);"
+                " free some, set ADAPTREC_CACHE to a larger disk, or take lower_states=off"
+            )
+        return False, f"{what} are not kept: they do not fit on the disk ({room})"
+    if choice == "auto" and size > limit_gib * GIB:
+        return False, f"{what} are not kept: {_in_words(size)} is more than lower_states_gib={limit_gib:g}"
+    return True, f"{what} are kept on disk ({room})"
+
+
+def _in_words(size: float) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.1f} MiB"
+
+
+def _free(cache: Path) -> int:
+    """Free bytes on the disk of a folder that need not be there yet."""
+    there = next(folder for folder in (cache.absolute(), *cache.absolute().parents) if folder.exists())
+    return shutil.disk_usage(there).free
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise unknown("states dtype", name, DTYPES)
+    return DTYPES[name]
+
+
+def _entry(tokens: Tokens, llm: LLM, dtype: str, cache: Path) -> Entry:
+    """The cache entry. Its key has the tokens themselves: what made them matters no more."""
+    _dtype(dtype)
+    ids = tokens.ids.cpu().numpy()
+    key = {
+        "token_format": FORMAT,
+        "texts": len(tokens.distinct),
+        "tokens": hashlib.sha256(ids.astype("<i4", copy=False).data).hexdigest(),
+        "lengths": hashlib.sha256(tokens.distinct.astype("<i8", copy=False).data).hexdigest(),
+        "llm_revision": llm.revision,
+        "llm_weights": llm.digest,
+        "llm_config": llm.config_digest,
+        "dtype": dtype if dtype == "float32" else f"{dtype} about two centres",
+    }
+    return Entry.of(cache, key)
+
+
+def _compute(entry: Entry, tokens: Tokens, llm: LLM, layer: int, dtype: str, device: torch.device) -> None:
+    """One forward pass over the distinct texts into a file that grows, and that survives a kill."""
+    start = time.perf_counter()
+    budget = token_budget(llm, device)
+    # The batches, hence the numbers, depend on the plan alone and never on where an earlier try was cut off.
+    plan = digest({"key": entry.key, "layer": layer, "budget": budget, "device": device.type})
+    folder = entry.folder / f"parts-{layer:02d}-{plan}"
+    for stale in entry.folder.glob(f"parts-{layer:02d}-*"):
+        if stale != folder:
+            shutil.rmtree(stale)
+    shape = (len(tokens.ids), llm.width)
+    try:
+        with Growing(folder, plan, (2, llm.width), shape, DTYPES[dtype]) as file:
+            earlier = file.seconds
+            _fill(file, tokens, llm, layer, dtype, budget, device)
+            found = file.close()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        shutil.rmtree(folder)
+        raise UserError(
+            f"the disk of {entry.folder.parent} is full: token-level states need"
+            f" {_in_words(token_states_bytes(tokens, llm, dtype))}; free some, set ADAPTREC_CACHE"
+            " to a larger disk, or take lower_states=off"
+        ) from error
+    file.path.replace(entry.file(layer))
+    shutil.rmtree(folder)
+    texts = len(tokens.distinct)
+    seconds = tokens.seconds + earlier + time.perf_counter() - start
+    entry.vouch({layer: found}, facts(seconds, texts, texts, len(tokens.ids), device))
+
+
+def _fill(
+    file: Growing, tokens: Tokens, llm: LLM, layer: int, dtype: str, budget: int, device: torch.device
+) -> None:
+    """Encode the batches that are not in `file` yet."""
+    batches = encoder.length_batches(tokens.distinct.tolist(), token_budget=budget)
+    texts = len(tokens.distinct)
+    done = sum(map(len, batches[: file.batches]))
+    if done:
+        log.warning("resuming: %d of %d texts were encoded before", done, texts)
+    if done == texts:
+        return
+    model = encoder.load_model(llm).to(device)
+    with Progress("encoding the tokens of item texts", texts, done) as progress, torch.inference_mode():
+        centre = file.centre() if done else None
+        for states, first, count in _encoded(model, tokens, layer, batches[file.batches :], device):
+            if centre is None:
+                centre = _centre(states, first, dtype)  # [2, D]
+                file.add(centre)
+            about = torch.where(first[:, None], centre[0], centre[1]) if centre.any() else 0.0  # [n, D]
+            file.add((states - about).to(DTYPES[dtype]))
+            file.finished()
+            progress.advance(count)
+
+
+def _encoded(
+    model: Any, tokens: Tokens, layer: int, batches: list[list[int]], device: torch.device
+) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Of each batch of texts, each a stretch of rows, on the CPU: the states of its tokens `[n, D]` fp32,
+    which of these are first in their text `[n]`, and its texts."""
+    ends = np.cumsum(tokens.distinct)  # [U]
+    for rows in batches:
+        sizes = torch.from_numpy(tokens.distinct[rows])  # [M]
+        begin, end = int(ends[rows[0]] - tokens.distinct[rows[0]]), int(ends[rows[-1]])
+        real = torch.arange(int(sizes.max())) < sizes[:, None]  # [T] < [M, 1] -> [M, T]
+        ids = torch.full(real.shape, tokens.pad_id)  # [M, T]
+        ids[real] = tokens.ids[begin:end].cpu().long()  # [n] -> [M, T]
+        hidden = encoder.forward_layer(model, ids.to(device), real.long().to(device), layer)  # [M, T, D]
+        states = hidden[real.to(device)].float().cpu()  # [M, T, D] -> [n, D]
+        check_finite(states)
+        first = torch.zeros(len(states), dtype=torch.bool)  # [n]
+        first[sizes.cumsum(0) - sizes] = True
+        yield states, first, len(rows)
+
+
+def _centre(states: Tensor, first: Tensor, dtype: str) -> Tensor:
+    """Where to take 16 bits about, `[2, D]`: the means of the first batch `[n, D]`, whose first tokens are
+    marked in `first` `[n]`. Zero in float32.
+
+    The mean of the whole catalogue would be no better, and is not known before the last batch.
+    """
+    centre = torch.zeros(2, states.shape[1])
+    if dtype != "float32":
+        centre[0] = states[first].mean(0)  # [n, D] -> [D]
+        if not first.all():
+            centre[1] = states[~first].mean(0)  # [n, D] -> [D]
+    return centre

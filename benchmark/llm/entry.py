@@ -1,0 +1,163 @@
+"""One entry of the cache of hidden states.
+
+A folder, named by the digest of all that the states depend on, with a `layer-NN.safetensors` for each layer
+and a `states.json` that vouches for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from benchmark.llm.catalogue import LLM
+from benchmark.llm.files import sha256
+from benchmark.record import write_json
+from methods.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+log = logging.getLogger(__name__)
+
+
+def digest(value: object) -> str:
+    """Short digest of a JSON-able value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def check_layers(layers: Sequence[int], llm: LLM) -> None:
+    """Raise `UserError` for a layer that `llm` has not."""
+    for layer in layers:
+        if not 0 <= layer <= llm.n_layers:
+            raise UserError(
+                f"language model '{llm.name}' has no layer {layer}: allowed are 0 (embeddings)"
+                f" to {llm.n_layers} (top)"
+            )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One folder of the cache and the key that it must hold."""
+
+    folder: Path
+    key: dict[str, Any]
+
+    @classmethod
+    def of(cls, cache: Path, key: dict[str, Any]) -> Entry:
+        """The entry of `key` below the folder `cache`."""
+        return cls(cache / "states" / digest(key), key)
+
+    def file(self, layer: int) -> Path:
+        """Where the states of `layer` lie."""
+        return self.folder / f"layer-{layer:02d}.safetensors"
+
+    @property
+    def _sidecar(self) -> Path:
+        return self.folder / "states.json"
+
+    def ensure(self, layers: Sequence[int], compute: Callable[[list[int]], None]) -> bool:
+        """Have `compute` add those of `layers` that are missing: -> whether there were none."""
+        if not self.missing(layers, warn=False):
+            return True
+        with self._locked():
+            missing = self.missing(layers, warn=True)  # another process may have done it meanwhile
+            if missing:
+                compute(missing)
+        return not missing
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process at a time; the system frees the lock of a killed process."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder.with_suffix(".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.warning(
+                "another process is computing these hidden states; waiting for it (%s)", lock.lock_file
+            )
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _read_sidecar(self, warn: bool) -> dict[str, Any]:
+        """What is known about the layers; nothing where the file is absent, unreadable or of another key."""
+        empty: dict[str, Any] = {"key": self.key, "layers": {}, "passes": []}
+        if not self._sidecar.is_file():
+            return empty
+        try:
+            found = json.loads(self._sidecar.read_text(encoding="utf-8"))
+            if found["key"] == self.key and set(found) == set(empty):
+                return dict(found)
+            problem = "is about other states"
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            problem = f"cannot be read ({type(error).__name__})"
+        if warn:
+            log.warning("%s %s: computing the states again", self._sidecar, problem)
+        return empty
+
+    def missing(self, layers: Sequence[int], warn: bool) -> list[int]:
+        """Layers that are absent or fail their digest, in ascending order."""
+        known = self._read_sidecar(warn)["layers"]
+        absent = []
+        for layer in sorted(layers):
+            entry, file = known.get(str(layer)), self.file(layer)
+            if entry is not None and file.is_file() and sha256(file) == entry["sha256"]:
+                continue
+            if entry is not None and warn:
+                log.warning("%s is missing or damaged: computing this layer again", file)
+            absent.append(layer)
+        return absent
+
+    def holds(self, layer: int) -> bool:
+        """Whether `layer` seems to be there; its digest is not checked."""
+        return str(layer) in self._read_sidecar(warn=False)["layers"] and self.file(layer).is_file()
+
+    def read(self, layer: int) -> dict[str, Tensor]:
+        """What the file of `layer` holds, memory-mapped."""
+        from safetensors.torch import load_file
+
+        found: dict[str, Tensor] = load_file(self.file(layer))
+        return found
+
+    def seconds(self, layers: Sequence[int]) -> float:
+        """Seconds of the dearest pass that gave one of `layers`."""
+        sidecar = self._read_sidecar(warn=False)
+        passes = [sidecar["passes"][sidecar["layers"][str(layer)]["pass"]] for layer in layers]
+        return float(max(one["seconds"] for one in passes))
+
+    def vouch(self, digests: Mapping[int, str], facts: dict[str, Any]) -> None:
+        """Write into the sidecar that the files of these layers have these SHA-256, and what they cost."""
+        sidecar = self._read_sidecar(warn=False)
+        for layer, found in digests.items():
+            sidecar["layers"][str(layer)] = {"sha256": found, "pass": len(sidecar["passes"])}
+        sidecar["passes"].append(facts)
+        write_json(self._sidecar, sidecar)
+
+
+def facts(seconds: float, items: int, distinct: int, tokens: int, device: torch.device) -> dict[str, Any]:
+    """What a pass over the catalogue cost, and on what."""
+    from importlib.metadata import version
+
+    return {
+        "seconds": seconds,
+        "items_per_second": items / seconds,
+        "distinct_texts": distinct,
+        "tokens": tokens,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
