@@ -191,7 +191,7 @@ def _overrides(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    from benchmark.wiring import prepare_inputs
+    from benchmark.inputs import prepare_inputs
 
     for line in prepare_inputs(options.dataset, options.llm, options.methods, tuple(options.set)):
         print(line)

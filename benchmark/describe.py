@@ -11,12 +11,11 @@ from benchmark.config import as_dict
 from benchmark.data.batches import most_batches
 from benchmark.data.prepare import Prepared
 from benchmark.data.sequences import Ints
-from benchmark.measure import device_name
+from benchmark.inputs import Inputs
 from benchmark.record import Cost, Environment, Metrics, RunRecord
 from benchmark.train.evaluate import UserRanks
 from benchmark.train.loop import Task, Trainer
 from benchmark.train.metrics import chance, metrics_of
-from benchmark.wiring import Inputs
 
 
 def blank(resolved: Resolved, where: Environment) -> RunRecord:
@@ -79,14 +78,14 @@ def _distinct_seen(prepared: Prepared, at: Ints) -> Ints:
 
 def add_cost(record: RunRecord, trainer: Trainer, inputs: Inputs) -> None:
     """What is known of the cost before training."""
-    parameters, settings = list(trainer.bare.parameters()), trainer.settings
+    parameters, settings = list(trainer.model.parameters()), trainer.settings
     record.cost = Cost(
-        prepare_seconds=inputs.states.seconds if inputs.states else None,
+        prepare_seconds=inputs.prepare_seconds,
         predictions_per_epoch=int(trainer.task.train.predictions.sum()),
         steps_per_epoch=-(-most_batches(trainer.task.train, settings.batch_size) // settings.accumulation),
         trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         total_parameters=sum(p.numel() for p in parameters),
-        states_on=device_name(trainer.device) if inputs.states else None,
+        states_on=inputs.states_on,
     )
 
 

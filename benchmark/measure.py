@@ -146,6 +146,14 @@ def _nvml_process_memory(device: torch.device) -> int | None:
     return None
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` means that the device or the host ran out of memory."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or (isinstance(error, Exception) and should_reduce_batch_size(error))
+
+
 def environment(device: torch.device, precision: str, world_size: int) -> Environment:
     """Facts about the machine and the code that made a run."""
     commit, dirty = _git_state()

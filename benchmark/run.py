@@ -15,8 +15,8 @@ from filelock import FileLock, Timeout
 
 from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.describe import add_cost, add_quality, add_training, blank
-from benchmark.measure import environment, pick_device
-from benchmark.model.recommender import world_size
+from benchmark.measure import environment, out_of_memory, pick_device
+from benchmark.model.parallel import world_size
 from benchmark.record import RunRecord, finished, ranks_path, write_atomically
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.evaluate import NotFiniteError, UserRanks
@@ -61,11 +61,11 @@ def _attempt(
         raise
     except UserError:
         raise
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        return _write(record, "oom", _one_line(error), path)
     except NotFiniteError as error:
         return _write(record, "failed", _one_line(error), path)
     except Exception as error:
+        if out_of_memory(error):
+            return _write(record, "oom", _one_line(error), path)
         _write(record, "failed", f"{type(error).__name__}: {_one_line(error)}", path)
         raise
     if accelerator.is_main_process:
@@ -87,7 +87,7 @@ def _execute(
     finally:
         add_training(record, trainer)
     ranks = trainer.test()
-    record.extra = trainer.bare.method.extra_record()
+    record.extra = trainer.model.method.extra_record()
     add_quality(record, trainer.task, ranks)
     return ranks
 

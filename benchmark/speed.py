@@ -62,14 +62,13 @@ def measure(trainer: Trainer, seed: int, steps: int, warm_up: int, passes: int) 
     with trainer.memory.phase("train"):
         for number in range(warm_up + steps):
             edges = [_now(trainer.device)]
-            batch = next(batches).to(trainer.device)
+            batch = next(batches)
             edges.append(_now(trainer.device))
-            loss = trainer.model(batch).objective
+            loss = trainer.forward(batch).objective
             edges.append(_now(trainer.device))
             trainer.accelerator.backward(loss)
             edges.append(_now(trainer.device))
-            trainer.optimiser.step()
-            trainer.optimiser.zero_grad()
+            trainer.optimise()
             edges.append(_now(trainer.device))
             if number >= warm_up:
                 for phase, begin, end in zip(PHASES, edges[:-1], edges[1:], strict=False):
@@ -77,7 +76,7 @@ def measure(trainer: Trainer, seed: int, steps: int, warm_up: int, passes: int) 
     with trainer.memory.phase("eval"):
         for number in range(passes + 1):
             begin = _now(trainer.device)
-            evaluate(trainer.bare, task.sequences, task.valid, task.history_start, trainer.device)
+            evaluate(trainer.model, task.sequences, task.valid, task.history_start, trainer.device)
             if number:  # the first pass is the warm-up
                 timing.seconds["evaluation"].append(_now(trainer.device) - begin)
     timing.peaks = trainer.memory.peaks

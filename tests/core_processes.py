@@ -17,7 +17,8 @@ from torch import Tensor
 
 from benchmark.config import Settings
 from benchmark.data.batches import EpochBatches, build_batch
-from benchmark.model.recommender import Recommender, world_size
+from benchmark.model.parallel import average_gradients, world_size
+from benchmark.model.recommender import Recommender
 from benchmark.train.evaluate import evaluate
 from methods.base import Items, Method
 
@@ -51,10 +52,10 @@ def build(settings: Settings, world: World, method: str) -> Recommender:
 
 
 def step(model: Recommender, batch: Any) -> dict[str, Any]:
-    """Global loss and terms of one step, and every gradient after data parallelism averaged it."""
-    prepared = accelerator().prepare(model)
-    loss = prepared(batch)
+    """Global loss and terms of one step, and every gradient after the processes averaged it."""
+    loss = model(batch)
     loss.objective.backward()
+    average_gradients(model.parameters())
     sums = torch.stack([loss.loss_sum.double(), loss.candidates_sum.double()])
     if world_size() > 1:
         dist.all_reduce(sums)

@@ -13,12 +13,14 @@ from torch import Tensor
 from benchmark.config import Settings
 from benchmark.data.batches import Sequences
 from benchmark.data.sequences import Ints, Rows, evaluation_rows, training_rows
+from benchmark.model.items import ItemEncoder, ItemInputs
 from benchmark.model.recommender import Recommender
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Task, Trainer
 from methods import registry
 from methods.base import Context, Items, state_statistics
 
+CPU = torch.device("cpu")
 PLAIN = Settings(width=8, sasrec_inner=12, sasrec_dropout=0.0, window=4, precision="no")
 """Small, without dropout: what one process computes twice is the same twice."""
 
@@ -86,17 +88,17 @@ def recommender(
     n_trained = len(world.sequences.trained)
     if cls.reads == "ids":
         context = Context(settings.width, world.n_items, total_steps=10)
+        inputs = ItemInputs(lambda ids, _: Items(ids=ids))
         return Recommender(
-            cls(cls.Config(), context), lambda ids: Items(ids=ids), world.n_items, n_trained, settings
+            cls(cls.Config(), context), ItemEncoder(inputs, settings, CPU), world.n_items, n_trained, settings
         )
     config = cls.Config(**{"dropout": 0.0, **hyper})
     states = states_for(world.n_items, len(cls.layers(config, 4)))
     mean, std = state_statistics(states)
     context = Context(settings.width, world.n_items, 10, 4, states.shape[-1], mean, std)
-    model = Recommender(
-        cls(config, context), lambda ids: Items(states=states[ids]), world.n_items, n_trained, settings
-    )
-    return spread(model)
+    inputs = ItemInputs(lambda ids, _: Items(states=states[ids]))
+    encoder = ItemEncoder(inputs, settings, CPU)
+    return spread(Recommender(cls(config, context), encoder, world.n_items, n_trained, settings))
 
 
 def spread(model: Recommender) -> Recommender:

@@ -96,7 +96,7 @@ def attempt(folder: Path) -> dict[str, Any]:
     return {
         "reason": reason, "curve": curve, "step": progress.step, "best": progress.best_epoch,
         "candidates": progress.candidates, "test": made.test().raw.tolist(),
-        "weights": {name: value.tolist() for name, value in made.bare.state_dict().items()},
+        "weights": {name: value.tolist() for name, value in made.model.state_dict().items()},
     }  # fmt: skip
 
 
@@ -164,11 +164,11 @@ def test_the_best_epochs_weights_are_tested(tmp_path: Path) -> None:
     values = [row.valid["recall@10"] for row in progress.curve]
     assert progress.best_epoch == values.index(max(values)) + 1, "the first of equals"
     assert progress.epoch == progress.best_epoch + 3
-    last = {name: value.clone() for name, value in made.bare.state_dict().items()}
+    last = {name: value.clone() for name, value in made.model.state_dict().items()}
     made.test()
-    assert any((value != last[name]).any() for name, value in made.bare.state_dict().items())
+    assert any((value != last[name]).any() for name, value in made.model.state_dict().items())
     best = torch.load(tmp_path / f"best-{progress.best_epoch}.pt", weights_only=True)
-    assert all((value == made.bare.state_dict()[name]).all() for name, value in best.items())
+    assert all((value == made.model.state_dict()[name]).all() for name, value in best.items())
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"best-{progress.best_epoch}.pt", "last.pt"]
 
 
@@ -196,4 +196,4 @@ def test_a_damaged_checkpoint_is_one_clear_line(
 
 def test_missing_best_weights_are_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"best-3\.pt cannot be read"):
-        Checkpoint(tmp_path).load_best(3)
+        Checkpoint(tmp_path).load_best(3, torch.nn.Module())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def test_a_batch_names_the_right_rows_of_its_table(candidates: str) -> None:
     changes = {"batch_size": 9, "candidates": candidates, "samples": 5}
     small, _, batches = epoch(changes)
     for batch in batches:
-        table = batch.share.items.numpy()  # one process: the whole table
+        table = batch.share.items  # one process: the whole table
         assert len(np.unique(table)) == len(table) == batch.share.rows, "no item is encoded twice"
         assert (table[batch.target_rows.numpy()] == batch.targets.numpy()).all()
         assert (table[batch.candidate_rows.numpy()] == batch.candidates.numpy()).all()
@@ -158,10 +159,38 @@ def test_the_order_depends_on_seed_and_epoch_and_on_nothing_else() -> None:
     assert order(1, 1) != order(2, 1)
 
 
+@pytest.mark.parametrize("sequences", ["prefixes", "packed"])
+@pytest.mark.parametrize("candidates", ["batch", "catalogue", "sampled"])
+def test_occurrences_encode_every_slot_of_every_row(candidates: str, sequences: str) -> None:
+    small = make_world(3, n_users=6, n_items=9)
+    settings = with_settings(
+        batch_size=7, candidates=candidates, samples=4, encode="occurrences", sequences=sequences
+    )
+    data = replace(small.sequences, padding=9)
+    rows = training_rows(small.offsets, small.train_end, settings.window, sequences).take(np.array([2, 0, 4]))
+    draws = {"batch": None, "catalogue": data.trained, "sampled": np.array([0, 3, 5, 8])}[candidates]
+    batch = build_batch(rows, data, settings, draws)
+    table = batch.share.items
+    drawn = 0 if draws is None else len(draws)
+    assert len(table) == 3 * settings.window + len(batch.targets) + drawn
+    padded = table[: 3 * settings.window].reshape(3, settings.window)
+    for row, start, length in zip(padded, rows.start, rows.length, strict=True):
+        assert row.tolist() == [*small.items[start : start + length], *[9] * (settings.window - length)]
+    assert table[batch.target_rows.numpy()].tolist() == batch.targets.tolist()
+    assert table[batch.candidate_rows.numpy()].tolist() == batch.candidates.tolist()
+    real = batch.segments.numpy() >= 0
+    plain = build_batch(rows, data, replace(settings, encode="unique"), draws)
+    once = plain.share.items[plain.inputs.numpy()]
+    assert (table[batch.inputs.numpy()] == once)[real].all()
+    assert len(set(batch.inputs.numpy()[real])) == real.sum(), "each slot has a row of its own"
+
+
+@pytest.mark.parametrize("encode", ["unique", "occurrences"])
 @pytest.mark.parametrize("candidates", ["batch", "sampled"])
 @pytest.mark.parametrize("world", [2, 3, 5])
-def test_processes_share_one_global_batch(world: int, candidates: str) -> None:
+def test_processes_share_one_global_batch(world: int, candidates: str, encode: str) -> None:
     changes = {"batch_size": 5, "candidates": candidates, "samples": 6, "sequences": "prefixes"}
+    changes["encode"] = encode
     alone = epoch(changes)[2]
     parts = [epoch(changes, rank=rank, world=world)[2] for rank in range(world)]
     for whole, *shares in zip(alone, *parts, strict=True):
@@ -169,7 +198,10 @@ def test_processes_share_one_global_batch(world: int, candidates: str) -> None:
         assert all(s.predictions == whole.predictions for s in shares)
         assert len({len(s.share.items) for s in shares}) == 1, "collectives want equal sizes"
         table = np.concatenate([s.share.items for s in shares])[: whole.share.rows]
-        assert (table == whole.share.items.numpy()).all()
+        assert (table == whole.share.items).all()
+        for s in shares:
+            assert (table[s.target_rows.numpy()] == s.targets.numpy()).all()
+            assert (table[s.candidate_rows.numpy()] == s.candidates.numpy()).all()
         told = sorted((int(u), int(t)) for s in shares for u, t in zip(s.users, s.targets, strict=True))
         assert told == sorted((int(u), int(t)) for u, t in zip(whole.users, whole.targets, strict=True))
         assert all(s.inputs.numel() for s in shares), "a process without a row still runs the model"

@@ -27,7 +27,7 @@ FLOORS = (
     {"data", "llm"},
     {"model"},
     {"train"},
-    {"cell", "wiring", "describe", "run", "report", "speed", "settings_page"},
+    {"cell", "inputs", "wiring", "describe", "run", "report", "speed", "settings_page"},
     {"grid"},
     {"cli"},
     {"__main__"},

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmark.config import Settings
-from benchmark.data.sequences import Ints, Rows, pack
+from benchmark.data.sequences import Ints, Packed, Rows, pack
 
 
 @dataclass(frozen=True)
@@ -29,25 +29,25 @@ class Sequences:
     """`[I]` the first item with the same input (text); an item is encoded through it."""
     trained: Ints
     """Items that occur in training, ascending: the candidates of `catalogue` and `sampled`."""
+    padding: int = 0
+    """The input that padding is encoded as where `encode = occurrences`: an item, or one past the last item
+    where the reader's inputs have a row for an empty text there."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """Encode these items and gather them into the step's table: `table = gather(encode(items))[order]`."""
+    """Encode these items and gather them into the step's table: `table = gather(encode(items))[:rows]`."""
 
-    items: Tensor
-    """`[m]` item indices that this process encodes (the last may repeat, so that all encode equally many)."""
+    items: Ints
+    """`[m]` item indices that this process encodes (the last may repeat, so that all encode equally many).
+    On the host, where readers of tokens plan their chunks."""
     rows: int
     """M, rows of the gathered table that count."""
-
-    def to(self, device: torch.device) -> Share:
-        """Move the item indices to `device`."""
-        return replace(self, items=self.items.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's tensors. `M` unique items, `N` bins of `S` slots, `P` local predictions, `C` candidates.
+    """One step's tensors. `M` encoded items, `N` bins of `S` slots, `P` local predictions, `C` candidates.
 
     Items are named by their row in the step's table of embeddings.
     """
@@ -85,7 +85,7 @@ class Batch:
             for name, value in vars(self).items()
             if isinstance(value, Tensor)
         }
-        return replace(self, share=self.share.to(device), **moved)
+        return replace(self, **moved)
 
 
 def bin_width(window: int) -> int:
@@ -138,38 +138,96 @@ def build_batch(
     """The batch of the global `rows`; `draws` are the step's shared candidates, None for `batch`."""
     targets, users = data.items[_target_index(rows)], np.repeat(rows.user, rows.predictions)
     candidates = targets if draws is None else draws
-    mine = _my_rows(rows, rank, world)
+    local = _local_rows(len(rows), rank, world)
+    mine = _my_rows(rows, local, idle=rank >= len(rows))
     packed = pack(mine, bin_width(settings.window))
-    inputs = data.items[np.maximum(packed.source, 0)]  # [N, S]
     my_targets = data.items[_target_index(mine)]  # [P]
-    everything = (data.items[_input_index(rows)], targets, candidates)
-    unique = np.unique(data.twin[np.concatenate(everything)])  # [M]
-
-    def table_row(items: Ints) -> Tensor:
-        return torch.from_numpy(np.searchsorted(unique, data.twin[items]))
-
+    step = _Step(rows, local, mine, packed, candidates, draws is None, data)
+    table = step.occurrences(settings.window) if settings.encode == "occurrences" else step.unique()
     return Batch(
-        share=share_of(unique, rank, world),
-        inputs=table_row(np.where(packed.source < 0, unique[0], inputs)),
+        share=share_of(table.items, rank, world),
+        inputs=torch.from_numpy(table.inputs),
         positions=torch.from_numpy(packed.position),
         segments=torch.from_numpy(packed.segment),
         slots=torch.from_numpy(packed.slot),
         targets=torch.from_numpy(my_targets),
-        target_rows=table_row(my_targets),
+        target_rows=torch.from_numpy(table.targets),
         users=torch.from_numpy(mine.user[packed.row]),
         candidates=torch.from_numpy(candidates),
-        candidate_rows=table_row(candidates),
+        candidate_rows=torch.from_numpy(table.candidates),
         own=_own_columns(rows, my_targets, data, draws, rank, world),
         candidate_users=torch.from_numpy(users) if draws is None else None,
         predictions=len(targets),
     )
 
 
-def share_of(unique: Ints, rank: int, world: int) -> Share:
-    """The equal part of `unique` `[M]` that process `rank` encodes; the last parts may repeat an item."""
-    each = -(-len(unique) // world)
-    index = np.minimum(np.arange(rank * each, (rank + 1) * each), len(unique) - 1)
-    return Share(torch.from_numpy(unique[index]), len(unique))
+@dataclass(frozen=True)
+class _Table:
+    """What a step encodes, and where each use of an item finds its row."""
+
+    items: Ints
+    """`[M]` item of each row of the table."""
+    inputs: Ints
+    """`[N, S]` row of each slot."""
+    targets: Ints
+    """`[P]` row of each prediction's target."""
+    candidates: Ints
+    """`[C]` row of each candidate."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The global `rows` of a step, those that this process reads, and the candidates."""
+
+    rows: Rows
+    local: Ints
+    """Which of `rows` this process reads: `mine`, laid out as `packed`."""
+    mine: Rows
+    packed: Packed
+    candidates: Ints
+    in_batch: bool
+    """Whether the candidates are the targets of `rows`, in their order."""
+    data: Sequences
+
+    def unique(self) -> _Table:
+        """Each distinct input of the step once."""
+        data, packed = self.data, self.packed
+        everything = (
+            data.items[_input_index(self.rows)], data.items[_target_index(self.rows)], self.candidates,
+        )  # fmt: skip
+        unique = np.unique(data.twin[np.concatenate(everything)])  # [M]
+
+        def table_row(items: Ints) -> Ints:
+            return np.searchsorted(unique, data.twin[items])
+
+        inputs = data.items[np.maximum(packed.source, 0)]  # [N, S]
+        inputs = table_row(np.where(packed.source < 0, unique[0], inputs))
+        targets = table_row(data.items[_target_index(self.mine)])
+        return _Table(unique, inputs, targets, table_row(self.candidates))
+
+    def occurrences(self, window: int) -> _Table:
+        """Every slot of every row padded to `window`, every target, then the candidates that are drawn."""
+        rows, data, packed = self.rows, self.data, self.packed
+        slots = np.full((len(rows), window), data.padding)  # [R, window]
+        row = np.repeat(np.arange(len(rows)), rows.length)
+        slots[row, _ranges(np.zeros_like(rows.length), rows.length)] = data.items[_input_index(rows)]
+        targets = data.items[_target_index(rows)]
+        drawn = self.candidates[:0] if self.in_batch else self.candidates
+        first_target = slots.size + np.cumsum(rows.predictions) - rows.predictions  # [R] of each row
+        first_candidate = slots.size + (0 if self.in_batch else len(targets))
+        return _Table(
+            np.concatenate([slots.ravel(), targets, drawn]),
+            self.local[np.maximum(packed.segment, 0)] * window + packed.position,
+            _ranges(first_target[self.local], self.mine.predictions),
+            first_candidate + np.arange(len(self.candidates)),
+        )
+
+
+def share_of(items: Ints, rank: int, world: int) -> Share:
+    """The equal part of `items` `[M]` that process `rank` encodes; the last parts may repeat an item."""
+    each = -(-len(items) // world)
+    index = np.minimum(np.arange(rank * each, (rank + 1) * each), len(items) - 1)
+    return Share(items[index], len(items))
 
 
 def _draws(data: Sequences, settings: Settings, generator: np.random.Generator) -> Ints | None:
@@ -180,13 +238,16 @@ def _draws(data: Sequences, settings: Settings, generator: np.random.Generator) 
     return np.sort(generator.choice(data.trained, settings.samples, replace=False, shuffle=False))
 
 
-def _my_rows(rows: Rows, rank: int, world: int) -> Rows:
-    mine = rows.take(np.arange(rank, len(rows), world))
-    if len(mine):
-        return mine
-    # fewer rows than processes: read one without predicting, so that every parameter still has a gradient
-    idle = rows.take(np.zeros(1, np.int64))
-    return replace(idle, first=idle.length)
+def _local_rows(n_rows: int, rank: int, world: int) -> Ints:
+    """Which rows of the global batch this process reads; the first where there are fewer than processes."""
+    mine = np.arange(rank, n_rows, world)
+    return mine if len(mine) else np.zeros(1, np.int64)
+
+
+def _my_rows(rows: Rows, local: Ints, idle: bool) -> Rows:
+    mine = rows.take(local)
+    # without a row of its own it reads one and predicts nothing, so that every parameter has a gradient
+    return replace(mine, first=mine.length) if idle else mine
 
 
 def _own_columns(

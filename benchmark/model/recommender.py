@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.config import Settings
 from benchmark.data.batches import Batch, Share
+from benchmark.model.items import ItemEncoder
 from benchmark.model.loss import Candidates, Predictions, normalise, softmax_loss
+from benchmark.model.parallel import gathered, world_size
 from benchmark.model.sasrec import SASRec
-from methods.base import Items, Method
-
-ItemInputs = Callable[[Tensor], Items]
-"""Item indices `[m]` -> what the method reads of them."""
+from methods.base import Method
 
 
 @dataclass(frozen=True)
@@ -30,10 +28,10 @@ class StepLoss:
 
 
 class Recommender(nn.Module):
-    """A method and SASRec. Only `forward` is called in training, so that data parallelism sees it all."""
+    """A method and SASRec, on the encoder's device."""
 
     def __init__(
-        self, method: Method, inputs: ItemInputs, n_items: int, n_trained: int, settings: Settings
+        self, method: Method, encoder: ItemEncoder, n_items: int, n_trained: int, settings: Settings
     ) -> None:
         super().__init__()
         self.method = method
@@ -41,12 +39,13 @@ class Recommender(nn.Module):
         self.id_embedding = nn.Embedding(n_items, settings.width) if settings.ids == "add" else None
         if self.id_embedding is not None:
             nn.init.normal_(self.id_embedding.weight, std=0.02)
-        self.inputs, self.settings, self.n_trained = inputs, settings, n_trained
+        self.encoder, self.settings, self.n_trained = encoder, settings, n_trained
+        self.to(encoder.device)
 
     def forward(self, batch: Batch) -> StepLoss:
         """The loss of this process's share of a global batch.
 
-        Data parallelism averages gradients over processes, so `objective` is the local sum times the
+        Gradients are averaged over processes, so `objective` is the local sum times the
         number of processes over the global number of predictions: its average is the global mean.
         """
         table = self.embed(batch.share)  # [M, d]
@@ -70,28 +69,17 @@ class Recommender(nn.Module):
 
     def embed(self, share: Share) -> Tensor:
         """Encode this process's share of the items and gather everybody's, with gradients: -> `[M, d]`."""
-        mine = self.method(self.inputs(share.items))  # [m, d]
+        mine = self.encoder(self.method, share.items)  # [m, d]
         if self.id_embedding is not None:
-            mine = mine + self.id_embedding(share.items)
-        mine = mine.float()
+            # an empty text (`encode = occurrences`) has no id; SASRec never looks at it
+            known = np.minimum(share.items, self.id_embedding.num_embeddings - 1)
+            mine = mine + self.id_embedding(torch.from_numpy(known).to(mine.device))
         if world_size() > 1:
             mine = torch.cat(gathered(mine))  # [world m, d]
-        return mine[: share.rows]  # type: ignore[no-any-return]  # [M, d]
+        return mine[: share.rows]  # [M, d]
 
     def users(
         self, table: Tensor, inputs: Tensor, positions: Tensor, segments: Tensor, slots: Tensor
     ) -> Tensor:
         """User states at `slots` `[P]` of packed rows: table `[M, d]`, the rest `[N, S]`: -> `[P, d]`."""
         return self.sasrec(F.embedding(inputs, table), positions, segments, slots)  # type: ignore[no-any-return]
-
-
-def gathered(x: Tensor) -> list[Tensor]:
-    """Every process's `x`, in the order of ranks; gradients flow back to where each came from."""
-    from torch.distributed.nn.functional import all_gather
-
-    return list(all_gather(x))  # type: ignore[no-untyped-call]
-
-
-def world_size() -> int:
-    """Processes that train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -3,6 +3,7 @@
 A folder `<hash>-s<seed>.checkpoint/` beside the record holds `last.pt` (weights, optimiser, progress) and
 `best-<epoch>.pt` (weights). Each is written to a temporary name and renamed, the best one first, so that a
 kill at any moment leaves a state that training goes on from. The folder goes when the record is written.
+Weights that are not trained are not kept: whoever goes on has read the same language model again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from methods.errors import UserError
 
@@ -32,14 +34,18 @@ class Checkpoint:
             if old != self._best(best_epoch):
                 old.unlink()
 
-    def load(self) -> dict[str, Any] | None:
-        """The last epoch's state, or None where there is none."""
+    def load(self, model: nn.Module) -> dict[str, Any] | None:
+        """The last epoch's state, its weights put into `model`; None where there is none."""
         path = self.folder / "last.pt"
-        return _read(path) if path.exists() else None
+        if not path.exists():
+            return None
+        state = _read(path)
+        _restore(model, state["weights"], path)
+        return state
 
-    def load_best(self, epoch: int) -> dict[str, Any]:
-        """Weights of the best epoch."""
-        return _read(self._best(epoch))
+    def load_best(self, epoch: int, model: nn.Module) -> None:
+        """Put the weights of the best epoch into `model`."""
+        _restore(model, _read(self._best(epoch)), self._best(epoch))
 
     def remove(self) -> None:
         """Delete the folder."""
@@ -47,6 +53,26 @@ class Checkpoint:
 
     def _best(self, epoch: int) -> Path:
         return self.folder / f"best-{epoch}.pt"
+
+
+def trained_part(model: nn.Module) -> dict[str, Any]:
+    """The state dict of `model` without its frozen parameters."""
+    frozen = _frozen(model)
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+
+
+def _frozen(model: nn.Module) -> set[str]:
+    everything = model.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in everything if not parameter.requires_grad}
+
+
+def _restore(model: nn.Module, weights: dict[str, Any], path: Path) -> None:
+    found = model.load_state_dict(weights, strict=False)
+    wrong = [*found.unexpected_keys, *(set(found.missing_keys) - _frozen(model))]
+    if wrong:
+        raise UserError(
+            f"checkpoint {path} is of another model ({sorted(wrong)[0]}); --fresh starts this run anew."
+        )
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:

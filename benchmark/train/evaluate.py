@@ -19,7 +19,8 @@ from torch import Tensor
 from benchmark.data.batches import Sequences, bin_width, share_of
 from benchmark.data.sequences import Ints, Rows, pack
 from benchmark.model.loss import normalise
-from benchmark.model.recommender import Recommender, world_size
+from benchmark.model.parallel import world_size
+from benchmark.model.recommender import Recommender
 
 CHUNK_USERS = 1024
 CHUNK_ITEMS = 4096
@@ -85,7 +86,7 @@ def encode_catalogue(model: Recommender, data: Sequences, device: torch.device, 
     """Embed every item; processes share the work."""
     distinct, row = np.unique(data.twin, return_inverse=True)
     parts = [
-        model.embed(share_of(distinct[begin : begin + CHUNK_ITEMS], rank, world_size()).to(device))
+        model.embed(share_of(distinct[begin : begin + CHUNK_ITEMS], rank, world_size()))
         for begin in range(0, len(distinct), CHUNK_ITEMS)
     ]
     embeddings = torch.cat(parts)  # [R, d]

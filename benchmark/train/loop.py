@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from benchmark.config import Settings
-from benchmark.data.batches import EpochBatches, Sequences
+from benchmark.data.batches import Batch, EpochBatches, Sequences
 from benchmark.data.sequences import Ints, Rows
-from benchmark.measure import MemoryGauge, Stopwatch
-from benchmark.model.recommender import Recommender, world_size
-from benchmark.record import Epoch
-from benchmark.train.checkpoint import Checkpoint
+from benchmark.measure import MemoryGauge, Stopwatch, out_of_memory
+from benchmark.model.parallel import any_process, average_gradients, start_alike, world_size
+from benchmark.model.recommender import Recommender, StepLoss
+from benchmark.record import Epoch, Metrics
+from benchmark.train.checkpoint import Checkpoint, trained_part
 from benchmark.train.evaluate import NotFiniteError, UserRanks, evaluate
 from benchmark.train.metrics import metrics_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+T = TypeVar("T")
 SELECT = "recall@10"
 
 
@@ -52,6 +56,14 @@ class Progress:
     best_value: float = -math.inf
     candidates: float = 0.0
     """Mean number of softmax terms of a prediction in the last epoch."""
+    encodings: int = 0
+    """Items that all processes encoded in training in the last epoch."""
+    chunk_tokens: int = 0
+    """Tokens of a chunk of item texts, 0 where none are read."""
+    halvings: int = 0
+    """Times that a chunk was halved for want of memory."""
+    initial: dict[str, Metrics] = field(default_factory=dict)
+    """Validation metrics before training."""
     curve: list[Epoch] = field(default_factory=list)
 
     def stop_reason(self, settings: Settings) -> str | None:
@@ -81,27 +93,69 @@ class Trainer:
         self.task, self.settings, self.seed = task, settings, seed
         self.accelerator, self.checkpoint, self.say = accelerator, checkpoint, say
         self.device: torch.device = accelerator.device
-        self.bare = model
+        self.model = model
         self.precision: str = accelerator.mixed_precision
         self.clock, self.memory = Stopwatch(self.device), MemoryGauge(self.device)
-        optimiser = torch.optim.Adam(parameter_groups(model, settings.learning_rate), fused=True)
-        self.model, self.optimiser = accelerator.prepare(model, optimiser)
+        groups = parameter_groups(model, settings.learning_rate)
+        self.trained = [parameter for group in groups for parameter in group["params"]]
+        start_alike(self.trained)
+        self.optimiser = accelerator.prepare(torch.optim.Adam(groups, fused=True))
         self.progress = Progress()
+        self.ranks: dict[str, NDArray[np.float64]] = {}
+        """Each user's validation rank `[U]` before training ("first") and at the best epoch ("best")."""
 
     def fit(self) -> str:
         """Train until early stopping or the last epoch; returns which of the two."""
         self._resume()
+        if "first" not in self.ranks:
+            ranks = self._evaluate(self.task.valid)
+            self.ranks["first"] = ranks.raw
+            self.progress.initial = {"valid": metrics_of(ranks.raw), "valid_masked": metrics_of(ranks.masked)}
         while (reason := self.progress.stop_reason(self.settings)) is None:
             self._epoch()
         return reason
 
     def test(self) -> UserRanks:
         """Ranks of the test targets under the best epoch's weights."""
-        best = self.checkpoint.load_best(self.progress.best_epoch)
-        self.bare.load_state_dict(best)
-        return evaluate(
-            self.bare, self.task.sequences, self.task.test, self.task.history_start, self.device, self._rank
-        )
+        self.checkpoint.load_best(self.progress.best_epoch, self.model)
+        return self._evaluate(self.task.test)
+
+    def forward(self, batch: Batch) -> StepLoss:
+        """The loss of a batch, in the run's precision."""
+        with self.accelerator.autocast():
+            return self.model(batch.to(self.device))  # type: ignore[no-any-return]
+
+    def optimise(self) -> None:
+        """One optimiser step on the gradients that have been gathered, all processes together."""
+        average_gradients(self.trained)
+        if self.settings.clip_norm:
+            self.accelerator.clip_grad_norm_(self.trained, self.settings.clip_norm)
+        self.optimiser.step()
+        if not self.optimiser.step_was_skipped:  # as with fp16, where gradients overflow now and then
+            self.progress.step += 1
+            self.model.method.after_step(self.progress.step)
+        self.optimiser.zero_grad()
+
+    def _evaluate(self, rows: Rows) -> UserRanks:
+        data, start = self.task.sequences, self.task.history_start
+        return self._within_memory(lambda: evaluate(self.model, data, rows, start, self.device, self._rank))
+
+    def _within_memory(self, action: Callable[[], T]) -> T:
+        """Do `action`; where a chunk of texts does not fit into memory, again with smaller chunks.
+
+        Every process that trains along comes to the same end, since each hears of the others' want of memory.
+        """
+        while True:
+            random = _random_state(self.device)
+            try:
+                return action()
+            except Exception as error:
+                if not (self.model.encoder.chunked and out_of_memory(error) and self.model.encoder.halve()):
+                    raise
+            # outside the handler, where the error no longer holds on to tensors
+            self.optimiser.zero_grad()
+            _set_random_state(random, self.device)
+            self.say(f"out of memory: going on with chunks of {self.model.encoder.chunk_tokens} tokens")
 
     @property
     def _rank(self) -> int:
@@ -117,14 +171,7 @@ class Trainer:
                 f"the training loss is {loss} in epoch {epoch}; lower learning_rate or set precision=no."
             )
         with self.memory.phase("eval"), self.clock.phase("eval"):
-            ranks = evaluate(
-                self.bare,
-                self.task.sequences,
-                self.task.valid,
-                self.task.history_start,
-                self.device,
-                self._rank,
-            )
+            ranks = self._evaluate(self.task.valid)
         seconds = self.clock.seconds
         row = Epoch(
             epoch=epoch,
@@ -138,9 +185,13 @@ class Trainer:
         )
         progress.epoch = epoch
         progress.curve.append(row)
+        if self.model.encoder.inputs.lengths is not None:
+            progress.chunk_tokens = self.model.encoder.chunk_tokens
+            progress.halvings = self.model.encoder.halvings
         value = (row.valid if self.settings.select == "raw" else row.valid_masked)[SELECT]
         if better := value > progress.best_value:
             progress.best_epoch, progress.best_value = epoch, value
+            self.ranks["best"] = ranks.raw
         with self.clock.phase("save"):
             self._save(better)
         row.save_seconds = seconds["save"]
@@ -150,36 +201,47 @@ class Trainer:
         """One epoch: mean loss and mean number of softmax terms of a prediction."""
         torch.manual_seed(((self.seed * 100_003 + epoch) * 1_009 + self._rank) % 2**63)
         self.model.train()
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # [loss, terms]
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # [loss, terms, encodings]
         batches = EpochBatches(
             self.task.train, self.task.sequences, self.settings, self.seed, epoch, self._rank, world_size()
         )
-        group, total = self.settings.accumulation, len(batches)
+        encoder, group = self.model.encoder, self.settings.accumulation
+        before = encoder.encoded
         bar = tqdm(
             batches, f"epoch {epoch}", leave=False, unit="step", disable=None if self._rank == 0 else True
         )
-        for index, batch in enumerate(bar):
-            begin = index - index % group
-            members = min(group, total - begin)
-            last = index + 1 == begin + members
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
-                step = self.model(batch.to(self.device))
-                self.accelerator.backward(step.objective / members)
-            sums += torch.stack([step.loss_sum.double(), step.candidates_sum.double()])
-            if last:
-                self._optimise()
+        iterator = iter(bar)
+        while members := list(islice(iterator, group)):
+            sums[:2] += self._within_memory(lambda members=members: self._gradients(members))  # type: ignore[misc]
+            self.optimise()
+        sums[2] = encoder.encoded - before
         if world_size() > 1:
             dist.all_reduce(sums)
-        loss, terms = (sums / int(self.task.train.predictions.sum())).tolist()
+        self.progress.encodings = int(sums[2])
+        loss, terms = (sums[:2] / int(self.task.train.predictions.sum())).tolist()
         return loss, terms
 
-    def _optimise(self) -> None:
-        if self.settings.clip_norm:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
-        self.optimiser.step()
-        self.progress.step += 1
-        self.bare.method.after_step(self.progress.step)
-        self.optimiser.zero_grad()
+    def _gradients(self, members: list[Batch]) -> Tensor:
+        """Leave the gradients of a step in the parameters: -> sums of loss and of softmax terms, `[2]`."""
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for batch in members:
+            step = self.forward(batch)
+            self._backward(step.objective / len(members))
+            sums += torch.stack([step.loss_sum.double(), step.candidates_sum.double()])
+        return sums
+
+    def _backward(self, objective: Tensor) -> None:
+        encoder, short = self.model.encoder, None
+        try:
+            self.accelerator.backward(objective)
+        except Exception as error:
+            # before the chunks, other processes wait in an exchange: they must be ended, not told
+            told = world_size() == 1 or encoder.local_part
+            if not (encoder.chunked and out_of_memory(error) and told):
+                raise
+            short = error
+        if encoder.chunked and any_process(short is not None, self.device):
+            raise short or torch.OutOfMemoryError("a chunk of item texts did not fit into another process")
 
     def _line(self, row: Epoch) -> str:
         """What a person watching wants to know after an epoch."""
@@ -206,26 +268,30 @@ class Trainer:
     def _save(self, better: bool) -> None:
         if not self.accelerator.is_main_process:
             return
-        weights = self.bare.state_dict()
+        weights = trained_part(self.model)
         scaler = self.accelerator.scaler
         state = {
             "weights": weights,
             "optimiser": self.optimiser.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
             "progress": {**asdict(self.progress), "curve": [row.model_dump() for row in self.progress.curve]},
+            "ranks": {name: torch.from_numpy(value) for name, value in self.ranks.items()},
         }
         self.checkpoint.save(state, self.progress.best_epoch, weights if better else None)
 
     def _resume(self) -> None:
-        state = self.checkpoint.load()
+        state = self.checkpoint.load(self.model)
         if state is None:
             return
-        self.bare.load_state_dict(state["weights"])
         self.optimiser.load_state_dict(state["optimiser"])
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         saved = state["progress"]
         self.progress = Progress(**{**saved, "curve": [Epoch(**row) for row in saved["curve"]]})
+        self.ranks = {name: value.numpy() for name, value in state["ranks"].items()}
+        if self.progress.chunk_tokens:
+            self.model.encoder.chunk_tokens = self.progress.chunk_tokens
+            self.model.encoder.halvings = self.progress.halvings
         self.say(f"going on after epoch {self.progress.epoch} of {self.checkpoint.folder}")
 
 
@@ -233,8 +299,20 @@ def parameter_groups(model: Recommender, lr: float) -> list[dict[str, Any]]:
     """The method's groups, and one for SASRec and the id embedding."""
     own = {id(parameter) for parameter in model.method.parameters()}
     shared: list[Tensor] = [parameter for parameter in model.parameters() if id(parameter) not in own]
-    return [*model.method.param_groups(lr), {"params": shared, "lr": lr}]
+    own_groups = [{**group, "params": list(group["params"])} for group in model.method.param_groups(lr)]
+    return [*own_groups, {"params": shared, "lr": lr}]
 
 
 def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def _set_random_state(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)

@@ -1,0 +1,192 @@
+"""What a method reads of the catalogue: indices, hidden states, or tokens; computed once, on the device."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark.cell import Cell, Resolved, cache_folder, resolve_cell
+from benchmark.config import applicable
+from benchmark.data.prepare import describe, prepare
+from benchmark.data.recipe import find
+from benchmark.llm.catalogue import LLM
+from benchmark.llm.encoder import load_model, resolve_pooling
+from benchmark.llm.states import States, load_states
+from benchmark.llm.token_states import TokenStates, keep_token_states, load_token_states
+from benchmark.llm.tokens import Tokens, load_tokens
+from benchmark.measure import device_name, pick_device
+from benchmark.model.items import ItemInputs
+from benchmark.model.parallel import any_process
+from methods import registry
+from methods.base import Items, state_statistics
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The reader's data, and what the method may know about it."""
+
+    items: ItemInputs
+    context: dict[str, Any]
+    """Fields of `methods.base.Context`."""
+    prepare_seconds: float | None = None
+    """Cold cost of what was computed once before training; None where nothing was."""
+    states_on: str | None = None
+    """The device that holds what was computed; None where nothing was."""
+
+
+def load_inputs(resolved: Resolved, device: torch.device) -> Inputs:
+    """The inputs of a cell's method, on `device`."""
+    if resolved.llm is None:
+        return Inputs(ItemInputs(lambda items, _: Items(ids=items)), {})
+    if resolved.cls.reads == "states":
+        return _states_inputs(resolved, resolved.llm, device)
+    return _tokens_inputs(resolved, resolved.llm, device)
+
+
+def _states_inputs(resolved: Resolved, llm: LLM, device: torch.device) -> Inputs:
+    states = _pooled_states(resolved, llm, device)
+    values, offset = states.values.to(device), states.mean.to(device)  # [I, A, D], [A, D]
+
+    def read(items: Tensor, _: int) -> Items:
+        return Items(states=values[items] + offset)  # [M, A, D] fp32
+
+    context = _about(llm) | _statistics(states)
+    return Inputs(ItemInputs(read), context, states.seconds, device_name(device))
+
+
+def _tokens_inputs(resolved: Resolved, llm: LLM, device: torch.device) -> Inputs:
+    """Tokens, or behind frozen lower layers their states; the language model goes to the method."""
+    context = _about(llm) | {"pooling": resolve_pooling(resolved.settings.pooling, llm)}
+    seconds: list[float] = []
+    if resolved.cls.layers(resolved.config, llm.n_layers):
+        states = _pooled_states(resolved, llm, device)
+        context |= _statistics(states)
+        seconds.append(states.seconds)
+    tokens = load_tokens(resolved.prepared.texts, llm)
+    lower = _lower_states(resolved, llm, tokens, device)
+    if lower is not None:
+        context["lower"] = lower.layer
+        seconds.append(lower.seconds)
+    context["llm"] = load_model(llm)
+    _release(device)
+    return Inputs(
+        _states_reader(lower.to(device)) if lower else _tokens_reader(tokens.to(device)),
+        context,
+        sum(seconds) if seconds else None,
+        device_name(lower.values.device) if lower else None,
+    )
+
+
+def _tokens_reader(tokens: Tokens) -> ItemInputs:
+    def read(items: Tensor, width: int) -> Items:
+        input_ids, mask = tokens.batch(items, width)  # both [M, T]
+        return Items(input_ids=input_ids, attention_mask=mask)
+
+    return ItemInputs(read, tokens.lengths)
+
+
+def _states_reader(lower: TokenStates) -> ItemInputs:
+    def read(items: Tensor, width: int) -> Items:
+        hidden, mask = lower.hidden_batch(items, width)  # [M, T, D], [M, T]
+        return Items(hidden=hidden, attention_mask=mask)
+
+    return ItemInputs(read, lower.tokens.lengths)
+
+
+def _pooled_states(resolved: Resolved, llm: LLM, device: torch.device) -> States:
+    settings, layers = resolved.settings, resolved.cls.layers(resolved.config, llm.n_layers)
+    texts = resolved.prepared.texts
+    states = load_states(texts, llm, layers, settings.pooling, settings.states_dtype, cache_folder(), device)
+    _release(device)
+    return states
+
+
+def _lower_states(resolved: Resolved, llm: LLM, tokens: Tokens, device: torch.device) -> TokenStates | None:
+    """States behind the layers that the method never trains, where they are to be kept."""
+    settings, layer = resolved.settings, resolved.cls.frozen_layers(resolved.config, llm.n_layers)
+    # `occurrences` is what published code does, which runs every layer every time
+    if not layer or settings.encode == "occurrences":
+        return None
+    keep, why = keep_token_states(
+        settings.lower_states,
+        settings.lower_states_gib,
+        tokens,
+        llm,
+        layer,
+        settings.states_dtype,
+        cache_folder(),
+    )
+    main = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+    log.info(why)
+    if not any_process(
+        keep and main, device
+    ):  # free space changes as one of them writes: the main one decides
+        return None
+    return load_token_states(tokens, llm, layer, settings.states_dtype, cache_folder(), device)
+
+
+def _about(llm: LLM) -> dict[str, Any]:
+    return {"llm_layers": llm.n_layers, "llm_width": llm.width}
+
+
+def _statistics(states: States) -> dict[str, Any]:
+    mean, std = state_statistics(states.values)
+    return {"state_mean": mean + states.mean, "state_std": std}
+
+
+def _release(device: torch.device) -> None:
+    """The language model that computed states is gone; its memory must not count as training's."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def prepare_inputs(
+    dataset: str, llm: str | None, methods: list[str] | None, overrides: tuple[str, ...]
+) -> Iterator[str]:
+    """Prepare a dataset and, where a language model is named, the states that `methods` need of it.
+
+    Yields lines for the terminal.
+    """
+    prepared = prepare(find(dataset), cache_folder())
+    yield describe(prepared)
+    yield from (f"warning: {warning}" for warning in prepared.warnings)
+    if llm is None:
+        return
+    layers: dict[tuple[str, str], set[int]] = {}
+    tuned: list[Resolved] = []
+    model: LLM | None = None
+    for name in methods or registry.names():
+        chosen = applicable(overrides, registry.get(name).Config)
+        resolved = resolve_cell(Cell(dataset, llm, name, overrides=chosen))
+        if resolved.llm is None:
+            continue
+        model = resolved.llm
+        wanted = layers.setdefault((resolved.settings.pooling, resolved.settings.states_dtype), set())
+        wanted.update(resolved.cls.layers(resolved.config, model.n_layers))
+        if resolved.cls.reads == "tokens":
+            tuned.append(resolved)
+    for (pooling, dtype), wanted in layers.items():
+        if not wanted:
+            continue
+        assert model is not None
+        order = sorted(wanted, reverse=True)
+        states = load_states(prepared.texts, model, order, pooling, dtype, cache_folder(), pick_device())
+        yield f"hidden states of {model.name}, layers {order}: {_how(states)}"
+    tokens: Tokens | None = None
+    for resolved in tuned:
+        assert resolved.llm is not None
+        tokens = tokens or load_tokens(prepared.texts, resolved.llm)
+        lower = _lower_states(resolved, resolved.llm, tokens, pick_device())
+        if lower is not None:
+            yield f"states of all tokens of {resolved.llm.name} behind layer {lower.layer}: {_how(lower)}"
+
+
+def _how(states: States | TokenStates) -> str:
+    return f"{'already there' if states.hit else 'computed'}; cold cost {states.seconds:.1f} s"
