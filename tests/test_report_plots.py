@@ -6,7 +6,7 @@ import re
 
 import pytest
 from matplotlib.figure import Figure
-from report_records import GIB, failure, record, study
+from report_records import GIB, failure, record, study, tuned
 
 from benchmark.record import Cost, PeakMemory
 from benchmark.report import plots
@@ -29,6 +29,23 @@ def test_one_bold_line_a_row_with_the_chosen_epoch_marked():
     assert all(line.get_xdata()[line.get_markevery()[0]] == 8 for line in bold)
     assert len(axes.lines) - len(bold) == 2  # the other two seeds of ssna
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [line.get_label() for line in bold]
+
+
+def test_curves_begin_before_training_where_a_record_knows_it():
+    (group,) = groups([tuned("lora", 0.3), record("ssna")])
+    _, _, axes = drawn(group, "curves")
+    lora, ssna = axes.lines
+    assert axes.get_xlabel() == "epoch (0: before training)"
+    assert (lora.get_xdata()[0], lora.get_ydata()[0], ssna.get_xdata()[0]) == (0, 0.02, 1)
+    assert [line.get_xdata()[line.get_markevery()[0]] for line in (lora, ssna)] == [8, 8]
+
+
+def test_a_plot_of_rows_with_unlike_candidates_says_so():
+    unlike, alike = (groups([tuned("lora", 0.3, 31.0), tuned("full", 0.3, n)])[0] for n in (252.0, 31.0))
+    said = b"differ in their number of candidates"
+    for kind in ("curves", "quality"):
+        assert said in plots.draw(unlike, kind)["svg"]
+        assert said not in plots.draw(alike, kind)["svg"]
 
 
 def test_the_line_of_several_seeds_is_the_median_one():

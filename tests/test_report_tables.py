@@ -10,11 +10,11 @@ import re
 import statistics
 
 import pytest
-from report_records import GIB, failure, metrics, record, study
+from report_records import GIB, failure, metrics, record, study, tuned
 
 from benchmark.record import METRICS, Cost, PeakMemory
 from benchmark.report.stats import estimate, t_quantile
-from benchmark.report.tables import groups, print_tables, render
+from benchmark.report.tables import groups, notes, print_tables, render
 from methods.errors import UserError
 
 
@@ -131,6 +131,93 @@ def test_control_joins_the_table_with_its_settings():
     assert found["h2"].shared == ("batch_size=512",)
 
 
+def test_control_never_joins_a_table_with_another_pool_of_candidates():
+    whole, drawn = {"candidates": "catalogue"}, {"candidates": "sampled", "samples": 64}
+    fewer = {"candidates": "sampled", "samples": 32}
+    tables = [record("ssna", settings=whole), record("ssna", settings=drawn, protocol_hash="h2")]
+
+    def hosts(settings):
+        control = record("id", llm=None, settings=settings, protocol_hash="h3")
+        found = groups([*tables, control])
+        return [group.rows[0].runs[0].settings for group in found if group.rows[-1].label == "id"]
+
+    assert hosts(whole) == [whole]
+    assert hosts({**whole, "samples": 7}) == [whole]  # of which none is drawn
+    assert hosts(drawn) == [drawn]
+    assert hosts(fewer) == [fewer]  # a table of its own
+
+
+def test_rows_that_encode_otherwise_are_told_apart_whoever_set_it():
+    settings = [{"encode": "cached"}, {"encode": "occurrences"}, {}]
+    runs = [tuned("full", 0.3, settings=settings[0]), tuned("lora", 0.3, settings=settings[1])]
+    runs += [record("ssna", settings=settings[2])]  # older than the setting
+    (group,) = groups(runs)
+    assert [row.label for row in group.rows] == ["full", "lora (encode=occurrences)", "ssna"]
+    runs = [run.model_copy(update={"settings": settings[1]}) for run in runs]
+    assert [row.label for row in groups(runs)[0].rows] == ["full", "lora", "ssna"]
+    by_hand = [tuned("lora", 0.3, overrides=["encode=occurrences"], settings=settings[1]), tuned("lora", 0.3)]
+    assert [row.label for row in groups(by_hand)[0].rows] == ["lora", "lora (encode=occurrences)"]
+
+
+def test_records_older_than_a_setting_are_no_other_table():
+    old, new = {"batch_size": 256}, {"batch_size": 256, "encode": "cached"}
+    first = record("ssna", settings=old)
+    second = record("ssna", settings=new, protocol_hash="h2", device_name="B")
+    control = record("id", llm=None, settings=old)
+    found = groups([first, second, control])
+    assert not any("encode" in part for group in found for part in group.differs)
+    assert {g.key.device_name: [row.label for row in g.rows] for g in found} == {
+        "A CPU": ["ssna", "id"],
+        "B": ["ssna"],
+    }
+
+
+def test_long_overrides_are_cut_in_labels_and_whole_in_the_notes():
+    texts = ['config={"peft_type": "IA3", "target_modules": ["query"]}', "config=" + "x" * 33]
+    (group,) = groups([record("peft", overrides=[text]) for text in texts])
+    assert [row.label for row in group.rows] == [
+        f"peft ({texts[1]})",
+        f"peft ({texts[0][:37]}...)",
+    ]
+    assert f"{group.rows[1].label}: {texts[0]}" in notes(group)
+    (twins,) = groups([record("peft", overrides=[texts[0] + end], config_hash=end * 9) for end in "ab"])
+    assert [row.label[-14:] for row in twins.rows] == ["...) #aaaaaaaa", "...) #bbbbbbbb"]
+
+
+def test_candidates_stand_in_the_table_and_unlike_ones_in_the_notes():
+    (group,) = groups([record("ssna"), tuned("lora", 0.3, 31.42), tuned("full", 0.3, 1001.0)])
+    assert [cells_of(group, label)[5] for label in ("ssna", "lora", "full")] == ["n/a", "31.4", "1,001"]
+    (said,) = [note for note in notes(group) if "different numbers" in note]
+    assert "31.4 candidates: lora; 1,001 candidates: full." in said
+    (alike,) = groups([tuned("lora", 0.3, 250.0), tuned("full", 0.3, 252.0)])
+    assert not any("different numbers" in note for note in notes(alike))
+
+
+def test_a_run_that_is_not_alive_shows_no_figures_even_where_it_has_them():
+    dead = tuned("adalora", 0.3, status="failed", error="no rank moved")
+    (group,) = groups([dead, record("ssna")])
+    assert cells_of(group, "adalora")[1:] == ["failed"] * 11 + ["0 of 1"]
+    assert "adalora, seed 0: failed: no rank moved" in notes(group)
+
+
+def test_readers_of_tokens_show_preparation_halvings_and_start():
+    run = tuned("full", 0.3)
+    run.cost.chunk_halvings = 2
+    (group,) = groups([run, record("ssna")])
+    assert cells_of(group, "full")[9] == cells_of(group, "ssna")[9] == "31.2"
+    assert "full, seed 0: chunks of texts were halved for want of memory (2x, to 4,096 tokens)." in notes(
+        group
+    )
+    full, ssna = lines_of(group)
+    assert (full["initial_valid_recall@10"], ssna["initial_valid_recall@10"]) == ("0.02", "")
+    assert (full["valid_recall@10"], full["ranks_moved"], full["encodings_per_epoch"]) == (
+        "0.3",
+        "0.97",
+        "120000",
+    )
+    assert (full["chunk_halvings"], ssna["chunk_tokens"]) == ("2", "")
+
+
 def test_labels_show_only_overrides_that_not_all_rows_have():
     runs = [record("ssna", overrides=["ids=add", "epochs=3"]), record("ssna", overrides=["epochs=3"])]
     (group,) = groups(runs)
@@ -190,7 +277,7 @@ def test_rows_without_figures_show_their_status_and_reason():
     (group,) = groups(
         [record("ssna"), failure("lora", "oom"), failure("full"), record("tmlp"), failure("tmlp", seed=1)]
     )
-    assert cells_of(group, "lora")[1:] == ["oom"] * 10 + ["0 of 1"]
+    assert cells_of(group, "lora")[1:] == ["oom"] * 11 + ["0 of 1"]
     assert cells_of(group, "full", block=1)[1:] == ["failed"] * 4
     assert cells_of(group, "tmlp")[-1] == "1 of 2"
     text = render(group, "text")
@@ -208,8 +295,8 @@ def test_rows_without_figures_show_their_status_and_reason():
 def test_what_was_not_measured_is_never_zero():
     runs = [record("a", cost=Cost()), record("b", memory=PeakMemory(), llm=None)]
     (group,) = groups(runs)
-    assert cells_of(group, "a")[5:] == ["n/a", "n/a", "8 / 12", "n/a", "n/a", "n/a", "1"]
-    assert cells_of(group, "b")[8:10] == ["n/a", "n/a"]
+    assert cells_of(group, "a")[5:] == ["n/a", "n/a", "n/a", "8 / 12", "n/a", "n/a", "n/a", "1"]
+    assert cells_of(group, "b")[9:11] == ["n/a", "n/a"]
     line = lines_of(group)[0]
     assert (line["epoch_seconds"], line["peak_memory_bytes"], line["test_warm_recall@10"]) == ("", "", "")
 
@@ -219,8 +306,8 @@ def test_memory_says_its_kind_and_takes_the_largest_seed():
     runs = [record("a", seed=seed, memory=memory) for seed, memory in enumerate(both)]
     runs += [record("b", memory=PeakMemory(host=GIB // 2))]
     (group,) = groups(runs)
-    assert cells_of(group, "a")[9] == "3.00 GPU"
-    assert cells_of(group, "b")[9] == "0.50 host"
+    assert cells_of(group, "a")[10] == "3.00 GPU"
+    assert cells_of(group, "b")[10] == "0.50 host"
     assert [(line["peak_memory_bytes"], line["peak_memory_kind"]) for line in lines_of(group)] == [
         (str(3 * GIB), "GPU"),
         (str(GIB // 2), "host"),
@@ -233,7 +320,7 @@ def test_memory_says_its_kind_and_takes_the_largest_seed():
 )
 def test_seconds_keep_about_three_digits(value, shown):
     (group,) = groups([record("a", seconds=value)])
-    assert cells_of(group, "a")[5] == shown
+    assert cells_of(group, "a")[6] == shown
 
 
 def test_warm_and_cold_stand_only_where_there_are_cold_targets():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from benchmark.record import RunRecord
 from benchmark.report.rows import Group, Row
-from benchmark.report.tables import COST, peak_memory
+from benchmark.report.tables import COST, peak_memory, unlike_pools
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,9 +60,9 @@ def draw(group: Group, kind: Kind) -> dict[str, bytes]:
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.add_subplot()
         key = group.key
-        axes.set_title(
-            f"{key.dataset}, {key.llm or 'no language model'}, protocol {key.protocol}", loc="left"
-        )
+        title = f"{key.dataset}, {key.llm or 'no language model'}, protocol {key.protocol}"
+        apart = "\nrows differ in their number of candidates: see the table" if unlike_pools(group) else ""
+        axes.set_title(title + apart, loc="left")
         if not (_curves if kind == "curves" else _quality)(group, figure, axes):
             return {}
         return {form: _bytes(figure, form) for form in ("png", "svg")}
@@ -88,7 +88,10 @@ def _middle_run(row: Row) -> RunRecord:
 
 
 def _curves(group: Group, figure: Figure, axes: Axes) -> bool:
-    """Validation Recall@10 over epochs; the median seed's line stands out, the chosen epoch has a marker."""
+    """Validation Recall@10 over epochs, from epoch 0, the model before training, where a record has it.
+
+    The median seed's line stands out, the chosen epoch has a marker.
+    """
     from matplotlib.ticker import MaxNLocator
 
     shown = False
@@ -99,15 +102,17 @@ def _curves(group: Group, figure: Figure, axes: Axes) -> bool:
         colour, line, marker = _look(place)
         middle = _middle_run(row)
         for run in row.ok:
-            epochs = [point.epoch for point in run.curve]
-            values = [point.valid["recall@10"] for point in run.curve]
+            start = [run.initial["valid"]["recall@10"]] if "valid" in run.initial else []
+            epochs = [0] * len(start) + [point.epoch for point in run.curve]
+            values = start + [point.valid["recall@10"] for point in run.curve]
             if run is not middle:
                 axes.plot(epochs, values, color=colour, linewidth=0.7, alpha=0.35)
                 continue
             chosen = [epochs.index(run.best_epoch)] if run.best_epoch in epochs else []
             look: dict[str, Any] = {"color": colour, "linestyle": line, "marker": marker, "markevery": chosen}
             axes.plot(epochs, values, label=row.label, linewidth=1.6, markersize=7, zorder=3, **look)
-    axes.set_xlabel("epoch")
+    known = any(run.initial for row in group.rows for run in row.ok)
+    axes.set_xlabel("epoch (0: before training)" if known else "epoch")
     axes.set_ylabel("validation Recall@10")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     several = any(len(row.ok) > 1 for row in group.rows)

@@ -7,11 +7,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from benchmark.config import Settings
 from benchmark.record import Metrics, RunRecord
 from benchmark.report.stats import Estimate, estimate
 from methods.errors import UserError
 
 BOUNDS = ("chance", "ceiling")
+TOLD = ("encode",)
+"""Settings that a label names where rows of a table differ in them, even if nobody set them by hand."""
+
+LONGEST = 40
+"""Characters of an override in a label; `notes` give the rest."""
 
 
 class Key(NamedTuple):
@@ -142,9 +148,22 @@ def _hosts(control: RunRecord, common: Mapping[Key, Mapping[str, Any]]) -> list[
     apart: dict[str | None, dict[Key, int]] = {}
     for key, settings in common.items():
         if key._replace(llm=None, protocol_hash="") == bare:
-            unlike = sum(control.settings.get(name) != value for name, value in settings.items())
+            if _pool(control.settings) != _pool(settings):
+                continue
+            unlike = sum(_value(control, name) != value for name, value in settings.items())
             apart.setdefault(key.llm, {})[key] = unlike
     return [key for same in apart.values() for key in same if same[key] == min(same.values())]
+
+
+def _pool(settings: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a prediction is told apart from in training."""
+    kind = settings.get("candidates")
+    return (kind, settings.get("samples") if kind == "sampled" else None)
+
+
+def _value(run: RunRecord, name: str) -> Any:
+    """A setting of a run; of a run older than the setting, what the setting leaves as it was."""
+    return run.settings.get(name, getattr(Settings, name, None))
 
 
 def _sorting(key: Key, group: Group) -> tuple[Any, ...]:
@@ -165,7 +184,8 @@ def _group(key: Key, runs: list[RunRecord]) -> Group:
                 f"and the seed {seed}; keep one of them."
             )
     shared = sorted(set.intersection(*(set(run.overrides) for run in runs)))
-    labels = {config: _label(same[0], shared) for config, same in cells.items()}
+    told = [name for name in TOLD if len({_value(run, name) for run in runs}) > 1]
+    labels = {config: _label(same[0], shared, told) for config, same in cells.items()}
     twice = Counter(labels.values())
     rows = []
     for config in sorted(cells, key=lambda name: (cells[name][0].llm is None, labels[name], name)):
@@ -176,14 +196,22 @@ def _group(key: Key, runs: list[RunRecord]) -> Group:
     return Group(key, tuple(rows), bounds, tuple(shared))
 
 
-def _label(run: RunRecord, shared: Sequence[str]) -> str:
+def _label(run: RunRecord, shared: Sequence[str], told: Sequence[str]) -> str:
     """The method, what sets it apart in its table, and where it came from if not from the project."""
-    own = [pair for pair in run.overrides if pair not in shared]
-    label = f"{run.method} ({', '.join(own)})" if own else run.method
+    own = {shortened(pair) for pair in run.overrides if pair not in shared}
+    own |= {
+        f"{name}={value}" for name in told if (value := _value(run, name)) != getattr(Settings, name, None)
+    }
+    label = f"{run.method} ({', '.join(sorted(own))})" if own else run.method
     if run.method_source.get("external"):
         made = (run.method_source.get("distribution"), run.method_source.get("version"))
         label += f" [external: {' '.join(str(part) for part in made if part) or 'unknown distribution'}]"
     return label
+
+
+def shortened(pair: str) -> str:
+    """An override as a label shows it: the text of a whole configuration would make a table unreadable."""
+    return pair if len(pair) <= LONGEST else pair[: LONGEST - 3] + "..."
 
 
 def _first(values: Iterable[Any]) -> Any:
@@ -219,5 +247,6 @@ def _facts(group: Group) -> dict[str, Any]:
 
 def _settings(runs: Sequence[RunRecord]) -> dict[str, Any]:
     """The settings on which all runs agree."""
-    first = runs[0].settings
-    return {name: first[name] for name in first if all(run.settings.get(name) == first[name] for run in runs)}
+    names = {name: None for run in runs for name in run.settings}
+    values = {name: [_value(run, name) for run in runs] for name in names}
+    return {name: same[0] for name, same in values.items() if all(value == same[0] for value in same)}

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from benchmark.record import METRICS, RunRecord
 from benchmark.report import styles
-from benchmark.report.rows import Group, Row, groups
+from benchmark.report.rows import Group, Row, groups, shortened
 from benchmark.report.stats import Estimate
 from benchmark.report.styles import Block, Cell, Mark
 from methods.errors import unknown
@@ -19,7 +19,9 @@ __all__ = ["Group", "Row", "groups", "print_tables", "render"]
 
 Style = Literal["markdown", "csv", "latex", "text"]
 SHORT = {"recall@10": "R@10", "recall@50": "R@50", "ndcg@10": "N@10", "ndcg@50": "N@50"}
-COST_HEADS = ["s/epoch", "CPU s/epoch", "best / epochs", "prep. s", "peak GiB", "trainable", "seeds"]
+COST_HEADS = ["cand.", "s/epoch", "CPU s/epoch", "best / epochs", "prep. s", "peak GiB", "trainable", "seeds"]
+ALIKE = 1.05
+"""Numbers of candidates up to this factor apart count as one: masking false negatives takes a few away."""
 CSV_SPLITS = [split + masked for split in ("test", "test_warm", "test_cold") for masked in ("", "_masked")]
 
 
@@ -53,6 +55,11 @@ def peak_memory(row: Row) -> tuple[float, str] | None:
     return None
 
 
+def count(value: float) -> str:
+    """A mean number of things, to about three digits where it is small."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 COST: dict[str, Callable[[RunRecord], float | None]] = {
     "epoch_seconds": lambda run: run.cost.epoch_seconds,
     "epoch_cpu_seconds": lambda run: run.cost.epoch_cpu_seconds,
@@ -62,6 +69,13 @@ COST: dict[str, Callable[[RunRecord], float | None]] = {
     "epochs_run": lambda run: run.epochs_run,
     "trainable_parameters": lambda run: run.cost.trainable_parameters,
     "trials": lambda run: run.trials,
+    "candidates": lambda run: run.cost.candidates,
+    "encodings_per_epoch": lambda run: run.cost.encodings_per_epoch,
+    "chunk_tokens": lambda run: run.cost.chunk_tokens,
+    "chunk_halvings": lambda run: run.cost.chunk_halvings,
+    "ranks_moved": lambda run: run.liveness.ranks_moved if run.liveness else None,
+    "valid_recall@10": lambda run: run.metrics.get("valid", {}).get("recall@10"),
+    "initial_valid_recall@10": lambda run: run.initial.get("valid", {}).get("recall@10"),
 }
 
 
@@ -73,7 +87,9 @@ def _cost_cells(row: Row) -> list[str]:
     ready = row.figure(COST["prepare_seconds"])
     best, last = row.figure(COST["best_epoch"]), row.figure(COST["epochs_run"])
     memory, weights = peak_memory(row), row.figure(COST["trainable_parameters"])
+    pool = row.figure(COST["candidates"])
     figures = [
+        count(pool.mean) if pool else "n/a",
         seconds(epoch) if epoch else "n/a",
         seconds(cpu) if cpu else "n/a",
         f"{best.mean:g} / {last.mean:g}" if best and last else "n/a",
@@ -135,9 +151,11 @@ def blocks(group: Group) -> list[Block]:
 def notes(group: Group) -> list[str]:
     """What the figures mean where that is not plain, and why runs failed."""
     said = [
-        "s/epoch: median training seconds, without evaluation and the first epoch. prep. s: computing the "
-        "hidden states, once. peak GiB: in training, GPU (allocated by torch) or else host (resident). "
-        "n/a: not measured, or does not apply.",
+        "cand.: mean number of candidates of a prediction in the training loss, its positive included. "
+        "s/epoch: median training seconds, without evaluation and the first epoch. prep. s: what the frozen "
+        "language model, or its frozen lower layers, compute once. peak GiB: in training, GPU (allocated by "
+        "torch) or else host (resident). n/a: not measured, or does not apply.",
+        *_pools(group),
     ]
     if any(len(row.ok) > 1 for row in group.rows):
         said.append(
@@ -147,11 +165,35 @@ def notes(group: Group) -> list[str]:
         none = [row.label for row in group.rows if row.runs[0].llm is None]
         said += [f"Without a language model: {', '.join(none)}."] if none else []
     for row in group.rows:
+        said += [f"{row.label}: {pair}" for pair in row.runs[0].overrides if shortened(pair) != pair]
         for run in row.runs:
+            if run.cost.chunk_halvings and run.cost.chunk_tokens:
+                said.append(
+                    f"{row.label}, seed {run.seed}: chunks of texts were halved for want of memory "
+                    f"({run.cost.chunk_halvings}x, to {run.cost.chunk_tokens:,} tokens)."
+                )
             if run.status != "ok":
                 reason = styles.one_line(run.error or "no reason recorded")
                 said.append(f"{row.label}, seed {run.seed}: {run.status}: {reason}")
     return said
+
+
+def unlike_pools(group: Group) -> dict[str, list[str]]:
+    """Number of candidates -> the rows trained against it; empty where it is the same for all."""
+    sizes = [(pool.mean, row.label) for row in group.rows if (pool := row.figure(COST["candidates"]))]
+    if not sizes or max(sizes)[0] <= ALIKE * min(sizes)[0]:
+        return {}
+    labels: dict[str, list[str]] = {}
+    for size, label in sorted(sizes):
+        labels.setdefault(count(size), []).append(label)
+    return labels
+
+
+def _pools(group: Group) -> list[str]:
+    """Says so where rows were trained against unlike numbers of candidates."""
+    apart = [f"{size} candidates: {', '.join(rows)}" for size, rows in unlike_pools(group).items()]
+    said = "Rows are trained against different numbers of candidates, which tells beside the method."
+    return [f"{said} {'; '.join(apart)}."] if apart else []
 
 
 def csv_rows(group: Group) -> list[dict[str, Any]]:
