@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
+from pathlib import Path
 
 import pytest
 import torch
-from core_worlds import recommender, with_settings
+import torch.distributed as dist
+from core_worlds import make_world, recommender, trainer, with_settings
 from torch import nn
 
 from benchmark.train.liveness import Liveness, NotAliveError, combined, digest
@@ -213,12 +216,46 @@ def test_proof_survives_a_resumed_run():
 
 
 @pytest.mark.parametrize("method", ["id", "tmlp", "tmoe", "ssna", "ssna-mean", "ssna-weighted"])
-def test_built_in_methods_can_be_watched(method):
-    """And a run that stands still is found out, whatever the method."""
-    from core_worlds import make_world
+def test_real_runs_are_alive_and_so_are_resumed_ones(method, tmp_path):
+    settings, world = with_settings(epochs=2, patience=0), make_world(0)
 
-    model = recommender(with_settings(), make_world(0), method)
-    watcher = Liveness(model, torch.optim.Adam(model.parameters()))
-    found = judged(watcher)
-    assert found.reached == found.changed == 0
-    assert found.problems[0].startswith("no gradient reached")
+    def run(settings, folder):
+        made, _ = trainer(recommender(settings, world, method), world.task(settings), settings, folder)
+        watcher = Liveness(made.model, made.optimiser)
+        made.fit()
+        watcher.trained()
+        made.test()
+        return watcher.certificate(1.0)
+
+    found = run(settings, tmp_path)
+    assert found.problems == []
+    assert found.reached == found.changed == found.trainable_tensors > 20
+    assert run(settings, tmp_path) == found  # goes on after the last epoch: nothing is left to train
+
+
+TOGETHER = {
+    "alike": [],
+    "one is ill": ["rank 1 is ill"],
+    "apart": ["the processes trained apart: their weights differ after the last epoch"],
+}
+"""What ails rank 1, and what both then say."""
+
+
+def judge_together(rank, folder):
+    """One of two processes; what it finds goes into a file."""
+    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
+    said = {}
+    for case in TOGETHER:
+        model, _, watcher = alive()
+        if rank and case == "apart":
+            model.top.bias.data += 1e-6
+        if rank and case == "one is ill":
+            model.method.said = "rank 1 is ill"
+        said[case] = judged(watcher).problems
+    Path(f"{folder}/{rank}.json").write_text(json.dumps(said))
+    dist.destroy_process_group()
+
+
+def test_processes_come_to_one_judgement(tmp_path):
+    torch.multiprocessing.start_processes(judge_together, (str(tmp_path),), nprocs=2, start_method="spawn")
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)] == [TOGETHER, TOGETHER]
