@@ -1,7 +1,9 @@
 import json
 from pathlib import Path
 
-from benchmark.record import RunRecord
+from report_records import record
+
+from benchmark.record import RunRecord, read_record
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -18,3 +20,20 @@ def test_every_field_of_a_record_is_explained():
         name for name, field in schema.items() if f"`{name}`" not in page and "description" not in field
     ]
     assert not unexplained
+
+
+def test_records_of_before_a_field_came_still_read(tmp_path):
+    later = {"initial", "liveness", "encodings_per_epoch", "chunk_tokens", "chunk_halvings"}
+    whole = json.loads(record().model_dump_json())
+    old = {name: value for name, value in whole.items() if name not in later}
+    old["cost"] = {name: value for name, value in whole["cost"].items() if name not in later}
+    path = tmp_path / "h-s0.json"
+    path.write_text(json.dumps(old))
+    read = read_record(path)
+    assert read.schema_version == 1
+    assert (read.initial, read.liveness, read.cost.chunk_tokens, read.cost.chunk_halvings) == (
+        {},
+        None,
+        None,
+        0,
+    )
