@@ -11,9 +11,11 @@ import pytest
 import torch
 from llm_folders import DECODERS, SHAPES, make_folder
 from safetensors.torch import load_file, save_file
+from torch.utils.checkpoint import checkpoint
 
 from benchmark.llm import encoder
 from benchmark.llm.catalogue import LLM, resolve
+from benchmark.llm.tokens import load_tokens
 from methods.errors import UserError
 
 TEXTS = ["steel ruler 30 cm", "glue", "a rather long title, about nothing in particular; blue", "glue stick"]
@@ -108,6 +110,31 @@ def test_weights_are_those_of_the_file(folders: dict[str, Path], kind: str) -> N
     for name, weight in encoder.load_model(resolve(str(folders[kind]))).state_dict().items():
         found = [stored[key] for key in stored if key == name or key.endswith("." + name)]
         assert len(found) == 1 and torch.equal(found[0], weight), name
+
+
+@pytest.mark.parametrize("kind", list(SHAPES))
+def test_a_fresh_model_is_ready_to_be_trained_in_chunks(folders: dict[str, Path], kind: str) -> None:
+    """All weights fp32 and trainable; a chunk run again gives the gradients of one run, dropout and all."""
+    llm = resolve(str(folders[kind]))
+    model, tokens = encoder.load_model(llm), load_tokens(TEXTS, llm)
+    assert all(weight.requires_grad and weight.dtype == torch.float32 for weight in model.parameters())
+    ids, mask = tokens.batch(torch.arange(len(TEXTS) + 1), int(tokens.lengths.max()))
+    pooling = encoder.resolve_pooling("auto", llm)
+
+    def embed(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return encoder.pool(model(input_ids=ids, attention_mask=mask).last_hidden_state, mask, pooling)
+
+    def gradients(again: bool) -> list[torch.Tensor | None]:
+        model.zero_grad()
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = checkpoint(embed, ids, mask, use_reentrant=False) if again else embed(ids, mask)
+        out.float().square().sum().backward()
+        return [weight.grad for weight in model.parameters()]
+
+    model.train()
+    for once, twice in zip(gradients(False), gradients(True), strict=True):
+        assert once is not None and twice is not None and torch.equal(once, twice)
 
 
 def test_dtype(folders: dict[str, Path]) -> None:

@@ -1,0 +1,100 @@
+"""The catalogue as tokens: what each item's are, and batches of them without a word to the host."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from llm_folders import make_folder
+
+from benchmark.llm import encoder, tokens
+from benchmark.llm.catalogue import resolve
+from benchmark.llm.tokens import load_tokens
+from methods.errors import UserError
+
+TEXTS = ["big saw", "saw", "a rather long title, about nothing in particular; blue", "saw", "glue"]
+EMPTY = len(TEXTS)
+
+
+@pytest.mark.parametrize("order", [[0, 3, 2, EMPTY, 4, 1], [EMPTY], [1, 1, 3]])
+def test_a_batch_is_what_the_tokenizer_pads(order: list[int]) -> None:
+    llm = resolve("random-tiny")
+    found = load_tokens(TEXTS, llm)
+    plain = encoder.load_tokenizer(llm)(
+        [[*TEXTS, ""][item] for item in order], padding=True, return_tensors="pt"
+    )
+    ids, mask = found.batch(torch.tensor(order), int(found.lengths[order].max()))
+    assert ids.dtype == mask.dtype == torch.int64
+    assert torch.equal(ids, plain["input_ids"]) and torch.equal(mask, plain["attention_mask"])
+    wide, wide_mask = found.batch(torch.tensor(order), 40)
+    assert wide.shape == (len(order), 40) and torch.equal(wide[:, : ids.shape[1]], ids)
+    assert (wide[:, ids.shape[1] :] == found.pad_id).all() and torch.equal(wide_mask.sum(1), mask.sum(1))
+
+
+def test_what_is_held() -> None:
+    found = load_tokens(TEXTS, resolve("random-tiny"))
+    assert found.empty == EMPTY and found.ids.dtype == torch.int32 and found.start.dtype == torch.int64
+    assert found.lengths.tolist() == found.length.tolist() and len(found.start) == len(TEXTS) + 1
+    assert found.lengths[EMPTY] == 2  # its two special tokens
+    # Equal texts lie in one place; all together are the row, the longest first.
+    assert found.start[1] == found.start[3] and len(set(found.start.tolist())) == 5
+    assert len(found.ids) == found.distinct.sum() == found.lengths[[0, 1, 2, 4, EMPTY]].sum()
+    assert found.distinct.tolist() == sorted(found.distinct.tolist(), reverse=True)
+    begins = np.cumsum(found.distinct) - found.distinct
+    assert set(begins.tolist()) == set(found.start.tolist())
+
+
+def test_batches_need_nothing_from_the_host() -> None:
+    """On torch's `meta` device, whose tensors have no values, reading one would raise."""
+    found = load_tokens(TEXTS, resolve("random-tiny")).to("meta")
+    ids, mask = found.batch(torch.arange(3, device="meta"), 7)
+    assert ids.shape == mask.shape == (3, 7) and ids.device.type == mask.device.type == "meta"
+
+
+def test_a_catalogue_that_has_the_empty_text() -> None:
+    found = load_tokens(["", "saw"], resolve("random-tiny"))
+    assert found.start[0] == found.start[2] and len(found.distinct) == 2
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_the_empty_text_where_there_are_no_special_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, special: bool
+) -> None:
+    llm = resolve(str(make_folder(tmp_path / "gpt2", "gpt2")))
+    tokenizer = encoder.load_tokenizer(llm)
+    if not special:
+        tokenizer.backend_tokenizer.post_processor = None
+        monkeypatch.setattr(encoder, "load_tokenizer", lambda _: tokenizer)
+    found = load_tokens(["saw"], llm)
+    ids, mask = found.batch(torch.tensor([1]), int(found.lengths[1]))
+    assert mask.all()
+    assert ids.tolist() == [tokenizer("")["input_ids"] if special else [tokenizer.pad_token_id]]
+
+
+def test_cut_like_every_text(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        found = load_tokens(TEXTS, replace(resolve("random-tiny"), max_tokens=5))
+    assert found.lengths.max() == 5 and "texts were cut at 5 tokens" in caplog.text
+
+
+def test_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = load_tokens(TEXTS, resolve("random-tiny"))
+    monkeypatch.setattr(tokens, "BLOCK", 2)
+    parts = load_tokens(TEXTS, resolve("random-tiny"))
+    assert torch.equal(whole.ids, parts.ids) and torch.equal(whole.start, parts.start)
+
+
+def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="no item texts"):
+        load_tokens([], resolve("random-tiny"))
+    llm = resolve(str(make_folder(tmp_path / "gpt2", "gpt2")))
+    tokenizer = encoder.load_tokenizer(llm)
+    tokenizer.backend_tokenizer.post_processor = None
+    monkeypatch.setattr(encoder, "load_tokenizer", lambda _: tokenizer)
+    monkeypatch.setattr(tokens, "BLOCK", 2)
+    with pytest.raises(UserError, match="item text 3 has no tokens"):
+        load_tokens(["saw", "glue", ""], llm)
