@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.cell import find_llm
 from benchmark.config import Settings
 from benchmark.data.batches import Sequences
 from benchmark.data.sequences import Ints, Rows, evaluation_rows, training_rows
+from benchmark.llm.encoder import load_model
+from benchmark.llm.tokens import load_tokens
 from benchmark.model.items import ItemEncoder, ItemInputs
 from benchmark.model.recommender import Recommender
 from benchmark.train.checkpoint import Checkpoint
@@ -99,6 +103,39 @@ def recommender(
     inputs = ItemInputs(lambda ids, _: Items(states=states[ids]))
     encoder = ItemEncoder(inputs, settings, CPU)
     return spread(Recommender(cls(config, context), encoder, world.n_items, n_trained, settings))
+
+
+TEXTS = ("brush", "soap", "tea", "lamp", "wooden brush for shoes", "a lamp of green glass", "tea with mint")
+
+
+def token_recommender(
+    settings: Settings, world: World, method: str, seed: int = 0, lower: bool = False, **hyper: Any
+) -> Recommender:
+    """A recommender over `world` whose method runs a small random language model; its dropout is on.
+
+    `lower` hands in the states behind the layers that the method never trains.
+    """
+    cls, llm = registry.get(method), find_llm("random-tiny")
+    texts = [f"{TEXTS[item % len(TEXTS)]} {item}" for item in range(world.n_items)]
+    tokens, config = load_tokens(texts, llm), cls.Config(**hyper)
+    depth = cls.frozen_layers(config, llm.n_layers) if lower else 0
+    model = load_model(llm)
+
+    def read(items: Tensor, width: int) -> Items:
+        ids, mask = tokens.batch(items, width)
+        if not depth:
+            return Items(input_ids=ids, attention_mask=mask)
+        with torch.no_grad():
+            states = frozen(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        return Items(hidden=states[depth], attention_mask=mask)
+
+    frozen = copy.deepcopy(model)
+    torch.manual_seed(seed)
+    context = Context(
+        settings.width, world.n_items, 10, llm.n_layers, llm.width, llm=model, pooling="first", lower=depth
+    )
+    encoder = ItemEncoder(ItemInputs(read, tokens.lengths), settings, CPU)
+    return Recommender(cls(config, context), encoder, world.n_items, len(world.sequences.trained), settings)
 
 
 def spread(model: Recommender) -> Recommender:
