@@ -86,6 +86,7 @@ def add_cost(record: RunRecord, trainer: Trainer, inputs: Inputs) -> None:
         trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         total_parameters=sum(p.numel() for p in parameters),
         states_on=inputs.states_on,
+        lower_layers=inputs.context.get("lower"),
     )
 
 
@@ -93,7 +94,7 @@ def add_training(record: RunRecord, trainer: Trainer) -> None:
     """The curve and the cost of the epochs so far."""
     progress = trainer.progress
     record.curve, record.epochs_run = progress.curve, progress.epoch
-    record.best_epoch = progress.best_epoch or None
+    record.best_epoch, record.initial = progress.best_epoch or None, progress.initial
     cost = record.cost
     cost.peak_memory = trainer.memory.over_processes()
     if not progress.curve:
@@ -107,6 +108,9 @@ def add_training(record: RunRecord, trainer: Trainer) -> None:
     cost.train_seconds = sum(train)
     cost.seconds_to_best = sum(train[: progress.best_epoch])
     cost.candidates = progress.candidates
+    if trainer.model.encoder.inputs.lengths is not None:
+        cost.encodings_per_epoch = progress.encodings
+        cost.chunk_tokens, cost.chunk_halvings = progress.chunk_tokens, progress.halvings
 
 
 def add_quality(record: RunRecord, task: Task, ranks: UserRanks) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,11 +20,9 @@ from benchmark.llm.token_states import TokenStates, keep_token_states, load_toke
 from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.measure import device_name, pick_device
 from benchmark.model.items import ItemInputs
-from benchmark.model.parallel import any_process
+from benchmark.model.parallel import any_process, say
 from methods import registry
 from methods.base import Items, state_statistics
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -124,7 +121,7 @@ def _lower_states(resolved: Resolved, llm: LLM, tokens: Tokens, device: torch.de
         cache_folder(),
     )
     main = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-    log.info(why)
+    say(why)
     if not any_process(
         keep and main, device
     ):  # free space changes as one of them writes: the main one decides

@@ -16,11 +16,12 @@ from filelock import FileLock, Timeout
 from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.describe import add_cost, add_quality, add_training, blank
 from benchmark.measure import environment, out_of_memory, pick_device
-from benchmark.model.parallel import world_size
+from benchmark.model.parallel import say, world_size
 from benchmark.record import RunRecord, finished, ranks_path, write_atomically
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.evaluate import NotFiniteError, UserRanks
-from benchmark.wiring import build_trainer, make_accelerator, pick_precision, say
+from benchmark.train.liveness import NotAliveError
+from benchmark.wiring import build_trainer, make_accelerator, pick_precision
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def _attempt(
         raise
     except UserError:
         raise
-    except NotFiniteError as error:
+    except (NotFiniteError, NotAliveError) as error:
         return _write(record, "failed", _one_line(error), path)
     except Exception as error:
         if out_of_memory(error):
@@ -89,6 +90,9 @@ def _execute(
     ranks = trainer.test()
     record.extra = trainer.model.method.extra_record()
     add_quality(record, trainer.task, ranks)
+    record.liveness = trainer.certificate()
+    if record.liveness.problems:
+        raise NotAliveError(record.liveness.problems[0])
     return ranks
 
 

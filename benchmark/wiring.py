@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +14,7 @@ from benchmark.data.sequences import Ints, evaluation_rows, training_rows
 from benchmark.inputs import Inputs, load_inputs
 from benchmark.measure import native_bf16, pick_device
 from benchmark.model.items import ItemEncoder
+from benchmark.model.parallel import say
 from benchmark.model.recommender import Recommender
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Task, Trainer
@@ -87,9 +87,3 @@ def _twins(resolved: Resolved) -> Ints:
         return np.arange(len(texts))
     first: dict[str, int] = {}
     return np.array([first.setdefault(text, item) for item, text in enumerate(texts)])
-
-
-def say(line: str) -> None:
-    """Progress goes to stderr, once: stdout is for the record's path."""
-    if not (torch.distributed.is_initialized() and torch.distributed.get_rank()):
-        print(line, file=sys.stderr, flush=True)

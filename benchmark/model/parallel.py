@@ -8,6 +8,7 @@ no gradients and is not sent.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 
 import torch
@@ -18,6 +19,12 @@ from torch import Tensor, nn
 def world_size() -> int:
     """Processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def say(line: str) -> None:
+    """Progress goes to stderr, once: stdout is for the record's path."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_rank()):
+        print(line, file=sys.stderr, flush=True)
 
 
 def gathered(x: Tensor) -> list[Tensor]:

@@ -21,9 +21,10 @@ from benchmark.data.sequences import Ints, Rows
 from benchmark.measure import MemoryGauge, Stopwatch, out_of_memory
 from benchmark.model.parallel import any_process, average_gradients, start_alike, world_size
 from benchmark.model.recommender import Recommender, StepLoss
-from benchmark.record import Epoch, Metrics
+from benchmark.record import Certificate, Epoch, Metrics
 from benchmark.train.checkpoint import Checkpoint, trained_part
 from benchmark.train.evaluate import NotFiniteError, UserRanks, evaluate
+from benchmark.train.liveness import Liveness
 from benchmark.train.metrics import metrics_of
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class Trainer:
         self.trained = [parameter for group in groups for parameter in group["params"]]
         start_alike(self.trained)
         self.optimiser = accelerator.prepare(torch.optim.Adam(groups, fused=True))
+        self.liveness = Liveness(model, self.optimiser)
         self.progress = Progress()
         self.ranks: dict[str, NDArray[np.float64]] = {}
         """Each user's validation rank `[U]` before training ("first") and at the best epoch ("best")."""
@@ -113,12 +115,17 @@ class Trainer:
             self.progress.initial = {"valid": metrics_of(ranks.raw), "valid_masked": metrics_of(ranks.masked)}
         while (reason := self.progress.stop_reason(self.settings)) is None:
             self._epoch()
+        self.liveness.trained()
         return reason
 
     def test(self) -> UserRanks:
         """Ranks of the test targets under the best epoch's weights."""
         self.checkpoint.load_best(self.progress.best_epoch, self.model)
         return self._evaluate(self.task.test)
+
+    def certificate(self) -> Certificate:
+        """Proof of life of the weights that were tested; asked after `test`."""
+        return self.liveness.certificate(float(np.mean(self.ranks["best"] != self.ranks["first"])))
 
     def forward(self, batch: Batch) -> StepLoss:
         """The loss of a batch, in the run's precision."""
