@@ -2,6 +2,10 @@
 
 BUILTIN = {
     "id": "methods.id:Id",
+    "lora": "methods.lora:LoRA",
+    "adalora": "methods.adalora:AdaLoRA",
+    "full": "methods.full:Full",
+    "peft": "methods.any_peft:AnyPeft",
     "tmlp": "methods.tmlp:TMLP",
     "tmoe": "methods.tmoe:TMoE",
     "ssna": "methods.ssna:SSNA",

@@ -21,13 +21,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import Context, Items, Method, state_statistics, trainable
-from methods.declarations import check_class, check_config, check_layers, check_tables, line, require
+from methods.base import Context, Items, Method, trainable
+from methods.declarations import (
+    check_class,
+    check_config,
+    check_frozen_layers,
+    check_layers,
+    check_tables,
+    line,
+    require,
+)
+from methods.trial import BATCH, LAYERS, OUT_DIM, all_states, trial_inputs
 
 T = TypeVar("T")
 
-CATALOGUE, BATCH, OUT_DIM = 64, 24, 32
-LAYERS, WIDTH, TOKENS, VOCABULARY = 12, 48, 12, 101
 STEPS, LEARNING_RATE, QUERIES = 8, 1e-3, 64
 TOLERANCE = 1e-3
 """How far two computations of one embedding may differ, as a share of the spread between items."""
@@ -52,6 +59,7 @@ def check_method(cls: type[Method], config: Any = None, *, seed: int = 0) -> Non
         after = subject.embed(method)
         _check_evaluation(subject, method, after)
         _check_reading(subject, method, after)
+        _check_lower(subject, method, after)
         _check_saving(subject, method, after)
         _check_adapting(subject, before, after)
         _check_precision(subject)
@@ -116,40 +124,8 @@ def _random_state_kept() -> Iterator[None]:
 
 def _subject(cls: type[Method], config: Any) -> _Subject:
     """Random inputs of the kind that `cls` reads."""
-    context = Context(out_dim=OUT_DIM, n_items=CATALOGUE, total_steps=100 * STEPS)
-    if cls.reads == "ids":
-        return _Subject(cls, config, context, Items(ids=torch.randperm(CATALOGUE)[:BATCH]))
-    context = replace(context, llm_layers=LAYERS, llm_width=WIDTH)
-    if cls.reads == "tokens":
-        return _Subject(cls, config, replace(context, llm=_tiny_bert()), _random_tokens())
-    layers = check_layers(cls, config, LAYERS)
-    # real states have a common mean larger than their spread, and both differ between dimensions
-    mean = 2 * torch.randn(len(layers), WIDTH)  # [A, D]
-    spread = 0.3 * torch.randn(len(layers), WIDTH).mul(0.5).exp()  # [A, D]
-    states = mean + spread * torch.randn(CATALOGUE, len(layers), WIDTH)  # [I, A, D]
-    found_mean, found_std = state_statistics(states)
-    context = replace(context, state_mean=found_mean, state_std=found_std)
-    return _Subject(cls, config, context, Items(states=states[:BATCH]))
-
-
-def _tiny_bert() -> nn.Module:
-    """A random BERT as transformers loads one: in eval mode, every weight trainable."""
-    from transformers import BertConfig, BertModel
-
-    config = BertConfig(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=4,
-        intermediate_size=WIDTH, max_position_embeddings=4 * TOKENS, initializer_range=0.2,
-    )  # fmt: skip
-    model: nn.Module = BertModel(config, add_pooling_layer=False)
-    return model.eval()
-
-
-def _random_tokens() -> Items:
-    """Texts of 3 to `TOKENS` tokens, padded on the right with token 0."""
-    length = torch.randint(3, TOKENS, (BATCH,))  # [M]
-    length[0], length[1] = 3, TOKENS
-    mask = (torch.arange(TOKENS) < length[:, None]).long()  # [M, T]
-    return Items(input_ids=torch.randint(1, VOCABULARY, mask.shape) * mask, attention_mask=mask)
+    layers = () if cls.reads == "ids" else check_layers(cls, config, LAYERS)
+    return _Subject(cls, config, *trial_inputs(cls.reads, layers, total_steps=100 * STEPS))
 
 
 def _promised(subject: _Subject, method: Method, llm: nn.Module) -> dict[str, nn.Parameter]:
@@ -189,6 +165,7 @@ def _check_training(
     optimiser = torch.optim.Adam(method.param_groups(LEARNING_RATE))
     weights = torch.randn(BATCH, OUT_DIM)  # [M, d], a random linear functional of the embeddings
     reached: set[str] = set()
+    moved: set[str] = set()
     method.train()
     for step in range(1, STEPS + 1):
         loss = (subject.run(method, subject.items).float() * weights).mean() + _auxiliary(subject, method)
@@ -203,14 +180,20 @@ def _check_training(
         number = step
         subject.attempt("after_step", lambda number=number: method.after_step(number))  # type: ignore[misc]
         optimiser.zero_grad()
+        # at some step, not in the end: AdaLoRA takes back what it learned in a matrix that it gives up
+        moved |= {name for name, now in everything.items() if not torch.equal(now.detach(), start[name])}
     # in several steps, not in one: a factor that starts at zero, as in LoRA, hides its partner's gradient
     dead = sorted(set(promised) - reached)
     subject.require(not dead, f"{', '.join(dead)} never gets a gradient other than zero")
     for name, parameter in everything.items():
-        moved = not torch.equal(parameter.detach(), start[name])
         is_promised = any(parameter is other for other in promised.values())
-        subject.require(moved or not is_promised, f"{name} is promised to train, but it does not move")
-        subject.require(is_promised or not moved, f"{name} is frozen, but it moves in training")
+        subject.require(
+            name in moved or not is_promised, f"{name} is promised to train, but it does not move"
+        )
+        subject.require(is_promised or name not in moved, f"{name} is frozen, but it moves in training")
+    fault = subject.attempt("fault", method.fault)
+    one_line = fault is None or (isinstance(fault, str) and fault != "" and "\n" not in fault)
+    subject.require(one_line, f"fault must return None or one line of text, not {fault!r}")
 
 
 def _auxiliary(subject: _Subject, method: Method) -> Tensor:
@@ -269,6 +252,31 @@ def _check_reading(subject: _Subject, method: Method, whole: Tensor) -> None:
         changed[:, place] = changed[:, place].roll(1, dims=0)  # every item gets another one's states
         same = torch.equal(subject.embed(method, Items(states=changed)), whole)
         subject.require(not same, f"layers() asks for layer {layer}, but the embedding does not depend on it")
+
+
+def _check_lower(subject: _Subject, method: Method, whole: Tensor) -> None:
+    """Layers that are promised never to train may run once, outside the method, with the same result."""
+    items, llm = subject.items, subject.context.llm
+    if llm is None or items.attention_mask is None:
+        return
+    lower = check_frozen_layers(subject.cls, subject.config, LAYERS)
+    if not lower:
+        return
+    hidden = all_states(llm, items)[lower] * items.attention_mask[:, :, None]  # [M, T, D]
+    above = replace(subject, context=replace(subject.context, lower=lower))
+    twin, _ = above.build()
+    names = {name for name, parameter in method.named_parameters() if not parameter.requires_grad}
+    learned = {name: value for name, value in method.state_dict().items() if name not in names}
+    unknown = twin.load_state_dict(learned, strict=False).unexpected_keys
+    subject.require(not unknown, f"with Context.lower = {lower} it has no {', '.join(unknown)}")
+    far = float(
+        (above.embed(twin, Items(hidden=hidden, attention_mask=items.attention_mask)) - whole).abs().max()
+    )
+    subject.require(
+        far <= _limit(whole),
+        f"frozen_layers() is {lower}, but an embedding from the states behind layer {lower} is another than"
+        f" from the tokens (by up to {far:.2g})",
+    )
 
 
 def _check_saving(subject: _Subject, method: Method, whole: Tensor) -> None:

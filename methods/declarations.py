@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
@@ -118,21 +119,44 @@ def _check_entry(cls: type[Method], where: str, name: str, value: Any) -> None:
 def check_layers(cls: type[Method], config: Any, deepest: int) -> tuple[int, ...]:
     """The layers that `cls` asks of a model of `deepest` layers; shallower ones may be refused."""
     found: tuple[int, ...] = ()
+    for depth, layers in _by_depth(cls, "layers", config, deepest):
+        _check_numbers(cls, layers, depth)
+        found = layers
+    return found
+
+
+def check_frozen_layers(cls: type[Method], config: Any, deepest: int) -> int:
+    """How many layers of a model of `deepest` layers `cls` never trains; shallower ones may be refused."""
+    found = 0
+    for depth, frozen in _by_depth(cls, "frozen_layers", config, deepest):
+        inside = type(frozen) is int and 0 <= frozen <= depth
+        rule = f"a whole number in 0 to {depth}, not {frozen!r}"
+        hint = "raise UserError where the language model has too few"
+        require(
+            cls, inside, f"frozen_layers() of a language model of {depth} layers must return {rule}; {hint}"
+        )
+        found = frozen
+    return found
+
+
+def _by_depth(cls: type[Method], name: str, config: Any, deepest: int) -> Iterator[tuple[int, Any]]:
+    """What the class method `name` answers for models of some depths; the deepest must not be refused."""
     for depth in (*SHALLOW, deepest):
         try:
-            found = cls.layers(config, depth)
+            found = getattr(cls, name)(config, depth)
         except UserError as error:
-            require(cls, depth < deepest, f"layers() refuses a language model of {depth} layers: {error}")
+            require(cls, depth < deepest, f"{name}() refuses a language model of {depth} layers: {error}")
             continue
         except Exception as error:
-            raise AssertionError(f"{cls.__name__}: layers(config, {depth}) raised {line(error)}") from error
-        _check_numbers(cls, found, depth)
-    return found
+            raise AssertionError(f"{cls.__name__}: {name}(config, {depth}) raised {line(error)}") from error
+        yield depth, found
 
 
 def _check_numbers(cls: type[Method], found: Any, depth: int) -> None:
     whole = isinstance(found, tuple) and all(type(layer) is int for layer in found)
-    require(cls, whole and len(found) > 0, f"layers() must return a tuple of layer numbers, not {found!r}")
+    require(cls, whole, f"layers() must return a tuple of layer numbers, not {found!r}")
+    some = len(found) > 0 or cls.reads == "tokens"  # which has the texts themselves
+    require(cls, some, "layers() must name a layer to read, not ()")
     require(cls, len(set(found)) == len(found), f"layers() must be distinct, not {found}")
     hint = f"they lie in 0 to {depth}; raise UserError where the language model has too few"
     inside = all(0 <= layer <= depth for layer in found)

@@ -85,7 +85,45 @@ class TopHalf(FirstToken):
         self.llm.encoder.layer[6:].requires_grad_(True)
 
 
-@pytest.mark.parametrize("cls", [Linear, FirstToken, Vectors, LowRank, TopHalf])
+class Centred(TopHalf):
+    """Sound: it asks for the statistics of two layers, and takes the upper part from states too."""
+
+    def __init__(self, config: Any, context: Context) -> None:
+        super().__init__(config, context)
+        assert context.state_mean is not None
+        self.register_buffer("mean", context.state_mean[0], persistent=False)
+        assert context.state_mean.shape == (2, context.llm_width)
+        self.llm.embeddings.requires_grad_(False)
+        self.lower = context.lower
+
+    @classmethod
+    def layers(cls, config: Any, n_layers: int) -> tuple[int, ...]:
+        return (n_layers, 0)
+
+    @classmethod
+    def frozen_layers(cls, config: Any, n_layers: int) -> int:
+        return n_layers // 2
+
+    def forward(self, items: Items) -> Tensor:
+        if not self.lower:
+            read = self.llm(input_ids=items.input_ids, attention_mask=items.attention_mask)
+            return self.linear(read.last_hidden_state[:, 0] - self.mean)
+        hidden, mask = items.hidden, items.attention_mask
+        assert hidden is not None and mask is not None
+        for layer in self.llm.encoder.layer[self.lower :]:
+            hidden = layer(hidden, (1.0 - mask[:, None, None, :].to(hidden.dtype)) * -1e9)
+        return self.linear(hidden[:, 0] - self.mean)
+
+
+class StartsAgain(LowRank):
+    """Sound, and like AdaLoRA: what was learned in one part is taken back in the end."""
+
+    def after_step(self, step: int) -> None:
+        if step > 5:
+            nn.init.zeros_(self.up.weight)
+
+
+@pytest.mark.parametrize("cls", [Linear, FirstToken, Vectors, LowRank, TopHalf, Centred, StartsAgain])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_sound_methods_pass(cls: type[Method], seed: int) -> None:
     check_method(cls, seed=seed)
@@ -320,6 +358,37 @@ class VectorLoss(Linear):
         return self.linear.bias
 
 
+class TrainsBelow(Centred):
+    """A layer that is said to be frozen trains, so its states are not those of before."""
+
+    def __init__(self, config: Any, context: Context) -> None:
+        super().__init__(config, context)
+        self.llm.encoder.layer[5].requires_grad_(True)
+
+
+class ForgetsLower(Centred):
+    def __init__(self, config: Any, context: Context) -> None:
+        super().__init__(config, context)
+        self.lower = 0
+
+
+class OneOff(Centred):
+    def __init__(self, config: Any, context: Context) -> None:
+        super().__init__(config, context)
+        self.lower = context.lower and context.lower - 1
+
+
+class FrozenBelowZero(FirstToken):
+    @classmethod
+    def frozen_layers(cls, config: Any, n_layers: int) -> int:
+        return n_layers - 6
+
+
+class LongFault(Linear):
+    def fault(self) -> str | None:
+        return "two\nlines"
+
+
 class BadRecord(Linear):
     def extra_record(self) -> dict[str, Any]:
         return {"bias": self.linear.bias}
@@ -404,6 +473,12 @@ BROKEN: list[tuple[type[Method], str]] = [
     (Seeds, "sets the seed"),
     (VectorLoss, "aux_loss must return None or a scalar"),
     (InfiniteLoss, "aux_loss gives nan"),
+    (TrainsBelow, "frozen_layers.. is 6, but an embedding from the states behind layer 6 is another"),
+    (ForgetsLower, "forward in eval mode raised ValueError"),
+    (OneOff, "frozen_layers.. is 6, but an embedding from the states behind layer 6 is another"),
+    (FrozenBelowZero, "of 1 layers must return a whole number in 0 to 1, not -5; raise UserError"),
+    (LongFault, "fault must return None or one line"),
+    (declared(layers=classmethod(lambda cls, config, n: ())), "must name a layer to read"),
     (BadRecord, "extra_record as JSON raised TypeError"),
     (WrongWidth, "forward in eval mode raised RuntimeError"),
     (NoReads, "`reads` must be 'states', 'tokens' or 'ids', not 'text'"),

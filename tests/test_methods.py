@@ -243,7 +243,8 @@ def share_of_first_head(noise: str, training: bool, n: int = 40_000) -> Tensor:
         adapter.weight.zero_()
         adapter.weight[0, 0, 0] = 1.0  # head 1 says 1, head 2 says 0: the output is head 1's share
         adapter.route_mean[0] = torch.tensor([0.5, -0.2])
-        adapter.route_std[0] = torch.tensor([0.3, -1.0])
+        if noise != "never":
+            adapter.route_std[0] = torch.tensor([0.3, -1.0])
         torch.manual_seed(3)
         return adapter(torch.tensor([[1.0, 0.0]]).expand(n, 2)).squeeze(1).logit()
 
@@ -262,6 +263,17 @@ def test_routing_draws_from_the_gaussian(noise: str, training: bool) -> None:
 def test_routing_uses_the_mean_otherwise(noise: str, training: bool) -> None:
     draws = share_of_first_head(noise, training, n=5)
     torch.testing.assert_close(draws, torch.full((5,), 0.7, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", MOE)
+def test_without_noise_there_is_no_spread_to_train(name: str) -> None:
+    """And the rest starts and computes as with noise, whose mean is used in eval mode."""
+    cls, states = registry.get(name), uneven_states()
+    check_method(cls, cls.Config(noise="never"))
+    silent, noisy = build(name, states, noise="never", dropout=0.0), build(name, states)
+    rest = {key: value for key, value in noisy.state_dict().items() if "route_std" not in key}
+    silent.load_state_dict(rest)
+    torch.testing.assert_close(run(silent.train(), states), run(noisy.eval(), states), rtol=0, atol=1e-12)
 
 
 def test_noise_reaches_the_spread_of_the_routes() -> None:
@@ -358,7 +370,7 @@ def test_bf16_under_statistics_like_minilms(name: str, init: str, most: float) -
 def test_every_built_in_method_keeps_the_contract(name: str) -> None:
     cls = registry.get(name)
     check_method(cls)
-    if cls.reads == "states":
+    if cls.reads != "ids":
         check_method(cls, replace(cls.Config(), init="whitened"), seed=1)
 
 

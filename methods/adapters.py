@@ -1,0 +1,115 @@
+"""Adapters that PEFT puts into a language model, and the modules that they adapt."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from methods.base import Context
+from methods.errors import UserError, unknown
+from methods.tuned import Tuned, TunedConfig
+
+KNOWN_TARGETS: Mapping[str, tuple[str, ...]] = {"distilbert": ("q_lin", "v_lin"), "modernbert": ("Wqkv",)}
+"""Targets for architectures that PEFT has no default for: the projections to queries and values, as PEFT
+chooses them in BERT, or the one projection that makes them."""
+
+
+@dataclass(frozen=True)
+class AdapterConfig(TunedConfig):
+    """What LoRA and AdaLoRA have in common."""
+
+    alpha: Annotated[int, Field(ge=1)] = 8
+    """Scale of the update, divided by the rank that it starts with; PEFT's default."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Dropout on what enters an adapter; the middle of the paper's grid."""
+    targets: str = ""
+    """Modules that get an adapter: names with commas between them, or all-linear. Empty: PEFT's default for
+    the architecture; for DistilBERT q_lin,v_lin and for ModernBERT Wqkv, of which PEFT has none."""
+
+
+class Adapted(Tuned):
+    """A frozen language model with trained adapters by PEFT. Subclasses say which."""
+
+    def __init__(self, config: TunedConfig, context: Context) -> None:
+        super().__init__(config, context)
+        self.llm = adapt(self.llm, self.peft_config(context))
+
+    def peft_config(self, context: Context) -> Any:
+        """The adapters, as PEFT describes them."""
+        raise NotImplementedError
+
+    def extra_record(self) -> dict[str, Any]:
+        """Which modules of the language model have an adapter: PEFT's defaults may change."""
+        llm: Any = self.llm
+        return {"adapted_modules": sorted(llm.base_model.targeted_module_names)}
+
+
+def adapt(llm: nn.Module, config: Any) -> nn.Module:
+    """Put the adapters of `config` into `llm`, whose own weights are frozen then.
+
+    Raises `UserError` where PEFT cannot.
+    """
+    from peft import get_peft_model
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")  # PEFT corrects it
+            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # to PEFT
+            model: nn.Module = get_peft_model(llm, config)
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, ImportError, RuntimeError) as error:
+        raise UserError(
+            f"PEFT cannot put {config.peft_type.value} into {type(llm).__name__}: {_reason(error)}."
+            f" Modules that can be adapted: {', '.join(_adaptable(llm))}."
+        ) from error
+    return model
+
+
+def targets_of(names: str, llm: nn.Module, defaults: Mapping[str, Any]) -> Any:
+    """The `target_modules` that the setting `targets` means; `defaults` are PEFT's, by architecture.
+
+    Raises `UserError` for a module that `llm` lacks, and where nothing is named and there is no default.
+    """
+    llm_config: Any = llm.config
+    kind = llm_config.model_type
+    if not names:
+        chosen = defaults.get(kind) or KNOWN_TARGETS.get(kind)
+        if chosen is None:
+            raise UserError(
+                f"PEFT has no default for the architecture {kind}; name the modules that get an adapter:"
+                f" targets=<names with commas between them> of {', '.join(_adaptable(llm))}, or"
+                " targets=all-linear."
+            )
+        return chosen if isinstance(chosen, str) else list(chosen)
+    if names == "all-linear":
+        return names
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    modules = [name for name, _ in llm.named_modules()]
+    for name in chosen:
+        if not any(module == name or module.endswith(f".{name}") for module in modules):
+            raise unknown("module in targets:", name, [*_adaptable(llm), "all-linear"])
+    return chosen
+
+
+def _adaptable(llm: nn.Module) -> list[str]:
+    """Last parts of the names of linear maps, whatever class an architecture builds them from."""
+    return sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in llm.named_modules()
+            if getattr(module, "weight", None) is not None
+            and not isinstance(module, nn.Embedding)
+            and module.weight.ndim == 2
+        }
+    )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")[:300] or type(error).__name__

@@ -1,0 +1,86 @@
+"""What methods that train the language model itself share: pooling, one linear layer, silent dropout.
+
+Symbols in shape comments: `M` items, `T` tokens, `D` the language model's width, `d` the recommender's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from methods.base import Context, Items, Method, Reads
+from methods.moe import Whitening
+from methods.pooling import pool
+
+
+@dataclass(frozen=True)
+class TunedConfig:
+    """What every method has that trains the language model."""
+
+    init: Literal["paper", "whitened"] = "paper"
+    """Starting point: `paper` plain; `whitened` has the pooled states centred on the mean that they have over
+    the catalogue before training, and scaled by their spread, before the linear layer."""
+    llm_dropout: bool = True
+    """Whether the language model's own dropout is on in training, as in published code. Parts that never
+    train have it off either way where they lie below all that trains."""
+
+
+class Tuned(Method):
+    """A language model of which something trains, its pooled states, and one linear layer to `d`.
+
+    The linear layer runs in fp32: states have a mean in common that is far larger than what tells items
+    apart, and 16 bits would spend their digits on it. Drawn first, it starts from the same weights in every
+    such method under one seed.
+    """
+
+    reads: ClassVar[Reads] = "tokens"
+    Config: ClassVar[type[Any]] = TunedConfig
+    schedule: ClassVar[dict[str, dict[str, Any]]] = {"paper": {"batch_size": 32, "accumulation": 8}}
+    _silent: tuple[nn.Module, ...] = ()
+
+    def __init__(self, config: TunedConfig, context: Context) -> None:
+        super().__init__(config, context)
+        assert context.llm is not None
+        self.pooling = context.pooling
+        self.whiten: Whitening | None = None
+        if config.init == "whitened":
+            assert context.state_mean is not None and context.state_std is not None
+            self.whiten = Whitening(context.state_mean[0], context.state_std[0], config.init)
+        self.head = nn.Linear(context.llm_width, context.out_dim)
+        self.llm = context.llm
+        if not config.llm_dropout:
+            self.silence(self.llm.modules())
+
+    @classmethod
+    def layers(cls, config: TunedConfig, n_layers: int) -> tuple[int, ...]:
+        """The top layer's statistics where the linear layer starts whitened, else none."""
+        return (n_layers,) if config.init == "whitened" else ()
+
+    def silence(self, modules: Iterable[nn.Module]) -> None:
+        """Keep `modules` as they are now, and not those that are put into them later, in eval mode."""
+        self._silent = tuple(modules)
+
+    def train(self, mode: bool = True) -> Tuned:
+        """Set training or eval mode, of silent modules always eval mode."""
+        super().train(mode)
+        for module in self._silent:
+            module.training = False
+        return self
+
+    def read(self, items: Items) -> Tensor:
+        """States of the top layer: -> `[M, T, D]`."""
+        output = self.llm(input_ids=items.input_ids, attention_mask=items.attention_mask)
+        return output.last_hidden_state  # type: ignore[no-any-return]  # [M, T] -> [M, T, D]
+
+    def forward(self, items: Items) -> Tensor:
+        """Embed items: `[M, T]` tokens, or `[M, T, D]` states, -> `[M, d]` fp32."""
+        assert items.attention_mask is not None
+        h = pool(self.read(items), items.attention_mask, self.pooling)  # [M, T, D] -> [M, D]
+        with torch.autocast(h.device.type, enabled=False):
+            h = h.to(self.head.weight.dtype)
+            x = h if self.whiten is None else self.whiten(h)  # the origin of `whitened` is zero
+            return self.head(x)  # type: ignore[no-any-return]  # [M, D] -> [M, d]
