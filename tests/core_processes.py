@@ -6,13 +6,14 @@ Usage: core_processes.py FILE. The main process saves what it measured there.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from core_worlds import World, make_world, recommender, trainer, with_settings
+from core_worlds import World, make_world, recommender, token_recommender, trainer, with_settings
 from torch import Tensor
 
 from benchmark.config import Settings
@@ -24,7 +25,10 @@ from methods.base import Items, Method
 
 CPU = torch.device("cpu")
 METHODS: dict[str, dict[str, Any]] = {"id": {}, "ssna": {"noise": "never", "top_layers": 2}}
+TUNED: dict[str, dict[str, Any]] = {"lora": {}, "adalora": {}, "full": {"layers": 2}}
 CANDIDATES = ("batch", "catalogue", "sampled")
+CHUNK = 24
+"""Tokens: a few texts."""
 
 
 class WithAuxiliary(Method):
@@ -64,6 +68,7 @@ def step(model: Recommender, batch: Any) -> dict[str, Any]:
         "gradients": {
             name: p.grad if p.grad is not None else torch.tensor(torch.nan)
             for name, p in model.named_parameters()
+            if p.requires_grad
         },
     }
 
@@ -105,6 +110,58 @@ def steps() -> dict[str, Any]:
     return found
 
 
+def tuned_steps() -> dict[str, Any]:
+    """A step of each method that trains the language model: with its dropout in two ways, and without."""
+    world, found = make_world(5, n_users=11), {}
+    for method, hyper in TUNED.items():
+        for encode in ("unique", "cached"):
+            for silent in (False, True):
+                settings = with_settings(batch_size=23, encode=encode, chunk_tokens=CHUNK)
+                task = world.task(settings)
+                chosen = {
+                    **hyper,
+                    "llm_dropout": not silent,
+                    **({} if method == "full" else {"dropout": 0.0}),
+                }
+                model = token_recommender(settings, world, method, **chosen)
+                torch.manual_seed(rank())
+                batch = next(
+                    iter(EpochBatches(task.train, task.sequences, settings, 3, 1, rank(), world_size()))
+                )
+                found[f"{method} {encode}{' silent' if silent else ''}"] = step(model.train(), batch)
+        ranks = evaluate(model, task.sequences, task.test, task.history_start, CPU, rank())
+        found[f"{method} ranks"] = {"user": ranks.user, "raw": ranks.raw, "masked": ranks.masked}
+    return found
+
+
+def tuned_run(folder: Path, chunk: int, limit: int | None = None) -> dict[str, Any]:
+    """A run of LoRA; chunks of more than `limit` tokens do not fit into the memory of the last process."""
+    world = make_world(6, n_users=20, n_items=20)
+    settings = with_settings(
+        batch_size=16, accumulation=2, patience=1, epochs=3, learning_rate=0.01, chunk_tokens=chunk
+    )
+    model = token_recommender(settings, world, "lora", dropout=0.0, llm_dropout=False)
+    read = model.encoder.inputs.read
+
+    def watched(items: Tensor, width: int) -> Items:
+        # the second time that a chunk is read it is for its gradients
+        short = limit is not None and rank() == world_size() - 1 and len(items) * width > limit
+        if short and torch._C._current_graph_task_id() >= 0:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return read(items, width)
+
+    model.encoder.inputs = replace(model.encoder.inputs, read=watched)
+    made, _ = trainer(model, world.task(settings), settings, folder, seed=2)
+    reason = made.fit()
+    return {
+        "reason": reason, "best_epoch": made.progress.best_epoch, "step": made.progress.step,
+        "curve": [(row.loss, row.valid["ndcg@50"]) for row in made.progress.curve],
+        "encodings": made.progress.encodings, "halvings": made.progress.halvings,
+        "chunk_tokens": made.progress.chunk_tokens, "test": made.test().raw,
+        "problems": made.certificate().problems,
+    }  # fmt: skip
+
+
 def whole_run(folder: Path) -> dict[str, Any]:
     """A run to early stopping."""
     world = make_world(6, n_users=30, n_items=60)
@@ -132,7 +189,11 @@ def measure(folder: Path) -> dict[str, Any]:
     """Everything that must not depend on the number of processes."""
     torch.set_num_threads(1)
     accelerator()  # joins the process group
-    return {**steps(), "run": whole_run(folder), "processes": world_size()}
+    here = folder / f"{world_size()}"
+    return {
+        **steps(), **tuned_steps(), "run": whole_run(folder), "processes": world_size(),
+        "tuned": tuned_run(here / "tuned", CHUNK), "short": tuned_run(here / "short", 4 * CHUNK, CHUNK),
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

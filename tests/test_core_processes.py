@@ -38,6 +38,7 @@ def test_there_were_two(both: tuple[dict[str, Any], dict[str, Any]]) -> None:
 CASES = [
     f"{method} {candidates}" for method in core_processes.METHODS for candidates in core_processes.CANDIDATES
 ]
+CASES += [f"{method} {encode} silent" for method in core_processes.TUNED for encode in ("unique", "cached")]
 CASES += [f"one row {candidates}" for candidates in core_processes.CANDIDATES] + ["auxiliary"]
 
 
@@ -54,11 +55,49 @@ def test_loss_and_every_gradient(both: tuple[dict[str, Any], dict[str, Any]], ca
         )
 
 
-@pytest.mark.parametrize("method", core_processes.METHODS)
+@pytest.mark.parametrize("method", core_processes.TUNED)
+def test_gradient_caching_is_exact_under_dropout(
+    both: tuple[dict[str, Any], dict[str, Any]], method: str
+) -> None:
+    """In one process and in two, each with masks of its own."""
+    for found in both:
+        plain, cached = found[f"{method} unique"], found[f"{method} cached"]
+        torch.testing.assert_close(plain["sums"], cached["sums"])
+        for name, gradient in plain["gradients"].items():
+            torch.testing.assert_close(gradient, cached["gradients"][name], rtol=1e-3, atol=1e-6)
+        silent = found[f"{method} cached silent"]
+        assert not torch.equal(silent["sums"], cached["sums"]), "dropout was on"
+
+
+def test_a_tuned_run_is_the_same_run(both: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    one, two = (found["tuned"] for found in both)
+    assert one["problems"] == two["problems"] == []
+    for name in ("reason", "best_epoch", "step"):
+        assert one[name] == two[name]
+    assert one["encodings"] <= two["encodings"] < one["encodings"] * 1.2, "shares are filled up to be equal"
+    assert np.allclose(one["curve"], two["curve"], rtol=1e-3)
+    assert np.array_equal(one["test"], two["test"])
+
+
+def test_want_of_memory_in_one_process_shrinks_the_chunks_of_all(
+    both: tuple[dict[str, Any], dict[str, Any]],
+) -> None:
+    for found in both:
+        short, plain = found["short"], found["tuned"]
+        assert (short["chunk_tokens"], short["halvings"]) == (core_processes.CHUNK, 2)
+        assert np.allclose(short["curve"], plain["curve"], rtol=1e-3), "with the same loss"
+        assert short["step"] == plain["step"]
+
+
+@pytest.mark.parametrize("method", [*core_processes.METHODS, *core_processes.TUNED])
 def test_per_user_ranks(both: tuple[dict[str, Any], dict[str, Any]], method: str) -> None:
     one, two = (found[f"{method} ranks"] for found in both)
     for field in ("user", "raw", "masked"):
         assert np.array_equal(one[field], two[field])
+
+
+@pytest.mark.parametrize("method", core_processes.METHODS)
+def test_a_process_without_users(both: tuple[dict[str, Any], dict[str, Any]], method: str) -> None:
     assert np.array_equal(*(found[f"{method} one user"]["raw"] for found in both))
 
 
