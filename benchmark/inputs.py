@@ -159,7 +159,7 @@ def prepare_inputs(
     layers: dict[tuple[str, str], set[int]] = {}
     tuned: list[Resolved] = []
     model: LLM | None = None
-    for name in methods or registry.names():
+    for name in methods or registry.default_names():
         chosen = applicable(overrides, registry.get(name).Config)
         resolved = resolve_cell(Cell(dataset, llm, name, overrides=chosen))
         if resolved.llm is None:

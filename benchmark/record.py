@@ -86,7 +86,7 @@ class Cost(_Part):
     chunk_tokens: int | None = None
     """Tokens of a chunk of item texts, padding included, at the end of training; null where none are read."""
     lower_layers: int | None = None
-    """Lowest layers of the language model that were run once for all, their tokens' states read in training."""
+    """Lowest layers of the language model that were run once for all; training reads their tokens' states."""
     chunk_halvings: int = 0
     """Times that a chunk did not fit into memory and was halved."""
     peak_memory: dict[str, PeakMemory] = Field(default_factory=dict)

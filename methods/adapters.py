@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import nn
 
 from methods.base import Context
+from methods.dropout import quicken
 from methods.errors import UserError, unknown
 from methods.tuned import Tuned, TunedConfig
 
@@ -39,6 +40,7 @@ class Adapted(Tuned):
     def __init__(self, config: TunedConfig, context: Context) -> None:
         super().__init__(config, context)
         self.llm = adapt(self.llm, self.peft_config(context))
+        quicken(self.llm)
 
     def peft_config(self, context: Context) -> Any:
         """The adapters, as PEFT describes them."""

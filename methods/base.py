@@ -86,6 +86,7 @@ class Method(nn.Module):
         grid: hyper-parameter (or harness setting such as `batch_size`) -> values that the paper searched.
         paper: (language model, dataset) -> the paper's best values (Tables S1-S3).
         schedule: protocol -> harness settings that the published schedule fixes for this method.
+        by_default: whether "every method" includes it; not where it is a frame that a user fills in.
     """
 
     reads: ClassVar[Reads]
@@ -95,6 +96,7 @@ class Method(nn.Module):
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     paper: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
     schedule: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    by_default: ClassVar[bool] = True
 
     def __init__(self, config: Any, context: Context) -> None:
         super().__init__()

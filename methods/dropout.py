@@ -26,13 +26,17 @@ def dropout(x: Tensor, share: float, training: bool) -> Tensor:
     return x * kept.to(x.dtype).mul_(1 / (1 - share))
 
 
-class Dropout(nn.Module):
+class Dropout(nn.Dropout):
     """`dropout` as a module, active in training."""
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.share = share
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, unchanged."""
-        return dropout(x, self.share, self.training)
+        return dropout(x, self.p, self.training)
+
+
+def quicken(module: nn.Module) -> None:
+    """Let every `nn.Dropout` inside `module` draw its masks as this one does."""
+    for parent in module.modules():
+        for name, child in parent.named_children():
+            if type(child) is nn.Dropout:
+                setattr(parent, name, Dropout(child.p).train(child.training))

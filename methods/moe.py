@@ -82,8 +82,10 @@ class MoEAdapter(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.weight = nn.Parameter(torch.empty(width, heads, out_dim))  # W of Eq. 1
         self.shift = nn.Parameter(torch.empty(heads, width))  # b of Eq. 1
-        self.route_mean = nn.Parameter(torch.empty(width, heads))  # B of Eq. 3
-        if self.noise != "never":  # without draws nothing would ever train it
+        # what would never train does not exist: a single head has no rival, and no draw has no spread
+        if heads > 1:
+            self.route_mean = nn.Parameter(torch.empty(width, heads))  # B of Eq. 3
+        if heads > 1 and self.noise != "never":
             self.route_std = nn.Parameter(torch.empty(width, heads))  # U of Eq. 3
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.02)
@@ -96,22 +98,30 @@ class MoEAdapter(nn.Module):
         x = self.dropout(self.whiten(h))
         origin = self.whiten.origin
         weight = self.weight.view(width, heads * out_dim)  # [D, n_p d]
-        routes: Tensor = self.route_mean  # [D, n_p]
-        if self.noise != "never":
-            routes = torch.cat([routes, self.route_std], dim=1)  # [D, 2 n_p]
         projected = (x @ weight).view(-1, heads, out_dim)  # [M, n_p, d]
-        routed = x @ routes  # [M, 2 n_p], or [M, n_p] without noise
+        share = self._share(x)  # [M, n_p]
         # What items have in common can be a hundred times what tells them apart: its part stays in fp32.
         with torch.autocast(h.device.type, enabled=False):
             # (x + origin - b_k) W_k without an [M, n_p, D] tensor: the constant part goes through W once.
             # Every b_k meets every W_j there and only j = k is kept, which spares a transposed copy of W.
             crossed = ((origin - self.shift) @ weight).view(heads, heads, out_dim)  # [n_p, n_p, d]
             constant = crossed.diagonal().T  # [n_p, n_p, d] -> [d, n_p] -> [n_p, d]
-            logits = routed.to(origin.dtype) + origin @ routes
-            share = self._route(logits[:, :heads], logits[:, heads:])  # [M, n_p]
             common = share @ constant  # [M, d]
         mixed = torch.bmm(share.to(projected.dtype).unsqueeze(1), projected)  # [M, 1, n_p] x [M, n_p, d]
         return mixed.squeeze(1).to(common.dtype) + common  # [M, 1, d] -> [M, d]
+
+    def _share(self, x: Tensor) -> Tensor:
+        """Each head's share in an item, Eqs. 2 and 3: `[M, D]` -> `[M, n_p]` fp32."""
+        origin, heads = self.whiten.origin, self.heads
+        if heads == 1:
+            return origin.new_ones(len(x), 1)
+        routes: Tensor = self.route_mean  # [D, n_p]
+        if self.noise != "never":
+            routes = torch.cat([routes, self.route_std], dim=1)  # [D, 2 n_p]
+        routed = x @ routes  # [M, 2 n_p], or [M, n_p] without noise
+        with torch.autocast(x.device.type, enabled=False):
+            logits = routed.to(origin.dtype) + origin @ routes
+            return self._route(logits[:, :heads], logits[:, heads:])
 
     def _route(self, mu: Tensor, rho: Tensor) -> Tensor:
         """Softmax of a draw from N(mu, softplus(rho)^2), or of mu where noise is off: `[M, n_p]`."""

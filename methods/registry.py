@@ -47,6 +47,11 @@ def names() -> list[str]:
     return [entry.name for entry in entries().values() if not entry.problem]
 
 
+def default_names() -> list[str]:
+    """The names that "every method" means. Imports all of them."""
+    return [name for name in names() if get(name).by_default]
+
+
 @cache
 def entries() -> dict[str, Entry]:
     """All registered names, the broken ones included. An outsider never replaces a name."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.base import Context, Items, Method, Reads
+from methods.dropout import quicken
 from methods.moe import Whitening
 from methods.pooling import pool
 
@@ -52,6 +53,7 @@ class Tuned(Method):
             self.whiten = Whitening(context.state_mean[0], context.state_std[0], config.init)
         self.head = nn.Linear(context.llm_width, context.out_dim)
         self.llm = context.llm
+        quicken(self.llm)
         if not config.llm_dropout:
             self.silence(self.llm.modules())
 

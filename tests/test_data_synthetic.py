@@ -67,8 +67,8 @@ def test_tiny_is_the_same_on_every_machine(tiny):
 
 def test_tiny_is_as_described(tiny):
     facts = tiny.fingerprint
-    assert (facts["users"], facts["items"], facts["cold_items"]) == (600, 300, 60)
-    assert 0.22 < facts["cold_test_targets"] / 600 < 0.33
+    assert (facts["users"], facts["items"], facts["cold_items"]) == (400, 300, 60)
+    assert 0.22 < facts["cold_test_targets"] / 400 < 0.33
     assert all(len(set(items)) == len(items) for items in users_of(tiny))  # nobody repeats an item
     assert facts["share_duplicate_text"] == 0
     training = {i for items, end in zip(users_of(tiny), tiny.train_end, strict=True) for i in items[:end]}
@@ -117,7 +117,7 @@ def test_realised_oracle_is_near_the_ceiling_and_far_above_chance(tiny):
     for split in ("valid", "test"):
         expected = tiny.ceiling[split]["recall@10"]
         assert 0.5 < expected < 0.7
-        error = np.sqrt(expected * (1 - expected) / 600)
+        error = np.sqrt(expected * (1 - expected) / 400)
         assert abs(tiny.ceiling[f"realised_{split}"]["recall@10"] - expected) < 4 * error
 
 

@@ -1,6 +1,6 @@
 """The planted sets keep their promise: text is worth what was planted, and no more.
 
-148 of the 600 test users of `tiny` have a cold target. A ranking that knows nothing of cold items has each in
+148 of the 400 test users of `tiny` have a cold target. A ranking that knows nothing of cold items has each in
 its top 10 with probability 10/300, so its hits are binomial; they count as chance up to the number that they
 exceed once in a thousand draws (`chance_limit`). Only the upper side is a fault: embeddings that no gradient
 reached may well rank below those that were trained.
@@ -70,7 +70,7 @@ def test_text_tells_of_cold_items(record) -> None:
     cold = run.metrics["test_cold"]["recall@10"]
     assert run.cold_targets == 148
     assert cold > 2 * chance_limit(run.cold_targets), f"cold Recall@10 {cold:.3f}"
-    assert run.metrics["test"]["recall@10"] > 2 * chance_limit(600)
+    assert run.metrics["test"]["recall@10"] > 2 * chance_limit(400)
 
 
 def test_shuffled_text_tells_nothing_of_cold_items(record) -> None:
@@ -82,7 +82,7 @@ def test_shuffled_text_tells_nothing_of_cold_items(record) -> None:
 def test_id_knows_nothing_of_cold_items(record) -> None:
     run = record("tiny", "id")
     cold = run.metrics["test_cold"]["recall@10"]
-    warm_users = 600 - run.cold_targets
+    warm_users = 400 - run.cold_targets
     assert run.metrics["test_warm"]["recall@10"] > 2 * chance_limit(warm_users), (
         "it has learned nothing at all"
     )
@@ -93,5 +93,5 @@ def test_id_knows_nothing_of_cold_items(record) -> None:
 def test_nothing_beats_the_ceiling(record, dataset: str, method: str) -> None:
     run = record(dataset, method)
     best = run.data["ceiling"]["test"]["recall@10"]
-    noise = 3.09 * sqrt(best * (1 - best) / 600)  # one in a thousand, hits of 600 users
+    noise = 3.09 * sqrt(best * (1 - best) / 400)  # one in a thousand, hits of 400 users
     assert run.metrics["test"]["recall@10"] <= best + noise

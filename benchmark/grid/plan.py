@@ -26,7 +26,7 @@ def expand(
     methods that have such a hyper-parameter; one that no method has raises `UserError`, as does any name
     that does not exist.
     """
-    names = list(methods) if methods else registry.names()
+    names = list(methods) if methods else registry.default_names()
     classes = {name: registry.get(name) for name in names}
     for dataset in datasets:
         find(dataset)
