@@ -187,8 +187,9 @@ def moved_to_paper(adapter: MoEAdapter, target: MoEAdapter, mean: Tensor, std: T
     with torch.no_grad():
         target.weight.copy_(adapter.weight / std[:, None, None])
         target.shift.copy_(mean + std * adapter.shift)
-        target.route_mean.copy_(adapter.route_mean / std[:, None])
-        target.route_std.copy_(adapter.route_std / std[:, None])
+        if adapter.heads > 1:  # one head has no routing
+            target.route_mean.copy_(adapter.route_mean / std[:, None])
+            target.route_std.copy_(adapter.route_std / std[:, None])
 
 
 def paper_twin(name: str, states: Tensor, heads: int) -> tuple[Tensor, Tensor]:
