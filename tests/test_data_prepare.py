@@ -270,4 +270,4 @@ def test_real_data_survive_the_unisrec_form(real_data, tmp_path):
 def test_environment_is_not_needed(tmp_path, monkeypatch):
     monkeypatch.delenv("ADAPTREC_DATA", raising=False)
     assert "ADAPTREC_DATA" not in os.environ
-    assert prepare(find("tiny"), tmp_path).fingerprint["users"] == 600
+    assert prepare(find("tiny"), tmp_path).fingerprint["users"] == 400

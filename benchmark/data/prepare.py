@@ -201,13 +201,20 @@ def _fault(folder: Path) -> str:
 
 
 def _load(recipe: Recipe, key: str, folder: Path, notes: list[str]) -> Prepared:
-    """Memory-map a form that is whole."""
-    from datasets import Dataset
+    """Memory-map a form that is whole.
+
+    By Arrow and DLPack alone: `datasets` and Arrow's own `to_numpy` import pandas, for which each process of a
+    grid would wait.
+    """
+    import pyarrow as pa
 
     stored = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))["content"]
-    users, items = (Dataset.from_file(str(folder / name)).data for name in _FILES)
+    users, items = (pa.ipc.open_stream(pa.memory_map(str(folder / name))).read_all() for name in _FILES)
     sequences = users.column("items").chunk(0)
-    numbers = {name: users.column(name).to_numpy() for name in ("train_end", "valid_at", "test_at")}
+    numbers: dict[str, Any] = {
+        name: np.from_dlpack(users.column(name).chunk(0)) for name in ("train_end", "valid_at", "test_at")
+    }
+    flat: Any = np.from_dlpack(sequences.values)
     facts = stored["fingerprint"]
     source = None if recipe.source is None else str(recipe.source)
     return Prepared(
@@ -220,8 +227,8 @@ def _load(recipe: Recipe, key: str, folder: Path, notes: list[str]) -> Prepared:
         user_ids=users.column("user_id").to_pylist(),
         item_ids=items.column("item_id").to_pylist(),
         texts=items.column("text").to_pylist(),
-        items=sequences.values.to_numpy(zero_copy_only=True),  # [N]
-        offsets=sequences.offsets.to_numpy().astype(np.int64),  # [U+1]
+        items=flat,  # [N]
+        offsets=np.from_dlpack(sequences.offsets).astype(np.int64),  # [U+1]
         **numbers,
         ceiling=stored["ceiling"],
     )
