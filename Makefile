@@ -12,6 +12,8 @@ SEEDS = 0
 GPUS = 1
 EPOCHS =
 SET =
+VARY =
+JSON =
 # Planted sets have records and a report of their own: results/ and reports/ are for real data.
 planted = $(if $(filter-out tiny tiny-shuffled,$(call items,$(DATASETS))),,$(DATASETS))
 RESULTS = results$(if $(planted),/tiny)
@@ -22,7 +24,7 @@ space := $() $()
 items = $(strip $(subst $(comma),$(space),$(1)))
 list = $(subst $(space),$(comma),$(call items,$(1)))
 
-export PYTHON LLM GPUS EPOCHS RESULTS OUT
+export PYTHON LLM GPUS EPOCHS RESULTS OUT VARY JSON
 export datasets = $(call list,$(DATASETS))
 export methods = $(call list,$(METHODS))
 export protocols = $(call list,$(PROTOCOL))
@@ -59,6 +61,10 @@ help: ## this text
 #|   PYTHON=python3       Python 3.11 or newer, for the first set-up
 #| `make bench LLM=bert-medium`, or any other LLM, means the paper's data and the protocol `paper`. So far that is
 #| DATASETS=scientific; its files are looked for in $ADAPTREC_DATA/scientific (docs/datasets.md).
+#|
+#| `make speed METHODS=lora` times one cell: the first of METHODS, DATASETS and PROTOCOL (docs/costs.md).
+#|   VARY=encode=cached,unique  time it once for each value of a setting, each in a fresh process
+#|   JSON=                where the figures are written too; `.venv/bin/adaptrec speed --show FILE` prints them again
 
 bench: .venv/.ready ## run the benchmark, print its tables, write its report
 	@set -f; set -- bench --datasets "$$datasets" --llms "$$LLM" --protocols "$$protocols" --seeds "$$seeds" \
@@ -92,9 +98,11 @@ report: .venv/.ready ## tables and plots of all records below RESULTS, into OUT
 	@set -- report --results "$$RESULTS" --out "$$OUT"; $(adaptrec)
 report: planted =
 
-speed: .venv/.ready ## time the training and evaluation steps of one cell (the first of METHODS, DATASETS, PROTOCOL)
+speed: .venv/.ready ## time training and evaluation of one cell, or of several that differ in one setting
 	@set -f; set -- speed --dataset "$$one_dataset" --llm "$$LLM" --method "$$one_method" --protocol "$$one_protocol"; \
 	[ -z "$$settings" ] || set -- "$$@" --set $$settings; \
+	[ -z "$$VARY" ] || set -- "$$@" --vary "$$VARY"; \
+	[ -z "$$JSON" ] || set -- "$$@" --json "$$JSON"; \
 	$(adaptrec)
 
 clean: ## remove .venv, the tools' caches and the smoke run; records and reports stay

@@ -127,13 +127,23 @@ def _fill_bench(parser: Parser) -> None:
 def _fill_speed(parser: Parser) -> None:
     parser.add_argument("--dataset", default="tiny", help="a recipe's name or a folder")
     parser.add_argument("--llm", default="minilm", help="a short name, a hub id or a folder")
-    parser.add_argument("--method", required=True, help="see `adaptrec list methods`")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--method", help="see `adaptrec list methods`")
+    what.add_argument(
+        "--show", type=Path, nargs="+", metavar="FILE",
+        help="time nothing: print the tables of records that --json wrote",
+    )  # fmt: skip
     parser.add_argument(
         "--protocol", default="paper", choices=list(PROTOCOLS), metavar="PROTOCOL", help=_protocols()
     )
-    parser.add_argument("--steps", type=int, default=30, help="training steps to time")
-    parser.add_argument("--warm-up", type=int, default=5, help="training steps before them")
+    parser.add_argument("--steps", type=int, default=30, help="optimiser steps to time")
+    parser.add_argument("--warm-up", type=int, default=5, help="optimiser steps before them")
     parser.add_argument("--passes", type=int, default=3, help="evaluation passes to time")
+    parser.add_argument(
+        "--vary", type=_setting, metavar="KEY=VALUE,VALUE,...",
+        help="time once for each value of a setting or hyper-parameter, each in a fresh process",
+    )  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     _add_set(parser)
 
 
@@ -174,6 +184,13 @@ def _names(text: str) -> list[str]:
     if not names:
         raise argparse.ArgumentTypeError("give at least one name")
     return list(dict.fromkeys(names))
+
+
+def _setting(text: str) -> tuple[str, list[str]]:
+    key, sign, values = text.partition("=")
+    if not sign or not key:
+        raise argparse.ArgumentTypeError(f"'{text}' is not KEY=VALUE,VALUE,...")
+    return key, _names(values)
 
 
 def _numbers(text: str) -> list[int]:
@@ -223,13 +240,22 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _speed(options: argparse.Namespace) -> int:
+    from benchmark.speed_record import read_speed, show
+
+    if options.show:
+        for name in ("vary", "json", "set"):
+            if getattr(options, name):
+                raise UserError(f"--show prints what was measured; --{name} does not go with it.")
+        print("\n\n".join([show(read_speed(path)) for path in options.show]))
+        return 0
     from benchmark.cell import Cell
-    from benchmark.speed import speed
+    from benchmark.speed import Plan, speed
 
     cell = Cell(options.dataset, options.llm, options.method, options.protocol, 0, tuple(options.set))
-    for line in speed(cell, options.steps, options.warm_up, options.passes):
-        print(line, flush=True)
-    return 0
+    plan = Plan(options.steps, options.warm_up, options.passes)
+    record = speed(cell, options.vary, plan, options.json)
+    print(show(record))
+    return 0 if all(variant.status == "ok" for variant in record.variants) else 1
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -28,7 +28,7 @@ FLOORS = (
     {"data", "llm"},
     {"model"},
     {"train"},
-    {"cell", "inputs", "wiring", "describe", "run", "report", "speed", "settings_page"},
+    {"cell", "inputs", "wiring", "describe", "run", "report", "speed", "speed_record", "settings_page"},
     {"grid"},
     {"cli"},
     {"__main__"},

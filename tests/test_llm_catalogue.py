@@ -88,6 +88,33 @@ def test_every_short_name_is_pinned() -> None:
         assert pinned, name
 
 
+@pytest.mark.parametrize(
+    ("name", "layers", "width", "tokens", "parameters"),
+    [  # the published models have 66.4, 82.1 and 41.4 million with their poolers, which are left out here
+        ("random-distilbert", 6, 768, 512, 66_362_880),
+        ("random-distilroberta", 6, 768, 513, 81_527_808),
+        ("random-bert-medium", 8, 512, 512, 41_110_528),
+    ],
+)
+def test_random_weights_in_a_true_shape(
+    name: str, layers: int, width: int, tokens: int, parameters: int
+) -> None:
+    import torch
+    from transformers import AutoModel
+
+    from benchmark.llm import encoder
+
+    llm = resolve(name)
+    assert (llm.source, llm.n_layers, llm.width, llm.max_tokens) == ("random", layers, width, tokens)
+    with torch.device("meta"):
+        model = AutoModel.from_config(encoder._config(llm))
+    pooler = width * width + width if getattr(model, "pooler", None) is not None else 0
+    assert sum(parameter.numel() for parameter in model.parameters()) - pooler == parameters
+    tokenizer = encoder.load_tokenizer(llm)
+    assert len(tokenizer) <= model.config.vocab_size
+    assert tokenizer.pad_token_id == model.config.pad_token_id
+
+
 def test_unknown_name_gets_the_nearest() -> None:
     assert "Did you mean 'minilm'?" in message("minilmm")
 

@@ -106,6 +106,18 @@ def test_smoke_and_speed(checkout: Path) -> None:
     assert calls[-1][1:] == ["--dataset", "tiny", "--llm", "minilm", "--method", "tmoe", "--protocol", "fair"]
 
 
+def test_speed_hands_over_what_is_varied_and_where_figures_go(checkout: Path) -> None:
+    values = "encode=cached,unique;touch x"
+    (call,), _ = make(
+        checkout, "speed", "METHODS=lora", f"VARY={values}", "JSON=my figures.json", "SET=width=8"
+    )
+    assert option(call, "--method") == "lora"
+    assert option(call, "--set") == "width=8"
+    assert option(call, "--vary") == values
+    assert option(call, "--json") == "my figures.json"
+    assert not (checkout / "x").exists()
+
+
 def test_set_up_refuses_an_old_python_in_one_line(checkout: Path) -> None:
     (checkout / ".venv" / ".ready").unlink()
     old = checkout / "old-python"
