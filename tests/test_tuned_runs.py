@@ -1,0 +1,192 @@
+"""Whole runs of methods that train the language model: records, certificates, resuming, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from data_folders import write_folder
+
+from benchmark.cell import Cell, resolve_cell
+from benchmark.cli import main
+from benchmark.record import RunRecord, read_record
+from benchmark.train import loop
+from benchmark.train.checkpoint import Checkpoint
+
+ITEMS = "abcdefghijkl"
+USERS = {f"u{n}": " ".join(ITEMS[(n * 5 + step) % 12] for step in range(6)) for n in range(16)}
+SMALL = ("precision=no", "width=8", "sasrec_inner=8", "learning_rate=0.01", "epochs=3")
+SILENT = ("dropout=0", "llm_dropout=False", "sasrec_dropout=0")
+"""No random numbers but the starting weights: those of dropout depend on the number of processes."""
+TUNED = ("lora", "adalora", "full", "peft")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(
+        tmp_path_factory.mktemp("data") / "small", USERS, {item: f"thing {item} {item * 3}" for item in ITEMS}
+    )
+
+
+def cell(folder: Path, method: str, *more: str, protocol: str = "fair") -> Cell:
+    return Cell(str(folder), "random-tiny", method, protocol, overrides=(*SMALL, *more))
+
+
+def command(folder: Path, method: str, results: Path, *more: str, protocol: str = "fair") -> list[str]:
+    return [
+        "run", "--dataset", str(folder), "--llm", "random-tiny", "--method", method, "--protocol", protocol,
+        "--results", str(results), "--set", *SMALL, *more,
+    ]  # fmt: skip
+
+
+def run(folder: Path, method: str, results: Path, *more: str, protocol: str = "fair") -> RunRecord:
+    assert main(command(folder, method, results, *more, protocol=protocol)) == 0
+    return read_record(resolve_cell(cell(folder, method, *more, protocol=protocol)).record_path(results))
+
+
+@pytest.mark.parametrize("protocol", ["paper", "fair"])
+@pytest.mark.parametrize("method", TUNED)
+def test_a_record_proves_that_the_method_adapted(
+    folder: Path, tmp_path: Path, method: str, protocol: str
+) -> None:
+    record = run(folder, method, tmp_path, protocol=protocol)
+    proof = record.liveness
+    assert proof is not None and proof.problems == []
+    assert proof.trainable_tensors == proof.reached == proof.changed
+    assert proof.ranks_moved > 0 and proof.frozen_tensors > 5
+    assert record.initial["valid"]["recall@10"] >= 0
+    assert record.cost.encodings_per_epoch and record.cost.chunk_tokens == 4096
+    assert record.cost.trainable_parameters == proof.trainable_parameters
+    assert record.cost.candidates is not None
+    if protocol == "fair":
+        assert record.cost.candidates == pytest.approx(12), "every item, the positive included"
+    else:
+        assert record.settings["batch_size"] == 32 and record.settings["accumulation"] == 8
+    # the lower layers of `full` run once; the others train in every layer
+    assert record.cost.lower_layers == (1 if method == "full" else None)
+    assert (record.cost.prepare_seconds is None) == (protocol == "paper" and method != "full")
+
+
+def test_a_reader_of_states_has_no_chunks(folder: Path, tmp_path: Path) -> None:
+    record = run(folder, "tmoe", tmp_path)
+    assert record.liveness is not None and record.liveness.problems == []
+    assert record.cost.encodings_per_epoch is record.cost.chunk_tokens is None
+
+
+def test_encoding_in_other_ways_changes_the_cost_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+    quiet = (*SILENT, "batch_size=8")
+    found = {
+        encode: run(folder, "lora", tmp_path, *quiet, f"encode={encode}", "chunk_tokens=20", protocol="paper")
+        for encode in ("occurrences", "unique", "cached")
+    }
+    losses = {name: [row.loss for row in record.curve] for name, record in found.items()}
+    assert losses["unique"] == pytest.approx(losses["cached"], rel=1e-4)
+    assert losses["unique"] == pytest.approx(losses["occurrences"], rel=1e-4)
+    encodings = {name: record.cost.encodings_per_epoch or 0 for name, record in found.items()}
+    assert encodings["unique"] == encodings["cached"] < encodings["occurrences"] / 4
+    assert len({record.config_hash for record in found.values()}) == 3
+    assert len({record.protocol_hash for record in found.values()}) == 1, "they may stand in one table"
+
+
+def test_lower_states_change_the_cost_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+    quiet = ("llm_dropout=False", "sasrec_dropout=0")
+    on, off = (run(folder, "full", tmp_path, *quiet, f"lower_states={choice}") for choice in ("on", "off"))
+    assert (on.cost.lower_layers, off.cost.lower_layers) == (1, None)
+    assert [row.loss for row in on.curve] == pytest.approx([row.loss for row in off.curve], rel=1e-4)
+
+
+def test_nothing_learned_is_a_failed_run_with_a_reason(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A learning rate so small that no number changes: the run says so instead of reporting a result."""
+    more = ("learning_rate=1e-30",)
+    overrides = tuple(pair for pair in SMALL if not pair.startswith("learning_rate"))
+    arguments = command(folder, "lora", tmp_path)
+    arguments = [argument for argument in arguments if not argument.startswith("learning_rate")] + [*more]
+    assert main(arguments) == 1
+    subject = Cell(str(folder), "random-tiny", "lora", "fair", overrides=(*overrides, *more))
+    record = read_record(resolve_cell(subject).record_path(tmp_path))
+    assert record.status == "failed" and record.error and "training did not change" in record.error
+    assert record.liveness is not None and record.liveness.problems[0] == record.error
+    assert "failed: training did not change" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["lora", "adalora", "full"])
+def test_an_interrupted_run_ends_as_one_that_was_not(
+    folder: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(folder, method, tmp_path / "whole")
+    real = loop.Trainer._epoch
+
+    def stop_in_the_second(self: Any) -> None:
+        if self.progress.epoch == 1:
+            raise KeyboardInterrupt
+        real(self)
+
+    monkeypatch.setattr(loop.Trainer, "_epoch", stop_in_the_second)
+    assert main(command(folder, method, tmp_path / "cut")) == 130
+    monkeypatch.setattr(loop.Trainer, "_epoch", real)
+    cut = run(folder, method, tmp_path / "cut")
+    assert [row.loss for row in cut.curve] == pytest.approx([row.loss for row in whole.curve], rel=1e-5)
+    assert cut.metrics == whole.metrics
+    assert cut.extra == whole.extra
+    assert cut.liveness == whole.liveness
+
+
+def test_a_checkpoint_holds_no_frozen_weights(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    sizes = {}
+    save = Checkpoint.save
+
+    def watched(self: Checkpoint, last: dict[str, Any], *rest: Any) -> None:
+        sizes.update(
+            {name: value.numel() for name, value in last["weights"].items() if torch.is_tensor(value)}
+        )
+        save(self, last, *rest)
+
+    monkeypatch.setattr(Checkpoint, "save", watched)
+    record = run(folder, "lora", tmp_path)
+    assert sum(sizes.values()) == record.cost.trainable_parameters
+    assert not any("word_embeddings" in name for name in sizes)
+
+
+def test_the_pool_of_fair_depends_on_the_size_of_the_catalogue(folder: Path) -> None:
+    def candidates(*more: str) -> str:
+        return resolve_cell(cell(folder, "lora", *more)).settings.candidates
+
+    assert candidates() == "catalogue"
+    assert candidates("catalogue_limit=12") == "catalogue"
+    assert candidates("catalogue_limit=11") == "sampled"
+    assert candidates("catalogue_limit=11", "candidates=catalogue") == "catalogue", "who asks for it gets it"
+
+
+def launched(folder: Path, results: Path, launcher: list[str]) -> subprocess.Popen[str]:
+    arguments = command(folder, "lora", results, *SILENT)
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *launcher, "-m", "benchmark", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_two_machines_run_what_one_runs(folder: Path, tmp_path: Path) -> None:
+    """Two nodes of one process each, on this machine, as multi-node launchers start them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    meeting = ["--nnodes", "2", "--nproc_per_node", "1", "--master_addr", "127.0.0.1"]
+    meeting += ["--master_port", str(port)]
+    nodes = [launched(folder, tmp_path / "two", [*meeting, "--node_rank", str(rank)]) for rank in (0, 1)]
+    one = run(folder, "lora", tmp_path / "one", *SILENT)
+    told = [node.communicate(timeout=120) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], told
+    two = RunRecord.model_validate(json.loads(Path(told[0][0].strip().splitlines()[-1]).read_text()))
+    assert (one.environment.world_size, two.environment.world_size) == (1, 2)
+    assert [row.loss for row in two.curve] == pytest.approx([row.loss for row in one.curve], rel=1e-3)
+    assert (two.best_epoch, two.metrics) == (one.best_epoch, one.metrics)
+    assert two.liveness is not None and two.liveness.problems == []
