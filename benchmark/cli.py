@@ -87,6 +87,9 @@ def _fill_prepare(parser: Parser) -> None:
     parser.add_argument(
         "--methods", type=_names, help="the methods whose layers to compute; all when left out"
     )
+    parser.add_argument(
+        "--protocols", "--protocol", type=_names, default=list(PROTOCOLS), help="under which they will run"
+    )
     _add_set(parser)
 
 
@@ -210,7 +213,10 @@ def _overrides(options: argparse.Namespace) -> tuple[str, ...]:
 def _prepare(options: argparse.Namespace) -> int:
     from benchmark.inputs import prepare_inputs
 
-    for line in prepare_inputs(options.dataset, options.llm, options.methods, tuple(options.set)):
+    lines = prepare_inputs(
+        options.dataset, options.llm, options.methods, options.protocols, tuple(options.set)
+    )
+    for line in lines:
         print(line)
     return 0
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -145,7 +146,11 @@ def _release(device: torch.device) -> None:
 
 
 def prepare_inputs(
-    dataset: str, llm: str | None, methods: list[str] | None, overrides: tuple[str, ...]
+    dataset: str,
+    llm: str | None,
+    methods: Sequence[str] | None,
+    protocols: Sequence[str],
+    overrides: tuple[str, ...],
 ) -> Iterator[str]:
     """Prepare a dataset and, where a language model is named, the states that `methods` need of it.
 
@@ -159,9 +164,9 @@ def prepare_inputs(
     layers: dict[tuple[str, str], set[int]] = {}
     tuned: list[Resolved] = []
     model: LLM | None = None
-    for name in methods or registry.default_names():
+    for name, protocol in product(methods or registry.default_names(), protocols):
         chosen = applicable(overrides, registry.get(name).Config)
-        resolved = resolve_cell(Cell(dataset, llm, name, overrides=chosen))
+        resolved = resolve_cell(Cell(dataset, llm, name, protocol, overrides=chosen))
         if resolved.llm is None:
             continue
         model = resolved.llm
@@ -170,19 +175,28 @@ def prepare_inputs(
         if resolved.cls.reads == "tokens":
             tuned.append(resolved)
     for (pooling, dtype), wanted in layers.items():
-        if not wanted:
-            continue
-        assert model is not None
-        order = sorted(wanted, reverse=True)
-        states = load_states(prepared.texts, model, order, pooling, dtype, cache_folder(), pick_device())
-        yield f"hidden states of {model.name}, layers {order}: {_how(states)}"
+        if wanted:
+            assert model is not None
+            order = sorted(wanted, reverse=True)
+            states = load_states(prepared.texts, model, order, pooling, dtype, cache_folder(), pick_device())
+            yield f"hidden states of {model.name}, layers {order}: {_how(states)}"
+    yield from _prepare_lower(tuned)
+
+
+def _prepare_lower(tuned: Sequence[Resolved]) -> Iterator[str]:
+    """States behind the layers that methods never train, each once."""
     tokens: Tokens | None = None
+    done: set[tuple[int, str]] = set()
     for resolved in tuned:
         assert resolved.llm is not None
-        tokens = tokens or load_tokens(prepared.texts, resolved.llm)
-        lower = _lower_states(resolved, resolved.llm, tokens, pick_device())
-        if lower is not None:
-            yield f"states of all tokens of {resolved.llm.name} behind layer {lower.layer}: {_how(lower)}"
+        layer = resolved.cls.frozen_layers(resolved.config, resolved.llm.n_layers)
+        if not layer or (layer, resolved.settings.states_dtype) in done:
+            continue
+        done.add((layer, resolved.settings.states_dtype))
+        tokens = tokens or load_tokens(resolved.prepared.texts, resolved.llm)
+        states = _lower_states(resolved, resolved.llm, tokens, pick_device())
+        if states is not None:
+            yield f"states of all tokens of {resolved.llm.name} behind layer {layer}: {_how(states)}"
 
 
 def _how(states: States | TokenStates) -> str:

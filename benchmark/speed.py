@@ -209,7 +209,7 @@ def measure(trainer: Trainer, seed: int, plan: Plan, variant: Variant) -> None:
     with trainer.memory.phase("eval"):
         for number in range(plan.passes + 1):
             begin = _now(trainer.device)
-            trainer._within_memory(
+            trainer.within_memory(
                 lambda: evaluate(
                     trainer.model, task.sequences, task.valid, task.history_start, trainer.device
                 )
@@ -227,7 +227,7 @@ def _step(trainer: Trainer, batches: Iterator[Batch]) -> tuple[dict[str, float],
     members = list(islice(batches, trainer.settings.accumulation))
     data = _now(trainer.device) - begin
     # where memory is short, a step is tried again with smaller chunks, as in a run; that try is timed
-    seconds, encoded = trainer._within_memory(lambda: _gradients(trainer, members))
+    seconds, encoded = trainer.within_memory(lambda: _gradients(trainer, members))
     begin = _now(trainer.device)
     trainer.optimise()
     return {"data": data, **seconds, "optimiser": _now(trainer.device) - begin}, encoded

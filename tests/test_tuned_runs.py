@@ -102,6 +102,22 @@ def test_lower_states_change_the_cost_and_nothing_else(folder: Path, tmp_path: P
     assert [row.loss for row in on.curve] == pytest.approx([row.loss for row in off.curve], rel=1e-4)
 
 
+def test_prepare_computes_all_that_the_runs_will_read(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADAPTREC_CACHE", str(tmp_path / "cache"))
+    asked = ["prepare", "--dataset", str(folder), "--llm", "random-tiny", "--methods", "lora,full"]
+    assert main([*asked, "--protocols", "paper"]) == 0
+    told = capfd.readouterr().out
+    assert "behind layer 1: computed" in told and "hidden states of random-tiny, layers" not in told
+    assert main(asked) == 0
+    told = capfd.readouterr().out
+    assert "behind layer 1: already there" in told
+    assert "hidden states of random-tiny, layers [3]: computed" in told, (
+        "statistics of the top layer for fair"
+    )
+
+
 def test_nothing_learned_is_a_failed_run_with_a_reason(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -203,8 +203,8 @@ def _fault(folder: Path) -> str:
 def _load(recipe: Recipe, key: str, folder: Path, notes: list[str]) -> Prepared:
     """Memory-map a form that is whole.
 
-    By Arrow and DLPack alone: `datasets` and Arrow's own `to_numpy` import pandas, for which each process of a
-    grid would wait.
+    By Arrow and DLPack alone: `datasets` and Arrow's own `to_numpy` import pandas, for which each process of
+    a grid would wait.
     """
     import pyarrow as pa
 

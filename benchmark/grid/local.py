@@ -48,13 +48,16 @@ def bench(cells: Sequence[Cell], results: Path, processes: int = 1, fresh: bool 
 
 def prepare_states(cells: Sequence[Cell]) -> None:
     """Compute the hidden states that the grid reads in one pass a language model, in a process of its own."""
-    groups: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    groups: dict[tuple[str, str, tuple[str, ...]], list[Cell]] = {}
     for cell in cells:
-        methods = groups.setdefault((cell.dataset, cell.llm, cell.overrides), [])
-        if cell.method not in methods:
-            methods.append(cell.method)
-    for (dataset, llm, overrides), methods in groups.items():
-        command = ["prepare", "--dataset", dataset, "--llm", llm, "--methods", ",".join(methods)]
+        groups.setdefault((cell.dataset, cell.llm, cell.overrides), []).append(cell)
+    for (dataset, llm, overrides), group in groups.items():
+        command = ["prepare", "--dataset", dataset, "--llm", llm]
+        for option, names in (
+            ("--methods", [c.method for c in group]),
+            ("--protocols", [c.protocol for c in group]),
+        ):
+            command += [option, ",".join(dict.fromkeys(names))]
         status = subprocess.run(
             [*_python(), *command, *_set(overrides)], stdout=sys.stderr, check=False
         ).returncode

@@ -143,11 +143,7 @@ class Trainer:
             self.model.method.after_step(self.progress.step)
         self.optimiser.zero_grad()
 
-    def _evaluate(self, rows: Rows) -> UserRanks:
-        data, start = self.task.sequences, self.task.history_start
-        return self._within_memory(lambda: evaluate(self.model, data, rows, start, self.device, self._rank))
-
-    def _within_memory(self, action: Callable[[], T]) -> T:
+    def within_memory(self, action: Callable[[], T]) -> T:
         """Do `action`; where a chunk of texts does not fit into memory, again with smaller chunks.
 
         Every process that trains along comes to the same end, since each hears of the others' want of memory.
@@ -163,6 +159,10 @@ class Trainer:
             self.optimiser.zero_grad()
             _set_random_state(random, self.device)
             self.say(f"out of memory: going on with chunks of {self.model.encoder.chunk_tokens} tokens")
+
+    def _evaluate(self, rows: Rows) -> UserRanks:
+        data, start = self.task.sequences, self.task.history_start
+        return self.within_memory(lambda: evaluate(self.model, data, rows, start, self.device, self._rank))
 
     @property
     def _rank(self) -> int:
@@ -219,7 +219,7 @@ class Trainer:
         )
         iterator = iter(bar)
         while members := list(islice(iterator, group)):
-            sums[:2] += self._within_memory(lambda members=members: self._gradients(members))  # type: ignore[misc]
+            sums[:2] += self.within_memory(lambda members=members: self._gradients(members))  # type: ignore[misc]
             self.optimise()
         sums[2] = encoder.encoded - before
         if world_size() > 1:
