@@ -77,10 +77,9 @@ class Settings:
     max_tokens: Annotated[int, Field(ge=0)] = 0
     """Tokens of an item text at most; 0 is the language model's own limit."""
     encode: Literal["cached", "unique", "occurrences"] = later("cached")
-    """How a step encodes texts where the language model trains. `cached`: each item once, in chunks whose
-    graph is built again for the backward pass, so that a chunk sets the memory. `unique`: each item once, all
-    graphs kept. `occurrences`: every slot of every padded sequence anew, in one piece, as published code
-    does."""
+    """How a step embeds items. `cached`: each once; where the language model trains, in chunks whose graph is
+    built again for the backward pass, so that a chunk sets the memory. `unique`: each once, all graphs kept.
+    `occurrences`: every slot of every padded sequence anew, in one piece, as published code does."""
     chunk_tokens: Annotated[int, Field(ge=0)] = later(0)
     """Tokens of a chunk, padding included, to start from; 0 is 4,096 on a CPU, 65,536 on a GPU."""
     lower_states: Literal["auto", "on", "off"] = later("auto")

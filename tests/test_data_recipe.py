@@ -20,7 +20,7 @@ def test_shipped_recipes_are_listed_without_heavy_imports():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (
         done.stdout.strip()
-        == "['beauty', 'instruments', 'scientific', 'scientific-6core', 'tiny', 'tiny-shuffled'] []"
+        == "['beauty', 'instruments', 'scientific', 'tiny', 'tiny-shuffled'] []"
     )
 
 
