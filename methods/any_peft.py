@@ -50,6 +50,7 @@ class AnyPeft(Adapted):
     """Any other adapter of PEFT, from its configuration: DoRA, IA3, VeRA, OFT, tuned norms or biases, ..."""
 
     Config: ClassVar[type[Any]] = AnyPeftConfig
+    by_default: ClassVar[bool] = False
 
     def peft_config(self, context: Context) -> Any:
         """The configuration as it was given."""
