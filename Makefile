@@ -81,8 +81,8 @@ bench: .venv/.ready ## run the benchmark, print its tables, write its report
 smoke: .venv/.ready ## every method, small, two epochs on random weights, from nothing: under a minute
 	@rm -rf results/smoke reports/smoke
 	@export ADAPTREC_CACHE=results/smoke/cache; \
-	set -- bench --datasets tiny --llms random-tiny --protocols fair --epochs 2 --results results/smoke \
-	  --set width=32 sasrec_inner=32; \
+	set -- bench --datasets tiny --llms random-tiny --protocols fair --epochs 2 --jobs 2 --results results/smoke \
+	  --set width=32 sasrec_inner=32 batch_size=1024; \
 	$(adaptrec) && \
 	set -- report --results results/smoke --out reports/smoke && \
 	$(adaptrec)

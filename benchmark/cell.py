@@ -145,9 +145,10 @@ def _settings(
     hyper = {field.name for field in fields(cls.Config)}
     merged: dict[str, Any] = {}
     for where, values in layers:
-        parse(
-            Settings, {name: value for name, value in values.items() if name not in hyper | {"init"}}, where
-        )
+        if others := set(values) - known - hyper:  # protocols and recipes also speak to other methods
+            others -= {field.name for name in registry.names() for field in fields(registry.get(name).Config)}
+        checked = {name: value for name, value in values.items() if name in known | others}
+        parse(Settings, checked, where)
         merged.update(values)
     settings = parse(
         Settings, {name: value for name, value in merged.items() if name in known} | harness, "--set"

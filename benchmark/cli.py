@@ -123,6 +123,9 @@ def _fill_bench(parser: Parser) -> None:
     )
     parser.add_argument("--seeds", "--seed", type=_numbers, default=[0], help="by commas")
     parser.add_argument("--processes", type=int, default=1, help="processes (GPUs) of each run")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="cells at a time, which share the processor: their times mislead"
+    )
     _add_common(parser)
     parser.add_argument("--fresh", action="store_true", help="run finished cells anew")
 
@@ -242,7 +245,7 @@ def _bench(options: argparse.Namespace) -> int:
     cells = expand(
         options.datasets, options.llms, options.methods, options.protocols, options.seeds, _overrides(options)
     )
-    return bench(cells, options.results, options.processes, options.fresh)
+    return bench(cells, options.results, options.processes, options.fresh, options.jobs)
 
 
 def _speed(options: argparse.Namespace) -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.describe import add_cost, add_quality, add_training, blank
@@ -105,14 +106,17 @@ def _write(record: RunRecord, status: str, error: str | None, path: Path) -> Run
 
 def _write_ranks(ranks: UserRanks, path: Path) -> None:
     """Parquet beside the record: user (index in the prepared data), rank, rank_masked."""
-    table = pa.table({
-        "user": pa.array(ranks.user.astype(np.int32)),
-        "rank": pa.array(ranks.raw),
-        "rank_masked": pa.array(ranks.masked),
-    })  # fmt: skip
+    columns = {"user": ranks.user.astype(np.int32), "rank": ranks.raw, "rank_masked": ranks.masked}
+    table = pa.table({name: _column(values) for name, values in columns.items()})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     write_atomically(ranks_path(path), sink.getvalue().to_pybytes())
+
+
+def _column(values: NDArray[Any]) -> pa.Array:
+    """As `pa.array`, which would import pandas."""
+    kind = {"i": pa.int32(), "f": pa.float64()}[values.dtype.kind]
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
 
 
 @contextmanager
