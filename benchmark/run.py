@@ -106,7 +106,11 @@ def _write(record: RunRecord, status: str, error: str | None, path: Path) -> Run
 
 def _write_ranks(ranks: UserRanks, path: Path) -> None:
     """Parquet beside the record: user (index in the prepared data), rank, rank_masked."""
-    columns = {"user": ranks.user.astype(np.int32), "rank": ranks.raw, "rank_masked": ranks.masked}
+    columns: dict[str, NDArray[Any]] = {
+        "user": ranks.user.astype(np.int32),
+        "rank": ranks.raw,
+        "rank_masked": ranks.masked,
+    }
     table = pa.table({name: _column(values) for name, values in columns.items()})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")

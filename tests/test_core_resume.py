@@ -194,6 +194,12 @@ def test_a_damaged_checkpoint_is_one_clear_line(
     assert "--fresh" in told[0]
 
 
+def test_a_checkpoint_of_another_version_is_one_clear_line(tmp_path: Path) -> None:
+    torch.save({"weights": {}, "progress": {}}, tmp_path / "last.pt")
+    with pytest.raises(UserError, match=r"last\.pt is of another version; --fresh"):
+        Checkpoint(tmp_path).load(torch.nn.Module())
+
+
 def test_missing_best_weights_are_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"best-3\.pt cannot be read"):
         Checkpoint(tmp_path).load_best(3, torch.nn.Module())

@@ -18,6 +18,10 @@ from torch import nn
 from methods.errors import UserError
 
 
+FORMAT = 2
+"""Raise it when a checkpoint holds other things: a run is then not taken up by code that it is not for."""
+
+
 class Checkpoint:
     """The checkpoint folder of one run."""
 
@@ -29,7 +33,7 @@ class Checkpoint:
         self.folder.mkdir(parents=True, exist_ok=True)
         if best is not None:
             _write(self._best(best_epoch), best)
-        _write(self.folder / "last.pt", last)
+        _write(self.folder / "last.pt", {**last, "format": FORMAT})
         for old in self.folder.glob("best-*.pt"):
             if old != self._best(best_epoch):
                 old.unlink()
@@ -40,6 +44,8 @@ class Checkpoint:
         if not path.exists():
             return None
         state = _read(path)
+        if state.get("format") != FORMAT:
+            raise UserError(f"checkpoint {path} is of another version; --fresh starts this run anew.")
         _restore(model, state["weights"], path)
         return state
 
