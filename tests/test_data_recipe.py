@@ -18,10 +18,7 @@ def test_shipped_recipes_are_listed_without_heavy_imports():
         "print(sorted(names), sorted(heavy))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (
-        done.stdout.strip()
-        == "['beauty', 'instruments', 'scientific', 'tiny', 'tiny-shuffled'] []"
-    )
+    assert done.stdout.strip() == "['beauty', 'instruments', 'scientific', 'tiny', 'tiny-shuffled'] []"
 
 
 def test_every_shipped_recipe_has_a_summary_and_a_card():

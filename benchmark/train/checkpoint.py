@@ -17,7 +17,6 @@ from torch import nn
 
 from methods.errors import UserError
 
-
 FORMAT = 2
 """Raise it when a checkpoint holds other things: a run is then not taken up by code that it is not for."""
 
