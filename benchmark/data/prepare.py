@@ -216,7 +216,7 @@ def _load(recipe: Recipe, key: str, folder: Path, notes: list[str]) -> Prepared:
     }
     flat: Any = np.from_dlpack(sequences.values)
     facts = stored["fingerprint"]
-    source = None if recipe.source is None else str(recipe.source)
+    source = None if recipe.source is None else recipe.source.name  # a record names no folder of a machine
     return Prepared(
         name=recipe.name,
         key=key,
