@@ -23,7 +23,7 @@ ROW_SETTINGS = (
     "ids", "batch_size", "accumulation", "encode", "chunk_tokens", "lower_states", "lower_states_gib",
 )  # fmt: skip
 """Settings in which rows of one table may differ: the published schedules give methods their own batches, and
-how texts are encoded changes what a run costs, not what it computes."""
+how texts are encoded changes what a run costs, and nothing else but which dropout masks are drawn."""
 NO_LLM = "none"
 """Folder of the records of methods that read no language model."""
 

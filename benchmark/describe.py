@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 
 from benchmark.cell import Resolved
 from benchmark.config import as_dict
-from benchmark.data.batches import most_batches
+from benchmark.data.batches import total_steps
 from benchmark.data.prepare import Prepared
 from benchmark.data.sequences import Ints
 from benchmark.inputs import Inputs
@@ -82,7 +83,9 @@ def add_cost(record: RunRecord, trainer: Trainer, inputs: Inputs) -> None:
     record.cost = Cost(
         prepare_seconds=inputs.prepare_seconds,
         predictions_per_epoch=int(trainer.task.train.predictions.sum()),
-        steps_per_epoch=-(-most_batches(trainer.task.train, settings.batch_size) // settings.accumulation),
+        steps_per_epoch=total_steps(
+            trainer.task.train, trainer.task.sequences, replace(settings, epochs=1), record.seed
+        ),
         trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         total_parameters=sum(p.numel() for p in parameters),
         states_on=inputs.states_on,
@@ -90,13 +93,15 @@ def add_cost(record: RunRecord, trainer: Trainer, inputs: Inputs) -> None:
     )
 
 
-def add_training(record: RunRecord, trainer: Trainer) -> None:
-    """The curve and the cost of the epochs so far."""
-    progress = trainer.progress
+def add_training(record: RunRecord, trainer: Trainer, alone: bool = False) -> None:
+    """The curve and the cost of the epochs so far; `alone` where other processes may not answer any more."""
+    progress, encoder = trainer.progress, trainer.model.encoder
     record.curve, record.epochs_run = progress.curve, progress.epoch
     record.best_epoch, record.initial = progress.best_epoch or None, progress.initial
     cost = record.cost
-    cost.peak_memory = trainer.memory.over_processes()
+    cost.peak_memory = trainer.memory.peaks if alone else trainer.memory.over_processes()
+    if encoder.inputs.lengths is not None:
+        cost.chunk_tokens, cost.chunk_halvings = encoder.chunk_tokens, encoder.halvings
     if not progress.curve:
         return
     train = [row.train_seconds for row in progress.curve]
@@ -108,9 +113,8 @@ def add_training(record: RunRecord, trainer: Trainer) -> None:
     cost.train_seconds = sum(train)
     cost.seconds_to_best = sum(train[: progress.best_epoch])
     cost.candidates = progress.candidates
-    if trainer.model.encoder.inputs.lengths is not None:
+    if encoder.inputs.lengths is not None:
         cost.encodings_per_epoch = progress.encodings
-        cost.chunk_tokens, cost.chunk_halvings = progress.chunk_tokens, progress.halvings
 
 
 def add_quality(record: RunRecord, task: Task, ranks: UserRanks) -> None:

@@ -82,13 +82,15 @@ class MemoryGauge:
         _reset_host_peak()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        yield
-        now = PeakMemory(host=_host_peak())
-        if self.device.type == "cuda":
-            now.allocated = torch.cuda.max_memory_allocated(self.device)
-            now.reserved = torch.cuda.max_memory_reserved(self.device)
-            now.process = _nvml_process_memory(self.device)
-        self.peaks[name] = _largest(self.peaks.get(name), now)
+        try:
+            yield
+        finally:  # what ran out of memory has a peak too
+            now = PeakMemory(host=_host_peak())
+            if self.device.type == "cuda":
+                now.allocated = torch.cuda.max_memory_allocated(self.device)
+                now.reserved = torch.cuda.max_memory_reserved(self.device)
+                now.process = _nvml_process_memory(self.device)
+            self.peaks[name] = _largest(self.peaks.get(name), now)
 
     def over_processes(self) -> dict[str, PeakMemory]:
         """Peaks of each phase, the largest over the processes."""

@@ -78,6 +78,7 @@ class Cost(_Part):
     """Training seconds up to and including the chosen epoch."""
     predictions_per_epoch: int | None = None
     steps_per_epoch: int | None = None
+    """Optimiser steps of the first epoch; the order of the rows decides how many batches an epoch has."""
     candidates: float | None = None
     """Mean number of softmax candidates of a prediction, its positive included."""
     encodings_per_epoch: int | None = None

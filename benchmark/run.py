@@ -41,13 +41,16 @@ def run(cell: Cell, results: Path, fresh: bool = False) -> tuple[Path, RunRecord
     path = resolved.record_path(results)
     checkpoint = Checkpoint(path.with_suffix(".checkpoint"))
     with _alone(path, accelerator):
-        if fresh and accelerator.is_main_process:
-            path.unlink(missing_ok=True)
-            checkpoint.remove()
+        done = None if fresh else finished(path)
         accelerator.wait_for_everyone()
-        if record := finished(path):
+        if done:
             say(f"finished already: {path} (--fresh runs it anew)")
-            return path, record
+            return path, done
+        if accelerator.is_main_process:
+            path.unlink(missing_ok=True)  # of a run that did not end well, or is not wanted any more
+            if fresh:
+                checkpoint.remove()
+        accelerator.wait_for_everyone()
         return path, _attempt(resolved, precision, accelerator, path, checkpoint)
 
 
@@ -86,9 +89,11 @@ def _execute(
     add_cost(record, trainer, inputs)
     try:
         record.stopped = trainer.fit()
-    finally:
-        add_training(record, trainer)
-    ranks = trainer.test()
+        ranks = trainer.test()
+    except BaseException:
+        add_training(record, trainer, alone=True)
+        raise
+    add_training(record, trainer)
     record.extra = trainer.model.method.extra_record()
     add_quality(record, trainer.task, ranks)
     record.liveness = trainer.certificate()
@@ -98,8 +103,11 @@ def _execute(
 
 
 def _write(record: RunRecord, status: str, error: str | None, path: Path) -> RunRecord:
+    """Write how the run ended. Of several processes the main one does where all is well; a fault is told by
+    the first that meets it, since the others only learn that somebody is gone, and are ended."""
     record = RunRecord.model_validate({**record.model_dump(), "status": status, "error": error})
-    if not (torch.distributed.is_initialized() and torch.distributed.get_rank()):
+    main = not (torch.distributed.is_initialized() and torch.distributed.get_rank())
+    if main if status == "ok" else not path.exists():
         record.write(path)
     return record
 

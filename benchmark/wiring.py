@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from benchmark.cell import Resolved
 from benchmark.config import Settings
-from benchmark.data.batches import Sequences, most_batches
+from benchmark.data.batches import Sequences, total_steps
 from benchmark.data.sequences import Ints, evaluation_rows, training_rows
 from benchmark.inputs import Inputs, load_inputs
 from benchmark.measure import native_bf16, pick_device
@@ -33,12 +34,10 @@ def build_trainer(
     settings, seed = resolved.settings, resolved.cell.seed
     inputs = load_inputs(resolved, accelerator.device)
     task = _task(resolved, inputs.items.padding)
-    steps = -(-most_batches(task.train, settings.batch_size) // settings.accumulation)
+    steps = total_steps(task.train, task.sequences, settings, seed)
     n_items = len(resolved.prepared.texts)
     torch.manual_seed(seed)
-    context = Context(
-        out_dim=settings.width, n_items=n_items, total_steps=steps * settings.epochs, **inputs.context
-    )
+    context = Context(out_dim=settings.width, n_items=n_items, total_steps=steps, **inputs.context)
     method = resolved.cls(resolved.config, context)
     encoder = ItemEncoder(inputs.items, settings, accelerator.device)
     model = Recommender(method, encoder, n_items, len(task.sequences.trained), settings)
@@ -46,9 +45,12 @@ def build_trainer(
 
 
 def make_accelerator(precision: str) -> Accelerator:
-    """Accelerate on the GPUs there are, else on the CPU."""
+    """Accelerate on the GPUs there are, else on the CPU. Raises `UserError` for a process without a GPU."""
     from accelerate import Accelerator
 
+    gpus, place = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.cuda.is_available() and place >= gpus:
+        raise UserError(f"process {place + 1} of this machine has no GPU: there are {gpus}; start no more.")
     return Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
 
 

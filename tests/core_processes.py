@@ -134,13 +134,14 @@ def tuned_steps() -> dict[str, Any]:
     return found
 
 
-def tuned_run(folder: Path, chunk: int, limit: int | None = None) -> dict[str, Any]:
-    """A run of LoRA; chunks of more than `limit` tokens do not fit into the memory of the last process."""
+def tuned_run(folder: Path, chunk: int, limit: int | None = None, method: str = "lora") -> dict[str, Any]:
+    """A run without dropout; chunks of more than `limit` tokens do not fit into the last process's memory."""
     world = make_world(6, n_users=20, n_items=20)
     settings = with_settings(
         batch_size=16, accumulation=2, patience=1, epochs=3, learning_rate=0.01, chunk_tokens=chunk
     )
-    model = token_recommender(settings, world, "lora", dropout=0.0, llm_dropout=False)
+    quiet: dict[str, Any] = {"llm_dropout": False} | ({} if method == "full" else {"dropout": 0.0})
+    model = token_recommender(settings, world, method, **quiet)
     read = model.encoder.inputs.read
 
     def watched(items: Tensor, width: int) -> Items:
@@ -158,7 +159,7 @@ def tuned_run(folder: Path, chunk: int, limit: int | None = None) -> dict[str, A
         "curve": [(row.loss, row.valid["ndcg@50"]) for row in made.progress.curve],
         "encodings": made.progress.encodings, "halvings": made.progress.halvings,
         "chunk_tokens": made.progress.chunk_tokens, "test": made.test().raw,
-        "problems": made.certificate().problems,
+        "problems": made.certificate().problems, "extra": made.model.method.extra_record(),
     }  # fmt: skip
 
 
@@ -192,7 +193,8 @@ def measure(folder: Path) -> dict[str, Any]:
     here = folder / f"{world_size()}"
     return {
         **steps(), **tuned_steps(), "run": whole_run(folder), "processes": world_size(),
-        "tuned": tuned_run(here / "tuned", CHUNK), "short": tuned_run(here / "short", 4 * CHUNK, CHUNK),
+        "short": tuned_run(here / "short", 4 * CHUNK, CHUNK),
+        **{f"{method} run": tuned_run(here / method, CHUNK, method=method) for method in TUNED},
     }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -181,11 +182,81 @@ def test_the_smallest_chunk_that_does_not_fit_ends_the_run(tmp_path: Path) -> No
 def test_what_has_no_chunks_does_not_try_again(tmp_path: Path, encode: str) -> None:
     settings = with_settings(encode=encode)
     model = token_recommender(settings, WORLD, "lora")
-    short_of_memory(model.encoder, lambda tokens: True)
+    short_of_memory(model.encoder, lambda tokens: torch.is_grad_enabled())
     made, lines = trainer(model, WORLD.task(settings), settings, tmp_path)
     with pytest.raises(torch.OutOfMemoryError):
         made.fit()
     assert lines == []
+
+
+@pytest.mark.parametrize("encode", ["unique", "occurrences"])
+def test_evaluation_has_chunks_whatever_training_does(tmp_path: Path, encode: str) -> None:
+    settings = with_settings(encode=encode, epochs=1, chunk_tokens=4 * CHUNK)
+    model = token_recommender(settings, WORLD, "lora")
+    short_of_memory(model.encoder, lambda tokens: not torch.is_grad_enabled() and tokens > CHUNK)
+    made, lines = trainer(model, WORLD.task(settings), settings, tmp_path)
+    made.fit()
+    assert model.encoder.halvings == 2 and len(lines) == 3
+
+
+def test_want_of_memory_elsewhere_is_not_tried_again(tmp_path: Path) -> None:
+    """Smaller chunks would not help SASRec, and whoever tries again alone leaves the others waiting."""
+    settings = with_settings()
+    model = token_recommender(settings, WORLD, "lora")
+
+    def full(*_: Any) -> None:
+        if torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    model.sasrec.register_forward_pre_hook(full)
+    made, lines = trainer(model, WORLD.task(settings), settings, tmp_path)
+    with pytest.raises(torch.OutOfMemoryError):
+        made.fit()
+    assert lines == [] and model.encoder.halvings == 0
+
+
+def test_a_failed_try_leaves_no_tensors_behind(tmp_path: Path) -> None:
+    """What the failed try has built must be gone before the next one, or that fails too."""
+    settings = with_settings(chunk_tokens=4 * CHUNK, epochs=1, batch_size=16)
+    model = token_recommender(settings, WORLD, "lora")
+    seen: list[weakref.ref[Tensor]] = []
+    alive: list[bool] = []
+    inner = model.encoder.inputs.read
+
+    def read(items: Tensor, width: int) -> Items:
+        if torch._C._current_graph_task_id() >= 0 and len(items) * width > CHUNK:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return inner(items, width)
+
+    model.encoder.inputs = replace(model.encoder.inputs, read=read)
+    model.sasrec.register_forward_hook(lambda _, __, output: seen.append(weakref.ref(output)))
+    made, _ = trainer(model, WORLD.task(settings), settings, tmp_path)
+    made.say = lambda line: alive.extend(ref() is not None for ref in seen)
+    made.fit()
+    assert alive and not any(alive[: len(seen)])
+
+
+def test_a_step_that_overflows_is_no_step(tmp_path: Path) -> None:
+    """fp16 with a scaler: AdaLoRA must not learn importances from infinite gradients."""
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    settings = with_settings(batch_size=16)
+    model = token_recommender(settings, WORLD, "adalora")
+    made, _ = trainer(model, WORLD.task(settings), settings, tmp_path)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    made.accelerator.scaler = scaler
+    again, _ = made, made.accelerator
+    plain = torch.optim.Adam(made.trained, lr=1e-3, fused=made.accelerator.scaler is None)
+    again.optimiser = AcceleratedOptimizer(plain, scaler=scaler)
+    steps: list[int] = []
+    model.method.after_step = steps.append  # type: ignore[assignment, method-assign]
+    for overflow in (True, False, True, False):
+        scaler.scale(model(first_batch(settings)).objective).backward()
+        if overflow:
+            made.trained[0].grad.fill_(torch.inf)  # type: ignore[union-attr]
+        again.optimise()
+    made.accelerator.scaler = None
+    assert steps == [1, 2] and made.progress.step == 2
 
 
 def test_a_resumed_run_keeps_the_smaller_chunk(tmp_path: Path) -> None:

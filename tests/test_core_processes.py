@@ -69,9 +69,11 @@ def test_gradient_caching_is_exact_under_dropout(
         assert not torch.equal(silent["sums"], cached["sums"]), "dropout was on"
 
 
-def test_a_tuned_run_is_the_same_run(both: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    one, two = (found["tuned"] for found in both)
+@pytest.mark.parametrize("method", core_processes.TUNED)
+def test_a_tuned_run_is_the_same_run(both: tuple[dict[str, Any], dict[str, Any]], method: str) -> None:
+    one, two = (found[f"{method} run"] for found in both)
     assert one["problems"] == two["problems"] == []
+    assert one["extra"] == two["extra"], "the ranks of AdaLoRA among others"
     for name in ("reason", "best_epoch", "step"):
         assert one[name] == two[name]
     assert one["encodings"] <= two["encodings"] < one["encodings"] * 1.2, "shares are filled up to be equal"
@@ -83,7 +85,7 @@ def test_want_of_memory_in_one_process_shrinks_the_chunks_of_all(
     both: tuple[dict[str, Any], dict[str, Any]],
 ) -> None:
     for found in both:
-        short, plain = found["short"], found["tuned"]
+        short, plain = found["short"], found["lora run"]
         assert (short["chunk_tokens"], short["halvings"]) == (core_processes.CHUNK, 2)
         assert np.allclose(short["curve"], plain["curve"], rtol=1e-3), "with the same loss"
         assert short["step"] == plain["step"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from core_worlds import make_world, pairs_of, plain_pairs, with_settings, world_of
 
-from benchmark.data.batches import EpochBatches, bin_width, build_batch, most_batches, share_of
+from benchmark.data.batches import EpochBatches, bin_width, build_batch, share_of, total_steps
 from benchmark.data.sequences import Rows, evaluation_rows, pack, training_rows
 
 
@@ -111,7 +111,7 @@ def test_an_epoch_predicts_each_pair_once(batch_size: int, sequences: str) -> No
     assert all(b.predictions < batch_size + 4 for b in batches), "over by less than one row"
     if sequences == "prefixes":
         assert all(b.predictions == batch_size for b in batches[:-1])
-    assert len(batches) <= most_batches(rows, batch_size)
+    assert len(batches) <= -(-int(rows.predictions.sum()) // batch_size)
 
 
 @pytest.mark.parametrize("candidates", ["batch", "catalogue", "sampled"])
@@ -135,6 +135,16 @@ def test_a_batch_names_the_right_rows_of_its_table(candidates: str) -> None:
     else:
         assert all(len(set(b.candidates.tolist())) == 5 for b in batches)
         assert len({tuple(b.candidates.tolist()) for b in batches}) > 1, "drawn anew each step"
+
+
+def test_the_steps_of_a_run_are_counted_as_they_will_be_taken() -> None:
+    small = make_world(4, n_users=30, n_items=20)
+    settings = with_settings(batch_size=7, accumulation=3, epochs=5)
+    rows = small.task(settings).train
+    batches = [
+        sum(1 for _ in EpochBatches(rows, small.sequences, settings, 2, epoch)) for epoch in range(1, 6)
+    ]
+    assert total_steps(rows, small.sequences, settings, seed=2) == sum(-(-count // 3) for count in batches)
 
 
 def test_items_of_equal_input_are_encoded_through_one_of_them() -> None:

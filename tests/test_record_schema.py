@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 from report_records import record
@@ -37,3 +38,9 @@ def test_records_of_before_a_field_came_still_read(tmp_path):
         None,
         0,
     )
+
+
+def test_no_committed_record_names_a_folder_of_a_machine() -> None:
+    root = Path(__file__).resolve().parents[1] / "results"
+    named = [path.name for path in root.rglob("*.json") if re.search(r'"/[^"\s]+/', path.read_text())]
+    assert named == []

@@ -93,11 +93,6 @@ def bin_width(window: int) -> int:
     return -(-window // 64) * 64
 
 
-def most_batches(rows: Rows, batch_size: int) -> int:
-    """Batches of an epoch at most: ceil(predictions / batch_size)."""
-    return -(-int(rows.predictions.sum()) // batch_size)
-
-
 class EpochBatches:
     """The batches of one epoch for process `rank` of `world`, in an order drawn from (seed, epoch).
 
@@ -130,6 +125,12 @@ class EpochBatches:
             draws = _draws(self._data, self._settings, self._generator)
             rows = self._rows.take(np.arange(begin, end))
             yield build_batch(rows, self._data, self._settings, draws, self._rank, self._world)
+
+
+def total_steps(rows: Rows, data: Sequences, settings: Settings, seed: int) -> int:
+    """Optimiser steps of a run that no early stop ends: an epoch's order decides how many batches it has."""
+    batches = (len(EpochBatches(rows, data, settings, seed, 1 + epoch)) for epoch in range(settings.epochs))
+    return sum(-(-count // settings.accumulation) for count in batches)
 
 
 def build_batch(

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
+import torch
+
 from benchmark.cell import Cell, resolve_cell
 from benchmark.record import RunRecord, finished, read_record
 from benchmark.report.tables import print_tables
@@ -33,6 +35,11 @@ def bench(
     for name, value in (("--processes", processes), ("--jobs", jobs)):
         if value < 1:
             raise UserError(f"{name} must be 1 or more, got {value}.")
+    if gpus := torch.cuda.device_count():
+        if jobs > 1:
+            raise UserError(f"--jobs {jobs}: cells side by side would share a GPU; leave it out here.")
+        if processes > gpus:
+            raise UserError(f"--processes {processes}: this machine has {gpus} GPUs; give at most {gpus}.")
     # every mistake is found before the first hour is spent
     paths = {cell: resolve_cell(cell).record_path(results) for cell in cells}
     found = {cell: record for cell, path in paths.items() if not fresh and (record := finished(path))}

@@ -14,7 +14,7 @@ from benchmark.config import Settings
 from benchmark.data.sequences import Ints
 from benchmark.llm.encoder import length_batches
 from benchmark.measure import out_of_memory
-from benchmark.model.parallel import any_process, world_size
+from benchmark.model.parallel import ShortOfMemoryError, any_process, world_size
 from methods.base import Items, Method
 
 CHUNK_TOKENS = {"cpu": 4_096, "cuda": 65_536}
@@ -56,9 +56,9 @@ class ItemEncoder:
         """Whether the backward pass has come to the chunks, where no process waits for another."""
 
     @property
-    def chunked(self) -> bool:
-        """Whether a smaller chunk would take less memory."""
-        return self.inputs.lengths is not None and self.mode == "cached"
+    def shrinks(self) -> bool:
+        """Whether smaller chunks take less memory: always without gradients, else if graphs are not kept."""
+        return self.inputs.lengths is not None and (self.mode == "cached" or not torch.is_grad_enabled())
 
     def halve(self) -> bool:
         """Make chunks smaller; False where one text is already more than a chunk holds."""
@@ -76,15 +76,15 @@ class ItemEncoder:
         lengths = self.inputs.lengths
         if lengths is None:
             return method(self.inputs.read(self._on_device(items), 0)).float()  # type: ignore[no-any-return]
-        self.local_part, short = False, None
+        self.local_part, short = False, ""
         try:
             embeddings = self._in_chunks(method, items, lengths[items].tolist())  # [m, d]
         except Exception as error:
-            if not out_of_memory(error):
+            if not (self.shrinks and out_of_memory(error)):
                 raise
-            short = error
-        if any_process(short is not None, self.device):
-            raise short or torch.OutOfMemoryError("a chunk of item texts did not fit into another process")
+            short = str(error) or "out of memory"  # the error itself would keep the failed graph alive
+        if self.shrinks and any_process(bool(short), self.device):
+            raise ShortOfMemoryError(short or "another process ran out of memory")
         if world_size() > 1 and embeddings.requires_grad:
             embeddings.register_hook(self._enter_local_part)  # type: ignore[no-untyped-call]
         return embeddings

@@ -16,6 +16,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
+class ShortOfMemoryError(torch.OutOfMemoryError):
+    """A chunk of item texts did not fit into some process's memory, and every process has been told."""
+
+
 def world_size() -> int:
     """Processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -35,7 +39,7 @@ def gathered(x: Tensor) -> list[Tensor]:
 
 
 def any_process(here: bool, device: torch.device) -> bool:
-    """Whether `here` is true in any process."""
+    """Whether `here` is true in any process. With several, all wait for each other and for their devices."""
     if world_size() == 1:
         return here
     flag = torch.tensor(float(here), device=device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -19,7 +20,13 @@ from benchmark.config import Settings
 from benchmark.data.batches import Batch, EpochBatches, Sequences
 from benchmark.data.sequences import Ints, Rows
 from benchmark.measure import MemoryGauge, Stopwatch, out_of_memory
-from benchmark.model.parallel import any_process, average_gradients, start_alike, world_size
+from benchmark.model.parallel import (
+    ShortOfMemoryError,
+    any_process,
+    average_gradients,
+    start_alike,
+    world_size,
+)
 from benchmark.model.recommender import Recommender, StepLoss
 from benchmark.record import Certificate, Epoch, Metrics
 from benchmark.train.checkpoint import Checkpoint, trained_part
@@ -60,7 +67,7 @@ class Progress:
     encodings: int = 0
     """Items that all processes encoded in training in the last epoch."""
     chunk_tokens: int = 0
-    """Tokens of a chunk of item texts, 0 where none are read."""
+    """Tokens of a chunk of item texts."""
     halvings: int = 0
     """Times that a chunk was halved for want of memory."""
     initial: dict[str, Metrics] = field(default_factory=dict)
@@ -100,7 +107,8 @@ class Trainer:
         groups = parameter_groups(model, settings.learning_rate)
         self.trained = [parameter for group in groups for parameter in group["params"]]
         start_alike(self.trained)
-        self.optimiser = accelerator.prepare(torch.optim.Adam(groups, fused=True))
+        # under a scaler, a fused step skips by itself what overflowed, and nobody learns of it
+        self.optimiser = accelerator.prepare(torch.optim.Adam(groups, fused=accelerator.scaler is None))
         self.liveness = Liveness(model, self.optimiser)
         self.progress = Progress()
         self.ranks: dict[str, NDArray[np.float64]] = {}
@@ -146,17 +154,20 @@ class Trainer:
     def within_memory(self, action: Callable[[], T]) -> T:
         """Do `action`; where a chunk of texts does not fit into memory, again with smaller chunks.
 
-        Every process that trains along comes to the same end, since each hears of the others' want of memory.
+        Only where all processes know of it: whoever tried again alone would wait for the others for ever.
         """
         while True:
             random = _random_state(self.device)
             try:
                 return action()
-            except Exception as error:
-                if not (self.model.encoder.chunked and out_of_memory(error) and self.model.encoder.halve()):
+            except ShortOfMemoryError:
+                if not self.model.encoder.halve():
                     raise
             # outside the handler, where the error no longer holds on to tensors
             self.optimiser.zero_grad()
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
             _set_random_state(random, self.device)
             self.say(f"out of memory: going on with chunks of {self.model.encoder.chunk_tokens} tokens")
 
@@ -192,9 +203,8 @@ class Trainer:
         )
         progress.epoch = epoch
         progress.curve.append(row)
-        if self.model.encoder.inputs.lengths is not None:
-            progress.chunk_tokens = self.model.encoder.chunk_tokens
-            progress.halvings = self.model.encoder.halvings
+        progress.chunk_tokens = self.model.encoder.chunk_tokens
+        progress.halvings = self.model.encoder.halvings
         value = (row.valid if self.settings.select == "raw" else row.valid_masked)[SELECT]
         if better := value > progress.best_value:
             progress.best_epoch, progress.best_value = epoch, value
@@ -238,17 +248,17 @@ class Trainer:
         return sums
 
     def _backward(self, objective: Tensor) -> None:
-        encoder, short = self.model.encoder, None
+        encoder, short = self.model.encoder, ""
         try:
             self.accelerator.backward(objective)
         except Exception as error:
             # before the chunks, other processes wait in an exchange: they must be ended, not told
             told = world_size() == 1 or encoder.local_part
-            if not (encoder.chunked and out_of_memory(error) and told):
+            if not (encoder.shrinks and out_of_memory(error) and told):
                 raise
-            short = error
-        if encoder.chunked and any_process(short is not None, self.device):
-            raise short or torch.OutOfMemoryError("a chunk of item texts did not fit into another process")
+            short = str(error) or "out of memory"
+        if encoder.shrinks and any_process(bool(short), self.device):
+            raise ShortOfMemoryError(short or "another process ran out of memory")
 
     def _line(self, row: Epoch) -> str:
         """What a person watching wants to know after an epoch."""
@@ -296,9 +306,8 @@ class Trainer:
         saved = state["progress"]
         self.progress = Progress(**{**saved, "curve": [Epoch(**row) for row in saved["curve"]]})
         self.ranks = {name: value.numpy() for name, value in state["ranks"].items()}
-        if self.progress.chunk_tokens:
-            self.model.encoder.chunk_tokens = self.progress.chunk_tokens
-            self.model.encoder.halvings = self.progress.halvings
+        self.model.encoder.chunk_tokens = self.progress.chunk_tokens
+        self.model.encoder.halvings = self.progress.halvings
         self.say(f"going on after epoch {self.progress.epoch} of {self.checkpoint.folder}")
 
 
