@@ -19,6 +19,8 @@ from benchmark.cli import main
 from benchmark.record import RunRecord, read_record
 from benchmark.train import loop
 from benchmark.train.checkpoint import Checkpoint
+from benchmark.wiring import make_accelerator
+from methods.errors import UserError
 
 ITEMS = "abcdefghijkl"
 USERS = {f"u{n}": " ".join(ITEMS[(n * 5 + step) % 12] for step in range(6)) for n in range(16)}
@@ -206,3 +208,64 @@ def test_two_machines_run_what_one_runs(folder: Path, tmp_path: Path) -> None:
     assert [row.loss for row in two.curve] == pytest.approx([row.loss for row in one.curve], rel=1e-3)
     assert (two.best_epoch, two.metrics) == (one.best_epoch, one.metrics)
     assert two.liveness is not None and two.liveness.problems == []
+
+
+def test_a_process_that_fails_alone_leaves_a_row_and_ends_the_others(folder: Path, tmp_path: Path) -> None:
+    here = Path(__file__).parent
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*run, str(here / "core_fault.py"), *command(folder, "lora", tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(here.parent)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    record = read_record(resolve_cell(cell(folder, "lora")).record_path(tmp_path))
+    assert (record.status, record.error) == ("oom", "CUDA out of memory.")
+    assert record.cost.chunk_tokens == 4096 and record.cost.peak_memory
+
+
+def test_more_processes_than_gpus_is_one_line(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    grid = [
+        "bench",
+        "--datasets",
+        str(folder),
+        "--llms",
+        "random-tiny",
+        "--methods",
+        "id",
+        "--results",
+        str(tmp_path),
+    ]
+    for more, told in ((["--processes", "3"], "2 GPUs"), (["--jobs", "2"], "would share a GPU")):
+        assert main([*grid, *more]) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert told in line
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="process 3 of this machine has no GPU: there are 2"):
+        make_accelerator("no")
+
+
+def test_cells_side_by_side_run_as_alone(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    grid = [
+        "bench",
+        "--datasets",
+        str(folder),
+        "--llms",
+        "random-tiny",
+        "--methods",
+        "id,tmoe",
+        "--set",
+        *SMALL,
+    ]
+    assert main([*grid, "--results", str(tmp_path), "--jobs", "2"]) == 0
+    told = capfd.readouterr()
+    assert "[1] epoch   1/3" in told.err and "[2] epoch   1/3" in told.err
+    assert "tmoe" in told.out and len(list(tmp_path.glob("*/*/*/*.json"))) == 2
+    assert main([*grid, "--results", str(tmp_path), "--jobs", "0"]) == 2
+    assert "--jobs must be 1 or more" in capfd.readouterr().err
