@@ -239,7 +239,7 @@ def _gradients(trainer: Trainer, members: Sequence[Batch]) -> tuple[dict[str, fl
         edges = [_now(trainer.device)]
         loss = trainer.forward(batch).objective / len(members)
         edges.append(_now(trainer.device))
-        trainer.accelerator.backward(loss)
+        trainer.backward(loss)
         edges.append(_now(trainer.device))
         seconds["forward"] += edges[1] - edges[0]
         seconds["backward"] += edges[2] - edges[1]

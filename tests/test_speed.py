@@ -17,6 +17,7 @@ from benchmark import speed as speed_module
 from benchmark.cell import Cell, resolve_cell
 from benchmark.cli import main
 from benchmark.data.batches import EpochBatches
+from benchmark.model.parallel import ShortOfMemoryError
 from benchmark.record import PeakMemory
 from benchmark.speed import Plan, speed, time_cell
 from benchmark.speed_record import PHASES, SpeedRecord, Variant, read_speed, show
@@ -158,18 +159,19 @@ def test_an_optimiser_step_is_taken_once_for_its_batches(
 def test_out_of_memory_is_a_status_and_halves_chunks_where_that_helps(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward, failing = Trainer.forward, [True, False]
+    forward = Trainer.forward
+    failing: list[type[Exception]] = [torch.OutOfMemoryError]
 
     def short(*arguments: Any) -> Any:
-        if failing and failing.pop(0):
-            raise torch.OutOfMemoryError("no\nroom")
+        if failing:
+            raise failing.pop()("no\nroom")
         return forward(*arguments)
 
     monkeypatch.setattr(Trainer, "forward", short)
     cell = cell_of(folder, "encode=unique")
     done = time_cell(cell, blank(cell), ONE)
     assert (done.status, done.error) == ("oom", "no room")
-    failing[:] = [True]
+    failing[:] = [ShortOfMemoryError]
     cell = cell_of(folder, "encode=cached", "chunk_tokens=64")
     done = time_cell(cell, blank(cell), ONE)
     assert (done.status, done.halvings, done.chunk_tokens) == ("ok", 1, 32)

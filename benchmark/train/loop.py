@@ -140,6 +140,20 @@ class Trainer:
         with self.accelerator.autocast():
             return self.model(batch.to(self.device))  # type: ignore[no-any-return]
 
+    def backward(self, objective: Tensor) -> None:
+        """Add the gradients of `objective`; all processes learn where a chunk does not fit into memory."""
+        encoder, short = self.model.encoder, ""
+        try:
+            self.accelerator.backward(objective)
+        except Exception as error:
+            # before the chunks, other processes wait in an exchange: they must be ended, not told
+            told = world_size() == 1 or encoder.local_part
+            if not (encoder.shrinks and out_of_memory(error) and told):
+                raise
+            short = str(error) or "out of memory"
+        if encoder.shrinks and any_process(bool(short), self.device):
+            raise ShortOfMemoryError(short or "another process ran out of memory")
+
     def optimise(self) -> None:
         """One optimiser step on the gradients that have been gathered, all processes together."""
         average_gradients(self.trained)
@@ -243,22 +257,9 @@ class Trainer:
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         for batch in members:
             step = self.forward(batch)
-            self._backward(step.objective / len(members))
+            self.backward(step.objective / len(members))
             sums += torch.stack([step.loss_sum.double(), step.candidates_sum.double()])
         return sums
-
-    def _backward(self, objective: Tensor) -> None:
-        encoder, short = self.model.encoder, ""
-        try:
-            self.accelerator.backward(objective)
-        except Exception as error:
-            # before the chunks, other processes wait in an exchange: they must be ended, not told
-            told = world_size() == 1 or encoder.local_part
-            if not (encoder.shrinks and out_of_memory(error) and told):
-                raise
-            short = str(error) or "out of memory"
-        if encoder.shrinks and any_process(bool(short), self.device):
-            raise ShortOfMemoryError(short or "another process ran out of memory")
 
     def _line(self, row: Epoch) -> str:
         """What a person watching wants to know after an epoch."""
