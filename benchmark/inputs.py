@@ -23,7 +23,7 @@ from benchmark.measure import device_name, pick_device
 from benchmark.model.items import ItemInputs
 from benchmark.model.parallel import any_process, say
 from methods import registry
-from methods.base import Items, state_statistics
+from methods.base import Context, Items, Method, state_statistics
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,13 @@ def load_inputs(resolved: Resolved, device: torch.device) -> Inputs:
     if resolved.cls.reads == "states":
         return _states_inputs(resolved, resolved.llm, device)
     return _tokens_inputs(resolved, resolved.llm, device)
+
+
+def build_method(resolved: Resolved, inputs: Inputs, total_steps: int) -> Method:
+    """The cell's method. Raises `UserError` where it cannot be put on this language model."""
+    n_items = len(resolved.prepared.texts)
+    context = Context(resolved.settings.width, n_items, total_steps, **inputs.context)
+    return resolved.cls(resolved.config, context)
 
 
 def _states_inputs(resolved: Resolved, llm: LLM, device: torch.device) -> Inputs:
@@ -181,6 +188,8 @@ def prepare_inputs(
             states = load_states(prepared.texts, model, order, pooling, dtype, cache_folder(), pick_device())
             yield f"hidden states of {model.name}, layers {order}: {_how(states)}"
     yield from _prepare_lower(tuned)
+    for resolved in tuned:  # what does not fit the language model is said now, not when its turn comes
+        build_method(resolved, load_inputs(resolved, pick_device()), total_steps=1_000)
 
 
 def _prepare_lower(tuned: Sequence[Resolved]) -> Iterator[str]:

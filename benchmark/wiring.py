@@ -12,14 +12,13 @@ from benchmark.cell import Resolved
 from benchmark.config import Settings
 from benchmark.data.batches import Sequences, total_steps
 from benchmark.data.sequences import Ints, evaluation_rows, training_rows
-from benchmark.inputs import Inputs, load_inputs
+from benchmark.inputs import Inputs, build_method, load_inputs
 from benchmark.measure import native_bf16, pick_device
 from benchmark.model.items import ItemEncoder
 from benchmark.model.parallel import say
 from benchmark.model.recommender import Recommender
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Task, Trainer
-from methods.base import Context
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,8 +36,7 @@ def build_trainer(
     steps = total_steps(task.train, task.sequences, settings, seed)
     n_items = len(resolved.prepared.texts)
     torch.manual_seed(seed)
-    context = Context(out_dim=settings.width, n_items=n_items, total_steps=steps, **inputs.context)
-    method = resolved.cls(resolved.config, context)
+    method = build_method(resolved, inputs, steps)
     encoder = ItemEncoder(inputs.items, settings, accelerator.device)
     model = Recommender(method, encoder, n_items, len(task.sequences.trained), settings)
     return Trainer(model, task, settings, seed, accelerator, checkpoint, say), inputs

@@ -120,6 +120,16 @@ def test_prepare_computes_all_that_the_runs_will_read(
     )
 
 
+def test_what_does_not_fit_the_language_model_is_said_before_the_first_cell(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    grid = ["bench", "--datasets", str(folder), "--llms", "random-tiny", "--methods", "id,lora"]
+    assert main([*grid, "--results", str(tmp_path), "--set", *SMALL, "targets=querry"]) == 2
+    told = capfd.readouterr().err
+    assert "'querry'" in told and "Did you mean 'query'?" in told and "Traceback" not in told
+    assert "epoch" not in told and not list(tmp_path.rglob("*.json"))
+
+
 def test_nothing_learned_is_a_failed_run_with_a_reason(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
