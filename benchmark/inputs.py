@@ -21,7 +21,7 @@ from benchmark.llm.token_states import TokenStates, keep_token_states, load_toke
 from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.measure import device_name, pick_device
 from benchmark.model.items import ItemInputs
-from benchmark.model.parallel import any_process, say
+from benchmark.model.parallel import any_process, is_main, say
 from methods import registry
 from methods.base import Context, Items, Method, state_statistics
 
@@ -119,22 +119,13 @@ def _lower_states(resolved: Resolved, llm: LLM, tokens: Tokens, device: torch.de
     # `occurrences` is what published code does, which runs every layer every time
     if not layer or settings.encode == "occurrences":
         return None
-    keep, why = keep_token_states(
-        settings.lower_states,
-        settings.lower_states_gib,
-        tokens,
-        llm,
-        layer,
-        settings.states_dtype,
-        cache_folder(),
-    )
-    main = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+    choice, limit, dtype = settings.lower_states, settings.lower_states_gib, settings.states_dtype
+    keep, why = keep_token_states(choice, limit, tokens, llm, layer, dtype, cache_folder())
     say(why)
-    if not any_process(
-        keep and main, device
-    ):  # free space changes as one of them writes: the main one decides
+    # free space changes as one process writes: the main one decides for all
+    if not any_process(keep and is_main(), device):
         return None
-    return load_token_states(tokens, llm, layer, settings.states_dtype, cache_folder(), device)
+    return load_token_states(tokens, llm, layer, dtype, cache_folder(), device)
 
 
 def _about(llm: LLM) -> dict[str, Any]:

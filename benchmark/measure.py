@@ -156,6 +156,11 @@ def out_of_memory(error: BaseException) -> bool:
     return known or (isinstance(error, Exception) and should_reduce_batch_size(error))
 
 
+def one_line(error: BaseException, limit: int) -> str:
+    """What `error` says, on one line of at most `limit` characters; its kind where it says nothing."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
 def environment(device: torch.device, precision: str, world_size: int) -> Environment:
     """Facts about the machine and the code that made a run."""
     commit, dirty = _git_state()
@@ -178,10 +183,14 @@ def device_name(device: torch.device) -> str:
     """Name of the GPU, or of the processor with the cores that this process may use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    cores = (
-        len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count()
-    )
-    return f"{_processor()}, {cores} cores"
+    return f"{_processor()}, {usable_cores()} cores"
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(psutil.Process, "cpu_affinity"):
+        return len(psutil.Process().cpu_affinity() or ())
+    return os.cpu_count() or 1
 
 
 def _processor() -> str:

@@ -25,11 +25,13 @@ Metrics = dict[str, float]
 """Metric name -> value; the names are METRICS."""
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A part of a record: nothing unknown is read, the schema holds the fields' docstrings."""
+
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
-class Epoch(_Part):
+class Epoch(Part):
     """One epoch of the learning curve."""
 
     epoch: int
@@ -45,7 +47,7 @@ class Epoch(_Part):
     valid_masked: Metrics
 
 
-class PeakMemory(_Part):
+class PeakMemory(Part):
     """Peaks of one phase in bytes, the largest over the processes; null where it cannot be measured."""
 
     allocated: int | None = None
@@ -58,7 +60,7 @@ class PeakMemory(_Part):
     """Resident memory of the process on the host."""
 
 
-class Cost(_Part):
+class Cost(Part):
     """What the run cost. Seconds are wall time of the slowest process, the device synchronised."""
 
     prepare_seconds: float | None = None
@@ -100,7 +102,7 @@ class Cost(_Part):
     """Where cached hidden states lay in training: a device, or null where none were read."""
 
 
-class Certificate(_Part):
+class Certificate(Part):
     """Proof of life, from the weights that were tested and the optimiser that trained them.
 
     `reached + decayed` and `changed` are `trainable_tensors` in a run that is alive.
@@ -131,7 +133,7 @@ class Certificate(_Part):
     """What makes the run `failed`, in plain words, the first one also as its `error`."""
 
 
-class Environment(_Part):
+class Environment(Part):
     """Where the run was made."""
 
     python: str
@@ -152,7 +154,7 @@ class Environment(_Part):
     git_dirty: bool | None = None
 
 
-class RunRecord(_Part):
+class RunRecord(Part):
     """One run of one method on one dataset with one language model, protocol and seed."""
 
     schema_version: int = SCHEMA
@@ -222,11 +224,14 @@ def read_record(path: Path) -> RunRecord:
     except FileNotFoundError as error:
         raise UserError(f"there is no record {path}.") from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(
-            f"{path} is not a run record: {place}: {first['msg']}. Move it away or rerun it."
-        ) from error
+        raise not_valid(path, "run record", error, "Move it away or rerun it.") from error
+
+
+def not_valid(path: Path, kind: str, error: ValidationError, do: str) -> UserError:
+    """The complaint that the file at `path` is no `kind`, with its first fault and what to `do`."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the file"
+    return UserError(f"{path} is not a {kind}: {place}: {first['msg']}. {do}")
 
 
 def finished(path: Path) -> RunRecord | None:

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.describe import add_cost, add_quality, add_training, blank
-from benchmark.measure import environment, out_of_memory, pick_device
-from benchmark.model.parallel import say, world_size
+from benchmark.measure import environment, one_line, out_of_memory, pick_device
+from benchmark.model.parallel import is_main, say, world_size
 from benchmark.record import RunRecord, finished, ranks_path, write_atomically
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.evaluate import NotFiniteError, UserRanks
@@ -67,11 +66,11 @@ def _attempt(
     except UserError:
         raise
     except (NotFiniteError, NotAliveError) as error:
-        return _write(record, "failed", _one_line(error), path)
+        return _write(record, "failed", one_line(error, 500), path)
     except Exception as error:
         if out_of_memory(error):
-            return _write(record, "oom", _one_line(error), path)
-        _write(record, "failed", f"{type(error).__name__}: {_one_line(error)}", path)
+            return _write(record, "oom", one_line(error, 500), path)
+        _write(record, "failed", f"{type(error).__name__}: {one_line(error, 500)}", path)
         raise
     if accelerator.is_main_process:
         _write_ranks(ranks, path)
@@ -106,8 +105,7 @@ def _write(record: RunRecord, status: str, error: str | None, path: Path) -> Run
     """Write how the run ended. Of several processes the main one does where all is well; a fault is told by
     the first that meets it, since the others only learn that somebody is gone, and are ended."""
     record = RunRecord.model_validate({**record.model_dump(), "status": status, "error": error})
-    main = not (torch.distributed.is_initialized() and torch.distributed.get_rank())
-    if main if status == "ok" else not path.exists():
+    if is_main() if status == "ok" else not path.exists():
         record.write(path)
     return record
 
@@ -152,7 +150,3 @@ def _alone(path: Path, accelerator: Accelerator) -> Iterator[None]:
     finally:
         path.with_suffix(".lock").unlink(missing_ok=True)  # while held: nobody can then take the old file
         lock.release()
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:500] or type(error).__name__

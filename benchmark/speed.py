@@ -29,10 +29,9 @@ import torch
 from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.config import Settings, accepted, as_dict, parse
 from benchmark.data.batches import Batch, EpochBatches
-from benchmark.measure import environment, out_of_memory, pick_device
+from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.speed_record import PHASES, SpeedRecord, Variant
 from benchmark.train.checkpoint import Checkpoint
-from benchmark.train.evaluate import evaluate
 from benchmark.train.loop import Trainer
 from benchmark.wiring import build_trainer, pick_precision
 from methods import registry
@@ -170,7 +169,7 @@ def _timed(resolved: Resolved, value: str, plan: Plan) -> Variant:
         raise
     except Exception as error:
         traceback.print_exception(error)
-        return blank.model_copy(update={"error": f"{type(error).__name__}: {_one_line(error)}"})
+        return blank.model_copy(update={"error": f"{type(error).__name__}: {one_line(error, 300)}"})
 
 
 def time_cell(cell: Cell, variant: Variant, plan: Plan) -> Variant:
@@ -183,7 +182,7 @@ def time_cell(cell: Cell, variant: Variant, plan: Plan) -> Variant:
     except Exception as error:
         if not out_of_memory(error):
             raise
-        variant.status, variant.error = "oom", _one_line(error)
+        variant.status, variant.error = "oom", one_line(error, 300)
         return variant
     variant.status = "ok"
     return variant
@@ -209,11 +208,7 @@ def measure(trainer: Trainer, seed: int, plan: Plan, variant: Variant) -> None:
     with trainer.memory.phase("eval"):
         for number in range(plan.passes + 1):
             begin = _now(trainer.device)
-            trainer.within_memory(
-                lambda: evaluate(
-                    trainer.model, task.sequences, task.valid, task.history_start, trainer.device
-                )
-            )
+            trainer.rank_users(task.valid)
             if number:  # the first pass is the warm-up
                 variant.evaluation.append(_now(trainer.device) - begin)
     variant.peak_memory = trainer.memory.peaks
@@ -257,7 +252,3 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -7,10 +7,10 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from tabulate import tabulate
 
-from benchmark.record import Environment, PeakMemory, write_atomically
+from benchmark.record import Environment, Part, PeakMemory, not_valid, write_atomically
 from methods.errors import UserError
 
 PHASES = ("data", "forward", "backward", "optimiser")
@@ -19,11 +19,7 @@ Figure = Callable[["Variant"], str | None]
 ENDINGS = {"oom": "out of memory", "killed": "killed, out of memory?", "failed": "failed"}
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-
-class Variant(_Part):
+class Variant(Part):
     """The figures of one cell. Where `status` is not ok, they are those that there were until then."""
 
     value: str
@@ -71,7 +67,7 @@ class Variant(_Part):
         ]
 
 
-class SpeedRecord(_Part):
+class SpeedRecord(Part):
     """One measurement of all variants, on one machine, one after another."""
 
     schema_version: int = 1
@@ -110,11 +106,7 @@ def read_speed(path: Path) -> SpeedRecord:
     except OSError as error:
         raise UserError(f"the speed record {path} cannot be read: {error.strerror}.") from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(
-            f"{path} is not a speed record: {place}: {first['msg']}. `speed --json FILE` writes one."
-        ) from error
+        raise not_valid(path, "speed record", error, "`speed --json FILE` writes one.") from error
 
 
 def show(record: SpeedRecord) -> str:

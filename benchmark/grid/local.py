@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from benchmark.cell import Cell, resolve_cell
+from benchmark.measure import usable_cores
 from benchmark.record import RunRecord, finished, read_record
 from benchmark.report.tables import print_tables
 from methods.errors import UserError
@@ -97,8 +98,7 @@ def _share_of_machine(jobs: int, processes: int) -> dict[str, str]:
     """Environment of one of `jobs` cells that run side by side: its part of the processor's threads."""
     if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
         return {}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"OMP_NUM_THREADS": str(max(1, cores // (jobs * processes)))}
+    return {"OMP_NUM_THREADS": str(max(1, usable_cores() // (jobs * processes)))}
 
 
 def prepare_states(cells: Sequence[Cell]) -> None:

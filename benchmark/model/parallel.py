@@ -25,9 +25,14 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def is_main() -> bool:
+    """Whether this process speaks and decides for all."""
+    return not (dist.is_available() and dist.is_initialized() and dist.get_rank())
+
+
 def say(line: str) -> None:
     """Progress goes to stderr, once: stdout is for the record's path."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_rank()):
+    if is_main():
         print(line, file=sys.stderr, flush=True)
 
 

@@ -118,7 +118,7 @@ class Trainer:
         """Train until early stopping or the last epoch; returns which of the two."""
         self._resume()
         if "first" not in self.ranks:
-            ranks = self._evaluate(self.task.valid)
+            ranks = self.rank_users(self.task.valid)
             self.ranks["first"] = ranks.raw
             self.progress.initial = {"valid": metrics_of(ranks.raw), "valid_masked": metrics_of(ranks.masked)}
         while (reason := self.progress.stop_reason(self.settings)) is None:
@@ -129,7 +129,7 @@ class Trainer:
     def test(self) -> UserRanks:
         """Ranks of the test targets under the best epoch's weights."""
         self.checkpoint.load_best(self.progress.best_epoch, self.model)
-        return self._evaluate(self.task.test)
+        return self.rank_users(self.task.test)
 
     def certificate(self) -> Certificate:
         """Proof of life of the weights that were tested; asked after `test`."""
@@ -170,6 +170,8 @@ class Trainer:
 
         Only where all processes know of it: whoever tried again alone would wait for the others for ever.
         """
+        if self.model.encoder.inputs.lengths is None:  # no texts, no chunks: nothing to remember either
+            return action()
         while True:
             random = _random_state(self.device)
             try:
@@ -185,7 +187,8 @@ class Trainer:
             _set_random_state(random, self.device)
             self.say(f"out of memory: going on with chunks of {self.model.encoder.chunk_tokens} tokens")
 
-    def _evaluate(self, rows: Rows) -> UserRanks:
+    def rank_users(self, rows: Rows) -> UserRanks:
+        """Ranks of the targets of `rows` under the weights as they are."""
         data, start = self.task.sequences, self.task.history_start
         return self.within_memory(lambda: evaluate(self.model, data, rows, start, self.device, self._rank))
 
@@ -203,7 +206,7 @@ class Trainer:
                 f"the training loss is {loss} in epoch {epoch}; lower learning_rate or set precision=no."
             )
         with self.memory.phase("eval"), self.clock.phase("eval"):
-            ranks = self._evaluate(self.task.valid)
+            ranks = self.rank_users(self.task.valid)
         seconds = self.clock.seconds
         row = Epoch(
             epoch=epoch,
