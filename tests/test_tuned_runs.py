@@ -48,6 +48,10 @@ def command(folder: Path, method: str, results: Path, *more: str, protocol: str 
     ]  # fmt: skip
 
 
+def bench(folder: Path, methods: str) -> list[str]:
+    return ["bench", "--datasets", str(folder), "--llms", "random-tiny", "--methods", methods]
+
+
 def run(folder: Path, method: str, results: Path, *more: str, protocol: str = "fair") -> RunRecord:
     assert main(command(folder, method, results, *more, protocol=protocol)) == 0
     return read_record(resolve_cell(cell(folder, method, *more, protocol=protocol)).record_path(results))
@@ -123,7 +127,7 @@ def test_prepare_computes_all_that_the_runs_will_read(
 def test_what_does_not_fit_the_language_model_is_said_before_the_first_cell(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    grid = ["bench", "--datasets", str(folder), "--llms", "random-tiny", "--methods", "id,lora"]
+    grid = bench(folder, "id,lora")
     assert main([*grid, "--results", str(tmp_path), "--set", *SMALL, "targets=querry"]) == 2
     told = capfd.readouterr().err
     assert "'querry'" in told and "Did you mean 'query'?" in told and "Traceback" not in told
@@ -238,17 +242,7 @@ def test_more_processes_than_gpus_is_one_line(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    grid = [
-        "bench",
-        "--datasets",
-        str(folder),
-        "--llms",
-        "random-tiny",
-        "--methods",
-        "id",
-        "--results",
-        str(tmp_path),
-    ]
+    grid = [*bench(folder, "id"), "--results", str(tmp_path)]
     for more, told in ((["--processes", "3"], "2 GPUs"), (["--jobs", "2"], "would share a GPU")):
         assert main([*grid, *more]) == 2
         (line,) = capfd.readouterr().err.splitlines()
@@ -262,17 +256,7 @@ def test_more_processes_than_gpus_is_one_line(
 def test_cells_side_by_side_run_as_alone(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    grid = [
-        "bench",
-        "--datasets",
-        str(folder),
-        "--llms",
-        "random-tiny",
-        "--methods",
-        "id,tmoe",
-        "--set",
-        *SMALL,
-    ]
+    grid = [*bench(folder, "id,tmoe"), "--set", *SMALL]
     assert main([*grid, "--results", str(tmp_path), "--jobs", "2"]) == 0
     told = capfd.readouterr()
     assert "[1] epoch   1/3" in told.err and "[2] epoch   1/3" in told.err
