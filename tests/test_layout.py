@@ -30,6 +30,7 @@ FLOORS = (
     {"train"},
     {"cell", "inputs", "wiring", "describe", "run", "report", "speed", "speed_record", "settings_page"},
     {"grid"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 )

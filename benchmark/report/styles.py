@@ -24,6 +24,8 @@ class Cell:
 
     text: str
     mark: Mark = ""
+    record: str = ""
+    """Name of the run or published figure behind it, a key of `Section.records`; empty where none is."""
 
 
 @dataclass(frozen=True)

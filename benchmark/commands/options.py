@@ -1,0 +1,88 @@
+"""What the commands' options share: the parser, common options, and how values are read."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, NoReturn
+
+from benchmark.config import PROTOCOLS
+from methods.errors import UserError, unknown
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line with the nearest match."""
+
+    def __init__(self, prog: str, description: str, **kwargs: Any) -> None:
+        shape = argparse.ArgumentDefaultsHelpFormatter
+        super().__init__(prog, description=description, allow_abbrev=False, formatter_class=shape, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage."""
+        raise UserError(f"{self.prog}: {message}. `{self.prog} --help` lists the options.")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            kind = action.metavar or action.dest
+            raise unknown(str(kind).lower(), value, action.choices)
+
+    @property
+    def options(self) -> list[str]:
+        """Every long option of this parser."""
+        return [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+
+
+def add_common(parser: Parser) -> None:
+    """The options of every command that makes records."""
+    add_set(parser)
+    parser.add_argument("--epochs", type=int, help="epochs at most; the same as --set epochs=N")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
+
+
+def add_set(parser: Parser) -> None:
+    """The option --set."""
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="settings and hyper-parameters on top of the protocol; docs/settings.md lists them",
+    )  # fmt: skip
+
+
+def protocols() -> str:
+    """All protocols and what they set, for a help text."""
+    return "; ".join(f"{name}: {_pairs(values)}" for name, values in PROTOCOLS.items())
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items())
+
+
+def names(text: str) -> list[str]:
+    """Names given by commas, each once."""
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    if not found:
+        raise argparse.ArgumentTypeError("give at least one name")
+    return list(dict.fromkeys(found))
+
+
+def setting(text: str) -> tuple[str, list[str]]:
+    """A `KEY=VALUE,VALUE,...` as its key and values."""
+    key, sign, values = text.partition("=")
+    if not sign or not key:
+        raise argparse.ArgumentTypeError(f"'{text}' is not KEY=VALUE,VALUE,...")
+    return key, names(values)
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers given by commas."""
+    try:
+        return [int(name) for name in names(text)]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers") from error
+
+
+def overrides(options: argparse.Namespace) -> tuple[str, ...]:
+    """What --set and --epochs say, as `key=value` pairs."""
+    pairs = list(options.set)
+    if getattr(options, "epochs", None) is not None:
+        pairs.append(f"epochs={options.epochs}")
+    return tuple(pairs)

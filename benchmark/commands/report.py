@@ -1,0 +1,29 @@
+"""`adaptrec report`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmark.commands.options import Parser, names
+
+SUMMARY = "Write tables and plots from the records."
+
+
+def fill(parser: Parser) -> None:
+    """Declare the options."""
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
+    parser.add_argument("--out", type=Path, default=Path("reports"), help="folder to write")
+    for name in ("datasets", "llms", "methods", "protocols"):
+        parser.add_argument(f"--{name}", type=names, help="only these, by commas")
+
+
+def call(options: argparse.Namespace) -> int:
+    """Do it; returns the exit status."""
+    from benchmark.report.build import build_report
+
+    wanted = {name: getattr(options, f"{name}s") for name in ("dataset", "llm", "method", "protocol")}
+    only = {name: values for name, values in wanted.items() if values}
+    for path in build_report(options.results, options.out, only or None):
+        print(path)
+    return 0

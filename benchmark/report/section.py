@@ -1,0 +1,40 @@
+"""A part of the report: tables and plots under one heading. What makes figures builds sections; what writes
+files and pages reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmark.report.styles import Block
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawn figure in its two forms."""
+
+    name: str
+    """Part of the file name."""
+    heading: str
+    """Also its text for those who cannot see it."""
+    forms: Mapping[str, bytes]
+    """`png` and `svg`."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Tables and plots that belong together; one `.md`, `.tex` and `.csv` file, and a part of the page."""
+
+    stem: str
+    """File name without suffix."""
+    title: str
+    caption: str
+    """Everything that a reader must know to tell these figures from others."""
+    blocks: Sequence[Block]
+    notes: Sequence[str] = ()
+    plots: Sequence[Plot] = ()
+    lines: Sequence[Mapping[str, Any]] = ()
+    """The figures in full precision for the CSV, a dictionary a line; None is empty."""
+    records: Mapping[str, Any] = field(default_factory=dict)
+    """Name that a `Cell.record` gives -> the configuration behind it, JSON-able."""
