@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from types import TracebackType
 
 import torch
 
 from benchmark.cell import Cell, resolve_cell
+from benchmark.grid.executor import Options
 from benchmark.measure import usable_cores
 from benchmark.record import RunRecord, finished, read_record
 from benchmark.report.tables import print_tables
@@ -33,22 +35,8 @@ def bench(
 
     Returns 0 where every cell ended well, else 1.
     """
-    for name, value in (("--processes", processes), ("--jobs", jobs)):
-        if value < 1:
-            raise UserError(f"{name} must be 1 or more, got {value}.")
-    if gpus := torch.cuda.device_count():
-        if jobs > 1:
-            raise UserError(f"--jobs {jobs}: cells side by side would share a GPU; leave it out here.")
-        if processes > gpus:
-            raise UserError(f"--processes {processes}: this machine has {gpus} GPUs; give at most {gpus}.")
-    # every mistake is found before the first hour is spent
-    paths = {cell: resolve_cell(cell).record_path(results) for cell in cells}
-    found = {cell: record for cell, path in paths.items() if not fresh and (record := finished(path))}
-    if found:
-        _say(f"{len(found)} of {len(cells)} cells are finished already (--fresh runs them anew)")
-    waiting = [cell for cell in cells if cell not in found]
-    prepare_states(waiting)
-    found |= _run_all(waiting, results, processes, fresh, jobs)
+    with LocalExecutor(Options(results, processes, fresh, jobs)) as executor:
+        found = executor.run(cells)
     records = [found[cell] for cell in cells if cell in found]
     if records:
         print(print_tables(records))
@@ -56,6 +44,41 @@ def bench(
     if failed:
         _say(f"{failed} of {len(cells)} cells did not finish; the same command tries them again.")
     return 1 if failed else 0
+
+
+class LocalExecutor:
+    """Cells on this machine (see `executor.Executor`)."""
+
+    def __init__(self, options: Options) -> None:
+        self.options, gpus = options, torch.cuda.device_count()
+        if gpus and options.jobs > 1:
+            raise UserError(
+                f"--jobs {options.jobs}: cells side by side would share a GPU; leave it out here."
+            )
+        if gpus and options.processes > gpus:
+            raise UserError(
+                f"--processes {options.processes}: this machine has {gpus} GPUs; give at most {gpus}."
+            )
+
+    def __enter__(self) -> LocalExecutor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def run(self, cells: Sequence[Cell], later: int = 0) -> dict[Cell, RunRecord]:
+        """See `executor.Executor.run`."""
+        results, fresh = self.options.results, self.options.fresh
+        # every mistake is found before the first hour is spent
+        paths = {cell: resolve_cell(cell).record_path(results) for cell in cells}
+        found = {cell: record for cell, path in paths.items() if not fresh and (record := finished(path))}
+        if found:
+            _say(f"{len(found)} of {len(cells)} cells are finished already (--fresh runs them anew)")
+        waiting = [cell for cell in cells if cell not in found]
+        prepare_states(waiting)
+        return found | _run_all(waiting, results, self.options.processes, fresh, self.options.jobs)
 
 
 def _run_all(
