@@ -19,7 +19,7 @@ class Plot:
     heading: str
     """Also its text for those who cannot see it."""
     forms: Mapping[str, bytes]
-    """`png` and `svg`."""
+    """`png` and `svg`; empty where no figure has what the plot shows."""
 
 
 @dataclass(frozen=True)
@@ -37,4 +37,5 @@ class Section:
     lines: Sequence[Mapping[str, Any]] = ()
     """The figures in full precision for the CSV, a dictionary a line; None is empty."""
     records: Mapping[str, Any] = field(default_factory=dict)
-    """Name that a `Cell.record` gives -> the configuration behind it, JSON-able."""
+    """Name that a `Cell.record` gives -> the configuration behind it, JSON-able; of runs, what
+    `benchmark.report.behind` gives (`name_of`, `configuration`)."""

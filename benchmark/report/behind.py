@@ -1,0 +1,76 @@
+"""What stands behind a figure of the report: the configuration of its runs, for `Section.records`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark.record import RunRecord
+
+Stored = tuple[Path, RunRecord]
+"""A record and the file it was read from, `.../<dataset>/<llm>/<method>/<hash>-s<seed>.json`."""
+SHOWN_ENVIRONMENT = (
+    "device_name", "device", "world_size", "threads", "precision", "python", "platform", "git_commit",
+    "git_dirty",
+)  # fmt: skip
+
+
+def below_results(path: Path) -> str:
+    """The path of a record's file below the folder of the results, whatever that folder is."""
+    return "/".join(path.parts[-4:])
+
+
+def name_of(stored: Stored) -> str:
+    """What `Cell.record` says for a run: `<dataset>/<llm>/<method>/<hash>`, the same for all its seeds."""
+    path, run = stored
+    return below_results(path).removesuffix(f"-s{run.seed}.json")
+
+
+def configuration(runs: Sequence[Stored]) -> dict[str, Any]:
+    """The configuration that runs, one a seed, have in common, the command to make them again, their files.
+
+    JSON-able. Two keys mean something to the page: `command` is code, `files` are links below the results.
+    """
+    run = runs[0][1]
+    packages = run.environment.packages
+    environment = {name: getattr(run.environment, name) for name in SHOWN_ENVIRONMENT}
+    trained = [
+        f"{one.epochs_run} epochs, the best {one.best_epoch}" if one.status == "ok" else one.status
+        for _, one in runs
+    ]
+    return {
+        "command": _command([one for _, one in runs]),
+        "files": [below_results(path) for path, _ in runs],
+        "dataset": run.dataset,
+        "language model": run.llm or "none",
+        "method": run.method,
+        "protocol": run.protocol,
+        "overrides": list(run.overrides),
+        "seeds": {f"seed {one.seed}": said for (_, one), said in zip(runs, trained, strict=True)},
+        "hyper-parameters": dict(run.hyperparameters),
+        "settings": dict(run.settings),
+        "data": {"key": run.data.get("key"), **_plain(run.data.get("fingerprint") or {})},
+        "language model, details": dict(run.llm_details),
+        "environment": {**environment, "packages": ", ".join(f"{n} {v}" for n, v in packages.items())},
+        "configuration hash": run.config_hash,
+        "protocol hash": run.protocol_hash,
+        "made": ", ".join(one.created for _, one in runs),
+    }
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is nested: counts that only a reader of the record needs."""
+    return {name: value for name, value in values.items() if not isinstance(value, (dict, list))}
+
+
+def _command(runs: Sequence[RunRecord]) -> str:
+    run = runs[0]
+    words = ["python", "-m", "benchmark", "bench", "--datasets", run.dataset]
+    words += ["--llms", run.llm] if run.llm else []
+    words += ["--methods", run.method, "--protocols", run.protocol]
+    words += ["--seeds", ",".join(str(one.seed) for one in runs)]
+    if run.environment.world_size > 1:
+        words += ["--processes", str(run.environment.world_size)]
+    return shlex.join(words + (["--set", *run.overrides] if run.overrides else []))
