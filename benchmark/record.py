@@ -133,6 +133,54 @@ class Certificate(Part):
     """What makes the run `failed`, in plain words, the first one also as its `error`."""
 
 
+class Trial(Part):
+    """One configuration that a search tried, with the search's seed."""
+
+    overrides: list[str]
+    """What the search set, as `key=value` pairs in the order of the grid."""
+    config_hash: str
+    status: Literal["ok", "failed", "oom", "interrupted", "missing"]
+    """That of the trial's record; `missing` where it left none. A trial that is not ok loses."""
+    error: str | None = None
+    """One line where status is not ok."""
+    recall: float | None = None
+    """Validation Recall@10 of the trial's own best epoch, history masked as `Tuning.select` says; null unless
+    status is ok."""
+    best_epoch: int | None = None
+    epochs_run: int = 0
+    train_seconds: float = 0.0
+    """Training seconds of all its epochs, as far as it came."""
+    train_cpu_seconds: float = 0.0
+    """The same in CPU seconds, over all threads and processes."""
+
+
+class Tuning(Part):
+    """Where the hyper-parameters of a configuration come from, if not from the protocol and the user alone."""
+
+    mode: Literal["grid", "paper"]
+    """`grid`: the best of `trials` by validation; `paper`: the published best values."""
+    chosen: list[str]
+    """The values taken, as `key=value` pairs; empty where every trial was lost."""
+    fixed: dict[str, str] = Field(default_factory=dict)
+    """What was not searched, or not taken from the paper, though the method names it -> why."""
+    source: str | None = None
+    """Of published values: `<language model>/<dataset>` of the paper."""
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    """What was searched -> its values."""
+    select: Literal["raw", "masked"] = "raw"
+    """Whether the validation Recall@10 that chose has the user's history masked."""
+    seed: int | None = None
+    """Seed of the trials; null where there are none."""
+    untuned: str | None = None
+    """`config_hash` of the configuration without anything that the search sets."""
+    trials: list[Trial] = Field(default_factory=list)
+    """All that was tried, in the order of the grid; of equal ones the first is chosen."""
+    train_seconds: float = 0.0
+    """Training seconds of all trials, the chosen one included; evaluation and preparation are not."""
+    train_cpu_seconds: float = 0.0
+    """The same in CPU seconds."""
+
+
 class Environment(Part):
     """Where the run was made."""
 
@@ -188,6 +236,8 @@ class RunRecord(Part):
     """Seed of every random number."""
     trials: int = 1
     """Configurations tried in tuning before this one was chosen, itself included."""
+    tuning: Tuning | None = None
+    """How its hyper-parameters were chosen; null where they are the protocol's and the user's own."""
     epochs_run: int = 0
     """Epochs trained."""
     best_epoch: int | None = None
