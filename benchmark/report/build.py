@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from benchmark.record import RunRecord, iter_records, write_atomically, write_json
+from benchmark.report.names import stems_of
 from benchmark.report.plots import Kind, draw
 from benchmark.report.styles import escape_markdown
 from benchmark.report.tables import Group, Style, groups, render
@@ -37,7 +37,7 @@ def build_report(results: Path, out: Path, only: Only | None = None) -> list[Pat
     """
     wanted = {name: sorted(values) for name, values in (only or {}).items() if values}
     files: dict[str, bytes] = {}
-    stems = _stems(groups(_select(results, wanted)))
+    stems = stems_of(groups(_select(results, wanted)))
     for stem, group in stems.items():
         files |= _files(stem, group)
     files["README.md"] = _index(stems, files, _command(results, out, wanted)).encode()
@@ -64,29 +64,6 @@ def _select(results: Path, wanted: Mapping[str, Collection[str]]) -> list[RunRec
         asked = "; ".join(f"{name}: {', '.join(values)}" for name, values in wanted.items())
         raise UserError(f"no record below {results} has all of these at once: {asked}. Ask for less.")
     return chosen
-
-
-def _stems(found: list[Group]) -> dict[str, Group]:
-    """A file name for each table: `<dataset>-<llm>-<protocol>`, and a number from the second of a name on."""
-    stems: dict[str, Group] = {}
-    taken: set[str] = set()  # in lower case: some file systems do not tell cases apart
-    for group in found:
-        name = "-".join(
-            _slug(part) for part in (group.key.dataset, group.key.llm or "none", group.key.protocol)
-        )
-        number, stem = 1, name
-        while stem.lower() in taken:
-            number += 1
-            stem = f"{name}-{number}"
-        taken.add(stem.lower())
-        stems[stem] = group
-    return stems
-
-
-def _slug(name: str) -> str:
-    """Part of a file name; of a path its last folder."""
-    last = Path(name).name if Path(name).is_absolute() else name
-    return re.sub(r"[^A-Za-z0-9._]+", "-", last).strip("-.") or "unnamed"
 
 
 def _files(stem: str, group: Group) -> dict[str, bytes]:

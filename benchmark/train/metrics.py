@@ -13,18 +13,21 @@ Ranks = NDArray[np.float64]
 def metrics_of(ranks: Ranks) -> Metrics:
     """Mean Recall@k and NDCG@k over users: `[U]` ranks from 1 (halves where items tie) -> METRICS.
 
-    With one relevant item Recall@k is the hit rate, and NDCG@k is 1 / log2(rank + 1) within the first k.
     Raises ValueError on no users, whose mean would be a silent nan.
     """
     if not len(ranks):
         raise ValueError("no ranks to average")
-    gain = 1 / np.log2(ranks + 1)
-    values = {}
-    for name in METRICS:
-        kind, k = name.split("@")
-        hit = ranks <= int(k)
-        values[name] = float(np.mean(hit if kind == "recall" else np.where(hit, gain, 0.0)))
-    return values
+    return {name: float(np.mean(gains(ranks, name))) for name in METRICS}
+
+
+def gains(ranks: Ranks, metric: str) -> Ranks:
+    """What each user adds to a metric of METRICS, `[U]`, from the rank of the one relevant item, `[U]`.
+
+    Recall@k is the hit, and NDCG@k is 1 / log2(rank + 1) within the first k.
+    """
+    kind, k = metric.split("@")
+    hit = ranks <= int(k)
+    return hit.astype(np.float64) if kind == "recall" else np.where(hit, 1 / np.log2(ranks + 1), 0.0)
 
 
 def chance(n_items: int) -> Metrics:
