@@ -1,0 +1,280 @@
+"""Which differences between the rows of a table are more than chance among users: tests from stored ranks.
+
+docs/statistics.md explains each figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from benchmark.report.behind import Stored, configuration, name_of
+from benchmark.report.names import stems_of
+from benchmark.report.ranks import UserGains, user_gains
+from benchmark.report.rows import Group, Row, groups
+from benchmark.report.section import Section
+from benchmark.report.stats import bootstrap, holm, paired_t, randomisation, wilcoxon
+from benchmark.report.styles import Block, Cell
+from benchmark.report.tables import SHORT, share
+
+COMPARED = ("recall@10", "ndcg@10")
+"""Metrics that are tested, raw."""
+ALPHA = 0.05
+ALL_PAIRS = 10
+"""Rows up to which all pairs are compared; above, each with the reference alone."""
+FLIPS = 10_000
+SEEDS_TO_TEST = 5
+"""Matched seeds from which a paired t-test over them is given: with fewer it cannot tell."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """A row of a table and what its users got."""
+
+    row: Row
+    runs: tuple[Stored, ...]
+    gains: UserGains
+
+    @property
+    def valid(self) -> float:
+        """Mean validation Recall@10 over the seeds."""
+        return float(np.mean([run.metrics.get("valid", {}).get("recall@10", 0.0) for _, run in self.runs]))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One pair of rows under one metric; `a` and `b` are places among the sides."""
+
+    a: int
+    b: int
+    metric: str
+    difference: float
+    """Metric of `a` less that of `b`."""
+    low: float
+    high: float
+    p: float
+    """Of the randomisation test."""
+    holm: float
+    wilcoxon: float | None
+    """None where the sides have unlike numbers of seeds: the mean of two draws and a single draw differ in
+    shape though not in mean, and this test asks for symmetry."""
+    p_seeds: float | None
+    """Of the paired t-test over matched seeds; None for fewer than SEEDS_TO_TEST."""
+
+    def verdict(self, sides: Sequence[Side]) -> str:
+        """In words."""
+        if self.holm >= ALPHA:
+            return "no difference shown"
+        return f"{sides[self.a if self.difference > 0 else self.b].row.label} better"
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The comparisons of one table."""
+
+    stem: str
+    group: Group
+    sides: list[Side]
+    reference: int
+    """Place of the side that is best on validation."""
+    found: list[Comparison]
+    faults: list[str] = field(default_factory=list)
+
+
+def sections(records: Sequence[Stored]) -> list[Section]:
+    """A section for each table of two rows or more whose runs came to their end."""
+    paths = {id(run): path for path, run in records}
+    made = []
+    for stem, group in stems_of(groups(run for _, run in records)).items():
+        rows = [(row, tuple((paths[id(run)], run) for run in row.ok)) for row in group.rows if row.ok]
+        if len(rows) > 1:
+            made.append(_section(_table(stem, group, rows)))
+    return made
+
+
+def _table(stem: str, group: Group, rows: Sequence[tuple[Row, tuple[Stored, ...]]]) -> _Table:
+    sides: list[Side] = []
+    faults: list[str] = []
+    for row, runs in rows:
+        found, said = user_gains(runs, COMPARED)
+        faults += [f"{row.label}: {fault}" for fault in said]
+        if found is not None and sides and not np.array_equal(found.user, sides[0].gains.user):
+            faults.append(f"{row.label}: its ranks are of other users than those of {sides[0].row.label}.")
+        elif found is not None:
+            used = tuple(stored for stored in runs if stored[1].seed in found.by_seed)
+            sides.append(Side(row, used, found))
+    if len(sides) < 2:
+        return _Table(stem, group, sides, 0, [], faults)
+    reference = max(range(len(sides)), key=lambda place: sides[place].valid)
+    return _Table(stem, group, sides, reference, compare(sides, reference), faults)
+
+
+def compare(sides: Sequence[Side], reference: int) -> list[Comparison]:
+    """All pairs of up to ALL_PAIRS sides, of more each with the `reference`, under each of COMPARED.
+
+    Holm's correction is over all of them together.
+    """
+    if len(sides) <= ALL_PAIRS:
+        pairs = list(combinations(range(len(sides)), 2))
+    else:
+        pairs = [(place, reference) for place in range(len(sides)) if place != reference]
+    values = np.concatenate([side.gains.mean for side in sides], axis=1)  # [U, sides x metrics]
+    width = len(COMPARED)
+    asked = [(a, b, m) for m in range(width) for a, b in pairs]
+    columns = [(a * width + m, b * width + m) for a, b, m in asked]
+    p_values = randomisation(values, columns, flips_for(len(asked)))
+    intervals, adjusted = bootstrap(values, columns), holm([float(p) for p in p_values])
+    found = []
+    for place, ((a, b, m), (i, j)) in enumerate(zip(asked, columns, strict=True)):
+        difference = values[:, i] - values[:, j]
+        alike = len(sides[a].gains.by_seed) == len(sides[b].gains.by_seed)
+        found.append(
+            Comparison(
+                a, b, COMPARED[m], float(difference.mean()),
+                float(intervals[place, 0]), float(intervals[place, 1]),
+                float(p_values[place]), adjusted[place], wilcoxon(difference) if alike else None,
+                _over_seeds(sides[a].gains, sides[b].gains, m),
+            )
+        )  # fmt: skip
+    return found
+
+
+def flips_for(family: int) -> int:
+    """Enough sign flips that the least p they can give stays below ALPHA when Holm multiplies it."""
+    return max(FLIPS, round(2 * family / ALPHA))
+
+
+def _over_seeds(a: UserGains, b: UserGains, column: int) -> float | None:
+    matched = sorted(a.by_seed.keys() & b.by_seed.keys())
+    if len(matched) < SEEDS_TO_TEST:
+        return None
+    return paired_t([float(a.by_seed[seed][column] - b.by_seed[seed][column]) for seed in matched])[1]
+
+
+def _section(table: _Table) -> Section:
+    key = table.group.key
+    where = f"{key.dataset}, {key.llm or 'no language model'}, protocol {key.protocol}"
+    blocks = [_against_reference(table, metric) for metric in COMPARED] if table.found else []
+    if table.found and 2 < len(table.sides) <= ALL_PAIRS:
+        blocks += [_all_pairs(table, metric) for metric in COMPARED]
+    return Section(
+        f"{table.stem}-tests",
+        f"Differences between methods: {where}",
+        "Test Recall@10 and NDCG@10 over the full catalogue, history not masked, user by user. "
+        f"{table.group.caption}",
+        blocks,
+        [*_notes(table), *table.faults],
+        lines=[_line(table, one) for one in table.found],
+        records={name_of(side.runs[0]): configuration(side.runs) for side in table.sides},
+    )
+
+
+HEADS = ["difference", "95 % interval", "p", "Holm p", "Wilcoxon p"]
+
+
+def _figures(one: Comparison, sign: int = 1) -> list[Cell]:
+    """Cells of HEADS; `sign` -1 turns the comparison round."""
+    low, high = sorted((sign * one.low, sign * one.high))
+    texts = [signed(sign * one.difference), f"{signed(low)} to {signed(high)}"]
+    return [Cell(text) for text in (*texts, *map(p_value, (one.p, one.holm, one.wilcoxon)))]
+
+
+def _against_reference(table: _Table, metric: str) -> Block:
+    sides, best = table.sides, table.reference
+    pairs = {
+        one.a + one.b - best: one for one in table.found if one.metric == metric and best in (one.a, one.b)
+    }
+    column = COMPARED.index(metric)
+    rows = []
+    for place, side in enumerate(sides):
+        spread = side.gains.spread(column)
+        head = [
+            Cell(side.row.label),
+            Cell(share(float(side.gains.mean[:, column].mean())), record=name_of(side.runs[0])),
+            Cell(str(len(side.runs))),
+            Cell("n/a" if spread is None else share(spread)),
+        ]
+        if place == best:
+            rows.append([*head, Cell("reference"), *[Cell("")] * len(HEADS)])
+            continue
+        one = pairs[place]
+        rows.append([*head, *_figures(one, 1 if one.a == place else -1), Cell(one.verdict(sides))])
+    heads = ["row", SHORT[metric], "seeds", "SD over seeds", *HEADS, "in words"]
+    title = f"{SHORT[metric]}: each row against {sides[best].row.label}, the best on validation"
+    return Block(title, heads, rows)
+
+
+def _all_pairs(table: _Table, metric: str) -> Block:
+    rows = []
+    for one in table.found:
+        if one.metric == metric:
+            a, b = table.sides[one.a].row.label, table.sides[one.b].row.label
+            rows.append([Cell(f"{a} - {b}"), *_figures(one), Cell(one.verdict(table.sides))])
+    return Block(f"{SHORT[metric]}: all pairs", ["pair", *HEADS, "in words"], rows)
+
+
+def _notes(table: _Table) -> list[str]:
+    if not table.found:
+        return ["Fewer than two rows have ranks that can be compared."]
+    users, family = len(table.sides[0].gains.user), len(table.found)
+    said = [
+        "A user's gain is the mean over a row's seeds; then "
+        f"n = {users:,} users, however many seeds. difference: mean over users; 95 % interval: percentile "
+        "bootstrap over users.",
+        f"p: two-sided paired randomisation test, {flips_for(family):,} sign flips. Holm p: corrected over "
+        f"the {family} comparisons of this table, both metrics together; below {ALPHA:g} one is called "
+        "better. Wilcoxon p: signed-rank test, users without a difference ranked and then dropped (Pratt), "
+        "uncorrected; n/a between rows of unlike numbers of seeds, whose differences are skewed even where "
+        "the means are equal.",
+        "All of these are over users, for the weights as trained: they do not say what another seed would "
+        f"give. SD over seeds does; from {SEEDS_TO_TEST} matched seeds on, the CSV has a paired t-test over "
+        "them.",
+    ]
+    if len(table.sides) > ALL_PAIRS:
+        said.append(f"Of more than {ALL_PAIRS} rows, each is compared with the reference alone.")
+    single = [side.row.label for side in table.sides if len(side.runs) == 1]
+    if single:
+        said.append(f"One seed only, so that its spread is unknown: {', '.join(single)}.")
+    return said
+
+
+def _line(table: _Table, one: Comparison) -> dict[str, Any]:
+    line: dict[str, Any] = {**table.group.key._asdict(), "metric": one.metric}
+    column = COMPARED.index(one.metric)
+    for name, place in (("a", one.a), ("b", one.b)):
+        side = table.sides[place]
+        line |= {
+            name: side.row.label,
+            f"{name}_config_hash": side.runs[0][1].config_hash,
+            f"{name}_seeds": " ".join(str(seed) for seed in side.gains.by_seed),
+            f"{name}_mean": float(side.gains.mean[:, column].mean()),
+            f"{name}_seed_sd": side.gains.spread(column),
+        }
+    return line | {
+        "users": len(table.sides[0].gains.user),
+        "difference": one.difference,
+        "low": one.low,
+        "high": one.high,
+        "p_randomisation": one.p,
+        "p_holm": one.holm,
+        "p_wilcoxon": one.wilcoxon,
+        "p_over_seeds": one.p_seeds,
+        "family": len(table.found),
+        "verdict": one.verdict(table.sides),
+    }
+
+
+def signed(value: float) -> str:
+    """A difference of metrics to four digits, with its sign and without the zero before the point."""
+    return f"{round(value, 4) + 0.0:+.4f}".replace("0.", ".", 1)
+
+
+def p_value(value: float | None) -> str:
+    """A p-value to four digits."""
+    if value is None:
+        return "n/a"
+    return "<.0001" if value < 0.0001 else "1" if value >= 0.99995 else share(value)

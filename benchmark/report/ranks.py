@@ -1,0 +1,101 @@
+"""The stored per-user ranks of runs, checked against their records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.record import RunRecord, ranks_path
+from benchmark.report.behind import Stored, below_results
+from benchmark.report.stats import Floats
+from benchmark.train.metrics import gains, metrics_of
+from methods.errors import UserError
+
+COLUMNS = ("user", "rank", "rank_masked")
+
+
+@dataclass(frozen=True)
+class UserRanks:
+    """Test ranks of one run, in the order of users: three of `[U]`."""
+
+    user: NDArray[np.int64]
+    raw: Floats
+    masked: Floats
+
+
+def read_ranks(path: Path, run: RunRecord) -> UserRanks:
+    """The ranks beside the record at `path`.
+
+    Raises `UserError` where they are missing, cannot be read, or do not give the record's own test metrics.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = ranks_path(path)
+    name = below_results(file)
+    try:
+        table = pq.read_table(file, columns=list(COLUMNS))
+        user, raw, masked = (table.column(column).to_numpy() for column in COLUMNS)
+    except FileNotFoundError as error:
+        raise UserError(f"{name} is missing.") from error
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise UserError(f"{name} cannot be read: it is no table of {', '.join(COLUMNS)}.") from error
+    found = UserRanks(user.astype(np.int64), raw.astype(np.float64), masked.astype(np.float64))
+    if not len(user) or len(np.unique(found.user)) != len(user):
+        raise UserError(f"{name} does not have each user once.")
+    for split, ranks in (("test", found.raw), ("test_masked", found.masked)):
+        known, again = run.metrics.get(split, {}), metrics_of(ranks)
+        if not all(np.isclose(again[metric], value, rtol=0, atol=1e-9) for metric, value in known.items()):
+            raise UserError(f"{name} does not give the {split} metrics of its record.")
+    order = np.argsort(found.user, kind="stable")
+    return UserRanks(found.user[order], found.raw[order], found.masked[order])
+
+
+@dataclass(frozen=True)
+class UserGains:
+    """What each user adds to metrics under one configuration, the mean over its seeds."""
+
+    user: NDArray[np.int64]
+    """`[U]`."""
+    mean: Floats
+    """`[U, M]`, a column a metric."""
+    by_seed: dict[int, Floats]
+    """Seed -> the metrics themselves, `[M]`: what differs from seed to seed."""
+
+    def spread(self, column: int) -> float | None:
+        """Standard deviation over seeds of a metric; None for one seed."""
+        values = [figures[column] for figures in self.by_seed.values()]
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def user_gains(
+    runs: Sequence[Stored], metrics: Sequence[str], masked: bool = False
+) -> tuple[UserGains | None, list[str]]:
+    """Gains of the runs of one configuration, one a seed, and why ranks of some could not be used.
+
+    Seeds are repeated measures of the same users: they are averaged user by user, never stacked, so that `U`
+    is the number of users whatever the number of seeds. None where no run has usable ranks.
+    """
+    users: NDArray[np.int64] | None = None
+    found: dict[int, Floats] = {}
+    faults = []
+    for path, run in runs:
+        try:
+            ranks = read_ranks(path, run)
+        except UserError as error:
+            faults.append(str(error))
+            continue
+        if users is not None and not np.array_equal(users, ranks.user):
+            faults.append(f"{below_results(ranks_path(path))} has other users than the other seeds.")
+            continue
+        users = ranks.user
+        chosen = ranks.masked if masked else ranks.raw
+        found[run.seed] = np.stack([gains(chosen, metric) for metric in metrics], axis=1)
+    if users is None:
+        return None, faults
+    mean = np.mean(list(found.values()), axis=0)
+    return UserGains(users, mean, {seed: values.mean(0) for seed, values in found.items()}), faults
