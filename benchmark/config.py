@@ -97,6 +97,25 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     # The same full pool of candidates, batch and starting point for every method.
     "fair": {"candidates": "auto", "batch_size": 2048, "init": "whitened"},
 }
+ALIKE = ("fair",)
+"""Protocols that hold methods to the same conditions; `paper` gives each its own published ones."""
+
+Tune = Literal["none", "grid", "paper"]
+TUNE: dict[Tune, str] = {
+    "none": "the protocol's values",
+    "grid": "each method's published grid, the best by validation Recall@10",
+    "paper": "each method's published best values for the language model and dataset",
+}
+"""Ways to choose hyper-parameters, and what each takes."""
+
+
+def held(protocol: str) -> set[str]:
+    """What tuning leaves alone under `protocol`, so that it stays the same for all methods.
+
+    Under one of `ALIKE` every setting of the harness, and the hyper-parameters that the protocol sets.
+    """
+    own = {field.name for field in fields(Settings)}
+    return own | set(PROTOCOLS[protocol]) if protocol in ALIKE else set()
 
 
 def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:

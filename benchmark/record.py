@@ -155,7 +155,7 @@ class Trial(Part):
 
 
 class Tuning(Part):
-    """Where the hyper-parameters of a configuration come from, if not from the protocol and the user alone."""
+    """Where hyper-parameters come from, if not from the protocol and the user alone."""
 
     mode: Literal["grid", "paper"]
     """`grid`: the best of `trials` by validation; `paper`: the published best values."""
