@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from benchmark.commands.options import Parser, add_common, names, numbers, overrides, protocols
+from benchmark.config import TUNE
 
 SUMMARY = "Run a grid of cells, each in a fresh process, and print the tables."
 
@@ -22,6 +23,10 @@ def fill(parser: Parser) -> None:
         "--protocols", "--protocol", type=names, default=["paper"], help=f"by commas: {protocols()}"
     )
     parser.add_argument("--seeds", "--seed", type=numbers, default=[0], help="by commas")
+    parser.add_argument(
+        "--tune", choices=list(TUNE), default="none", metavar="|".join(TUNE),
+        help="; ".join(f"{name}: {what}" for name, what in TUNE.items()),
+    )  # fmt: skip
     parser.add_argument("--processes", type=int, default=1, help="processes (GPUs) of each run")
     parser.add_argument(
         "--jobs", type=int, default=1, help="cells at a time, which share the processor: their times mislead"
@@ -32,10 +37,13 @@ def fill(parser: Parser) -> None:
 
 def call(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
-    from benchmark.grid.local import bench
-    from benchmark.grid.plan import expand
+    from benchmark.grid.bench import bench
+    from benchmark.grid.executor import Options, make_executor
+    from benchmark.grid.plan import expand, make_plan
 
+    told = Options(options.results, options.processes, options.fresh, options.jobs)
+    executor = make_executor("local", told)
     cells = expand(
         options.datasets, options.llms, options.methods, options.protocols, options.seeds, overrides(options)
     )
-    return bench(cells, options.results, options.processes, options.fresh, options.jobs)
+    return bench(make_plan(cells, options.tune), executor, options.results)
