@@ -13,10 +13,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from benchmark.record import RunRecord, iter_records, write_atomically, write_json
+from benchmark.report.forms import Style
 from benchmark.report.names import stems_of
 from benchmark.report.plots import Kind, draw
 from benchmark.report.styles import escape_markdown
-from benchmark.report.tables import Group, Style, groups, render
+from benchmark.report.tables import Group, groups, render
 from methods.errors import UserError, unknown
 
 FIELDS = ("dataset", "llm", "method", "protocol")

@@ -39,3 +39,9 @@ class Section:
     records: Mapping[str, Any] = field(default_factory=dict)
     """Name that a `Cell.record` gives -> the configuration behind it, JSON-able; of runs, what
     `benchmark.report.behind` gives (`name_of`, `configuration`)."""
+
+    def __post_init__(self) -> None:
+        known = {"", *self.records}
+        for cell in (cell for block in self.blocks for row in block.rows for cell in row):
+            if cell.record not in known:
+                raise ValueError(f"section {self.stem}: cell '{cell.text}' names no record: {cell.record}")

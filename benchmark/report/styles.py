@@ -1,9 +1,10 @@
-"""How a table of cells looks in Markdown, LaTeX and on a terminal. Knows nothing of records."""
+"""How a table looks in Markdown and on a terminal, and which of its columns are figures."""
 
 from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,8 +15,15 @@ WIDTH = 110
 LEGEND = {
     "markdown": "Per quality column: best in **bold**, second <ins>underlined</ins>.",
     "text": "Per quality column: * best, + second.",
-    "latex": r"Per quality column: best in \textbf{bold}, second \underline{underlined}.",
 }
+NO_FIGURE = {"", "n/a", "-", "\N{EN DASH}", "\N{MINUS SIGN}", "oom", "failed", "interrupted", "not stated"}
+"""Cells that say nothing of the kind of their column."""
+_NUMBER = re.compile(
+    r"(?:[<>=~≈≤≥]\s*)?"
+    r"(?P<sign>[-+\N{MINUS SIGN}]?)(?P<value>(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:e[-+]?\d+)?)"
+    r"(?=$|[\s%/*†‡)\N{MULTIPLICATION SIGN}]|x\b)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,34 @@ class Block:
     """How many rows at the end are bounds and stand below a rule."""
 
 
-def markdown(caption: str, blocks: list[Block], notes: list[str]) -> str:
+def number(text: str) -> float | None:
+    """The number that a cell begins with, by which a column is sorted; None for words.
+
+    `.0939 ± .0075` is .0939, `1,234 GPU` is 1234, `<.001` is .001; a name like `3-gram` is a word.
+    """
+    found = _NUMBER.match(text.strip())
+    if not found or not any(char.isdigit() for char in found["value"]):
+        return None
+    value = float(found["value"].replace(",", ""))
+    return value if found["sign"] in {"", "+"} else -value
+
+
+def numeric(block: Block) -> list[bool]:
+    """Which columns hold figures: not the first one, nor one most of whose cells are words."""
+    found = [False]
+    for column in range(1, len(block.heads)):
+        texts = [row[column].text.strip() for row in block.rows]
+        said = [text for text in texts if text not in NO_FIGURE]
+        found.append(2 * sum(number(text) is not None for text in said) >= len(said))
+    return found
+
+
+def marked(blocks: Sequence[Block]) -> bool:
+    """Whether there is a best cell, and so something for the legend to explain."""
+    return any(cell.mark for block in blocks for row in block.rows for cell in row)
+
+
+def markdown(caption: str, blocks: Sequence[Block], notes: Sequence[str]) -> str:
     """GitHub-flavoured Markdown."""
     from tabulate import tabulate
 
@@ -47,15 +82,17 @@ def markdown(caption: str, blocks: list[Block], notes: list[str]) -> str:
     parts = [escape_markdown(caption)]
     for block in blocks:
         body = [[marks[cell.mark].format(escape_markdown(cell.text)) for cell in row] for row in block.rows]
-        table = tabulate(
-            body, block.heads, tablefmt="pipe", disable_numparse=True, colalign=_alignment(block)
-        )
+        heads = [escape_markdown(head) for head in block.heads]
+        table = tabulate(body, heads, tablefmt="pipe", disable_numparse=True, colalign=_alignment(block))
         parts += [f"**{escape_markdown(block.title)}**", table]
-    parts += [LEGEND["markdown"], "\n".join(f"- {escape_markdown(note)}" for note in notes)]
+    parts += [
+        LEGEND["markdown"] if marked(blocks) else "",
+        "\n".join(f"- {escape_markdown(n)}" for n in notes),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def text(caption: str, blocks: list[Block], notes: list[str]) -> str:
+def text(caption: str, blocks: Sequence[Block], notes: Sequence[str]) -> str:
     """For a terminal: a star before the best and a plus before the second, so that digits stay aligned."""
     from tabulate import tabulate
 
@@ -67,64 +104,14 @@ def text(caption: str, blocks: list[Block], notes: list[str]) -> str:
             body, block.heads, tablefmt="simple", disable_numparse=True, colalign=_alignment(block)
         )
         parts += [f"{block.title}\n{table}"]
-    said = [line for note in (LEGEND["text"], *notes) for line in textwrap.wrap(note, WIDTH)]
+    legend = [LEGEND["text"]] if marked(blocks) else []
+    said = [line for note in (*legend, *notes) for line in textwrap.wrap(note, WIDTH)]
     parts += ["\n".join(said)]
-    return "\n\n".join(parts) + "\n"
-
-
-def latex(caption: str, blocks: list[Block], notes: list[str]) -> str:
-    r"""A `table` for each block, in the manner of booktabs; `\usepackage{booktabs}` is all it needs."""
-    marks = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
-    lines = [r"% Needs \usepackage{booktabs}."]
-    for number, block in enumerate(blocks):
-        head = caption if number == 0 else ""
-        said = " ".join(escape_latex(part) for part in (f"{block.title}.", head) if part)
-        lines += [
-            r"\begin{table}[htbp]",
-            r"\centering\footnotesize",
-            r"\setlength{\tabcolsep}{4pt}",
-            rf"\caption{{{said} {LEGEND['latex']}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(block.heads) - 1)}}}",
-            r"\toprule",
-            " & ".join(escape_latex(head) for head in block.heads) + r" \\",
-            r"\midrule",
-        ]
-        for place, row in enumerate(block.rows):
-            if block.bounds and place == len(block.rows) - block.bounds > 0:
-                lines.append(r"\midrule")
-            lines.append(" & ".join(marks[c.mark].format(escape_latex(c.text)) for c in row) + r" \\")
-        lines += [r"\bottomrule", r"\end{tabular}"]
-        if block is blocks[-1] and notes:
-            lines += [r"\par\smallskip\raggedright", *(escape_latex(note) + r"\par" for note in notes)]
-        lines += [r"\end{table}", ""]
-    return "\n".join(lines)
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _alignment(block: Block) -> list[str]:
-    return ["left"] + ["right"] * (len(block.heads) - 1)
-
-
-_LATEX = {
-    **{char: "\\" + char for char in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "`": r"\textasciigrave{}",
-    '"': "''",
-    "[": "{[}",  # a row that begins with one would be read as the option of the line break before it
-    "]": "{]}",
-    "±": r"$\pm$",
-    "\N{EN DASH}": r"\textendash{}",
-}
-
-
-def escape_latex(value: str) -> str:
-    """Text that LaTeX prints as it stands."""
-    escaped = "".join(_LATEX.get(char, char) for char in one_line(value))
-    return escaped.replace("--", "-{}-").replace("--", "-{}-")  # two hyphens would join to a dash
+    return ["right" if figures else "left" for figures in numeric(block)]
 
 
 def escape_markdown(value: str) -> str:

@@ -1,23 +1,20 @@
-"""Tables of run records: the figures of each row, the best marked, in four styles."""
+"""Tables of run records: the figures of each row, the best marked."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from benchmark.record import METRICS, RunRecord
-from benchmark.report import styles
+from benchmark.report import forms
 from benchmark.report.rows import Group, Row, groups, shortened
+from benchmark.report.section import Section
 from benchmark.report.stats import Estimate
-from benchmark.report.styles import Block, Cell, Mark
-from methods.errors import unknown
+from benchmark.report.styles import Block, Cell, Mark, one_line
 
-__all__ = ["Group", "Row", "groups", "print_tables", "render"]
+__all__ = ["Group", "Row", "groups", "print_tables", "render", "section"]
 
-Style = Literal["markdown", "csv", "latex", "text"]
 SHORT = {"recall@10": "R@10", "recall@50": "R@50", "ndcg@10": "N@10", "ndcg@50": "N@50"}
 COST_HEADS = ["cand.", "s/epoch", "CPU s/epoch", "best / epochs", "prep. s", "peak GiB", "trainable", "seeds"]
 ALIKE = 1.05
@@ -173,7 +170,7 @@ def notes(group: Group) -> list[str]:
                     f"({run.cost.chunk_halvings}x, to {run.cost.chunk_tokens:,} tokens)."
                 )
             if run.status != "ok":
-                reason = styles.one_line(run.error or "no reason recorded")
+                reason = one_line(run.error or "no reason recorded")
                 said.append(f"{row.label}, seed {run.seed}: {run.status}: {reason}")
     return said
 
@@ -231,19 +228,31 @@ def _whole(value: float) -> float | int:
     return int(value) if value.is_integer() else value
 
 
-def render(group: Group, style: Style) -> str:
+def title(group: Group) -> str:
+    """What names the table to a reader, with what sets it apart from others of its name."""
+    key, apart = group.key, [shortened(pair) for pair in group.differs]
+    more = [f"and {len(apart) - 3} more"] if len(apart) > 3 else []
+    named = f"{key.dataset}, {key.llm or 'no language model'}, protocol {key.protocol}"
+    return f"{named} ({', '.join(apart[:3] + more)})" if apart else named
+
+
+def section(group: Group, stem: str, behind: Mapping[str, tuple[str, Any]]) -> Section:
+    """The tables of a group. `behind`: label of a row -> name and configuration of its runs."""
+    tables = [
+        replace(block, rows=[_linked(row, behind.get(row[0].text)) for row in block.rows])
+        for block in blocks(group)
+    ]
+    records = dict(behind.values())
+    return Section(stem, title(group), group.caption, tables, notes(group), (), csv_rows(group), records)
+
+
+def _linked(row: list[Cell], behind: tuple[str, Any] | None) -> list[Cell]:
+    return [replace(cell, record=behind[0]) for cell in row] if behind else row
+
+
+def render(group: Group, style: forms.Style) -> str:
     """A group as text; the CSV has one line a row and nothing else."""
-    if style == "csv":
-        lines = csv_rows(group)
-        file = io.StringIO()
-        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
-        return file.getvalue()
-    drawn = {"markdown": styles.markdown, "latex": styles.latex, "text": styles.text}
-    if style not in drawn:
-        raise unknown("table style", style, [*drawn, "csv"])
-    return drawn[style](group.caption, blocks(group), notes(group))
+    return forms.render(section(group, "", {}), style)
 
 
 def print_tables(records: Iterable[RunRecord]) -> str:
