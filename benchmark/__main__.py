@@ -10,6 +10,8 @@ import sys
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from benchmark.cli import main
+from benchmark.grid import lifeline
 
 if __name__ == "__main__":
+    lifeline.hold()
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.cell import Cell, Resolved, cache_folder, resolve_cell
+from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.config import applicable
+from benchmark.data.places import cache_folder
 from benchmark.data.prepare import describe, prepare
 from benchmark.data.recipe import find
 from benchmark.llm.catalogue import LLM
@@ -157,27 +158,32 @@ def prepare_inputs(
     prepared = prepare(find(dataset), cache_folder())
     yield describe(prepared)
     yield from (f"warning: {warning}" for warning in prepared.warnings)
-    if llm is None:
-        return
+    if llm is not None:
+        yield from prepare_cells(
+            Cell(dataset, llm, name, protocol, overrides=applicable(overrides, registry.get(name).Config))
+            for name, protocol in product(methods or registry.default_names(), protocols)
+        )
+
+
+def prepare_cells(cells: Iterable[Cell]) -> Iterator[str]:
+    """Compute the states that `cells`, all of one dataset and language model, need, in one pass.
+
+    Yields lines for the terminal.
+    """
+    readers = [resolved for cell in cells if (resolved := resolve_cell(cell)).llm is not None]
     layers: dict[tuple[str, str], set[int]] = {}
-    tuned: list[Resolved] = []
-    model: LLM | None = None
-    for name, protocol in product(methods or registry.default_names(), protocols):
-        chosen = applicable(overrides, registry.get(name).Config)
-        resolved = resolve_cell(Cell(dataset, llm, name, protocol, overrides=chosen))
-        if resolved.llm is None:
-            continue
-        model = resolved.llm
+    for resolved in readers:
+        assert resolved.llm is not None
         wanted = layers.setdefault((resolved.settings.pooling, resolved.settings.states_dtype), set())
-        wanted.update(resolved.cls.layers(resolved.config, model.n_layers))
-        if resolved.cls.reads == "tokens":
-            tuned.append(resolved)
+        wanted.update(resolved.cls.layers(resolved.config, resolved.llm.n_layers))
     for (pooling, dtype), wanted in layers.items():
         if wanted:
+            model, texts = readers[0].llm, readers[0].prepared.texts
             assert model is not None
             order = sorted(wanted, reverse=True)
-            states = load_states(prepared.texts, model, order, pooling, dtype, cache_folder(), pick_device())
+            states = load_states(texts, model, order, pooling, dtype, cache_folder(), pick_device())
             yield f"hidden states of {model.name}, layers {order}: {_how(states)}"
+    tuned = [resolved for resolved in readers if resolved.cls.reads == "tokens"]
     yield from _prepare_lower(tuned)
     for resolved in tuned:  # what does not fit the language model is said now, not when its turn comes
         build_method(resolved, load_inputs(resolved, pick_device()), total_steps=1_000)

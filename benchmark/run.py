@@ -27,6 +27,9 @@ from methods.errors import UserError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+BUSY = "another process is working on"
+"""In the complaint about a cell that is not free, which a bench waits for."""
+
 
 def run(cell: Cell, results: Path, fresh: bool = False) -> tuple[Path, RunRecord]:
     """Run `cell`, or return its record where it is finished; go on where it was interrupted.
@@ -138,9 +141,9 @@ def _alone(path: Path, accelerator: Accelerator) -> Iterator[None]:
     lock = FileLock(path.with_suffix(".lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=1)  # a bench that looks whether it is free holds it for an instant
     except Timeout as error:
-        raise UserError(f"another process is working on {path}; wait for it or stop it.") from error
+        raise UserError(f"{BUSY} {path}; wait for it or stop it.") from error
     except OSError as error:
         raise UserError(
             f"records cannot be written to {path.parent}: {error}; choose another --results."

@@ -37,12 +37,14 @@ class Options:
     """Processes of a cell, each with a GPU of its own where there are any."""
     fresh: bool = False
     """Discard finished records and checkpoints of the cells that are asked for."""
-    jobs: int = 1
-    """Cells at a time at most, on each machine."""
+    jobs: int | None = None
+    """Cells at a time at most; None is one on this machine, and as many as there is room for on a cluster."""
+    address: str | None = None
+    """Of a Ray cluster; None is $RAY_ADDRESS, else one of this machine that ends with the bench."""
 
     def __post_init__(self) -> None:
         for name, value in (("--processes", self.processes), ("--jobs", self.jobs)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise UserError(f"{name} must be 1 or more, got {value}.")
 
 

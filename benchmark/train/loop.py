@@ -33,6 +33,7 @@ from benchmark.train.checkpoint import Checkpoint, trained_part
 from benchmark.train.evaluate import NotFiniteError, UserRanks, evaluate
 from benchmark.train.liveness import Liveness
 from benchmark.train.metrics import metrics_of
+from benchmark.train.told import EpochLine
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -229,7 +230,7 @@ class Trainer:
         with self.clock.phase("save"):
             self._save(better)
         row.save_seconds = seconds["save"]
-        self.say(self._line(row))
+        self.say(str(self._line(row)))
 
     def _train(self, epoch: int) -> tuple[float, float]:
         """One epoch: mean loss and mean number of softmax terms of a prediction."""
@@ -264,27 +265,19 @@ class Trainer:
             sums += torch.stack([step.loss_sum.double(), step.candidates_sum.double()])
         return sums
 
-    def _line(self, row: Epoch) -> str:
+    def _line(self, row: Epoch) -> EpochLine:
         """What a person watching wants to know after an epoch."""
         settings, progress = self.settings, self.progress
         spent = sum(e.train_seconds + e.eval_seconds + e.save_seconds for e in progress.curve) / len(
             progress.curve
         )
         most = settings.epochs - row.epoch
-        least = (
-            min(most, settings.patience - (row.epoch - progress.best_epoch)) if settings.patience else most
-        )
-        left = (
-            f"{_minutes(least * spent)} to {_minutes(most * spent)}"
-            if least < most
-            else _minutes(most * spent)
-        )
-        return (
-            f"epoch {row.epoch:3d}/{settings.epochs}  loss {row.loss:.4f}  "
-            f"valid R@10 {row.valid[SELECT]:.4f} (masked {row.valid_masked[SELECT]:.4f})  "
-            f"best epoch {progress.best_epoch}  "
-            f"train {row.train_seconds:.2f} s, eval {row.eval_seconds:.2f} s, left {left}"
-        )
+        since = row.epoch - progress.best_epoch
+        least = min(most, settings.patience - since) if settings.patience else most
+        return EpochLine(
+            row.epoch, settings.epochs, row.loss, row.valid[SELECT], row.valid_masked[SELECT],
+            progress.best_epoch, row.train_seconds, row.eval_seconds, least * spent, most * spent,
+        )  # fmt: skip
 
     def _save(self, better: bool) -> None:
         if not self.accelerator.is_main_process:
@@ -321,10 +314,6 @@ def parameter_groups(model: Recommender, lr: float) -> list[dict[str, Any]]:
     shared: list[Tensor] = [parameter for parameter in model.parameters() if id(parameter) not in own]
     own_groups = [{**group, "params": list(group["params"])} for group in model.method.param_groups(lr)]
     return [*own_groups, {"params": shared, "lr": lr}]
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _random_state(device: torch.device) -> list[Tensor]:

@@ -1,0 +1,91 @@
+"""Which bench does a cell: a lock beside its record, so that two on one store do not do a cell twice.
+
+A run holds `<record>.lock` while it works; a bench holds `<record>.claim` from before it starts the run until
+it has read the record. The system frees both when their holder is gone, however it went. Machines that share
+a store need a file system on which locks work between them, as NFS 4 is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from benchmark.record import RunRecord, finished, read_record
+from methods.errors import UserError
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to run one cell."""
+
+    lock: FileLock
+
+    def release(self) -> None:
+        """Give it back; nothing stays behind."""
+        Path(self.lock.lock_file).unlink(missing_ok=True)  # while held: nobody can then take the old file
+        self.lock.release()
+
+
+def claim(record_path: Path) -> Claim | None:
+    """The right to run the cell of `record_path`, or None where another process works on it.
+
+    Raises `UserError` where nothing can be written there.
+    """
+    lock = FileLock(record_path.with_suffix(".claim"))
+    try:
+        record_path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    except OSError as error:
+        raise UserError(
+            f"records cannot be written to {record_path.parent}: {error}; choose another --results."
+        ) from error
+    found = Claim(lock)
+    if _running(record_path):
+        found.release()
+        return None
+    return found
+
+
+def _running(record_path: Path) -> bool:
+    """Whether a run that no bench claimed works on the cell."""
+    file = record_path.with_suffix(".lock")
+    if not file.exists():
+        return False
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+Stamp = tuple[int, int] | None
+"""Tells two versions of a file apart; None where there is none."""
+
+
+def stamp(record_path: Path) -> Stamp:
+    """Of the record that stands there now."""
+    try:
+        found = record_path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino
+
+
+def made_since(record_path: Path, before: Stamp) -> RunRecord | None:
+    """The record, if it was written after `before`, and its run was not interrupted."""
+    if stamp(record_path) in (None, before):
+        return None
+    record = read_record(record_path)
+    return None if record.status == "interrupted" else record
+
+
+def standing(record_path: Path, before: Stamp, fresh: bool) -> RunRecord | None:
+    """The record that makes running the cell needless: a finished one (not if `fresh`), or what another
+    bench wrote since `before`, however its run ended."""
+    return made_since(record_path, before) or (None if fresh else finished(record_path))

@@ -1,0 +1,39 @@
+"""A process that ends when the one that started it is gone, however that one went.
+
+The starter holds the other end of the process's standard input, and tells so by `VARIABLE`. When the starter
+dies, even of `kill -9`, the system closes that end: the process interrupts itself as ctrl-C does, keeps its
+checkpoint, and frees its lock. Processes that a launcher such as torchrun starts inherit both.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from contextlib import suppress
+
+VARIABLE = "ADAPTREC_LIFELINE"
+GRACE = 20.0
+"""Seconds in which an interrupted process may end by itself before it is killed."""
+
+
+def hold() -> None:
+    """Watch the starter, where this process was told to."""
+    if VARIABLE not in os.environ:
+        return
+    # what a shell starts in the background ignores SIGINT, and its children inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=_watch, daemon=True).start()
+
+
+def _watch() -> None:
+    with suppress(OSError):
+        while os.read(0, 1):
+            pass
+    # nobody reads what this process says any more: saying it must not be what ends it
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    os.kill(os.getpid(), signal.SIGINT)
+    threading.Event().wait(GRACE)
+    os._exit(1)
