@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from report_records import GIB, failure, record, study, tuned
 
 from benchmark.record import Cost, PeakMemory
-from benchmark.report import plots
+from benchmark.report import drawing, plots
 from benchmark.report.tables import groups
 
 
 def drawn(group, kind):
-    with plots._style():
+    with drawing.style():
         figure = Figure(figsize=plots.SIZE, layout="constrained")
         axes = figure.add_subplot()
         shown = (plots._curves if kind == "curves" else plots._quality)(group, figure, axes)
@@ -56,7 +56,7 @@ def test_the_line_of_several_seeds_is_the_median_one():
 
 
 def test_looks_of_28_rows_differ_even_without_colour_in_seven():
-    looks = [plots._look(place) for place in range(28)]
+    looks = [drawing.look_of(place) for place in range(28)]
     assert len({(colour, str(line)) for colour, line, _ in looks}) == 28
     assert len({marker for _, _, marker in looks[:7]}) == 7
 

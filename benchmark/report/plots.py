@@ -1,18 +1,14 @@
-"""Learning curves, and quality against time and memory: matplotlib figures of one table's rows.
-
-Colours are Okabe and Ito's, which the colour-blind tell apart (https://jfly.uni-koeln.de/color/); line styles
-and markers differ too, so that a print without colour can be read.
-"""
+"""Learning curves, and quality against time and memory: matplotlib figures of one table's rows."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from benchmark.record import RunRecord
+from benchmark.report.drawing import forms, look_of, style
 from benchmark.report.rows import Group, Row
 from benchmark.report.tables import COST, peak_memory, unlike_pools
 
@@ -21,42 +17,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Kind = Literal["curves", "quality"]
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-LINES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
-MARKERS = "osD^vPX"
 LARGEST = 700.0
 """Area of the largest bubble in square points."""
 SIZE = (7.5, 4.4)
 """Inches."""
 
 
-@contextmanager
-def _style() -> Iterator[None]:
-    """Matplotlib's defaults, whatever the user's own are, so that equal records give equal bytes."""
-    import matplotlib.style
-
-    ours = {
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": "#dddddd",
-        "grid.linewidth": 0.6,
-        "legend.frameon": False,
-        "text.parse_math": False,  # a `$` in a name is a `$`
-        "svg.hashsalt": "adaptrec",
-        "savefig.dpi": 150,
-    }
-    with matplotlib.style.context(["default", ours]):
-        yield
-
-
 def draw(group: Group, kind: Kind) -> dict[str, bytes]:
     """The plot as `{"png": ..., "svg": ...}`; empty where no run of the group has what it shows."""
     from matplotlib.figure import Figure
 
-    with _style():
+    with style():
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.add_subplot()
         key = group.key
@@ -65,20 +36,7 @@ def draw(group: Group, kind: Kind) -> dict[str, bytes]:
         axes.set_title(title + apart, loc="left")
         if not (_curves if kind == "curves" else _quality)(group, figure, axes):
             return {}
-        return {form: _bytes(figure, form) for form in ("png", "svg")}
-
-
-def _bytes(figure: Figure, form: str) -> bytes:
-    file = io.BytesIO()
-    silent = {"Software": None} if form == "png" else {"Date": None, "Creator": None}
-    figure.savefig(file, format=form, metadata=silent)
-    return file.getvalue()
-
-
-def _look(place: int) -> tuple[str, Any, str]:
-    """Colour, line style and marker of a row: 28 that differ."""
-    turn, colour = divmod(place, len(COLOURS))
-    return COLOURS[colour], LINES[(colour + turn) % len(LINES)], MARKERS[(colour + turn) % len(MARKERS)]
+        return forms(figure)
 
 
 def _middle_run(row: Row) -> RunRecord:
@@ -99,7 +57,7 @@ def _curves(group: Group, figure: Figure, axes: Axes) -> bool:
         if not row.ok or not all(run.curve for run in row.ok):
             continue
         shown = True
-        colour, line, marker = _look(place)
+        colour, line, marker = look_of(place)
         middle = _middle_run(row)
         for run in row.ok:
             start = [run.initial["valid"]["recall@10"]] if "valid" in run.initial else []
@@ -159,17 +117,20 @@ def _points(group: Group) -> tuple[list[Point], str]:
 
 
 def _quality(group: Group, figure: Figure, axes: Axes) -> bool:
-    """Test Recall@10 against the training time of an epoch, the peak memory as area."""
+    """Test Recall@10 against the training time of an epoch, the peak memory as area; what is on the front."""
+    from matplotlib.colors import to_rgba
+
     points, kind = _points(group)
     if not points:
         return False
     most = max((point.memory for point in points if point.memory), default=1.0)
     areas = [LARGEST * point.memory / most if point.memory else 40.0 for point in points]
     for point, area in zip(points, areas, strict=True):
-        colour = _look(point.place)[0]
-        face, mark = (colour, "o") if point.memory else ("none", "X")
+        colour = look_of(point.place)[0]
+        face, mark = (to_rgba(colour, 0.65), "o") if point.memory else ("none", "X")
+        edge, width = ("black", 1.6) if not_dominated(point, points) else (to_rgba(colour, 0.65), 1.0)
         axes.scatter(
-            point.x, point.y, s=area, marker=mark, facecolor=face, edgecolor=colour, alpha=0.65, zorder=3
+            point.x, point.y, s=area, marker=mark, facecolor=face, edgecolor=edge, linewidth=width, zorder=3
         )
         if point.half_width is not None:
             axes.errorbar(
@@ -179,7 +140,8 @@ def _quality(group: Group, figure: Figure, axes: Axes) -> bool:
     axes.margins(x=0.12, y=0.2)
     axes.set_xlabel(_clock(group)[1])
     axes.set_ylabel("test Recall@10")
-    handles = _size_legend(axes, most, points)
+    corners = _front(points)
+    handles = [*_size_legend(axes, most, points), *_front_legend(axes, corners)]
     title = "peak memory in training,\n" + ("GPU, allocated" if kind == "GPU" else "host, resident")
     figure.legend(
         handles=handles,
@@ -189,8 +151,42 @@ def _quality(group: Group, figure: Figure, axes: Axes) -> bool:
         labelspacing=1.6,
         borderpad=1.2,
     )
-    _place_labels(figure, axes, points, areas)
+    _place_labels(figure, axes, points, areas, corners)
     return True
+
+
+def not_dominated(point: Point, points: Sequence[Point]) -> bool:
+    """Whether no other point is as good in quality, seconds and memory, and better in one of them.
+
+    Of two points of which one has no memory, quality and seconds alone decide.
+    """
+
+    def beats(other: Point) -> bool:
+        mine, theirs = [point.x, -point.y], [other.x, -other.y]
+        if point.memory and other.memory:
+            mine, theirs = [*mine, point.memory], [*theirs, other.memory]
+        return theirs != mine and all(a <= b for a, b in zip(theirs, mine, strict=True))
+
+    return not any(beats(other) for other in points)
+
+
+def _front(points: Sequence[Point]) -> list[tuple[float, float]]:
+    """Corners of the steps that the best quality within a time goes up by."""
+    corners: list[tuple[float, float]] = []
+    for point in sorted(points, key=lambda point: (point.x, -point.y)):
+        if not corners:
+            corners.append((point.x, point.y))
+        elif point.y > corners[-1][1]:
+            corners += [(point.x, corners[-1][1]), (point.x, point.y)]
+    return corners
+
+
+def _front_legend(axes: Axes, corners: Sequence[tuple[float, float]]) -> list[Any]:
+    """Draw the steps; they and the mark of points that are not dominated, for the legend."""
+    dashed: dict[str, Any] = {"color": "#666666", "linewidth": 1.0, "linestyle": (0, (4, 2)), "zorder": 2}
+    steps = axes.plot(*zip(*corners, strict=True), label="best within a time", **dashed)
+    edge: dict[str, Any] = {"facecolor": "none", "edgecolor": "black", "linewidth": 1.6}
+    return [*steps, axes.scatter([], [], s=60, label="on the front of all three", **edge)]
 
 
 def _axis_of_seconds(axes: Axes, seconds: Sequence[float]) -> None:
@@ -225,8 +221,14 @@ GAPS = ((3.0, 8), (14.0, 16), (28.0, 24), (44.0, 24), (62.0, 24))
 """Points between a bubble and its label, tried from the nearest, and in how many directions."""
 
 
-def _place_labels(figure: Figure, axes: Axes, points: Sequence[Point], areas: Sequence[float]) -> None:
-    """Write each label at the nearest place where it hides no bubble, label or edge.
+def _place_labels(
+    figure: Figure,
+    axes: Axes,
+    points: Sequence[Point],
+    areas: Sequence[float],
+    corners: Sequence[tuple[float, float]],
+) -> None:
+    """Write each label at the nearest place where it hides no bubble, label, edge or step of the front.
 
     A label that is not at its bubble gets a line to it, which counts as taken room too.
     """
@@ -237,9 +239,13 @@ def _place_labels(figure: Figure, axes: Axes, points: Sequence[Point], areas: Se
     taken = [
         box for point, radius in zip(points, radii, strict=True) for box in _drawn_at(axes, point, radius)
     ]
+    seen = axes.transData.transform(corners)
+    taken += [
+        Box(min(a, c) - 2, min(b, d) - 2, max(a, c) + 2, max(b, d) + 2) for (a, b), (c, d) in pairwise(seen)
+    ]
     for point, radius in zip(points, radii, strict=True):
         x, y = axes.transData.transform((point.x, point.y))
-        colour = _look(point.place)[0]
+        colour = look_of(point.place)[0]
         line = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 0, "shrinkB": radius / scale}
         look: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "zorder": 5}
         note = axes.annotate(point.label, (point.x, point.y), (0, 0), arrowprops=line, **look)

@@ -1,0 +1,59 @@
+"""How all plots look, and how they become bytes.
+
+Colours are Okabe and Ito's, which the colour-blind tell apart (https://jfly.uni-koeln.de/color/); line
+styles, markers and hatches differ too, so that a print without colour can be read.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+LINES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
+MARKERS = "osD^vPX"
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Matplotlib's defaults, whatever the user's own are, so that equal records give equal bytes."""
+    import matplotlib.style
+
+    ours = {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "#dddddd",
+        "grid.linewidth": 0.6,
+        "legend.frameon": False,
+        "text.parse_math": False,  # a `$` in a name is a `$`
+        "svg.hashsalt": "adaptrec",
+        "savefig.dpi": 150,
+    }
+    with matplotlib.style.context(["default", ours]):
+        yield
+
+
+def forms(figure: Figure) -> dict[str, bytes]:
+    """The figure as PNG and SVG; equal figures give equal bytes."""
+    return {form: _bytes(figure, form) for form in ("png", "svg")}
+
+
+def _bytes(figure: Figure, form: str) -> bytes:
+    file = io.BytesIO()
+    silent = {"Software": None} if form == "png" else {"Date": None, "Creator": None}
+    figure.savefig(file, format=form, metadata=silent)
+    return file.getvalue()
+
+
+def look_of(place: int) -> tuple[str, Any, str]:
+    """Colour, line style and marker of a row: 28 that differ."""
+    turn, colour = divmod(place, len(COLOURS))
+    return COLOURS[colour], LINES[(colour + turn) % len(LINES)], MARKERS[(colour + turn) % len(MARKERS)]
