@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from benchmark.config import Settings
-from benchmark.record import Metrics, RunRecord
+from benchmark.record import Metrics, RunRecord, Tuning
+from benchmark.report.searches import Searches, searches, told
 from benchmark.report.stats import Estimate, estimate
 from methods.errors import UserError
 
@@ -41,6 +42,8 @@ class Row:
     runs: tuple[RunRecord, ...] = ()
     bound: Mapping[str, Metrics] = field(default_factory=dict)
     """Split -> metrics, of a bound."""
+    tuning: Tuning | None = None
+    """How the configuration was chosen, where it was."""
 
     @property
     def ok(self) -> tuple[RunRecord, ...]:
@@ -123,21 +126,27 @@ def groups(records: Iterable[RunRecord]) -> list[Group]:
 
     A run that reads no language model joins the tables of its data, protocol and hardware, whatever their
     language model; of several tables with one language model, those whose settings are most like its own. It
-    makes a table of its own only where there is no other. Raises `UserError` for two records of one
+    makes a table of its own only where there is no other. Trials that a search did not choose are left out:
+    the record of what it chose tells of them. Raises `UserError` for two records of one
     configuration and seed in a table: they would narrow its interval without being a new seed.
     """
     members: dict[Key, list[RunRecord]] = {}
     controls: list[RunRecord] = []
-    for run in records:
+    runs = list(records)
+    chosen_by = searches(runs)
+    lost = chosen_by.lost
+    for run in runs:
+        if run.config_hash in lost:
+            continue
         if run.llm is None:
             controls.append(run)
         else:
             members.setdefault(key_of(run), []).append(run)
-    common = {key: _settings(runs) for key, runs in members.items()}
+    common = {key: _settings(same) for key, same in members.items()}
     for run in controls:
         for key in _hosts(run, common) or [key_of(run)]:
             members.setdefault(key, []).append(run)
-    found = [_group(key, runs) for key, runs in members.items()]
+    found = [_group(key, same, chosen_by) for key, same in members.items()]
     found.sort(key=lambda group: _sorting(group.key, group))
     return _tell_apart(found)
 
@@ -172,7 +181,7 @@ def _sorting(key: Key, group: Group) -> tuple[Any, ...]:
     return (key.dataset, key.llm or "", key.protocol, oldest, tuple(map(str, key)))
 
 
-def _group(key: Key, runs: list[RunRecord]) -> Group:
+def _group(key: Key, runs: list[RunRecord], chosen_by: Searches) -> Group:
     cells: dict[str, list[RunRecord]] = {}
     for run in runs:
         cells.setdefault(run.config_hash, []).append(run)
@@ -183,26 +192,37 @@ def _group(key: Key, runs: list[RunRecord]) -> Group:
                 f"{times} records of {same[0].method} on {key.dataset} have the configuration {config} "
                 f"and the seed {seed}; keep one of them."
             )
-    shared = sorted(set.intersection(*(set(run.overrides) for run in runs)))
-    told = [name for name in TOLD if len({_value(run, name) for run in runs}) > 1]
-    labels = {config: _label(same[0], shared, told) for config, same in cells.items()}
+    own = {config: _own(same[0], chosen_by.keys(config)) for config, same in cells.items()}
+    shared = sorted(set.intersection(*own.values()))
+    named = [name for name in TOLD if len({_value(run, name) for run in runs}) > 1]
+    labels = {
+        config: _label(same[0], own[config] - set(shared), named, chosen_by.chosen.get(config))
+        for config, same in cells.items()
+    }
     twice = Counter(labels.values())
     rows = []
     for config in sorted(cells, key=lambda name: (cells[name][0].llm is None, labels[name], name)):
         label = labels[config] + (f" #{config[:8]}" if twice[labels[config]] > 1 else "")
-        rows.append(Row(label, tuple(sorted(cells[config], key=lambda run: run.seed))))
+        same = tuple(sorted(cells[config], key=lambda run: run.seed))
+        rows.append(Row(label, same, tuning=chosen_by.chosen.get(config)))
     limits = {name: _first(run.data.get(name) for run in runs) for name in BOUNDS}
     bounds = tuple(Row(name, bound=limit) for name, limit in limits.items() if limit)
     return Group(key, tuple(rows), bounds, tuple(shared))
 
 
-def _label(run: RunRecord, shared: Sequence[str], told: Sequence[str]) -> str:
+def _own(run: RunRecord, searched: Collection[str]) -> set[str]:
+    """Overrides that the user gave, not a search."""
+    return {pair for pair in run.overrides if pair.partition("=")[0] not in searched}
+
+
+def _label(run: RunRecord, own: set[str], named: Sequence[str], tuning: Tuning | None) -> str:
     """The method, what sets it apart in its table, and where it came from if not from the project."""
-    own = {shortened(pair) for pair in run.overrides if pair not in shared}
-    own |= {
-        f"{name}={value}" for name in told if (value := _value(run, name)) != getattr(Settings, name, None)
+    apart = {shortened(pair) for pair in own}
+    apart |= {
+        f"{name}={value}" for name in named if (value := _value(run, name)) != getattr(Settings, name, None)
     }
-    label = f"{run.method} ({', '.join(sorted(own))})" if own else run.method
+    said = "; ".join(part for part in (", ".join(sorted(apart)), told(tuning)) if part)
+    label = f"{run.method} ({said})" if said else run.method
     if run.method_source.get("external"):
         made = (run.method_source.get("distribution"), run.method_source.get("version"))
         label += f" [external: {' '.join(str(part) for part in made if part) or 'unknown distribution'}]"

@@ -7,40 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 from benchmark.record import METRICS, RunRecord
-from benchmark.report import forms
+from benchmark.report import forms, trials
 from benchmark.report.rows import Group, Row, groups, shortened
 from benchmark.report.section import Section
-from benchmark.report.stats import Estimate
+from benchmark.report.shown import count, gibibytes, seconds, share, with_interval
 from benchmark.report.styles import Block, Cell, Mark, one_line
 
-__all__ = ["Group", "Row", "groups", "print_tables", "render", "section"]
+__all__ = ["Group", "Row", "groups", "print_tables", "render", "seconds", "section", "share", "with_interval"]
 
 SHORT = {"recall@10": "R@10", "recall@50": "R@50", "ndcg@10": "N@10", "ndcg@50": "N@50"}
 COST_HEADS = ["cand.", "s/epoch", "CPU s/epoch", "best / epochs", "prep. s", "peak GiB", "trainable", "seeds"]
 ALIKE = 1.05
 """Numbers of candidates up to this factor apart count as one: masking false negatives takes a few away."""
 CSV_SPLITS = [split + masked for split in ("test", "test_warm", "test_cold") for masked in ("", "_masked")]
-
-
-def seconds(figure: Estimate) -> str:
-    """Seconds to about three digits, and the half-width to as many decimals."""
-    decimals = next((places for limit, places in ((0.1, 4), (10, 2), (100, 1)) if figure.mean < limit), 0)
-    return with_interval(figure, lambda value: f"{value:,.{decimals}f}")
-
-
-def gibibytes(value: float) -> str:
-    """Bytes as GiB."""
-    return f"{value / 2**30:.2f}"
-
-
-def share(value: float) -> str:
-    """A metric in [0, 1] to four digits, without the zero before the point."""
-    return f"{value:.4f}".removeprefix("0")
-
-
-def with_interval(figure: Estimate, show: Callable[[float], str]) -> str:
-    """`mean ± half-width`, or the plain figure of one seed."""
-    return show(figure.mean) + (f" ± {show(figure.half_width)}" if figure.half_width is not None else "")
 
 
 def peak_memory(row: Row) -> tuple[float, str] | None:
@@ -50,11 +29,6 @@ def peak_memory(row: Row) -> tuple[float, str] | None:
         if figure is not None and figure.n == len(row.ok):
             return figure.largest, kind
     return None
-
-
-def count(value: float) -> str:
-    """A mean number of things, to about three digits where it is small."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 COST: dict[str, Callable[[RunRecord], float | None]] = {
@@ -125,13 +99,19 @@ def _splits(group: Group) -> list[str]:
 
 
 def blocks(group: Group) -> list[Block]:
-    """The main table (test metrics and cost), and the one of masked metrics and of warm and cold targets."""
+    """The main table (test metrics and cost), the one of masked metrics and of warm and cold targets, and
+    where rows were tuned that of their trials."""
     rows = [*group.rows, *group.bounds]
     labels = [Cell(row.label) for row in rows]
     main = [_quality_column(group, "test", metric) for metric in METRICS]
-    costs = [[Cell(text) for text in _cost_cells(row)] for row in rows]
+    search = trials.tuned(group)
+    costs = [
+        [Cell(text) for text in (*_cost_cells(row), *(trials.search_cells(row) if search else []))]
+        for row in rows
+    ]
     body = [[label, *cells, *cost] for label, *cells, cost in zip(labels, *main, costs, strict=True)]
     heads = ["method", *(SHORT[metric] for metric in METRICS), *COST_HEADS]
+    heads += trials.SEARCH_HEADS if search else []
     asked = [("test_masked", metric) for metric in METRICS]
     asked += [(split, metric) for split in _splits(group) for metric in ("recall@10", "ndcg@10")]
     names = ["method"] + [f"{split.removeprefix('test_')} {SHORT[metric]}" for split, metric in asked]
@@ -142,6 +122,7 @@ def blocks(group: Group) -> list[Block]:
     return [
         Block("Test, full catalogue, and cost", heads, body, len(group.bounds)),
         Block(title, names, [list(cells) for cells in other], len(group.bounds)),
+        *trials.trials_block(group),
     ]
 
 
@@ -153,6 +134,7 @@ def notes(group: Group) -> list[str]:
         "language model, or its frozen lower layers, compute once. peak GiB: in training, GPU (allocated by "
         "torch) or else host (resident). n/a: not measured, or does not apply.",
         *_pools(group),
+        *trials.trial_notes(group),
     ]
     if any(len(row.ok) > 1 for row in group.rows):
         said.append(
@@ -194,8 +176,12 @@ def _pools(group: Group) -> list[str]:
 
 
 def csv_rows(group: Group) -> list[dict[str, Any]]:
-    """A dictionary a row: what names table and row, and every figure in full precision; null is empty."""
+    """A dictionary a row: what names table and row, and every figure in full precision; null is empty.
+
+    Where rows were tuned, also how, and one a trial.
+    """
     found = []
+    tuned = trials.tuned(group)
     for row in (*group.rows, *group.bounds):
         line: dict[str, Any] = {
             **group.key._asdict(),
@@ -220,8 +206,8 @@ def csv_rows(group: Group) -> list[dict[str, Any]]:
         line["peak_memory_bytes"], line["peak_memory_kind"] = (
             (_whole(memory[0]), memory[1]) if memory else ("", "")
         )
-        found.append(line)
-    return found
+        found.append(line | (trials.search_line(row) if tuned else {}))
+    return found + trials.trial_lines(group)
 
 
 def _whole(value: float) -> float | int:
