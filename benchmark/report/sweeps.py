@@ -1,0 +1,204 @@
+"""Quality over one whole-number setting with all others equal, as in Figure 3 of arXiv 2310.01612.
+
+Any method has such a plot where its finished runs give three values or more of one setting or hyper-parameter
+and agree on everything else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from benchmark.config import Settings, digest
+from benchmark.record import RunRecord
+from benchmark.report.behind import Stored, configuration, name_of
+from benchmark.report.drawing import forms, look_of, style
+from benchmark.report.names import slug
+from benchmark.report.section import Plot, Section
+from benchmark.report.styles import Block, Cell
+from benchmark.report.tables import share
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FEWEST = 3
+"""Values that make a sweep."""
+METRIC = "recall@10"
+SPLITS = {"valid": "validation", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """Runs that differ in one setting, and in their seeds."""
+
+    facts: Mapping[str, Any]
+    """Everything else, by name."""
+    runs: Mapping[int, tuple[Stored, ...]]
+    """Value of the setting -> its runs, one a seed; values rise."""
+
+    def best(self) -> int:
+        """The value with the best mean validation Recall@10, the smaller one of equals."""
+        return max(self.runs, key=lambda value: (mean_of(self.runs[value], "valid") or 0.0, -value))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The lines of one plot: one dataset, method, protocol and setting."""
+
+    dataset: str
+    method: str
+    protocol: str
+    name: str
+    """Of the setting."""
+    lines: tuple[Line, ...]
+
+    def labels(self) -> list[str]:
+        """The language model of each line, and what else the lines do not share."""
+        varied = [
+            name
+            for name in self.lines[0].facts
+            if len({json.dumps(line.facts.get(name), default=str) for line in self.lines}) > 1
+        ]
+        found = []
+        for line in self.lines:
+            extra = [f"{name}={line.facts.get(name)}" for name in varied if name not in HIDDEN]
+            found.append(", ".join([str(line.facts["llm"] or "no language model"), *extra]))
+        return found
+
+
+HIDDEN = {"llm", "digest", "data"}
+"""Facts that tell lines apart but are no words of a label."""
+
+
+def mean_of(runs: Sequence[Stored], split: str, metric: str = METRIC) -> float | None:
+    """Mean of a metric over runs; None where none has it."""
+    known = [run.metrics[split][metric] for _, run in runs if split in run.metrics]
+    return fmean(known) if known else None
+
+
+def _values(run: RunRecord) -> dict[str, Any]:
+    """Settings, those that came later at their default, and hyper-parameters."""
+    return {**asdict(Settings()), **run.settings, **run.hyperparameters}
+
+
+def sweeps(records: Sequence[Stored]) -> list[Sweep]:
+    """Every sweep that the finished runs hold, by name."""
+    found: dict[tuple[str, str, str, str], dict[str, tuple[dict[str, Any], dict[int, list[Stored]]]]] = {}
+    for stored in records:
+        run = stored[1]
+        if run.status != "ok":
+            continue
+        values = _values(run)
+        place = run.environment
+        shared = {
+            "llm": run.llm, "digest": run.llm_details.get("digest"), "data": run.data.get("key"),
+            "device": place.device_name, "processes": place.world_size, "precision really": place.precision,
+        }  # fmt: skip
+        for name, value in values.items():
+            if type(value) is int:
+                facts = {**shared, **{other: values[other] for other in values if other != name}}
+                key = (run.dataset, run.method, run.protocol, name)
+                line = found.setdefault(key, {}).setdefault(digest(facts), (facts, {}))
+                line[1].setdefault(value, []).append(stored)
+    made = []
+    for key, lines in sorted(found.items()):
+        kept = tuple(
+            Line(facts, {value: tuple(runs[value]) for value in sorted(runs)})
+            for facts, runs in lines.values()
+            if len(runs) >= FEWEST
+        )
+        if kept:
+            made.append(Sweep(*key, kept))
+    return made
+
+
+def sections(records: Sequence[Stored]) -> list[Section]:
+    """A section for each sweep."""
+    return [_section(sweep) for sweep in sweeps(records)]
+
+
+def _section(sweep: Sweep) -> Section:
+    rows, lines, behind = [], [], {}
+    for label, line in zip(sweep.labels(), sweep.lines, strict=True):
+        for value, runs in line.runs.items():
+            chosen = " *" if value == line.best() else ""
+            behind[name_of(runs[0])] = configuration(runs)
+            figures = [mean_of(runs, split, metric) for split in SPLITS for metric in (METRIC, "ndcg@10")]
+            cells = [Cell("n/a" if one is None else share(one), record=name_of(runs[0])) for one in figures]
+            rows.append([Cell(label), Cell(f"{value}{chosen}"), *cells, Cell(str(len(runs)))])
+            lines.append(
+                {
+                    "dataset": sweep.dataset, "llm": line.facts["llm"], "protocol": sweep.protocol,
+                    "method": sweep.method, "line": label, "setting": sweep.name, "value": value,
+                    "config_hash": runs[0][1].config_hash, "seeds": " ".join(str(r.seed) for _, r in runs),
+                    **{f"{s}_{m}": mean_of(runs, s, m) for s in SPLITS for m in (METRIC, "ndcg@10")},
+                }
+            )  # fmt: skip
+    heads = ["line", sweep.name, "valid R@10", "valid N@10", "test R@10", "test N@10", "seeds"]
+    where = f"{sweep.method} on {sweep.dataset}, protocol {sweep.protocol}"
+    stem = "-".join(slug(part) for part in (sweep.dataset, sweep.protocol, sweep.method, sweep.name))
+    return Section(
+        f"{stem}-sweep",
+        f"Recall@10 over {sweep.name}: {where}",
+        f"{where}: only {sweep.name} differs along a line, everything else is equal; full catalogue, history "
+        "not masked, means over seeds.",
+        [Block(f"R@10 and N@10 over {sweep.name}", heads, rows)],
+        ["* the value with the best validation R@10: the one to choose, whatever the test figures say."],
+        [Plot("sweep", f"Recall@10 over {sweep.name}: {where}", draw(sweep))],
+        lines,
+        behind,
+    )
+
+
+def draw(sweep: Sweep) -> dict[str, bytes]:
+    """Validation and test Recall@10 side by side, over the setting: `png` and `svg`."""
+    from matplotlib.figure import Figure
+
+    with style():
+        figure = Figure(figsize=(7.5, 3.6), layout="constrained")
+        pair = figure.subplots(1, 2, sharex=True, sharey=True)
+        title = f"{sweep.method} on {sweep.dataset}, protocol {sweep.protocol}"
+        figure.suptitle(title, x=0.01, ha="left", fontsize="large")
+        for axes, (split, name) in zip(pair, SPLITS.items(), strict=True):
+            axes.set_title(name, fontsize="medium")
+            axes.set_xlabel(sweep.name)
+            for place, (label, line) in enumerate(zip(sweep.labels(), sweep.lines, strict=True)):
+                _draw_line(axes, line, split, label, place)
+            _ticks(axes, sorted({value for line in sweep.lines for value in line.runs}))
+        pair[0].set_ylabel("Recall@10")
+        several = any(len(runs) > 1 for line in sweep.lines for runs in line.runs.values())
+        said = "ringed: best on validation" + ("\nbars: least to most of the seeds" if several else "")
+        handles, labels = pair[0].get_legend_handles_labels()
+        look: dict[str, Any] = {"title": said, "alignment": "left", "handlelength": 3.4}
+        figure.legend(handles, labels, loc="outside lower left", ncols=2, **look)
+        return forms(figure)
+
+
+def _draw_line(axes: Axes, line: Line, split: str, label: str, place: int) -> None:
+    colour, dash, marker = look_of(place)
+    known = {value: mean for value, runs in line.runs.items() if (mean := mean_of(runs, split)) is not None}
+    look: dict[str, Any] = {"color": colour, "linestyle": dash, "marker": marker}
+    axes.plot(list(known), list(known.values()), label=label, linewidth=1.6, markersize=6, zorder=3, **look)
+    for value in known:
+        seeds = [run.metrics[split][METRIC] for _, run in line.runs[value] if split in run.metrics]
+        if len(seeds) > 1:
+            axes.vlines(value, min(seeds), max(seeds), color=colour, linewidth=1.0, zorder=4)
+    if (best := line.best()) in known:
+        ring: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": "black", "markersize": 12}
+        axes.plot([best], [known[best]], "o", markeredgewidth=1.4, zorder=5, **ring)
+
+
+def _ticks(axes: Axes, values: Sequence[int]) -> None:
+    """A tick at each value; logarithmic from a factor of eight on."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    if values[0] > 0 and values[-1] >= 8 * values[0]:
+        axes.set_xscale("log", base=2)
+    step = math.ceil(len(values) / 12)
+    axes.xaxis.set_major_locator(FixedLocator(values[::step]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
