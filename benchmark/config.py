@@ -107,6 +107,8 @@ TUNE: dict[Tune, str] = {
     "paper": "each method's published best values for the language model and dataset",
 }
 """Ways to choose hyper-parameters, and what each takes."""
+EXECUTORS = {"local": "this machine", "ray": "a Ray cluster, which wants `pip install 'adaptrec[ray]'`"}
+"""What runs the cells of a grid, and where."""
 
 
 def held(protocol: str) -> set[str]:

@@ -21,6 +21,8 @@ from methods.errors import UserError
 
 SCHEMA = 1
 METRICS = ("recall@10", "recall@50", "ndcg@10", "ndcg@50")
+BUSY = "another process is working on"
+"""Begins the complaint about a record that another run is to make; a bench that reads it waits."""
 Metrics = dict[str, float]
 """Metric name -> value; the names are METRICS."""
 

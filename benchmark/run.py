@@ -17,7 +17,7 @@ from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.describe import add_cost, add_quality, add_training, blank
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.model.parallel import is_main, say, world_size
-from benchmark.record import RunRecord, finished, ranks_path, write_atomically
+from benchmark.record import BUSY, RunRecord, finished, ranks_path, write_atomically
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.evaluate import NotFiniteError, UserRanks
 from benchmark.train.liveness import NotAliveError
@@ -26,9 +26,6 @@ from methods.errors import UserError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-BUSY = "another process is working on"
-"""In the complaint about a cell that is not free, which a bench waits for."""
 
 
 def run(cell: Cell, results: Path, fresh: bool = False) -> tuple[Path, RunRecord]:

@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from benchmark.cell import Cell
-from benchmark.grid.local import run_cell
+from benchmark.grid.executor import Options
+from benchmark.grid.local import LocalExecutor
 from benchmark.record import RunRecord
 
 EPOCHS = {"tmoe": 2, "id": 8}
@@ -38,7 +39,7 @@ def record(tmp_path_factory: pytest.TempPathFactory):
             need_minilm()
         overrides = (f"epochs={EPOCHS[method]}", "precision=no")
         cell = Cell(dataset, "minilm", method, "fair", overrides=overrides)
-        made = run_cell(cell, Path(results), processes=1, fresh=False)
+        made = LocalExecutor(Options(Path(results))).run([cell]).get(cell)
         assert made is not None and made.status == "ok"
         return made
 

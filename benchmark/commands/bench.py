@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from benchmark.commands.options import Parser, add_common, names, numbers, overrides, protocols
-from benchmark.config import TUNE
+from benchmark.config import EXECUTORS, TUNE
 
 SUMMARY = "Run a grid of cells, each in a fresh process, and print the tables."
 
@@ -29,8 +29,17 @@ def fill(parser: Parser) -> None:
     )  # fmt: skip
     parser.add_argument("--processes", type=int, default=1, help="processes (GPUs) of each run")
     parser.add_argument(
-        "--jobs", type=int, default=1, help="cells at a time, which share the processor: their times mislead"
+        "--executor", default="local", help="; ".join(f"{name}: {where}" for name, where in EXECUTORS.items())
     )
+    parser.add_argument(
+        "--jobs", type=int,
+        help="cells at a time: each has GPUs of its own, or on a CPU shares the processor, and times mislead; "
+        "1 on this machine, as many as there is room for on a cluster, when left out",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cpus", type=int, help="CPUs of each cell on a cluster; one a process when left out"
+    )
+    parser.add_argument("--ray-address", help="the cluster; $RAY_ADDRESS, else this machine, when left out")
     add_common(parser)
     parser.add_argument("--fresh", action="store_true", help="run finished cells anew")
 
@@ -41,8 +50,10 @@ def call(options: argparse.Namespace) -> int:
     from benchmark.grid.executor import Options, make_executor
     from benchmark.grid.plan import expand, make_plan
 
-    told = Options(options.results, options.processes, options.fresh, options.jobs)
-    executor = make_executor("local", told)
+    told = Options(
+        options.results, options.processes, options.fresh, options.jobs, options.cpus, options.ray_address
+    )
+    executor = make_executor(options.executor, told)
     cells = expand(
         options.datasets, options.llms, options.methods, options.protocols, options.seeds, overrides(options)
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmark.cell import Cell
 from benchmark.grid import lifeline
-from benchmark.run import BUSY
+from benchmark.record import BUSY
 
 GRACE = lifeline.GRACE
 TAIL = 30

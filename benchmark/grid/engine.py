@@ -155,7 +155,7 @@ class Engine(ABC):
             record = read_record(task.path) if written else None
             self._tasks.discard(task)
             task.claim.release()
-            if record is None and end.busy:
+            if end.busy and (record is None or record.status == "interrupted"):
                 self.tracker.defer(task.cell)
                 queue.defer(task.cell)
                 continue

@@ -21,10 +21,9 @@ from types import TracebackType
 from typing import Protocol
 
 from benchmark.cell import Cell
+from benchmark.config import EXECUTORS
 from benchmark.record import RunRecord
 from methods.errors import UserError, unknown
-
-EXECUTORS = ("local",)
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,13 @@ class Options:
     """Discard finished records and checkpoints of the cells that are asked for."""
     jobs: int | None = None
     """Cells at a time at most; None is one on this machine, and as many as there is room for on a cluster."""
+    cpus: int | None = None
+    """CPUs of a cell on a cluster; None is one a process. On this machine cells share what there is."""
     address: str | None = None
     """Of a Ray cluster; None is $RAY_ADDRESS, else one of this machine that ends with the bench."""
 
     def __post_init__(self) -> None:
-        for name, value in (("--processes", self.processes), ("--jobs", self.jobs)):
+        for name, value in (("--processes", self.processes), ("--jobs", self.jobs), ("--cpus", self.cpus)):
             if value is not None and value < 1:
                 raise UserError(f"{name} must be 1 or more, got {value}.")
 
@@ -75,6 +76,10 @@ def make_executor(name: str, options: Options) -> Executor:
     """The executor `name` of `EXECUTORS`. Raises `UserError` for any other, and where it cannot work here."""
     if name not in EXECUTORS:
         raise unknown("executor", name, EXECUTORS)
+    if name == "ray":
+        from benchmark.grid.ray import RayExecutor
+
+        return RayExecutor(options)
     from benchmark.grid.local import LocalExecutor
 
     return LocalExecutor(options)

@@ -1,0 +1,286 @@
+"""Runs the cells of a grid on a Ray cluster, each as `python -m benchmark run` in a task of its own.
+
+The store is a folder of the driver. A node that sees it too (a network disk) writes there, so that a cell
+whose node is lost goes on from its checkpoint on another one. A node that does not writes into its own cache,
+and hands record and ranks to the driver. AdaptRec, data and language models must be on every node.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from uuid import uuid4
+
+from benchmark.cell import Cell, resolve_cell
+from benchmark.config import digest
+from benchmark.data.places import cache_folder
+from benchmark.grid.child import Child, run_command, stop
+from benchmark.grid.engine import Ended, Engine, Task, log_path
+from benchmark.grid.executor import Options
+from benchmark.grid.lifeline import GRACE
+from benchmark.grid.prepare import prepare
+from benchmark.record import ranks_path, write_atomically
+from benchmark.train.told import parse_line
+from methods.errors import UserError
+
+RETRIES = 3
+"""Times that a cell is given to another node when its own is lost."""
+LOOK = 5.0
+"""Seconds between two looks at the cluster's nodes."""
+POLL = 0.1
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a task is told."""
+
+    number: int
+    cell: Cell
+    together: tuple[Cell, ...]
+    """All cells of its dataset and language model, whose states are computed in one pass."""
+    results: Path
+    mark: str
+    """Name of a file in `results`: a node that does not see it does not see the store."""
+    processes: int
+    fresh: bool
+
+
+@dataclass
+class Outcome:
+    """What a task gives back."""
+
+    record: bytes | None = None
+    ranks: bytes | None = None
+    said: list[str] = field(default_factory=list)
+    busy: bool = False
+
+
+class RayExecutor(Engine):
+    """Cells on a cluster (see `executor.Executor`)."""
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._ray = _import_ray()
+        self._mark = f".{uuid4().hex}.seen"
+        self._groups: dict[tuple[str, str], dict[Cell, None]] = {}
+        self._running: dict[Any, Task] = {}
+        self._lines: Any = None
+        self._asked: Any = None
+        self._looked, self._places = -LOOK, 0
+        self._own = False
+
+    def __enter__(self) -> RayExecutor:
+        ray = self._ray
+        if not ray.is_initialized():
+            address = self.options.address or os.environ.get("RAY_ADDRESS") or "local"
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            local = {"include_dashboard": False} if address == "local" else {}
+            try:
+                ray.init(address, log_to_driver=False, logging_level="error", **local)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise UserError(
+                    f"no Ray cluster answers at {address}: {error}; see --ray-address and $RAY_ADDRESS."
+                ) from error
+            self._own = True
+        self.options.results.mkdir(parents=True, exist_ok=True)
+        (self.options.results / self._mark).touch()
+        super().__enter__()  # after Ray, which has ideas of its own about SIGTERM
+        self._lines = _listener(ray)
+        if not self._capacity():
+            raise UserError(self._too_large())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        (self.options.results / self._mark).unlink(missing_ok=True)
+        if self._own:
+            self._ray.shutdown()
+
+    def prepare(self, cells: Sequence[Cell]) -> None:
+        """Each node does it before its first cell."""
+        for cell in cells:
+            self._groups.setdefault((cell.dataset, cell.llm), {})[cell] = None
+
+    def room(self) -> int:
+        """See `Engine.room`. Where no node is left, one cell waits for a new one."""
+        if time.monotonic() - self._looked >= LOOK:
+            self._looked, self._places = time.monotonic(), self._capacity()
+        return self.options.jobs or max(1, self._places)
+
+    def _needs(self) -> dict[str, float]:
+        """Resources of a cell."""
+        processes = self.options.processes
+        gpus = processes if self._ray.cluster_resources().get("GPU") else 0
+        return {"CPU": self.options.cpus or processes, "GPU": gpus}
+
+    def _capacity(self) -> int:
+        """How many cells the nodes that are alive hold."""
+        needs = {name: amount for name, amount in self._needs().items() if amount}
+        return sum(
+            min(int(node["Resources"].get(name, 0) // amount) for name, amount in needs.items())
+            for node in self._ray.nodes()
+            if node["Alive"]
+        )
+
+    def _too_large(self) -> str:
+        needs = " and ".join(f"{amount:g} {name}s" for name, amount in self._needs().items() if amount)
+        return f"no node of the Ray cluster has the {needs} of a cell; lower --processes or --cpus."
+
+    def start(self, task: Task) -> None:
+        """See `Engine.start`."""
+        options, needs = self.options, self._needs()
+        if options.fresh:  # here, once: a cell that is given to another node goes on
+            task.path.unlink(missing_ok=True)
+            shutil.rmtree(task.path.with_suffix(".checkpoint"), ignore_errors=True)
+        order = Order(
+            task.number,
+            task.cell,
+            tuple(self._groups.get((task.cell.dataset, task.cell.llm), ())),
+            options.results.resolve(),
+            self._mark,
+            options.processes,
+            options.fresh,
+        )
+        remote = self._ray.remote(do).options(
+            num_cpus=needs["CPU"],
+            num_gpus=needs["GPU"],
+            max_retries=RETRIES,
+            scheduling_strategy="SPREAD",
+            name=str(task.cell),
+        )
+        self._running[remote.remote(order, self._lines)] = task
+
+    def ended(self) -> list[Ended]:
+        """See `Engine.ended`."""
+        if not self._running:
+            return []
+        self._listen()
+        references = list(self._running)
+        ready, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
+        return [self._result(reference, self._running.pop(reference)) for reference in ready]
+
+    def _result(self, reference: Any, task: Task) -> Ended:
+        try:
+            outcome: Outcome = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            return Ended(task, [f"Ray: {next(iter(str(error).splitlines()), type(error).__name__)}"])
+        if outcome.record is not None:
+            if outcome.ranks is not None:
+                write_atomically(ranks_path(task.path), outcome.ranks)
+            write_atomically(task.path, outcome.record)
+        return Ended(task, outcome.said, outcome.busy)
+
+    def _listen(self) -> None:
+        """Take what the cells said, without waiting for it."""
+        with suppress(self._ray.exceptions.RayError):  # with its node the listener is lost, and no cell
+            if self._asked is None:
+                self._asked = self._lines.take.remote()
+            if self._ray.wait([self._asked], timeout=0)[0]:
+                asked, self._asked = self._asked, None
+                by_number = {task.number: task.cell for task in self._running.values()}
+                for number, line in self._ray.get(asked):
+                    if number in by_number:
+                        self.tracker.said(by_number[number], line)
+
+    def stop(self) -> None:
+        """See `Engine.stop`."""
+        try:
+            for reference in self._running:
+                self._ray.cancel(reference)
+            references = list(self._running)
+            self._ray.wait(references, num_returns=len(references), timeout=GRACE) if references else None
+        finally:
+            for reference in self._running:
+                self._ray.cancel(reference, force=True)
+            self._running.clear()
+
+
+class Lines:
+    """Lines of cells on their way to the driver; an actor."""
+
+    def __init__(self) -> None:
+        self._lines: list[tuple[int, str]] = []
+
+    def put(self, number: int, line: str) -> None:
+        """Cell `number` said `line`."""
+        self._lines.append((number, line))
+
+    def take(self) -> list[tuple[int, str]]:
+        """What was said since the last call."""
+        lines, self._lines = self._lines, []
+        return lines
+
+
+def _listener(ray: Any) -> Any:
+    """`Lines` on the driver's node."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return ray.remote(Lines).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(
+            "--executor ray needs Ray, which is not installed; `pip install 'adaptrec[ray]'` does it."
+        ) from error
+    return ray
+
+
+_prepared: set[tuple[Cell, ...]] = set()
+"""What this process of a node has seen to."""
+
+
+def do(order: Order, lines: Any) -> Outcome:
+    """One cell, on the node that Ray chose."""
+    shared = (order.results / order.mark).exists()
+    store = order.results if shared else _own_store(order)
+    path = resolve_cell(order.cell).record_path(store)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    said: list[str] = []
+
+    def listen(line: str) -> None:
+        if parse_line(line):
+            lines.put.remote(order.number, line)
+
+    try:
+        if order.together not in _prepared:
+            prepare(order.together, said.append)
+            _prepared.add(order.together)
+    except UserError as error:
+        return Outcome(said=[*said, str(error)])
+    child = Child(run_command(order.cell, store, order.processes, fresh=False), log_path(path), listen)
+    try:
+        while (status := child.ended()) is None:
+            time.sleep(POLL)
+    except BaseException:
+        stop([child], GRACE / 2)
+        raise
+    said = [*child.tail, *([f"killed by signal {-status}"] if status < 0 else [])]
+    return Outcome(said=said, busy=child.busy) if shared else _moved(path, said, child.busy)
+
+
+def _own_store(order: Order) -> Path:
+    """Where a node keeps what a cell writes until the driver has it: checkpoints stay for the next try."""
+    which = order.mark if order.fresh else "kept"
+    return cache_folder() / "ray" / digest(str(order.results)) / which
+
+
+def _moved(path: Path, said: list[str], busy: bool) -> Outcome:
+    """Record and ranks leave the node."""
+    files = (path, ranks_path(path))
+    record, ranks = (file.read_bytes() if file.exists() else None for file in files)
+    for file in files:
+        file.unlink(missing_ok=True)
+    return Outcome(record, ranks, said, busy)
