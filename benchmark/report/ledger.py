@@ -1,0 +1,277 @@
+"""What a row of a table costs in all, and from which epoch on what is computed once has paid for itself.
+
+A *cached* row reads what the language model computed once (`cost.prepare_seconds`) and runs it no more; a
+*tuned* row runs it in every epoch (`cost.encodings_per_epoch`). Where a table has no tuned row, speed records
+of the same data, language model, protocol and machine stand in, and are named as what they are:
+extrapolations from a few steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from benchmark.record import RunRecord
+from benchmark.report.behind import Stored, configuration, name_of
+from benchmark.report.ledger_plots import draw_costs, draw_epochs
+from benchmark.report.names import stems_of
+from benchmark.report.rows import Group, Row, groups
+from benchmark.report.section import Plot, Section
+from benchmark.report.styles import Block, Cell
+from benchmark.speed_record import SpeedRecord, read_speed
+from methods.errors import UserError
+
+SPEED = "speed"
+"""Folder of speed records below that of the results."""
+
+
+def _tuning(run: RunRecord) -> float:
+    """Training seconds of the trials that were not this run itself."""
+    if run.tuning is None:
+        return 0.0
+    own = [
+        trial.train_seconds
+        for trial in run.tuning.trials
+        if trial.config_hash == run.config_hash and run.seed == run.tuning.seed
+    ]
+    return max(0.0, run.tuning.train_seconds - sum(own))
+
+
+PARTS: dict[str, Callable[[RunRecord], float | None]] = {
+    "preparation": lambda run: run.cost.prepare_seconds or 0.0,
+    "training to the best epoch": lambda run: run.cost.seconds_to_best,
+    "training after it": lambda run: (run.cost.train_seconds or 0.0) - (run.cost.seconds_to_best or 0.0),
+    "validation": lambda run: sum(epoch.eval_seconds for epoch in run.curve),
+    "checkpoints": lambda run: sum(epoch.save_seconds for epoch in run.curve),
+    "tuning": _tuning,
+}
+"""Wall seconds of a run, apart; the one test pass is not timed."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the finished runs of a row cost."""
+
+    label: str
+    runs: tuple[Stored, ...]
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Seconds of each of PARTS, means over the runs."""
+        return {name: fmean(of(run) or 0.0 for _, run in self.runs) for name, of in PARTS.items()}
+
+    @property
+    def name(self) -> str:
+        """As `Cell.record` says it."""
+        return name_of(self.runs[0])
+
+
+@dataclass(frozen=True)
+class Course:
+    """What epochs cost one way: `prepare + epochs x epoch` seconds."""
+
+    label: str
+    prepare: float
+    """Seconds before the first epoch."""
+    epoch: float
+    """Seconds of an epoch: training and validation."""
+    tuned: bool
+    epochs: float
+    """Epochs run; of a speed record 0, it ran none."""
+    source: str = ""
+    """Where the figures are from, if not from a run; empty for a run."""
+
+    def after(self, epochs: float) -> float:
+        """Seconds spent by the end of an epoch."""
+        return self.prepare + epochs * self.epoch
+
+
+def break_even(cached: Course, tuned: Course) -> float | None:
+    """Epochs from which `cached` has cost less, 0 where it does from the start; None where it never does."""
+    ahead = cached.prepare - tuned.prepare
+    if cached.epoch >= tuned.epoch:
+        return 0.0 if ahead < 0 and cached.epoch == tuned.epoch else None
+    return max(0.0, ahead / (tuned.epoch - cached.epoch))
+
+
+def sections(records: Sequence[Stored]) -> list[Section]:
+    """A section for each table that has finished runs."""
+    paths = {id(run): path for path, run in records}
+    speeds, faults = _speed_records({path.parents[3] for path, _ in records})
+    made = []
+    for stem, group in stems_of(groups(run for _, run in records)).items():
+        rows = [Costs(row.label, tuple((paths[id(run)], run) for run in row.ok)) for row in _timed(group)]
+        if rows:
+            made.append(_section(stem, group, rows, _courses(group, speeds), faults))
+    return made
+
+
+def _timed(group: Group) -> list[Row]:
+    return [row for row in group.rows if row.ok and all(run.cost.seconds_to_best for run in row.ok)]
+
+
+def _speed_records(results: set[Path]) -> tuple[list[tuple[str, SpeedRecord]], list[str]]:
+    """All speed records beside the runs, by file name, and what is wrong with files that are none."""
+    found, faults = [], []
+    for folder in sorted(results):
+        for path in sorted((folder / SPEED).glob("*.json")):
+            try:
+                found.append((f"{SPEED}/{path.name}", read_speed(path)))
+            except UserError as error:
+                faults.append(f"{SPEED}/{path.name} was left out: {str(error).partition(': ')[2]}")
+    return found, faults
+
+
+def _courses(group: Group, speeds: Sequence[tuple[str, SpeedRecord]]) -> list[Course]:
+    """Cached and tuned rows of a table; speed records where it has no tuned one."""
+    found = []
+    for row in _timed(group):
+        costs = [run.cost for run in row.ok]
+        tuned = any(cost.encodings_per_epoch for cost in costs)
+        if not tuned and not all(cost.prepare_seconds for cost in costs):
+            continue  # reads no language model
+        epoch = fmean((cost.epoch_seconds or 0.0) + (cost.eval_seconds or 0.0) for cost in costs)
+        prepare = fmean(cost.prepare_seconds or 0.0 for cost in costs)
+        found.append(Course(row.label, prepare, epoch, tuned, fmean(run.epochs_run for run in row.ok)))
+    if not any(one.tuned for one in found):
+        found += [course for name, speed in speeds for course in _stand_ins(group, name, speed)]
+    return found
+
+
+def _stand_ins(group: Group, name: str, speed: SpeedRecord) -> list[Course]:
+    """Variants of a speed record that ran the language model, on the data and machine of the table."""
+    key = group.key
+    digests = {run.llm_details.get("digest") for row in group.rows for run in row.ok if run.llm}
+    if (speed.data_key, speed.protocol) != (key.data_key, key.protocol):
+        return []
+    if speed.llm_details.get("digest") not in digests:
+        return []
+    found = []
+    for one in speed.variants:
+        place = one.environment
+        if one.status != "ok" or one.chunk_tokens is None or place is None:
+            continue
+        if (place.device_name, place.world_size, place.precision) != key[-3:]:
+            continue
+        label = f"{speed.method} ({speed.vary}={one.value})" if speed.vary else speed.method
+        timed = f"{speed.steps} step{'s' if speed.steps > 1 else ''} timed"
+        under = f", under {' '.join(speed.overrides)}" if speed.overrides else ""
+        epoch = median(one.epochs) + median(one.evaluation)
+        found.append(Course(f"{label} [{name}]", 0.0, epoch, True, 0.0, f"{timed}{under}"))
+    return found
+
+
+def _section(
+    stem: str,
+    group: Group,
+    rows: Sequence[Costs],
+    courses: Sequence[Course],
+    faults: Sequence[str],
+) -> Section:
+    key = group.key
+    where = f"{key.dataset}, {key.llm or 'no language model'}, protocol {key.protocol}"
+    pairs = _pairs(courses)
+    blocks = [_costs(rows)]
+    plots = [Plot("costs", f"Whole cost: {where}", draw_costs(where, {row.label: row.parts for row in rows}))]
+    if pairs:
+        blocks.append(_break_evens(pairs))
+        plots.append(Plot("break-even", f"Cost over epochs: {where}", draw_epochs(where, courses, pairs)))
+    return Section(
+        f"{stem}-ledger",
+        f"Whole cost and break-even: {where}",
+        f"Wall seconds from nothing to the end of training, means over seeds. {group.caption}",
+        blocks,
+        [*_notes(rows, courses), *faults],
+        plots,
+        [*_lines(group, rows), *_pair_lines(group, pairs)],
+        {row.name: configuration(row.runs) for row in rows},
+    )
+
+
+def _pairs(courses: Sequence[Course]) -> list[tuple[Course, Course, float | None]]:
+    """Each cached course beside each tuned one, and their break-even."""
+    return [(a, b, break_even(a, b)) for b in courses if b.tuned for a in courses if not a.tuned]
+
+
+def _costs(rows: Sequence[Costs]) -> Block:
+    body = []
+    for row in rows:
+        cells = [Cell(seconds(value)) for value in row.parts.values()]
+        total = Cell(seconds(sum(row.parts.values())), record=row.name)
+        body.append([Cell(row.label), *cells, total, Cell(str(len(row.runs)))])
+    return Block("Wall seconds", ["row", *PARTS, "in all", "seeds"], body)
+
+
+def _break_evens(pairs: Sequence[tuple[Course, Course, float | None]]) -> Block:
+    body = []
+    for cached, tuned, epochs in pairs:
+        figures = [cached.prepare - tuned.prepare, cached.epoch, tuned.epoch]
+        body.append(
+            [
+                Cell(f"{cached.label} against {tuned.label}"),
+                *[Cell(seconds(value)) for value in figures],
+                Cell("never" if epochs is None else f"{epochs:.2g}"),
+                Cell(in_words(epochs)),
+            ]
+        )
+    heads = ["pair", "more preparation, s", "s/epoch, cached", "s/epoch, tuned", "epochs", "cheaper in all"]
+    return Block("Break-even: from which epoch on the cached row has cost less", heads, body)
+
+
+def in_words(epochs: float | None) -> str:
+    """A break-even as a reader says it."""
+    if epochs is None:
+        return "never"
+    if epochs == 0:
+        return "from the start"
+    return "within the first epoch" if epochs <= 1 else f"after {math.ceil(epochs):,} epochs"
+
+
+def _notes(rows: Sequence[Costs], courses: Sequence[Course]) -> list[str]:
+    said = [
+        "preparation: what the language model computes once, from a cold cache; every method and seed that "
+        "reads the same layers shares it, yet each row carries all of it. validation: one pass an epoch. The "
+        "test pass is not timed. Wall seconds mislead where other work ran on the machine."
+    ]
+    if any(row.parts["tuning"] for row in rows):
+        said.append(
+            "tuning: training seconds of the trials beside the chosen one, once a row, whatever its seeds; "
+            "their preparation and validation are not in it."
+        )
+    if any(not one.tuned for one in courses) and any(one.tuned for one in courses):
+        said.append("Break-even counts preparation, and training and validation of each epoch (medians).")
+    if not any(one.tuned for one in courses):
+        said.append("No row or speed record here trains the language model: there is no break-even to show.")
+    if sources := sorted({f"{one.label}, {one.source}" for one in courses if one.source}):
+        said.append(
+            "No run of this table trains the language model; its break-even is against speed records, whose "
+            f"epochs are extrapolated, and whose preparation, if any, is not known: {'; '.join(sources)}."
+        )
+    return said
+
+
+def _lines(group: Group, rows: Sequence[Costs]) -> list[dict[str, Any]]:
+    return [
+        {**group.key._asdict(), "kind": "cost", "row": row.label, "against": None, **row.parts,
+         "seconds": sum(row.parts.values()), "seeds": len(row.runs),
+         "break_even_epochs": None, "source": "run"}
+        for row in rows
+    ]  # fmt: skip
+
+
+def _pair_lines(group: Group, pairs: Sequence[tuple[Course, Course, float | None]]) -> list[dict[str, Any]]:
+    return [
+        {**group.key._asdict(), "kind": "break-even", "row": a.label, "against": b.label,
+         **dict.fromkeys(PARTS), "seconds": None, "seeds": None, "break_even_epochs": epochs,
+         "source": b.source or "run"}
+        for a, b, epochs in pairs
+    ]  # fmt: skip
+
+
+def seconds(value: float) -> str:
+    """To about three digits."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
