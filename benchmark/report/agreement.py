@@ -1,0 +1,226 @@
+"""Whether methods come in the same order under two protocols, and with the history masked and not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from benchmark.report.behind import Stored
+from benchmark.report.drawing import forms, look_of, style
+from benchmark.report.names import slug, stems_of
+from benchmark.report.rows import Group, groups
+from benchmark.report.section import Plot, Section
+from benchmark.report.styles import Block, Cell
+from benchmark.report.tables import SHORT, share
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+METRICS = ("recall@10", "ndcg@10")
+FEWEST = 3
+"""Rows in common from which an order can agree or not."""
+Scores = Mapping[str, float]
+"""Row -> its figure as printed: what is printed alike is tied."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Two orders of the same rows."""
+
+    first: str
+    second: str
+    """What gave the orders."""
+    metric: str
+    a: Scores
+    b: Scores
+    """Over the same rows."""
+
+    @property
+    def tau(self) -> float | None:
+        """Kendall's tau-b, corrected for ties; None where one side has all rows tied."""
+        return self._test[0]
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided p of tau against no agreement; None where there is no tau."""
+        return self._test[1]
+
+    @property
+    def _test(self) -> tuple[float | None, float | None]:
+        from scipy.stats import kendalltau
+
+        if len(set(self.a.values())) < 2 or len(set(self.b.values())) < 2:
+            return None, None
+        found = kendalltau(list(self.a.values()), [self.b[label] for label in self.a])
+        return float(found.statistic), float(found.pvalue)
+
+    @property
+    def swapped(self) -> list[str]:
+        """Pairs of rows whose order turns round."""
+        return [
+            f"{x} and {y}"
+            for x, y in combinations(self.a, 2)
+            if (self.a[x] - self.a[y]) * (self.b[x] - self.b[y]) < 0
+        ]
+
+
+def scores(group: Group, split: str, metric: str) -> Scores:
+    """Mean test figures of the finished rows, rounded as a table prints them."""
+    figures = {row.label: row.quality(split, metric) for row in group.rows}
+    return {label: round(figure.mean, 4) for label, figure in figures.items() if figure}
+
+
+def agreement(first: str, second: str, metric: str, a: Scores, b: Scores) -> Agreement | None:
+    """The orders of the rows that both have; None for fewer than FEWEST."""
+    both = [label for label in a if label in b]
+    if len(both) < FEWEST:
+        return None
+    return Agreement(first, second, metric, {x: a[x] for x in both}, {x: b[x] for x in both})
+
+
+def sections(records: Sequence[Stored]) -> list[Section]:
+    """A section for each dataset and language model with two orders or more."""
+    families: dict[tuple[str, str, str | None], dict[str, Group]] = {}
+    for stem, group in stems_of(groups(run for _, run in records)).items():
+        key = group.key
+        families.setdefault((key.dataset, key.data_key, key.llm), {})[stem] = group
+    made: list[Section] = []
+    taken: set[str] = set()
+    for (dataset, data_key, llm), family in families.items():
+        names = _names(family)
+        masked = [
+            one
+            for stem, group in family.items()
+            for metric in METRICS
+            if (one := _masking(names[stem], group, metric))
+        ]
+        between = [
+            one
+            for x, y in combinations(family, 2)
+            for metric in METRICS
+            if (one := _between(names[x], names[y], family[x], family[y], metric))
+        ]
+        if masked or between:
+            stem = f"{slug(dataset)}-{slug(llm or 'none')}-agreement"
+            stem = stem if stem not in taken else f"{stem}-{data_key}"
+            taken.add(stem)
+            made.append(_section(stem, f"{dataset}, {llm or 'no language model'}", between, masked))
+    return made
+
+
+def _names(family: Mapping[str, Group]) -> dict[str, str]:
+    """What a table is called beside the others of its family: the protocol, where that tells them apart."""
+    protocols = [group.key.protocol for group in family.values()]
+    return {
+        stem: group.key.protocol if protocols.count(group.key.protocol) == 1 else stem
+        for stem, group in family.items()
+    }
+
+
+def _masking(name: str, group: Group, metric: str) -> Agreement | None:
+    raw, masked = (scores(group, split, metric) for split in ("test", "test_masked"))
+    return agreement(f"{name}, raw", f"{name}, history masked", metric, raw, masked)
+
+
+def _between(first: str, second: str, a: Group, b: Group, metric: str) -> Agreement | None:
+    return agreement(first, second, metric, scores(a, "test", metric), scores(b, "test", metric))
+
+
+def _section(stem: str, where: str, between: Sequence[Agreement], masked: Sequence[Agreement]) -> Section:
+    found = [*between, *masked]
+    plots = [
+        Plot(
+            f"{slug(one.first)}-{slug(one.second)}",
+            f"Order by {SHORT[one.metric]}, {one.first} and {one.second}: {where}",
+            draw(one, where),
+        )
+        for one in between
+        if one.metric == METRICS[0]
+    ]
+    heads = ["orders", "metric", "rows", "tau-b", "p", "pairs that turn round"]
+    titles = {"Between protocols": between, "History masked or not": masked}
+    return Section(
+        stem,
+        f"Rank agreement: {where}",
+        f"{where}: Kendall's tau-b between two orders of the same rows by their mean test figures over the "
+        "full catalogue. 1: the same order, 0: unrelated, -1: turned round.",
+        [Block(title, heads, [_row(one) for one in some]) for title, some in titles.items() if some],
+        [
+            "Rows are matched by their label; figures that are printed alike are tied. p: two-sided, against "
+            "unrelated orders, exact where nothing is tied; few rows can say little.",
+            "A pair that turns round may be one that differs by chance on either side: see the tests of "
+            "differences between methods.",
+        ],
+        plots,
+        [_line(where, one) for one in found],
+    )
+
+
+def _row(one: Agreement) -> list[Cell]:
+    tau, p, swapped = one.tau, one.p, one.swapped
+    shown = (
+        "; ".join(swapped) if len(swapped) <= 3 else f"{len(swapped)} of {len(one.a) * (len(one.a) - 1) // 2}"
+    )
+    texts = [
+        f"{one.first} and {one.second}",
+        SHORT[one.metric],
+        str(len(one.a)),
+        "n/a" if tau is None else f"{tau:.2f}",
+        "n/a" if p is None else share(p),
+        shown or "none",
+    ]
+    return [Cell(text) for text in texts]
+
+
+def _line(where: str, one: Agreement) -> dict[str, Any]:
+    return {
+        "of": where, "first": one.first, "second": one.second, "metric": one.metric, "rows": len(one.a),
+        "tau_b": one.tau, "p": one.p, "turned_round": "; ".join(one.swapped),
+        "first_figures": "; ".join(f"{label} {value:.4f}" for label, value in one.a.items()),
+        "second_figures": "; ".join(f"{label} {value:.4f}" for label, value in one.b.items()),
+    }  # fmt: skip
+
+
+def draw(one: Agreement, where: str) -> dict[str, bytes]:
+    """Places on the left and on the right, a line a row: `png` and `svg`."""
+    from matplotlib.figure import Figure
+
+    with style():
+        figure = Figure(figsize=(7.5, 1.4 + 0.34 * len(one.a)), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_title(f"{where}: places by {SHORT[one.metric]}", loc="left")
+        sides = [_places(one.a), _places(one.b)]
+        for place, label in enumerate(one.a):
+            colour, dash, marker = look_of(place)
+            look: dict[str, Any] = {"color": colour, "linestyle": dash, "marker": marker}
+            axes.plot([0, 1], [side[label] for side in sides], linewidth=1.6, markersize=6, **look)
+        for at, side, values in zip((0, 1), sides, (one.a, one.b), strict=True):
+            _write(axes, at, side, values)
+        axes.set_xlim(-0.75, 1.75)
+        axes.set_ylim(len(one.a) + 0.6, 0.4)
+        axes.set_xticks([0, 1], [one.first, one.second])
+        axes.xaxis.tick_top()
+        axes.set_yticks([])
+        axes.grid(visible=False)
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        return forms(figure)
+
+
+def _places(values: Scores) -> dict[str, float]:
+    """Row -> its place from 1 for the best; tied rows share the mean of theirs."""
+    listed = sorted(values.values(), reverse=True)
+    return {x: listed.index(v) + 1 + (listed.count(v) - 1) / 2 for x, v in values.items()}
+
+
+def _write(axes: Axes, at: int, side: Mapping[str, float], values: Scores) -> None:
+    """Labels beside one end of the lines; tied rows share one."""
+    for place in sorted(set(side.values())):
+        tied = [label for label in side if side[label] == place]
+        value = share(values[tied[0]])
+        text = f"{', '.join(tied)}  {value}" if at == 0 else f"{value}  {', '.join(tied)}"
+        look: dict[str, Any] = {"textcoords": "offset points", "va": "center"}
+        axes.annotate(text, (at, place), (-9 if at == 0 else 9, 0), ha="right" if at == 0 else "left", **look)

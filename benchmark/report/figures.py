@@ -1,0 +1,14 @@
+"""Figures beyond the tables of runs: sweeps, whole cost, rank agreement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmark.report import agreement, ledger, sweeps
+from benchmark.report.behind import Stored
+from benchmark.report.section import Section
+
+
+def sections(records: Sequence[Stored]) -> list[Section]:
+    """All of them, as a reader asks: which setting, at what cost, and does the protocol change the order."""
+    return [*sweeps.sections(records), *ledger.sections(records), *agreement.sections(records)]
