@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from benchmark.record import RunRecord
+from benchmark.record import RunRecord, Tuning
 from benchmark.report.behind import Stored, configuration, name_of
 from benchmark.report.ledger_plots import draw_costs, draw_epochs
 from benchmark.report.names import stems_of
@@ -29,27 +29,15 @@ SPEED = "speed"
 """Folder of speed records below that of the results."""
 
 
-def _tuning(run: RunRecord) -> float:
-    """Training seconds of the trials that were not this run itself."""
-    if run.tuning is None:
-        return 0.0
-    own = [
-        trial.train_seconds
-        for trial in run.tuning.trials
-        if trial.config_hash == run.config_hash and run.seed == run.tuning.seed
-    ]
-    return max(0.0, run.tuning.train_seconds - sum(own))
-
-
 PARTS: dict[str, Callable[[RunRecord], float | None]] = {
     "preparation": lambda run: run.cost.prepare_seconds or 0.0,
     "training to the best epoch": lambda run: run.cost.seconds_to_best,
     "training after it": lambda run: (run.cost.train_seconds or 0.0) - (run.cost.seconds_to_best or 0.0),
     "validation": lambda run: sum(epoch.eval_seconds for epoch in run.curve),
     "checkpoints": lambda run: sum(epoch.save_seconds for epoch in run.curve),
-    "tuning": _tuning,
 }
 """Wall seconds of a run, apart; the one test pass is not timed."""
+COLUMNS = (*PARTS, "tuning")
 
 
 @dataclass(frozen=True)
@@ -58,11 +46,21 @@ class Costs:
 
     label: str
     runs: tuple[Stored, ...]
+    search: Tuning | None
 
     @property
     def parts(self) -> dict[str, float]:
-        """Seconds of each of PARTS, means over the runs."""
-        return {name: fmean(of(run) or 0.0 for _, run in self.runs) for name, of in PARTS.items()}
+        """Seconds of each of COLUMNS: means over the runs, and the search once."""
+        own = {name: fmean(of(run) or 0.0 for _, run in self.runs) for name, of in PARTS.items()}
+        return {**own, "tuning": self._tuning()}
+
+    def _tuning(self) -> float:
+        """Training seconds of the trials, save the one that is among the runs."""
+        if self.search is None:
+            return 0.0
+        mine = {(run.config_hash, run.seed) for _, run in self.runs}
+        seed = self.search.seed
+        return sum(one.train_seconds for one in self.search.trials if (one.config_hash, seed) not in mine)
 
     @property
     def name(self) -> str:
@@ -104,7 +102,10 @@ def sections(records: Sequence[Stored]) -> list[Section]:
     speeds, faults = _speed_records({path.parents[3] for path, _ in records})
     made = []
     for stem, group in stems_of(groups(run for _, run in records)).items():
-        rows = [Costs(row.label, tuple((paths[id(run)], run) for run in row.ok)) for row in _timed(group)]
+        rows = [
+            Costs(row.label, tuple((paths[id(run)], run) for run in row.ok), row.tuning)
+            for row in _timed(group)
+        ]
         if rows:
             made.append(_section(stem, group, rows, _courses(group, speeds), faults))
     return made
@@ -203,7 +204,7 @@ def _costs(rows: Sequence[Costs]) -> Block:
         cells = [Cell(seconds(value)) for value in row.parts.values()]
         total = Cell(seconds(sum(row.parts.values())), record=row.name)
         body.append([Cell(row.label), *cells, total, Cell(str(len(row.runs)))])
-    return Block("Wall seconds", ["row", *PARTS, "in all", "seeds"], body)
+    return Block("Wall seconds", ["row", *COLUMNS, "in all", "seeds"], body)
 
 
 def _break_evens(pairs: Sequence[tuple[Course, Course, float | None]]) -> Block:
@@ -239,7 +240,7 @@ def _notes(rows: Sequence[Costs], courses: Sequence[Course]) -> list[str]:
     ]
     if any(row.parts["tuning"] for row in rows):
         said.append(
-            "tuning: training seconds of the trials beside the chosen one, once a row, whatever its seeds; "
+            "tuning: training seconds of the trials that are not among the row's runs, once, whatever its seeds; "
             "their preparation and validation are not in it."
         )
     if any(not one.tuned for one in courses) and any(one.tuned for one in courses):
@@ -266,7 +267,7 @@ def _lines(group: Group, rows: Sequence[Costs]) -> list[dict[str, Any]]:
 def _pair_lines(group: Group, pairs: Sequence[tuple[Course, Course, float | None]]) -> list[dict[str, Any]]:
     return [
         {**group.key._asdict(), "kind": "break-even", "row": a.label, "against": b.label,
-         **dict.fromkeys(PARTS), "seconds": None, "seeds": None, "break_even_epochs": epochs,
+         **dict.fromkeys(COLUMNS), "seconds": None, "seeds": None, "break_even_epochs": epochs,
          "source": b.source or "run"}
         for a, b, epochs in pairs
     ]  # fmt: skip

@@ -147,7 +147,10 @@ def _section(sweep: Sweep) -> Section:
         f"{where}: only {sweep.name} differs along a line, everything else is equal; full catalogue, history "
         "not masked, means over seeds.",
         [Block(f"R@10 and N@10 over {sweep.name}", heads, rows)],
-        ["* the value with the best validation R@10: the one to choose, whatever the test figures say."],
+        [
+            "* the value with the best validation R@10: the one to choose, whatever the test figures say. "
+            "Trials that a search did not choose stand here too: this studies a setting, it chooses none."
+        ],
         [Plot("sweep", f"Recall@10 over {sweep.name}: {where}", draw(sweep))],
         lines,
         behind,
