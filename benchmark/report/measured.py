@@ -1,0 +1,209 @@
+"""Figures of run records and of the paper in one form, so that a table need not know whose they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmark.published import COUNTS, Figure, Layout, Published, Source, dataset_of
+from benchmark.record import METRICS, RunRecord
+from benchmark.report.behind import Stored, configuration, name_of
+from benchmark.report.rows import Group, Row, groups
+from benchmark.report.stats import Estimate
+from benchmark.report.tables import COST, peak_memory
+
+MASKED = "masked "
+"""Before a metric: the user's history is left out of the ranking."""
+TIMES = {"epoch_seconds": "wall seconds", "epoch_cpu_seconds": "CPU seconds"}
+MEMORIES = {"gpu_memory_gb": "GPU memory in GB", "host_memory_gb": "host memory in GB"}
+PROTOCOLS_FIRST = ("paper",)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What one source has under one language model and, of ours, one protocol."""
+
+    source: Source
+    llm: str
+    protocol: str
+    figures: Mapping[tuple[str, str, str], Figure]
+    """(dataset, method, measure) -> figure."""
+    datasets: Mapping[str, str]
+    """The datasets in order -> how a table shows them."""
+    notes: tuple[str, ...] = ()
+    behind: Mapping[str, Any] = field(default_factory=dict)
+    """For `Section.records`."""
+
+    def get(self, dataset: str, method: str, measure: str) -> Figure | None:
+        """A figure, where there is one."""
+        return self.figures.get((dataset, method, measure))
+
+    def has(self, measures: Iterable[str], methods: Iterable[str] | None = None) -> bool:
+        """Whether there is any figure of these measures and methods."""
+        wanted = set(measures)
+        named = None if methods is None else set(methods)
+        return any(key[2] in wanted and (named is None or key[1] in named) for key in self.figures)
+
+    def methods(self, measures: Iterable[str], first: Sequence[str]) -> list[str]:
+        """`first` in its order, then the others that have a figure of these measures, by name."""
+        wanted = set(measures)
+        others = {key[1] for key in self.figures if key[2] in wanted and key[1]} - set(first)
+        return [*first, *sorted(others)]
+
+
+def of_paper(paper: Published) -> list[Study]:
+    """One study a language model of the paper, in its order."""
+    found = []
+    for llm in paper.layout.llms:
+        own = {(f.dataset, f.method, f.measure): f for f in paper.figures if f.llm == llm}
+        behind = {record: _printed(record, paper.layout) for record in {f.record for f in own.values()}}
+        found.append(Study("paper", llm, "", own, paper.layout.datasets, (), behind))
+    return found
+
+
+def _printed(record: str, layout: Layout) -> dict[str, Any]:
+    return {"source": layout.source, "table": record.removeprefix("paper:table"), "files": []}
+
+
+def of_records(records: Sequence[Stored], layout: Layout) -> list[Study]:
+    """One study a protocol and language model of the records: the protocol `paper` and the paper's language
+    models first, then by name.
+
+    Of a method's configurations on a dataset one stands for it: the tuned one, else the one with the fewest
+    settings of its own, else the best by validation Recall@10. The notes say which, and what was left out.
+    """
+    paths = {id(run): path for path, run in records}
+    tables: dict[tuple[str, str], dict[str, list[Group]]] = {}
+    for group in groups(run for _, run in records):
+        if group.key.llm is not None:
+            family = tables.setdefault((group.key.llm, group.key.protocol), {})
+            family.setdefault(dataset_key(group.rows[0].runs[0], layout), []).append(group)
+    known = list(layout.llms)
+
+    def place(key: tuple[str, str]) -> tuple[Any, ...]:
+        llm, protocol = key
+        return (
+            protocol not in PROTOCOLS_FIRST,
+            protocol,
+            known.index(llm) if llm in known else len(known),
+            llm,
+        )
+
+    return [
+        _study(llm, protocol, tables[llm, protocol], layout, paths)
+        for llm, protocol in sorted(tables, key=place)
+    ]
+
+
+def dataset_key(run: RunRecord, layout: Layout) -> str:
+    """The paper's name of the dataset of a run where the counts are the paper's, else the run's own."""
+    same = dataset_of(run.data.get("fingerprint") or {})
+    return same or (
+        f"{run.dataset} (not the paper's counts)" if run.dataset in layout.datasets else run.dataset
+    )
+
+
+def _study(
+    llm: str, protocol: str, found: Mapping[str, list[Group]], layout: Layout, paths: Mapping[int, Any]
+) -> Study:
+    order = [name for name in layout.datasets if name in found] + sorted(set(found) - set(layout.datasets))
+    figures: dict[tuple[str, str, str], Figure] = {}
+    shown, notes, behind = {}, [], {}
+    hardware: dict[str, list[str]] = {}
+    for dataset in order:
+        group, others = _fullest(found[dataset], layout)
+        shown[dataset] = _shown(dataset, group.key.dataset, layout)
+        hardware.setdefault(group.hardware, []).append(shown[dataset])
+        if others:
+            apart = "; ".join(", ".join(other.differs) or other.hardware for other in others)
+            notes.append(
+                f"{shown[dataset]}: left out {len(others)} table(s) of other settings or hardware: {apart}."
+            )
+        for method, rows in _by_method(group).items():
+            row = rows[0]
+            stored = [(paths[id(run)], run) for run in row.ok]
+            if not stored:
+                notes.append(f"{row.label} on {shown[dataset]}: {row.status}.")
+                continue
+            if len(rows) > 1 or row.label != method:
+                left = f" (not: {'; '.join(other.label for other in rows[1:])})" if rows[1:] else ""
+                notes.append(f"{method} on {shown[dataset]} is {row.label}{left}.")
+            record = name_of(stored[0])
+            behind[record] = configuration(stored)
+            for measure, value in _measures(row).items():
+                figures[dataset, method, measure] = Figure(
+                    measure, value.mean, dataset, llm, method, value.half_width, value.n, "ours", record
+                )
+    told = [f"{', '.join(names)}: {where}" for where, names in hardware.items()]
+    return Study("ours", llm, protocol, figures, shown, (f"On {'; '.join(told)}.", *notes), behind)
+
+
+def _shown(dataset: str, own: str, layout: Layout) -> str:
+    name = layout.datasets.get(dataset, dataset)
+    return name if own in (dataset, name) else f"{name} ({own})" if dataset in layout.datasets else name
+
+
+def _fullest(found: Sequence[Group], layout: Layout) -> tuple[Group, list[Group]]:
+    """The group with most of the paper's methods, then most rows, then the first; and the others."""
+
+    def size(group: Group) -> tuple[int, int]:
+        named = {row.runs[0].method for row in group.rows if row.ok}
+        return len(named & set(layout.methods)), len(group.rows)
+
+    best = max(found, key=size)
+    return best, [group for group in found if group is not best]
+
+
+def _by_method(group: Group) -> dict[str, list[Row]]:
+    """Method -> its rows, the one that stands for it first."""
+    found: dict[str, list[Row]] = {}
+    for row in group.rows:
+        found.setdefault(row.runs[0].method, []).append(row)
+
+    def place(row: Row) -> tuple[bool, bool, int, float]:
+        run = row.runs[0]
+        own = [pair for pair in run.overrides if pair not in group.shared]
+        valid = row.quality("valid", "recall@10")
+        return not row.ok, run.tuning is None, len(own), -(valid.mean if valid else 0.0)
+
+    return {method: sorted(rows, key=place) for method, rows in found.items()}
+
+
+def _measures(row: Row) -> dict[str, Estimate]:
+    """Every measure of a row that was taken."""
+    found: dict[str, Estimate | None] = {}
+    for metric in METRICS:
+        found[metric] = row.quality("test", metric)
+        found[MASKED + metric] = row.quality("test_masked", metric)
+    for name in TIMES:
+        found[name] = row.figure(COST[name])
+    if memory := peak_memory(row):
+        value = memory[0] / 1e9
+        found["gpu_memory_gb" if memory[1] == "GPU" else "host_memory_gb"] = Estimate(value, None, 1, value)
+    found |= {name: Estimate(value, None, 1, value) for name, value in chosen(row.runs[0]).items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def chosen(run: RunRecord) -> dict[str, float]:
+    """Hyper-parameters that a search chose, those that are numbers."""
+    found = {}
+    for pair in run.tuning.chosen if run.tuning else ():
+        name, _, text = pair.partition("=")
+        try:
+            found[name] = float(text)
+        except ValueError:
+            continue
+    return found
+
+
+def counts_of(records: Sequence[Stored], layout: Layout) -> dict[str, tuple[str, dict[str, float]]]:
+    """Dataset -> (as shown, its counts), of all records."""
+    found: dict[str, tuple[str, dict[str, float]]] = {}
+    for _, run in records:
+        print_ = run.data.get("fingerprint") or {}
+        if all(name in print_ for name in COUNTS):
+            key = dataset_key(run, layout)
+            found.setdefault(key, (_shown(key, run.dataset, layout), {n: float(print_[n]) for n in COUNTS}))
+    order = [*layout.datasets, *sorted(set(found) - set(layout.datasets))]
+    return {key: found[key] for key in order if key in found}
