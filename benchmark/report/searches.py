@@ -28,7 +28,7 @@ class Searches:
     def keys(self, config_hash: str) -> set[str]:
         """Settings whose values a label leaves to the search, or to its being untuned, to tell."""
         own = self.chosen.get(config_hash)
-        found = {pair.partition("=")[0] for pair in own.chosen} if own else set()
+        found = {*own.grid, *(pair.partition("=")[0] for pair in own.chosen)} if own else set()
         for search in self.chosen.values():
             found |= search.grid.keys() if search.untuned == config_hash else set()
         return found

@@ -1,0 +1,388 @@
+"""Tuning: plans, the choice by validation, what records say of it, and a search through the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from data_folders import write_folder
+from report_records import ENVIRONMENT, curve, metrics
+
+from benchmark.cell import Cell, resolve_cell
+from benchmark.cli import main
+from benchmark.config import held
+from benchmark.describe import blank
+from benchmark.grid.bench import bench
+from benchmark.grid.plan import Plan, expand, make_plan
+from benchmark.grid.tune import choose
+from benchmark.record import Cost, Environment, RunRecord, Tuning, finished, iter_records, read_record
+from benchmark.report.rows import groups
+from methods import BUILTIN, registry
+from methods.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+ITEMS = "abcdefghijkl"
+USERS = {f"u{n}": " ".join(ITEMS[(n * 5 + step) % 12] for step in range(6)) for n in range(16)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    texts = {item: f"thing {item} {item * 3}" for item in ITEMS}
+    return write_folder(tmp_path_factory.mktemp("data") / "small", USERS, texts)
+
+
+def plan_of(
+    folder: Path, methods: str, *sets: str, tune: Any = "grid", protocol: str = "paper", seeds: Any = (0,)
+) -> Plan:
+    cells = expand([str(folder)], ["random-tiny"], methods.split(","), [protocol], seeds, sets)
+    return make_plan(cells, tune)
+
+
+class Fake:
+    """An executor that trains nothing: `outcome` gives a cell's validation Recall@10, a status, or None."""
+
+    def __init__(self, results: Path, outcome: Callable[[Cell], float | str | None], test: float = 0.1):
+        self.results, self.outcome, self.test = results, outcome, test
+        self.made: list[Cell] = []
+        self.later: list[int] = []
+
+    def __enter__(self) -> Fake:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def run(self, cells: Sequence[Cell], later: int = 0) -> dict[Cell, RunRecord]:
+        self.later.append(later)
+        found = {}
+        for cell in cells:
+            path = resolve_cell(cell).record_path(self.results)
+            record = finished(path) or self._make(cell)
+            if record:
+                found[cell] = record
+                record.write(path)
+        return found
+
+    def _make(self, cell: Cell) -> RunRecord | None:
+        self.made.append(cell)
+        outcome = self.outcome(cell)
+        if outcome is None:
+            return None
+        record = blank(resolve_cell(cell), Environment(**ENVIRONMENT))
+        ended = "ok" if isinstance(outcome, float) else outcome
+        record = record.model_copy(
+            update={"status": ended, "error": None if ended == "ok" else f"so {ended}"}
+        )
+        record.curve = curve(0.1, 4, 3, 2.0)
+        record.epochs_run, record.cost = 4, Cost(train_seconds=8.0)
+        if isinstance(outcome, float):
+            record.best_epoch = 3
+            record.metrics = {name: metrics(self.test) for name in ("test", "test_masked")}
+            record.metrics |= {"valid": metrics(outcome), "valid_masked": metrics(1 - outcome)}
+        return record
+
+
+def by_overrides(values: dict[str, float | str | None], other: float = 0.01) -> Callable[[Cell], Any]:
+    """An outcome by the last override of a cell."""
+    return lambda cell: values.get(cell.overrides[-1], other) if cell.overrides else other
+
+
+def tuning_of(cell: Cell, results: Path) -> Tuning | None:
+    return read_record(resolve_cell(cell).record_path(results)).tuning
+
+
+def test_a_plan_has_trials_and_what_follows_from_them(folder: Path) -> None:
+    plan = plan_of(folder, "id,ssna", seeds=(3, 1, 2))
+    (search,) = plan.searches
+    pairs = [(f"batch_size={size}", f"top_layers={top}") for size in (32, 64, 128, 256) for top in (2, 3)]
+    assert [trial.overrides for trial in search.trials] == pairs, "in the order of the grid"
+    assert {trial.seed for trial in search.trials} == {3} and search.seeds == (1, 2)
+    assert [(cell.method, cell.seed) for cell in plan.cells] == [("id", 3), ("id", 1), ("id", 2)]
+    first, then = plan.stages
+    assert first.cells == (*plan.cells, *search.trials) and (len(first), len(then)) == (11, 2)
+    assert [repeat.seed for repeat in search.repeats(search.trials[5])] == [1, 2]
+    assert str(search).endswith("ssna paper: the best of 8 with seeds 1, 2")
+    assert plan.notes == ("id has nothing to tune and runs as it is",)
+    assert len(plan_of(folder, "ssna").stages) == 1, "one seed: nothing follows"
+
+
+def test_without_tuning_cells_run_as_they_are(folder: Path) -> None:
+    plan = plan_of(folder, "id,ssna", tune="none", seeds=(0, 1))
+    assert [len(stage) for stage in plan.stages] == [4] and not plan.searches and not plan.notes
+    with pytest.raises(UserError, match=r"unknown value of --tune: 'gird'. Did you mean 'grid'\?"):
+        plan_of(folder, "id", tune="gird")
+
+
+def test_what_the_user_sets_is_not_searched(folder: Path) -> None:
+    plan = plan_of(folder, "ssna,tmoe", "batch_size=64", "width=8", seeds=(0, 1))
+    (search,) = plan.searches
+    assert [trial.overrides for trial in search.trials] == [
+        ("batch_size=64", "width=8", f"top_layers={top}") for top in (2, 3)
+    ]
+    assert search.fixed == {"batch_size": "--set fixes it"}
+    assert [cell.method for cell in plan.cells] == ["tmoe", "tmoe"], "nothing of its grid is left"
+    assert "tmoe: batch_size is not tuned: --set fixes it" in plan.notes
+
+
+def test_a_fair_protocol_is_not_searched_out_of_its_equal_conditions(folder: Path) -> None:
+    plan = plan_of(folder, "ssna,tmoe,tmlp", protocol="fair")
+    assert [dict(search.grid) for search in plan.searches] == [
+        {"top_layers": (2, 3)},
+        {"mlp_layers": (1, 2, 3)},
+    ]
+    assert [cell.method for cell in plan.cells] == ["tmoe"]
+    assert "tmoe: batch_size is not tuned: protocol fair holds it the same for all methods" in plan.notes
+    assert held("paper") == set() and {"batch_size", "accumulation", "init"} <= held("fair")
+
+
+def test_values_that_a_language_model_is_too_shallow_for_are_left_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(folder, "full")
+    assert [trial.overrides for trial in plan.searches[0].trials] == [("layers=2",)]
+    assert sum("is left out: layers=" in note for note in plan.notes) == 2
+    monkeypatch.setattr(registry.get("full"), "grid", {"layers": (4, 6)})
+    with pytest.raises(UserError, match="layers=4 is too much for this language model"):
+        plan_of(folder, "full")
+
+
+def test_a_mistake_beside_the_grid_is_told_as_such(folder: Path) -> None:
+    with pytest.raises(UserError, match="dropout=2 is not valid"):
+        plan_of(folder, "ssna", "dropout=2")
+
+
+def test_a_grid_value_must_survive_being_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry.get("tmlp"), "grid", {"mlp_layers": (2.5, True)})
+    with pytest.raises(UserError):
+        plan_of(folder, "tmlp")
+
+
+def test_the_best_by_validation_is_chosen_and_runs_with_the_other_seeds(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_of(folder, "id,ssna", "batch_size=64", seeds=(0, 1, 2))
+    fake = Fake(tmp_path, by_overrides({"top_layers=3": 0.4, "top_layers=2": 0.3}))
+    assert bench(plan, fake, tmp_path) == 0
+    assert [(cell.method, cell.overrides[-1], cell.seed) for cell in fake.made[3:]] == [
+        ("ssna", "top_layers=2", 0), ("ssna", "top_layers=3", 0),
+        ("ssna", "top_layers=3", 1), ("ssna", "top_layers=3", 2),
+    ]  # fmt: skip
+    assert fake.later == [2, 0]
+    best = plan.searches[0].trials[1]
+    tunings = [tuning_of(cell, tmp_path) for cell in (best, *plan.searches[0].repeats(best))]
+    assert tunings[0] == tunings[1] == tunings[2]
+    tuning = tunings[0]
+    assert tuning and (tuning.mode, tuning.chosen, tuning.seed) == ("grid", ["top_layers=3"], 0)
+    assert tuning.grid == {"top_layers": [2, 3]} and tuning.fixed == {"batch_size": "--set fixes it"}
+    assert [(trial.overrides, trial.recall) for trial in tuning.trials] == [
+        (["top_layers=2"], 0.3), (["top_layers=3"], 0.4),
+    ]  # fmt: skip
+    assert (tuning.trials[0].best_epoch, tuning.trials[0].epochs_run) == (3, 4)
+    assert (tuning.train_seconds, tuning.train_cpu_seconds) == (16.0, 32.0)
+    assert read_record(resolve_cell(best).record_path(tmp_path)).trials == 2
+    assert tuning_of(plan.searches[0].trials[0], tmp_path) is None, "a trial that lost says nothing"
+    told = capfd.readouterr()
+    assert "top_layers=3 is the best of 2 trials by validation Recall@10 (0.4000, raw)" in told.err
+    assert "ssna (tuned: top_layers=3)" in told.out and "Trials, by validation only" in told.out
+
+
+def test_the_choice_reads_no_test_figure(folder: Path, tmp_path: Path) -> None:
+    (search,) = plan_of(folder, "ssna").searches
+    values = [0.2, 0.3, 0.25, 0.31, 0.1, 0.31, 0.3, 0.05]
+    outcome = dict(zip(search.trials, values, strict=True))
+    found = Fake(tmp_path, outcome.get).run(search.trials)
+    assert choose(search, found) == search.trials[3], "of equal ones the first in the grid"
+    for place, record in enumerate(found.values()):
+        for split in ("test", "test_masked"):
+            record.metrics[split] = metrics((place * 5 % 8) / 8)
+    assert choose(search, found) == search.trials[3]
+    for record in found.values():
+        del record.metrics["test"], record.metrics["test_masked"]
+        record.metrics["test_cold"] = metrics(1.0)
+    assert choose(search, found) == search.trials[3]
+    for record in found.values():
+        record.settings["select"] = "masked"
+    assert choose(search, found) == search.trials[7], "masked figures run the other way here"
+
+
+def test_lost_trials_are_told_and_lose(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_of(folder, "tmlp", "batch_size=64", seeds=(0, 1))
+    fake = Fake(tmp_path, by_overrides({"mlp_layers=1": "oom", "mlp_layers=2": 0.001, "mlp_layers=3": None}))
+    assert bench(plan, fake, tmp_path) == 0, "the method has its result"
+    told = capfd.readouterr()
+    assert "trial mlp_layers=1 is lost: oom: so oom" in told.err
+    assert "trial mlp_layers=3 is lost: missing: its process ended without a record" in told.err
+    tuning = tuning_of(plan.searches[0].trials[1], tmp_path)
+    assert tuning and tuning.chosen == ["mlp_layers=2"]
+    assert [(trial.status, trial.recall) for trial in tuning.trials] == [
+        ("oom", None), ("ok", 0.001), ("missing", None),
+    ]  # fmt: skip
+    assert tuning.train_seconds == 16.0, "what the lost ones cost counts"
+    assert "tmlp: mlp_layers=1: oom: so oom" in told.out.replace("\n", " ")
+
+
+def test_a_method_whose_trials_are_all_lost_has_failed(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_of(folder, "id,tmlp", "batch_size=64", seeds=(0, 1))
+    outcome: dict[str, float | str | None] = {f"mlp_layers={n}": "failed" for n in (1, 2, 3)}
+    fake = Fake(tmp_path, by_overrides(outcome))
+    assert bench(plan, fake, tmp_path) == 1
+    told = capfd.readouterr()
+    assert "tmlp paper: all 3 trials are lost" in told.err and "2 of 4 cells did not finish" in told.err
+    assert "tmlp (tuned: all 3 trials lost)" in told.out and len(fake.made) == 2 + 3
+    fake.outcome = lambda cell: 0.2
+    assert bench(plan, fake, tmp_path) == 0, "the same command tries them again"
+    assert "tmlp (tuned: mlp_layers=1)" in capfd.readouterr().out
+
+
+def test_finished_trials_are_reused_whoever_made_them_and_a_grid_grows(folder: Path, tmp_path: Path) -> None:
+    outcome = by_overrides({"top_layers=2": 0.2, "top_layers=3": 0.3, "batch_size=64": 0.15})
+    (by_hand,) = plan_of(folder, "ssna", "top_layers=3", "batch_size=64", tune="none").cells
+    fake = Fake(tmp_path, outcome)
+    fake.run([by_hand])
+    small = plan_of(folder, "ssna", "batch_size=64", seeds=(0, 1))
+    assert bench(small, fake, tmp_path) == 0
+    assert len(fake.made) == 1 + 1 + 1, "by hand, top_layers=2, which wins, and its second seed"
+    assert tuning_of(small.searches[0].trials[0], tmp_path) is not None
+    large = plan_of(folder, "ssna", seeds=(0, 1))
+    fake.outcome = lambda cell: 0.5 if "batch_size=128" in cell.overrides else 0.1
+    fake.made.clear()
+    assert bench(large, fake, tmp_path) == 0
+    assert len(fake.made) == 6 + 1
+    (table,) = groups(record for _, record in iter_records(tmp_path))
+    assert [row.label for row in table.rows] == ["ssna (tuned: batch_size=128, top_layers=2)"]
+    assert [run.seed for run in table.rows[0].runs] == [0, 1]
+
+
+def test_doing_it_again_changes_no_byte(folder: Path, tmp_path: Path) -> None:
+    plan = plan_of(folder, "ssna", "batch_size=64", seeds=(0, 1))
+    fake = Fake(tmp_path, by_overrides({"top_layers=2": 0.2}))
+    bench(plan, fake, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+    fake.made.clear()
+    assert bench(plan, fake, tmp_path) == 0 and not fake.made
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
+
+
+def test_only_the_tuning_of_a_record_is_written(folder: Path, tmp_path: Path) -> None:
+    plan = plan_of(folder, "ssna", "batch_size=64")
+    fake = Fake(tmp_path, by_overrides({"top_layers=2": 0.2}))
+    fake.run(plan.stages[0].cells)
+    path = resolve_cell(plan.searches[0].trials[0]).record_path(tmp_path)
+    before = json.loads(path.read_text())
+    bench(plan, fake, tmp_path)
+    after = json.loads(path.read_text())
+    assert (before.pop("tuning"), before.pop("trials")) == (None, 1)
+    assert after.pop("tuning")["mode"] == "grid" and after.pop("trials") == 2
+    assert after == before
+
+
+def test_a_record_keeps_the_larger_search(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large, small = plan_of(folder, "ssna"), plan_of(folder, "ssna", "batch_size=64")
+    fake = Fake(
+        tmp_path, lambda cell: 0.4 if {"batch_size=64", "top_layers=2"} <= set(cell.overrides) else 0.1
+    )
+    bench(large, fake, tmp_path)
+    best = large.searches[0].trials[2]
+    assert (tuning := tuning_of(best, tmp_path)) and len(tuning.trials) == 8
+    bench(small, fake, tmp_path)
+    assert tuning_of(best, tmp_path) == tuning
+    published(monkeypatch, "ssna", {"batch_size": 64, "top_layers": 2})
+    bench(plan_of(folder, "ssna", tune="paper"), fake, tmp_path)
+    assert tuning_of(best, tmp_path) == tuning, "published values never hide a search"
+
+
+def published(monkeypatch: pytest.MonkeyPatch, method: str, values: dict[str, Any]) -> None:
+    """Pretend that the paper has `values` of `method` for random-tiny, and that any data are its sci."""
+    monkeypatch.setattr(registry.get(method), "paper", {("random-tiny", "sci"): values})
+    monkeypatch.setattr("benchmark.published.dataset_of", lambda fingerprint: "sci")
+
+
+def test_published_values_are_taken(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    published(monkeypatch, "ssna", {"batch_size": 128, "top_layers": 2})
+    plan = plan_of(folder, "id,ssna", tune="paper", seeds=(0, 1))
+    assert [len(stage) for stage in plan.stages] == [4]
+    assert [cell.overrides for cell in plan.cells[2:]] == [("batch_size=128", "top_layers=2")] * 2
+    assert bench(plan, Fake(tmp_path, lambda cell: 0.2), tmp_path) == 0
+    tuning = tuning_of(plan.cells[3], tmp_path)
+    assert tuning and (tuning.mode, tuning.source, tuning.trials) == ("paper", "random-tiny/sci", [])
+    assert read_record(resolve_cell(plan.cells[3]).record_path(tmp_path)).trials == 1
+    assert "ssna (published: batch_size=128, top_layers=2)" in capfd.readouterr().out
+    plan = plan_of(folder, "ssna", "top_layers=3", tune="paper", protocol="fair")
+    assert [cell.overrides for cell in plan.cells] == [("top_layers=3",)] and not plan.published
+    assert len(plan.notes) == 2, "--set fixes the one, the protocol the other"
+
+
+def test_without_published_values_one_line_says_where_there_are_some(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = r"no published values of method 'tmoe' for language model 'random-tiny' and dataset 'small'; .*"
+    with pytest.raises(UserError, match=told + r"distilbert, .* on sci, pantry, .*\. Use --tune grid\."):
+        plan_of(folder, "id,tmoe", tune="paper")
+    monkeypatch.setattr(registry.get("tmoe"), "paper", {})
+    with pytest.raises(UserError, match=r"; there are none\. Use --tune grid\."):
+        plan_of(folder, "tmoe", tune="paper")
+
+
+def test_the_processed_scientific_is_the_papers_sci(real_data: Path) -> None:
+    cells = expand(["scientific"], ["random-tiny"], ["tmoe"], ["paper"], [0], [])
+    with pytest.raises(UserError, match=r"and dataset 'scientific' \(the paper's sci\)"):
+        make_plan(cells, "paper")
+
+
+def test_every_published_value_is_that_of_the_tables() -> None:
+    """Tables S1 to S3, which `full` calls `layers`; the variants of Table 8 take SSNA's."""
+    ours = {"top_layers": {"full": "layers"}}
+    known: dict[tuple[str, str, str], dict[str, float]] = {}
+    with (ROOT / "results/paper/hyperparameters.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            name = ours.get(row["hyperparameter"], {}).get(row["method"], row["hyperparameter"])
+            known.setdefault((row["method"], row["llm"], row["dataset"]), {})[name] = float(row["value"])
+    variants = ("ssna-mean", "ssna-weighted")
+    tables = {name: registry.get(name).paper for name in BUILTIN}
+    assert {
+        (name, *key): dict(values)
+        for name, table in tables.items()
+        if name not in variants
+        for key, values in table.items()
+    } == known
+    assert all(tables[name] == tables["ssna"] for name in variants)
+    assert all(registry.get(name).grid.keys() == values.keys() for (name, *_), values in known.items())
+
+
+def test_a_search_through_the_command_line(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    small = ["width=8", "sasrec_inner=8", "precision=no", "epochs=1", "batch_size=16", "learning_rate=0.01"]
+    command = ["bench", "--datasets", str(folder), "--llms", "random-tiny", "--methods", "ssna"]
+    command += ["--seeds", "0,1", "--tune", "grid", "--results", str(tmp_path), "--set", *small]
+    assert main(command) == 0
+    told = capfd.readouterr()
+    records = [read_record(path) for path in sorted(tmp_path.glob("*/*/*/*.json"))]
+    assert len(records) == 3 and all(record.status == "ok" for record in records)
+    tuned = [record for record in records if record.tuning]
+    assert [record.seed for record in tuned] == [0, 1] and tuned[0].config_hash == tuned[1].config_hash
+    tuning = tuned[0].tuning
+    assert tuning and len(tuning.trials) == tuned[0].trials == 2 and tuning.train_seconds > 0
+    best = max(tuning.trials, key=lambda trial: trial.recall or 0)
+    assert tuning.chosen == best.overrides and best.config_hash == tuned[0].config_hash
+    assert tuned[0].metrics["valid"]["recall@10"] == best.recall
+    assert f"ssna (tuned: {tuning.chosen[0]})" in told.out and "the best of 2 trials" in told.err
+    assert main(["report", "--results", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    (sheet,) = (tmp_path / "out").glob("*-random-tiny-paper.csv")
+    lines = list(csv.DictReader(sheet.open(encoding="utf-8")))
+    trials = [line for line in lines if line["kind"] == "trial"]
+    assert [line["chosen"] for line in trials].count("yes") == 1 and len(trials) == 2
+    assert not any(line["test_recall@10"] for line in trials)
+    assert all(line["search_train_seconds"] for line in lines if line["tuning"] == "grid")
