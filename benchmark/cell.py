@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.config import PROTOCOLS, Settings, digest, parse, split_overrides
+from benchmark.data.places import cache_folder
 from benchmark.data.prepare import Prepared, prepare
 from benchmark.data.recipe import find
 from benchmark.llm.catalogue import LLM, resolve
@@ -80,11 +80,6 @@ class Resolved:
         llm = self.llm.slug if self.llm else NO_LLM
         name = f"{self.config_hash}-s{self.cell.seed}.json"
         return results / self.prepared.name / llm / self.cell.method / name
-
-
-def cache_folder() -> Path:
-    """Where prepared data and hidden states are kept: $ADAPTREC_CACHE, else ~/.cache/adaptrec."""
-    return Path(os.environ.get("ADAPTREC_CACHE") or Path.home() / ".cache" / "adaptrec")
 
 
 def check_protocol(name: str) -> None:

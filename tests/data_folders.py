@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmark.data.recipe import Recipe, find
+from benchmark.data import build
+from benchmark.data.recipe import Recipe, find, input_files
 
 USERS = {"ann": "a b c d", "bob": "b c a", "cy": "d a b c"}
 TEXTS = {"a": "red pen", "b": "blue pen", "c": "green mug", "d": "grey mug"}
@@ -46,6 +47,11 @@ def write_folder(
 
 def recipe_of(folder: Path, **options: Any) -> Recipe:
     return replace(find(str(folder)), **options)
+
+
+def read(recipe: Recipe) -> Any:
+    """What the reader of the recipe's format makes of its files."""
+    return build.read(recipe, input_files(recipe, Path("no-cache")))
 
 
 def write_unisrec(

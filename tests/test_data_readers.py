@@ -3,9 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from data_folders import TEXTS, interaction_rows, lines, recipe_of, write_folder, write_unisrec
+from data_folders import TEXTS, interaction_rows, lines, read, recipe_of, write_folder, write_unisrec
 
-from benchmark.data.build import read
 from methods.errors import UserError
 
 HEADER = "user_id\titem_id\ttimestamp\n"

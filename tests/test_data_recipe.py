@@ -13,7 +13,8 @@ from methods.errors import UserError
 
 def test_shipped_recipes_are_listed_without_heavy_imports():
     code = (
-        "import sys; from benchmark.data.recipe import available; names = available();"
+        "import sys; from pathlib import Path; from benchmark.data.recipe import available;"
+        "names = available(Path());"
         "heavy = {'torch', 'numpy', 'pandas', 'pyarrow', 'datasets', 'pydantic'} & set(sys.modules);"
         "print(sorted(names), sorted(heavy))"
     )
@@ -21,10 +22,10 @@ def test_shipped_recipes_are_listed_without_heavy_imports():
     assert done.stdout.strip() == "['beauty', 'instruments', 'scientific', 'tiny', 'tiny-shuffled'] []"
 
 
-def test_every_shipped_recipe_has_a_summary_and_a_card():
+def test_every_shipped_recipe_has_a_summary_and_a_card(tmp_path):
     root = Path(__file__).parents[1] / "datasets"
-    for name, summary in available().items():
-        assert summary and not summary.startswith("unusable")
+    for name, listed in available(tmp_path).items():
+        assert listed.summary and not listed.summary.startswith("unusable")
         assert (root / name / "README.md").read_text(encoding="utf-8").startswith("# ")
 
 
@@ -87,8 +88,9 @@ def test_recipes_of_the_working_folder_come_first(tmp_path, monkeypatch):
     write_folder(tmp_path / "datasets" / "broken", recipe="core = ")
     monkeypatch.chdir(tmp_path)
     assert find("mine").source == tmp_path / "datasets" / "mine"
-    listed = available()
-    assert listed["mine"] == "mine" and listed["broken"].startswith("unusable: ") and "tiny" in listed
+    listed = available(tmp_path)
+    assert listed["mine"].summary == "mine" and "tiny" in listed
+    assert listed["broken"].summary.startswith("unusable: ")
 
 
 @pytest.mark.parametrize(

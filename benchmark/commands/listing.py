@@ -16,8 +16,10 @@ def fill(parser: Parser) -> None:
 
 def call(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
-    for name, summary in _listing(options.what).items():
-        print(f"{name:18} {summary}")
+    lines = _listing(options.what)
+    width = max(18, *map(len, lines))
+    for name, summary in lines.items():
+        print(f"{name:{width}} {summary}")
     return 0
 
 
@@ -33,6 +35,8 @@ def _listing(what: str) -> dict[str, str]:
         from benchmark.llm.catalogue import available
 
         return available()
-    from benchmark.data.recipe import available as recipes
+    from benchmark.data.places import cache_folder
+    from benchmark.data.recipe import available as datasets
 
-    return recipes()
+    found = datasets(cache_folder())
+    return {name: f"{one.edition:13} {one.state:9} {one.summary}".rstrip() for name, one in found.items()}

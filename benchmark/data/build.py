@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import numpy.typing as npt
 
 from benchmark.data import filters
 from benchmark.data.readers import Raw, read_tables
-from benchmark.data.recipe import Recipe, input_files
+from benchmark.data.recipe import Recipe
 from benchmark.data.unisrec import read_unisrec
 from methods.errors import UserError
 
@@ -34,7 +36,7 @@ class Built:
     ceiling: dict[str, dict[str, float]] | None
 
 
-def build(recipe: Recipe) -> Built:
+def build(recipe: Recipe, files: Mapping[str, Path]) -> Built:
     """Read (or generate), filter and split; the order of the steps is the one of docs/datasets.md."""
     if recipe.format == "synthetic":
         from benchmark.data.synthetic import generate
@@ -42,7 +44,7 @@ def build(recipe: Recipe) -> Built:
         drawn = generate(recipe)
         raw, ceiling = drawn.raw, drawn.ceiling
     else:
-        raw, ceiling = read(recipe), None
+        raw, ceiling = read(recipe, files), None
     flow = _Flow(recipe, raw)
     flow.drop_unknown_items()
     flow.drop_items_without_text()
@@ -52,11 +54,10 @@ def build(recipe: Recipe) -> Built:
     return flow.finish(ceiling)
 
 
-def read(recipe: Recipe) -> Raw:
+def read(recipe: Recipe, files: Mapping[str, Path]) -> Raw:
     """Read the recipe's files. Raises `UserError` naming file and row for a fault that it does not repair."""
-    assert recipe.source is not None
     reader = read_unisrec if recipe.format == "unisrec" else read_tables
-    return reader(input_files(recipe.source, recipe.format), recipe, Counter())
+    return reader(dict(files), recipe, Counter())
 
 
 class _Flow:

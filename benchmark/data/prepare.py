@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,7 +74,8 @@ def prepare(recipe: Recipe, cache: Path) -> Prepared:
 
     Raises `UserError` for a fault in the input that the recipe does not repair.
     """
-    key = _key(recipe)
+    files = input_files(recipe, cache)
+    key = _key(recipe, files)
     folder = cache / "prepared" / f"{recipe.name}-{key}"
     notes: list[str] = []
     with _lock(folder):
@@ -82,7 +83,7 @@ def prepare(recipe: Recipe, cache: Path) -> Prepared:
             notes.append(f"the prepared form in {folder} was damaged ({fault}) and has been built again")
             shutil.rmtree(folder)
         if not folder.exists():
-            _write(build(recipe), folder)
+            _write(build(recipe, files), folder)
         return _load(recipe, key, folder, notes)
 
 
@@ -126,11 +127,8 @@ def describe(prepared: Prepared) -> str:
     return "\n".join([*lines, f"  content sha256 {facts['sha256'][:16]}"])
 
 
-def _key(recipe: Recipe) -> str:
-    inputs = {}
-    if recipe.source is not None:
-        files = input_files(recipe.source, recipe.format)
-        inputs = {role: _digest_of(path) for role, path in files.items()}
+def _key(recipe: Recipe, files: Mapping[str, Path]) -> str:
+    inputs = {role: _digest_of(path) for role, path in files.items()}
     return digest({"options": _options(recipe), "inputs": inputs, "format": FORMAT})
 
 

@@ -6,47 +6,22 @@ every key.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import tomllib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from benchmark.data.folders import detect, folder_files, formats_in
+from benchmark.data.places import DATA_VARIABLE, all_here, data_folder, file_name
+from benchmark.data.rules import ROLES, check, check_files
 from methods.errors import UserError, unknown
+from methods.fields import hashed, later
 
-DATA_VARIABLE = "ADAPTREC_DATA"
-"""Environment variable: the folder under which the `folder` of a recipe lies."""
-
-PAIRS = {
-    "tsv": ("interactions.tsv", "items.tsv"),
-    "csv": ("interactions.csv", "items.csv"),
-    "parquet": ("interactions.parquet", "items.parquet"),
-}
-"""Files of the plain formats."""
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "format": ("auto", *PAIRS, "recbole", "unisrec", "synthetic"),
-    "no_text": ("drop", "keep"),
-    "repeats": ("keep", "first"),
-    "split": ("leave-one-out", "temporal"),
-    "untouched": ("drop", "keep"),
-    "quotes": ("standard", "none"),
-    "short_users": ("error", "drop"),
-    "bad_rows": ("error", "skip"),
-    "bad_bytes": ("error", "replace"),
-    "unknown_items": ("error", "drop"),
-    "duplicate_items": ("error", "first"),
-    "long_texts": ("error", "cut"),
-}
-"""Keys whose value is one of a few words."""
-
-_LEAST = {"core": 0, "recent": 3, "max_text": 1}
-_SHARES = ("valid_share", "test_share")
-_COUNTS = ("users", "items", "interactions")
-_PROTOCOL_KEYS = ("settings", "synthetic", "expected")
-_NOT_DATA = ("name", "summary", "source", "expected", "settings", "notes")
+_NOT_DATA = ("name", "summary", "edition", "licence", "source", "files", "expected", "settings", "notes")
+_NOT_OPTIONS = ("folder", "download", "categories")
+_NOT_KEYS = ("name", "source", "files", "notes")
 
 
 @dataclass(frozen=True)
@@ -55,8 +30,14 @@ class Recipe:
 
     name: str
     summary: str = ""
+    edition: str = ""
+    """Which edition of the data this is, such as "Amazon 2018"."""
+    licence: str = ""
+    """Whose terms hold, in a line."""
     source: Path | None = None
-    """Folder with the files; None for a synthetic set."""
+    """Folder with the files; None for a synthetic set, and for `files` that are looked for or fetched."""
+    files: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What each file of a publisher's format is for -> its URLs, mirrors in order; empty for others."""
     format: str = "auto"
     text_fields: tuple[str, ...] = ()
     """Text columns in the order in which they are joined; empty means all of them, in file order."""
@@ -68,6 +49,8 @@ class Recipe:
     """Items without text: `drop` (before the core), or `keep` with the text "unknown item"."""
     repeats: str = "keep"
     """Repeated (user, item) pairs: `keep`, or keep the `first` only."""
+    duplicate_reviews: str = later("keep")
+    """Exact repeats of user, item and timestamp: `keep`, or `drop` all but the first."""
     split: str = "leave-one-out"
     valid_share: float = 0.1
     """Share of all interactions that the validation period of a temporal split spans."""
@@ -91,6 +74,12 @@ class Recipe:
     """Item texts of more than `max_text` characters: `cut` keeps their beginning."""
     max_text: int = 10_000
     """Characters that an item's text may have."""
+    clean: str = later("none")
+    """How publishers' texts are cleaned (`benchmark.data.texts`)."""
+    negative_times: str = later("error")
+    """Interactions before 1970 in publishers' files: `drop` leaves them out."""
+    mixed_times: str = later("error")
+    """Milliseconds where the edition has seconds, or the other way round: `mend` brings them to one unit."""
     expected: dict[str, int] | None = None
     """Published counts (users, items, interactions) to compare with."""
     synthetic: dict[str, Any] = field(default_factory=dict)
@@ -102,8 +91,33 @@ class Recipe:
 
     def options(self) -> dict[str, Any]:
         """Everything that decides how the prepared data look, JSON-able (no names, no paths)."""
-        chosen = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in _NOT_DATA}
+        chosen = {name: value for name, value in hashed(self).items() if name not in _NOT_DATA}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in chosen.items()}
+
+
+class Listed(NamedTuple):
+    """A line of `list datasets`."""
+
+    name: str
+    edition: str
+    state: str
+    """Whether the files are on this machine."""
+    summary: str
+
+
+class _Entry(NamedTuple):
+    """Where a recipe stands."""
+
+    path: Path
+    category: str
+    """Of a file that describes one dataset a category; empty for others."""
+
+    def content(self) -> dict[str, Any]:
+        raw = _load(self.path)
+        if self.category:
+            raw.pop("categories")
+            raw = _filled(raw, self.category)
+        return raw
 
 
 def search_path() -> list[Path]:
@@ -116,14 +130,16 @@ def search_path() -> list[Path]:
     return [root for root in roots if root.is_dir()]
 
 
-def available() -> dict[str, str]:
-    """Every recipe's name and its summary; one that cannot be read has its fault in place of the summary."""
-    found: dict[str, str] = {}
-    for name, path in _recipe_files().items():
+def available(cache: Path) -> dict[str, Listed]:
+    """Every recipe by name; one that cannot be read has its fault in place of the summary."""
+    found: dict[str, Listed] = {}
+    for name, entry in _entries().items():
         try:
-            found[name] = str(_load(path).get("summary", ""))
+            raw = entry.content()
+            edition, summary = (str(raw.get(key, "")) for key in ("edition", "summary"))
+            found[name] = Listed(name, edition, _state(name, raw, entry.path, cache), summary)
         except UserError as error:
-            found[name] = f"unusable: {error}"
+            found[name] = Listed(name, "", "", f"unusable: {error}")
     return found
 
 
@@ -131,69 +147,97 @@ def find(name_or_folder: str) -> Recipe:
     """The recipe of a name in `datasets/`, or of a folder with data files.
 
     A known name wins over a folder of the same name in the working folder; `./name` means the folder.
-    Raises `UserError` for an unknown name, a missing folder or file, and a fault in a recipe.
+    Nothing is fetched here. Raises `UserError` for an unknown name, a missing folder or file, and a fault in
+    a recipe.
     """
-    recipes = _recipe_files()
-    if name_or_folder in recipes:
-        path = recipes[name_or_folder]
-        return _checked(name_or_folder, _load(path), path, None)
+    entries = _entries()
+    if name_or_folder in entries:
+        entry = entries[name_or_folder]
+        return _checked(name_or_folder, entry.content(), entry.path, None)
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
-        return _of_folder(folder.resolve(), recipes)
+        return _of_folder(folder.resolve(), entries)
     if folder.exists():
         raise UserError(f"dataset '{name_or_folder}' is a file; give the folder that holds it.")
     if folder.name != name_or_folder:
         raise UserError(
             f"there is no dataset folder '{name_or_folder}'; give a folder that exists "
-            f"or one of: {', '.join(recipes)}."
+            f"or one of: {', '.join(entries)}."
         )
-    raise unknown("dataset", name_or_folder, recipes, "Or give a folder with interactions.tsv and items.tsv.")
+    raise unknown("dataset", name_or_folder, entries, "Or give a folder with interactions.tsv and items.tsv.")
 
 
-def input_files(folder: Path, kind: str) -> dict[str, Path]:
-    """Role -> file of the given format in `folder`; raises `UserError` when one is missing."""
-    if kind in PAIRS:
-        roles = dict(zip(("interactions", "items"), (folder / name for name in PAIRS[kind]), strict=True))
-    else:
-        suffixes = {
-            "recbole": {"interactions": ".inter", "items": ".item"},
-            "unisrec": {
-                **{part: f".{part}.inter" for part in ("train", "valid", "test")},
-                **{part: f".{part}" for part in ("text", "item2index", "user2index")},
-            },
-        }[kind]
-        stem = _stem(folder, kind)
-        roles = {role: folder / f"{stem}{suffix}" for role, suffix in suffixes.items()}
-    missing = [path.name for path in roles.values() if not path.is_file()]
-    if missing:
-        wanted = ", ".join(path.name for path in roles.values())
-        raise UserError(f"{folder} lacks {', '.join(missing)}; the format {kind} needs {wanted}.")
-    return roles
+def input_files(recipe: Recipe, cache: Path) -> dict[str, Path]:
+    """Role -> file that the recipe reads, none for a synthetic set; fetches publishers' files into `cache`.
+
+    Raises `UserError` when one is missing, cannot be fetched, or is not the one that was used before.
+    """
+    if recipe.files:
+        from benchmark.data.download import fetch
+
+        return fetch(recipe, cache)
+    return folder_files(recipe.source, recipe.format) if recipe.source else {}
 
 
-def _recipe_files() -> dict[str, Path]:
-    found: dict[str, Path] = {}
+def _entries() -> dict[str, _Entry]:
+    found: dict[str, _Entry] = {}
     for root in search_path():
         for path in sorted(root.glob("*/recipe.toml")):
-            found.setdefault(path.parent.name, path)
+            for name, category in _names(path):
+                found.setdefault(name, _Entry(path, category))
     return found
 
 
-def _of_folder(folder: Path, recipes: dict[str, Path]) -> Recipe:
+def _names(path: Path) -> list[tuple[str, str]]:
+    """(name, category) of the datasets that a file describes: its folder's name, or one a category."""
+    try:
+        categories = _load(path).get("categories")
+        if categories is not None:
+            check("categories", categories, path)
+            return [(f"{path.parent.name}-{category}", category) for category in categories]
+    except UserError:
+        pass  # told when it is asked for
+    return [(path.parent.name, "")]
+
+
+def _filled(value: Any, category: str) -> Any:
+    """`value` with `{category}` replaced in every text of it."""
+    if isinstance(value, dict):
+        return {key: _filled(inner, category) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_filled(inner, category) for inner in value]
+    return value.replace("{category}", category) if isinstance(value, str) else value
+
+
+def _state(name: str, raw: dict[str, Any], path: Path, cache: Path) -> str:
+    """Whether the files are here, to be fetched, or for the user to put somewhere."""
+    try:
+        recipe = _checked(name, raw, path, None)
+    except UserError:
+        if "folder" in raw and "download" not in raw:
+            return "not here"
+        raise
+    if recipe.format == "synthetic":
+        return "generated"
+    here = not recipe.files or all_here(name, None, recipe.files, cache)
+    return "here" if here else "to fetch"
+
+
+def _of_folder(folder: Path, entries: dict[str, _Entry]) -> Recipe:
     """A folder with its own recipe, or with the options of the recipe that has its name, or the defaults."""
     name = re.sub(r"[^\w.-]+", "-", folder.name)
     own = folder / "recipe.toml"
     if own.is_file():
         return _checked(name, _load(own), own, folder)
-    if folder.name in recipes:
-        path = recipes[folder.name]
-        recipe = _checked(folder.name, _load(path), path, folder)
+    if folder.name in entries:
+        entry = entries[folder.name]
+        recipe = _checked(folder.name, entry.content(), entry.path, folder)
         if recipe.format != "synthetic":
             note = (
                 f"options and expected counts of the recipe '{folder.name}', which the folder's name matches"
             )
             return replace(recipe, notes=(note,))
-    kind = _detect(folder)
+    kind = detect(folder)
     return Recipe(name=name, summary=f"the folder {folder}", source=folder, format=kind)
 
 
@@ -208,15 +252,42 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _checked(name: str, raw: dict[str, Any], path: Path, folder: Path | None) -> Recipe:
     """A recipe from the content of its file; `folder` replaces the place that the file names."""
-    own = {item.name for item in fields(Recipe)} - {"name", "source", "notes"}
-    for key, value in raw.items():
-        if key not in own | {"folder"}:
-            raise unknown(f"key in {path}:", key, sorted(own | {"folder"}))
-        _check(key, value, path)
-    values: dict[str, Any] = {
-        key: tuple(value) if key == "text_fields" else value for key, value in raw.items() if key != "folder"
-    }
-    recipe = Recipe(name=name, **values)
+    own = {item.name for item in fields(Recipe)} - set(_NOT_KEYS)
+    _check_keys(raw, own | set(_NOT_OPTIONS), path)
+    if "categories" in raw:
+        raise UserError(
+            f"{path} describes one dataset a category; name one, such as "
+            f"{path.parent.name}-{raw['categories'][0]}."
+        )
+    download: dict[str, Any] = raw.get("download", {})
+    source = folder or _source(raw, path)
+    # Files that lie ready in one of the plain forms are read before a publisher's are fetched.
+    if download and not (source and formats_in(source)):
+        options = {key: value for key, value in download.items() if key != "files"}
+        _check_keys(options, own - {"synthetic"}, path)
+        chosen = {**raw, **download}
+        wanted = check_files(
+            download.get("files"), chosen.get("format", "auto"), chosen.get("text_fields"), path
+        )
+        note = f"the publisher's files ({chosen.get('edition', 'no edition named')}): {_file_names(wanted)}"
+        return _recipe(name, {**chosen, "files": wanted, "source": source, "notes": (note,)}, path)
+    if raw.get("format", "auto") in ROLES:
+        raise UserError(f'{path}: format = "{raw["format"]}" needs a table [download] that names its files.')
+    if raw.get("format") == "synthetic":
+        return _recipe(name, raw, path)
+    if source is None:
+        raise _no_source(raw, path)
+    kind = raw.get("format", "auto")
+    return _recipe(
+        name, {**raw, "source": source, "format": detect(source) if kind == "auto" else kind}, path
+    )
+
+
+def _recipe(name: str, values: dict[str, Any], path: Path) -> Recipe:
+    """The recipe of checked values; raises `UserError` where two of them contradict each other."""
+    chosen = {key: value for key, value in values.items() if key not in _NOT_OPTIONS}
+    chosen["text_fields"] = tuple(chosen.get("text_fields", ()))
+    recipe = Recipe(name=name, **chosen)
     if recipe.valid_share + recipe.test_share >= 1:
         raise UserError(
             f"{path}: valid_share + test_share must stay below 1, so that something is left to train on."
@@ -225,103 +296,41 @@ def _checked(name: str, raw: dict[str, Any], path: Path, folder: Path | None) ->
         raise UserError(
             f'{path}: untouched = "keep" contradicts core = {recipe.core}; set core = 0 or drop them.'
         )
-    if recipe.format == "synthetic":
-        if recipe.untouched == "drop":
-            raise UserError(
-                f'{path}: format = "synthetic" needs untouched = "keep", as its ceiling counts every item.'
-            )
-        return recipe
-    source = folder or _source(raw, path)
-    return replace(
-        recipe, source=source, format=_detect(source) if recipe.format == "auto" else recipe.format
-    )
-
-
-def _source(raw: dict[str, Any], path: Path) -> Path:
-    """Folder of the files: beside the recipe, or `folder` below the data folder."""
-    if "folder" not in raw:
-        return path.parent.resolve()
-    root = os.environ.get(DATA_VARIABLE)
-    if not root:
+    if recipe.format == "synthetic" and recipe.untouched == "drop":
         raise UserError(
+            f'{path}: format = "synthetic" needs untouched = "keep", as its ceiling counts every item.'
+        )
+    return recipe
+
+
+def _check_keys(raw: dict[str, Any], allowed: set[str], path: Path) -> None:
+    for key, value in raw.items():
+        if key not in allowed:
+            raise unknown(f"key in {path}:", key, sorted(allowed))
+        check(key, value, path)
+
+
+def _file_names(files: dict[str, tuple[str, ...]]) -> str:
+    return ", ".join(" or ".join(dict.fromkeys(map(file_name, urls))) for urls in files.values())
+
+
+def _source(raw: dict[str, Any], path: Path) -> Path | None:
+    """Folder of the files, where there is one: `folder` below the data folder, or the recipe's own."""
+    if "folder" not in raw:
+        return None if "download" in raw else path.parent.resolve()
+    root = data_folder()
+    source = root and root / raw["folder"]
+    return source if source and source.is_dir() else None
+
+
+def _no_source(raw: dict[str, Any], path: Path) -> UserError:
+    root = data_folder()
+    if root is None:
+        return UserError(
             f"the files of '{path.parent.name}' are not part of this project: set {DATA_VARIABLE} to the "
             f"folder that holds '{raw['folder']}', or give that folder itself as the dataset."
         )
-    source = Path(root).expanduser().resolve().joinpath(raw["folder"])
-    if not source.is_dir():
-        raise UserError(
-            f"there is no folder {source} ({DATA_VARIABLE}={root}, folder = '{raw['folder']}' in {path}); "
-            f"put the files there or give their folder as the dataset."
-        )
-    return source
-
-
-def _check(key: str, value: Any, path: Path) -> None:
-    """Raise for a value of the wrong type or out of range."""
-    if key in CHOICES:
-        if value not in CHOICES[key]:
-            raise unknown(f"value of {key} in {path}:", value, CHOICES[key])
-        return
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if key in _LEAST:
-        good, want = whole and value >= _LEAST[key], f"a whole number of at least {_LEAST[key]}"
-    elif key in _SHARES:
-        good = isinstance(value, float | int) and not isinstance(value, bool) and 0 < value < 1
-        want = "a number between 0 and 1"
-    elif key == "text_fields":
-        good = isinstance(value, list) and all(isinstance(name, str) for name in value)
-        want = 'a list of column names, such as ["title", "brand"]'
-    elif key in _PROTOCOL_KEYS:
-        good, want = isinstance(value, dict), f"a table, [{key}]"
-    else:
-        good, want = isinstance(value, str), "text in quotes"
-    if not good:
-        raise UserError(f"{path}: {key} = {value!r} is not valid; it must be {want}.")
-    if key == "expected":
-        _check_expected(value, path)
-    if key == "settings":
-        for protocol, chosen in value.items():
-            if not isinstance(chosen, dict):
-                raise UserError(f"{path}: settings.{protocol} must be a table, [settings.{protocol}].")
-
-
-def _check_expected(value: dict[str, Any], path: Path) -> None:
-    for name, count in value.items():
-        if name not in _COUNTS:
-            raise unknown(f"key of [expected] in {path}:", name, _COUNTS)
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise UserError(
-                f"{path}: expected.{name} = {count!r} is not valid; it must be a whole number above 0."
-            )
-
-
-def _detect(folder: Path) -> str:
-    """The format of the files in `folder`, by their names."""
-    found = [kind for kind, names in PAIRS.items() if any((folder / name).is_file() for name in names)]
-    found += [kind for kind in ("recbole", "unisrec") if _stems(folder, kind)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UserError(
-            f"{folder} holds several formats ({', '.join(found)}); put format = one of them "
-            f"into {folder}/recipe.toml."
-        )
-    raise UserError(
-        f"{folder} holds no data files: wanted interactions and items as .tsv, .csv or .parquet, "
-        f"<name>.inter with <name>.item (RecBole), or <name>.train.inter with its companions (UniSRec)."
+    return UserError(
+        f"there is no folder {root / raw['folder']} ({DATA_VARIABLE}={root}, folder = '{raw['folder']}' in "
+        f"{path}); put the files there or give their folder as the dataset."
     )
-
-
-def _stems(folder: Path, kind: str) -> list[str]:
-    splits = (".train.inter", ".valid.inter", ".test.inter")
-    if kind == "unisrec":
-        return sorted(path.name.removesuffix(splits[0]) for path in folder.glob(f"*{splits[0]}"))
-    return sorted(path.stem for path in folder.glob("*.inter") if not path.name.endswith(splits))
-
-
-def _stem(folder: Path, kind: str) -> str:
-    stems = _stems(folder, kind)
-    if len(stems) != 1:
-        have = f"several ({', '.join(stems)})" if stems else "none"
-        raise UserError(f"{folder} should hold one set of {kind} files; found {have}.")
-    return stems[0]

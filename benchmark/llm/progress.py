@@ -13,16 +13,17 @@ LINE_SECONDS = 30.0
 
 
 class Progress:
-    """Counts `total` items, `done` of which were finished before."""
+    """Counts `total` items (None where nobody knows), `done` of which were finished before."""
 
-    def __init__(self, title: str, total: int, done: int = 0) -> None:
-        self.title, self.total, self.done, self._initial = title, total, done, done
+    def __init__(self, title: str, total: int | None, done: int = 0, unit: str = " items") -> None:
+        self.title, self.total, self.done, self._initial, self._unit = title, total, done, done, unit
         self._start = self._last = time.perf_counter()
         self._bar = tqdm(
             total=total,
             initial=done,
             desc=title,
-            unit=" items",
+            unit=unit,
+            unit_scale=unit == "B",
             file=sys.stderr,
             disable=not sys.stderr.isatty(),
         )
@@ -39,11 +40,12 @@ class Progress:
             self._last = now
             meter = tqdm.format_meter(
                 self.done,
-                self.total,
+                self.total or 0,
                 now - self._start,
                 ncols=0,  # no bar, only the figures
                 prefix=self.title,
-                unit=" items",
+                unit=self._unit,
+                unit_scale=self._unit == "B",
                 initial=self._initial,
             )
             print(meter, file=sys.stderr, flush=True)

@@ -1,0 +1,215 @@
+"""Readers of the three editions of the Amazon review data as the McAuley lab (UCSD) hands them out.
+
+| edition | reviews | ratings only | metadata |
+|---|---|---|---|
+| 2014 | JSON lines: reviewerID, asin, unixReviewTime | user,item,rating,time | Python literals: asin, title, brand, categories (paths), description |
+| 2018 | JSON lines, the same keys | item,user,rating,time | JSON lines: asin, title, brand, category (list), description (list) |
+| 2023 | JSON lines: user_id, parent_asin, timestamp | a header, then user,item,rating,time | JSON lines: parent_asin, title, store, categories, features, description, details |
+
+All may be gzipped. Times are seconds, in 2023 milliseconds. Sources: cseweb.ucsd.edu/~jmcauley/datasets/amazon,
+nijianmo.github.io/amazon, amazon-reviews-2023.github.io.
+"""  # noqa: E501
+
+from __future__ import annotations
+
+import ast
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmark.data.lines import blocks, numbered_lines
+from benchmark.data.raw import Place, Raw, interactions_batch, items_batch, join_texts
+from benchmark.data.recipe import Recipe
+from benchmark.data.rows import (
+    MILLISECONDS,
+    BadRowError,
+    Row,
+    encodable,
+    mended_time,
+    row_batches,
+    skip_or_raise,
+    some,
+    whole_number,
+)
+from benchmark.data.texts import field_text
+from methods.errors import unknown
+
+_LONGEST = 4 << 20
+"""Characters of a line of metadata that is parsed as a literal: a longer one is no item."""
+
+
+@dataclass(frozen=True)
+class Edition:
+    """How an edition names and orders things."""
+
+    user: str
+    item: str
+    time: str
+    columns: tuple[int, int, int]
+    """Where user, item and time stand in the ratings."""
+    unit: int
+    """Ticks of its clock in a second."""
+    literals: bool = False
+    """Whether the metadata are Python literals."""
+
+
+EDITIONS = {
+    "amazon-2014": Edition("reviewerID", "asin", "unixReviewTime", (0, 1, 3), 1, literals=True),
+    "amazon-2018": Edition("reviewerID", "asin", "unixReviewTime", (1, 0, 3), 1),
+    "amazon-2023": Edition("user_id", "parent_asin", "timestamp", (0, 1, 3), 1000),
+}
+
+
+def read_amazon(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> Raw:
+    """Read reviews or ratings, and metadata, of the edition that `recipe.format` names."""
+    edition = EDITIONS[recipe.format]
+    reviews, metadata = files["interactions"], files["items"]
+    return Raw(
+        interactions=some(_interactions(reviews, edition, recipe, repairs), reviews, recipe),
+        items=some(_items(metadata, edition, recipe, repairs), metadata, recipe),
+        place=partial(_place, reviews),
+        item_place=partial(_place, metadata),
+        repairs=repairs,
+    )
+
+
+def _place(path: Path, row: int) -> Place:
+    return Place(path, f"line {row}")
+
+
+def _interactions(path: Path, edition: Edition, recipe: Recipe, repairs: Counter[str]) -> Iterator[Any]:
+    """Batches of a file of reviews or of ratings, whichever it is."""
+    read: Any = None
+    for number, block in blocks(path):
+        if read is None:
+            read = _review if block.lstrip().startswith(b"{") else _rating
+        batch = _quick_ratings(block, number, edition) if read is _rating else None
+        if batch is not None:
+            yield batch
+        else:
+            lines = numbered_lines(block, number, path, recipe, repairs)
+            yield from row_batches(_rows(lines, read, path, edition, recipe, repairs))
+
+
+def _quick_ratings(block: bytes, first: int, edition: Edition) -> Any:
+    """The batch of a block of ratings without any fault, else None: then they are read line by line."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import csv
+
+    if b" " in block or b"\r" in block:
+        return None
+    try:
+        table = csv.read_csv(
+            pa.BufferReader(block),
+            csv.ReadOptions(column_names=["0", "1", "2", "3"], block_size=len(block) + 1, use_threads=False),
+            csv.ParseOptions(quote_char=False, ignore_empty_lines=False),
+            csv.ConvertOptions(
+                column_types={"0": pa.string(), "1": pa.string(), "2": pa.string(), "3": pa.int64()},
+                null_values=[],
+            ),
+        )
+    except pa.ArrowInvalid:
+        return None
+    user, item, time = (table.column(str(column)) for column in edition.columns)
+    least, most = pc.min_max(time).values()
+    bounds = (1, MILLISECONDS - 1) if edition.unit == 1 else (MILLISECONDS, 2**62)
+    full = all(pc.min(pc.binary_length(names)).as_py() for names in (user, item))
+    if not full or least.as_py() < bounds[0] or most.as_py() > bounds[1]:
+        return None
+    return interactions_batch(user, item, time.combine_chunks(), range(first, first + len(table)))
+
+
+def _rows(
+    lines: Iterator[tuple[int, str]],
+    read: Callable[[str, Edition], tuple[str, str, Any]],
+    path: Path,
+    edition: Edition,
+    recipe: Recipe,
+    repairs: Counter[str],
+) -> Iterator[Row]:
+    """Every usable interaction, one by one."""
+    for number, line in lines:
+        if number == 1 and read is _rating and _is_header(line, edition):
+            continue
+        try:
+            user, item, written = read(line, edition)
+            time = whole_number(written)
+        except BadRowError as fault:
+            skip_or_raise(f"{path}, line {number}", str(fault), recipe, repairs)
+            continue
+        checked = mended_time(time, edition.unit, f"{path}, line {number}", recipe, repairs)
+        if checked is not None:
+            yield number, user, item, checked
+
+
+def _is_header(line: str, edition: Edition) -> bool:
+    return line.split(",")[edition.columns[2] :] == ["timestamp"]
+
+
+def _rating(line: str, edition: Edition) -> tuple[str, str, str]:
+    fields = line.split(",")
+    if len(fields) != 4:
+        raise BadRowError(f"{len(fields)} fields where ratings have 4")
+    user, item, time = (fields[column].strip() for column in edition.columns)
+    if not user or not item:
+        raise BadRowError("the user or the item is empty")
+    return user, item, time
+
+
+def _review(line: str, edition: Edition) -> tuple[str, str, Any]:
+    review = _parsed(line, literal=False)
+    return _id(review, edition.user), _id(review, edition.item), review.get(edition.time)
+
+
+def _parsed(line: str, literal: bool) -> dict[str, Any]:
+    """The table that a line holds, as JSON or as a Python literal, which is read without running anything."""
+    try:
+        if literal and len(line) > _LONGEST:
+            raise ValueError("too long")
+        found = ast.literal_eval(line) if literal else json.loads(line)
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError) as error:
+        raise BadRowError(f"not {'a Python literal' if literal else 'JSON'} ({str(error)[:60]})") from error
+    if not isinstance(found, dict):
+        raise BadRowError(f"a {type(found).__name__} where a table of fields is wanted")
+    return found
+
+
+def _id(record: Mapping[str, Any], key: str) -> str:
+    value = record.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise BadRowError(f"no {key}")
+    if not value.isascii():
+        raise BadRowError(f"{key} {value!r} is no id")
+    return value.strip()
+
+
+def _items(path: Path, edition: Edition, recipe: Recipe, repairs: Counter[str]) -> Iterator[Any]:
+    """Batches of items, their text from the recipe's fields, an empty one where the item has none of them."""
+    seen: dict[str, None] = {}
+    for first, block in blocks(path):
+        rows = []
+        for number, line in numbered_lines(block, first, path, recipe, repairs):
+            where = f"{path}, line {number}"
+            try:
+                record = _parsed(line, edition.literals)
+                name = _id(record, edition.item)
+            except BadRowError as fault:
+                skip_or_raise(where, str(fault), recipe, repairs)
+                continue
+            seen.update(dict.fromkeys(record))
+            texts = (
+                field_text(record[key], recipe.clean, repairs) if key in record else ""
+                for key in recipe.text_fields
+            )
+            rows.append((number, name, *(encodable(text, where, recipe, repairs) for text in texts)))
+        if rows:
+            numbers, names, *columns = zip(*rows, strict=True)
+            yield items_batch(names, join_texts(columns), numbers)
+    for name in recipe.text_fields if seen else ():
+        if name not in seen:
+            raise unknown(f"text field: no item of {path} has", name, seen, "Mend text_fields in the recipe.")

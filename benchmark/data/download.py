@@ -1,0 +1,83 @@
+"""The files of a publisher's format: found where the user has put them, else fetched, and always checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock
+
+from benchmark.data.ledger import Ledger
+from benchmark.data.places import DATA_VARIABLE, data_folder, file_name, locate, raw_folder
+from benchmark.data.recipe import Recipe
+from benchmark.data.transfer import UnavailableError, transfer
+from methods.errors import UserError
+
+MIRROR_VARIABLE = "ADAPTREC_DATA_MIRROR"
+"""Environment variable: a base URL that replaces all official places; below it, <recipe>/<file name>."""
+
+
+def fetch(recipe: Recipe, cache: Path) -> dict[str, Path]:
+    """Role -> file of `recipe`, on this machine, whole, and the one that was used before.
+
+    Processes that want the same files wait for each other. Raises `UserError`: what is missing, where it can
+    be had and where to put it; or which file has changed.
+    """
+    folder = raw_folder(recipe.name, cache)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire()
+    except OSError as error:
+        raise UserError(f"the cache {folder} cannot be written: {error}; set ADAPTREC_CACHE.") from error
+    try:
+        ledger = Ledger(folder)
+        found: dict[str, Path] = {}
+        for role, urls in recipe.files.items():
+            path = locate(recipe.name, recipe.source, urls, cache)
+            if path is None:
+                path, url = _download(recipe, urls, folder)
+                ledger.check(path, url)
+            ledger.check(path)
+            found[role] = path
+        return found
+    finally:
+        lock.release()
+
+
+def _download(recipe: Recipe, urls: Sequence[str], folder: Path) -> tuple[Path, str]:
+    """Fetch a file from the first mirror that gives it; returns it and its URL."""
+    told = []
+    for url in mirrors(recipe.name, urls):
+        target = folder / file_name(url)
+        try:
+            transfer(url, target)
+            return target, url
+        except UnavailableError as error:
+            told.append(f"{url}: {error}")
+    why = "; ".join(told) or "no place to fetch it from is known"
+    raise UserError(
+        f"{_names(urls)} of '{recipe.name}' cannot be fetched ({why}). {_by_hand(recipe, folder)}"
+    )
+
+
+def mirrors(name: str, urls: Sequence[str]) -> list[str]:
+    """Where to fetch a file from, in order; an entry without a scheme is a file that the user puts there."""
+    base = os.environ.get(MIRROR_VARIABLE)
+    if base:
+        return list(dict.fromkeys(f"{base.rstrip('/')}/{name}/{file_name(url)}" for url in urls))
+    return [url for url in urls if "://" in url]
+
+
+def _names(urls: Sequence[str]) -> str:
+    return " or ".join(dict.fromkeys(map(file_name, urls)))
+
+
+def _by_hand(recipe: Recipe, folder: Path) -> str:
+    """Which files to put where."""
+    root = data_folder()
+    place = root / recipe.name if root else folder
+    files = ", ".join(f"{_names(urls)} (from {urls[0]})" for urls in recipe.files.values())
+    other = "another folder with --data-dir" if root else f"a folder that --data-dir or {DATA_VARIABLE} names"
+    return f"By hand: put {files} into {place}, or into {other}."
