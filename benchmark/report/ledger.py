@@ -240,7 +240,7 @@ def _notes(rows: Sequence[Costs], courses: Sequence[Course]) -> list[str]:
     ]
     if any(row.parts["tuning"] for row in rows):
         said.append(
-            "tuning: training seconds of the trials that are not among the row's runs, once, whatever its seeds; "
+            "tuning: training seconds of the trials that are not among the row's runs, once, not a seed; "
             "their preparation and validation are not in it."
         )
     if any(not one.tuned for one in courses) and any(one.tuned for one in courses):
