@@ -15,6 +15,9 @@ from report_records import failure, record, store, study
 from benchmark.report.build import build_report
 from methods.errors import UserError
 
+WHOLE = ["README.md", "index.html", "manifest.json", "report.tex"]
+"""What holds, links or lists all of a report."""
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
@@ -35,7 +38,7 @@ def names(folder):
 def test_every_table_in_every_form_with_its_plots(report):
     ends = [".csv", ".md", ".tex", "-curves.png", "-curves.svg", "-quality.png", "-quality.svg"]
     wanted = [f"toy-minilm-{protocol}{end}" for protocol in ("fair", "paper") for end in ends]
-    assert names(report) == sorted([*wanted, "README.md", "manifest.json"])
+    assert names(report) == sorted([*wanted, *WHOLE])
     assert all((report / name).read_bytes()[:4] == b"\x89PNG" for name in wanted if name.endswith("png"))
 
 
@@ -44,6 +47,7 @@ def test_readme_links_every_file_and_says_the_command(report):
     linked = set(re.findall(r"\]\(([^)]+)\)", text))
     assert linked | {"README.md", "manifest.json"} == set(names(report))
     assert "python -m benchmark report --results results --out reports\n" in text
+    assert re.search(r"\| toy +\| +1,200 \| +300 \| +9,000 \| minilm +\| fair +\|", text)
     for page in report.glob("toy*.md"):
         assert all((report / link).exists() for link in re.findall(r"\]\(([^)]+)\)", page.read_text()))
 
@@ -116,7 +120,7 @@ def test_files_no_longer_justified_go_unless_changed_by_hand(tmp_path):
     assert "mine.txt" in left
     assert "toy-minilm-paper.md" in left
     assert set(json.loads((out / "manifest.json").read_text())) == {
-        name for name in left if name.startswith(("toy", "README"))
+        name for name in left if name.startswith("toy") or name in set(WHOLE) - {"manifest.json"}
     }
 
 
@@ -169,9 +173,7 @@ def test_names_of_hub_and_folder_make_safe_file_names(tmp_path):
 
 def test_only_failures_give_a_table_and_no_plot(tmp_path):
     build_report(store(tmp_path / "s", [failure("lora", "oom")]), tmp_path / "r")
-    assert names(tmp_path / "r") == ["README.md", "manifest.json"] + [
-        f"toy-minilm-paper{end}" for end in (".csv", ".md", ".tex")
-    ]
+    assert names(tmp_path / "r") == WHOLE + [f"toy-minilm-paper{end}" for end in (".csv", ".md", ".tex")]
     assert "No run has what this plot shows" in (tmp_path / "r" / "toy-minilm-paper.md").read_text()
 
 

@@ -7,13 +7,21 @@ from pathlib import Path
 
 from benchmark.commands.options import Parser, names
 
-SUMMARY = "Write tables and plots from the records."
+SUMMARY = "Write tables and plots from the records, and a page that holds them all."
+SOURCES = ("ours", "paper", "both")
 
 
 def fill(parser: Parser) -> None:
     """Declare the options."""
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
-    parser.add_argument("--out", type=Path, default=Path("reports"), help="folder to write")
+    parser.add_argument(
+        "--source", choices=SOURCES, default="ours", metavar="SOURCE",
+        help="ours: the records; paper: the published figures alone, no records needed; both: side by side",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, default=argparse.SUPPRESS,
+        help="folder to write (default: reports; reports/paper for --source paper)",
+    )  # fmt: skip
     for name in ("datasets", "llms", "methods", "protocols"):
         parser.add_argument(f"--{name}", type=names, help="only these, by commas")
 
@@ -24,6 +32,7 @@ def call(options: argparse.Namespace) -> int:
 
     wanted = {name: getattr(options, f"{name}s") for name in ("dataset", "llm", "method", "protocol")}
     only = {name: values for name, values in wanted.items() if values}
-    for path in build_report(options.results, options.out, only or None):
+    out = getattr(options, "out", Path("reports/paper" if options.source == "paper" else "reports"))
+    for path in build_report(options.results, out, only or None, options.source):
         print(path)
     return 0

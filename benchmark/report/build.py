@@ -1,162 +1,185 @@
-"""Write the report: tables and plots of all records below a folder, and a page that links them.
+"""Write the report: the files of every section, a page that links them, and one that holds everything.
 
 Equal records give equal bytes, so that a report can be committed and its changes read.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
-from benchmark.record import RunRecord, iter_records, write_atomically, write_json
-from benchmark.report.forms import Style
-from benchmark.report.names import stems_of
-from benchmark.report.plots import Kind, draw
-from benchmark.report.styles import escape_markdown
-from benchmark.report.tables import Group, groups, render
+from benchmark.record import iter_records
+from benchmark.report import runs
+from benchmark.report.behind import Stored
+from benchmark.report.files import write
+from benchmark.report.forms import Style, render
+from benchmark.report.latex import document
+from benchmark.report.overview import overview, tiles
+from benchmark.report.page import Front, page
+from benchmark.report.section import Part, Section
+from benchmark.report.styles import escape_markdown, markdown
 from methods.errors import UserError, unknown
 
+Source = Literal["ours", "paper", "both"]
+SOURCES: dict[Source, str] = {
+    "ours": "run records",
+    "paper": "the published figures alone",
+    "both": "run records, with the published figures beside them",
+}
 FIELDS = ("dataset", "llm", "method", "protocol")
-MANIFEST = "manifest.json"
 SUFFIXES: dict[str, Style] = {".csv": "csv", ".tex": "latex"}
-PLOTS: dict[Kind, str] = {"curves": "Learning curves", "quality": "Quality, time and memory"}
+TITLE = "AdaptRec report"
+RESERVED = {"readme.md", "index.html", "report.tex", "manifest.json"}
 Only = Mapping[str, Collection[str]]
 
 
-def build_report(results: Path, out: Path, only: Only | None = None) -> list[Path]:
-    """Write tables (Markdown, CSV, LaTeX), plots (PNG, SVG) and `README.md` of the records below `results`.
+def build_report(results: Path, out: Path, only: Only | None = None, source: Source = "ours") -> list[Path]:
+    """Write tables (Markdown, CSV, LaTeX) and plots (PNG, SVG) of the records below `results`, and what holds
+    all of them: `README.md`, `report.tex` and `index.html`.
 
     `only` narrows the records: a field of FIELDS -> the values wanted; an empty collection does not narrow.
     Records without language model stay whatever `only["llm"]` says. Returns the files written, in order.
     Files of an earlier report that the records no longer give are removed, if `manifest.json` has them and
-    nobody has changed them since. Raises `UserError` where there is no such record, and before it would
-    write over a file that no report has made.
+    nobody has changed them since. Raises `UserError` where there is no such record (`source` "paper" reads
+    none), and before it would write over a file that no report has made.
     """
     wanted = {name: sorted(values) for name, values in (only or {}).items() if values}
-    files: dict[str, bytes] = {}
-    stems = stems_of(groups(_select(results, wanted)))
-    for stem, group in stems.items():
-        files |= _files(stem, group)
-    files["README.md"] = _index(stems, files, _command(results, out, wanted)).encode()
-    return _write(out, files)
+    if source not in SOURCES:
+        raise unknown("source", source, SOURCES)
+    if source == "paper" and wanted:
+        raise UserError(
+            f"source 'paper' reads no records, so that it cannot be narrowed by {', '.join(wanted)}."
+        )
+    records = [] if source == "paper" else _select(results, wanted)
+    parts = _named(_parts(source, records))
+    files = {
+        name: data for part in parts for section in part.sections for name, data in _files(section).items()
+    }
+    command = _command(results, out, wanted, source)
+    below = Path(os.path.relpath(results.resolve(), out.resolve())).as_posix()
+    front = Front(TITLE, SOURCES[source], command, below, tiles(records), overview(records))
+    files["README.md"] = _index(front, parts).encode()
+    files["report.tex"] = document(TITLE, parts).encode()
+    files["index.html"] = page(front, parts).encode()
+    return write(out, files)
 
 
-def _select(results: Path, wanted: Mapping[str, Collection[str]]) -> list[RunRecord]:
-    runs = [run for _, run in iter_records(results)]
-    if not runs:
+def _parts(source: Source, records: Sequence[Stored]) -> list[Part]:
+    """All sections; parts without any left out."""
+    found = [Part("Runs", runs.sections(records))]
+    return [part for part in found if part.sections]
+
+
+def _select(results: Path, wanted: Mapping[str, Collection[str]]) -> list[Stored]:
+    stored = list(iter_records(results))
+    if not stored:
         raise UserError(
             f"there are no run records to report: nothing matches "
             f"{results}/<dataset>/<llm>/<method>/<hash>-s<seed>.json. "
-            "Make some with `python -m benchmark bench`, or give their folder by --results."
+            "Make some with `python -m benchmark bench`, give their folder by --results, "
+            "or report the published figures alone by --source paper."
         )
     for name, values in wanted.items():
         if name not in FIELDS:
             raise unknown("field to select records by:", name, FIELDS)
-        there = sorted({str(getattr(run, name)) for run in runs if getattr(run, name) is not None})
+        there = sorted({str(getattr(run, name)) for _, run in stored if getattr(run, name) is not None})
         for value in values:
             if value not in there:
                 raise unknown(f"{name} among the records below {results}:", value, there)
-    chosen = [run for run in runs if all(getattr(run, name) in {None, *wanted[name]} for name in wanted)]
+    chosen = [one for one in stored if all(getattr(one[1], name) in {None, *wanted[name]} for name in wanted)]
     if not chosen:
         asked = "; ".join(f"{name}: {', '.join(values)}" for name, values in wanted.items())
         raise UserError(f"no record below {results} has all of these at once: {asked}. Ask for less.")
     return chosen
 
 
-def _files(stem: str, group: Group) -> dict[str, bytes]:
-    """All files of a table, by name."""
-    files = {stem + suffix: render(group, style).encode() for suffix, style in SUFFIXES.items()}
-    page = [f"# {_title(group)}", render(group, "markdown").rstrip("\n")]
-    for kind, heading in PLOTS.items():
-        drawn = draw(group, kind)
-        files |= {f"{stem}-{kind}.{form}": data for form, data in drawn.items()}
-        shown = f"![{heading}]({stem}-{kind}.png)" if drawn else "No run has what this plot shows."
-        page.append(f"## {heading}\n\n{shown}")
-    files[f"{stem}.md"] = ("\n\n".join(page) + "\n").encode()
+def _named(parts: Sequence[Part]) -> list[Part]:
+    """The same with a number after the stem of a section whose files would take another's place."""
+    taken = set(RESERVED)  # in lower case: some file systems do not tell cases apart
+    found = []
+    for part in parts:
+        sections = []
+        for section in part.sections:
+            number, named = 1, section
+            while taken & (names := {name.lower() for name in _names(named)}):
+                number += 1
+                named = replace(section, stem=f"{section.stem}-{number}")
+            taken |= names
+            sections.append(named)
+        found.append(Part(part.heading, sections))
+    return found
+
+
+def _names(section: Section) -> Iterator[str]:
+    """The files of a section."""
+    yield from (section.stem + suffix for suffix in (*SUFFIXES, ".md"))
+    yield from (f"{section.stem}-{plot.name}.{form}" for plot in section.plots for form in plot.forms)
+
+
+def _files(section: Section) -> dict[str, bytes]:
+    """All files of a section, by name."""
+    stem = section.stem
+    files = {stem + suffix: render(section, style).encode() for suffix, style in SUFFIXES.items()}
+    shown = [f"# {escape_markdown(section.title)}", render(section, "markdown").rstrip("\n")]
+    for plot in section.plots:
+        files |= {f"{stem}-{plot.name}.{form}": data for form, data in plot.forms.items()}
+        heading = escape_markdown(plot.heading)
+        drawn = f"![{heading}]({stem}-{plot.name}.png)" if plot.forms else "No run has what this plot shows."
+        shown.append(f"## {heading}\n\n{drawn}")
+    files[f"{stem}.md"] = ("\n\n".join(shown) + "\n").encode()
     return files
 
 
-def _title(group: Group) -> str:
-    key = group.key
-    return escape_markdown(f"{key.dataset}, {key.llm or 'no language model'}, protocol {key.protocol}")
-
-
-def _index(stems: Mapping[str, Group], files: Mapping[str, bytes], command: str) -> str:
+def _index(front: Front, parts: Sequence[Part]) -> str:
     """The page that links everything."""
     lines = [
         "# Report",
         "",
-        "Made from run records; do not edit. To make it again, in the folder above this one:",
+        "[index.html](index.html) holds all of this in one page, sortable, each figure with what is behind it; "
+        "[report.tex](report.tex) in one document (`pdflatex report.tex`).",
         "",
-        f"```\n{command}\n```",
+        f"Made from {front.source}; do not edit. To make it again, in the folder above this one:",
         "",
-        "| table | set apart by | hardware | rows | forms | learning curves | quality, time, memory |",
-        "|:--|:--|:--|--:|:--|:--|:--|",
+        f"```\n{front.command}\n```",
     ]
-    for stem, group in stems.items():
-        apart = escape_markdown(", ".join(group.differs)) or "-"
-        forms = " ".join(f"[{suffix[1:]}]({stem}{suffix})" for suffix in SUFFIXES)
-        plots = [
-            " ".join(
-                f"[{form}]({name})" for form in ("png", "svg") if (name := f"{stem}-{kind}.{form}") in files
-            )
-            for kind in PLOTS
+    if front.runs.rows:
+        lines += ["", markdown("", [front.runs], ()).rstrip("\n")]
+    for part in parts:
+        lines += [
+            "",
+            f"## {escape_markdown(part.heading)}",
+            "",
+            "| section | forms | plots |",
+            "|:--|:--|:--|",
         ]
-        title = f"[{_title(group)}]({stem}.md)"
-        hardware = escape_markdown(group.hardware)
-        cells = [title, apart, hardware, str(len(group.rows)), forms, *(plot or "none" for plot in plots)]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines += [_link(section) for section in part.sections]
     return "\n".join(lines) + "\n"
 
 
-def _command(results: Path, out: Path, wanted: Mapping[str, Collection[str]]) -> str:
+def _link(section: Section) -> str:
+    stem = section.stem
+    forms = " ".join(f"[{suffix[1:]}]({stem}{suffix})" for suffix in SUFFIXES)
+    plots = [
+        f"{escape_markdown(plot.heading)} "
+        + " ".join(f"[{form}]({stem}-{plot.name}.{form})" for form in sorted(plot.forms))
+        for plot in section.plots
+        if plot.forms
+    ]
+    cells = [f"[{escape_markdown(section.title)}]({stem}.md)", forms, ", ".join(plots) or "none"]
+    return f"| {' | '.join(cells)} |"
+
+
+def _command(results: Path, out: Path, wanted: Mapping[str, Collection[str]], source: Source) -> str:
     """What makes this report again, as seen from the folder above it."""
     whole = out.resolve()
-    words = [
-        "--results",
-        Path(os.path.relpath(results.resolve(), whole.parent)).as_posix(),
-        "--out",
-        whole.name,
-    ]
+    words = [] if source == "ours" else ["--source", source]
+    if source != "paper":
+        words += ["--results", Path(os.path.relpath(results.resolve(), whole.parent)).as_posix()]
+    words += ["--out", whole.name]
     for name, values in wanted.items():
         words += [f"--{name}s", ",".join(values)]
     return shlex.join(["python", "-m", "benchmark", "report", *words])
-
-
-def _write(out: Path, files: Mapping[str, bytes]) -> list[Path]:
-    """Write the files, then remove what an earlier report left; the manifest names them all throughout."""
-    old = _manifest(out / MANIFEST)
-    for name in files:
-        if name not in old and (out / name).exists():
-            raise UserError(
-                f"{out / name} exists and {out / MANIFEST} does not say that a report made it. "
-                "Move it away or give another folder by --out."
-            )
-    new = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    write_json(out / MANIFEST, {**old, **new})
-    for name, data in files.items():
-        write_atomically(out / name, data)
-    for name in old.keys() - new.keys():
-        path = out / name
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == old[name]:
-            path.unlink()
-    write_json(out / MANIFEST, new)
-    return [out / name for name in sorted([*files, MANIFEST])]
-
-
-def _manifest(path: Path) -> dict[str, str]:
-    """File name -> SHA-256 of what an earlier report wrote; empty where there was none."""
-    if not path.exists():
-        return {}
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-        known = {str(name): str(digest) for name, digest in read.items()}
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{path} is not the list of files that a report writes; move it away.") from error
-    if strange := [name for name in known if Path(name).name != name]:
-        raise UserError(f"{path} names '{strange[0]}', which is no file of its folder; move it away.")
-    return known

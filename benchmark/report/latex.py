@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
-from benchmark.report.section import Section
+from benchmark.report.section import Part, Plot, Section
 from benchmark.report.styles import Block, Cell, marked, numeric, one_line
 
 LEGEND = r"Per quality column: best in \textbf{bold}, second \underline{underlined}."
@@ -20,7 +19,6 @@ FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{"
 """Makes what follows no wider than the line."""
 _MARKS = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
 _DOCUMENT = r"""\documentclass[10pt,a4paper,landscape]{article}
-\usepackage[T1]{fontenc}
 \usepackage[margin=15mm]{geometry}
 \usepackage{booktabs,graphicx,float}
 \let\floating\table  % here tables stand where they are named, and do not float
@@ -32,34 +30,22 @@ _DOCUMENT = r"""\documentclass[10pt,a4paper,landscape]{article}
 """
 
 
-class Part(NamedTuple):
-    """Sections of one kind, under a heading."""
-
-    heading: str
-    sections: Sequence[Section]
-
-
-def document(title: str, parts: Sequence[Part], plots: Sequence[str]) -> str:
-    """A whole document that takes in the sections' `<stem>.tex`, and those of `plots` (PNG files) that are
-    theirs. All lie in its folder."""
-    there = set(plots)
+def document(title: str, parts: Sequence[Part]) -> str:
+    """A whole document that takes in each section's `<stem>.tex` and plots, which lie in its folder."""
     lines = [_DOCUMENT + rf"{{\LARGE {escape_latex(title)}\par}}"]
     for part in parts:
         lines += ["", rf"\section*{{{escape_latex(part.heading)}}}"]
         for section in part.sections:
-            lines += ["", rf"\subsection*{{{escape_latex(section.title)}}}"]
-            lines += [rf"\input{{{section.stem}.tex}}"]
-            names = [(f"{section.stem}-{plot.name}.png", plot.heading) for plot in section.plots]
-            lines += [_figure(name, heading) for name, heading in names if name in there]
+            lines += ["", rf"\subsection*{{{escape_latex(section.title)}}}", rf"\input{{{section.stem}.tex}}"]
+            lines += [_figure(section.stem, plot) for plot in section.plots if "png" in plot.forms]
             lines.append(r"\clearpage")
     return "\n".join([*lines, r"\end{document}", ""])
 
 
-def _figure(name: str, heading: str) -> str:
-    size = r"width=.75\linewidth,height=.7\textheight,keepaspectratio"
-    return (
-        rf"\begin{{center}}\includegraphics[{size}]{{{name}}}\par\small {escape_latex(heading)}\end{{center}}"
-    )
+def _figure(stem: str, plot: Plot) -> str:
+    size = r"width=.7\linewidth,height=.42\textheight,keepaspectratio"
+    shown = rf"\includegraphics[{size}]{{{stem}-{plot.name}.png}}"
+    return rf"\begin{{center}}{shown}\par\small {escape_latex(plot.heading)}\end{{center}}"
 
 
 def latex(section: Section) -> str:
@@ -97,7 +83,7 @@ def _table(block: Block, rows: Sequence[tuple[list[Cell], bool]], caption: str) 
         r"\begin{table}[htbp]",
         r"\centering\footnotesize",
         r"\setlength{\tabcolsep}{4pt}",
-        rf"\caption{{{caption}}}",
+        rf"\caption{{{caption}}}\smallskip",
         rf"{FIT}\begin{{tabular}}{{{''.join('r' if figures else 'l' for figures in numeric(block))}}}",
         r"\toprule",
         " & ".join(escape_latex(head) for head in block.heads) + r" \\",
@@ -118,7 +104,7 @@ _SIGNS = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "`": r"\textasciigrave{}",
+    "`": r"\`{}",
     '"': "''",
     "[": "{[}",  # a row that begins with one would be read as the option of the line break before it
     "]": "{]}",
@@ -165,7 +151,7 @@ def _character(char: str) -> str:
         return _SIGNS[char]
     if " " <= char <= "~":
         return char
-    base, *accents = unicodedata.normalize("NFD", char)
+    base, *accents = list(unicodedata.normalize("NFD", char))
     if len(accents) == 1 and accents[0] in _ACCENTS and base.isascii() and base.isalpha():
         return rf"\{_ACCENTS[accents[0]]}{{{base}}}"
     return rf"\texttt{{U+{ord(char):04X}}}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmark.report.styles import Block
 
@@ -45,3 +45,10 @@ class Section:
         for cell in (cell for block in self.blocks for row in block.rows for cell in row):
             if cell.record not in known:
                 raise ValueError(f"section {self.stem}: cell '{cell.text}' names no record: {cell.record}")
+
+
+class Part(NamedTuple):
+    """Sections of one kind, under a heading."""
+
+    heading: str
+    sections: Sequence[Section]

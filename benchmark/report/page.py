@@ -1,0 +1,188 @@
+"""The report as one HTML page without network: sortable tables, plots, the configuration behind each figure.
+
+Everything that a record says reaches the page as escaped text; no data is put into the script, and the page's
+own policy lets no other script run and nothing be loaded.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any
+from urllib.parse import quote
+
+from benchmark.report.section import Part, Plot, Section
+from benchmark.report.styles import Block, Cell, marked, number, numeric
+
+LARGEST_SVG = 250_000
+"""Bytes of a vector plot above which the page takes the bitmap, if that is smaller."""
+LONG = 28
+"""Characters from which words in a cell are given room."""
+
+
+@dataclass(frozen=True)
+class Front:
+    """What the page and the index say first."""
+
+    title: str
+    source: str
+    """What the figures are made from."""
+    command: str
+    """Makes the report again."""
+    results: str
+    """The folder of the records as seen from the report's."""
+    counts: Mapping[str, int]
+    """What is counted -> how many."""
+    runs: Block
+    """What was run on what."""
+
+
+def page(front: Front, parts: Sequence[Part]) -> str:
+    """The whole page. Equal input gives equal text."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    behind = Behind()
+    shown = [
+        {"heading": part.heading, "sections": [_section(section, behind) for section in part.sections]}
+        for part in parts
+    ]
+    script = _asset("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    environment.tests["nested"] = lambda value: isinstance(value, Mapping)
+    return environment.from_string(_asset("page.html")).render(
+        front=front,
+        runs=_table(front.runs, behind, {}),
+        parts=shown,
+        behind=behind.found,
+        style=Markup(_asset("page.css")),  # ours, and no data in it
+        script=Markup(script),
+        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+        "base-uri 'none'; form-action 'none'",
+    )
+
+
+@cache
+def _asset(name: str) -> str:
+    return files("benchmark.report").joinpath(name).read_text(encoding="utf-8")
+
+
+@dataclass
+class Behind:
+    """The configurations of the page: each once, under an id, whatever sections name it."""
+
+    found: list[dict[str, Any]] = field(default_factory=list)
+    _ids: dict[str, str] = field(default_factory=dict)
+
+    def id_of(self, name: str, configuration: Any) -> str:
+        """The id in the page of a configuration."""
+        key = json.dumps([name, configuration], sort_keys=True, default=str)
+        if key not in self._ids:
+            self._ids[key] = f"c{len(self._ids) + 1}"
+            self.found.append({"anchor": self._ids[key], "name": name, **_sorted_out(configuration)})
+        return self._ids[key]
+
+
+def _sorted_out(configuration: Any) -> dict[str, Any]:
+    """A configuration as command, files, short facts, and groups of facts."""
+    facts = dict(configuration) if isinstance(configuration, Mapping) else {"configuration": configuration}
+    command, paths = facts.pop("command", ""), facts.pop("files", [])
+    groups = {name: _flat(value) for name, value in facts.items() if isinstance(value, Mapping) and value}
+    plain = {name: _said(value) for name, value in facts.items() if not isinstance(value, Mapping)}
+    return {"command": command, "files": paths, "facts": plain, "groups": groups}
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    """Nested mappings as one, the names joined by a point."""
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        inner = isinstance(value, Mapping) and value
+        found |= _flat(value, f"{before}{name}.") if inner else {f"{before}{name}": _said(value)}
+    return found
+
+
+def _said(value: Any) -> str:
+    """A value as a reader writes it."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_said(one) for one in value) or "none"
+    if value is None or value == {}:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _section(section: Section, behind: Behind) -> dict[str, Any]:
+    ids = {name: behind.id_of(name, section.records[name]) for name in _named(section)}
+    return {
+        "stem": section.stem,
+        "title": section.title,
+        "caption": section.caption,
+        "tables": [_table(block, behind, ids) for block in section.blocks],
+        "legend": marked(section.blocks),
+        "notes": section.notes,
+        "plots": [_plot(section.stem, plot) for plot in section.plots if plot.forms],
+        "missing": [plot.heading for plot in section.plots if not plot.forms],
+    }
+
+
+def _named(section: Section) -> Iterator[str]:
+    """The records that cells name, in the order of their first cell."""
+    cells = (cell for block in section.blocks for row in block.rows for cell in row)
+    yield from dict.fromkeys(cell.record for cell in cells if cell.record)
+
+
+def _table(block: Block, behind: Behind, ids: Mapping[str, str]) -> dict[str, Any]:
+    kinds = numeric(block)
+    widths = [_spread(block, column) for column in range(len(block.heads))]
+    rows = [
+        [_cell(cell, row[0], kind, width, ids) for cell, kind, width in zip(row, kinds, widths, strict=True)]
+        for row in block.rows
+    ]
+    inner = len(rows) - block.bounds
+    heads = [{"text": head, "figures": kind} for head, kind in zip(block.heads, kinds, strict=True)]
+    return {
+        "title": block.title,
+        "heads": heads,
+        "bodies": [body for body in (rows[:inner], rows[inner:]) if body],
+    }
+
+
+def _spread(block: Block, column: int) -> int:
+    """Characters of the longest `± half-width` of a column: so much room is left, so that digits stand below
+    each other."""
+    return max((len(row[column].text.partition(" ± ")[2]) for row in block.rows), default=0)
+
+
+def _cell(cell: Cell, label: Cell, figures: bool, width: int, ids: Mapping[str, str]) -> dict[str, Any]:
+    mean, _, spread = cell.text.partition(" ± ") if figures and width else (cell.text, "", "")
+    return {
+        "text": mean,
+        "spread": spread,
+        "width": width + 2 if figures and width else 0,
+        "mark": cell.mark,
+        "anchor": ids.get(cell.record, ""),
+        "skip": cell is not label and cell.record == label.record,  # one stop of the Tab key a row is enough
+        "sort": value if figures and (value := number(cell.text)) is not None else "",
+        "figures": figures,
+        "long": not figures and len(cell.text) > LONG,
+    }
+
+
+def _plot(stem: str, plot: Plot) -> dict[str, Any]:
+    """As a picture of its own, so that ids of two plots cannot clash and nothing in it can run."""
+    svg, png = plot.forms.get("svg", b""), plot.forms.get("png", b"")
+    if svg and (len(svg) <= LARGEST_SVG or not png or len(svg) <= len(png)):
+        drawn = re.sub(r"\s+", " ", svg.decode())
+        data = "data:image/svg+xml," + quote(drawn, safe=" !$'()*+,-./:;=?@[]_~")
+    else:
+        data = "data:image/png;base64," + base64.b64encode(png).decode()
+    links = {form: f"{stem}-{plot.name}.{form}" for form in sorted(plot.forms)}
+    return {"heading": plot.heading, "data": data, "links": links}
