@@ -257,8 +257,12 @@ def test_finished_trials_are_reused_whoever_made_them_and_a_grid_grows(folder: P
     assert bench(large, fake, tmp_path) == 0
     assert len(fake.made) == 6 + 1
     (table,) = groups(record for _, record in iter_records(tmp_path))
-    assert [row.label for row in table.rows] == ["ssna (tuned: batch_size=128, top_layers=2)"]
-    assert [run.seed for run in table.rows[0].runs] == [0, 1]
+    untuned, tuned = table.rows
+    assert (untuned.label, tuned.label) == ("ssna", "ssna (tuned: batch_size=128, top_layers=2)")
+    assert [run.seed for run in tuned.runs] == [0, 1]
+    assert (
+        untuned.runs[0].settings["batch_size"] == 256 and untuned.runs[0].hyperparameters["top_layers"] == 3
+    )
 
 
 def test_doing_it_again_changes_no_byte(folder: Path, tmp_path: Path) -> None:

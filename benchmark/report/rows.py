@@ -203,8 +203,8 @@ def _group(key: Key, runs: list[RunRecord], chosen_by: Searches) -> Group:
     rows = []
     for config in sorted(cells, key=lambda name: (cells[name][0].llm is None, labels[name], name)):
         label = labels[config] + (f" #{config[:8]}" if twice[labels[config]] > 1 else "")
-        same = tuple(sorted(cells[config], key=lambda run: run.seed))
-        rows.append(Row(label, same, tuning=chosen_by.chosen.get(config)))
+        seeds = tuple(sorted(cells[config], key=lambda run: run.seed))
+        rows.append(Row(label, seeds, tuning=chosen_by.chosen.get(config)))
     limits = {name: _first(run.data.get(name) for run in runs) for name in BOUNDS}
     bounds = tuple(Row(name, bound=limit) for name, limit in limits.items() if limit)
     return Group(key, tuple(rows), bounds, tuple(shared))
