@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from benchmark.published import COUNTS, Figure, Layout
 from benchmark.record import METRICS
 from benchmark.report.derived import mean_ratio, pairs
-from benchmark.report.measured import Study
+from benchmark.report.measured import LABELS, Study
 from benchmark.report.study_tables import (
     MISSING,
     Show,
@@ -122,7 +122,7 @@ def ratios(
     datasets = common(paper, ours)
     lines = [
         Line(
-            (baseline, SHORT.get(printed, printed)),
+            (baseline, LABELS.get(printed, printed)),
             _mean(paper, layout, kind, baseline, printed, datasets),
             _mean(ours, layout, kind, baseline, own, datasets),
         )

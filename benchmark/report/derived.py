@@ -19,7 +19,7 @@ from statistics import fmean
 
 from benchmark.published import IMPROVEMENT, Claim, Layout, Published
 from benchmark.record import METRICS
-from benchmark.report.measured import Study
+from benchmark.report.measured import LABELS, Study
 from benchmark.report.stats import paired_t
 from methods.errors import unknown
 
@@ -127,26 +127,22 @@ def _claim(claim: Claim, study: Study, layout: Layout) -> Derived:
     if claim.kind not in KINDS:
         raise unknown("kind of a claim in tables.toml:", claim.kind, KINDS)
     names = layout.methods
-    about = f"{layout.llms[claim.llm]}, {claim.measure}"
+    about = f"{layout.llms[claim.llm]}, {LABELS.get(claim.measure, claim.measure)}"
     if claim.kind == "wins":
         count = wins(study, layout, claim.measure)
-        what = f"datasets on which {names[layout.subject]} is best: {about}"
+        what = f"{about}: datasets on which {names[layout.subject]} is best"
         return Derived(what, count, count, count, claim.printed, claim.where)
     if claim.kind == "least_improvement":
         least, name = least_improvement(study, layout, claim.measure)
         found = pairs(study, layout.subject, name, claim.measure)
         low, high = bounds("improvement", found, HALF_UNIT[claim.measure])
-        what = f"improvement over the nearest baseline, %: {about}"
+        what = f"{about}: improvement over the nearest baseline, %"
         return Derived(what, least, low, high, claim.printed, claim.where, f"the nearest is {names[name]}")
     found = pairs(study, layout.subject, claim.baseline, claim.measure, claim.datasets)
     low, high = bounds(claim.kind, found, HALF_UNIT[claim.measure])
-    over = (
-        "mean of all datasets"
-        if not claim.datasets
-        else ", ".join(layout.datasets[d] for d in claim.datasets)
-    )
+    on = "".join(f", {layout.datasets[name]}" for name in claim.datasets)
     unit = "" if claim.kind == "speedup" else ", %"
-    what = f"{claim.kind} against {names[claim.baseline]}{unit}: {about}, {over}"
+    what = f"{about}{on}: {claim.kind} against {names[claim.baseline]}{unit}"
     return Derived(what, mean_ratio(claim.kind, found) or 0.0, low, high, claim.printed, claim.where)
 
 
@@ -158,7 +154,7 @@ def table5(paper: Published, studies: Mapping[str, Study]) -> list[Derived]:
             metric = figure.measure.removeprefix(IMPROVEMENT)
             both = pairs(studies[figure.llm], layout.subject, figure.method, metric)
             low, high = bounds("improvement", both, HALF_UNIT[metric])
-            what = f"{layout.llms[figure.llm]}, {metric}, over {layout.methods[figure.method]}"
+            what = f"{layout.llms[figure.llm]}, {LABELS[metric]}, over {layout.methods[figure.method]}"
             value = mean_ratio("improvement", both) or 0.0
             found.append(Derived(what, value, low, high, f"{figure.value:.1f}", "Table 5"))
     return found
@@ -190,7 +186,7 @@ def other_definitions(paper: Published, study: Study, claim: Claim) -> dict[str,
     }
     for measure in ("users", "items", "interactions", "interactions_per_user", "interactions_per_item"):
         total = sum(known[dataset, measure] for dataset in each)
-        found[f"weighted by {measure.replace('_', ' ')}"] = (
+        found[f"by {measure.replace('_', ' ')}"] = (
             sum(known[dataset, measure] * value for dataset, value in each.items()) / total
         )
     return found

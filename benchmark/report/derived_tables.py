@@ -88,7 +88,9 @@ def _others(paper: Published, studies: dict[str, Study]) -> Block | None:
         [Cell(one.what), Cell(one.printed), *(Cell(f"{value:.2f}") for value in values.values())]
         for (_, one), values in zip(differ, tried, strict=True)
     ]
-    return Block("Other definitions of the mean improvement", ["figure", "printed", *tried[0]], rows)
+    return Block(
+        "Other definitions of the mean improvement (by: weighted by)", ["figure", "printed", *tried[0]], rows
+    )
 
 
 def _line(one: Derived) -> dict[str, Any]:

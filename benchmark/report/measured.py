@@ -11,13 +11,17 @@ from benchmark.record import METRICS, RunRecord
 from benchmark.report.behind import Stored, configuration, name_of
 from benchmark.report.rows import Group, Row, groups
 from benchmark.report.stats import Estimate
-from benchmark.report.tables import COST, peak_memory
+from benchmark.report.tables import COST, SHORT, peak_memory
 
 MASKED = "masked "
 """Before a metric: the user's history is left out of the ranking."""
 TIMES = {"epoch_seconds": "wall seconds", "epoch_cpu_seconds": "CPU seconds"}
 MEMORIES = {"gpu_memory_gb": "GPU memory in GB", "host_memory_gb": "host memory in GB"}
+LABELS = {**SHORT, **TIMES, **MEMORIES}
+"""Measures as tables show them."""
 PROTOCOLS_FIRST = ("paper",)
+TUNED = ("grid", "paper")
+"""Ways of tuning, the one that stands for a method first."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,9 @@ def of_records(records: Sequence[Stored], layout: Layout) -> list[Study]:
     """One study a protocol and language model of the records: the protocol `paper` and the paper's language
     models first, then by name.
 
-    Of a method's configurations on a dataset one stands for it: the tuned one, else the one with the fewest
-    settings of its own, else the best by validation Recall@10. The notes say which, and what was left out.
+    Of a method's configurations on a dataset one stands for it: one tuned by search, else one with the
+    paper's values, else one with the fewest settings of its own; of several the best by validation Recall@10.
+    The notes say which, and what was left out.
     """
     paths = {id(run): path for path, run in records}
     tables: dict[tuple[str, str], dict[str, list[Group]]] = {}
@@ -161,11 +166,12 @@ def _by_method(group: Group) -> dict[str, list[Row]]:
     for row in group.rows:
         found.setdefault(row.runs[0].method, []).append(row)
 
-    def place(row: Row) -> tuple[bool, bool, int, float]:
+    def place(row: Row) -> tuple[bool, int, int, float]:
         run = row.runs[0]
         own = [pair for pair in run.overrides if pair not in group.shared]
         valid = row.quality("valid", "recall@10")
-        return not row.ok, run.tuning is None, len(own), -(valid.mean if valid else 0.0)
+        tuned = TUNED.index(row.tuning.mode) if row.tuning else len(TUNED)
+        return not row.ok, tuned, len(own), -(valid.mean if valid else 0.0)
 
     return {method: sorted(rows, key=place) for method, rows in found.items()}
 
@@ -181,14 +187,14 @@ def _measures(row: Row) -> dict[str, Estimate]:
     if memory := peak_memory(row):
         value = memory[0] / 1e9
         found["gpu_memory_gb" if memory[1] == "GPU" else "host_memory_gb"] = Estimate(value, None, 1, value)
-    found |= {name: Estimate(value, None, 1, value) for name, value in chosen(row.runs[0]).items()}
+    found |= {name: Estimate(value, None, 1, value) for name, value in searched(row).items()}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def chosen(run: RunRecord) -> dict[str, float]:
-    """Hyper-parameters that a search chose, those that are numbers."""
+def searched(row: Row) -> dict[str, float]:
+    """Hyper-parameters that a search of ours chose, those that are numbers."""
     found = {}
-    for pair in run.tuning.chosen if run.tuning else ():
+    for pair in row.tuning.chosen if row.tuning and row.tuning.mode == "grid" else ():
         name, _, text = pair.partition("=")
         try:
             found[name] = float(text)

@@ -6,8 +6,7 @@ figures is defined in `benchmark.report.derived`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Literal
 
 from benchmark.published import Layout, Published, published
@@ -48,18 +47,8 @@ def sections(source: str, records: Sequence[Stored] = ()) -> list[Section]:
         return _paper(paper)
     studies = of_records(records, paper.layout)
     if source == "ours":
-        return _unique(_ours(studies, paper.layout, records))
-    return _unique(_both(paper, studies, records))
-
-
-def _unique(found: Iterable[Section]) -> list[Section]:
-    """Different names may give one file name: a number from the second on."""
-    taken: dict[str, int] = {}
-    kept = []
-    for section in found:
-        times = taken[section.stem.lower()] = taken.get(section.stem.lower(), 0) + 1
-        kept.append(replace(section, stem=f"{section.stem}_{times}") if times > 1 else section)
-    return kept
+        return _ours(studies, paper.layout, records)
+    return _both(paper, studies, records)
 
 
 def _paper(paper: Published) -> list[Section]:
