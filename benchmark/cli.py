@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from types import ModuleType
 
-from benchmark.commands import bench, listing, prepare, report, run, speed
-from benchmark.commands.options import Parser
+from benchmark.commands import bench, explain, listing, prepare, report, run, speed
+from benchmark.commands.options import Parser, use_data_dir
 from methods.errors import UserError, unknown
 
 DESCRIPTION = "AdaptRec: compare ways of adapting a language model to sequential recommendation."
@@ -20,6 +20,7 @@ COMMANDS: dict[str, ModuleType] = {
     "run": run,
     "bench": bench,
     "report": report,
+    "explain": explain,
     "speed": speed,
     "list": listing,
 }
@@ -51,6 +52,7 @@ def _dispatch(arguments: list[str]) -> int:
             if name not in own.options:  # argparse would first complain of what is missing
                 raise unknown(f"option of `{own.prog}`:", name, own.options)
     options = parser.parse_args(arguments)
+    use_data_dir(options)
     warnings.filterwarnings("ignore", message="The pynvml package is deprecated")
     command: Callable[[argparse.Namespace], int] = options.call
     return command(options)

@@ -1,0 +1,35 @@
+"""`adaptrec explain`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmark.commands.options import Parser
+
+SUMMARY = "Say why two figures differ: settings, and each metric with its interval."
+SIDE = (
+    "a record's path, the beginning of <dataset>/<llm>/<method>/<hash>[-s<seed>] below the results (without "
+    "a seed: all of them), or a published figure, paper:<llm>/<dataset>/<method>"
+)
+
+
+def fill(parser: Parser) -> None:
+    """Declare the options."""
+    parser.add_argument("a", metavar="A", help=SIDE)
+    parser.add_argument("b", metavar="B", help="the same")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what is said to this file too")
+
+
+def call(options: argparse.Namespace) -> int:
+    """Do it; returns the exit status."""
+    from benchmark.explain import explain, show
+    from benchmark.record import write_json
+    from benchmark.sides import find
+
+    found = explain(find(options.a, options.results), find(options.b, options.results))
+    if options.json:
+        write_json(options.json, found)
+    print(show(found))
+    return 0

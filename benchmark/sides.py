@@ -1,0 +1,152 @@
+"""What a figure comes from: one configuration with one seed or several, found by the path of a record or the
+beginning of its name below the results, or a published one, `paper:<language model>/<dataset>/<method>`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+
+from benchmark.facts import Facts, facts_of_paper, facts_of_run
+from benchmark.published import Published, published
+from benchmark.record import METRICS, read_record
+from benchmark.report.behind import Stored, below_results, name_of
+from benchmark.report.ranks import UserGains, user_gains
+from methods.errors import UserError, unknown
+
+PAPER = "paper:"
+FORM = "<dataset>/<llm>/<method>/<hash>"
+SHOWN = 5
+"""Names that an error lists at most."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one of the two figures comes from."""
+
+    name: str
+    what: str
+    """In words."""
+    facts: Facts
+    figures: Mapping[tuple[str, bool], float]
+    """(metric, history masked) -> the mean over seeds; a published figure stands under both."""
+    seeds: Mapping[int, Mapping[tuple[str, bool], float]]
+    """Seed -> the same of one run; empty where the seeds are not stated."""
+    users: int | None
+    gains: Mapping[bool, UserGains] = field(default_factory=dict)
+    """History masked -> gains of each user under METRICS; what has no usable ranks is missing."""
+    notes: Sequence[str] = ()
+
+    @property
+    def published(self) -> bool:
+        """Whether it is a figure of the paper."""
+        return not self.seeds
+
+
+def find(reference: str, results: Path) -> Side:
+    """The side that `reference` names. Raises `UserError` where there is none, or more than one."""
+    if reference.startswith(PAPER):
+        return _of_paper(reference)
+    path = Path(reference)
+    if path.suffix == ".json":
+        return _of_runs([(path, read_record(path))])
+    paths = sorted(results.glob("*/*/*/*-s*.json"))
+    names = {one: below_results(one).removesuffix(".json") for one in paths}
+    asked = path.relative_to(results).as_posix() if path.is_relative_to(results) else reference
+    matching = [one for one in paths if names[one].startswith(asked)]
+    found = [(one, read_record(one)) for one in matching]
+    configurations = sorted({name_of(stored) for stored in found})
+    if len(configurations) > 1:
+        listed = ", ".join(configurations[:SHOWN])
+        more = f" and {len(configurations) - SHOWN} more" if len(configurations) > SHOWN else ""
+        raise UserError(
+            f"'{reference}' begins {len(configurations)} configurations below {results}: {listed}{more}. "
+            "Give more of the one you mean."
+        )
+    if not found:
+        allowed = sorted({names[one].rpartition("-s")[0] for one in paths})
+        raise _no_record(reference, results, allowed)
+    return _of_runs(found)
+
+
+def _no_record(reference: str, results: Path, names: Sequence[str]) -> UserError:
+    near = difflib.get_close_matches(reference, names, n=1, cutoff=0.3)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return UserError(
+        f"there is no record '{reference}' below {results}.{hint} Give a record's path, the beginning of "
+        f"{FORM}[-s<seed>], or {PAPER}<llm>/<dataset>/<method>."
+    )
+
+
+def _of_paper(reference: str) -> Side:
+    paper = published()
+    parts = reference.removeprefix(PAPER).split("/")
+    if len(parts) != 3:
+        raise UserError(f"'{reference}' is not {PAPER}<llm>/<dataset>/<method>, such as {_example(paper)}.")
+    llm, dataset, method = parts
+    layout = paper.layout
+    names = {"language model": layout.llms, "dataset": layout.datasets, "method": layout.methods}
+    for (kind, known), given in zip(names.items(), parts, strict=True):
+        if given not in known:
+            raise unknown(f"{kind} of the paper:", given, known)
+    mine = [one for one in paper.figures if (one.llm, one.dataset, one.method) == (llm, dataset, method)]
+    quality = [one for one in mine if one.measure in METRICS]
+    values = {one.measure: one for one in quality}
+    if not values:
+        raise UserError(f"the paper prints no quality of {reference}; it does of {_example(paper)}.")
+    tables = ", ".join(sorted({one.record.removeprefix(PAPER) for one in quality}))
+    facts = facts_of_paper(paper, llm, dataset, method)
+    return Side(
+        reference,
+        f"{layout.methods[method]} on {layout.datasets[dataset]} with {layout.llms[llm]}, "
+        f"{layout.source}, {tables}",
+        facts,
+        {(name, masked): one.value for name, one in values.items() for masked in (False, True)},
+        {},
+        facts["users"].value if "users" in facts else None,
+    )
+
+
+def _example(paper: Published) -> str:
+    first = next(one for one in paper.figures if one.measure in METRICS)
+    return f"{PAPER}{first.llm}/{first.dataset}/{first.method}"
+
+
+def _of_runs(runs: Sequence[Stored]) -> Side:
+    """A configuration; runs that did not end well are told and left out."""
+    name = name_of(runs[0])
+    lost = [f"seed {run.seed} of {name} is left out: {run.status}." for _, run in runs if run.status != "ok"]
+    done = [stored for stored in runs if stored[1].status == "ok"]
+    if not done:
+        run = runs[0][1]
+        raise UserError(f"{name} has no finished run: {run.status}: {run.error or 'no reason recorded'}.")
+    seeds = {
+        run.seed: {
+            (metric, masked): run.metrics[split][metric]
+            for masked, split in ((False, "test"), (True, "test_masked"))
+            for metric in METRICS
+        }
+        for _, run in done
+    }
+    gains: dict[bool, UserGains] = {}
+    faults: list[str] = []
+    for masked in (False, True):
+        found, said = user_gains(done, METRICS, masked)
+        faults += [fault for fault in said if fault not in faults]
+        if found is not None and len(found.by_seed) == len(done):
+            gains[masked] = found
+    run = done[0][1]
+    counts = run.data.get("fingerprint") or {}
+    return Side(
+        name,
+        f"{run.method} on {run.dataset} with {run.llm or 'no language model'}, protocol {run.protocol}, "
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}",
+        facts_of_run(run),
+        {key: fmean(one[key] for one in seeds.values()) for key in next(iter(seeds.values()))},
+        seeds,
+        counts.get("test_targets") or counts.get("users"),
+        gains,
+        [*lost, *faults],
+    )
