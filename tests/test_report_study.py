@@ -111,7 +111,7 @@ def test_the_derived_section_says_what_disagrees_and_tries_other_means(printed: 
     assert [row[1].text for row in other.rows] == ["9.7", "11.3", "10.4", "11.7"]
     by_use = other.heads.index("by interactions per user")
     assert [row[by_use].text for row in other.rows] == ["9.68", "11.29", "10.34", "11.70"]
-    assert any("may be chance" in note or "tried" in note for note in section.notes)
+    assert any("found by trying" in note for note in section.notes)
 
 
 def test_tables_of_the_paper_as_it_prints_them(printed: list[Section]) -> None:
@@ -252,7 +252,8 @@ def test_a_language_model_of_the_paper_stands_beside_its_own_table() -> None:
     pair = find(found, "both-quality-bert-medium-paper")
     assert pair.title.startswith("Table 4 beside ours") and "differs" not in pair.caption
     assert "paper-table4" not in [section.stem for section in found]
-    assert "paper-table2" in [section.stem for section in found]
+    others = {"paper-table2", "paper-table5", "paper-table6"}  # these hold other language models too
+    assert others <= {section.stem for section in found}
 
 
 def test_without_records_both_is_the_papers_and_ours_is_nothing() -> None:

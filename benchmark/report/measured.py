@@ -61,13 +61,18 @@ def of_paper(paper: Published) -> list[Study]:
     found = []
     for llm in paper.layout.llms:
         own = {(f.dataset, f.method, f.measure): f for f in paper.figures if f.llm == llm}
-        behind = {record: _printed(record, paper.layout) for record in {f.record for f in own.values()}}
+        behind = {record: printed(record, paper.layout) for record in {f.record for f in own.values()}}
         found.append(Study("paper", llm, "", own, paper.layout.datasets, (), behind))
     return found
 
 
-def _printed(record: str, layout: Layout) -> dict[str, Any]:
-    return {"source": layout.source, "table": record.removeprefix("paper:table"), "files": []}
+def printed(record: str, layout: Layout) -> dict[str, Any]:
+    """What stands behind a published figure."""
+    return {
+        "source": layout.source,
+        "table": record.removeprefix("paper:table"),
+        "typed into": "results/paper",
+    }
 
 
 def of_records(records: Sequence[Stored], layout: Layout) -> list[Study]:

@@ -14,7 +14,7 @@ from benchmark.record import METRICS
 from benchmark.report import derived_tables, study_beside
 from benchmark.report import study_tables as forms
 from benchmark.report.behind import Stored
-from benchmark.report.measured import MASKED, MEMORIES, TIMES, Study, counts_of, of_paper, of_records
+from benchmark.report.measured import MASKED, MEMORIES, TIMES, Study, counts_of, of_paper, of_records, printed
 from benchmark.report.section import Section
 from benchmark.report.study_parts import (
     ACROSS,
@@ -22,6 +22,7 @@ from benchmark.report.study_parts import (
     OURS,
     SAID,
     SPREAD,
+    STATISTICS,
     UNMASKED,
     line,
     lines_of,
@@ -79,13 +80,14 @@ def _ours(studies: Sequence[Study], layout: Layout, records: Sequence[Stored]) -
 
 def _both(paper: Published, ours: Sequence[Study], records: Sequence[Stored]) -> list[Section]:
     """Side by side what both have; of the paper alone what ours have no counterpart of."""
-    layout, printed = paper.layout, {study.llm: study for study in of_paper(paper)}
+    layout, theirs = paper.layout, {study.llm: study for study in of_paper(paper)}
     found = [study_beside.statistics(paper, records)]
     paired: set[str] = set()
     for own in ours:
-        pair = study_beside.pair(printed.get(own.llm, printed[layout.stand_in]), own, layout)
-        if own.llm in printed:
-            paired |= {section.title.partition(" beside")[0] for section in pair}
+        pair = study_beside.pair(theirs.get(own.llm, theirs[layout.stand_in]), own, layout)
+        single = {table.numbers.get(own.llm) for table in layout.tables.values()}
+        titles = (section.title.partition(" beside")[0] for section in pair)
+        paired |= {title for title in titles if title.removeprefix("Table ") in single}
         found += pair
     alone = [section for section in _paper(paper) if section.title.partition(":")[0] not in paired]
     return [*found, *(section for section in alone if section.stem != "paper-table1")]
@@ -97,10 +99,10 @@ def _printed_statistics(paper: Published) -> Section:
         name: (layout.datasets[name], {measure: one.value for measure, one in known.items()})
         for name, known in printed_counts(paper).items()
     }
-    block = forms.dataset_statistics(counts, "paper:table1")
+    block = forms.dataset_statistics(counts, STATISTICS)
     caption = f"From what {layout.source} prints: users, items and interactions after preparation."
-    lines = [line(one, "") for one in paper.figures if one.record == "paper:table1"]
-    behind = {"paper:table1": {"source": layout.source, "table": "1", "files": []}}
+    lines = [line(one, "") for one in paper.figures if one.record == STATISTICS]
+    behind = {STATISTICS: printed(STATISTICS, layout)}
     return Section(
         "paper-table1", "Table 1: dataset statistics", caption, [block], lines=lines, records=behind
     )

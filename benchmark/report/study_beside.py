@@ -8,12 +8,13 @@ from benchmark.published import Layout, Published
 from benchmark.record import METRICS
 from benchmark.report import beside
 from benchmark.report.behind import Stored
-from benchmark.report.measured import MASKED, MEMORIES, TIMES, Study, counts_of
+from benchmark.report.measured import MASKED, MEMORIES, TIMES, Study, counts_of, printed
 from benchmark.report.names import slug
 from benchmark.report.section import Section
 from benchmark.report.study_parts import (
     SAID,
     SPREAD,
+    STATISTICS,
     UNMASKED,
     behind,
     lines_of,
@@ -32,7 +33,7 @@ def statistics(paper: Published, records: Sequence[Stored]) -> Section:
         **counts_of(records, paper.layout),
     }
     block = beside.statistics(printed_counts(paper), counts)
-    known = {"paper:table1": {"source": paper.layout.source, "table": "1", "files": []}}
+    known = {STATISTICS: printed(STATISTICS, paper.layout)}
     caption = (
         f"Table 1 of {paper.layout.source} beside the fingerprints of our records; ours minus the paper's."
     )

@@ -12,6 +12,7 @@ from benchmark.report.names import slug
 from benchmark.report.section import Section
 from benchmark.report.styles import Block
 
+STATISTICS = "paper:table1"
 UNMASKED = (
     "The paper does not say whether items of the user's history are left out of the ranking. Ours are given "
     "raw first, then with the history masked; the paper's ratio of N@10 to R@10 on Sci (0.63 to 0.65) is "
