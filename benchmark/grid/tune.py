@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmark.cell import Cell, resolve_cell
 from benchmark.grid.plan import Published, Search
-from benchmark.record import RunRecord, Trial, Tuning, read_record
+from benchmark.record import RunRecord, Trial, Tuning, read_record, write_atomically
 
 MISSING = "its process ended without a record"
 
@@ -78,6 +78,7 @@ def note(tuning: Tuning, cells: Iterable[Cell], results: Path) -> dict[Cell, Run
     A record keeps what it says of a search that tried all of these trials and more: the larger number of
     trials is the true one. Published values, which anybody may look up, never replace a search.
     """
+    tuning = Tuning.model_validate(tuning.model_dump())  # every field set
     noted = {}
     for cell in cells:
         path = resolve_cell(cell).record_path(results)
@@ -87,7 +88,8 @@ def note(tuning: Tuning, cells: Iterable[Cell], results: Path) -> dict[Cell, Run
         if record.tuning != tuning and not _outweighs(record.tuning, tuning):
             trials = len(tuning.trials) or 1
             record = record.model_copy(update={"tuning": tuning, "trials": trials})
-            record.write(path)
+            # a record of an older version gains no other field
+            write_atomically(path, record.model_dump_json(indent=1, exclude_unset=True) + "\n")
         noted[cell] = record
     return noted
 
