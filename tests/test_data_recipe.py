@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -19,14 +20,21 @@ def test_shipped_recipes_are_listed_without_heavy_imports():
         "print(sorted(names), sorted(heavy))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['beauty', 'instruments', 'scientific', 'tiny', 'tiny-shuffled'] []"
+    names, heavy = ast.literal_eval(f"({done.stdout.strip().replace('] [', '], [')})")
+    paper = {"sci", "pantry", "tools", "toys", "ins"}
+    assert paper | {"beauty", "sports", "games", "arts", "office", "ml-1m", "scientific", "tiny"} <= set(
+        names
+    )
+    assert len([name for name in names if name.startswith("amazon-2023-")]) == 28
+    assert not heavy
 
 
 def test_every_shipped_recipe_has_a_summary_and_a_card(tmp_path):
     root = Path(__file__).parents[1] / "datasets"
     for name, listed in available(tmp_path).items():
-        assert listed.summary and not listed.summary.startswith("unusable")
-        assert (root / name / "README.md").read_text(encoding="utf-8").startswith("# ")
+        assert listed.summary and not listed.summary.startswith("unusable") and listed.edition
+        folder = root / ("amazon-2023" if name.startswith("amazon-2023-") else name)
+        assert (folder / "README.md").read_text(encoding="utf-8").startswith("# ")
 
 
 def test_no_python_below_datasets():
@@ -129,3 +137,116 @@ def test_folder_with_two_formats(tmp_path):
     (folder / "items.csv").write_text("item_id,title\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"several formats \(tsv, csv\); put format"):
         find(str(folder))
+
+
+DOWNLOAD = """
+text_fields = ["title"]
+[download]
+format = "amazon-2018"
+clean = "html"
+[download.files]
+interactions = ["https://a.example/X.csv", "file:///b/X.csv"]
+items = ["meta_X.json.gz"]
+"""
+
+
+@pytest.fixture
+def no_data(monkeypatch):
+    for name in ("ADAPTREC_DATA", "ADAPTREC_DATA_MIRROR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def write_recipe(folder: Path, text: str) -> str:
+    folder.mkdir(parents=True)
+    (folder / "recipe.toml").write_text(text, encoding="utf-8")
+    return str(folder)
+
+
+def test_a_recipe_of_a_publishers_files_names_them_and_fetches_nothing(tmp_path, no_data):
+    recipe = find(write_recipe(tmp_path / "own", DOWNLOAD))
+    assert recipe.files == {
+        "interactions": ("https://a.example/X.csv", "file:///b/X.csv"),
+        "items": ("meta_X.json.gz",),
+    }
+    assert (recipe.format, recipe.clean, recipe.text_fields) == ("amazon-2018", "html", ("title",))
+    assert recipe.notes == ("the publisher's files (no edition named): X.csv, meta_X.json.gz",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"amazon-2018"', '"tsv"', r"\[download\] needs format = one of amazon-2014.*, not 'tsv'"),
+        ("items =", "item =", r"\[download.files\] must have interactions and items"),
+        ('["meta_X.json.gz"]', '"meta_X.json.gz"', r"download\.files\.items must be a list of URLs"),
+        ('["meta_X.json.gz"]', "[]", r"download\.files\.items must be a list of URLs"),
+        ("file://", "ftp://", r"unknown scheme of a URL in .*: 'ftp'.* Allowed: https, http, hf, file"),
+        (
+            'text_fields = ["title"]',
+            "",
+            r'amazon-2018 needs text_fields, such as \["title", "category", "brand"',
+        ),
+        ('clean = "html"', 'clean = "htm"', r"unknown value of clean in .*: 'htm'\. Did you mean 'html'\?"),
+        ('clean = "html"', 'cleen = "html"', r"unknown key in .*: 'cleen'\. Did you mean 'clean'\?"),
+        ("[download]", "[downloads]", r"unknown key in .*: 'downloads'\. Did you mean 'download'\?"),
+        (
+            "text_fields",
+            'categories = ["A"]\ntext_fields',
+            r"one dataset a category; name one, such as own-A",
+        ),
+    ],
+)
+def test_faults_in_a_download_table(tmp_path, no_data, old, new, message):
+    assert old in DOWNLOAD
+    with pytest.raises(UserError, match=message) as caught:
+        find(write_recipe(tmp_path / "own", DOWNLOAD.replace(old, new)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_publishers_format_needs_a_download_table(tmp_path, no_data):
+    with pytest.raises(UserError, match=r'"movielens" needs a table \[download\]'):
+        find(write_recipe(tmp_path / "own", 'format = "movielens"'))
+
+
+def test_prepared_files_are_read_before_a_publishers(tmp_path, monkeypatch, no_data):
+    official = find("beauty")
+    assert official.format == "amazon-2014" and official.clean == "html" and official.source is None
+    monkeypatch.setenv("ADAPTREC_DATA", str(tmp_path))
+    assert find("beauty").format == "amazon-2014"
+    write_folder(tmp_path / "beauty")
+    prepared = find("beauty")
+    assert prepared.format == "tsv" and prepared.source == tmp_path / "beauty" and not prepared.files
+    assert "clean" not in prepared.options() and prepared.expected == official.expected
+    assert find(str(tmp_path / "beauty")).options() == prepared.options()
+
+
+def test_new_options_at_their_default_name_no_prepared_form_anew(tmp_path):
+    plain = find(str(write_folder(tmp_path / "own"))).options()
+    assert not {"duplicate_reviews", "clean", "negative_times", "mixed_times", "files"} & set(plain)
+    chosen = find(str(write_folder(tmp_path / "two", recipe='duplicate_reviews = "drop"'))).options()
+    assert chosen["duplicate_reviews"] == "drop"
+
+
+def test_a_family_is_a_dataset_a_category(tmp_path, no_data):
+    recipe = find("amazon-2023-All_Beauty")
+    assert recipe.name == "amazon-2023-All_Beauty" and recipe.summary.startswith("All_Beauty,")
+    assert recipe.files["items"][0].endswith("/raw/meta_categories/meta_All_Beauty.jsonl.gz")
+    assert all("{" not in url for urls in recipe.files.values() for url in urls)
+    with pytest.raises(UserError, match=r"'amazon-2023-all_beuty'\. Did you mean 'amazon-2023-All_Beauty'\?"):
+        find("amazon-2023-all_beuty")
+
+
+def test_the_listing_says_whether_the_files_are_here(tmp_path, monkeypatch, no_data):
+    def states() -> dict[str, str]:
+        return {name: listed.state for name, listed in available(tmp_path / "cache").items()}
+
+    assert [states()[name] for name in ("tiny", "sci", "beauty", "scientific")] == [
+        "generated", "to fetch", "to fetch", "not here",
+    ]  # fmt: skip
+    monkeypatch.setenv("ADAPTREC_DATA", str(tmp_path / "data"))
+    for urls in find("sci").files.values():
+        path = tmp_path / "data" / "sci" / urls[0].rpartition("/")[2]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    write_folder(tmp_path / "data" / "scientific")
+    assert [states()[name] for name in ("sci", "beauty", "scientific")] == ["here", "to fetch", "here"]
+    assert available(tmp_path)["sci"].edition == "Amazon 2018"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmark.config import PROTOCOLS
+from benchmark.data.places import DATA_VARIABLE
 from methods.errors import UserError, unknown
 
 
@@ -35,8 +37,27 @@ class Parser(argparse.ArgumentParser):
 def add_common(parser: Parser) -> None:
     """The options of every command that makes records."""
     add_set(parser)
+    add_data_dir(parser)
     parser.add_argument("--epochs", type=int, help="epochs at most; the same as --set epochs=N")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
+
+
+def add_data_dir(parser: Parser) -> None:
+    """The option --data-dir; `use_data_dir` makes it hold."""
+    parser.add_argument(
+        "--data-dir", type=Path, metavar="DIR",
+        help="folder of data files that were put there by hand, itself or DIR/<dataset>; as ADAPTREC_DATA",
+    )  # fmt: skip
+
+
+def use_data_dir(options: argparse.Namespace) -> None:
+    """Let this process and those that it starts look for data files in what --data-dir names."""
+    folder: Path | None = getattr(options, "data_dir", None)
+    if folder is None:
+        return
+    if not folder.is_dir():
+        raise UserError(f"--data-dir: there is no folder {folder}; give one that holds data files.")
+    os.environ[DATA_VARIABLE] = str(folder.resolve())
 
 
 def add_set(parser: Parser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmark.commands.options import Parser, add_set, names
+from benchmark.commands.options import Parser, add_data_dir, add_set, names
 from benchmark.config import PROTOCOLS
 
 SUMMARY = "Prepare a dataset, and the hidden states of a language model."
@@ -20,6 +20,7 @@ def fill(parser: Parser) -> None:
     parser.add_argument(
         "--protocols", "--protocol", type=names, default=list(PROTOCOLS), help="under which they will run"
     )
+    add_data_dir(parser)
     add_set(parser)
 
 

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from raw_server import Server, amazon_2018, served, serving
+
+from benchmark.data import transfer as module
+from benchmark.data.download import fetch
+from benchmark.data.places import raw_folder
+from benchmark.data.recipe import Recipe
+from benchmark.data.transfer import UnavailableError, transfer
+from methods.errors import UserError
+
+DATA = bytes(range(256)) * 1000
+PATH = "/x/a.bin"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Small blocks, short waits, and nothing of the user's environment."""
+    for name, value in (("BLOCK", 40_000), ("WAIT_SECONDS", 0.01), ("READ_SECONDS", 0.5)):
+        monkeypatch.setattr(module, name, value)
+    for name in ("ADAPTREC_DATA", "ADAPTREC_DATA_MIRROR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def server():
+    with serving({PATH: DATA}) as running:
+        yield running
+
+
+def recipe_of(*urls: str, name: str = "own", **options: object) -> Recipe:
+    return Recipe(name, format="movielens", files={"archive": urls}, **options)  # type: ignore[arg-type]
+
+
+def test_a_file_arrives_whole_and_leaves_nothing_else(server: Server, tmp_path: Path):
+    transfer(server.url + PATH, tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == DATA
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_cut_connection_goes_on_where_it_broke(server: Server, tmp_path: Path, capsys):
+    server.cut_after[PATH] = 100_000
+    transfer(server.url + PATH, tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == DATA
+    starts = [int(part.removeprefix("bytes=").partition("-")[0]) for part in server.asked(PATH)]
+    assert starts.count(0) == 1 and starts.count(80_000) == 2  # only the block that broke was asked for twice
+    assert "again in" in capsys.readouterr().err
+
+
+def test_an_interrupted_download_goes_on_in_the_next_run(server: Server, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(module, "TRIES", 1)
+    server.cut_after[PATH] = 100_000
+    with pytest.raises(UnavailableError):
+        transfer(server.url + PATH, tmp_path / "a.bin")
+    assert not (tmp_path / "a.bin").exists() and (tmp_path / "a.bin.part").read_bytes() == DATA[:80_000]
+    server.requests.clear()
+    transfer(server.url + PATH, tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == DATA
+    assert "bytes=0-39999" not in server.asked(PATH)
+
+
+@pytest.mark.parametrize("etags", [True, False])
+def test_a_part_of_another_version_is_not_continued(server: Server, tmp_path: Path, monkeypatch, etags):
+    monkeypatch.setattr(module, "TRIES", 1)
+    server.cut_after[PATH], server.etags = 100_000, etags
+    with pytest.raises(UnavailableError):
+        transfer(server.url + PATH, tmp_path / "a.bin")
+    server.files[PATH] = DATA[::-1]
+    transfer(server.url + PATH, tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == DATA[::-1]
+
+
+def test_a_file_that_changes_meanwhile_is_fetched_anew(server: Server, tmp_path: Path, monkeypatch):
+    new, seen = DATA[::-1], []
+
+    def swap(*arguments: object) -> module._Remote:
+        seen.append(described(*arguments))
+        if len(seen) == 1:
+            server.files[PATH] = new
+        return seen[-1]
+
+    described = module._describe
+    monkeypatch.setattr(module, "_describe", swap)
+    transfer(server.url + PATH, tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == new
+
+
+def test_a_server_without_ranges_streams_and_starts_anew(server: Server, tmp_path: Path):
+    server.ranges, server.cut_after[PATH] = False, 100_000
+    transfer(server.url + PATH, tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == DATA
+
+
+def test_passing_errors_are_tried_again_and_lasting_ones_are_not(server: Server, tmp_path: Path):
+    server.answers[PATH] = [500, 500, 200, 503]  # a HEAD and the GET behind it, then a HEAD and a block
+    transfer(server.url + PATH, tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == DATA
+    server.answers["/x/gone"] = [404] * 9
+    with pytest.raises(UnavailableError, match="HTTP 404"):
+        transfer(server.url + "/x/gone", tmp_path / "gone")
+    assert len(server.answers["/x/gone"]) == 7  # one HEAD, one GET
+    server.answers["/x/ill"] = [500] * 99
+    with pytest.raises(UnavailableError, match="HTTP 500"):
+        transfer(server.url + "/x/ill", tmp_path / "ill")
+
+
+def test_a_silent_server_is_given_up(server: Server, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(module, "READ_SECONDS", 0.1)
+    monkeypatch.setattr(module, "TRIES", 2)
+    server.pause = 0.5
+    with pytest.raises(UnavailableError, match="Timeout"):
+        transfer(server.url + PATH, tmp_path / "a.bin")
+
+
+def test_no_room_on_the_disk_is_said_before(server: Server, tmp_path: Path, monkeypatch):
+    usage = module.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match=r"needs 0\.0 GB .* ADAPTREC_CACHE"):
+        transfer(server.url + PATH, tmp_path / "a.bin")
+
+
+def test_mirrors_in_order_then_the_record_of_what_was_used(server: Server, tmp_path: Path):
+    recipe = recipe_of("http://127.0.0.1:9/x/a.bin", f"{server.url}/none/a.bin", server.url + PATH)
+    path = fetch(recipe, tmp_path)["archive"]
+    assert path == tmp_path / "raw" / "own" / "a.bin" and path.read_bytes() == DATA
+    entry = json.loads((path.parent / "files.json").read_text())["a.bin"]
+    assert (entry["size"], entry["url"]) == (len(DATA), server.url + PATH) and len(entry["sha256"]) == 64
+    server.requests.clear()
+    assert fetch(recipe, tmp_path)["archive"] == path and not server.requests
+
+
+def test_one_line_says_which_files_to_put_where(tmp_path: Path, monkeypatch):
+    recipe = Recipe(
+        "own",
+        format="amazon-2018",
+        files={
+            "interactions": ("http://127.0.0.1:9/X.csv",),
+            "items": ("http://127.0.0.1:9/meta_X.json.gz",),
+        },
+    )
+    with pytest.raises(UserError) as caught:
+        fetch(recipe, tmp_path)
+    text = str(caught.value)
+    assert "\n" not in text and "X.csv of 'own' cannot be fetched" in text and "--data-dir" in text
+    assert "put X.csv (from http://127.0.0.1:9/X.csv), meta_X.json.gz (from " in text
+    assert str(raw_folder("own", tmp_path)) in text
+    monkeypatch.setenv("ADAPTREC_DATA", str(tmp_path / "data"))
+    with pytest.raises(UserError, match=r"into .*/data/own, or into another folder"):
+        fetch(recipe, tmp_path)
+
+
+@pytest.mark.parametrize("below", ["", "own"])
+def test_files_put_there_by_hand_are_found_and_remembered(tmp_path: Path, monkeypatch, below):
+    folder = tmp_path / "hand" / below
+    folder.mkdir(parents=True)
+    (folder / "a.bin").write_bytes(DATA)
+    recipe = recipe_of("http://127.0.0.1:9/x/a.bin")
+    monkeypatch.setenv("ADAPTREC_DATA", str(tmp_path / "hand"))
+    assert fetch(recipe, tmp_path / "cache")["archive"] == folder / "a.bin"
+    monkeypatch.delenv("ADAPTREC_DATA")
+    assert fetch(recipe, tmp_path / "cache")["archive"] == folder / "a.bin"
+
+
+def test_a_changed_file_is_an_error_until_the_record_is_deleted(server: Server, tmp_path: Path):
+    recipe = recipe_of(server.url + PATH)
+    path = fetch(recipe, tmp_path)["archive"]
+    os.utime(path, ns=(1, 1))
+    assert fetch(recipe, tmp_path)["archive"] == path  # touched, not changed
+    path.write_bytes(DATA + b"!")
+    with pytest.raises(UserError, match=r"is not the file of this name that was used first.*files\.json"):
+        fetch(recipe, tmp_path)
+    path.unlink()
+    assert fetch(recipe, tmp_path)["archive"].read_bytes() == DATA
+    path.unlink()
+    server.files[PATH] = DATA[::-1]
+    with pytest.raises(UserError, match="is not the file of this name"):
+        fetch(recipe, tmp_path)
+    (path.parent / "files.json").unlink()
+    assert fetch(recipe, tmp_path)["archive"].read_bytes() == DATA[::-1]
+
+
+def test_a_damaged_record_says_what_to_do(server: Server, tmp_path: Path):
+    recipe = recipe_of(server.url + PATH)
+    fetch(recipe, tmp_path)
+    (raw_folder("own", tmp_path) / "files.json").write_text("{")
+    with pytest.raises(UserError, match=r"files\.json cannot be read .*delete it"):
+        fetch(recipe, tmp_path)
+
+
+def test_a_mirror_replaces_the_official_places(tmp_path: Path, monkeypatch):
+    urls = {"interactions": ("https://nowhere.invalid/a/X.csv",), "items": ("hf://no/such/meta_X.json.gz",)}
+    recipe = Recipe("sci", format="amazon-2018", files=urls)
+    with serving(served(sci=amazon_2018("X"))) as server:
+        monkeypatch.setenv("ADAPTREC_DATA_MIRROR", server.url)
+        files = fetch(recipe, tmp_path / "a")
+    assert {role: path.read_bytes() for role, path in files.items()} == dict(
+        zip(("interactions", "items"), amazon_2018("X").values(), strict=True)
+    )
+    for name, data in amazon_2018("X").items():
+        (tmp_path / "disk" / "sci").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "disk" / "sci" / name).write_bytes(data)
+    monkeypatch.setenv("ADAPTREC_DATA_MIRROR", (tmp_path / "disk").as_uri())
+    assert fetch(recipe, tmp_path / "b")["items"].read_bytes() == files["items"].read_bytes()
