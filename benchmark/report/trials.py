@@ -83,7 +83,7 @@ def search_line(row: Row) -> dict[str, Any]:
     return {
         "trials": max(1, len(search.trials)) if search else 1,
         "tuning": search.mode if search else None,
-        "chosen": " ".join(search.chosen) if search else None,
+        "tuned": " ".join(search.chosen) if search else None,
         "search_train_seconds": search.train_seconds if search and search.trials else None,
         "search_train_cpu_seconds": search.train_cpu_seconds if search and search.trials else None,
     }
