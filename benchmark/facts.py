@@ -96,6 +96,7 @@ def facts_of_run(run: RunRecord) -> Facts:
     recipe: Mapping[str, Any] = run.data.get("recipe") or {}
     later = {one.name: one.default for one in fields(Recipe) if one.default is not MISSING}
     rules = {**later, **recipe}
+    rules["text_fields"] = rules["text_fields"] or "all columns"
     found: dict[str, Any] = {f"recipe.{name}": rules[name] for name in rules if name not in RECIPE_NAMES}
     counts: Mapping[str, Any] = run.data.get("fingerprint") or {}
     found |= {name: counts[name] for name in COUNTS if name in counts}
