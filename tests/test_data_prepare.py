@@ -178,7 +178,7 @@ def test_expected_counts_that_are_missed_warn_with_both_numbers(tmp_path):
 def test_second_call_reads_the_cache_without_a_copy(tmp_path, monkeypatch):
     recipe = recipe_of(write_folder(tmp_path / "toy"))
     first = prepare(recipe, tmp_path / "cache")
-    monkeypatch.setattr(room, "build", lambda recipe: pytest.fail("built twice"))
+    monkeypatch.setattr(room, "build", lambda *_: pytest.fail("built twice"))
     again = prepare(replace(recipe, summary="other words"), tmp_path / "cache")
     assert again.key == first.key and sequences(again) == sequences(first)
     assert not again.items.flags.owndata and not again.items.flags.writeable

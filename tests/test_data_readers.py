@@ -11,7 +11,7 @@ HEADER = "user_id\titem_id\ttimestamp\n"
 
 
 def summary(raw):
-    return raw.users, raw.items, raw.times.tolist(), raw.item_ids, raw.texts
+    return raw.users, raw.items, raw.times, raw.item_ids, raw.texts
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def test_faults_name_file_and_row_or_are_repaired_and_counted(plain, file, conte
 def test_whole_times_keep_their_precision(plain):
     big = 1_600_000_000_123_456_789  # nanoseconds, beyond what float64 tells apart
     (plain / "interactions.tsv").write_text(f"{HEADER}u\ta\t{big + 1}\nu\tb\t{big}\n", encoding="utf-8")
-    assert read(recipe_of(plain)).times.tolist() == [big + 1, big]
+    assert read(recipe_of(plain)).times == [big + 1, big]
 
 
 def test_parquet_faults(tmp_path):

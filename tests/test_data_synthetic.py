@@ -156,7 +156,8 @@ def test_shuffling_deals_the_same_texts_to_other_items(tiny, tmp_path):
 
 
 def test_more_items_than_combinations_get_model_numbers():
-    texts = generate(small(items=500)).raw.texts
+    (items,) = generate(small(items=500)).raw.items
+    texts = items.column("text").to_pylist()
     assert len(set(texts)) == 500 and texts[-1].endswith(", model 11")
 
 

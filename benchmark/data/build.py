@@ -1,202 +1,270 @@
-"""From raw interactions and items to sequences, targets and fingerprint: the steps of docs/datasets.md."""
+"""From raw interactions and items to sequences, targets and fingerprint: the steps of docs/datasets.md.
+
+What needs all names at once is done in SQL on disk (`staging`); here are the steps on numbers, in chunks,
+with a few numbers a user and an item in memory.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from benchmark.data import filters
-from benchmark.data.readers import Raw, read_tables
+from benchmark.data.amazon import EDITIONS, read_amazon
+from benchmark.data.movielens import read_movielens
+from benchmark.data.raw import Raw
+from benchmark.data.readers import read_tables
 from benchmark.data.recipe import Recipe
+from benchmark.data.scratch import Scratch, scratch
+from benchmark.data.staging import Staged, stage
 from benchmark.data.unisrec import read_unisrec
 from methods.errors import UserError
 
 UNKNOWN_ITEM = "unknown item"
 """Text of an item that has none, where the recipe keeps such items."""
+_READERS: dict[str, Callable[[Mapping[str, Path], Recipe, Counter[str]], Raw]] = {
+    **dict.fromkeys(("tsv", "csv", "parquet", "recbole"), read_tables),
+    "unisrec": read_unisrec,
+    **dict.fromkeys(EDITIONS, read_amazon),
+    "movielens": read_movielens,
+}
+"""Format -> its reader."""
+
+Ints = npt.NDArray[np.int64]
+Begin = Callable[[str], None]
+"""Is told the name of each step when it begins."""
 
 
 @dataclass
 class Built:
-    """What the filters and the split leave, before it is written; fields as in `Prepared`."""
+    """What the filters and the split leave, before it is written; other fields as in `Prepared`."""
 
-    user_ids: list[str]
-    item_ids: list[str]
-    texts: list[str]
+    user_ids: Any
+    """`[U]` Arrow column of strings."""
     items: npt.NDArray[np.int32]
-    offsets: npt.NDArray[np.int64]
+    """`[N]`, on disk."""
+    offsets: Ints
     split: filters.Split
+    catalogue: Callable[[], Iterator[Any]]
+    """Record batches of `item_id` and `text`, all I in order, for as often as they are asked for."""
     fingerprint: dict[str, Any]
     ceiling: dict[str, dict[str, float]] | None
 
 
-def build(recipe: Recipe, files: Mapping[str, Path]) -> Built:
-    """Read (or generate), filter and split; the order of the steps is the one of docs/datasets.md."""
+@contextmanager
+def build(recipe: Recipe, files: Mapping[str, Path], parent: Path, begin: Begin) -> Iterator[Built]:
+    """Read (or generate), filter and split; the order of the steps is the one of docs/datasets.md.
+
+    What is built lies in a temporary folder below `parent` and goes with the context.
+    """
+    raw, ceiling = read(recipe, files)
+    with scratch(parent) as database:
+        staged = stage(raw, recipe, database, begin)
+        chosen = _choose(staged, recipe, raw, begin)
+        begin("sort")
+        items, times = _sequences(staged, chosen)
+        begin("fingerprint")
+        built = _finish(staged, chosen, recipe, items, times)
+        built.ceiling = ceiling
+        built.fingerprint["dropped"] = dict(staged.dropped)
+        built.fingerprint["repairs"] = {what: count for what, count in raw.repairs.items() if count}
+        yield built
+
+
+def read(recipe: Recipe, files: Mapping[str, Path]) -> tuple[Raw, dict[str, dict[str, float]] | None]:
+    """What the recipe's files hold, or what is generated, and then also the ceiling.
+
+    A fault that the recipe does not repair is a `UserError` naming file and row, when the streams are read.
+    """
     if recipe.format == "synthetic":
         from benchmark.data.synthetic import generate
 
         drawn = generate(recipe)
-        raw, ceiling = drawn.raw, drawn.ceiling
+        return drawn.raw, drawn.ceiling
+    return _READERS[recipe.format](files, recipe, Counter()), None
+
+
+@dataclass
+class _Chosen:
+    """Which interactions are left, before they are put in order."""
+
+    before: Ints
+    """`[U of the files]` interactions of each user of whom some are kept (the most recent), else 0."""
+    lengths: Ints
+    """`[U of the files]` how many are kept."""
+    narrow: str
+    """What narrows the table `kept` to the interactions counted in `before`, in SQL."""
+    tables: dict[str, Any]
+    """The tables that `narrow` names."""
+
+
+def _choose(staged: Staged, recipe: Recipe, raw: Raw, begin: Begin) -> _Chosen:
+    """The k-core, the most recent, and users of three interactions: all that can be told by counting."""
+    chosen = _core(staged, recipe.core, begin)
+    if recipe.recent is not None:
+        chosen.lengths = np.minimum(chosen.before, recipe.recent)
+        earlier = int((chosen.before - chosen.lengths).sum())
+        staged.drop(earlier, f"interactions before the {recipe.recent} most recent")
+    if recipe.split == "leave-one-out":
+        _drop_short_users(staged, chosen, recipe, raw)
+    if (chosen.before == 0).any():
+        chosen.narrow += ' SEMI JOIN wanted_users USING ("user")'
+        chosen.tables["wanted_users"] = _numbers(user=np.flatnonzero(chosen.before))
+    return chosen
+
+
+def _numbers(**columns: Ints) -> Any:
+    return pa.table({name: pa.array(values.astype(np.int32)) for name, values in columns.items()})
+
+
+def _core(staged: Staged, k: int, begin: Begin) -> _Chosen:
+    """All interactions, or those of the k-core."""
+    before = np.zeros(staged.users, np.int64)
+    if not k:
+        for batch in staged.scratch.stream('SELECT "user", count(*) FROM kept GROUP BY "user"'):
+            before[np.asarray(batch.column(0))] = np.asarray(batch.column(1))
+        return _Chosen(before, before, "", {})
+    begin("core")
+    path = staged.scratch.folder / "pairs.bin"
+    with path.open("wb") as file:
+        for batch in staged.scratch.stream('SELECT "user", item FROM kept'):
+            file.write(np.stack([np.asarray(column) for column in batch.columns], axis=1).tobytes())
+    core = filters.k_core(path, staged.users, len(staged.allowed), k)
+    path.unlink()
+    before = core.per_user.astype(np.int64)
+    staged.drop(staged.interactions - int(before.sum()), f"interactions outside the {k}-core")
+    items = _numbers(item=np.flatnonzero(core.items))
+    return _Chosen(before, before, " SEMI JOIN wanted_items USING (item)", {"wanted_items": items})
+
+
+def _drop_short_users(staged: Staged, chosen: _Chosen, recipe: Recipe, raw: Raw) -> None:
+    """Leave-one-out needs three interactions: one for training, one for validation, one for test."""
+    short = (chosen.lengths > 0) & (chosen.lengths < 3)
+    affected = int(short.sum())
+    if not affected:
+        return
+    if recipe.short_users == "error":
+        user = int(np.argmax(short))
+        (name,) = staged.scratch.row(f'SELECT user_id FROM users WHERE "user" = {user}')
+        (row,) = staged.scratch.row(
+            f'SELECT min("row") FROM kept {chosen.narrow} WHERE "user" = {user}', **chosen.tables
+        )
+        raise UserError(
+            f"{raw.place(row)}: user '{name}' has {chosen.lengths[user]} interactions left, leave-one-out "
+            f'needs three ({affected:,} such users); set short_users = "drop" in the recipe.'
+        )
+    raw.repairs["users with fewer than three interactions dropped"] += affected
+    staged.drop(int(chosen.lengths[short].sum()), "interactions of users with fewer than three")
+    chosen.before = np.where(short, 0, chosen.before)
+    chosen.lengths = np.where(short, 0, chosen.lengths)
+
+
+def _sequences(staged: Staged, chosen: _Chosen) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]:
+    """Items and times `[N]`, on disk, by user, then time; equal times keep the order of the file."""
+    paths = [staged.scratch.folder / f"{name}.bin" for name in ("items", "times")]
+    ends = np.cumsum(chosen.before)
+    query = f'SELECT "user", item, time FROM kept {chosen.narrow} ORDER BY "user", time, "row"'
+    done = 0
+    with paths[0].open("wb") as items_file, paths[1].open("wb") as times_file:
+        for batch in staged.scratch.stream(query, **chosen.tables):
+            users, items, times = (np.asarray(column) for column in batch.columns)
+            from_end = ends[users] - np.arange(done, done + len(users))  # [n] 1 for a user's last
+            recent = from_end <= chosen.lengths[users]
+            items_file.write(items[recent].tobytes())
+            times_file.write(times[recent].tobytes())
+            done += len(users)
+    found = np.memmap(paths[0], np.int32, "r+")
+    assert done == chosen.before.sum() and len(found) == chosen.lengths.sum()
+    return found, np.memmap(paths[1], np.float64 if staged.real_times else np.int64, "r")
+
+
+def _finish(
+    staged: Staged, chosen: _Chosen, recipe: Recipe, items: npt.NDArray[np.int32], times: npt.NDArray[Any]
+) -> Built:
+    """Renumber items without gaps, split, and take the fingerprint."""
+    kept = np.flatnonzero(chosen.lengths)
+    lengths = chosen.lengths[kept]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)  # [U+1]
+    touched = np.zeros(len(staged.allowed), dtype=bool)  # [I in the file]
+    for chunk in _chunks(len(items)):
+        touched[items[chunk]] = True
+    wanted = staged.allowed if recipe.untouched == "keep" else touched
+    catalogue = np.flatnonzero(wanted)
+    if missed := int((staged.allowed & ~touched).sum()) if recipe.untouched == "drop" else 0:
+        staged.dropped["items without interactions"] += missed
+    renumber = np.cumsum(wanted, dtype=np.int32) - 1
+    for chunk in _chunks(len(items)):
+        items[chunk] = renumber[items[chunk]]
+    if recipe.split == "temporal":
+        split = filters.temporal(times, offsets, recipe.valid_share, recipe.test_share, staged.where)
     else:
-        raw, ceiling = read(recipe, files), None
-    flow = _Flow(recipe, raw)
-    flow.drop_unknown_items()
-    flow.drop_items_without_text()
-    flow.sort()
-    flow.filter()
-    flow.drop_short_users()
-    return flow.finish(ceiling)
+        split = filters.leave_one_out(lengths)
+    users = _numbers(user=kept)
+    names = 'SELECT user_id FROM users SEMI JOIN wanted USING ("user") ORDER BY "user"'
+    built = Built(
+        user_ids=staged.scratch.column(names, wanted=users),
+        items=items,
+        offsets=offsets,
+        split=split,
+        catalogue=lambda: _catalogue(staged.scratch, wanted),
+        fingerprint={},
+        ceiling=None,
+    )
+    shared = _shared_texts(staged.scratch, catalogue)
+    built.fingerprint = _fingerprint(built, len(catalogue), int(staged.no_text[catalogue].sum()), shared)
+    return built
 
 
-def read(recipe: Recipe, files: Mapping[str, Path]) -> Raw:
-    """Read the recipe's files. Raises `UserError` naming file and row for a fault that it does not repair."""
-    reader = read_unisrec if recipe.format == "unisrec" else read_tables
-    return reader(dict(files), recipe, Counter())
+def _chunks(length: int) -> Iterator[slice]:
+    return (slice(start, start + filters.CHUNK) for start in range(0, length, filters.CHUNK))
 
 
-class _Flow:
-    """The interactions on their way through the filters: parallel arrays that shrink together."""
-
-    def __init__(self, recipe: Recipe, raw: Raw) -> None:
-        import pandas as pd
-
-        self.recipe, self.raw = recipe, raw
-        self.where = f"dataset '{recipe.name}'"
-        codes, names = pd.factorize(np.asarray(raw.users, dtype=object))
-        self.user_names = names
-        self.users = codes.astype(np.int64)
-        index, wanted = (pd.Index(ids, dtype=object) for ids in (raw.item_ids, raw.items))
-        self.items = index.get_indexer(wanted).astype(np.int64)
-        self.times = raw.times
-        self.order = np.arange(len(self.users))
-        self.allowed = np.ones(len(raw.item_ids), dtype=bool)
-        self.no_text = np.array([not text for text in raw.texts], dtype=bool)
-        self.dropped: Counter[str] = Counter()
-
-    def keep(self, mask: filters.Mask, why: str) -> None:
-        """Keep the interactions where `mask` `[N]` is true; raises `UserError` when none is left."""
-        lost = int((~mask).sum())
-        if not lost:
-            return
-        self.dropped[why] += lost
-        if lost == len(mask):
-            raise UserError(
-                f"{self.where}: no interaction is left ({why}); loosen that option of the recipe."
-            )
-        self.users, self.items, self.times, self.order = (
-            array[mask] for array in (self.users, self.items, self.times, self.order)
-        )
-
-    def drop_unknown_items(self) -> None:
-        """Interactions whose item the items file lacks: an error, or a counted repair."""
-        missing = self.items < 0
-        if not missing.any():
-            return
-        if self.recipe.unknown_items == "error":
-            first = int(np.flatnonzero(missing)[0])
-            raise UserError(
-                f"{self.raw.places.at(first)}: item '{self.raw.items[first]}' is not in the items file "
-                f"({missing.sum():,} such interactions); add it there, or set "
-                'unknown_items = "drop" in the recipe.'
-            )
-        self.raw.repairs["interactions with unknown items dropped"] += int(missing.sum())
-        self.keep(~missing, "interactions with unknown items")
-
-    def drop_items_without_text(self) -> None:
-        if self.recipe.no_text == "drop" and self.no_text.any():
-            self.allowed &= ~self.no_text
-            self.dropped["items without text"] += int(self.no_text.sum())
-            self.keep(self.allowed[self.items], "interactions with items without text")
-
-    def sort(self) -> None:
-        """By user, then time; equal times keep the order of the file."""
-        order = np.lexsort((self.times, self.users))
-        self.users, self.items, self.times, self.order = (
-            array[order] for array in (self.users, self.items, self.times, self.order)
-        )
-
-    def filter(self) -> None:
-        recipe = self.recipe
-        if recipe.repeats == "first":
-            self.keep(filters.first_of_pairs(self.users, self.items), "repeated pairs")
-        if recipe.core:
-            self.keep(
-                filters.k_core(self.users, self.items, recipe.core),
-                f"interactions outside the {recipe.core}-core",
-            )
-        if recipe.recent is not None:
-            self.keep(
-                filters.most_recent(self.users, recipe.recent),
-                f"interactions before the {recipe.recent} most recent",
-            )
-
-    def drop_short_users(self) -> None:
-        """Leave-one-out needs three interactions: one for training, one for validation, one for test."""
-        if self.recipe.split != "leave-one-out":
-            return
-        counts = np.bincount(self.users)  # [U]
-        short = (counts < 3)[self.users]
-        if not short.any():
-            return
-        affected = len(np.unique(self.users[short]))
-        if self.recipe.short_users == "error":
-            user = self.users[np.flatnonzero(short)[0]]
-            place = self.raw.places.at(int(self.order[self.users == user].min()))
-            raise UserError(
-                f"{place}: user '{self.user_names[user]}' has {counts[user]} interactions left, "
-                f"leave-one-out needs three ({affected:,} such users); set short_users = "
-                '"drop" in the recipe.'
-            )
-        self.raw.repairs["users with fewer than three interactions dropped"] += affected
-        self.keep(~short, "interactions of users with fewer than three")
-
-    def finish(self, ceiling: dict[str, dict[str, float]] | None) -> Built:
-        """Renumber users and items without gaps, split, and take the fingerprint."""
-        recipe, raw = self.recipe, self.raw
-        kept, lengths = np.unique(self.users, return_counts=True)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)  # [U+1]
-        touched = np.bincount(self.items, minlength=len(raw.item_ids)) > 0  # [I in the file]
-        catalogue = np.flatnonzero(self.allowed if recipe.untouched == "keep" else touched)
-        if missed := int((self.allowed & ~touched).sum()) if recipe.untouched == "drop" else 0:
-            self.dropped["items without interactions"] += missed
-        renumber = np.full(len(raw.item_ids), -1, dtype=np.int32)
-        renumber[catalogue] = np.arange(len(catalogue), dtype=np.int32)
-        if recipe.split == "temporal":
-            split = filters.temporal(self.times, offsets, recipe.valid_share, recipe.test_share, self.where)
-        else:
-            split = filters.leave_one_out(lengths.astype(np.int64))
-        built = Built(
-            user_ids=[str(name) for name in self.user_names[kept]],
-            item_ids=[raw.item_ids[i] for i in catalogue],
-            texts=[raw.texts[i] or UNKNOWN_ITEM for i in catalogue],
-            items=renumber[self.items],
-            offsets=offsets,
-            split=split,
-            fingerprint={},
-            ceiling=ceiling,
-        )
-        built.fingerprint = _fingerprint(built, int(self.no_text[catalogue].sum()))
-        built.fingerprint["dropped"] = dict(self.dropped)
-        built.fingerprint["repairs"] = {what: count for what, count in raw.repairs.items() if count}
-        return built
+def _catalogue(scratch: Scratch, wanted: filters.Mask) -> Iterator[Any]:
+    """Batches of `item_id` and `text` of the items `wanted` `[I in the file]`."""
+    last = -1
+    for batch in scratch.stream("SELECT item, item_id, text FROM items"):
+        numbers = np.asarray(batch.column(0))
+        # DuckDB returns a table in the order in which it was filled (preserve_insertion_order).
+        assert numbers[0] > last and (np.diff(numbers) > 0).all()
+        last = int(numbers[-1])
+        names, texts = (column.filter(pa.array(wanted[numbers])) for column in batch.columns[1:])
+        texts = pc.if_else(pc.equal(pc.binary_length(texts), 0), UNKNOWN_ITEM, texts)
+        yield pa.RecordBatch.from_pydict({"item_id": names, "text": texts})
 
 
-def _fingerprint(built: Built, without_text: int) -> dict[str, Any]:
+def _shared_texts(scratch: Scratch, catalogue: Ints) -> int:
+    """How many items of the catalogue have a text that another one has too."""
+    (count,) = scratch.row(
+        f"""SELECT coalesce(sum(copies), 0) FROM (
+            SELECT count(*) AS copies FROM items SEMI JOIN catalogue USING (item)
+            WHERE text NOT IN ('', '{UNKNOWN_ITEM}') GROUP BY text HAVING count(*) > 1
+        )""",
+        catalogue=_numbers(item=catalogue),
+    )
+    return int(count)
+
+
+def _fingerprint(built: Built, items: int, without_text: int, shared: int) -> dict[str, Any]:
     """Counts, shares and digest of what was built; cold items are those that never occur in training."""
-    users, items, interactions = len(built.user_ids), len(built.item_ids), len(built.items)
-    lengths = np.diff(built.offsets)
-    position = np.arange(interactions) - np.repeat(built.offsets[:-1], lengths)  # [N]
-    training = built.items[position < np.repeat(built.split.train_end, lengths)]
-    cold = np.bincount(training, minlength=items) == 0  # [I]
-    held_out = np.bincount(built.items, minlength=items) > 0
-    copies = Counter(built.texts)
-    shared = sum(count for text, count in copies.items() if count > 1 and text != UNKNOWN_ITEM)
+    users, interactions = len(built.offsets) - 1, len(built.items)
+    trained, held_out = np.zeros(items, dtype=bool), np.zeros(items, dtype=bool)  # [I]
+    for first, last in _user_chunks(built.offsets):
+        begin = built.offsets[first]
+        part = built.items[begin : built.offsets[last]]
+        lengths = np.diff(built.offsets[first : last + 1])
+        position = np.arange(len(part)) - np.repeat(built.offsets[first:last] - begin, lengths)
+        trained[part[position < np.repeat(built.split.train_end[first:last], lengths)]] = True
+        held_out[part] = True
     facts: dict[str, Any] = {
         "users": users,
         "items": items,
@@ -205,30 +273,49 @@ def _fingerprint(built: Built, without_text: int) -> dict[str, Any]:
         "interactions_per_item": interactions / items,
         "share_without_text": without_text / items,
         "share_duplicate_text": shared / items,
-        "cold_items": int((cold & held_out).sum()),
+        "cold_items": int((~trained & held_out).sum()),
         "items_without_interactions": int((~held_out).sum()),
     }
     for name, at in (("valid", built.split.valid_at), ("test", built.split.test_at)):
         targets = built.items[(built.offsets[:-1] + at)[at >= 0]]
         facts[f"{name}_targets"] = len(targets)
-        facts[f"cold_{name}_targets"] = int(cold[targets].sum())
+        facts[f"cold_{name}_targets"] = int((~trained)[targets].sum())
     facts["sha256"] = _content_digest(built)
     return facts
+
+
+def _user_chunks(offsets: Ints) -> Iterator[tuple[int, int]]:
+    """Ranges of users that together have about `filters.CHUNK` interactions each."""
+    edges = np.searchsorted(offsets, np.arange(0, offsets[-1], filters.CHUNK), side="left")
+    edges = np.unique(np.append(edges, len(offsets) - 1))
+    return zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
 
 
 def _content_digest(built: Built) -> str:
     """SHA-256 over sequences, split, ids and texts, the same on every machine."""
     result = hashlib.sha256()
-    for array in (
-        built.offsets,
-        built.items,
-        built.split.train_end,
-        built.split.valid_at,
-        built.split.test_at,
-    ):
-        result.update(array.astype("<i8").tobytes())
-    for texts in (built.user_ids, built.item_ids, built.texts):
-        for text in texts:
-            data = text.encode("utf-8", "surrogatepass")
-            result.update(len(data).to_bytes(8, "little") + data)
+    split = built.split
+    for array in (built.offsets, built.items, split.train_end, split.valid_at, split.test_at):
+        for chunk in _chunks(len(array)):
+            result.update(array[chunk].astype("<i8").tobytes())
+    for chunk in built.user_ids.chunks:
+        result.update(_framed(chunk))
+    for name in ("item_id", "text"):
+        for batch in built.catalogue():
+            result.update(_framed(batch.column(name)))
     return result.hexdigest()
+
+
+def _framed(strings: Any) -> bytes:
+    """Every string as its length in bytes (8 bytes, little-endian) and its UTF-8, one after another."""
+    column = strings.cast(pa.large_string())
+    _, ends, data = column.buffers()
+    edges = np.frombuffer(ends, np.int64)[column.offset : column.offset + len(column) + 1]
+    lengths, before = np.diff(edges), edges[:-1] - edges[0]
+    result = np.empty(edges[-1] - edges[0] + 8 * len(column), np.uint8)
+    heads = (before + 8 * np.arange(len(column)))[:, None] + np.arange(8)  # [n, 8]
+    result[heads] = lengths.astype("<i8")[:, None].view(np.uint8)
+    body = np.ones(len(result), dtype=bool)
+    body[heads] = False
+    result[body] = np.frombuffer(data, np.uint8)[edges[0] : edges[-1]] if data else []
+    return result.tobytes()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,34 +14,67 @@ from methods.errors import UserError
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+Counts = npt.NDArray[np.int32]
+
+CHUNK = 1 << 22
+"""Interactions that are looked at at a time where all of them might not fit into memory."""
 
 
-def k_core(users: Ints, items: Ints, k: int) -> Mask:
-    """Interactions `[N]` of the largest subset in which every user and every item has at least `k`."""
-    keep = np.ones(len(users), dtype=bool)
+@dataclass(frozen=True)
+class Core:
+    """What `k_core` leaves."""
+
+    items: Mask
+    """`[I]`"""
+    per_user: Counts
+    """`[U]` interactions of each user that are left."""
+
+
+def k_core(path: Path, n_users: int, n_items: int, k: int) -> Core:
+    """The largest subset of the interactions in which every user and every item has at least `k`.
+
+    `path` holds the (user, item) pairs, `[N, 2]` int32, and afterwards those of the core. The memory needed
+    is a counter for each user and item and a chunk of pairs: semi-external, as Cheng et al., "Efficient core
+    decomposition in massive networks", ICDE 2011, have it. All pairs are counted once; a round then looks up
+    the pairs that are left, and subtracts what goes.
+    """
+    per_user, per_item = np.zeros(n_users, np.int32), np.zeros(n_items, np.int32)
+    for pairs in _pairs(path):
+        np.add.at(per_user, pairs[:, 0], 1)
+        np.add.at(per_item, pairs[:, 1], 1)
     while True:
-        per_user = np.bincount(users[keep], minlength=users.max(initial=0) + 1)
-        per_item = np.bincount(items[keep], minlength=items.max(initial=0) + 1)
-        smaller = keep & (per_user[users] >= k) & (per_item[items] >= k)
-        if smaller.sum() == keep.sum():
-            return keep
-        keep = smaller
+        users, items = per_user >= k, per_item >= k
+        gone = 0
+        for pairs in _leaving(path, users, items):
+            np.subtract.at(per_user, pairs[:, 0], 1)
+            np.subtract.at(per_item, pairs[:, 1], 1)
+            gone += len(pairs)
+        if not gone:
+            return Core(items, per_user)
 
 
-def first_of_pairs(users: Ints, items: Ints) -> Mask:
-    """Interactions `[N]` that are the first of their (user, item) pair."""
-    keep = np.zeros(len(users), dtype=bool)
-    pairs = users * (items.max(initial=0) + 1) + items
-    keep[np.unique(pairs, return_index=True)[1]] = True
-    return keep
+def _pairs(path: Path) -> Iterator[Counts]:
+    """The pairs of a file, a chunk `[n, 2]` at a time."""
+    with path.open("rb") as file:
+        while len(pairs := np.fromfile(file, np.int32, 2 * CHUNK).reshape(-1, 2)):
+            yield pairs
 
 
-def most_recent(users: Ints, n: int) -> Mask:
-    """The last `n` interactions of each user; users stand one after another in time order."""
-    ends = np.flatnonzero(np.diff(users, append=-1)) + 1  # [U] one past each user's last
-    lengths = np.diff(ends, prepend=0)
-    from_end = np.repeat(ends, lengths) - np.arange(len(users))  # [N] 1 for the last
-    return from_end <= n
+def _leaving(path: Path, users: Mask, items: Mask) -> Iterator[Counts]:
+    """The pairs that are of no such user or item, `[n, 2]` of each chunk; they are taken out of the file."""
+    seen = end = 0
+    with path.open("r+b") as file:
+        for pairs in _pairs(path):
+            stays = users[pairs[:, 0]] & items[pairs[:, 1]]
+            left = pairs if stays.all() else pairs[stays]
+            if len(left) < len(pairs):
+                yield pairs[~stays]
+            if seen > end or len(left) < len(pairs):
+                file.seek(end)  # never beyond what has been read
+                file.write(left.tobytes())
+            seen += pairs.nbytes
+            end += left.nbytes
+        file.truncate(end)
 
 
 @dataclass(frozen=True)
@@ -71,10 +106,8 @@ def temporal(
             'so these are positions in each user\'s sequence; set split = "leave-one-out".'
         )
     cuts = np.quantile(times, [1 - valid_share - test_share, 1 - test_share], method="inverted_cdf")
-    users = np.repeat(np.arange(len(starts)), np.diff(offsets))  # [N]
-    before = [np.bincount(users[times < cut], minlength=len(starts)) for cut in cuts]  # two of [U]
-    train_end, valid_end = (counts.astype(np.int64) for counts in before)
     lengths = np.diff(offsets)
+    train_end, valid_end = (np.add.reduceat(times < cut, offsets[:-1], dtype=np.int64) for cut in cuts)
     valid_at = np.where((train_end < valid_end) & (train_end > 0), train_end, -1)
     test_at = np.where((valid_end < lengths) & (valid_end > 0), valid_end, -1)
     if (valid_at < 0).all() or (test_at < 0).all():

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from glob import escape
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,16 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from benchmark.config import as_dict, digest
-from benchmark.data.build import Built, build
+from benchmark.data.build import Begin, Built, build
+from benchmark.data.digests import digest_of, remembered_digest
 from benchmark.data.recipe import Recipe, input_files
+from benchmark.data.strings import Strings
 from benchmark.record import write_json
 from methods.errors import UserError
 
 FORMAT = 1
 """Version of this code's output; part of every key, to be raised when the same input gives another result."""
 _FILES = ("users.arrow", "items.arrow")
-_ITEM_COLUMNS = {"item_id": "item_ids", "text": "texts"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Prepared:
     """One line each: repairs, counts that differ from the expected ones, a rebuilt cache."""
     user_ids: Sequence[str]
     item_ids: Sequence[str]
-    texts: list[str]
+    texts: Sequence[str]
     """`texts[i]` belongs to item index i, from 0; there is no padding item."""
     items: npt.NDArray[np.int32]
     """`[N]` item indices, users one after another, each in time order; read-only, memory-mapped."""
@@ -69,13 +71,15 @@ class Prepared:
         return np.unique(self.items[position < np.repeat(self.train_end, lengths)]).astype(np.int64)
 
 
-def prepare(recipe: Recipe, cache: Path) -> Prepared:
+def prepare(recipe: Recipe, cache: Path, begin: Begin = lambda step: None) -> Prepared:
     """The prepared form of `recipe`, from `cache` when it is there and whole, else computed and stored.
 
-    Raises `UserError` for a fault in the input that the recipe does not repair.
+    `begin` is told of each step when it begins. Raises `UserError` for a fault in the input that the recipe
+    does not repair.
     """
     files = input_files(recipe, cache)
-    key = _key(recipe, files)
+    begin("digest of the files")
+    key = _key(recipe, files, cache)
     folder = cache / "prepared" / f"{recipe.name}-{key}"
     notes: list[str] = []
     with _lock(folder):
@@ -83,7 +87,7 @@ def prepare(recipe: Recipe, cache: Path) -> Prepared:
             notes.append(f"the prepared form in {folder} was damaged ({fault}) and has been built again")
             shutil.rmtree(folder)
         if not folder.exists():
-            _write(build(recipe, files), folder)
+            _build(recipe, files, folder, begin)
         return _load(recipe, key, folder, notes)
 
 
@@ -127,8 +131,8 @@ def describe(prepared: Prepared) -> str:
     return "\n".join([*lines, f"  content sha256 {facts['sha256'][:16]}"])
 
 
-def _key(recipe: Recipe, files: Mapping[str, Path]) -> str:
-    inputs = {role: _digest_of(path) for role, path in files.items()}
+def _key(recipe: Recipe, files: Mapping[str, Path], cache: Path) -> str:
+    inputs = {role: remembered_digest(path, cache) for role, path in files.items()}
     return digest({"options": _options(recipe), "inputs": inputs, "format": FORMAT})
 
 
@@ -142,30 +146,15 @@ def _options(recipe: Recipe) -> dict[str, Any]:
     return options
 
 
-def _write(built: Built, folder: Path) -> None:
-    """Write both Arrow files and their description to a temporary folder, then rename it."""
-    import pyarrow as pa
-
+def _build(recipe: Recipe, files: Mapping[str, Path], folder: Path, begin: Begin) -> None:
+    """Build the form in a temporary folder, then rename it; the lock is held."""
+    for left in folder.parent.glob(f"{escape(folder.name)}.*.tmp"):  # by one that was killed
+        shutil.rmtree(left, ignore_errors=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.", suffix=".tmp"))
     try:
-        sequences = pa.ListArray.from_arrays(pa.array(built.offsets.astype(np.int32)), pa.array(built.items))
-        users = {
-            "user_id": pa.array(built.user_ids, pa.large_string()),
-            "items": sequences,
-            "train_end": pa.array(built.split.train_end),
-            "valid_at": pa.array(built.split.valid_at),
-            "test_at": pa.array(built.split.test_at),
-        }
-        _write_arrow(pa.table(users), part / "users.arrow")
-        items = {
-            name: pa.array(getattr(built, field), pa.large_string()) for name, field in _ITEM_COLUMNS.items()
-        }
-        _write_arrow(pa.table(items), part / "items.arrow")
-        body = {"fingerprint": built.fingerprint, "ceiling": built.ceiling}
-        files = {name: _digest_of(part / name) for name in _FILES}
-        write_json(
-            part / "fingerprint.json", {"content": body, "content_digest": digest(body, 64), "files": files}
-        )
+        with build(recipe, files, part, begin) as built:
+            begin("write")
+            _write(built, part)
         part.chmod(0o755)
         part.rename(folder)
     except BaseException:
@@ -173,14 +162,41 @@ def _write(built: Built, folder: Path) -> None:
         raise
 
 
-def _write_arrow(table: Any, path: Path) -> None:
-    """One record batch, so that a column is one buffer and reads as one array without a copy."""
+def _write(built: Built, part: Path) -> None:
+    """Write both Arrow files and their description."""
+    import pyarrow as pa
+
+    sequences = pa.ListArray.from_arrays(pa.array(built.offsets.astype(np.int32)), pa.array(built.items))
+    users = {
+        "user_id": built.user_ids.cast(pa.large_string()).combine_chunks(),
+        "items": sequences,
+        "train_end": pa.array(built.split.train_end),
+        "valid_at": pa.array(built.split.valid_at),
+        "test_at": pa.array(built.split.test_at),
+    }
+    # One record batch, so that a column is one buffer and reads as one array without a copy.
+    _write_arrow([pa.table(users)], part / "users.arrow")
+    fields = pa.schema([(name, pa.large_string()) for name in ("item_id", "text")])
+    items = (pa.Table.from_batches([batch]).cast(fields) for batch in built.catalogue())
+    _write_arrow(items, part / "items.arrow")
+    body = {"fingerprint": built.fingerprint, "ceiling": built.ceiling}
+    files = {name: digest_of(part / name) for name in _FILES}
+    write_json(
+        part / "fingerprint.json", {"content": body, "content_digest": digest(body, 64), "files": files}
+    )
+
+
+def _write_arrow(tables: Iterable[Any], path: Path) -> None:
+    """Tables of one schema as a file that `datasets` reads, each one record batch."""
     from datasets.arrow_writer import ArrowWriter
 
-    from datasets import Dataset
+    from datasets import Features
 
-    with ArrowWriter(path=str(path), features=Dataset(table).features) as writer:
-        writer.write_table(table, writer_batch_size=len(table))
+    tables = iter(tables)
+    first = next(tables)
+    with ArrowWriter(path=str(path), features=Features.from_arrow_schema(first.schema)) as writer:
+        for table in chain([first], tables):
+            writer.write_table(table, writer_batch_size=max(1, len(table)))
         writer.finalize()
 
 
@@ -191,7 +207,7 @@ def _fault(folder: Path) -> str:
         if digest(stored["content"], 64) != stored["content_digest"]:
             return "fingerprint.json does not match its digest"
         for name in _FILES:
-            if _digest_of(folder / name) != stored["files"][name]:
+            if digest_of(folder / name) != stored["files"][name]:
                 return f"{name} does not match its digest"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
@@ -222,9 +238,9 @@ def _load(recipe: Recipe, key: str, folder: Path, notes: list[str]) -> Prepared:
         recipe={"name": recipe.name, "source": source, "notes": list(recipe.notes), **_options(recipe)},
         fingerprint=facts,
         warnings=(*notes, *_repairs(facts), *_mismatches(recipe, facts)),
-        user_ids=users.column("user_id").to_pylist(),
-        item_ids=items.column("item_id").to_pylist(),
-        texts=items.column("text").to_pylist(),
+        user_ids=Strings(users.column("user_id")),
+        item_ids=Strings(items.column("item_id")),
+        texts=Strings(items.column("text")),
         items=flat,  # [N]
         offsets=np.from_dlpack(sequences.offsets).astype(np.int64),  # [U+1]
         **numbers,
@@ -244,8 +260,3 @@ def _mismatches(recipe: Recipe, facts: dict[str, Any]) -> list[str]:
         for name, count in (recipe.expected or {}).items()
         if facts[name] != count
     ]
-
-
-def _digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -49,7 +49,7 @@ class Raw:
     """
     items: Batches
     """Batches of `item_id` (string, not empty; may come again), `text` (as `join_texts` makes it; empty where
-    there is none) and `row` (int64, as above, numbered apart): the catalogue in its order."""
+    there is none) and `row` (int64, numbered apart, in any order): the catalogue in its order."""
     place: Callable[[int], Place]
     """Row of an interaction -> where it stands. Called for an error only, so it may read the file again."""
     item_place: Callable[[int], Place]

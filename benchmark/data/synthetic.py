@@ -13,9 +13,9 @@ exact and the draws are the same on every machine.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +24,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from benchmark.config import parse
-from benchmark.data.readers import Raw, Table
+from benchmark.data.raw import Place, Raw, interactions_batch, items_batch
 from benchmark.data.recipe import Recipe
 from methods.errors import UserError
 
@@ -146,16 +146,23 @@ def generate(recipe: Recipe) -> Drawn:
     user_ids, item_ids = np.char.add("u", users), np.char.add("i", items)
     real = history >= 0
     rows = np.arange(1, real.sum() + 1)
+    times = np.broadcast_to(np.arange(planted.max_length), history.shape)[real]
+    place = partial(_place, Path("(generated)"))
     raw = Raw(
-        users=np.repeat(user_ids, lengths).tolist(),
-        items=item_ids[history[real]].tolist(),
-        times=np.broadcast_to(np.arange(planted.max_length), history.shape)[real],
-        places=Table(Path("(generated)"), {}, rows, "row", ()),
-        item_ids=item_ids.tolist(),
-        texts=titles,
-        repairs=Counter(),
+        interactions=[
+            interactions_batch(
+                np.repeat(user_ids, lengths).tolist(), item_ids[history[real]].tolist(), times, rows
+            )
+        ],
+        items=[items_batch(item_ids.tolist(), titles, np.arange(1, planted.items + 1))],
+        place=place,
+        item_place=place,
     )
     return Drawn(raw, _ceiling(world, planted, history, lengths))
+
+
+def _place(path: Path, row: int) -> Place:
+    return Place(path, f"row {row}")
 
 
 def _integers(rng: np.random.Generator, bound: int, count: int) -> Ints:

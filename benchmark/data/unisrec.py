@@ -9,63 +9,104 @@ indices of the others, two columns without a header. Format as UniSRec's `proces
 
 from __future__ import annotations
 
-import io
 from collections import Counter, defaultdict
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
-from benchmark.data.readers import Raw, Table, check_items, read_delimited, read_text
+from benchmark.data.lines import blocks, numbered_lines
+from benchmark.data.raw import BATCH_ROWS, ITEMS, Place, Raw, interactions_batch
+from benchmark.data.readers import item_batches, need, open_table
 from benchmark.data.recipe import Recipe
 from methods.errors import UserError
 
 _COLUMNS = ("user_id", "item_id_list", "item_id")
 
 
-Steps = list[tuple[Table, int]]
+@dataclass(frozen=True)
+class _Lines:
+    """The columns of one file, in memory: sequences are put together from three files at once."""
+
+    path: Path
+    columns: dict[str, list[str]]
+    rows: npt.NDArray[np.int64]
+
+    def at(self, index: int) -> str:
+        return f"{self.path}, line {self.rows[index]}"
+
+
+Steps = list[tuple[_Lines, int]]
 """The rows (table, row) of one user, in time order."""
 
 
-def read_unisrec(files: dict[str, Path], recipe: Recipe, repairs: Counter[str]) -> Raw:
+def read_unisrec(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> Raw:
     """Rebuild every user's sequence; raises `UserError` where a history contradicts the targets before it."""
     recipe = replace(recipe, quotes="none")  # the format has no quoting
-    parts = [
-        read_delimited(files[name], "\t", recipe, repairs, typed=True) for name in ("train", "valid", "test")
-    ]
-    for table in parts:
-        table.need(*_COLUMNS)
-    item_ids, texts = check_items(
-        read_delimited(files["text"], "\t", recipe, repairs, typed=True), recipe, repairs
-    )
-    user_names, item_names = (_names(files[role], recipe, repairs) for role in ("user2index", "item2index"))
-    users: list[str] = []
-    items: list[str] = []
-    times: list[int] = []
-    lines: list[int] = []
-    for user, steps in _steps(parts).items():
-        sequence, (test, row) = _sequence(steps), steps[-1]
-        users += [_look_up(user, user_names, "user", test.at(row), files["user2index"])] * len(sequence)
-        items += [_look_up(item, item_names, "item", test.at(row), files["item2index"]) for item in sequence]
-        times += range(len(sequence))
-        lines += [int(test.rows[row])] * len(sequence)
-    # A rebuilt interaction has no line of its own: the user's line of the test file stands for it.
-    rows = np.asarray(lines, dtype=np.int64)
-    places = Table(files["test"], {"user_id": users, "item_id": items}, rows, "line", ())
-    order = {name: rank for rank, name in enumerate(item_names.values())}
-    ranked = sorted(range(len(item_ids)), key=lambda i: order.get(item_ids[i], len(order)))
+    places: list[npt.NDArray[np.int64]] = []
     return Raw(
-        users=users,
-        items=items,
-        times=np.asarray(times, dtype=np.int64),
-        places=places,
-        item_ids=[item_ids[i] for i in ranked],
-        texts=[texts[i] for i in ranked],
+        interactions=_interactions(files, recipe, repairs, places),
+        items=_items(files, recipe, repairs),
+        # A rebuilt interaction has no line of its own: the user's line of the test file stands for it.
+        place=lambda row: Place(files["test"], f"line {np.concatenate(places)[row]}"),
+        item_place=partial(_item_place, files["text"]),
         repairs=repairs,
     )
 
 
-def _steps(parts: list[Table]) -> dict[str, Steps]:
+def _item_place(path: Path, row: int) -> Place:
+    return Place(path, f"line {row}")
+
+
+def _interactions(
+    files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str], places: list[npt.NDArray[np.int64]]
+) -> Iterator[Any]:
+    """Batches of interactions numbered from 0; `places` gets the line of each."""
+    parts = [_read(files[name], recipe, repairs) for name in ("train", "valid", "test")]
+    user_names, item_names = (_names(files[role], recipe, repairs) for role in ("user2index", "item2index"))
+    done = 0
+    pairs = iter(_steps(parts).items())
+    while block := list(islice(pairs, BATCH_ROWS // 16)):
+        users: list[str] = []
+        items: list[str] = []
+        times: list[int] = []
+        lines: list[int] = []
+        for user, steps in block:
+            sequence, (test, row) = _sequence(steps), steps[-1]
+            where = test.at(row)
+            users += [_look_up(user, user_names, "user", where, files["user2index"])] * len(sequence)
+            items += [_look_up(item, item_names, "item", where, files["item2index"]) for item in sequence]
+            times += range(len(sequence))
+            lines += [int(test.rows[row])] * len(sequence)
+        places.append(np.asarray(lines, dtype=np.int64))
+        yield interactions_batch(users, items, times, np.arange(done, done + len(users)))
+        done += len(users)
+
+
+def _items(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> Iterator[Any]:
+    """The items in the order of their indices, those without one at the end."""
+    table = pa.Table.from_batches(item_batches(files["text"], recipe, repairs), ITEMS)
+    names = _names(files["item2index"], recipe, Counter()).values()
+    order = {name: rank for rank, name in enumerate(names)}
+    ranks = [order.get(name, len(order)) for name in table.column("item_id").to_pylist()]
+    yield from table.take(np.argsort(ranks, kind="stable")).to_batches(BATCH_ROWS)
+
+
+def _read(path: Path, recipe: Recipe, repairs: Counter[str]) -> _Lines:
+    table = open_table(path, recipe, repairs)
+    need(table, *_COLUMNS)
+    parts = list(table.parts(_COLUMNS))
+    columns = {name: [text for part in parts for text in part.columns[name].to_pylist()] for name in _COLUMNS}
+    return _Lines(path, columns, np.concatenate([part.rows for part in parts]))
+
+
+def _steps(parts: list[_Lines]) -> dict[str, Steps]:
     """User index -> its rows of train (shortest history first), valid and test."""
     train, valid, test = parts
     found: defaultdict[str, Steps] = defaultdict(list)
@@ -116,7 +157,10 @@ def _sequence(steps: Steps) -> list[str]:
 def _names(path: Path, recipe: Recipe, repairs: Counter[str]) -> dict[str, str]:
     """Index -> original id, from a file of `id<tab>index` lines, in the order of the file."""
     names: dict[str, str] = {}
-    for number, line in enumerate(io.StringIO(read_text(path, recipe, repairs)), start=1):
+    lines = (
+        line for first, block in blocks(path) for line in numbered_lines(block, first, path, recipe, repairs)
+    )
+    for number, line in lines:
         name, tab, index = line.rstrip("\r\n").rpartition("\t")
         if not tab or not index.isdecimal():
             raise UserError(
@@ -125,6 +169,8 @@ def _names(path: Path, recipe: Recipe, repairs: Counter[str]) -> dict[str, str]:
         if index in names:
             raise UserError(f"{path}, line {number}: index {index} is already taken by '{names[index]}'.")
         names[index] = name
+    if not names:
+        raise UserError(f"{path} is empty; it needs a line `id<tab>index` for each id.")
     return names
 
 

@@ -1,0 +1,209 @@
+"""Delimited text, a block at a time: by Arrow's reader where a block is plain, else by Python's `csv`.
+
+Python's `csv` in strict mode is the definition: which rows there are, which line each begins on, and what is
+a fault. A block without quotes, lone carriage returns, blank lines, ragged rows or bad bytes is the same to
+Arrow, which reads it many times as fast; any other block is read row by row. So a fault is named by its line
+whatever the size of the file, and only the blocks that need it are read slowly.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from benchmark.data.lines import blocks, decoded
+from benchmark.data.recipe import Recipe
+from methods.errors import UserError
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a file."""
+
+    columns: dict[str, Any]
+    """Name -> Arrow array `[n]`; of strings, or in Parquet of numbers."""
+    rows: npt.NDArray[np.int64]
+    """`[n]` where each row begins in the file, from 1."""
+
+
+class Delimited:
+    """A delimited file whose first row is the header; raises `UserError` for faults that are not repaired."""
+
+    unit = "line"
+
+    def __init__(self, path: Path, delimiter: str, recipe: Recipe, repairs: Counter[str]) -> None:
+        self.path = path
+        self._delimiter, self._recipe, self._repairs = delimiter, recipe, repairs
+        self._lines = _Lines(path, recipe, repairs)
+        quoting: Literal[0, 3] = csv.QUOTE_NONE if recipe.quotes == "none" else csv.QUOTE_MINIMAL
+        csv.field_size_limit(2**31 - 1)  # the module's own limit is 131,072 characters; ours is `max_text`
+        self._csv = csv.reader(self._lines, delimiter=delimiter, quoting=quoting, strict=True)
+        self._lines.load()
+        found = next(self._careful(), None)
+        assert found is not None  # a file without a line that is not blank is refused before
+        self.header = found[1]
+        """Cells of the first row."""
+        self._block = self._lines.rest()
+        while self._block is not None and not self._block.strip(b"\r\n"):
+            self._lines.number += self._block.count(b"\n")
+            self._block = self._lines.block()
+        if self._block is None:
+            raise UserError(f"{path} has a header but no rows.")
+
+    def parts(self, names: Sequence[str], wanted: Sequence[str]) -> Iterator[Part]:
+        """The columns `wanted` of the rows below the header, whose columns are `names`."""
+        block, any_row = self._block, False
+        while block is not None:
+            part = self._fast(block, names, wanted)
+            if part is None:
+                self._lines.put(block)
+                part = self._slow(names, wanted)
+            if len(part.rows):
+                any_row = True
+                yield part
+            block = self._lines.block()
+        if not any_row:
+            raise UserError(f"{self.path} has a header but no usable rows.")
+
+    def _fast(self, block: bytes, names: Sequence[str], wanted: Sequence[str]) -> Part | None:
+        """The block as Arrow reads it, None where that might not be as Python's `csv` does."""
+        from pyarrow import csv as arrow
+
+        if self._recipe.quotes != "none" and b'"' in block:
+            return None
+        if b"\r" in block and block.count(b"\r") != block.count(b"\r\n"):
+            return None
+        count = block.count(b"\n") + (not block.endswith(b"\n"))
+        try:
+            if not block.isascii():
+                block.decode()
+            table = arrow.read_csv(
+                pa.BufferReader(block),
+                arrow.ReadOptions(column_names=list(names), block_size=len(block) + 1),
+                arrow.ParseOptions(delimiter=self._delimiter, quote_char=False, double_quote=False),
+                arrow.ConvertOptions(
+                    include_columns=list(wanted), column_types=dict.fromkeys(wanted, pa.string()),
+                    check_utf8=False, strings_can_be_null=False,
+                ),
+            )  # fmt: skip
+        except (UnicodeDecodeError, pa.ArrowInvalid):
+            return None
+        if table.num_rows != count:  # blank lines, which Arrow leaves out without saying where
+            return None
+        first = self._lines.number
+        self._lines.number += count
+        columns = {name: table.column(name).combine_chunks() for name in wanted}
+        return Part(columns, np.arange(first, first + count, dtype=np.int64))
+
+    def _slow(self, names: Sequence[str], wanted: Sequence[str]) -> Part:
+        """The rows that begin in the lines at hand; a quoted field may take further ones."""
+        rows, numbers = [], []
+        for number, row in self._careful():
+            if len(row) == len(names):
+                rows.append(row)
+                numbers.append(number)
+            elif self._recipe.bad_rows == "skip":
+                self._repairs["bad rows skipped"] += 1
+            else:
+                raise UserError(
+                    f"{self.path}, line {number}: {len(row)} fields where the header has {len(names)}; quote "
+                    'a field that holds the delimiter, or set bad_rows = "skip" in the recipe.'
+                )
+        chosen = [names.index(name) for name in wanted]
+        columns = {
+            name: pa.array([row[i] for row in rows], pa.string())
+            for name, i in zip(wanted, chosen, strict=True)
+        }
+        return Part(columns, np.asarray(numbers, dtype=np.int64))
+
+    def _careful(self) -> Iterator[tuple[int, list[str]]]:
+        """Rows of the lines at hand that are not blank, with the line that each begins on."""
+        while self._lines.more():
+            number = self._lines.number
+            try:
+                row = next(self._csv)
+            except csv.Error as error:
+                open_quote = "unexpected end" in str(error)
+                # An unclosed quote swallows the rest of the file: never a row to skip.
+                if self._recipe.bad_rows == "skip" and not open_quote and number > 1:
+                    self._repairs["bad rows skipped"] += 1
+                    continue
+                fault = "a quoted field is never closed" if open_quote else f"bad quoting ({error})"
+                raise UserError(
+                    f"{self.path}, line {number}: {fault}; double the quotes inside a quoted field, or set "
+                    'quotes = "none" in the recipe if they are ordinary characters.'
+                ) from error
+            if row:
+                yield number, row
+
+
+class _Lines:
+    """The lines of a file, for `csv`; between rows also its blocks, each of whole lines."""
+
+    def __init__(self, path: Path, recipe: Recipe, repairs: Counter[str]) -> None:
+        self.number = 1
+        """Of the next line."""
+        self._path, self._recipe, self._repairs = path, recipe, repairs
+        self._blocks = blocks(path)
+        self._text = io.StringIO()
+        self._length = 0
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline()
+        if not line:  # a quoted field goes on in the next block
+            block = self.block()
+            if block is None:
+                raise StopIteration
+            self.put(block)
+            line = self._text.readline()
+        self.number += 1
+        return line
+
+    def load(self) -> None:
+        """Take up blocks until one has a line that is not blank, or raise `UserError`."""
+        while (block := self.block()) is not None:
+            if block.strip():
+                self.put(block)
+                return
+            self.number += block.count(b"\n")
+        raise UserError(f"{self._path} is empty; it needs a header line and rows.")
+
+    def block(self) -> bytes | None:
+        """The next block, None at the end of the file. Its lines are counted by who reads them."""
+        return next((block for _, block in self._blocks), None)
+
+    def put(self, block: bytes) -> None:
+        """Make the lines of `block` the ones at hand."""
+        text = self._decode(block)
+        # newline="" leaves line ends to the csv module, so that one inside quotes does not end a row.
+        self._text, self._length = io.StringIO(text, newline=""), len(text)
+
+    def more(self) -> bool:
+        """Whether a line is at hand."""
+        return self._text.tell() < self._length
+
+    def rest(self) -> bytes | None:
+        """What is at hand and not read, as a block; else the next one."""
+        return self._text.read().encode() or self.block()
+
+    def _decode(self, block: bytes) -> str:
+        try:
+            return block.decode()
+        except UnicodeDecodeError:
+            lines = enumerate(block.split(b"\n"), start=self.number)
+            return "\n".join(
+                decoded(line, self._path, f"line {number}", self._recipe, self._repairs)
+                for number, line in lines
+            )

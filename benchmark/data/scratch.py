@@ -1,0 +1,169 @@
+"""A DuckDB database in a folder of its own: what does not fit its share of memory goes to disk.
+
+DuckDB and not polars, because it is its joins, aggregations and sorts that must not fail for want of memory:
+DuckDB's write what is too much to `temp_directory` and go on, under a limit that it keeps; polars' streaming
+engine has no memory limit to keep, and keeps the hash tables of joins and groups in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pyarrow as pa
+
+from methods.errors import UserError
+
+if TYPE_CHECKING:
+    import duckdb
+
+MEMORY_VARIABLE = "ADAPTREC_MEMORY"
+"""Environment variable: gigabytes that preparing a dataset may take; half of what is free if unset."""
+STREAM_ROWS = 1 << 20
+"""Rows of a batch that comes out of the database."""
+_LEAST = 32 << 20
+
+
+def memory_budget() -> int:
+    """Bytes that a preparation may take, from $ADAPTREC_MEMORY or the machine."""
+    written = os.environ.get(MEMORY_VARIABLE)
+    if not written:
+        return max(_LEAST, psutil.virtual_memory().available // 2)
+    try:
+        budget = int(float(written) * 1e9)
+    except (ValueError, OverflowError):
+        budget = 0
+    if budget < 2 * _LEAST:
+        raise UserError(
+            f"{MEMORY_VARIABLE}={written} is not valid; it must be a number of gigabytes, at least 0.1."
+        )
+    return budget
+
+
+class Scratch:
+    """Tables on disk and queries over them, one at a time; a query can be interrupted whatever it does."""
+
+    def __init__(self, folder: Path, memory: int) -> None:
+        import duckdb
+
+        self.folder = folder
+        """For further files: it goes when the database does."""
+        self._connection: duckdb.DuckDBPyConnection = duckdb.connect(
+            str(folder / "scratch.duckdb"),
+            config={
+                "memory_limit": f"{memory // 2 >> 20}MiB",  # the other half is for batches and arrays
+                "temp_directory": str(folder / "spill"),
+                "threads": len(os.sched_getaffinity(0)),
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+            },
+        )
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._failure: BaseException | None = None
+        self._stopped = False
+
+    def close(self) -> None:
+        """End the connection; the folder is the caller's to remove."""
+        self._thread.shutdown()
+        self._connection.close()
+
+    def run(self, query: str, **tables: Any) -> None:
+        """Run a query that returns nothing; `tables` are Arrow tables or readers that it may name."""
+        self._call(self._execute, query, tables)
+
+    def row(self, query: str, **tables: Any) -> tuple[Any, ...]:
+        """The one row that a query returns."""
+        found: tuple[Any, ...] = self._call(self._execute, query, tables)
+        return found
+
+    def column(self, query: str, **tables: Any) -> Any:
+        """The first column of a result, as an Arrow array."""
+        return pa.chunked_array([batch.column(0) for batch in self.stream(query, **tables)] or [[]])
+
+    def stream(self, query: str, rows: int = STREAM_ROWS, **tables: Any) -> Iterator[Any]:
+        """The result of a query in batches of about `rows`."""
+        for name, table in tables.items():
+            self._connection.register(name, table)
+        reader = self._call(lambda: self._connection.sql(query).to_arrow_reader(rows))
+        try:
+            while (batch := self._call(next, reader, None)) is not None:
+                if len(batch):
+                    yield batch
+        finally:
+            reader.close()
+            for name in tables:
+                self._connection.unregister(name)
+
+    def reader(self, schema: Any, batches: Iterable[Any]) -> Any:
+        """Batches as a table that one query can read once; an error in making them is raised as it is."""
+        return pa.RecordBatchReader.from_batches(schema, self._watched(batches))
+
+    def _watched(self, batches: Iterable[Any]) -> Iterator[Any]:
+        try:
+            for batch in batches:
+                if self._stopped:
+                    return
+                yield batch
+        except BaseException as error:
+            self._failure = error
+            raise
+
+    def _execute(self, query: str, tables: dict[str, Any]) -> tuple[Any, ...] | None:
+        for name, table in tables.items():
+            self._connection.register(name, table)
+        found: tuple[Any, ...] | None = self._connection.execute(query).fetchone()
+        for name in tables:
+            self._connection.unregister(name)
+        return found
+
+    def _call(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Run in a thread, so that a ctrl-C reaches this one at once and can end the query."""
+        import duckdb
+
+        future = self._thread.submit(work, *arguments)
+        try:
+            return future.result()
+        except duckdb.Error as error:
+            if self._failure is not None:
+                raise self._failure from None
+            raise _told(error, self.folder) from error
+        except BaseException:
+            self._stopped = True
+            while not future.done():
+                self._connection.interrupt()
+                time.sleep(0.01)
+            raise
+
+
+def _told(error: Exception, folder: Path) -> Exception:
+    """A lack of memory or disk in one line; any other error is a fault of ours."""
+    import duckdb
+
+    first = str(error).splitlines()[0]
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return UserError(
+            f"the preparation ran out of memory ({first}); set {MEMORY_VARIABLE} to more gigabytes, or free "
+            f"disk space where {folder.parent} lies."
+        )
+    if isinstance(error, duckdb.IOException):
+        return UserError(f"the preparation could not write to {folder}: {first}")
+    return error
+
+
+@contextmanager
+def scratch(parent: Path, memory: int | None = None) -> Iterator[Scratch]:
+    """A scratch database in a folder of its own below `parent`, which is gone afterwards."""
+    budget = memory or memory_budget()
+    with tempfile.TemporaryDirectory(dir=parent, prefix="scratch.", suffix=".tmp") as folder:
+        made = Scratch(Path(folder), budget)
+        try:
+            yield made
+        finally:
+            made.close()

@@ -1,0 +1,240 @@
+"""From names to numbers, in SQL: the part of a preparation whose tables may be larger than the memory.
+
+Strings are met once. Items become numbers in the order of their file, users in the order in which they first
+appear, and what follows works on 32-bit numbers (`benchmark.data.build`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from benchmark.data.raw import Raw
+from benchmark.data.recipe import Recipe
+from benchmark.data.scratch import Scratch
+from methods.errors import UserError
+
+_ITEMS = pa.schema(
+    [("item", pa.int32()), ("item_id", pa.string()), ("text", pa.string()), ("row", pa.int64())]
+)
+_INTERACTIONS = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("item_id", pa.string()),
+        ("whole", pa.int64()),
+        ("real", pa.float64()),
+        ("row", pa.int64()),
+    ]
+)
+
+
+@dataclass
+class Staged:
+    """Interactions as numbers, in the table `kept` (user, item, time, row), and who is who.
+
+    The tables `users` (user, user_id) and `items` (item, item_id, text, row) of the scratch database give the
+    names. Items of `[I]` include those that are not `allowed`.
+    """
+
+    scratch: Scratch
+    interactions: int
+    """N, rows of `kept`."""
+    users: int
+    """U, users of the files; some may have lost all their interactions."""
+    allowed: npt.NDArray[np.bool_]
+    """`[I]` items that may be in the catalogue."""
+    no_text: npt.NDArray[np.bool_]
+    """`[I]`"""
+    real_times: bool
+    """Whether times are float64, not int64."""
+    dropped: Counter[str]
+    """What was left out, by reason."""
+    where: str
+    """The dataset, for an error."""
+
+    def drop(self, count: int, why: str) -> None:
+        """Count interactions that are left out; raises `UserError` when none is left."""
+        if not count:
+            return
+        self.dropped[why] += count
+        self.interactions -= count
+        if not self.interactions:
+            raise UserError(
+                f"{self.where}: no interaction is left ({why}); loosen that option of the recipe."
+            )
+
+
+def stage(raw: Raw, recipe: Recipe, scratch: Scratch, begin: Callable[[str], None]) -> Staged:
+    """Read `raw` into the scratch database, and drop what the recipe drops before any sequence is made.
+
+    `begin` is told of each step when it begins.
+    """
+    begin("read items")
+    no_text = _stage_items(raw, recipe, scratch)
+    known = _drop_duplicate_items(raw, recipe, scratch, len(no_text))
+    begin("read interactions, join with items")
+    stream = scratch.reader(_INTERACTIONS, _interactions(raw))
+    scratch.run(
+        """CREATE TABLE events AS
+        SELECT b.user_id, c.item, c.has_text, b.whole, b."real", b."row",
+               CASE WHEN c.item IS NULL THEN b.item_id END AS unknown
+        FROM batches b LEFT JOIN codes c USING (item_id)""",
+        batches=stream,
+    )
+    total, unknown, without, real = scratch.row(
+        """SELECT count(*), count(*) FILTER (item IS NULL), count(*) FILTER (NOT has_text), count("real")
+        FROM events"""
+    )
+    begin("number users")
+    users = _number_users(scratch)
+    drops = recipe.no_text == "drop"
+    staged = Staged(
+        scratch=scratch,
+        interactions=total,
+        users=users,
+        allowed=known & ~no_text if drops else known,
+        no_text=no_text & known,
+        real_times=bool(real),
+        dropped=Counter(),
+        where=f"dataset '{recipe.name}'",
+    )
+    if unknown:
+        _unknown_items(raw, recipe, scratch, unknown)
+        staged.drop(unknown, "interactions with unknown items")
+    if drops and staged.no_text.any():
+        staged.dropped["items without text"] += int(staged.no_text.sum())
+        staged.drop(without, "interactions with items without text")
+    time = 'coalesce("real", whole::DOUBLE)' if real else "whole"
+    scratch.run(
+        f"""CREATE TABLE kept AS SELECT u."user", e.item, {time} AS time, e."row"
+        FROM events e JOIN users u USING (user_id)
+        WHERE e.item IS NOT NULL {"AND e.has_text" if drops else ""}"""
+    )
+    scratch.run("DROP TABLE events")
+    scratch.run("DROP TABLE codes")
+    begin("drop repeats")
+    _drop_repeats(recipe, staged)
+    return staged
+
+
+def _stage_items(raw: Raw, recipe: Recipe, scratch: Scratch) -> npt.NDArray[np.bool_]:
+    """Fill the table `items`, in order; returns which `[I]` have no text."""
+    empty: list[npt.NDArray[np.bool_]] = []
+    stream = scratch.reader(_ITEMS, _items(raw, recipe, empty))
+    scratch.run("CREATE TABLE items AS SELECT * FROM batches", batches=stream)
+    return np.concatenate(empty)
+
+
+def _items(raw: Raw, recipe: Recipe, empty: list[npt.NDArray[np.bool_]]) -> Iterator[Any]:
+    """The batches of items with their numbers, long texts refused or cut; notes whose texts are empty."""
+    done = 0
+    for batch in raw.items:
+        names, texts, rows = batch.columns
+        long = np.flatnonzero(np.asarray(pc.utf8_length(texts)) > recipe.max_text)
+        if len(long):
+            texts = _cut(raw, recipe, texts, rows, long)
+        empty.append(np.asarray(pc.binary_length(texts)) == 0)
+        numbers = pa.array(np.arange(done, done + len(batch), dtype=np.int32))
+        done += len(batch)
+        yield pa.RecordBatch.from_arrays([numbers, names, texts, rows], schema=_ITEMS)
+
+
+def _cut(raw: Raw, recipe: Recipe, texts: Any, rows: Any, long: npt.NDArray[np.int64]) -> Any:
+    """The texts `[n]`, those at `long` cut to `max_text` characters where the recipe says so."""
+    if recipe.long_texts == "error":
+        first = int(long[0])
+        raise UserError(
+            f"{raw.item_place(rows[first].as_py())}: the text has {len(texts[first].as_py()):,} characters, "
+            f"{recipe.max_text:,} are allowed; shorten it, raise max_text, or set long_texts = "
+            '"cut" in the recipe.'
+        )
+    raw.repairs["long texts cut"] += len(long)
+    values = texts.to_pylist()
+    for index in long:
+        values[index] = values[index][: recipe.max_text].rstrip()
+    return pa.array(values, pa.string())
+
+
+def _drop_duplicate_items(raw: Raw, recipe: Recipe, scratch: Scratch, count: int) -> npt.NDArray[np.bool_]:
+    """Fill the table `codes` with the first item of each id; returns which `[I]` are the first."""
+    scratch.run(
+        """CREATE TABLE codes AS
+        SELECT item_id, min(item) AS item, arg_min(text <> '', item) AS has_text FROM items GROUP BY 1"""
+    )
+    first = np.ones(count, dtype=bool)
+    (ids,) = scratch.row("SELECT count(*) FROM codes")
+    if ids == count:
+        return first
+    later = scratch.column("SELECT item FROM items ANTI JOIN codes USING (item) ORDER BY item")
+    if recipe.duplicate_items == "error":
+        again, name, earlier = scratch.row(
+            f"""SELECT i."row", i.item_id, f."row" FROM items i JOIN codes c USING (item_id)
+            JOIN items f ON f.item = c.item WHERE i.item = {later[0].as_py()}"""
+        )
+        raise UserError(
+            f"{raw.item_place(again)}: item_id '{name}' is already on {raw.item_place(earlier).what}; "
+            'remove one, or set duplicate_items = "first" in the recipe.'
+        )
+    raw.repairs["duplicate items dropped"] += len(later)
+    first[np.asarray(later)] = False
+    return first
+
+
+def _interactions(raw: Raw) -> Iterator[Any]:
+    """The batches with whole and other times in columns of their own: which they are is known at the end."""
+    for batch in raw.interactions:
+        users, items, times, rows = (
+            batch.column(name) for name in ("user_id", "item_id", "timestamp", "row")
+        )
+        nothing = pa.nulls(len(batch))
+        real = pa.types.is_floating(times.type)
+        columns = [users, items, nothing if real else times, times if real else nothing, rows]
+        cast = [column.cast(kind) for column, kind in zip(columns, _INTERACTIONS.types, strict=True)]
+        yield pa.RecordBatch.from_arrays(cast, schema=_INTERACTIONS)
+
+
+def _number_users(scratch: Scratch) -> int:
+    """Fill the table `users`, numbered by their first interaction, kept or not; returns U."""
+    scratch.run(
+        """CREATE TABLE users AS
+        SELECT user_id, (row_number() OVER (ORDER BY first) - 1)::INTEGER AS "user"
+        FROM (SELECT user_id, min("row") AS first FROM events GROUP BY user_id)"""
+    )
+    (count,) = scratch.row("SELECT count(*) FROM users")
+    return int(count)
+
+
+def _unknown_items(raw: Raw, recipe: Recipe, scratch: Scratch, count: int) -> None:
+    """Interactions whose item the items file lacks: an error, or a counted repair."""
+    if recipe.unknown_items == "error":
+        row, name = scratch.row('SELECT min("row"), arg_min(unknown, "row") FROM events WHERE item IS NULL')
+        raise UserError(
+            f"{raw.place(row)}: item '{name}' is not in the items file ({count:,} such interactions); add it "
+            'there, or set unknown_items = "drop" in the recipe.'
+        )
+    raw.repairs["interactions with unknown items dropped"] += count
+
+
+def _drop_repeats(recipe: Recipe, staged: Staged) -> None:
+    """Exact repeats of user, item and time, then repeats of user and item: the first stays."""
+    if recipe.duplicate_reviews == "drop":
+        _replace(staged, 'time, min("row") AS "row"', "time", "duplicate reviews")
+    if recipe.repeats == "first":
+        first = 'min(struct_pack(t := time, r := "row"))'
+        _replace(staged, f'{first}.t AS time, {first}.r AS "row"', "", "repeated pairs")
+
+
+def _replace(staged: Staged, columns: str, more: str, why: str) -> None:
+    groups = ", ".join(['"user"', "item", *([more] if more else [])])
+    staged.scratch.run(f'CREATE TABLE fewer AS SELECT "user", item, {columns} FROM kept GROUP BY {groups}')
+    staged.scratch.run("DROP TABLE kept")
+    staged.scratch.run("ALTER TABLE fewer RENAME TO kept")
+    (left,) = staged.scratch.row("SELECT count(*) FROM kept")
+    staged.drop(staged.interactions - left, why)
