@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -40,13 +40,25 @@ class Inputs:
     """The device that holds what was computed; None where nothing was."""
 
 
-def load_inputs(resolved: Resolved, device: torch.device) -> Inputs:
+@dataclass(frozen=True)
+class Sources:
+    """Where what the language model computes once comes from."""
+
+    states: Callable[..., States] = load_states
+    token_states: Callable[..., TokenStates] = load_token_states
+
+
+CACHE = Sources()
+"""The cache, and what it lacks computed."""
+
+
+def load_inputs(resolved: Resolved, device: torch.device, sources: Sources = CACHE) -> Inputs:
     """The inputs of a cell's method, on `device`."""
     if resolved.llm is None:
         return Inputs(ItemInputs(lambda items, _: Items(ids=items)), {})
     if resolved.cls.reads == "states":
-        return _states_inputs(resolved, resolved.llm, device)
-    return _tokens_inputs(resolved, resolved.llm, device)
+        return _states_inputs(resolved, resolved.llm, device, sources)
+    return _tokens_inputs(resolved, resolved.llm, device, sources)
 
 
 def build_method(resolved: Resolved, inputs: Inputs, total_steps: int) -> Method:
@@ -56,8 +68,8 @@ def build_method(resolved: Resolved, inputs: Inputs, total_steps: int) -> Method
     return resolved.cls(resolved.config, context)
 
 
-def _states_inputs(resolved: Resolved, llm: LLM, device: torch.device) -> Inputs:
-    states = _pooled_states(resolved, llm, device)
+def _states_inputs(resolved: Resolved, llm: LLM, device: torch.device, sources: Sources) -> Inputs:
+    states = _pooled_states(resolved, llm, device, sources)
     values, offset = states.values.to(device), states.mean.to(device)  # [I, A, D], [A, D]
 
     def read(items: Tensor, _: int) -> Items:
@@ -67,16 +79,16 @@ def _states_inputs(resolved: Resolved, llm: LLM, device: torch.device) -> Inputs
     return Inputs(ItemInputs(read), context, states.seconds, device_name(device))
 
 
-def _tokens_inputs(resolved: Resolved, llm: LLM, device: torch.device) -> Inputs:
+def _tokens_inputs(resolved: Resolved, llm: LLM, device: torch.device, sources: Sources) -> Inputs:
     """Tokens, or behind frozen lower layers their states; the language model goes to the method."""
     context = _about(llm) | {"pooling": resolve_pooling(resolved.settings.pooling, llm)}
     seconds: list[float] = []
     if resolved.cls.layers(resolved.config, llm.n_layers):
-        states = _pooled_states(resolved, llm, device)
+        states = _pooled_states(resolved, llm, device, sources)
         context |= _statistics(states)
         seconds.append(states.seconds)
     tokens = load_tokens(resolved.prepared.texts, llm)
-    lower = _lower_states(resolved, llm, tokens, device)
+    lower = _lower_states(resolved, llm, tokens, device, sources)
     if lower is not None:
         context["lower"] = lower.layer
         seconds.append(lower.seconds)
@@ -106,15 +118,18 @@ def _states_reader(lower: TokenStates) -> ItemInputs:
     return ItemInputs(read, lower.tokens.lengths)
 
 
-def _pooled_states(resolved: Resolved, llm: LLM, device: torch.device) -> States:
+def _pooled_states(resolved: Resolved, llm: LLM, device: torch.device, sources: Sources) -> States:
     settings, layers = resolved.settings, resolved.cls.layers(resolved.config, llm.n_layers)
     texts = resolved.prepared.texts
-    states = load_states(texts, llm, layers, settings.pooling, settings.states_dtype, cache_folder(), device)
+    pooling, dtype = settings.pooling, settings.states_dtype
+    states = sources.states(texts, llm, layers, pooling, dtype, cache_folder(), device)
     _release(device)
     return states
 
 
-def _lower_states(resolved: Resolved, llm: LLM, tokens: Tokens, device: torch.device) -> TokenStates | None:
+def _lower_states(
+    resolved: Resolved, llm: LLM, tokens: Tokens, device: torch.device, sources: Sources
+) -> TokenStates | None:
     """States behind the layers that the method never trains, where they are to be kept."""
     settings, layer = resolved.settings, resolved.cls.frozen_layers(resolved.config, llm.n_layers)
     # `occurrences` is what published code does, which runs every layer every time
@@ -126,7 +141,7 @@ def _lower_states(resolved: Resolved, llm: LLM, tokens: Tokens, device: torch.de
     # free space changes as one process writes: the main one decides for all
     if not any_process(keep and is_main(), device):
         return None
-    return load_token_states(tokens, llm, layer, dtype, cache_folder(), device)
+    return sources.token_states(tokens, llm, layer, dtype, cache_folder(), device)
 
 
 def _about(llm: LLM) -> dict[str, Any]:
@@ -200,7 +215,7 @@ def _prepare_lower(tuned: Sequence[Resolved]) -> Iterator[str]:
             continue
         done.add((layer, resolved.settings.states_dtype))
         tokens = tokens or load_tokens(resolved.prepared.texts, resolved.llm)
-        states = _lower_states(resolved, resolved.llm, tokens, pick_device())
+        states = _lower_states(resolved, resolved.llm, tokens, pick_device(), CACHE)
         if states is not None:
             yield f"states of all tokens of {resolved.llm.name} behind layer {layer}: {_how(states)}"
 

@@ -29,6 +29,7 @@ import torch
 from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.config import Settings, accepted, as_dict, parse
 from benchmark.data.batches import Batch, EpochBatches
+from benchmark.inputs import CACHE, Sources
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.speed_record import PHASES, SpeedRecord, Variant
 from benchmark.train.checkpoint import Checkpoint
@@ -49,6 +50,8 @@ class Plan:
     steps: int = 30
     warm_up: int = 5
     passes: int = 3
+    evaluation_warm_up: int = 1
+    """Validation passes before those that are timed."""
 
     def __post_init__(self) -> None:
         if min(self.steps, self.passes) < 1 or self.warm_up < 0:
@@ -66,13 +69,13 @@ def speed(cell: Cell, vary: Vary, plan: Plan, file: Path | None = None) -> Speed
     for one in resolved:
         pick_precision(one.settings, pick_device())
     with contextlib.suppress(BrokenProcessPool):  # one of them is too large for the host: which, will show
-        _fresh(_prepare, cells)
+        fresh(_prepare, cells)
     if file is not None:
         _check_writable(file)
     variants = []
     for number, (one, value) in enumerate(zip(resolved, values, strict=True), 1):
         print(f"[{number}/{len(cells)}] {one.cell}", file=sys.stderr, flush=True)
-        variants.append(_timed(one, value, plan))
+        variants.append(timed(one, value, plan))
     record = _record(resolved[0], cell.overrides, vary, plan, variants)
     if file is not None:
         record.write(file)
@@ -135,7 +138,7 @@ def _command(first: Resolved, overrides: Sequence[str], vary: Vary, plan: Plan) 
     return join(words)
 
 
-def _fresh(call: Callable[..., T], *arguments: Any) -> T:
+def fresh(call: Callable[..., T], *arguments: Any) -> T:
     """`call(*arguments)` in a process that starts from nothing; what it raises is raised here."""
     # an interpreter that starts reads this; the filter that the command line sets does not reach it
     os.environ.setdefault("PYTHONWARNINGS", "ignore:The pynvml package is deprecated")
@@ -154,7 +157,8 @@ def _prepare(cells: Sequence[Cell]) -> None:
                 raise
 
 
-def _timed(resolved: Resolved, value: str, plan: Plan) -> Variant:
+def timed(resolved: Resolved, value: str, plan: Plan, sources: Sources = CACHE) -> Variant:
+    """Time one cell in a fresh process; `sources` as of `load_inputs`."""
     blank = Variant(
         value=value,
         status="failed",
@@ -162,7 +166,7 @@ def _timed(resolved: Resolved, value: str, plan: Plan) -> Variant:
         hyperparameters=as_dict(resolved.config),
     )
     try:
-        return _fresh(time_cell, resolved.cell, blank, plan)
+        return fresh(time_cell, resolved.cell, blank, plan, sources)
     except BrokenProcessPool:
         return blank.model_copy(update={"status": "killed", "error": "the process was killed"})
     except UserError:
@@ -172,11 +176,11 @@ def _timed(resolved: Resolved, value: str, plan: Plan) -> Variant:
         return blank.model_copy(update={"error": f"{type(error).__name__}: {one_line(error, 300)}"})
 
 
-def time_cell(cell: Cell, variant: Variant, plan: Plan) -> Variant:
+def time_cell(cell: Cell, variant: Variant, plan: Plan, sources: Sources = CACHE) -> Variant:
     """Build `cell` and fill in its figures, in this process."""
     try:
         with TemporaryDirectory() as folder:
-            trainer, _ = build_trainer(resolve_cell(cell), Checkpoint(Path(folder)))
+            trainer, _ = build_trainer(resolve_cell(cell), Checkpoint(Path(folder)), sources=sources)
             variant.environment = environment(trainer.device, trainer.precision, 1)
             measure(trainer, cell.seed, plan, variant)
     except Exception as error:
@@ -206,10 +210,10 @@ def measure(trainer: Trainer, seed: int, plan: Plan, variant: Variant) -> None:
                 for phase in PHASES:
                     variant.seconds[phase].append(seconds[phase])
     with trainer.memory.phase("eval"):
-        for number in range(plan.passes + 1):
+        for number in range(plan.evaluation_warm_up + plan.passes):
             begin = _now(trainer.device)
             trainer.rank_users(task.valid)
-            if number:  # the first pass is the warm-up
+            if number >= plan.evaluation_warm_up:
                 variant.evaluation.append(_now(trainer.device) - begin)
     variant.peak_memory = trainer.memory.peaks
     if encoder.inputs.lengths is not None:

@@ -12,7 +12,7 @@ from benchmark.cell import Resolved
 from benchmark.config import Settings
 from benchmark.data.batches import Sequences, total_steps
 from benchmark.data.sequences import Ints, evaluation_rows, training_rows
-from benchmark.inputs import Inputs, build_method, load_inputs
+from benchmark.inputs import CACHE, Inputs, Sources, build_method, load_inputs
 from benchmark.measure import native_bf16, pick_device
 from benchmark.model.items import ItemEncoder
 from benchmark.model.parallel import say
@@ -26,12 +26,15 @@ if TYPE_CHECKING:
 
 
 def build_trainer(
-    resolved: Resolved, checkpoint: Checkpoint, accelerator: Accelerator | None = None
+    resolved: Resolved,
+    checkpoint: Checkpoint,
+    accelerator: Accelerator | None = None,
+    sources: Sources = CACHE,
 ) -> tuple[Trainer, Inputs]:
     """The recommender of a cell and its data on the device, ready to train."""
     accelerator = accelerator or make_accelerator(pick_precision(resolved.settings, pick_device()))
     settings, seed = resolved.settings, resolved.cell.seed
-    inputs = load_inputs(resolved, accelerator.device)
+    inputs = load_inputs(resolved, accelerator.device, sources)
     task = _task(resolved, inputs.items.padding)
     steps = total_steps(task.train, task.sequences, settings, seed)
     n_items = len(resolved.prepared.texts)

@@ -187,7 +187,7 @@ def test_others_are_timed_where_one_is_killed_or_fails(
             raise RuntimeError("a fault")
         return variant("cached")
 
-    monkeypatch.setattr(speed_module, "_fresh", fresh)
+    monkeypatch.setattr(speed_module, "fresh", fresh)
     record = speed(cell_of(folder), ("encode", ["occurrences", "unique", "cached"]), ONE)
     assert [one.status for one in record.variants] == ["killed", "failed", "ok"]
     assert record.variants[0].settings["encode"] == "occurrences"
@@ -225,7 +225,7 @@ def test_a_mistake_is_one_line_before_anything_is_timed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(speed_module, "_fresh", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(speed_module, "fresh", lambda *_: pytest.fail("timed"))
     assert main(arguments) == 2
     told = capfd.readouterr()
     (line,) = told.err.splitlines()
@@ -243,7 +243,7 @@ def test_a_file_that_cannot_be_written_is_found_before_anything_is_timed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        speed_module, "_fresh", lambda call, *_: pytest.fail("timed") if call is time_cell else None
+        speed_module, "fresh", lambda call, *_: pytest.fail("timed") if call is time_cell else None
     )
     with pytest.raises(UserError, match="is a folder"):
         speed(cell_of(folder), None, ONE, tmp_path)

@@ -33,8 +33,8 @@ def fill(parser: Parser) -> None:
     )
     parser.add_argument(
         "--jobs", type=int,
-        help="cells at a time: each has GPUs of its own, or on a CPU shares the processor, and times mislead; "
-        "1 on this machine, as many as there is room for on a cluster, when left out",
+        help="cells at a time: each has GPUs of its own; on a CPU they share the processor, and times "
+        "mislead; 1 on this machine, as many as there is room for on a cluster, when left out",
     )  # fmt: skip
     parser.add_argument(
         "--cpus", type=int, help="CPUs of each cell on a cluster; one a process when left out"
@@ -42,6 +42,9 @@ def fill(parser: Parser) -> None:
     parser.add_argument("--ray-address", help="the cluster; $RAY_ADDRESS, else this machine, when left out")
     add_common(parser)
     parser.add_argument("--fresh", action="store_true", help="run finished cells anew")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="run nothing; print the plan and estimate what it will cost"
+    )
 
 
 def call(options: argparse.Namespace) -> int:
@@ -57,4 +60,9 @@ def call(options: argparse.Namespace) -> int:
     cells = expand(
         options.datasets, options.llms, options.methods, options.protocols, options.seeds, overrides(options)
     )
-    return bench(make_plan(cells, options.tune), executor, options.results)
+    plan = make_plan(cells, options.tune)
+    if options.dry_run:
+        from benchmark.grid.dryrun import dry_run
+
+        return dry_run(plan, told)
+    return bench(plan, executor, options.results)

@@ -15,6 +15,7 @@ from typing import Any
 from benchmark.cell import NO_LLM, Cell, Resolved, check_protocol, find_llm, resolve_cell
 from benchmark.config import TUNE, Tune, accepted, applicable, held
 from benchmark.data.recipe import find
+from benchmark.published import dataset_of
 from methods import registry
 from methods.errors import UserError, unknown
 
@@ -242,8 +243,6 @@ def _check_taken(resolved: Resolved, values: Mapping[str, Any]) -> None:
 
 def _published(cell: Cell) -> tuple[str, Mapping[str, Any]]:
     """The paper's language model and dataset that `cell` has, and the method's best values there."""
-    from benchmark.published import dataset_of
-
     resolved = resolve_cell(cell)
     table = resolved.cls.paper
     llms, datasets = (list(dict.fromkeys(key[side] for key in table)) for side in (0, 1))

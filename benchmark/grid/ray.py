@@ -89,8 +89,7 @@ class RayExecutor(Engine):
                     f"no Ray cluster answers at {address}: {error}; see --ray-address and $RAY_ADDRESS."
                 ) from error
             self._own = True
-        self.options.results.mkdir(parents=True, exist_ok=True)
-        (self.options.results / self._mark).touch()
+        self._show()
         super().__enter__()  # after Ray, which has ideas of its own about SIGTERM
         self._lines = _listener(ray)
         if not self._capacity():
@@ -104,6 +103,11 @@ class RayExecutor(Engine):
         (self.options.results / self._mark).unlink(missing_ok=True)
         if self._own:
             self._ray.shutdown()
+
+    def _show(self) -> None:
+        """Let nodes see whether they see the store."""
+        self.options.results.mkdir(parents=True, exist_ok=True)
+        (self.options.results / self._mark).touch()
 
     def prepare(self, cells: Sequence[Cell]) -> None:
         """Each node does it before its first cell."""

@@ -81,13 +81,17 @@ def load_states(
         raise unknown("states dtype", dtype, DTYPES)
     if not texts:
         raise UserError("there are no item texts to encode")
-    key = _key(texts, llm, encoder.resolve_pooling(pooling, llm), dtype)
-    entry = Entry.of(cache, key)
+    entry = entry_of(texts, llm, pooling, dtype, cache)
     hit = entry.ensure(
         wanted, lambda absent: _compute(entry, texts, llm, absent, dtype, torch.device(device))
     )
     values, mean = _read(entry, wanted)
     return States(values, mean, wanted, entry.folder.name, entry.seconds(wanted), hit)
+
+
+def entry_of(texts: Sequence[str], llm: LLM, pooling: str, dtype: str, cache: Path) -> Entry:
+    """Where the states of `texts` are kept."""
+    return Entry.of(cache, _key(texts, llm, encoder.resolve_pooling(pooling, llm), dtype))
 
 
 def _key(texts: Sequence[str], llm: LLM, pooling: str, dtype: str) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def load_token_states(
     Raises `UserError` for a bad layer or dtype, and where the disk is full.
     """
     check_layers((layer,), llm)
-    entry = _entry(tokens, llm, dtype, cache)
+    entry = entry_of(tokens, llm, dtype, cache)
     hit = entry.ensure((layer,), lambda _: _compute(entry, tokens, llm, layer, dtype, torch.device(device)))
     found = entry.read(layer)
     seconds = entry.seconds((layer,))
@@ -127,9 +127,9 @@ def keep_token_states(
     what = f"token-level states of {llm.name} behind layer {layer}"
     if choice == "off":
         return False, f"{what} are not kept (lower_states=off): the layers below run anew each time"
-    size, free = token_states_bytes(tokens, llm, dtype), _free(cache)
+    size, free = token_states_bytes(tokens, llm, dtype), free_bytes(cache)
     room = f"{_in_words(size)}, {_in_words(free)} free in {cache}"
-    if _entry(tokens, llm, dtype, cache).holds(layer):
+    if entry_of(tokens, llm, dtype, cache).holds(layer):
         return True, f"{what} are on disk already ({_in_words(size)})"
     if size + SPARE > free:
         if choice == "on":
@@ -147,7 +147,7 @@ def _in_words(size: float) -> str:
     return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.1f} MiB"
 
 
-def _free(cache: Path) -> int:
+def free_bytes(cache: Path) -> int:
     """Free bytes on the disk of a folder that need not be there yet."""
     there = next(folder for folder in (cache.absolute(), *cache.absolute().parents) if folder.exists())
     return shutil.disk_usage(there).free
@@ -159,7 +159,7 @@ def _dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def _entry(tokens: Tokens, llm: LLM, dtype: str, cache: Path) -> Entry:
+def entry_of(tokens: Tokens, llm: LLM, dtype: str, cache: Path) -> Entry:
     """The cache entry. Its key has the tokens themselves: what made them matters no more."""
     _dtype(dtype)
     ids = tokens.ids.cpu().numpy()

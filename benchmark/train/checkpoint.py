@@ -48,6 +48,11 @@ class Checkpoint:
         _restore(model, state["weights"], path)
         return state
 
+    def epochs_done(self) -> int:
+        """Epochs after which training would go on; 0 where there is nothing to go on from."""
+        path = self.folder / "last.pt"
+        return int(_read(path)["progress"]["epoch"]) if path.exists() else 0
+
     def load_best(self, epoch: int, model: nn.Module) -> None:
         """Put the weights of the best epoch into `model`."""
         _restore(model, _read(self._best(epoch)), self._best(epoch))

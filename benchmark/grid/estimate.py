@@ -1,0 +1,219 @@
+"""What a plan will cost, before anything of it runs: from records where there are some, else from a probe.
+
+All times are ranges (least, most) in seconds. What makes them wide is the number of epochs, which nobody
+knows before: early stopping decides it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from benchmark.cell import Cell, Resolved, resolve_cell
+from benchmark.config import Settings
+from benchmark.grid.local import visible_gpus
+from benchmark.grid.plan import Plan, Search
+from benchmark.record import PeakMemory, RunRecord, finished, iter_records
+from benchmark.speed_record import ENDINGS, Variant
+from benchmark.train.checkpoint import Checkpoint
+
+Range = tuple[float, float]
+START = 15.0
+"""Seconds in which a process starts and builds its model, where no probe says."""
+SPREAD = 2.0
+"""Runs of the same method and protocol on other data or with other values take up to so many times more
+epochs, or fewer."""
+State = str
+"""`finished`, `to resume` or `to do`."""
+STATES = ("finished", "to resume", "to do")
+Probe = Callable[[Resolved], tuple[Variant, float]]
+"""-> the figures of a few steps, and the seconds of starting and building."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a configuration costs, whatever its seed."""
+
+    source: str
+    """`probe`, `records`, or how the probe failed."""
+    epoch: Range = (0.0, 0.0)
+    """Training seconds."""
+    evaluation: Range = (0.0, 0.0)
+    """Seconds of a validation pass; the test takes as long."""
+    start: float = START
+    host: int | None = None
+    """Peak resident bytes of a process."""
+    gpu: int | None = None
+    """Peak bytes of GPU memory that torch reserved in a process."""
+    failed: str | None = None
+    """Why it cannot run, where the probe could not."""
+
+    def seconds(self, epochs: Range, done: int = 0) -> Range:
+        """Of a whole run of so many epochs, `done` of which are over."""
+        first, second = (
+            self.start
+            + max(0.0, count - done) * (self.epoch[edge] + self.evaluation[edge])
+            + 2 * self.evaluation[edge]
+            for edge, count in enumerate(epochs)
+        )
+        return first, second
+
+
+@dataclass
+class Row:
+    """The cells of a plan that differ in their seeds alone."""
+
+    cell: Cell
+    """With the first seed."""
+    states: dict[Cell, State]
+    epochs: Range
+    figures: Figures
+    seconds: Range = (0.0, 0.0)
+    """Of all that is not finished."""
+
+    def count(self, state: State) -> int:
+        """How many cells are in `state`."""
+        return sum(found == state for found in self.states.values())
+
+    @property
+    def left(self) -> list[Cell]:
+        """Cells that are not finished."""
+        return [cell for cell, state in self.states.items() if state != "finished"]
+
+
+@dataclass
+class Estimate:
+    """What a plan will cost."""
+
+    rows: list[Row]
+    then: list[tuple[Search, Range]] = field(default_factory=list)
+    """What follows from searches, and its seconds."""
+
+    @property
+    def seconds(self) -> Range:
+        """Of all cells, one after another."""
+        spans = [*(row.seconds for row in self.rows), *(span for _, span in self.then)]
+        return sum(low for low, _ in spans), sum(high for _, high in spans)
+
+    def count(self, state: State) -> int:
+        """How many cells are in `state`."""
+        return sum(row.count(state) for row in self.rows)
+
+    def peak(self, kind: str) -> int | None:
+        """The largest `host` or `gpu` figure of a process."""
+        found = [getattr(row.figures, kind) for row in self.rows if row.left]
+        return max((size for size in found if size is not None), default=None)
+
+    @property
+    def failures(self) -> list[Row]:
+        """Configurations that the probe could not run."""
+        return [row for row in self.rows if row.left and row.figures.failed]
+
+
+def estimate(plan: Plan, results: Path, fresh: bool, probe: Probe) -> Estimate:
+    """What `plan` will cost with the store `results`; `probe` measures what no record tells."""
+    records = [record for _, record in iter_records(results)] if results.exists() else []
+    records = [record for record in records if record.status == "ok" and record.curve]
+    rows: dict[Cell, Row] = {}
+    for same in _alike(plan.stages[0].cells):
+        row = _row(same, results, fresh, records, probe)
+        rows |= dict.fromkeys(same, row)
+    found = Estimate(list({id(row): row for row in rows.values()}.values()))
+    for search in plan.searches:
+        if search.seeds:
+            found.then.append((search, _follows(search, rows)))
+    return found
+
+
+def _alike(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells that differ in their seeds alone, together."""
+    groups: dict[Cell, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(replace(cell, seed=0), []).append(cell)
+    return list(groups.values())
+
+
+def _row(same: Sequence[Cell], results: Path, fresh: bool, records: Sequence[RunRecord], probe: Probe) -> Row:
+    states: dict[Cell, State] = {}
+    done: dict[Cell, int] = {}
+    for cell in same:
+        path = resolve_cell(cell).record_path(results)
+        done[cell] = 0 if fresh else Checkpoint(path.with_suffix(".checkpoint")).epochs_done()
+        over = not fresh and finished(path) is not None
+        states[cell] = "finished" if over else "to resume" if done[cell] else "to do"
+    resolved = resolve_cell(same[0])
+    own = [record for record in records if record.config_hash == resolved.config_hash]
+    other = [one for one in records if (one.method, one.protocol) == (same[0].method, same[0].protocol)]
+    epochs = epoch_range(resolved.settings, own, other)
+    device = "cuda" if visible_gpus() else "cpu"
+    here = [record for record in own if record.environment.device == device]
+    figures = from_records(here) if here else from_probe(*probe(resolved))
+    spans = [figures.seconds(epochs, done[cell]) for cell, state in states.items() if state != "finished"]
+    seconds = sum(low for low, _ in spans), sum(high for _, high in spans)
+    return Row(same[0], states, epochs, figures, seconds)
+
+
+def epoch_range(settings: Settings, own: Sequence[RunRecord], other: Sequence[RunRecord]) -> Range:
+    """Epochs of a run: by its own configuration's other seeds, by other runs of its method and protocol, or
+    all that its settings allow."""
+    least = min(settings.epochs, settings.patience + 1 if settings.patience else settings.epochs)
+    known, spread = (own, SPREAD**0.5) if own else (other, SPREAD)
+    if not known:
+        return least, settings.epochs
+    counts = [record.epochs_run for record in known]
+    low, high = min(counts) / spread, max(counts) * spread
+    return (
+        min(settings.epochs, max(least, round(low))),
+        min(settings.epochs, max(least, round(high))),
+    )
+
+
+def from_records(records: Sequence[RunRecord]) -> Figures:
+    """Figures of finished runs of the same configuration."""
+    rows = [row for record in records for row in record.curve]
+    return Figures(
+        "records",
+        _edges(row.train_seconds for row in rows),
+        _edges(row.eval_seconds + row.save_seconds for row in rows),
+        START,
+        *_peaks([peaks for record in records for peaks in record.cost.peak_memory.values()]),
+    )
+
+
+def from_probe(variant: Variant, start: float) -> Figures:
+    """Figures of a few steps and one validation pass."""
+    if variant.status != "ok":
+        why = f"{ENDINGS[variant.status]}: {variant.error}"
+        return Figures(ENDINGS[variant.status], failed=why)
+    return Figures(
+        "probe",
+        _edges(variant.epochs),
+        _edges(variant.evaluation),
+        start,
+        *_peaks(list(variant.peak_memory.values())),
+    )
+
+
+def _edges(values: Iterable[float]) -> Range:
+    """Of figures that scatter: without the tenth that is farthest out on either side."""
+    found = sorted(values)
+    cut = len(found) // 10
+    return found[cut], found[-1 - cut]
+
+
+def _peaks(phases: Sequence[PeakMemory]) -> tuple[int | None, int | None]:
+    """The largest (host, GPU) peak of several phases."""
+    host = [peak.host for peak in phases if peak.host is not None]
+    gpu = [peak.reserved for peak in phases if peak.reserved is not None]
+    return max(host, default=None), max(gpu, default=None)
+
+
+def _follows(search: Search, rows: dict[Cell, Row]) -> Range:
+    """Seconds of the configuration that a search chooses, which may be any of its trials."""
+    spans = []
+    for trial in search.trials:
+        row = rows[trial]
+        spans.append(row.figures.seconds(row.epochs))
+    count = len(search.seeds)
+    return count * min(low for low, _ in spans), count * max(high for _, high in spans)

@@ -1,0 +1,108 @@
+"""Grids of real cells on this machine: side by side, two benches on one store, benches that are stopped."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from data_folders import write_folder
+
+from benchmark.record import RunRecord, iter_records
+
+ITEMS = "abcdefghij"
+USERS = {f"u{n}": " ".join(ITEMS[(n * 3 + step) % 10] for step in range(6)) for n in range(12)}
+SMALL = ("precision=no", "width=8", "sasrec_inner=8", "batch_size=16")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(
+        tmp_path_factory.mktemp("data") / "small", USERS, {item: f"thing {item}" for item in ITEMS}
+    )
+
+
+def bench(folder: Path, results: Path, *more: str, seeds: str = "0", epochs: int = 1) -> list[str]:
+    return [
+        sys.executable, "-m", "benchmark", "bench", "--datasets", str(folder), "--llms", "random-tiny",
+        "--methods", "id", "--seeds", seeds, "--epochs", str(epochs), "--results", str(results),
+        "--set", *SMALL, *more,
+    ]  # fmt: skip
+
+
+def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("w") as file:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
+
+
+def records(results: Path) -> dict[int, RunRecord]:
+    return {record.seed: record for _, record in iter_records(results)}
+
+
+def left_behind(results: Path) -> list[str]:
+    return sorted(
+        path.suffix for path in results.rglob("*") if path.suffix in (".claim", ".lock", ".checkpoint")
+    )
+
+
+def wait_for(true: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_two_benches_on_one_store_do_no_cell_twice(folder: Path, tmp_path: Path) -> None:
+    results, logs = tmp_path / "results", [tmp_path / "a", tmp_path / "b"]
+    benches = [start(bench(folder, results, seeds="0,1"), log) for log in logs]
+    assert [one.wait(120) for one in benches] == [0, 0]
+    told = "".join(log.read_text() for log in logs)
+    assert sorted(records(results)) == [0, 1]
+    begun = re.findall(r"\[\d/2\] .* seed (\d) .* begins", told)
+    assert sorted(begun) == ["0", "1"], told
+    assert "another process works on it" in told and ", by another process" in told
+    assert left_behind(results) == []
+    assert not list(results.rglob("*.log"))
+
+
+def children_of(process: int) -> list[int]:
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, text=True, check=False
+    )
+    return [int(line) for line in found.stdout.split()]
+
+
+def alive(process: int) -> bool:
+    stat = Path(f"/proc/{process}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_bench_that_is_stopped_leaves_what_the_next_one_goes_on_from(folder: Path, tmp_path: Path) -> None:
+    results, log = tmp_path / "results", tmp_path / "log"
+    endless = [*bench(folder, results, epochs=100_000), "patience=0"]
+    killed = start(endless, log)
+    wait_for(lambda: list(results.rglob("last.pt")))
+    children = children_of(killed.pid)
+    killed.kill()
+    assert killed.wait(30) == -signal.SIGKILL
+    wait_for(lambda: not any(map(alive, children)))
+    record = records(results)[0]
+    assert children and record.status == "interrupted"
+
+    stopped = start(endless, log)  # no lock of the killed one is in its way
+    wait_for(lambda: any("going on after epoch" in path.read_text() for path in results.rglob("*.log")))
+    children = children_of(stopped.pid)
+    (told,) = (path.read_text() for path in results.rglob("*.log"))
+    assert int(re.findall(r"going on after epoch (\d+)", told)[0]) >= record.epochs_run > 0
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.wait(60) == 130
+    assert not any(map(alive, children)), "they are waited for"
+    assert records(results)[0].status == "interrupted"
+    assert left_behind(results) == [".checkpoint"]
+    assert "goes on; its log" in log.read_text()
+    assert "adaptrec: interrupted; the same command goes on" in log.read_text()
