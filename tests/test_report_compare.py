@@ -13,7 +13,7 @@ from benchmark.report import compare
 from benchmark.report.ranks import user_gains
 from benchmark.report.stats import paired_t, randomisation
 
-GOOD, MIDDLE, BAD = some_ranks(1, hit=0.45), some_ranks(2, hit=0.25), some_ranks(4, hit=0.25)
+GOOD, MIDDLE, BAD = some_ranks(1, hit=0.45), some_ranks(2, hit=0.25), some_ranks(5, hit=0.25)
 
 
 def lines(sections):
