@@ -8,14 +8,13 @@ from pathlib import Path
 from benchmark.commands.options import Parser, names
 
 SUMMARY = "Write tables and plots from the records, and a page that holds them all."
-SOURCES = ("ours", "paper", "both")
 
 
 def fill(parser: Parser) -> None:
     """Declare the options."""
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
     parser.add_argument(
-        "--source", choices=SOURCES, default="ours", metavar="SOURCE",
+        "--source", default="ours", metavar="ours|paper|both",
         help="ours: the records; paper: the published figures alone, no records needed; both: side by side",
     )  # fmt: skip
     parser.add_argument(

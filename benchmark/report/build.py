@@ -10,10 +10,9 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from benchmark.record import iter_records
-from benchmark.report import runs
+from benchmark.report import compare, figures, runs, study
 from benchmark.report.behind import Stored
 from benchmark.report.files import write
 from benchmark.report.forms import Style, render
@@ -21,11 +20,11 @@ from benchmark.report.latex import document
 from benchmark.report.overview import overview, tiles
 from benchmark.report.page import Front, page
 from benchmark.report.section import Part, Section
+from benchmark.report.study import Source
 from benchmark.report.styles import escape_markdown, markdown
 from methods.errors import UserError, unknown
 
-Source = Literal["ours", "paper", "both"]
-SOURCES: dict[Source, str] = {
+MADE_FROM: dict[Source, str] = {
     "ours": "run records",
     "paper": "the published figures alone",
     "both": "run records, with the published figures beside them",
@@ -48,8 +47,8 @@ def build_report(results: Path, out: Path, only: Only | None = None, source: Sou
     none), and before it would write over a file that no report has made.
     """
     wanted = {name: sorted(values) for name, values in (only or {}).items() if values}
-    if source not in SOURCES:
-        raise unknown("source", source, SOURCES)
+    if source not in MADE_FROM:
+        raise unknown("source of a report:", source, MADE_FROM)
     if source == "paper" and wanted:
         raise UserError(
             f"source 'paper' reads no records, so that it cannot be narrowed by {', '.join(wanted)}."
@@ -61,7 +60,7 @@ def build_report(results: Path, out: Path, only: Only | None = None, source: Sou
     }
     command = _command(results, out, wanted, source)
     below = Path(os.path.relpath(results.resolve(), out.resolve())).as_posix()
-    front = Front(TITLE, SOURCES[source], command, below, tiles(records), overview(records))
+    front = Front(TITLE, MADE_FROM[source], command, below, tiles(records), overview(records))
     files["README.md"] = _index(front, parts).encode()
     files["report.tex"] = document(TITLE, parts).encode()
     files["index.html"] = page(front, parts).encode()
@@ -70,8 +69,14 @@ def build_report(results: Path, out: Path, only: Only | None = None, source: Sou
 
 def _parts(source: Source, records: Sequence[Stored]) -> list[Part]:
     """All sections; parts without any left out."""
-    found = [Part("Runs", runs.sections(records))]
-    return [part for part in found if part.sections]
+    published = Part("The paper's tables", study.sections(source, records))
+    own = [
+        Part("Runs", runs.sections(records)),
+        published,
+        Part("Differences between methods", compare.sections(records)),
+        Part("Figures", figures.sections(records)),
+    ]
+    return [part for part in ([published] if source == "paper" else own) if part.sections]
 
 
 def _select(results: Path, wanted: Mapping[str, Collection[str]]) -> list[Stored]:
@@ -139,7 +144,7 @@ def _index(front: Front, parts: Sequence[Part]) -> str:
     lines = [
         "# Report",
         "",
-        "[index.html](index.html) holds all of this in one page, sortable, each figure with what is behind it; "
+        "[index.html](index.html) holds all of this in one page, sortable, with what is behind each figure; "
         "[report.tex](report.tex) in one document (`pdflatex report.tex`).",
         "",
         f"Made from {front.source}; do not edit. To make it again, in the folder above this one:",

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from benchmark.report.section import Part, Plot, Section
 from benchmark.report.styles import Block, Cell, marked, numeric, one_line
 
-LEGEND = r"Per quality column: best in \textbf{bold}, second \underline{underlined}."
+LEGEND = r"Best in \textbf{bold}, second \underline{underlined}."
 NEEDS = r"% Needs \usepackage{booktabs,graphicx}."
 ROWS = 32
 """Rows of a table on one page; the others follow under the same heads."""

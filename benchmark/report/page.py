@@ -22,8 +22,6 @@ from benchmark.report.styles import Block, Cell, marked, number, numeric
 
 LARGEST_SVG = 250_000
 """Bytes of a vector plot above which the page takes the bitmap, if that is smaller."""
-LONG = 28
-"""Characters from which words in a cell are given room."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +170,6 @@ def _cell(cell: Cell, label: Cell, figures: bool, width: int, ids: Mapping[str, 
         "skip": cell is not label and cell.record == label.record,  # one stop of the Tab key a row is enough
         "sort": value if figures and (value := number(cell.text)) is not None else "",
         "figures": figures,
-        "long": not figures and len(cell.text) > LONG,
     }
 
 

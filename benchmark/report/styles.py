@@ -13,8 +13,8 @@ Mark = Literal["", "best", "second"]
 WIDTH = 110
 """Columns of prose on a terminal."""
 LEGEND = {
-    "markdown": "Per quality column: best in **bold**, second <ins>underlined</ins>.",
-    "text": "Per quality column: * best, + second.",
+    "markdown": "Best in **bold**, second <ins>underlined</ins>.",
+    "text": "* best, + second.",
 }
 NO_FIGURE = {"", "n/a", "-", "\N{EN DASH}", "\N{MINUS SIGN}", "oom", "failed", "interrupted", "not stated"}
 """Cells that say nothing of the kind of their column."""
@@ -60,12 +60,13 @@ def number(text: str) -> float | None:
 
 
 def numeric(block: Block) -> list[bool]:
-    """Which columns hold figures: not the first one, nor one most of whose cells are words."""
+    """Which columns hold figures: not the first one, nor one half of whose cells are words."""
     found = [False]
     for column in range(1, len(block.heads)):
         texts = [row[column].text.strip() for row in block.rows]
         said = [text for text in texts if text not in NO_FIGURE]
-        found.append(2 * sum(number(text) is not None for text in said) >= len(said))
+        figures = sum(number(text) is not None for text in said)
+        found.append(not said or 2 * figures > len(said))
     return found
 
 

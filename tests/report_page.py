@@ -1,0 +1,67 @@
+"""A page of made-up sections, with names that would break out of where they stand."""
+
+from __future__ import annotations
+
+from report_records import study
+
+from benchmark.report import tables
+from benchmark.report.overview import overview, tiles
+from benchmark.report.page import Front, page
+from benchmark.report.rows import groups
+from benchmark.report.section import Part, Plot, Section
+from benchmark.report.styles import Block, Cell
+
+SCRIPT = "<script>alert(1)</script>"
+QUOTES = """a&b "c" 'd' {{ 7 * 7 }} </script></style>"""
+BREAK = '"><img src=x onerror=alert(2)>'
+SVG = (
+    b'<svg xmlns="http://www.w3.org/2000/svg" width="540pt" height="316pt" viewBox="0 0 540 316">'
+    b'<defs><clipPath id="p1"><rect width="9" height="9"/></clipPath></defs>'
+    b'<rect width="540" height="316" fill="#eee"/><text x="9" y="40">100 % of "it" &amp; more</text></svg>'
+)
+FIGURES = [".0939 ± .0075", "1,234 GPU", ".5", "n/a", "30.8x", "-2 %", "oom", "10"]
+
+
+def nasty() -> Section:
+    """Names from outside in every place."""
+    cells = [
+        [Cell(f"{SCRIPT} {n}", record=BREAK), Cell(text, record=BREAK)] for n, text in enumerate(FIGURES)
+    ]
+    block = Block(f"{QUOTES} {SCRIPT}", ["name", BREAK], [*cells, [Cell("chance"), Cell(".0001")]], bounds=1)
+    behind = {
+        BREAK: {
+            "command": f"run --dataset '{SCRIPT}' {QUOTES}",
+            "files": ["toy/<i>/a b.json"],
+            "deep": {"er": {"still": None}, SCRIPT: [1, True]},
+            QUOTES: BREAK,
+        }
+    }
+    plot = Plot("p", f"{BREAK} {QUOTES}", {"svg": SVG, "png": b"\x89PNG"})
+    return Section("nasty", f"{SCRIPT} {QUOTES}", BREAK, [block], [SCRIPT, QUOTES], [plot, plot], (), behind)
+
+
+def runs() -> list[Section]:
+    """The tables of the made-up study, without plots."""
+    found = []
+    for group in groups(study()):
+        behind = {
+            row.label: (
+                f"toy/minilm/{row.label}",
+                {"method": row.runs[0].method, "seeds": {"seed 0": "fine"}},
+            )
+            for row in group.rows
+        }
+        found.append(tables.section(group, f"toy-minilm-{group.key.protocol}", behind))
+    return found
+
+
+def front(**changes: str) -> Front:
+    """What the page says first."""
+    stored = [(None, run) for run in study()]
+    said = {"title": "AdaptRec report", "source": "records", "command": "python -m benchmark report"}
+    return Front(**{**said, **changes}, results="../results", counts=tiles(stored), runs=overview(stored))
+
+
+def whole() -> str:
+    """The page of all of it."""
+    return page(front(), [Part("Runs", runs()), Part(f"Hostile {SCRIPT}", [nasty()])])

@@ -1,0 +1,172 @@
+"""The page of the report in headless Chromium: it renders, sorts, filters, opens what is behind a figure."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from report_page import BREAK, QUOTES, SCRIPT, whole
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (the extra `test`)")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver (Debian: chromium, chromium-driver)"
+)
+QUIET = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-default-apps", "--disable-dev-shm-usage",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("browser")
+    (folder / "index.html").write_text(whole(), encoding="utf-8")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in (*QUIET, f"--user-data-dir={folder / 'profile'}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver.page = (folder / "index.html").as_uri()
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def opened(browser):
+    """The page, fresh; afterwards: no complaint, nothing asked of a network. An `alert` fails any command."""
+    size(browser, 1280, 1000)
+    browser.get_log("performance")  # what the browser loaded before
+    browser.get(browser.page)
+    yield browser
+    assert browser.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+def size(browser, width, height, media="", dark=False):
+    wanted = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", wanted)
+    scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": scheme})
+
+
+def find(browser, selector):
+    return browser.find_element("css selector", selector)
+
+
+def column(browser, section, place, body=0):
+    """Texts of a column of a section's first table."""
+    script = """return [...document.querySelector(arguments[0] + ' table').tBodies[arguments[2]].rows]
+        .map(row => row.cells[arguments[1]].textContent)"""
+    return browser.execute_script(script, section, place, body)
+
+
+def head(browser, section, place):
+    return browser.find_elements("css selector", f"{section} .block:first-of-type thead button")[place]
+
+
+NASTY = [".0939 ± .0075", "1,234 GPU", ".5", "n/a", "30.8x", "-2 %", "oom", "10"]
+
+
+def test_it_renders_with_names_as_text(opened):
+    assert opened.title == "AdaptRec report"
+    assert find(opened, "#s-nasty h3").text == f"{SCRIPT} {QUOTES}"
+    assert find(opened, "#s-nasty .caption").text == BREAK
+    assert find(opened, "#s-nasty tbody th").text == f"{SCRIPT} 0"
+    shown = "return [...document.images].map(image => image.complete && image.naturalWidth)"
+    assert opened.execute_script(shown) == [720, 720]
+    assert not opened.find_elements("css selector", "main script, img[onerror]")
+
+
+def test_a_click_sorts_by_number_and_back(opened):
+    assert column(opened, "#s-nasty", 1) == NASTY
+    button = head(opened, "#s-nasty", 1)
+    button.click()
+    assert column(opened, "#s-nasty", 1) == [
+        "1,234 GPU", "30.8x", "10", ".5", ".0939 ± .0075", "-2 %", "n/a", "oom",
+    ]  # fmt: skip
+    state = "return arguments[0].parentElement.getAttribute('aria-sort')"
+    assert opened.execute_script(state, button) == "descending"
+    button.click()
+    assert column(opened, "#s-nasty", 1) == [
+        "-2 %", ".0939 ± .0075", ".5", "10", "30.8x", "1,234 GPU", "n/a", "oom",
+    ]  # fmt: skip
+    assert opened.execute_script(state, button) == "ascending"
+    assert column(opened, "#s-nasty", 1, body=1) == [".0001"]
+    button.click()
+    assert column(opened, "#s-nasty", 1) == NASTY
+    assert opened.execute_script(state, button) is None
+
+
+def test_the_keyboard_sorts_and_names_go_by_letter(opened):
+    before = column(opened, "#s-toy-minilm-fair", 0)
+    head(opened, "#s-toy-minilm-fair", 0).send_keys("\n")
+    assert column(opened, "#s-toy-minilm-fair", 0) == sorted(before)
+    head(opened, "#s-toy-minilm-fair", 0).send_keys(" ")
+    assert column(opened, "#s-toy-minilm-fair", 0) == sorted(before, reverse=True)
+    recalls = [text for text in column(opened, "#s-toy-minilm-fair", 1) if text[0] == "."]
+    head(opened, "#s-toy-minilm-fair", 1).click()
+    assert [text for text in column(opened, "#s-toy-minilm-fair", 1) if text[0] == "."] == sorted(
+        recalls, reverse=True
+    )
+
+
+def test_a_figure_opens_its_configuration_and_escape_closes_it(opened):
+    find(opened, "#s-nasty td a.fig").click()
+    dialog = find(opened, "#dialog")
+    assert dialog.is_displayed()
+    assert find(opened, "#dialog-name").text == BREAK
+    assert f"run --dataset '{SCRIPT}' {QUOTES}" in find(opened, "#dialog code").text
+    assert find(opened, "#dialog li a").get_attribute("href").endswith("results/toy/%3Ci%3E/a%20b.json")
+    find(opened, "#dialog-close").send_keys("\ue00c")
+    assert not dialog.is_displayed()
+    find(opened, "#s-nasty tbody th a.fig").send_keys("\n")
+    assert dialog.is_displayed()
+    find(opened, "#dialog-close").click()
+    assert not dialog.is_displayed()
+
+
+def test_the_filter_leaves_rows_and_sections_that_match(opened):
+    field = find(opened, "#filter")
+    field.send_keys("FAIR ssna-mean")
+    shown = "return [...document.querySelectorAll('.section tbody tr')].filter(r => r.offsetParent).length"
+    assert opened.execute_script(shown) == 2
+    assert find(opened, "#matches").text == "2 rows"
+    assert not find(opened, "#s-nasty").is_displayed()
+    assert not find(opened, "nav a[href='#s-nasty']").is_displayed()
+    field.clear()
+    field.send_keys("x\b")
+    assert find(opened, "#s-nasty").is_displayed()
+    assert find(opened, "#matches").text == ""
+
+
+@pytest.mark.parametrize("width", [390, 320, 1280])
+def test_the_page_never_scrolls_sideways_and_tables_do(opened, width):
+    size(opened, width, 844)
+    opened.get(opened.page)
+    assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+    script = """const box = document.querySelector('#s-toy-minilm-fair .scroll');
+        const label = box.querySelector('tbody th'), before = label.getBoundingClientRect().left;
+        box.scrollLeft = 200;
+        return [box.scrollLeft, label.getBoundingClientRect().left - before]"""
+    if width < 600:
+        assert opened.execute_script(script) == [200, 0]
+        find(opened, "#s-toy-minilm-fair tbody th a.fig").click()
+        assert find(opened, "#dialog").is_displayed()
+        assert opened.execute_script("return document.documentElement.scrollWidth") == width
+
+
+def test_dark_and_print(opened):
+    colour = "return getComputedStyle(document.body).backgroundColor"
+    assert opened.execute_script(colour) == "rgb(255, 255, 255)"
+    size(opened, 1280, 1000, dark=True)
+    assert sum(map(int, opened.execute_script(colour)[4:-1].split(","))) < 120
+    size(opened, 1280, 1000, media="print", dark=True)
+    assert opened.execute_script(colour) == "rgb(255, 255, 255)"
+    assert not find(opened, "nav").is_displayed()
+    assert find(opened, "#s-nasty table").is_displayed()
