@@ -1,0 +1,156 @@
+"""`explain`: who is meant, what differs in which order, how wide intervals are, and what a user gets wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from report_ranks import ranked, some_ranks
+from report_records import failure
+
+from benchmark import cli
+from benchmark.explain import BOOTSTRAP, ERRORS, explain, show
+from benchmark.facts import NONE, TOPICS, UNKNOWN
+from benchmark.record import ranks_path
+from benchmark.sides import find
+from methods.errors import UserError
+
+PAPER = "paper:distilbert/sci/ssna"
+RECIPE = {"name": "toy", "split": "leave-one-out", "core": 5, "text_fields": ["text"]}
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Configurations `a` (two seeds) and `b` on the same data."""
+    changes = {"data": {"key": "k1", "recipe": RECIPE, "fingerprint": {"users": 300, "items": 9}}}
+    ranked(tmp_path, "a", some_ranks(1, hit=0.4), 0, **changes)
+    ranked(tmp_path, "a", some_ranks(2, hit=0.4), 1, **changes)
+    other = {"settings": {"candidates": "catalogue", "batch_size": 64, "learning_rate": 0.1}}
+    ranked(tmp_path, "b", some_ranks(3, hit=0.2), 0, **changes, **other, hyperparameters={"init": "whitened"})
+    return tmp_path
+
+
+def both(results, a="toy/minilm/a", b="toy/minilm/b"):
+    return explain(find(a, results), find(b, results))
+
+
+def test_a_beginning_names_all_seeds_and_a_path_one(results):
+    path = next((results / "toy/minilm/a").glob("*-s1.json"))
+    assert find("toy/minilm/a", results).seeds.keys() == {0, 1}
+    assert find(str(path), results).seeds.keys() == {1}
+    assert find(str(results / "toy/minilm/a"), results).name == find("toy/minilm/a", results).name
+    assert find("toy/minilm/a/a-paper-s1", results).seeds.keys() == {1}
+
+
+def test_settings_that_move_results_come_first(results):
+    found = [one for one in both(results)["settings"] if one["stated"]]
+    assert [one["name"] for one in found[:2]] == ["candidates", "batch_size"]
+    assert (found[0]["a"], found[0]["b"]) == ("batch", "catalogue")
+    topics = [list(TOPICS).index(one["topic"]) for one in both(results)["settings"]]
+    assert topics == sorted(topics)
+    assert {"name": "init", "topic": "start", "a": NONE, "b": "whitened", "stated": True} in found
+
+
+def test_equal_users_are_resampled_together(results):
+    gap = both(results)["metrics"][0]
+    expected = np.mean([np.mean(some_ranks(seed, hit=0.4) <= 10) for seed in (1, 2)])
+    assert gap["a"] == pytest.approx(expected)
+    assert gap["b"] == pytest.approx(np.mean(some_ranks(3, hit=0.2) <= 10))
+    assert gap["low"] < gap["a"] - gap["b"] < gap["high"]
+    assert (gap["metric"], gap["history_masked"], gap["interval"]) == ("recall@10", False, BOOTSTRAP)
+
+
+def test_without_ranks_the_error_is_the_binomial_one(results):
+    for path in (results / "toy/minilm").glob("*/*.parquet"):
+        path.unlink()
+    found = both(results)
+    gap = found["metrics"][0]
+    half = 1.959964 * math.sqrt(sum(gap[x] * (1 - gap[x]) / 300 for x in "ab"))
+    assert gap["high"] - gap["low"] == pytest.approx(2 * half)
+    assert gap["interval"] == ERRORS
+    assert sum("ranks.parquet is missing" in note for note in found["notes"]) == 3
+
+
+def test_other_data_is_allowed_and_said(results):
+    changes = {"data": {"key": "k2", "fingerprint": {"users": 200}}, "dataset": "other"}
+    ranked(results, "c", some_ranks(4, users=200), **changes)
+    found = both(results, b="other/minilm/c")
+    assert found["same_data"] is False
+    assert found["notes"][0].startswith("The data differ")
+    assert {gap["interval"] for gap in found["metrics"]} == {ERRORS}
+
+
+def test_a_run_beside_a_published_figure(results):
+    counts = {"users": 8442, "items": 4385, "interactions": 59427}
+    ranked(results, "ssna", some_ranks(5), data={"key": "k", "recipe": RECIPE, "fingerprint": counts})
+    found = both(results, "toy/minilm/ssna", PAPER)
+    assert found["same_data"] is True
+    said = {one["name"]: one for one in found["settings"]}
+    assert said["llm"]["b"] == "distilbert" and said["llm"]["stated"]
+    assert said["mask_false_negatives"] == {
+        "topic": "negatives", "name": "mask_false_negatives", "a": "True", "b": UNKNOWN, "stated": False,
+    }  # fmt: skip
+    agreed = {"recipe.split", "recipe.core", "recipe.text_fields", "candidates", "temperature", "batch_size"}
+    assert not agreed & said.keys()
+    first, masked = found["metrics"][0], found["metrics"][4]
+    assert (first["b"], masked["b"], masked["history_masked"]) == (0.1059, 0.1059, True)
+    assert found["b"]["users"] == 8442
+    text = show(found)
+    assert "not stated" in text and "SSNA on Sci with DistilBERT" in text
+
+
+def test_two_published_figures():
+    found = both(None, PAPER, "paper:distilbert/sci/lora")
+    assert [gap["history_masked"] for gap in found["metrics"]] == [False] * 4
+    said = {one["name"]: (one["a"], one["b"]) for one in found["settings"]}
+    assert said["batch_size"] == ("256", "32")
+    assert said["top_layers"] == ("3", UNKNOWN)
+
+
+def test_a_configuration_beside_itself_does_not_differ(results):
+    found = both(results, b="toy/minilm/a")
+    assert found["settings"] == []
+    assert all(gap["low"] == gap["high"] == 0 for gap in found["metrics"])
+    assert "none" in show(found)
+
+
+def test_the_command_prints_and_writes(results, capsys):
+    file = results / "out" / "said.json"
+    assert cli.main(["explain", "toy/minilm/a", PAPER, "--results", str(results), "--json", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert "Difference in each metric" in printed and "seeds 0, 1" in printed
+    assert json.loads(file.read_text())["b"]["name"] == PAPER
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ("toy/minilm", "'toy/minilm' begins 2 configurations below"),
+        ("toy/minilm/aa", "Did you mean 'toy/minilm/a/a-paper'? Give a record's path"),
+        ("nowhere.json", "there is no record nowhere.json"),
+        ("paper:distilbert/sci", "is not paper:<llm>/<dataset>/<method>, such as paper:distilbert/sci/lora"),
+        ("paper:distilbert/sic/ssna", "unknown dataset of the paper: 'sic'. Did you mean 'sci'?"),
+        ("paper:bert-medium/sci/ssna-mean", "the paper prints no quality of"),
+    ],
+)
+def test_what_nobody_can_mean_is_one_line(results, reference, said, capsys):
+    assert cli.main(["explain", reference, PAPER, "--results", str(results)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_a_configuration_without_a_finished_run(results):
+    run = failure("x")
+    run.write(results / "toy/minilm/x/x-paper-s0.json")
+    with pytest.raises(UserError, match="has no finished run: failed: x broke"):
+        find("toy/minilm/x", results)
+
+
+def test_a_seed_without_ranks_leaves_the_others_their_figures_only(results):
+    path = next((results / "toy/minilm/a").glob("*-s1.json"))
+    ranks_path(path).unlink()
+    found = both(results)
+    assert found["a"]["seeds"] == [0, 1]
+    assert {gap["interval"] for gap in found["metrics"]} == {ERRORS}
