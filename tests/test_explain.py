@@ -1,4 +1,4 @@
-"""`explain`: who is meant, what differs in which order, how wide intervals are, and what a user gets wrong."""
+"""`explain`: who is meant, what differs in which order, how wide intervals are, what a user gets wrong."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from benchmark.report.drawing import COLOURS, forms, look_of, style
 if TYPE_CHECKING:
     from benchmark.report.ledger import Course
 
-HATCHES = ("", "", "///", "...", "xx", "\\\\\\")
+HATCHES = ("", "", "///", "---", "xx", "\\\\\\")
 
 
 def draw_costs(where: str, rows: Mapping[str, Mapping[str, float]]) -> dict[str, bytes]:
