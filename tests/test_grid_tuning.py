@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from benchmark.grid.plan import Plan, expand, make_plan
 from benchmark.grid.tune import choose
 from benchmark.record import Cost, Environment, RunRecord, Tuning, finished, iter_records, read_record
 from benchmark.report.rows import groups
+from benchmark.report.tables import render
 from methods import BUILTIN, registry
 from methods.errors import UserError
 
@@ -311,7 +313,7 @@ def test_a_record_keeps_the_larger_search(
 def published(monkeypatch: pytest.MonkeyPatch, method: str, values: dict[str, Any]) -> None:
     """Pretend that the paper has `values` of `method` for random-tiny, and that any data are its sci."""
     monkeypatch.setattr(registry.get(method), "paper", {("random-tiny", "sci"): values})
-    monkeypatch.setattr("benchmark.published.dataset_of", lambda fingerprint: "sci")
+    monkeypatch.setattr("benchmark.grid.plan.dataset_of", lambda fingerprint: "sci")
 
 
 def test_published_values_are_taken(
@@ -386,9 +388,8 @@ def test_a_search_through_the_command_line(
     assert tuning.chosen == best.overrides and best.config_hash == tuned[0].config_hash
     assert tuned[0].metrics["valid"]["recall@10"] == best.recall
     assert f"ssna (tuned: {tuning.chosen[0]})" in told.out and "the best of 2 trials" in told.err
-    assert main(["report", "--results", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
-    (sheet,) = (tmp_path / "out").glob("*-random-tiny-paper.csv")
-    lines = list(csv.DictReader(sheet.open(encoding="utf-8")))
+    (table,) = groups(records)
+    lines = list(csv.DictReader(io.StringIO(render(table, "csv"))))
     trials = [line for line in lines if line["kind"] == "trial"]
     assert [line["chosen"] for line in trials].count("yes") == 1 and len(trials) == 2
     assert not any(line["test_recall@10"] for line in trials)
