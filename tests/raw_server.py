@@ -202,10 +202,6 @@ def movielens(items: int = 30) -> dict[str, bytes]:
     return {"ml-1m.zip": file.getvalue()}
 
 
-def served(**recipes: dict[str, bytes]) -> dict[str, bytes]:
-    """Files by path, as a mirror serves them: /<recipe>/<file>; `_` in a recipe's name stands for `-`."""
-    return {
-        f"/{recipe.replace('_', '-')}/{name}": data
-        for recipe, files in recipes.items()
-        for name, data in files.items()
-    }
+def served(recipes: dict[str, dict[str, bytes]]) -> dict[str, bytes]:
+    """Files by path, as a mirror serves them: /<recipe>/<file>."""
+    return {f"/{recipe}/{name}": data for recipe, files in recipes.items() for name, data in files.items()}

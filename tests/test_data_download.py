@@ -5,12 +5,14 @@ import os
 from pathlib import Path
 
 import pytest
-from raw_server import Server, amazon_2018, served, serving
+from raw_server import Server, amazon_2014, amazon_2018, amazon_2023, interactions, movielens, served, serving
 
+from benchmark.cli import main
 from benchmark.data import transfer as module
 from benchmark.data.download import fetch
 from benchmark.data.places import raw_folder
-from benchmark.data.recipe import Recipe
+from benchmark.data.prepare import describe, prepare
+from benchmark.data.recipe import Recipe, find
 from benchmark.data.transfer import UnavailableError, transfer
 from methods.errors import UserError
 
@@ -195,7 +197,7 @@ def test_a_damaged_record_says_what_to_do(server: Server, tmp_path: Path):
 def test_a_mirror_replaces_the_official_places(tmp_path: Path, monkeypatch):
     urls = {"interactions": ("https://nowhere.invalid/a/X.csv",), "items": ("hf://no/such/meta_X.json.gz",)}
     recipe = Recipe("sci", format="amazon-2018", files=urls)
-    with serving(served(sci=amazon_2018("X"))) as server:
+    with serving(served({"sci": amazon_2018("X")})) as server:
         monkeypatch.setenv("ADAPTREC_DATA_MIRROR", server.url)
         files = fetch(recipe, tmp_path / "a")
     assert {role: path.read_bytes() for role, path in files.items()} == dict(
@@ -206,3 +208,49 @@ def test_a_mirror_replaces_the_official_places(tmp_path: Path, monkeypatch):
         (tmp_path / "disk" / "sci" / name).write_bytes(data)
     monkeypatch.setenv("ADAPTREC_DATA_MIRROR", (tmp_path / "disk").as_uri())
     assert fetch(recipe, tmp_path / "b")["items"].read_bytes() == files["items"].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "text"),
+    [
+        ("sci", amazon_2018(), "Steel & steel box no. 0. Industrial & Scientific steel. Acme."),
+        ("beauty", amazon_2014(), "Steel & steel box no. 0"),
+        ("amazon-2023-All_Beauty", amazon_2023(), "Steel & steel box no. 0 Beauty steel Acme"),
+        ("ml-1m", movielens(), "Café steel (1995) Drama, War"),
+    ],
+)
+def test_from_a_mirror_to_sequences(tmp_path: Path, monkeypatch, name, files, text):
+    with serving(served({name: files})) as server:
+        monkeypatch.setenv("ADAPTREC_DATA_MIRROR", server.url)
+        server.cut_after[next(iter(server.files))] = 1000
+        prepared = prepare(find(name), tmp_path)
+    again = prepare(find(name), tmp_path)  # the server is gone
+    assert again.key == prepared.key and "publisher's files" in describe(again)
+    facts = prepared.fingerprint
+    assert (facts["users"], facts["items"], facts["interactions"]) == (60, 30, 720)
+    place = {item: index for index, item in enumerate(prepared.item_ids)}
+    ids = [str(int(item[1:]) + 1) if name == "ml-1m" else item for _, item, _ in interactions()]
+    assert prepared.items[:12].tolist() == [place[item] for item in ids[:12]]
+    assert prepared.texts[place[ids[0]]] == text
+
+
+def test_exact_repeats_of_2018_count_once(tmp_path: Path, monkeypatch):
+    ratings, metadata = amazon_2018().items()
+    doubled = {ratings[0]: ratings[1] + ratings[1], metadata[0]: metadata[1]}
+    for name, data in doubled.items():
+        (tmp_path / name).write_bytes(data)
+    monkeypatch.setenv("ADAPTREC_DATA", str(tmp_path))
+    prepared = prepare(find("sci"), tmp_path / "cache")
+    assert prepared.fingerprint["interactions"] == 720
+    assert 720 in prepared.fingerprint["dropped"].values()
+
+
+def test_the_command_takes_a_folder_of_files(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv("ADAPTREC_DATA", "")  # restored after the command has set it
+    (tmp_path / "hand" / "sci").mkdir(parents=True)
+    for name, data in amazon_2018().items():
+        (tmp_path / "hand" / "sci" / name).write_bytes(data)
+    assert main(["prepare", "--dataset", "sci", "--data-dir", str(tmp_path / "hand")]) == 0
+    assert "sci (" in capsys.readouterr().out
+    assert main(["prepare", "--dataset", "sci", "--data-dir", str(tmp_path / "none")]) == 2
+    assert "--data-dir: there is no folder" in capsys.readouterr().err

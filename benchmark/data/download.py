@@ -32,14 +32,13 @@ def fetch(recipe: Recipe, cache: Path) -> dict[str, Path]:
     except OSError as error:
         raise UserError(f"the cache {folder} cannot be written: {error}; set ADAPTREC_CACHE.") from error
     try:
-        ledger = Ledger(folder)
+        ledger = Ledger(folder, cache)
         found: dict[str, Path] = {}
         for role, urls in recipe.files.items():
-            path = locate(recipe.name, recipe.source, urls, cache)
+            path, url = locate(recipe.name, recipe.source, urls, cache), None
             if path is None:
                 path, url = _download(recipe, urls, folder)
-                ledger.check(path, url)
-            ledger.check(path)
+            ledger.check(path, url)
             found[role] = path
         return found
     finally:

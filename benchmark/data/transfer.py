@@ -211,9 +211,10 @@ def _temporary(error: BaseException, begun: bool) -> bool:
 
 
 def _why(error: BaseException) -> str:
-    status, root = _status(error), _chain(error)[-1]
+    status = _status(error)
     if status is not None:
         return f"HTTP {status}"
-    return (
-        f"{type(root).__name__}: {root}".splitlines()[0].removeprefix("_IncompleteError: ").removesuffix(": ")
-    )
+    # fsspec says "no such file" of whatever went wrong when it asked for a file's size
+    real = next((one for one in _chain(error) if not isinstance(one, FileNotFoundError)), error)
+    line = " ".join(str(real).split())[:200]
+    return line if isinstance(real, _IncompleteError) else f"{type(real).__name__}: {line}".removesuffix(": ")
