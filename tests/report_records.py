@@ -154,6 +154,11 @@ def study() -> list[RunRecord]:
     return runs
 
 
+def few() -> list[RunRecord]:
+    """A part of the study that is quick to draw: two protocols, several seeds, a control, a failure."""
+    return [run for run in study() if run.method in {"ssna", "tmlp", "id", "adalora"} and not run.overrides]
+
+
 def store(folder: Path, runs: list[RunRecord]) -> Path:
     """Write the records where a run would."""
     for run in runs:

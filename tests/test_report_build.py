@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from report_records import failure, record, store, study
+from report_records import failure, few, record, store
 
-from benchmark.report.build import build_report
+from benchmark.cli import main
+from benchmark.report.build import _named, build_report
+from benchmark.report.section import Part, Plot, Section
 from methods.errors import UserError
 
 WHOLE = ["README.md", "index.html", "manifest.json", "report.tex"]
@@ -21,7 +23,7 @@ WHOLE = ["README.md", "index.html", "manifest.json", "report.tex"]
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return store(tmp_path_factory.mktemp("study") / "results", study())
+    return store(tmp_path_factory.mktemp("study") / "results", few())
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +37,19 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def tables(path):
+    """Whether a CSV is one of the tables of runs."""
+    return "protocol_hash" in path.read_text().splitlines()[0]
+
+
+def inputs(folder):
+    return re.findall(r"\\input\{([^}]+)\.tex\}", (folder / "report.tex").read_text())
+
+
 def test_every_table_in_every_form_with_its_plots(report):
     ends = [".csv", ".md", ".tex", "-curves.png", "-curves.svg", "-quality.png", "-quality.svg"]
     wanted = [f"toy-minilm-{protocol}{end}" for protocol in ("fair", "paper") for end in ends]
-    assert names(report) == sorted([*wanted, *WHOLE])
+    assert {*wanted, *WHOLE} <= set(names(report))
     assert all((report / name).read_bytes()[:4] == b"\x89PNG" for name in wanted if name.endswith("png"))
 
 
@@ -46,10 +57,15 @@ def test_readme_links_every_file_and_says_the_command(report):
     text = (report / "README.md").read_text()
     linked = set(re.findall(r"\]\(([^)]+)\)", text))
     assert linked | {"README.md", "manifest.json"} == set(names(report))
+    page = set(re.findall(r'href="([^"#:]+)"', (report / "index.html").read_text()))
+    assert {link for link in page if "/" not in link} == linked - {"index.html", "report.tex"}
+    assert {f"{link}.tex" for link in inputs(report)} == {
+        name for name in linked if name.endswith(".tex")
+    } - {"report.tex"}
     assert "python -m benchmark report --results results --out reports\n" in text
     assert re.search(r"\| toy +\| +1,200 \| +300 \| +9,000 \| minilm +\| fair +\|", text)
-    for page in report.glob("toy*.md"):
-        assert all((report / link).exists() for link in re.findall(r"\]\(([^)]+)\)", page.read_text()))
+    for made in report.glob("*.md"):
+        assert all((report / link).exists() for link in re.findall(r"\]\(([^)]+)\)", made.read_text()))
 
 
 def test_returns_what_it_wrote(results, report):
@@ -61,7 +77,7 @@ def test_same_records_same_bytes_in_another_process_and_folder(results, report, 
         "import sys; from pathlib import Path; from benchmark.report.build import build_report;"
         "build_report(Path(sys.argv[1]), Path(sys.argv[2]))"
     )
-    copy = store(tmp_path / "results", reversed(study()))
+    copy = store(tmp_path / "results", reversed(few()))
     (tmp_path / "matplotlibrc").write_text("font.size: 20\nsvg.fonttype: none\n")
     environment = {**os.environ, "PYTHONHASHSEED": "7", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
     subprocess.run(
@@ -82,7 +98,8 @@ def test_no_records_is_one_line_that_says_what_to_do(tmp_path):
 
 def test_only_narrows_and_keeps_the_control(results, tmp_path):
     build_report(results, tmp_path / "r", {"llm": ["minilm"], "protocol": {"fair"}, "dataset": []})
-    assert [path.stem for path in (tmp_path / "r").glob("*.csv")] == ["toy-minilm-fair"]
+    assert [path.stem for path in (tmp_path / "r").glob("toy-*.csv") if tables(path)] == ["toy-minilm-fair"]
+    assert not list((tmp_path / "r").glob("*paper*"))
     assert "\nid," in (tmp_path / "r" / "toy-minilm-fair.csv").read_text().replace("no,run,", "\n")
     assert "--llms minilm --protocols fair" in (tmp_path / "r" / "README.md").read_text()
 
@@ -119,9 +136,9 @@ def test_files_no_longer_justified_go_unless_changed_by_hand(tmp_path):
     assert [name for name in left if name.startswith("other")] == ["other-minilm-paper.csv"]
     assert "mine.txt" in left
     assert "toy-minilm-paper.md" in left
-    assert set(json.loads((out / "manifest.json").read_text())) == {
-        name for name in left if name.startswith("toy") or name in set(WHOLE) - {"manifest.json"}
-    }
+    assert set(json.loads((out / "manifest.json").read_text())) == set(left) - {
+        "manifest.json", "mine.txt", "other-minilm-paper.csv"
+    }  # fmt: skip
 
 
 def test_a_file_of_somebody_else_is_never_overwritten(tmp_path):
@@ -156,7 +173,9 @@ def test_tables_of_one_name_are_numbered_by_age(tmp_path):
 
 def test_names_that_differ_in_case_alone_make_files_of_their_own(tmp_path):
     build_report(store(tmp_path / "s", [record(), record(dataset="TOY")]), tmp_path / "r")
-    assert len({path.name.lower() for path in (tmp_path / "r").glob("*.csv")}) == 2
+    made = [path.name.lower() for path in (tmp_path / "r").iterdir()]
+    assert len(set(made)) == len(made)
+    assert {"toy-minilm-paper.csv", "toy-minilm-paper-2.csv"} <= set(made)
 
 
 def test_names_of_hub_and_folder_make_safe_file_names(tmp_path):
@@ -165,7 +184,7 @@ def test_names_of_hub_and_folder_make_safe_file_names(tmp_path):
     for run in found:
         run.write(tmp_path / "s" / "toy" / "x" / run.method / "h-s0.json")
     build_report(tmp_path / "s", tmp_path / "r")
-    assert {path.stem for path in (tmp_path / "r").glob("*.csv")} == {
+    assert {path.stem for path in (tmp_path / "r").glob("toy-*.csv")} == {
         "toy-org-model-paper",
         "toy-my-model-paper",
     }
@@ -173,7 +192,8 @@ def test_names_of_hub_and_folder_make_safe_file_names(tmp_path):
 
 def test_only_failures_give_a_table_and_no_plot(tmp_path):
     build_report(store(tmp_path / "s", [failure("lora", "oom")]), tmp_path / "r")
-    assert names(tmp_path / "r") == WHOLE + [f"toy-minilm-paper{end}" for end in (".csv", ".md", ".tex")]
+    made = [name for name in names(tmp_path / "r") if name.startswith("toy-minilm-paper")]
+    assert made == [f"toy-minilm-paper{end}" for end in (".csv", ".md", ".tex")]
     assert "No run has what this plot shows" in (tmp_path / "r" / "toy-minilm-paper.md").read_text()
 
 
@@ -189,3 +209,49 @@ def test_no_path_of_this_machine_in_the_report(report):
     here = str(Path(report).parent)
     for path in report.iterdir():
         assert here.encode() not in path.read_bytes()
+
+
+def test_the_published_figures_alone_need_no_records(tmp_path):
+    out = tmp_path / "r"
+    build_report(tmp_path / "none", out, source="paper")
+    assert {"paper-table2.tex", "paper-derived.md", *WHOLE} <= set(names(out))
+    assert "python -m benchmark report --source paper --out r\n" in (out / "README.md").read_text()
+    assert "What was run" not in (out / "index.html").read_text()
+
+
+def test_both_sources_stand_in_one_report(results, tmp_path):
+    build_report(results, tmp_path / "r", {"protocol": ["fair"]}, "both")
+    assert {"toy-minilm-fair.md", "paper-table2.md"} <= set(names(tmp_path / "r"))
+    assert "--source both" in (tmp_path / "r" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--source", "papers"], "unknown source .*'papers'. Did you mean 'paper'"),
+        (["--source", "paper", "--datasets", "toy"], "cannot be narrowed by dataset"),
+        (["--source", "both"], "no run records .* --source paper"),
+    ],
+)
+def test_the_command_line_refuses_in_one_line(tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", *arguments]) == 2
+    complaint = capsys.readouterr().err
+    assert re.search(said, complaint)
+    assert complaint.count("\n") == 1
+    assert names(tmp_path) == []
+
+
+def test_the_paper_s_report_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "--source", "paper"]) == 0
+    assert names(tmp_path) == ["reports"]
+    assert names(tmp_path / "reports") == ["paper"]
+
+
+def test_sections_that_would_share_files_are_numbered():
+    sections = [Section(stem, stem, "", []) for stem in ("a", "A", "index", "report", "a-p")]
+    plot = Plot("p", "p", {"md": b""})  # its file is that of the section a-p
+    sections.append(Section("a", "a", "", [], plots=[plot]))
+    (part,) = _named([Part("x", sections)])
+    assert [section.stem for section in part.sections] == ["a", "A-2", "index", "report-2", "a-p", "a-3"]
