@@ -208,6 +208,13 @@ def test_a_file_cut_short_is_one_line(tmp_path: Path):
         read(tmp_path, reviews, metadata[:-20])
 
 
+def test_a_line_without_end_is_no_text(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("benchmark.data.lines.BLOCK", 100)
+    monkeypatch.setattr("benchmark.data.lines._LONGEST", 1000)
+    with pytest.raises(UserError, match=r"interactions, line 1: no line end within .* is it a text file"):
+        read(tmp_path, "x" * 5000)
+
+
 def test_files_without_rows(tmp_path: Path):
     with pytest.raises(UserError, match="interactions has no usable rows"):
         read(tmp_path, "")
