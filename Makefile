@@ -14,17 +14,18 @@ EPOCHS =
 SET =
 VARY =
 JSON =
+SOURCE =
 # Planted sets have records and a report of their own: results/ and reports/ are for real data.
 planted = $(if $(filter-out tiny tiny-shuffled,$(call items,$(DATASETS))),,$(DATASETS))
 RESULTS = results$(if $(planted),/tiny)
-OUT = reports$(if $(planted),/tiny)
+OUT = reports$(if $(filter paper,$(SOURCE)),/paper,$(if $(planted),/tiny))
 
 comma := ,
 space := $() $()
 items = $(strip $(subst $(comma),$(space),$(1)))
 list = $(subst $(space),$(comma),$(call items,$(1)))
 
-export PYTHON LLM GPUS EPOCHS RESULTS OUT VARY JSON
+export PYTHON LLM GPUS EPOCHS RESULTS OUT VARY JSON SOURCE
 export datasets = $(call list,$(DATASETS))
 export methods = $(call list,$(METHODS))
 export protocols = $(call list,$(PROTOCOL))
@@ -39,6 +40,8 @@ export OMP_WAIT_POLICY ?= passive
 
 # Runs `adaptrec` with the shell's arguments and shows them.
 adaptrec = echo "+ adaptrec $$*" >&2; .venv/bin/python -m benchmark "$$@"
+report = set -- report --results "$$RESULTS" --out "$$OUT"; \
+	[ -z "$$SOURCE" ] || set -- "$$@" --source "$$SOURCE"; $(adaptrec)
 
 .DEFAULT_GOAL := help
 .PHONY: help bench smoke test lint report speed clean
@@ -58,6 +61,8 @@ help: ## this text
 #|   SET="key=value ..."  settings and hyper-parameters: docs/settings.md
 #|   RESULTS=results      folder of the records (results/tiny for planted datasets); finished ones are not run again
 #|   OUT=reports          folder of the report (reports/tiny for planted datasets)
+#|   SOURCE=              of the report: ours (the records), paper (the published figures alone, no records needed),
+#|                        both (side by side; what `make bench` writes for real data)
 #|   PYTHON=python3       Python 3.11 or newer, for the first set-up
 #| `make bench LLM=bert-medium`, or any other LLM, means the paper's data and the protocol `paper`. So far that is
 #| DATASETS=scientific; its files are looked for in $ADAPTREC_DATA/scientific (docs/datasets.md).
@@ -74,9 +79,9 @@ bench: .venv/.ready ## run the benchmark, print its tables, write its report
 	[ -z "$$settings" ] || set -- "$$@" --set $$settings; \
 	$(adaptrec); status=$$?; \
 	[ $$status -le 1 ] || exit $$status; \
-	set -- report --results "$$RESULTS" --out "$$OUT"; \
-	$(adaptrec) || exit; \
+	$(report) || exit; \
 	exit $$status
+bench: SOURCE = $(if $(planted),,both)
 
 smoke: .venv/.ready ## every method, small, two epochs on random weights, from nothing: under a minute
 	@rm -rf results/smoke reports/smoke
@@ -95,8 +100,8 @@ lint: .venv/.ready-dev ## ruff, its format check, and mypy in strict mode
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-report: .venv/.ready ## tables and plots of all records below RESULTS, into OUT
-	@set -- report --results "$$RESULTS" --out "$$OUT"; $(adaptrec)
+report: .venv/.ready ## tables, plots and index.html of all records below RESULTS, into OUT
+	@$(report)
 report: planted =
 
 speed: .venv/.ready ## time training and evaluation of one cell, or of several that differ in one setting

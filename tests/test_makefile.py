@@ -70,7 +70,7 @@ def test_bench_alone_is_the_embedded_default_and_writes_its_report(checkout: Pat
 def test_another_language_model_means_real_data_under_the_paper_protocol(checkout: Path) -> None:
     (bench, report), _ = make(checkout, "bench", "LLM=bert-medium")
     assert (option(bench, "--datasets"), option(bench, "--protocols")) == ("scientific", "paper")
-    assert report == ["report", "--results", "results", "--out", "reports"]
+    assert report == ["report", "--results", "results", "--out", "reports", "--source", "both"]
 
 
 def test_lists_by_commas_or_spaces_and_values_that_a_shell_would_run(checkout: Path) -> None:
@@ -86,7 +86,7 @@ def test_lists_by_commas_or_spaces_and_values_that_a_shell_would_run(checkout: P
     assert option(bench, "--epochs") == "3"
     assert bench[-3:] == ["--set", "heads=4", "noise=*"]
     assert option(bench, "--results") == option(report, "--results") == nasty.replace("$$", "$")
-    assert report[-2:] == ["--out", "my out"]
+    assert report[-4:] == ["--out", "my out", "--source", "both"]
     assert not {"x", "y", "z"} & {path.name for path in checkout.iterdir()}
 
 
@@ -129,3 +129,16 @@ def test_set_up_refuses_an_old_python_in_one_line(checkout: Path) -> None:
     first, *rest = done.stderr.splitlines()
     assert f"PYTHON={old} is not Python 3.11 or newer" in first
     assert all(line.startswith("make: ***") for line in rest)
+
+
+@pytest.mark.parametrize(
+    ("words", "handed"),
+    [
+        ([], ["--out", "reports"]),
+        (["SOURCE=both", "OUT=out"], ["--out", "out", "--source", "both"]),
+        (["SOURCE=paper"], ["--out", "reports/paper", "--source", "paper"]),
+    ],
+)
+def test_the_report_takes_its_source(checkout: Path, words: list[str], handed: list[str]) -> None:
+    (call,), _ = make(checkout, "report", *words)
+    assert call == ["report", "--results", "results", *handed]
