@@ -13,6 +13,7 @@ from report_page import BREAK, QUOTES, SCRIPT, SVG, front, nasty, runs, whole
 from report_records import record, store
 
 from benchmark.cli import _parsers
+from benchmark.record import Trial, Tuning
 from benchmark.report.behind import below_results, configuration, name_of
 from benchmark.report.page import page
 from benchmark.report.section import Part, Plot, Section
@@ -185,6 +186,17 @@ def test_of_several_seeds_one_configuration_with_all_files(tmp_path):
     assert str(tmp_path) not in str(found)
     assert found["seeds"] == dict.fromkeys(["seed 0", "seed 1"], "12 epochs, the best 8")
     assert found["settings"] == made[0].settings
+    assert found["tuning"] == {}
+
+
+def test_a_configuration_says_how_it_was_tuned():
+    trials = [Trial(overrides=[f"heads={n}"], config_hash=str(n), status="ok", recall=0.1) for n in (1, 2)]
+    search = Tuning(mode="grid", chosen=["heads=2"], grid={"heads": [1, 2]}, seed=5, trials=trials)
+    run = record(tuning=search, trials=2)
+    found = configuration([(Path("r/toy/minilm/ssna/h-s0.json"), run)])["tuning"]
+    assert found == {
+        "mode": "grid", "chosen": ["heads=2"], "searched": {"heads": [1, 2]}, "trials": 2, "seed": 5,
+    }  # fmt: skip
 
 
 def test_the_command_of_a_configuration_is_one_that_bench_takes():

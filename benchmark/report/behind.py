@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.record import RunRecord
+from benchmark.record import RunRecord, Tuning
 
 Stored = tuple[Path, RunRecord]
 """A record and the file it was read from, `.../<dataset>/<llm>/<method>/<hash>-s<seed>.json`."""
@@ -49,6 +49,7 @@ def configuration(runs: Sequence[Stored]) -> dict[str, Any]:
         "protocol": run.protocol,
         "overrides": list(run.overrides),
         "seeds": {f"seed {one.seed}": said for (_, one), said in zip(runs, trained, strict=True)},
+        "tuning": _tuning(run.tuning),
         "hyper-parameters": dict(run.hyperparameters),
         "settings": dict(run.settings),
         "data": {"key": run.data.get("key"), **_plain(run.data.get("fingerprint") or {})},
@@ -58,6 +59,16 @@ def configuration(runs: Sequence[Stored]) -> dict[str, Any]:
         "protocol hash": run.protocol_hash,
         "made": ", ".join(one.created for _, one in runs),
     }
+
+
+def _tuning(found: Tuning | None) -> dict[str, Any]:
+    """Where hyper-parameters come from; empty where from the protocol and the user alone."""
+    if found is None:
+        return {}
+    told = {"mode": found.mode, "chosen": list(found.chosen), "source": found.source, "searched": found.grid}
+    if found.trials:
+        told |= {"trials": len(found.trials), "seed": found.seed, "seconds": round(found.train_seconds, 1)}
+    return {name: value for name, value in told.items() if value}
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
