@@ -15,7 +15,7 @@ from data_folders import write_folder
 from benchmark.cell import Cell, resolve_cell
 from benchmark.cli import main
 from benchmark.config import Settings, parse, split_overrides
-from benchmark.grid import local
+from benchmark.grid import child
 from benchmark.grid.plan import expand
 from benchmark.record import METRICS, RunRecord, read_record
 from benchmark.train import loop
@@ -334,7 +334,7 @@ def test_bench_runs_what_is_missing_prints_a_table_and_runs_nothing_twice(
     assert all(read_record(path).status == "ok" for path in records)
     assert read_record(records[1]).hyperparameters["dropout"] == 0.1
     before = [path.read_bytes() for path in records]
-    monkeypatch.setattr(local.subprocess, "run", lambda *_, **__: pytest.fail("a process was started"))
+    monkeypatch.setattr(child.subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
     assert main(command) == 0
     again = capfd.readouterr()
     assert again.out == told.out
