@@ -241,6 +241,15 @@ def test_figures_that_print_alike_are_tied():
     assert tied["tau_b"] is None
 
 
+def test_a_searched_row_is_matched_whatever_the_search_chose():
+    records = orders(fair=(0.3, 0.2, 0.1), paper=(0.3, 0.2, 0.1))
+    for (_, run), chosen in zip(records[::3], ("x=1", "x=2"), strict=True):
+        run.overrides, run.config_hash = [chosen], f"{run.config_hash}-{chosen}"
+        run.tuning = Tuning(mode="grid", chosen=[chosen], grid={"x": [1, 2]}, seed=0)
+    line = between(records)["recall@10"]
+    assert line["rows"] == 3 and line["first_figures"].startswith("a (tuned) 0.3000")
+
+
 def test_fewer_than_three_rows_in_common_are_no_order():
     (section,) = agreement.sections(orders(fair=(0.3, 0.2, 0.1), paper=(0.3, 0.2)))
     assert {line["first"] for line in section.lines} == {"fair, raw"}

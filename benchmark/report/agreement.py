@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from benchmark.report.behind import Stored
 from benchmark.report.drawing import forms, look_of, style
 from benchmark.report.names import slug, stems_of
-from benchmark.report.rows import Group, groups
+from benchmark.report.rows import Group, Row, groups
+from benchmark.report.searches import told
 from benchmark.report.section import Plot, Section
 from benchmark.report.styles import Block, Cell
 from benchmark.report.tables import SHORT, share
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 METRICS = ("recall@10", "ndcg@10")
 FEWEST = 3
 """Rows in common from which an order can agree or not."""
+WRAP = 34
+"""Characters of a line of a label in the plot."""
 Scores = Mapping[str, float]
 """Row -> its figure as printed: what is printed alike is tied."""
 
@@ -68,8 +72,18 @@ class Agreement:
 
 def scores(group: Group, split: str, metric: str) -> Scores:
     """Mean test figures of the finished rows, rounded as a table prints them."""
-    figures = {row.label: row.quality(split, metric) for row in group.rows}
+    names = [_name(row) for row in group.rows]
+    figures = {
+        name if names.count(name) == 1 else row.label: row.quality(split, metric)
+        for name, row in zip(names, group.rows, strict=True)
+    }
     return {label: round(figure.mean, 4) for label, figure in figures.items() if figure}
+
+
+def _name(row: Row) -> str:
+    """The label without what a search chose, which is its own under each protocol."""
+    said = told(row.tuning)
+    return row.label.replace(said, said.partition(":")[0]) if said else row.label
 
 
 def agreement(first: str, second: str, metric: str, a: Scores, b: Scores) -> Agreement | None:
@@ -148,8 +162,9 @@ def _section(stem: str, where: str, between: Sequence[Agreement], masked: Sequen
         "full catalogue. 1: the same order, 0: unrelated, -1: turned round.",
         [Block(title, heads, [_row(one) for one in some]) for title, some in titles.items() if some],
         [
-            "Rows are matched by their label; figures that are printed alike are tied. p: two-sided, against "
-            "unrelated orders, exact where nothing is tied; few rows can say little.",
+            "Rows are matched by their label, whatever a search chose for them; figures that are printed "
+            "alike are tied. p: two-sided, against unrelated orders, exact where nothing is tied; few rows "
+            "can say little.",
             "A pair that turns round may be one that differs by chance on either side: see the tests of "
             "differences between methods.",
         ],
@@ -188,25 +203,24 @@ def draw(one: Agreement, where: str) -> dict[str, bytes]:
     from matplotlib.figure import Figure
 
     with style():
-        figure = Figure(figsize=(7.5, 1.4 + 0.34 * len(one.a)), layout="constrained")
+        figure = Figure(figsize=(7.5, 1.4 + 0.36 * len(one.a)), layout="constrained")
         axes = figure.add_subplot()
-        axes.set_title(f"{where}: places by {SHORT[one.metric]}", loc="left")
+        figure.suptitle(f"{where}: places by {SHORT[one.metric]}", x=0.01, ha="left", fontsize="large")
         sides = [_places(one.a), _places(one.b)]
         for place, label in enumerate(one.a):
             colour, dash, marker = look_of(place)
             look: dict[str, Any] = {"color": colour, "linestyle": dash, "marker": marker}
             axes.plot([0, 1], [side[label] for side in sides], linewidth=1.6, markersize=6, **look)
-        for at, side, values in zip((0, 1), sides, (one.a, one.b), strict=True):
-            _write(axes, at, side, values)
-        axes.set_xlim(-0.75, 1.75)
-        axes.set_ylim(len(one.a) + 0.6, 0.4)
+        axes.set_xlim(-0.05, 1.05)
         axes.set_xticks([0, 1], [one.first, one.second])
         axes.xaxis.tick_top()
-        axes.set_yticks([])
-        axes.grid(visible=False)
-        axes.tick_params(length=0)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+        for side, values, at in zip(sides, (one.a, one.b), (axes, axes.twinx()), strict=True):
+            at.set_ylim(len(one.a) + 0.6, 0.4)
+            _write(at, side, values, first=at is axes)
+            at.grid(visible=False)
+            at.tick_params(length=0)
+            for spine in at.spines.values():
+                spine.set_visible(False)
         return forms(figure)
 
 
@@ -216,11 +230,14 @@ def _places(values: Scores) -> dict[str, float]:
     return {x: listed.index(v) + 1 + (listed.count(v) - 1) / 2 for x, v in values.items()}
 
 
-def _write(axes: Axes, at: int, side: Mapping[str, float], values: Scores) -> None:
-    """Labels beside one end of the lines; tied rows share one."""
-    for place in sorted(set(side.values())):
+def _write(axes: Axes, side: Mapping[str, float], values: Scores, first: bool) -> None:
+    """Labels at one end of the lines, cut where they take up more than two lines; tied rows share one."""
+    places = sorted(set(side.values()))
+    texts = []
+    for place in places:
         tied = [label for label in side if side[label] == place]
         value = share(values[tied[0]])
-        text = f"{', '.join(tied)}  {value}" if at == 0 else f"{value}  {', '.join(tied)}"
-        look: dict[str, Any] = {"textcoords": "offset points", "va": "center"}
-        axes.annotate(text, (at, place), (-9 if at == 0 else 9, 0), ha="right" if at == 0 else "left", **look)
+        text = textwrap.shorten(", ".join(tied), 2 * WRAP - 12, placeholder="...")
+        text = f"{text}  {value}" if first else f"{value}  {text}"
+        texts.append(textwrap.fill(text, WRAP))
+    axes.set_yticks(places, texts)

@@ -7,7 +7,7 @@ styles, markers and hatches differ too, so that a print without colour can be re
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 LINES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 MARKERS = "osD^vPX"
+FITTING = 84
+"""Characters of a row of a legend, beside its lines."""
 
 
 @contextmanager
@@ -57,3 +59,8 @@ def look_of(place: int) -> tuple[str, Any, str]:
     """Colour, line style and marker of a row: 28 that differ."""
     turn, colour = divmod(place, len(COLOURS))
     return COLOURS[colour], LINES[(colour + turn) % len(LINES)], MARKERS[(colour + turn) % len(MARKERS)]
+
+
+def columns(labels: Iterable[str]) -> int:
+    """Of a legend below a plot: two where two labels fit side by side."""
+    return 2 if 2 * max(map(len, labels), default=0) < FITTING else 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmark.report.drawing import COLOURS, forms, look_of, style
+from benchmark.report.drawing import COLOURS, columns, forms, look_of, style
 
 if TYPE_CHECKING:
     from benchmark.report.ledger import Course
@@ -49,8 +49,9 @@ def draw_epochs(
     crossings = [(epochs, a) for a, _, epochs in pairs if epochs]
     last = max([one.epochs for one in courses] + [2 * epochs for epochs, _ in crossings] + [10.0])
     first = min([0.1] + [epochs / 2 for epochs, _ in crossings])
+    wide = columns(one.label for one in courses)
     with style():
-        figure = Figure(figsize=(7.5, 4.0 + 0.12 * len(courses)), layout="constrained")
+        figure = Figure(figsize=(7.5, 4.0 + 0.24 / wide * len(courses)), layout="constrained")
         axes = figure.add_subplot()
         axes.set_title(where, loc="left")
         at = [first * (last / first) ** (step / 200) for step in range(201)]
@@ -69,5 +70,6 @@ def draw_epochs(
             FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
         )
         said = "solid: cached; dashed: tuned\nblack dot: break-even"
-        figure.legend(loc="outside lower left", ncols=2, title=said, alignment="left", handlelength=3.4)
+        shown: dict[str, Any] = {"title": said, "alignment": "left", "handlelength": 3.4}
+        figure.legend(loc="outside lower left", ncols=wide, **shown)
         return forms(figure)

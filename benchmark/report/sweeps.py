@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.config import Settings, digest
 from benchmark.record import RunRecord
 from benchmark.report.behind import Stored, configuration, name_of
-from benchmark.report.drawing import forms, look_of, style
+from benchmark.report.drawing import columns, forms, look_of, style
 from benchmark.report.names import slug
 from benchmark.report.section import Plot, Section
 from benchmark.report.styles import Block, Cell
@@ -161,14 +161,16 @@ def draw(sweep: Sweep) -> dict[str, bytes]:
     """Validation and test Recall@10 side by side, over the setting: `png` and `svg`."""
     from matplotlib.figure import Figure
 
+    wide = columns(sweep.labels())
     with style():
-        figure = Figure(figsize=(7.5, 3.6), layout="constrained")
+        figure = Figure(figsize=(7.5, 3.2 + 0.3 / wide * len(sweep.lines)), layout="constrained")
         pair = figure.subplots(1, 2, sharex=True, sharey=True)
         title = f"{sweep.method} on {sweep.dataset}, protocol {sweep.protocol}"
         figure.suptitle(title, x=0.01, ha="left", fontsize="large")
         for axes, (split, name) in zip(pair, SPLITS.items(), strict=True):
             axes.set_title(name, fontsize="medium")
             axes.set_xlabel(sweep.name)
+            axes.margins(y=0.1)
             for place, (label, line) in enumerate(zip(sweep.labels(), sweep.lines, strict=True)):
                 _draw_line(axes, line, split, label, place)
             _ticks(axes, sorted({value for line in sweep.lines for value in line.runs}))
@@ -177,7 +179,7 @@ def draw(sweep: Sweep) -> dict[str, bytes]:
         said = "ringed: best on validation" + ("\nbars: least to most of the seeds" if several else "")
         handles, labels = pair[0].get_legend_handles_labels()
         look: dict[str, Any] = {"title": said, "alignment": "left", "handlelength": 3.4}
-        figure.legend(handles, labels, loc="outside lower left", ncols=2, **look)
+        figure.legend(handles, labels, loc="outside lower left", ncols=wide, **look)
         return forms(figure)
 
 
