@@ -38,6 +38,8 @@ FLOORS = (
         "speed",
         "speed_record",
         "settings_page",
+        "prepare_speed",
+        "plain_pandas",
         "facts",
         "sides",
         "explain",
