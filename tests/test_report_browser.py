@@ -138,6 +138,7 @@ def test_the_filter_leaves_rows_and_sections_that_match(opened):
     assert opened.execute_script(shown) == 2
     assert find(opened, "#matches").text == "2 rows"
     assert not find(opened, "#s-nasty").is_displayed()
+    assert not find(opened, "#overview").is_displayed()
     assert not find(opened, "nav a[href='#s-nasty']").is_displayed()
     field.clear()
     field.send_keys("x\b")
