@@ -65,7 +65,12 @@ def _tuning(found: Tuning | None) -> dict[str, Any]:
     """Where hyper-parameters come from; empty where from the protocol and the user alone."""
     if found is None:
         return {}
-    told = {"mode": found.mode, "chosen": list(found.chosen), "source": found.source, "searched": found.grid}
+    told: dict[str, Any] = {
+        "mode": found.mode,
+        "chosen": list(found.chosen),
+        "source": found.source,
+        "searched": found.grid,
+    }
     if found.trials:
         told |= {"trials": len(found.trials), "seed": found.seed, "seconds": round(found.train_seconds, 1)}
     return {name: value for name, value in told.items() if value}
