@@ -4,12 +4,22 @@
 PYTHON ?= python3
 LLM = minilm
 # minilm needs no hub: the whole default needs no download, and shows at once what a protocol does.
-embedded := $(filter minilm,$(LLM))
-DATASETS = $(if $(embedded),tiny,scientific)
+embedded = $(if $(filter-out minilm,$(call items,$(LLM))),,yes)
+# Any other language model means the paper's study: its data, its protocol and, where it has published them, its
+# hyper-parameters.
+study := sci pantry tools toys ins
+DATASETS = $(if $(embedded),tiny,$(study))
 PROTOCOL = $(if $(embedded),paper fair,paper)
+unpublished = $(filter-out distilbert distilroberta bert-medium,$(call items,$(LLM))) \
+  $(filter-out $(study) scientific,$(call items,$(DATASETS)))
+TUNE = $(if $(strip $(unpublished)),none,paper)
 METHODS =
 SEEDS = 0
 GPUS = 1
+JOBS =
+EXECUTOR =
+DATA_DIR =
+DRY_RUN =
 EPOCHS =
 SET =
 VARY =
@@ -25,7 +35,8 @@ space := $() $()
 items = $(strip $(subst $(comma),$(space),$(1)))
 list = $(subst $(space),$(comma),$(call items,$(1)))
 
-export PYTHON LLM GPUS EPOCHS RESULTS OUT VARY JSON SOURCE
+export PYTHON GPUS JOBS EXECUTOR DATA_DIR DRY_RUN TUNE EPOCHS RESULTS OUT VARY JSON SOURCE
+export llms = $(call list,$(LLM))
 export datasets = $(call list,$(DATASETS))
 export methods = $(call list,$(METHODS))
 export protocols = $(call list,$(PROTOCOL))
@@ -54,31 +65,40 @@ help: ## this text
 #|
 #| `make bench` alone runs every method on the planted dataset `tiny` with the language model `minilm`, under the
 #| protocols `paper` and `fair`: no download, no GPU. Narrow or widen it; lists by commas or spaces:
-#|   LLM=minilm           short name (`.venv/bin/adaptrec list llms`), hub id or folder
+#|   LLM=minilm           short names (`.venv/bin/adaptrec list llms`), hub ids or folders
 #|   DATASETS=tiny        recipes (`.venv/bin/adaptrec list datasets`) or folders without spaces in their path
 #|   METHODS=             every one (`.venv/bin/adaptrec list methods`)
-#|   PROTOCOL="paper fair"  SEEDS=0  GPUS=1 (processes a run)  EPOCHS= (at most)
+#|   PROTOCOL="paper fair"  SEEDS=0  EPOCHS= (at most)
+#|   TUNE=none            or grid (searched, by validation) or paper (the published best values): docs/grid.md
+#|   DRY_RUN=1            prints the plan with an estimate of time, memory and disk, and runs nothing
+#|   GPUS=1 (processes a run)  JOBS= (runs at a time)  EXECUTOR= (ray: a cluster takes the runs)
+#|   DATA_DIR=            folder of files fetched by hand (docs/datasets.md)
 #|   SET="key=value ..."  settings and hyper-parameters: docs/settings.md
 #|   RESULTS=results      folder of the records (results/tiny for planted datasets); finished ones are not run again
 #|   OUT=reports          folder of the report (reports/tiny for planted datasets)
 #|   SOURCE=              of the report: ours (the records), paper (the published figures alone, no records needed),
 #|                        both (side by side; what `make bench` writes for real data)
 #|   PYTHON=python3       Python 3.11 or newer, for the first set-up
-#| `make bench LLM=bert-medium`, or any other LLM, means the paper's data and the protocol `paper`. So far that is
-#| DATASETS=scientific; its files are looked for in $ADAPTREC_DATA/scientific (docs/datasets.md).
+#| `make bench LLM=bert-medium`, or any other LLM, means the paper's study: DATASETS="sci pantry tools toys ins", fetched
+#| where they are not here, protocol `paper`, and TUNE=paper where there are published values (distilbert,
+#| distilroberta, bert-medium); its tables stand beside the published ones in reports/.
 #|
 #| `make speed METHODS=lora` times one cell: the first of METHODS, DATASETS and PROTOCOL (docs/costs.md).
 #|   VARY=encode=cached,unique  time it once for each value of a setting, each in a fresh process
 #|   JSON=                where the figures are written too; `.venv/bin/adaptrec speed --show FILE` prints them again
 
 bench: .venv/.ready ## run the benchmark, print its tables, write its report
-	@set -f; set -- bench --datasets "$$datasets" --llms "$$LLM" --protocols "$$protocols" --seeds "$$seeds" \
-	  --processes "$$GPUS" --results "$$RESULTS"; \
+	@set -f; set -- bench --datasets "$$datasets" --llms "$$llms" --protocols "$$protocols" --seeds "$$seeds" \
+	  --processes "$$GPUS" --results "$$RESULTS" --tune "$$TUNE"; \
 	[ -z "$$methods" ] || set -- "$$@" --methods "$$methods"; \
 	[ -z "$$EPOCHS" ] || set -- "$$@" --epochs "$$EPOCHS"; \
+	[ -z "$$JOBS" ] || set -- "$$@" --jobs "$$JOBS"; \
+	[ -z "$$EXECUTOR" ] || set -- "$$@" --executor "$$EXECUTOR"; \
+	[ -z "$$DATA_DIR" ] || set -- "$$@" --data-dir "$$DATA_DIR"; \
+	[ -z "$$DRY_RUN" ] || set -- "$$@" --dry-run; \
 	[ -z "$$settings" ] || set -- "$$@" --set $$settings; \
 	$(adaptrec); status=$$?; \
-	[ $$status -le 1 ] || exit $$status; \
+	[ $$status -le 1 ] && [ -z "$$DRY_RUN" ] || exit $$status; \
 	$(report) || exit; \
 	exit $$status
 bench: SOURCE = $(if $(planted),,both)
@@ -105,7 +125,7 @@ report: .venv/.ready ## tables, plots and index.html of all records below RESULT
 report: planted =
 
 speed: .venv/.ready ## time training and evaluation of one cell, or of several that differ in one setting
-	@set -f; set -- speed --dataset "$$one_dataset" --llm "$$LLM" --method "$$one_method" --protocol "$$one_protocol"; \
+	@set -f; set -- speed --dataset "$$one_dataset" --llm "$$llms" --method "$$one_method" --protocol "$$one_protocol"; \
 	[ -z "$$settings" ] || set -- "$$@" --set $$settings; \
 	[ -z "$$VARY" ] || set -- "$$@" --vary "$$VARY"; \
 	[ -z "$$JSON" ] || set -- "$$@" --json "$$JSON"; \

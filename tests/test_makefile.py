@@ -64,13 +64,41 @@ def test_bench_alone_is_the_embedded_default_and_writes_its_report(checkout: Pat
     assert (option(bench, "--datasets"), option(bench, "--llms")) == ("tiny", "minilm")
     assert option(bench, "--protocols") == "paper,fair"
     assert "--methods" not in bench
+    assert option(bench, "--tune") == "none"
     assert report == ["report", "--results", "results/tiny", "--out", "reports/tiny"]
 
 
-def test_another_language_model_means_real_data_under_the_paper_protocol(checkout: Path) -> None:
-    (bench, report), _ = make(checkout, "bench", "LLM=bert-medium")
-    assert (option(bench, "--datasets"), option(bench, "--protocols")) == ("scientific", "paper")
+@pytest.mark.parametrize(
+    ("words", "tune"),
+    [
+        (["LLM=bert-medium"], "paper"),
+        (["LLM=distilbert distilroberta"], "paper"),
+        (["LLM=some/other-model"], "none"),
+        (["LLM=bert-medium", "TUNE=grid"], "grid"),
+    ],
+)
+def test_another_language_model_means_the_papers_study(checkout: Path, words: list[str], tune: str) -> None:
+    (bench, report), _ = make(checkout, "bench", *words)
+    assert option(bench, "--datasets") == "sci,pantry,tools,toys,ins"
+    assert option(bench, "--llms") == words[0].removeprefix("LLM=").replace(" ", ",")
+    assert (option(bench, "--protocols"), option(bench, "--tune")) == ("paper", tune)
     assert report == ["report", "--results", "results", "--out", "reports", "--source", "both"]
+
+
+@pytest.mark.parametrize(("datasets", "tune"), [("scientific", "paper"), ("sci beauty", "none")])
+def test_published_values_are_taken_where_there_are_some(checkout: Path, datasets: str, tune: str) -> None:
+    (bench, _), _ = make(checkout, "bench", "LLM=bert-medium", f"DATASETS={datasets}")
+    assert option(bench, "--tune") == tune
+
+
+def test_a_dry_run_writes_no_report(checkout: Path) -> None:
+    (bench,), done = make(
+        checkout, "bench", "DRY_RUN=1", "JOBS=2", "EXECUTOR=ray", "DATA_DIR=my files", FAKE_STATUS="0"
+    )
+    assert done.returncode == 0
+    assert bench[-1] == "--dry-run"
+    handed = [option(bench, name) for name in ("--jobs", "--executor", "--data-dir")]
+    assert handed == ["2", "ray", "my files"]
 
 
 def test_lists_by_commas_or_spaces_and_values_that_a_shell_would_run(checkout: Path) -> None:
