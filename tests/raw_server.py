@@ -110,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def interactions(users: int = 60, items: int = 30, each: int = 12) -> list[tuple[str, str, int]]:
-    """(user, item, seconds): every user has `each` different items, every item about as many users."""
+    """(user, item, seconds): `each` interactions a user on `each` days, every item about as often."""
     return [
         (f"A{user:09d}", asin((user * 7 + step * (1 + user % 3)) % items), START + 86_400 * (user + step))
         for user in range(users)

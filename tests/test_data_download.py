@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from raw_server import Server, amazon_2014, amazon_2018, amazon_2023, interactio
 
 from benchmark.cli import main
 from benchmark.data import transfer as module
-from benchmark.data.download import fetch
+from benchmark.data.download import fetch, remember
 from benchmark.data.places import raw_folder
 from benchmark.data.prepare import describe, prepare
 from benchmark.data.recipe import Recipe, find
@@ -39,6 +40,13 @@ def recipe_of(*urls: str, name: str = "own", **options: object) -> Recipe:
     return Recipe(name, format="movielens", files={"archive": urls}, **options)  # type: ignore[arg-type]
 
 
+def use(recipe: Recipe, cache: Path) -> Path:
+    """The recipe's file, from which something has been prepared."""
+    files = fetch(recipe, cache)
+    remember(recipe, files.values(), cache)
+    return files["archive"]
+
+
 def test_a_file_arrives_whole_and_leaves_nothing_else(server: Server, tmp_path: Path):
     transfer(server.url + PATH, tmp_path / "a.bin")
     assert (tmp_path / "a.bin").read_bytes() == DATA
@@ -51,7 +59,7 @@ def test_a_cut_connection_goes_on_where_it_broke(server: Server, tmp_path: Path,
     assert (tmp_path / "a.bin").read_bytes() == DATA
     starts = [int(part.removeprefix("bytes=").partition("-")[0]) for part in server.asked(PATH)]
     assert starts.count(0) == 1 and starts.count(80_000) == 2  # only the block that broke was asked for twice
-    assert "again in" in capsys.readouterr().err
+    assert "a.bin: the connection was cut; again in 0.01 s\n" in capsys.readouterr().err
 
 
 def test_an_interrupted_download_goes_on_in_the_next_run(server: Server, tmp_path: Path, monkeypatch):
@@ -128,7 +136,7 @@ def test_no_room_on_the_disk_is_said_before(server: Server, tmp_path: Path, monk
 
 def test_mirrors_in_order_then_the_record_of_what_was_used(server: Server, tmp_path: Path):
     recipe = recipe_of("http://127.0.0.1:9/x/a.bin", f"{server.url}/none/a.bin", server.url + PATH)
-    path = fetch(recipe, tmp_path)["archive"]
+    path = use(recipe, tmp_path)
     assert path == tmp_path / "raw" / "own" / "a.bin" and path.read_bytes() == DATA
     entry = json.loads((path.parent / "files.json").read_text())["a.bin"]
     assert (entry["size"], entry["url"]) == (len(DATA), server.url + PATH) and len(entry["sha256"]) == 64
@@ -136,7 +144,7 @@ def test_mirrors_in_order_then_the_record_of_what_was_used(server: Server, tmp_p
     assert fetch(recipe, tmp_path)["archive"] == path and not server.requests
 
 
-def test_one_line_says_which_files_to_put_where(tmp_path: Path, monkeypatch):
+def test_one_line_says_which_files_to_put_where(tmp_path: Path, monkeypatch, capsys):
     recipe = Recipe(
         "own",
         format="amazon-2018",
@@ -154,6 +162,25 @@ def test_one_line_says_which_files_to_put_where(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("ADAPTREC_DATA", str(tmp_path / "data"))
     with pytest.raises(UserError, match=r"into .*/data/own, or into another folder"):
         fetch(recipe, tmp_path)
+    assert f"X.csv: neither in {tmp_path}/data/own nor in {tmp_path}/data\n" in capsys.readouterr().err
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "X.csv").touch()
+    with pytest.raises(
+        UserError, match=r"^meta_X.json.gz of 'own' .* By hand: put meta_X.json.gz \(from \S*\) "
+    ):
+        fetch(recipe, tmp_path)
+
+
+def test_without_a_network_one_reason_stands_for_all_hosts(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    places = ("https://a.invalid/X.bin", "https://b.invalid/X.bin", "hf://datasets/o/n/X.bin")
+    with pytest.raises(UserError) as caught:
+        fetch(recipe_of(*places), tmp_path)
+    reason = (
+        r"\(no connection \([^()]*\): a\.invalid, b\.invalid; no connection \(HF_HUB_OFFLINE is set\): hf://"
+    )
+    assert re.search(reason, str(caught.value))
+    assert "again in" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("below", ["", "own"])
@@ -163,14 +190,14 @@ def test_files_put_there_by_hand_are_found_and_remembered(tmp_path: Path, monkey
     (folder / "a.bin").write_bytes(DATA)
     recipe = recipe_of("http://127.0.0.1:9/x/a.bin")
     monkeypatch.setenv("ADAPTREC_DATA", str(tmp_path / "hand"))
-    assert fetch(recipe, tmp_path / "cache")["archive"] == folder / "a.bin"
+    assert use(recipe, tmp_path / "cache") == folder / "a.bin"
     monkeypatch.delenv("ADAPTREC_DATA")
     assert fetch(recipe, tmp_path / "cache")["archive"] == folder / "a.bin"
 
 
 def test_a_changed_file_is_an_error_until_the_record_is_deleted(server: Server, tmp_path: Path):
     recipe = recipe_of(server.url + PATH)
-    path = fetch(recipe, tmp_path)["archive"]
+    path = use(recipe, tmp_path)
     os.utime(path, ns=(1, 1))
     assert fetch(recipe, tmp_path)["archive"] == path  # touched, not changed
     path.write_bytes(DATA + b"!")
@@ -184,6 +211,21 @@ def test_a_changed_file_is_an_error_until_the_record_is_deleted(server: Server, 
         fetch(recipe, tmp_path)
     (path.parent / "files.json").unlink()
     assert fetch(recipe, tmp_path)["archive"].read_bytes() == DATA[::-1]
+
+
+def test_a_file_that_nothing_came_of_is_not_kept_to(tmp_path: Path, monkeypatch):
+    name, folder = "reviews_Sports_and_Outdoors_5.json.gz", tmp_path / "hand" / "sports"
+    good = amazon_2014("Sports_and_Outdoors")
+    folder.mkdir(parents=True)
+    for file, data in good.items():
+        (folder / file).write_bytes(data)
+    monkeypatch.setenv("ADAPTREC_DATA", str(folder))
+    for damaged in (good[name][:-30], good[name][:2000] + b"?" + good[name][2001:], b"<html>Log in</html>"):
+        (folder / name).write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"{name} (is damaged|has no usable rows).*get it again"):
+            prepare(find("sports"), tmp_path / "cache")
+    (folder / name).write_bytes(good[name])
+    assert prepare(find("sports"), tmp_path / "cache").fingerprint["users"] == 60
 
 
 def test_a_damaged_record_says_what_to_do(server: Server, tmp_path: Path):

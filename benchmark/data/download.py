@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 
@@ -24,6 +27,27 @@ def fetch(recipe: Recipe, cache: Path) -> dict[str, Path]:
     Processes that want the same files wait for each other. Raises `UserError`: what is missing, where it can
     be had and where to put it; or which file has changed.
     """
+    with _ledger(recipe, cache) as ledger:
+        found: dict[str, Path] = {}
+        for role, urls in recipe.files.items():
+            path = locate(recipe.name, recipe.source, urls, cache)
+            if path is None:
+                path, url = _download(recipe, urls, cache)
+                ledger.fetched(path, url)
+            ledger.check(path)
+            found[role] = path
+        return found
+
+
+def remember(recipe: Recipe, files: Iterable[Path], cache: Path) -> None:
+    """Keep to `files`, from which `recipe` has been prepared: `fetch` takes no others from now on."""
+    with _ledger(recipe, cache) as ledger:
+        ledger.record(files)
+
+
+@contextmanager
+def _ledger(recipe: Recipe, cache: Path) -> Iterator[Ledger]:
+    """The recipe's ledger, which no other process holds meanwhile."""
     folder = raw_folder(recipe.name, cache)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,33 +56,26 @@ def fetch(recipe: Recipe, cache: Path) -> dict[str, Path]:
     except OSError as error:
         raise UserError(f"the cache {folder} cannot be written: {error}; set ADAPTREC_CACHE.") from error
     try:
-        ledger = Ledger(folder, cache)
-        found: dict[str, Path] = {}
-        for role, urls in recipe.files.items():
-            path, url = locate(recipe.name, recipe.source, urls, cache), None
-            if path is None:
-                path, url = _download(recipe, urls, folder)
-            ledger.check(path, url)
-            found[role] = path
-        return found
+        yield Ledger(folder, cache)
     finally:
         lock.release()
 
 
-def _download(recipe: Recipe, urls: Sequence[str], folder: Path) -> tuple[Path, str]:
+def _download(recipe: Recipe, urls: Sequence[str], cache: Path) -> tuple[Path, str]:
     """Fetch a file from the first mirror that gives it; returns it and its URL."""
-    told = []
+    root, told = data_folder(), dict[str, list[str]]()
+    if root:
+        print(f"{_names(urls)}: neither in {root / recipe.name} nor in {root}", file=sys.stderr, flush=True)
     for url in mirrors(recipe.name, urls):
-        target = folder / file_name(url)
+        target = raw_folder(recipe.name, cache) / file_name(url)
         try:
             transfer(url, target)
             return target, url
         except UnavailableError as error:
-            told.append(f"{url}: {error}")
-    why = "; ".join(told) or "no place to fetch it from is known"
-    raise UserError(
-        f"{_names(urls)} of '{recipe.name}' cannot be fetched ({why}). {_by_hand(recipe, folder)}"
-    )
+            told.setdefault(str(error), []).append(url if error.reached else _host(url))
+    faults = [f"{fault}: {', '.join(places)}" for fault, places in told.items()]
+    why = "; ".join(faults) or "no place to fetch it from is known"
+    raise UserError(f"{_names(urls)} of '{recipe.name}' cannot be fetched ({why}). {_by_hand(recipe, cache)}")
 
 
 def mirrors(name: str, urls: Sequence[str]) -> list[str]:
@@ -69,14 +86,21 @@ def mirrors(name: str, urls: Sequence[str]) -> list[str]:
     return [url for url in urls if "://" in url]
 
 
+def _host(url: str) -> str:
+    return urlsplit(url).netloc if url.startswith("http") else url
+
+
 def _names(urls: Sequence[str]) -> str:
     return " or ".join(dict.fromkeys(map(file_name, urls)))
 
 
-def _by_hand(recipe: Recipe, folder: Path) -> str:
+def _by_hand(recipe: Recipe, cache: Path) -> str:
     """Which files to put where."""
     root = data_folder()
-    place = root / recipe.name if root else folder
-    files = ", ".join(f"{_names(urls)} (from {urls[0]})" for urls in recipe.files.values())
+    place = root / recipe.name if root else raw_folder(recipe.name, cache)
+    missing = [
+        urls for urls in recipe.files.values() if locate(recipe.name, recipe.source, urls, cache) is None
+    ]
+    files = ", ".join(f"{_names(urls)} (from {urls[0]})" for urls in missing)
     other = "another folder with --data-dir" if root else f"a folder that --data-dir or {DATA_VARIABLE} names"
     return f"By hand: put {files} into {place}, or into {other}."

@@ -1,8 +1,10 @@
-"""Which files of a publisher a recipe has used: size and SHA-256 at first use, checked ever after."""
+"""Files of a publisher that a recipe was prepared from: size and SHA-256 at first use, checked ever after."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from benchmark.data.digests import remembered_digest
 from benchmark.data.places import LEDGER, read_ledger
@@ -25,11 +27,17 @@ class Ledger:
                 f"{self.path} cannot be read ({error}); delete it, and the files are taken as they then are."
             ) from error
 
-    def check(self, path: Path, url: str | None = None) -> None:
-        """Record the file at its first use; raise `UserError` where it is not the one of then.
+    def fetched(self, path: Path, url: str) -> None:
+        """Note where a file has just come from."""
+        self._write({path.name: {**self._entries.get(path.name, {}), "url": url}})
 
-        `url` says where it has just been fetched from.
-        """
+    def record(self, paths: Iterable[Path]) -> None:
+        """Note the files that a dataset has been prepared from: not before, as a damaged file is none to keep
+        to. Raises `UserError` where one is not that of the first time."""
+        self._write({path.name: {**self._entries.get(path.name, {}), **self.check(path)} for path in paths})
+
+    def check(self, path: Path) -> dict[str, Any]:
+        """What the file is; raises `UserError` where it is not the one that was used first."""
         entry = self._entries.get(path.name, {})
         size, sha256 = path.stat().st_size, remembered_digest(path, self._cache)
         if entry.get("sha256", sha256) != sha256:
@@ -39,8 +47,11 @@ class Ledger:
                 "first one back (a download: delete it, and it is fetched again), or delete "
                 f"{self.path} to use this one from now on, under new names of prepared data and records."
             )
-        source = {"url": url} if url else {key: entry[key] for key in ("url",) if key in entry}
-        found = {"path": str(path.resolve()), "size": size, "sha256": sha256, **source}
-        if found != entry:
-            self._entries[path.name] = found
-            write_json(self.path, self._entries)
+        return {"path": str(path.resolve()), "size": size, "sha256": sha256}
+
+    def _write(self, entries: dict[str, dict[str, Any]]) -> None:
+        """Replace what is noted of some files, where that changes anything."""
+        found = self._entries | entries
+        if found != self._entries:
+            self._entries = found
+            write_json(self.path, found)

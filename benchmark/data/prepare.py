@@ -21,6 +21,7 @@ from filelock import FileLock
 from benchmark.config import as_dict, digest
 from benchmark.data.build import Begin, Built, build
 from benchmark.data.digests import digest_of, remembered_digest
+from benchmark.data.download import remember
 from benchmark.data.recipe import Recipe, input_files
 from benchmark.data.strings import Strings
 from benchmark.record import write_json
@@ -88,7 +89,10 @@ def prepare(recipe: Recipe, cache: Path, begin: Begin = lambda step: None) -> Pr
             shutil.rmtree(folder)
         if not folder.exists():
             _build(recipe, files, folder, begin)
-        return _load(recipe, key, folder, notes)
+        prepared = _load(recipe, key, folder, notes)
+    if recipe.files:
+        remember(recipe, files.values(), cache)
+    return prepared
 
 
 @contextmanager

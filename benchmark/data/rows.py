@@ -39,7 +39,10 @@ def some(batches: Iterator[Any], path: Path, recipe: Recipe) -> Iterator[Any]:
     for batch in batches:
         yield batch
     if batch is None:
-        raise UserError(f"{path} has no usable rows; is it the file that the recipe '{recipe.name}' names?")
+        raise UserError(
+            f"{path} has no usable rows; if it is not the file that the recipe "
+            f"'{recipe.name}' names, delete it and get it again."
+        )
 
 
 def whole_number(written: Any) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -34,6 +35,11 @@ _STAMPS = ("ETag", "Content-MD5", "Digest", "Last-Modified", "sha256", "blob_id"
 
 class UnavailableError(Exception):
     """This URL does not give the file; `str()` says why."""
+
+    def __init__(self, why: str, reached: bool) -> None:
+        super().__init__(why)
+        self.reached = reached
+        """Whether there was an answer at all."""
 
 
 class _IncompleteError(Exception):
@@ -108,7 +114,7 @@ def transfer(url: str, target: Path) -> None:
             failures = failures + 1 if part.size <= most else 1
             most = max(most, part.size)
             if failures >= TRIES or not (no_ranges or _temporary(error, begun=most > 0)):
-                raise UnavailableError(_why(error)) from error
+                raise UnavailableError(_why(error), _reached(error)) from error
             wait = WAIT_SECONDS * 2 ** (failures - 1)
             print(f"{target.name}: {_why(error)}; again in {wait:.3g} s", file=sys.stderr, flush=True)
             time.sleep(wait)
@@ -198,8 +204,8 @@ def _temporary(error: BaseException, begun: bool) -> bool:
     if status is not None:
         return status >= 500 or status in (408, 429)
     chain = _chain(error)
-    if any(isinstance(one, aiohttp.ClientConnectorError) for one in chain):
-        return begun  # no network, or no such host
+    if not _reached(error):
+        return begun
     passing = (
         _IncompleteError,
         TimeoutError,
@@ -210,10 +216,37 @@ def _temporary(error: BaseException, begun: bool) -> bool:
     return any(isinstance(one, (*passing, aiohttp.ServerDisconnectedError)) for one in chain)
 
 
+def _reached(error: BaseException) -> bool:
+    """Whether there is a network, and a host that answers."""
+    import aiohttp
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    absent = (aiohttp.ClientConnectorError, OfflineModeIsEnabled, socket.gaierror, ConnectionRefusedError)
+    return not any(isinstance(one, absent) for one in _chain(error))
+
+
+def _absence(error: BaseException) -> str:
+    """Why nothing answered, as the system says it, which names no host."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    chain = _chain(error)
+    if any(isinstance(one, OfflineModeIsEnabled) for one in chain):
+        return "HF_HUB_OFFLINE is set"
+    said = (one.strerror for one in reversed(chain) if isinstance(one, OSError) and one.strerror)
+    return next(said, str(chain[-1]))
+
+
 def _why(error: BaseException) -> str:
+    """What went wrong, in a line."""
+    import aiohttp
+
     status = _status(error)
     if status is not None:
         return f"HTTP {status}"
+    if not _reached(error):
+        return f"no connection ({_absence(error)})"
+    if any(isinstance(one, aiohttp.ClientPayloadError) for one in _chain(error)):
+        return "the connection was cut"
     # fsspec says "no such file" of whatever went wrong when it asked for a file's size
     real = next((one for one in _chain(error) if not isinstance(one, FileNotFoundError)), error)
     line = " ".join(str(real).split())[:200]
