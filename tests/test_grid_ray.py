@@ -1,0 +1,138 @@
+"""Cells on a Ray cluster of two nodes on this machine: the same records, also where a node is lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from data_folders import write_folder
+
+from benchmark.cell import Cell, resolve_cell
+from benchmark.grid import ray as ray_module
+from benchmark.grid.executor import Options, make_executor
+from benchmark.grid.ray import RayExecutor
+from benchmark.record import RunRecord, ranks_path
+from methods.errors import UserError
+
+ray = pytest.importorskip("ray", reason="wants Ray: pip install 'adaptrec[ray]'")
+ITEMS = "abcdefghijklmnopqrst"
+USERS = {f"u{n}": " ".join(ITEMS[(n * 3 + step) % 20] for step in range(6)) for n in range(16)}
+SMALL = ("precision=no", "width=8", "sasrec_inner=8", "batch_size=16", "learning_rate=0.01")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(
+        tmp_path_factory.mktemp("data") / "small", USERS, {item: f"thing {item}" for item in ITEMS}
+    )
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head that takes no cells, and two nodes that take one each."""
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 0, "include_dashboard": False}
+    # no hooks of its own: a node is added outside the main thread, where none can be set
+    made = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
+    for _ in range(2):
+        made.add_node(num_cpus=1)
+    ray.init(made.address, log_to_driver=False, logging_level="error")
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def cell(folder: Path, method: str, *more: str, seed: int = 0) -> Cell:
+    return Cell(str(folder), "random-tiny", method, "paper", seed, (*SMALL, *more))
+
+
+def quality(record: RunRecord) -> Any:
+    return record.status, record.metrics, record.initial, [row.valid for row in record.curve]
+
+
+def test_all_executors_give_the_same_records(
+    cluster: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = [cell(folder, method, "epochs=1") for method in ("id", "tmlp")]
+    found = {}
+    for name, kind, jobs in (
+        ("one", "local", 1),
+        ("two", "local", 2),
+        ("seen", "ray", None),
+        ("own", "ray", None),
+    ):
+        if name == "own":  # a node that does not see the store
+            monkeypatch.setattr(RayExecutor, "_show", lambda self: None)
+            del cells[0]
+        with make_executor(kind, Options(tmp_path / name, jobs=jobs)) as executor:
+            made = executor.run(cells)
+        assert list(made) == cells
+        found[name] = [quality(record) for record in made.values()]
+        for one in cells:
+            assert ranks_path(resolve_cell(one).record_path(tmp_path / name)).exists()
+        assert {path.suffix for path in (tmp_path / name).rglob("*") if path.is_file()} == {
+            ".json",
+            ".parquet",
+        }
+    assert found["one"] == found["two"] == found["seen"] == [found["one"][0], *found["own"]]
+    assert all(status == "ok" for status, *_ in found["one"])
+
+
+def test_a_cell_whose_node_is_lost_goes_on_elsewhere(cluster: Any, folder: Path, tmp_path: Path) -> None:
+    one = cell(folder, "id", "patience=0", "epochs=150")
+    while len(cluster.worker_nodes) > 1:
+        cluster.remove_node(next(iter(cluster.worker_nodes)))
+    resumed: list[int] = []
+
+    def lose() -> None:
+        wait_for(lambda: list(tmp_path.rglob("last.pt")))
+        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        cluster.add_node(num_cpus=1)
+        wait_for(lambda: any("going on after epoch" in log for log in logs(tmp_path)))
+        resumed.append(1)
+
+    killer = Thread(target=lose)
+    with make_executor("ray", Options(tmp_path)) as executor:
+        killer.start()
+        found = executor.run([one])
+    killer.join()
+    assert found[one].status == "ok" and found[one].epochs_run == 150
+    assert resumed
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".parquet"}
+
+
+def wait_for(true: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def logs(results: Path) -> list[str]:
+    with suppress(FileNotFoundError):  # gone when the run has ended well
+        return [path.read_text() for path in results.rglob("*.log")]
+    return []
+
+
+def test_more_than_any_node_has_is_one_line(cluster: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no node of the Ray cluster has the 5 CPUs of a cell"):
+        make_executor("ray", Options(tmp_path, processes=5)).__enter__()
+
+
+def test_no_cluster_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ConnectionError("nobody there")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(UserError, match=r"no Ray cluster answers at 10.0.0.1:6379: nobody there"):
+        RayExecutor(Options(tmp_path)).__enter__()
+    assert ray_module.RETRIES > 0
