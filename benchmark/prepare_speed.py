@@ -3,11 +3,11 @@
     python -m benchmark.prepare_speed --rows 50000000 --pandas-rows 5000000 --memory 6 --json FILE
 
 Makes long-tailed interactions and a catalogue in CSV files, then prepares them (exact repeats, join with the
-items, iterative 5-core, sort, most recent 50, leave-one-out), each time in a fresh process. Ours can take no
-more private memory than `--memory`: RLIMIT_DATA, which the kernel holds whatever the process does. It counts
-memory that is only reserved too, and no mapped files, which the kernel can drop. Peak memory is the largest
-resident set that the kernel saw (`wait4`), mapped files included. Both versions are checked to give the same
-counts and the same digest of the content.
+items, iterative 5-core, sort, most recent 50, leave-one-out), each time in a fresh process. Ours is killed as
+soon as its resident set exceeds `--memory`: limits of the kernel on address space (RLIMIT_AS, RLIMIT_DATA)
+count what an allocator has given back but keeps reserved, and control groups need rights that few have. The
+peak is the largest resident set that the kernel saw (`wait4`), mapped files included: no moment between two
+looks is missed, and a run that exceeded the limit has failed. Both versions are checked to give the same counts and the same digest of the content.
 """
 
 from __future__ import annotations
@@ -171,18 +171,17 @@ VERSIONS = {"ours": ours, "pandas": with_pandas}
 def measure(name: str, folder: Path, rows: int, memory: float | None) -> dict[str, Any]:
     """Run one version in a fresh process of at most `memory` gigabytes; its result, time and peak."""
     with tempfile.TemporaryDirectory(dir=folder) as cache:
-        child_of = ["--child", name, str(folder), cache, str(int(memory * 1e9) if memory else -1)]
-        command = [sys.executable, "-m", "benchmark.prepare_speed", *child_of]
+        command = [sys.executable, "-m", "benchmark.prepare_speed", "--child", name, str(folder), cache]
         environment = {**os.environ, **({MEMORY_VARIABLE: str(memory)} if memory else {})}
         began = time.perf_counter()
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as child:
+            usage = _watched(child, memory)
             assert child.stdout is not None
             written = child.stdout.read()
-            _, status, usage = os.wait4(child.pid, 0)
-            child.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.perf_counter() - began
-        if child.returncode:
-            return {"rows": rows, "status": f"failed with exit status {child.returncode}", "seconds": seconds}
+        if child.returncode or (memory and usage.ru_maxrss * 1024 > memory * 1e9):
+            why = f"exit status {child.returncode}, peak {usage.ru_maxrss * 1024 / 1e9:.2f} GB"
+            return {"rows": rows, "status": f"failed: {why}", "seconds": round(seconds, 1)}
         size = sum(path.stat().st_size for path in Path(cache).rglob("*.arrow"))
     cpu = usage.ru_utime + usage.ru_stime
     return {
@@ -197,6 +196,19 @@ def measure(name: str, folder: Path, rows: int, memory: float | None) -> dict[st
         "prepared_gb": round(size / 1e9, 2),
         **json.loads(written),
     }
+
+
+def _watched(child: subprocess.Popen[bytes], memory: float | None) -> resource.struct_rusage:
+    """What the process used, when it has ended; it is killed if its memory exceeds `memory` gigabytes."""
+    pages = Path(f"/proc/{child.pid}/statm")
+    while True:
+        pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+        if pid:
+            child.returncode = os.waitstatus_to_exitcode(status)
+            return usage
+        if memory and int(pages.read_text().split()[1]) * resource.getpagesize() > memory * 1e9:
+            child.kill()
+        time.sleep(0.02)
 
 
 def run(rows: int, pandas_rows: int, memory: float, parent: Path | None) -> dict[str, Any]:
@@ -258,11 +270,10 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=6, help="gigabytes that our version may take")
     parser.add_argument("--folder", type=Path, help="where to make a temporary folder, some 200 bytes a row")
     parser.add_argument("--json", type=Path, help="write the record to this file")
-    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        name, folder, cache, limit = options.child
-        resource.setrlimit(resource.RLIMIT_DATA, (int(limit), int(limit)))  # -1 is no limit
+        name, folder, cache = options.child
         print(json.dumps(VERSIONS[name](Path(folder), Path(cache))))
         return
     record = run(options.rows, options.pandas_rows, options.memory, options.folder)

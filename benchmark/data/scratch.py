@@ -1,8 +1,7 @@
 """A DuckDB database in a folder of its own: what does not fit its share of memory goes to disk.
 
-DuckDB and not polars, because it is its joins, aggregations and sorts that must not fail for want of memory:
-DuckDB's write what is too much to `temp_directory` and go on, under a limit that it keeps; polars' streaming
-engine has no memory limit to keep, and keeps the hash tables of joins and groups in memory.
+DuckDB and not polars, because joins, groups and sorts of names must keep a limit: docs/datasets.md has what
+was measured.
 """
 
 from __future__ import annotations
