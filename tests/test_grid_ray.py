@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,7 +18,7 @@ from benchmark.cell import Cell, resolve_cell
 from benchmark.grid import ray as ray_module
 from benchmark.grid.executor import Options, make_executor
 from benchmark.grid.ray import RayExecutor
-from benchmark.record import RunRecord, ranks_path
+from benchmark.record import RunRecord, ranks_path, read_record
 from methods.errors import UserError
 
 ray = pytest.importorskip("ray", reason="wants Ray: pip install 'adaptrec[ray]'")
@@ -84,27 +86,32 @@ def test_all_executors_give_the_same_records(
     assert all(status == "ok" for status, *_ in found["one"])
 
 
-def test_a_cell_whose_node_is_lost_goes_on_elsewhere(cluster: Any, folder: Path, tmp_path: Path) -> None:
-    one = cell(folder, "id", "patience=0", "epochs=150")
+def test_a_cell_whose_node_is_lost_goes_on_elsewhere_until_it_is_stopped(
+    cluster: Any, folder: Path, tmp_path: Path
+) -> None:
+    one = cell(folder, "id", "patience=0", "epochs=100000")
     while len(cluster.worker_nodes) > 1:
         cluster.remove_node(next(iter(cluster.worker_nodes)))
-    resumed: list[int] = []
+    seen: list[str] = []
 
     def lose() -> None:
         wait_for(lambda: list(tmp_path.rglob("last.pt")))
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
         cluster.add_node(num_cpus=1)
         wait_for(lambda: any("going on after epoch" in log for log in logs(tmp_path)))
-        resumed.append(1)
+        seen.append("resumed")
+        os.kill(os.getpid(), signal.SIGTERM)
 
     killer = Thread(target=lose)
-    with make_executor("ray", Options(tmp_path)) as executor:
+    with pytest.raises(KeyboardInterrupt), make_executor("ray", Options(tmp_path)) as executor:
         killer.start()
-        found = executor.run([one])
+        executor.run([one])
     killer.join()
-    assert found[one].status == "ok" and found[one].epochs_run == 150
-    assert resumed
-    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".parquet"}
+    assert seen == ["resumed"]
+    record = read_record(resolve_cell(one).record_path(tmp_path))
+    assert record.status == "interrupted" and record.epochs_run > 0
+    left = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {".json", ".log", ".pt"}, "and no lock, no claim, no mark of the store"
 
 
 def wait_for(true: Callable[[], object], seconds: float = 120) -> None:
@@ -115,7 +122,7 @@ def wait_for(true: Callable[[], object], seconds: float = 120) -> None:
 
 
 def logs(results: Path) -> list[str]:
-    with suppress(FileNotFoundError):  # gone when the run has ended well
+    with suppress(FileNotFoundError):
         return [path.read_text() for path in results.rglob("*.log")]
     return []
 

@@ -1,0 +1,195 @@
+"""What a dry run says that a plan will cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from data_folders import write_folder
+from report_records import record as make_record
+
+from benchmark.cell import Cell, Resolved, resolve_cell
+from benchmark.cli import main
+from benchmark.config import Settings
+from benchmark.grid import dryrun
+from benchmark.grid.estimate import epoch_range, estimate, from_probe
+from benchmark.grid.plan import Plan, make_plan
+from benchmark.grid.probe import Stored, random_states, random_token_states, stored_by
+from benchmark.llm.states import load_states
+from benchmark.llm.token_states import load_token_states
+from benchmark.llm.tokens import load_tokens
+from benchmark.record import PeakMemory
+from benchmark.speed_record import PHASES, Variant
+
+ITEMS = "abcdefghij"
+USERS = {f"u{n}": " ".join(ITEMS[(n * 3 + step) % 10] for step in range(6)) for n in range(12)}
+SMALL = ("precision=no", "width=8", "sasrec_inner=8", "batch_size=16")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(
+        tmp_path_factory.mktemp("data") / "small", USERS, {item: f"thing {item}" for item in ITEMS}
+    )
+
+
+def cell(folder: Path, method: str = "id", seed: int = 0) -> Cell:
+    return Cell(str(folder), "random-tiny", method, "paper", seed)
+
+
+def variant(status: str = "ok", step: float = 0.4) -> Variant:
+    """Two steps, the second twice as long, of ten in an epoch; a second of evaluation."""
+    return Variant(
+        value="", status=status, error=None if status == "ok" else "too much",
+        settings={"accumulation": 1}, hyperparameters={}, batches_per_epoch=10, steps_per_epoch=10,
+        seconds={phase: [step / 4, step / 2] for phase in PHASES}, evaluation=[1.0],
+        peak_memory={"train": PeakMemory(host=700, reserved=90), "eval": PeakMemory(host=800)},
+    )  # fmt: skip
+
+
+def test_figures_of_a_probe() -> None:
+    found = from_probe(variant(), 7.0)
+    assert found.epoch == pytest.approx((4.0, 8.0))
+    assert (found.evaluation, found.host, found.gpu) == ((1.0, 1.0), 800, 90)
+    # start, ten epochs each with a validation pass, the pass before training, the test
+    assert found.seconds((10, 20)) == pytest.approx((7 + 10 * 5 + 2, 7 + 20 * 9 + 2))
+    assert found.seconds((10, 20), done=15) == pytest.approx((7 + 2, 7 + 5 * 9 + 2))
+    assert from_probe(variant("oom"), 1.0).failed == "out of memory: too much"
+
+
+@pytest.mark.parametrize(
+    ("epochs", "patience", "own", "other", "expected"),
+    [
+        (200, 10, [], [], (11, 200)),
+        (4, 10, [], [], (4, 4)),
+        (200, 0, [], [], (200, 200)),
+        (200, 10, [], [40, 60], (20, 120)),
+        (200, 10, [], [12, 150], (11, 200)),
+        (200, 10, [32], [150], (23, 45)),
+    ],
+)
+def test_how_many_epochs(
+    epochs: int, patience: int, own: list[int], other: list[int], expected: tuple[int, int]
+) -> None:
+    settings = Settings(epochs=epochs, patience=patience)
+    runs = [[make_record(epochs_run=count) for count in counts] for counts in (own, other)]
+    assert epoch_range(settings, *runs) == expected
+
+
+def test_records_are_used_where_there_are_some_and_only_the_rest_is_probed(
+    folder: Path, tmp_path: Path
+) -> None:
+    probed: list[str] = []
+
+    def probe(resolved: Resolved) -> tuple[Variant, float]:
+        probed.append(resolved.cell.method)
+        return variant(), 5.0
+
+    seeds = [cell(folder, seed=seed) for seed in range(3)]
+    first = resolve_cell(seeds[0])
+    done = make_record(method="id", config_hash=first.config_hash, seconds=2.0, epochs_run=30)
+    done.write(first.record_path(tmp_path))
+    half = resolve_cell(seeds[1]).record_path(tmp_path).with_suffix(".checkpoint")
+    half.mkdir()
+    torch.save({"progress": {"epoch": 20}}, half / "last.pt")
+    before = sorted(tmp_path.rglob("*"))
+    found = estimate(Plan((*seeds, cell(folder, "tmlp"))), tmp_path, False, probe)
+    assert sorted(tmp_path.rglob("*")) == before, "the store stays as it is"
+    assert probed == ["tmlp"]
+    row, other = found.rows
+    assert list(row.states.values()) == ["finished", "to resume", "to do"]
+    assert row.figures.source == "records" and row.figures.epoch == (2.0, 2.0)
+    low, high = row.epochs
+    one = 2.0 + 0.4  # an epoch, its validation and checkpoint, as in the record
+    spent = 2 * 15 + 4 * 0.4
+    assert row.seconds == pytest.approx(
+        (spent + (low - 20) * one + low * one, spent + (high - 20) * one + high * one)
+    )
+    assert other.figures.source == "probe"
+    assert found.seconds[1] == pytest.approx(row.seconds[1] + other.seconds[1])
+    fresh = estimate(Plan(tuple(seeds)), tmp_path, True, probe)
+    assert fresh.count("to do") == 3
+
+
+def test_what_follows_a_search_may_be_any_of_its_trials(folder: Path, tmp_path: Path) -> None:
+    plan = make_plan([cell(folder, "tmlp", seed) for seed in (0, 1, 2)], "grid")
+    steps = iter(range(1, 100))
+    found = estimate(plan, tmp_path, False, lambda _: (variant(step=0.1 * next(steps)), 5.0))
+    ((search, (low, high)),) = found.then
+    assert search.seeds == (1, 2)
+    assert low == pytest.approx(2 * min(row.seconds[0] for row in found.rows))
+    assert high == pytest.approx(2 * max(row.seconds[1] for row in found.rows))
+
+
+def test_stand_ins_have_the_shapes_of_what_they_stand_for(folder: Path, tmp_path: Path) -> None:
+    resolved = resolve_cell(cell(folder, "tmlp"))
+    llm, texts = resolved.llm, resolved.prepared.texts
+    assert llm is not None
+    for dtype in ("float32", "bfloat16"):
+        real = load_states(texts, llm, [2, 1], "first", dtype, tmp_path)
+        fake = random_states(texts, llm, [2, 1], "first", dtype, tmp_path)
+        for name in ("values", "mean"):
+            a, b = getattr(real, name), getattr(fake, name)
+            assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    tokens = load_tokens(texts, llm)
+    kept, made = (
+        load(tokens, llm, 1, "float32", tmp_path) for load in (load_token_states, random_token_states)
+    )
+    items = torch.tensor([3, 0])
+    for a, b in zip(kept.hidden_batch(items, 8), made.hidden_batch(items, 8), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+def test_states_that_a_plan_needs(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADAPTREC_CACHE", str(tmp_path))
+    cells = [cell(folder, "tmlp"), cell(folder, "full"), cell(folder)]
+    pooled, lower = stored_by(cells)
+    llm = resolve_cell(cells[0]).llm
+    assert llm is not None and not pooled.there and not lower.there
+    assert pooled.size == 10 * llm.width * 4, "one layer of ten items in fp32"
+    tokens = load_tokens(resolve_cell(cells[0]).prepared.texts, llm)
+    assert lower.size == len(tokens.ids) * llm.width * 4
+    assert 0 < pooled.seconds[0] <= pooled.seconds[1]
+    assert not list(tmp_path.glob("states/*")), "nothing is computed"
+    load_states(resolve_cell(cells[0]).prepared.texts, llm, [llm.n_layers], "auto", "float32", tmp_path)
+    pooled, lower = stored_by(cells)
+    assert pooled.there and pooled.seconds == (0, 0) and not lower.there
+    assert stored_by(cells[2:]) == [], "ids need none"
+
+
+def dry(folder: Path, results: Path, *more: str) -> int:
+    return main(
+        ["bench", "--datasets", str(folder), "--llms", "random-tiny", "--methods", "id,tmlp",
+         "--seeds", "0,1", "--results", str(results), "--set", *SMALL, *more, "--dry-run"]
+    )  # fmt: skip
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dryrun, "visible_gpus", lambda: [])
+    assert dry(folder, tmp_path / "results", "--epochs", "3") == 0
+    told = capfd.readouterr().out
+    assert not (tmp_path / "results").exists()
+    for said in (
+        "| configuration", "random-tiny tmlp paper", "probe", "hidden states of random-tiny, layers [3]",
+        "4 cells: 0 finished, 0 to resume, 4 to do", "free in", "Early stopping decides",
+    ):  # fmt: skip
+        assert said in told
+
+
+def test_a_dry_run_ends_with_1_where_memory_or_disk_will_not_do(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = {"id": variant("killed"), "tmlp": variant()}
+    answers["tmlp"].peak_memory["train"].host = 2**60
+    monkeypatch.setattr(dryrun, "probe_training", lambda resolved: (answers[resolved.cell.method], 1.0))
+    monkeypatch.setattr(dryrun, "probe_states", lambda _: [Stored("states", False, 2**60, (1.0, 2.0))])
+    assert dry(folder, tmp_path / "results", "--jobs", "2", "--tune", "grid") == 1
+    told = capfd.readouterr()
+    assert "then: " in told.out and "the best of" in told.out
+    shortages = [line for line in told.err.splitlines() if line.startswith("adaptrec: ")]
+    for word in ("cannot run: killed, out of memory?", "set ADAPTREC_CACHE", "give fewer --jobs"):
+        assert sum(word in line for line in shortages) == 1
+    assert len(shortages) == 3
