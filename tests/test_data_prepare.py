@@ -105,7 +105,7 @@ def test_unknown_items(tmp_path):
         prepare(recipe_of(folder), tmp_path / "cache")
     made = prepare(recipe_of(folder, unknown_items="drop"), tmp_path / "cache")
     assert sequences(made)["u"] == list("abc")
-    assert made.warnings == ("repaired: interactions with unknown items dropped: 1",)
+    assert made.warnings == () and "  repairs: interactions with unknown items dropped 1\n" in describe(made)
 
 
 def test_short_users(tmp_path):
@@ -171,7 +171,7 @@ def test_temporal_split_without_leak():
 def test_expected_counts_that_are_missed_warn_with_both_numbers(tmp_path):
     recipe = recipe_of(write_folder(tmp_path / "toy"), expected={"users": 3, "items": 5})
     made = prepare(recipe, tmp_path / "cache")
-    assert len(made.warnings) == 1 and "4 items, its recipe expects 5" in made.warnings[0]
+    assert len(made.warnings) == 1 and "has 4 items, not 5, as its recipe expects" in made.warnings[0]
     assert prepare(recipe, tmp_path / "cache").warnings == made.warnings
 
 

@@ -46,7 +46,7 @@ class Prepared:
     fingerprint: dict[str, Any]
     """Counts, shares, repairs and the digest of the content."""
     warnings: tuple[str, ...]
-    """One line each: repairs, counts that differ from the expected ones, a rebuilt cache."""
+    """One line each: counts that differ from the expected ones, a rebuilt cache."""
     user_ids: Sequence[str]
     item_ids: Sequence[str]
     texts: Sequence[str]
@@ -241,7 +241,7 @@ def _load(recipe: Recipe, key: str, folder: Path, notes: list[str]) -> Prepared:
         folder=folder,
         recipe={"name": recipe.name, "source": source, "notes": list(recipe.notes), **_options(recipe)},
         fingerprint=facts,
-        warnings=(*notes, *_repairs(facts), *_mismatches(recipe, facts)),
+        warnings=(*notes, *_mismatches(recipe, facts)),
         user_ids=Strings(users.column("user_id")),
         item_ids=Strings(items.column("item_id")),
         texts=Strings(items.column("text")),
@@ -252,15 +252,15 @@ def _load(recipe: Recipe, key: str, folder: Path, notes: list[str]) -> Prepared:
     )
 
 
-def _repairs(facts: dict[str, Any]) -> list[str]:
-    return [f"repaired: {what}: {count:,}" for what, count in facts["repairs"].items()]
-
-
 def _mismatches(recipe: Recipe, facts: dict[str, Any]) -> list[str]:
-    """One line for each count that is not the expected one."""
+    """A line that names the counts that are not the expected ones, where there are any."""
+    expected = recipe.expected or {}
+    other = [
+        f"{facts[name]:,} {name}, not {count:,}" for name, count in expected.items() if facts[name] != count
+    ]
+    if not other:
+        return []
     return [
-        f"{recipe.name} has {facts[name]:,} {name}, its recipe expects {count:,}: other files or "
-        f"other options than the published set's"
-        for name, count in (recipe.expected or {}).items()
-        if facts[name] != count
+        f"{recipe.name} has {'; '.join(other)}, as its recipe expects: other files or other options than "
+        "the published set's"
     ]
