@@ -7,7 +7,8 @@ items, iterative 5-core, sort, most recent 50, leave-one-out), each time in a fr
 soon as its resident set exceeds `--memory`: limits of the kernel on address space (RLIMIT_AS, RLIMIT_DATA)
 count what an allocator has given back but keeps reserved, and control groups need rights that few have. The
 peak is the largest resident set that the kernel saw (`wait4`), mapped files included: no moment between two
-looks is missed, and a run that exceeded the limit has failed. Both versions are checked to give the same counts and the same digest of the content.
+looks is missed, and a run that exceeded the limit has failed. Both versions are checked to give the same
+counts and the same digest of the content.
 """
 
 from __future__ import annotations
