@@ -37,6 +37,8 @@ def run(cell: Cell, results: Path, fresh: bool = False) -> tuple[Path, RunRecord
     resolved = resolve_cell(cell)  # in every process; file locks let one prepare the data and the others wait
     precision = pick_precision(resolved.settings, pick_device())
     accelerator = make_accelerator(precision)
+    for warning in resolved.prepared.warnings:
+        say(f"warning: {warning}")
     path = resolved.record_path(results)
     checkpoint = Checkpoint(path.with_suffix(".checkpoint"))
     with _alone(path, accelerator):

@@ -179,6 +179,23 @@ def test_a_run_prints_its_record_last(
     assert sorted(file.suffix for file in path.parent.iterdir()) == [".json", ".parquet"], "no litter"
 
 
+def test_counts_that_the_recipe_does_not_expect_are_said_and_recorded(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe = "[expected]\nusers = 12\nitems = 11\n"
+    folder = write_folder(tmp_path / "other", USERS, {item: f"thing {item}" for item in ITEMS}, recipe)
+    said = "warning: other has 10 items, not 11, as its recipe expects"
+    command = ["bench", *run(folder, tmp_path / "results")[1:]]
+    assert main(command) == 0
+    told = capfd.readouterr()
+    assert told.err.count("warning: ") == 1 and told.err.startswith(said)
+    assert "not the 11 items that its recipe expects" in " ".join(told.out.split())
+    assert main(run(folder, tmp_path / "results")) == 0
+    told = capfd.readouterr()
+    assert told.err.startswith(said)
+    assert read_record(Path(told.out.strip())).data["recipe"]["expected"] == {"users": 12, "items": 11}
+
+
 def test_a_finished_run_is_skipped_and_fresh_runs_it(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

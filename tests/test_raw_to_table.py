@@ -95,6 +95,10 @@ def test_raw_files_to_report(tmp_path: Path) -> None:
         prepare_all(user, server)
     tables, told = user.run(*BENCH)  # the server is gone
     assert "6 of 6 cells ended" in told and "fetching" not in told
+    assert told.count("warning: sci has ") == 1
+    assert re.search(
+        r"data key \w+\), not the [\d,]+ users, .* that its recipe expects; ", " ".join(tables.split())
+    )
     records = user.records()
     check_records(records)
     for dataset, items in ITEMS.items():
@@ -103,7 +107,10 @@ def test_raw_files_to_report(tmp_path: Path) -> None:
     user.end(report)
     check_report(tmp_path / "reports", records)
     again, told = user.end(bench)
-    assert told == "6 of 6 cells are finished already (--fresh runs them anew)\n"
+    *warnings, last = told.splitlines()
+    assert last == "6 of 6 cells are finished already (--fresh runs them anew)"
+    expect = [r"sports has 60 users, not .* as its recipe expects", r"sci has 60 users, not "]
+    assert len(warnings) == 2 and all(map(re.match, [f"warning: {one}" for one in expect], warnings))
     assert again == tables and user.records() == records
 
 

@@ -80,6 +80,17 @@ def test_unlike_records_never_share_a_table_and_none_is_lost(change):
     assert found[0].caption != found[1].caption
 
 
+def test_caption_says_which_counts_the_recipe_expects_where_the_data_have_others():
+    counts = {"users": 1200, "items": 300, "interactions": 9000}
+    for expected, said in (
+        (None, "data key k1); language model"),
+        (counts, "data key k1); language model"),
+        ({**counts, "items": 301}, "data key k1), not the 301 items that its recipe expects; language model"),
+    ):
+        one = record(data={"key": "k1", "fingerprint": counts, "recipe": {"expected": expected}})
+        assert said in groups([one])[0].caption
+
+
 def test_caption_says_what_sets_a_table_apart():
     one = record("ssna", settings={"candidates": "batch", "batch_size": 256})
     two = record(

@@ -42,7 +42,7 @@ class Prepared:
     folder: Path
     """Where the Arrow files lie."""
     recipe: dict[str, Any]
-    """The recipe's options, JSON-able."""
+    """The recipe's options and the counts that it expects, JSON-able."""
     fingerprint: dict[str, Any]
     """Counts, shares, repairs and the digest of the content."""
     warnings: tuple[str, ...]
@@ -239,7 +239,10 @@ def _load(recipe: Recipe, key: str, folder: Path, notes: list[str]) -> Prepared:
         name=recipe.name,
         key=key,
         folder=folder,
-        recipe={"name": recipe.name, "source": source, "notes": list(recipe.notes), **_options(recipe)},
+        recipe={
+            "name": recipe.name, "source": source, "notes": list(recipe.notes), "expected": recipe.expected,
+            **_options(recipe),
+        },
         fingerprint=facts,
         warnings=(*notes, *_mismatches(recipe, facts)),
         user_ids=Strings(users.column("user_id")),
@@ -249,7 +252,7 @@ def _load(recipe: Recipe, key: str, folder: Path, notes: list[str]) -> Prepared:
         offsets=np.from_dlpack(sequences.offsets).astype(np.int64),  # [U+1]
         **numbers,
         ceiling=stored["ceiling"],
-    )
+    )  # fmt: skip
 
 
 def _mismatches(recipe: Recipe, facts: dict[str, Any]) -> list[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.cell import Cell
+from benchmark.cell import Cell, resolve_cell
 from benchmark.grid.executor import Executor
 from benchmark.grid.plan import Plan, Search, where
 from benchmark.grid.tune import choose, note, searched, taken_from_paper
@@ -23,6 +24,7 @@ def bench(plan: Plan, executor: Executor, results: Path) -> int:
         _say(f"tuning: {line}")
     first, *more = plan.stages
     with executor:
+        _warn(first.cells)
         found = executor.run(first.cells, later=sum(len(stage) for stage in more))
         for published in plan.published:
             found |= note(taken_from_paper(published), [published.cell], results)
@@ -42,6 +44,12 @@ def bench(plan: Plan, executor: Executor, results: Path) -> int:
     for cell, n in repeats.items():
         found |= note(tunings[n], [cell], results)
     return _conclude(plan, [found[cell] for cell in (*wanted, *repeats) if cell in found])
+
+
+def _warn(cells: Sequence[Cell]) -> None:
+    """Say once what each dataset is to be used with care for."""
+    for warning in dict.fromkeys(told for cell in cells for told in resolve_cell(cell).prepared.warnings):
+        _say(f"warning: {warning}")
 
 
 def _conclude(plan: Plan, records: list[RunRecord]) -> int:

@@ -125,6 +125,8 @@ def _study(
         group, others = _fullest(found[dataset], layout)
         shown[dataset] = _shown(dataset, group.key.dataset, layout)
         hardware.setdefault(group.hardware, []).append(shown[dataset])
+        if group.missed:
+            notes.append(f"{shown[dataset]}: {group.missed}.")
         if others:
             apart = "; ".join(", ".join(other.differs) or other.hardware for other in others)
             notes.append(

@@ -86,13 +86,23 @@ class Group:
         return f"{key.device_name}, {processes}, mixed precision: {key.precision}"
 
     @property
+    def missed(self) -> str:
+        """The counts that the dataset's recipe expects and the data do not have; empty where there are none."""
+        datas = [run.data for row in self.rows for run in row.runs]
+        counts = _first(data.get("fingerprint") for data in datas)
+        expected = _first((data.get("recipe") or {}).get("expected") for data in datas)
+        other = [f"{count:,} {name}" for name, count in expected.items() if counts.get(name) != count]
+        return f"not the {', '.join(other)} that its recipe expects" if other else ""
+
+    @property
     def caption(self) -> str:
         """Everything that a reader must know to tell this table from the others."""
         key, runs = self.key, [run for row in self.rows for run in row.runs]
         counts = _first(run.data.get("fingerprint") for run in runs)
         sizes = [f"{counts[name]:,} {name}" for name in ("users", "items", "interactions") if name in counts]
+        missed = f", {self.missed}" if self.missed else ""
         parts = [
-            f"Dataset {key.dataset} ({', '.join([*sizes, f'data key {key.data_key}'])})",
+            f"Dataset {key.dataset} ({', '.join([*sizes, f'data key {key.data_key}'])}){missed}",
             f"language model {key.llm or 'none'}",
             f"protocol {key.protocol} (hash {key.protocol_hash})",
             f"on {self.hardware}",
