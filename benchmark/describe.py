@@ -16,7 +16,7 @@ from benchmark.inputs import Inputs
 from benchmark.record import Cost, Environment, Metrics, RunRecord
 from benchmark.train.evaluate import UserRanks
 from benchmark.train.loop import Task, Trainer
-from benchmark.train.metrics import chance, metrics_of
+from benchmark.train.metrics import chance, masked_chance, metrics_of
 
 
 def blank(resolved: Resolved, where: Environment) -> RunRecord:
@@ -48,16 +48,16 @@ def blank(resolved: Resolved, where: Environment) -> RunRecord:
 
 
 def _chance(resolved: Resolved) -> dict[str, Metrics]:
-    """What a random order of the catalogue would give on every split; masked over what is left of it."""
+    """What a random order of the catalogue would give on every split; masked: of what is left of it to each
+    user, on average over users."""
     prepared = resolved.prepared
     n_items = len(prepared.texts)
     raw = chance(n_items)
     values = {}
     for split, at in (("valid", prepared.valid_at), ("test", prepared.test_at)):
-        seen = _distinct_seen(prepared, at)
-        scale = float(np.mean(n_items / (n_items - seen))) if len(seen) else 1.0
+        left = n_items - _distinct_seen(prepared, at)
         values[split] = raw
-        values[f"{split}_masked"] = {name: value * scale for name, value in raw.items()}
+        values[f"{split}_masked"] = masked_chance(raw, n_items, left) if len(left) else raw
     # a random order knows no warm from cold
     parts = {
         f"test_{part}{form}": values[f"test{form}"] for part in ("warm", "cold") for form in ("", "_masked")

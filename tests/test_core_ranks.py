@@ -19,7 +19,7 @@ from benchmark.data.batches import Sequences
 from benchmark.model.recommender import Recommender
 from benchmark.train import evaluate as evaluation
 from benchmark.train.evaluate import UserRanks, evaluate
-from benchmark.train.metrics import chance, metrics_of
+from benchmark.train.metrics import chance, masked_chance, metrics_of
 
 SETTINGS = with_settings()
 CPU = torch.device("cpu")
@@ -52,6 +52,21 @@ def test_chance_by_hand() -> None:
     assert found["recall@10"] == pytest.approx(0.05)
     assert found["ndcg@10"] == pytest.approx(sum(1 / math.log2(r + 1) for r in range(1, 11)) / 200)
     assert chance(7)["recall@10"] == 1
+
+
+@pytest.mark.parametrize("n_items", [3, 10, 30, 70])
+def test_masked_chance_is_the_mean_over_users_of_what_is_left_to_each(n_items: int) -> None:
+    left = np.arange(1, n_items + 1)
+    each = [chance(count) for count in left.tolist()]
+    for name, value in masked_chance(chance(n_items), n_items, left).items():
+        assert value == pytest.approx(np.mean([one[name] for one in each]), rel=1e-12)
+        assert value <= 1 + 1e-12
+
+
+def test_masked_chance_of_many_items_keeps_the_digits_that_records_have() -> None:
+    raw, left = chance(5305), np.arange(5200, 5305)
+    scale = float(np.mean(5305 / left))
+    assert masked_chance(raw, 5305, left) == {name: value * scale for name, value in raw.items()}
 
 
 def test_metrics_agree_with_torchmetrics() -> None:

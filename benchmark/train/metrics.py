@@ -33,3 +33,16 @@ def gains(ranks: Ranks, metric: str) -> Ranks:
 def chance(n_items: int) -> Metrics:
     """Expected metrics of a random order of `n_items` items."""
     return metrics_of(np.arange(1, n_items + 1, dtype=np.float64))
+
+
+def masked_chance(raw: Metrics, n_items: int, left: NDArray[np.int64]) -> Metrics:
+    """The same where each user's order is of the items that are `left`, `[U]`, on average over users.
+
+    `raw` is `chance(n_items)`, of which the result is a multiple.
+    """
+    ranks = np.arange(1, n_items + 1, dtype=np.float64)
+    found = {}
+    for name, value in raw.items():
+        within = np.cumsum(gains(ranks, name))  # [I] all of it from rank k on
+        found[name] = value * float(np.mean(n_items / left * (within[left - 1] / within[-1])))
+    return found
