@@ -34,6 +34,7 @@ class Cell:
 
     dataset: str
     llm: str
+    """NO_LLM, or any name, for a method that reads no language model."""
     method: str
     protocol: str = "paper"
     seed: int = 0

@@ -193,11 +193,11 @@ def prepare_cells(cells: Iterable[Cell]) -> Iterator[str]:
         wanted.update(resolved.cls.layers(resolved.config, resolved.llm.n_layers))
     for (pooling, dtype), wanted in layers.items():
         if wanted:
-            model, texts = readers[0].llm, readers[0].prepared.texts
+            model, data = readers[0].llm, readers[0].prepared
             assert model is not None
             order = sorted(wanted, reverse=True)
-            states = load_states(texts, model, order, pooling, dtype, cache_folder(), pick_device())
-            yield f"hidden states of {model.name}, layers {order}: {_how(states)}"
+            states = load_states(data.texts, model, order, pooling, dtype, cache_folder(), pick_device())
+            yield f"{data.name}: hidden states of {model.name}, layers {order}: {_how(states)}"
     tuned = [resolved for resolved in readers if resolved.cls.reads == "tokens"]
     yield from _prepare_lower(tuned)
     for resolved in tuned:  # what does not fit the language model is said now, not when its turn comes
@@ -217,7 +217,8 @@ def _prepare_lower(tuned: Sequence[Resolved]) -> Iterator[str]:
         tokens = tokens or load_tokens(resolved.prepared.texts, resolved.llm)
         states = _lower_states(resolved, resolved.llm, tokens, pick_device(), CACHE)
         if states is not None:
-            yield f"states of all tokens of {resolved.llm.name} behind layer {layer}: {_how(states)}"
+            what = f"states of all tokens of {resolved.llm.name} behind layer {layer}"
+            yield f"{resolved.prepared.name}: {what}: {_how(states)}"
 
 
 def _how(states: States | TokenStates) -> str:

@@ -367,6 +367,7 @@ def test_a_grid_has_one_cell_for_a_method_that_reads_no_language_model(tmp_path:
         ["tiny"], ["random-tiny", other], ["id", "tmoe"], ["paper", "fair"], [0, 1], ["heads=2", "width=8"]
     )
     assert sum(cell.method == "id" for cell in cells) == 1 * 2 * 2
+    assert {str(cell).split()[1] for cell in cells if cell.method == "id"} == {"none"}
     assert sum(cell.method == "tmoe" for cell in cells) == 2 * 2 * 2
     assert len(set(cells)) == len(cells)
     for cell in cells:

@@ -119,7 +119,7 @@ def test_prepare_computes_all_that_the_runs_will_read(
     assert main(asked) == 0
     told = capfd.readouterr().out
     assert "behind layer 1: already there" in told
-    assert "hidden states of random-tiny, layers [3]: computed" in told, (
+    assert "small: hidden states of random-tiny, layers [3]: computed" in told, (
         "statistics of the top layer for fair"
     )
 

@@ -103,9 +103,9 @@ def expand(
 ) -> list[Cell]:
     """All cells, in the order dataset, language model, protocol, method, seed.
 
-    A method that reads no language model has one cell, not one a language model. An override goes to the
-    methods that have such a hyper-parameter; one that no method has raises `UserError`, as does any name
-    that does not exist.
+    A method that reads no language model has one cell, with NO_LLM, not one a language model. An override
+    goes to the methods that have such a hyper-parameter; one that no method has raises `UserError`, as does
+    any name that does not exist.
     """
     names = list(methods) if methods else registry.default_names()
     classes = {name: registry.get(name) for name in names}
@@ -119,7 +119,7 @@ def expand(
     _check_keys(overrides, set().union(*(accepted(cls.Config) for cls in classes.values())))
     cells = {
         Cell(
-            dataset, llms[0] if classes[name].reads == "ids" else llm, name, protocol, seed,
+            dataset, NO_LLM if classes[name].reads == "ids" else llm, name, protocol, seed,
             applicable(overrides, classes[name].Config),
         ): None
         for dataset, llm, protocol, name, seed in product(datasets, llms, protocols, names, seeds)

@@ -87,7 +87,7 @@ class Group:
 
     @property
     def missed(self) -> str:
-        """The counts that the dataset's recipe expects and the data do not have; empty where there are none."""
+        """The counts that the recipe expects and the data do not have; empty where there are none."""
         datas = [run.data for row in self.rows for run in row.runs]
         counts = _first(data.get("fingerprint") for data in datas)
         expected = _first((data.get("recipe") or {}).get("expected") for data in datas)
