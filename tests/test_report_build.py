@@ -245,11 +245,13 @@ def test_the_command_line_refuses_in_one_line(tmp_path, monkeypatch, capsys, arg
     assert names(tmp_path) == []
 
 
-def test_the_paper_s_report_has_a_folder_of_its_own(tmp_path, monkeypatch):
+def test_the_paper_s_report_has_a_folder_of_its_own(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["report", "--source", "paper"]) == 0
     assert names(tmp_path) == ["reports"]
     assert names(tmp_path / "reports") == ["paper"]
+    made = len(names(tmp_path / "reports" / "paper"))
+    assert capsys.readouterr().out == f"{made} files in reports/paper\nreports/paper/index.html\n"
 
 
 def test_sections_that_would_share_files_are_numbered():

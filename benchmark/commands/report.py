@@ -32,6 +32,7 @@ def call(options: argparse.Namespace) -> int:
     wanted = {name: getattr(options, f"{name}s") for name in ("dataset", "llm", "method", "protocol")}
     only = {name: values for name, values in wanted.items() if values}
     out = getattr(options, "out", Path("reports/paper" if options.source == "paper" else "reports"))
-    for path in build_report(options.results, out, only or None, options.source):
-        print(path)
+    files = build_report(options.results, out, only or None, options.source)
+    print(f"{len(files)} files in {out}")
+    print(out / "index.html")
     return 0
