@@ -208,6 +208,15 @@ def test_ours_in_the_papers_form() -> None:
     assert quality.records[record_of]["method"] == "ssna"
 
 
+def test_whole_numbers_are_whole_in_the_csv() -> None:
+    assert "\nours,toy,1200,300,9000\n" in render(
+        find(sections("ours", stored(ours())), "ours-datasets"), "csv"
+    )
+    found = sections("paper")
+    for stem, whole in (("paper-table1", "interactions,59427,"), ("paper-tableS1", "ssna,batch_size,256,")):
+        assert whole in render(find(found, stem), "csv")
+
+
 def test_improvement_and_speedup_of_ours_by_hand() -> None:
     found = sections("ours", stored(ours()))
     shown = find(found, "ours-improvement-paper").blocks[0]

@@ -28,6 +28,7 @@ from benchmark.report.study_parts import (
     lines_of,
     make,
     measures_of,
+    plain,
     printed_counts,
 )
 from methods.errors import unknown
@@ -113,7 +114,10 @@ def _statistics(layout: Layout, records: Sequence[Stored]) -> list[Section]:
     if not counts:
         return []
     caption = "The datasets of our records, from their fingerprints; those with the paper's counts first."
-    lines = [{"source": "ours", "dataset": name, **known} for name, (_, known) in counts.items()]
+    lines = [
+        {"source": "ours", "dataset": name, **{count: plain(value) for count, value in known.items()}}
+        for name, (_, known) in counts.items()
+    ]
     title = "Ours, as Table 1: dataset statistics"
     return [Section("ours-datasets", title, caption, [forms.dataset_statistics(counts)], lines=lines)]
 

@@ -45,6 +45,11 @@ def measures_of(kind: str, layout: Layout) -> Collection[str]:
     return known[kind]
 
 
+def plain(value: float) -> float:
+    """A whole number as one, so that counts and sizes are read as such."""
+    return int(value) if value.is_integer() else value
+
+
 def line(figure: Figure, protocol: str) -> dict[str, Any]:
     """A figure in full precision, for the CSV."""
     return {
@@ -54,7 +59,7 @@ def line(figure: Figure, protocol: str) -> dict[str, Any]:
         "dataset": figure.dataset,
         "method": figure.method,
         "measure": figure.measure,
-        "value": figure.value,
+        "value": plain(figure.value),
         "half_width": figure.spread,
         "seeds": figure.n_seeds if figure.source == "ours" else None,
         "record": figure.record,
