@@ -7,6 +7,7 @@ the next one. What a cell computes once (hidden states, tokens) is computed befo
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import time
@@ -52,6 +53,8 @@ class Plan:
     passes: int = 3
     evaluation_warm_up: int = 1
     """Validation passes before those that are timed."""
+    limit: float = math.inf
+    """Seconds of training after which no further step is taken."""
 
     def __post_init__(self) -> None:
         if min(self.steps, self.passes) < 1 or self.warm_up < 0:
@@ -203,7 +206,10 @@ def measure(trainer: Trainer, seed: int, plan: Plan, variant: Variant) -> None:
     trainer.model.train()
     batches = _endless(trainer, seed)
     with trainer.memory.phase("train"):
+        end = time.perf_counter() + plan.limit
         for number in range(plan.warm_up + plan.steps):
+            if number > plan.warm_up and time.perf_counter() > end:
+                break
             seconds, encoded = _step(trainer, batches)
             if number >= plan.warm_up:
                 variant.encoded.append(encoded)

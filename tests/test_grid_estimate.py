@@ -39,11 +39,11 @@ def cell(folder: Path, method: str = "id", seed: int = 0) -> Cell:
 
 
 def variant(status: str = "ok", step: float = 0.4) -> Variant:
-    """Two steps, the second twice as long, of ten in an epoch; a second of evaluation."""
+    """A warm-up, two steps, the second twice as long, of ten in an epoch; a second of evaluation."""
     return Variant(
         value="", status=status, error=None if status == "ok" else "too much",
         settings={"accumulation": 1}, hyperparameters={}, batches_per_epoch=10, steps_per_epoch=10,
-        seconds={phase: [step / 4, step / 2] for phase in PHASES}, evaluation=[1.0],
+        seconds={phase: [9.0, step / 4, step / 2] for phase in PHASES}, evaluation=[1.0],
         peak_memory={"train": PeakMemory(host=700, reserved=90), "eval": PeakMemory(host=800)},
     )  # fmt: skip
 

@@ -350,6 +350,7 @@ def test_a_child_that_does_not_listen_is_killed(started: Callable[..., Child], t
 STARTER = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 from benchmark.grid.child import Child
 child = Child([sys.executable, "-c", *sys.argv[1:]])
 while not child.tail:
@@ -361,7 +362,7 @@ time.sleep(60)
 
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_children_of_a_bench_that_was_killed_end(tmp_path: Path, stubborn: bool) -> None:
-    """Also where a shell had SIGINT ignored, as it does for what it starts in the background."""
+    """Also where SIGINT is ignored, as in what a shell runs in the background, or blocked, as by Ray."""
     arguments = [SLEEPER, str(tmp_path / "out"), *(["0.5"] if stubborn else [])]
     command = [sys.executable, "-c", STARTER, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as bench:

@@ -188,7 +188,7 @@ def from_probe(variant: Variant, start: float) -> Figures:
         return Figures(ENDINGS[variant.status], failed=why)
     return Figures(
         "probe",
-        _edges(variant.epochs),
+        _edges(variant.epochs[1:] or variant.epochs),  # the first one is a warm-up where there are more
         _edges(variant.evaluation),
         start,
         *_peaks(list(variant.peak_memory.values())),

@@ -21,8 +21,9 @@ def hold() -> None:
     """Watch the starter, where this process was told to."""
     if VARIABLE not in os.environ:
         return
-    # what a shell starts in the background ignores SIGINT, and its children inherit that
+    # what a shell starts in the background ignores SIGINT, Ray's workers block it, and children inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_watch, daemon=True).start()
 
 

@@ -34,6 +34,8 @@ RETRIES = 3
 """Times that a cell is given to another node when its own is lost."""
 LOOK = 5.0
 """Seconds between two looks at the cluster's nodes."""
+ASK = 1.0
+"""Seconds between two times that a task asks whether it is to stop."""
 POLL = 0.1
 
 
@@ -197,11 +199,13 @@ class RayExecutor(Engine):
 
     def stop(self) -> None:
         """See `Engine.stop`."""
+        # not by `ray.cancel`, which says that a task has ended when it has only been told to
         try:
-            for reference in self._running:
-                self._ray.cancel(reference)
-            references = list(self._running)
-            self._ray.wait(references, num_returns=len(references), timeout=GRACE) if references else None
+            if references := list(self._running):
+                self._lines.stop.remote()
+                ready, _ = self._ray.wait(references, num_returns=len(references), timeout=GRACE + ASK)
+                for reference in ready:
+                    self._result(reference, self._running.pop(reference))
         finally:
             for reference in self._running:
                 self._ray.cancel(reference, force=True)
@@ -209,10 +213,11 @@ class RayExecutor(Engine):
 
 
 class Lines:
-    """Lines of cells on their way to the driver; an actor."""
+    """An actor: what cells say on its way to the driver, and the driver's word to stop on its way to them."""
 
     def __init__(self) -> None:
         self._lines: list[tuple[int, str]] = []
+        self._stopped = False
 
     def put(self, number: int, line: str) -> None:
         """Cell `number` said `line`."""
@@ -223,13 +228,21 @@ class Lines:
         lines, self._lines = self._lines, []
         return lines
 
+    def stop(self) -> None:
+        """All cells are to stop."""
+        self._stopped = True
+
+    def stopped(self) -> bool:
+        """Whether they are."""
+        return self._stopped
+
 
 def _listener(ray: Any) -> Any:
-    """`Lines` on the driver's node."""
+    """`Lines` on the driver's node, or where that is lost, on another one."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return ray.remote(Lines).options(num_cpus=0, scheduling_strategy=here).remote()
+    return ray.remote(Lines).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
 
 
 def _import_ray() -> Any:
@@ -265,14 +278,22 @@ def do(order: Order, lines: Any) -> Outcome:
     except UserError as error:
         return Outcome(said=[*said, str(error)])
     child = Child(run_command(order.cell, store, order.processes, fresh=False), log_path(path), listen)
-    try:
-        while (status := child.ended()) is None:
-            time.sleep(POLL)
-    except BaseException:
-        stop([child], GRACE / 2)
-        raise
+    status = _watched(child, lines)
     said = [*child.tail, *([f"killed by signal {-status}"] if status < 0 else [])]
     return Outcome(said=said, busy=child.busy) if shared else _moved(path, said, child.busy)
+
+
+def _watched(child: Child, lines: Any) -> int:
+    """Wait until `child` has ended, or stop it where the driver says so: -> its exit status."""
+    ray, asked = _import_ray(), time.monotonic()
+    while (status := child.ended()) is None:
+        time.sleep(POLL)
+        if time.monotonic() - asked >= ASK:
+            asked = time.monotonic()
+            with suppress(ray.exceptions.RayError):
+                if ray.get(lines.stopped.remote()):
+                    stop([child], GRACE - ASK)
+    return status
 
 
 def _own_store(order: Order) -> Path:
