@@ -130,6 +130,12 @@ def test_the_whole_cost_of_a_run_part_by_part():
     assert line["seconds"] == pytest.approx(30 + 24 + 12 * 0.4)
 
 
+def test_seconds_below_one_are_not_rounded_away():
+    rows = {"a": {"preparation": 0.2}, "b": {"preparation": 1234.5}}
+    drawn = ledger.draw_costs("here", rows)["svg"].decode()
+    assert "<!-- 0.2 -->" in drawn and "<!-- 1,234 -->" in drawn
+
+
 def test_tuning_is_the_trials_that_are_no_run_of_the_row():
     def search(seed):
         trials = [Trial(overrides=[f"x={n}"], config_hash=n, status="ok", train_seconds=s)

@@ -70,6 +70,24 @@ def test_area_is_in_proportion_to_memory_and_hollow_where_unknown():
     assert len(bubbles[2].get_facecolor()) == 0
 
 
+@pytest.mark.parametrize(
+    ("memory", "said"),
+    [
+        ((0.4, 0.4), {"0.40 GiB": 1}),
+        ((0.4, 0.41), {"0.40 to 0.41 GiB": 1}),
+        ((0.5, 2.0, 0.7), {"2.00 GiB": 1, "0.50 GiB": 0.25}),
+        ((), {}),
+    ],
+)
+def test_the_legend_shows_the_largest_and_the_smallest_bubble(memory, said):
+    peaks = [PeakMemory(host=int(size * GIB)) for size in memory] or [PeakMemory()]
+    (group,) = groups([record(f"m{n}", 0.1, memory=one) for n, one in enumerate(peaks)])
+    _, figure, axes = drawn(group, "quality")
+    areas = {c.get_label(): c.get_sizes()[0] / plots.LARGEST for c in axes.collections if c.get_label()}
+    shown = [text.get_text() for text in figure.legends[0].get_texts() if "GiB" in text.get_text()]
+    assert {label: areas[label] for label in shown} == pytest.approx(said)
+
+
 @pytest.mark.parametrize(("slow", "scale"), [(19.0, "linear"), (21.0, "log")])
 def test_the_axis_of_seconds_is_logarithmic_from_a_factor_of_ten(slow, scale):
     (group,) = groups([record("a", seconds=2.0), record("b", seconds=slow)])

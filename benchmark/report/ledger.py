@@ -21,6 +21,7 @@ from benchmark.report.ledger_plots import draw_costs, draw_epochs
 from benchmark.report.names import stems_of
 from benchmark.report.rows import Group, Row, groups
 from benchmark.report.section import Plot, Section
+from benchmark.report.shown import count
 from benchmark.report.styles import Block, Cell
 from benchmark.speed_record import SpeedRecord, read_speed
 from methods.errors import UserError
@@ -201,8 +202,8 @@ def _pairs(courses: Sequence[Course]) -> list[tuple[Course, Course, float | None
 def _costs(rows: Sequence[Costs]) -> Block:
     body = []
     for row in rows:
-        cells = [Cell(seconds(value)) for value in row.parts.values()]
-        total = Cell(seconds(sum(row.parts.values())), record=row.name)
+        cells = [Cell(count(value)) for value in row.parts.values()]
+        total = Cell(count(sum(row.parts.values())), record=row.name)
         body.append([Cell(row.label), *cells, total, Cell(str(len(row.runs)))])
     return Block("Wall seconds", ["row", *COLUMNS, "in all", "seeds"], body)
 
@@ -214,7 +215,7 @@ def _break_evens(pairs: Sequence[tuple[Course, Course, float | None]]) -> Block:
         body.append(
             [
                 Cell(f"{cached.label} against {tuned.label}"),
-                *[Cell(seconds(value)) for value in figures],
+                *[Cell(count(value)) for value in figures],
                 Cell("never" if epochs is None else f"{epochs:.2g}"),
                 Cell(in_words(epochs)),
             ]
@@ -271,8 +272,3 @@ def _pair_lines(group: Group, pairs: Sequence[tuple[Course, Course, float | None
          "source": b.source or "run"}
         for a, b, epochs in pairs
     ]  # fmt: skip
-
-
-def seconds(value: float) -> str:
-    """To about three digits."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmark.report.drawing import COLOURS, columns, forms, look_of, style
+from benchmark.report.shown import count
 
 if TYPE_CHECKING:
     from benchmark.report.ledger import Course
@@ -30,7 +31,7 @@ def draw_costs(where: str, rows: Mapping[str, Mapping[str, float]]) -> dict[str,
                 axes.barh(labels, width, left=left, height=0.68, label=part, edgecolor="white", **look)
             left = [a + b for a, b in zip(left, width, strict=True)]
         for row, total in enumerate(left):
-            axes.annotate(f"{total:,.0f}", (total, row), (4, 0), textcoords="offset points", va="center")
+            axes.annotate(count(total), (total, row), (4, 0), textcoords="offset points", va="center")
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.margins(x=0.1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from benchmark.record import RunRecord
 from benchmark.report.drawing import forms, look_of, style
 from benchmark.report.rows import Group, Row
+from benchmark.report.shown import gibibytes
 from benchmark.report.tables import COST, peak_memory, unlike_pools
 
 if TYPE_CHECKING:
@@ -202,15 +203,18 @@ def _axis_of_seconds(axes: Axes, seconds: Sequence[float]) -> None:
 
 
 def _size_legend(axes: Axes, most: float, points: Sequence[Point]) -> list[Any]:
-    """Bubbles of round sizes, and the sign of a row without memory."""
+    """The largest bubble and the smallest, one for both where they are alike, and the sign of a row without
+    memory."""
     handles = []
-    if any(point.memory for point in points):
-        top = 10 ** math.floor(math.log10(most / 2**30))
-        top *= max(step for step in (1, 2, 5) if step * top * 2**30 <= most)
-        for gib in (top, top / 4):
-            area = LARGEST * gib * 2**30 / most
-            look: dict[str, Any] = {"facecolor": "#bbbbbb", "edgecolor": "#666666", "label": f"{gib:g} GiB"}
-            handles.append(axes.scatter([], [], s=area, **look))
+    sizes = [point.memory for point in points if point.memory]
+    least = min(sizes, default=most)
+    ends = [f"{gibibytes(size)} GiB" for size in (most, least)]
+    shown = {ends[0]: most, ends[1]: least}
+    if least > most / 2:
+        shown = {ends[0] if ends[0] == ends[1] else f"{gibibytes(least)} to {ends[0]}": most}
+    look: dict[str, Any] = {"facecolor": "#bbbbbb", "edgecolor": "#666666"}
+    for label, size in shown.items() if sizes else ():
+        handles.append(axes.scatter([], [], s=LARGEST * size / most, label=label, **look))
     if not all(point.memory for point in points):
         look = {"facecolor": "none", "edgecolor": "#666666", "label": "not measured"}
         handles.append(axes.scatter([], [], s=40, marker="X", **look))

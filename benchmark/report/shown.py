@@ -29,5 +29,5 @@ def with_interval(figure: Estimate, show: Callable[[float], str]) -> str:
 
 
 def count(value: float) -> str:
-    """A mean number of things, to about three digits where it is small."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    """A mean number of things, or a sum of seconds, to about three digits where it is small."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
