@@ -126,11 +126,11 @@ def describe(prepared: Prepared) -> str:
         f"{facts['cold_test_targets']:,} test); targets: {facts['valid_targets']:,} validation, "
         f"{facts['test_targets']:,} test",
     ]
-    for title in ("dropped", "repairs"):
-        if facts[title]:
-            lines.append(
-                f"  {title}: " + ", ".join(f"{what} {count:,}" for what, count in facts[title].items())
-            )
+    repairs = facts["repairs"]
+    dropped = {what: n for what, n in facts["dropped"].items() if f"{what} dropped" not in repairs}
+    for title, counts in (("dropped", dropped), ("repairs", repairs)):
+        if counts:
+            lines.append(f"  {title}: " + ", ".join(f"{what} {count:,}" for what, count in counts.items()))
     lines += [f"  {note}" for note in prepared.recipe["notes"]]
     return "\n".join([*lines, f"  content sha256 {facts['sha256'][:16]}"])
 
