@@ -10,12 +10,15 @@ class UserError(ValueError):
     """A mistake of the user. The command line prints its message on one line and exits with status 2."""
 
 
-def unknown(kind: str, value: object, allowed: Iterable[object], do: str = "") -> UserError:
+def unknown(
+    kind: str, value: object, allowed: Iterable[object], do: str = "", shown: Iterable[object] = ()
+) -> UserError:
     """The error for a name that does not exist: the value, the nearest match, all that is allowed.
 
-    `do` is an optional last sentence that says what to do instead.
+    `do` is an optional last sentence that says what to do instead; `shown` is a shorter way to say `allowed`.
     """
     names = [str(name) for name in allowed]
     near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return UserError(f"unknown {kind} '{value}'.{hint} Allowed: {', '.join(names)}.{' ' + do if do else ''}")
+    told = ", ".join([str(name) for name in shown] or names)
+    return UserError(f"unknown {kind} '{value}'.{hint} Allowed: {told}.{' ' + do if do else ''}")

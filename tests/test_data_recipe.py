@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from data_folders import write_folder
 
+from benchmark.cli import main
 from benchmark.data.recipe import available, find
 from methods.errors import UserError
 
@@ -233,6 +235,26 @@ def test_a_family_is_a_dataset_a_category(tmp_path, no_data):
     assert all("{" not in url for urls in recipe.files.values() for url in urls)
     with pytest.raises(UserError, match=r"'amazon-2023-all_beuty'\. Did you mean 'amazon-2023-All_Beauty'\?"):
         find("amazon-2023-all_beuty")
+    with pytest.raises(UserError, match=r"Allowed: amazon-2023-<category>, arts, "):
+        find("tinny")
+
+
+def test_a_family_is_one_line_of_the_listing_save_what_is_here(tmp_path, monkeypatch, capsys, no_data):
+    def listed() -> list[str]:
+        assert main(["list", "datasets"]) == 0
+        return capsys.readouterr().out.splitlines()
+
+    first, *below = listed()
+    assert re.match(r"amazon-2023-<category> +Amazon 2023 +to fetch +<category>, the publisher's", first)
+    named = [line for line in below if line.startswith(" ")]
+    assert not any(line.startswith("amazon") for line in below) and max(map(len, named)) < 120
+    assert " ".join(named).count(",") == 28 - 1 and " Gift_Cards, " in " ".join(named)
+    monkeypatch.setenv("ADAPTREC_DATA", str(tmp_path))
+    (tmp_path / "amazon-2023-Gift_Cards").mkdir()
+    for name in ("Gift_Cards.csv.gz", "meta_Gift_Cards.jsonl.gz"):
+        (tmp_path / "amazon-2023-Gift_Cards" / name).touch()
+    found = [line for line in listed() if "Gift_Cards" in line]
+    assert [line.split()[0] for line in found] == ["amazon-2023-Gift_Cards"] and " here " in found[0]
 
 
 def test_the_listing_says_whether_the_files_are_here(tmp_path, monkeypatch, no_data):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 
 from benchmark.commands.options import Parser
 
+WIDTH = 90
+"""Characters of a line of categories."""
 SUMMARY = "List methods, language models or datasets."
 
 
@@ -19,7 +22,10 @@ def call(options: argparse.Namespace) -> int:
     lines = _listing(options.what)
     width = max(18, *map(len, lines))
     for name, summary in lines.items():
-        print(f"{name:{width}} {summary}")
+        first, *more = summary.splitlines() or [""]
+        print(f"{name:{width}} {first}")
+        for line in more:
+            print(f"{'':{width}} {line}")
     return 0
 
 
@@ -35,8 +41,23 @@ def _listing(what: str) -> dict[str, str]:
         from benchmark.llm.catalogue import available
 
         return available()
-    from benchmark.data.places import cache_folder
-    from benchmark.data.recipe import available as datasets
+    return _datasets()
 
-    found = datasets(cache_folder())
-    return {name: f"{one.edition:13} {one.state:9} {one.summary}".rstrip() for name, one in found.items()}
+
+def _datasets() -> dict[str, str]:
+    """A line a dataset; those of a family that are not here share one, with their categories below it."""
+    from benchmark.data.places import cache_folder
+    from benchmark.data.recipe import available, family
+
+    lines: dict[str, str] = {}
+    categories: dict[str, list[str]] = {}
+    for own, one in available(cache_folder()).items():
+        name, summary = own, one.summary
+        if one.category and one.state != "here":
+            name, summary = family(own, one.category), summary.replace(one.category, "<category>")
+            categories.setdefault(name, []).append(one.category)
+        lines[name] = f"{one.edition:13} {one.state:9} {summary}".rstrip()
+    for name, several in categories.items():
+        below = textwrap.wrap(f"<category>: {', '.join(several)}", WIDTH, subsequent_indent="  ")
+        lines[name] = "\n".join([lines[name], *below])
+    return lines

@@ -103,6 +103,8 @@ class Listed(NamedTuple):
     state: str
     """Whether the files are on this machine."""
     summary: str
+    category: str = ""
+    """Of a family of datasets, one a category; empty for others."""
 
 
 class _Entry(NamedTuple):
@@ -137,7 +139,8 @@ def available(cache: Path) -> dict[str, Listed]:
         try:
             raw = entry.content()
             edition, summary = (str(raw.get(key, "")) for key in ("edition", "summary"))
-            found[name] = Listed(name, edition, _state(name, raw, entry.path, cache), summary)
+            state = _state(name, raw, entry.path, cache)
+            found[name] = Listed(name, edition, state, summary, entry.category)
         except UserError as error:
             found[name] = Listed(name, "", "", f"unusable: {error}")
     return found
@@ -162,9 +165,10 @@ def find(name_or_folder: str) -> Recipe:
     if folder.name != name_or_folder:
         raise UserError(
             f"there is no dataset folder '{name_or_folder}'; give a folder that exists "
-            f"or one of: {', '.join(entries)}."
+            f"or one of: {', '.join(_families(entries))}."
         )
-    raise unknown("dataset", name_or_folder, entries, "Or give a folder with interactions.tsv and items.tsv.")
+    do = "`adaptrec list datasets` says more. Or give a folder with interactions.tsv and items.tsv."
+    raise unknown("dataset", name_or_folder, entries, do, _families(entries))
 
 
 def input_files(recipe: Recipe, cache: Path) -> dict[str, Path]:
@@ -198,6 +202,16 @@ def _names(path: Path) -> list[tuple[str, str]]:
     except UserError:
         pass  # told when it is asked for
     return [(path.parent.name, "")]
+
+
+def _families(entries: dict[str, _Entry]) -> list[str]:
+    """The names, one for all categories of a family."""
+    return list(dict.fromkeys(family(name, entry.category) for name, entry in entries.items()))
+
+
+def family(name: str, category: str) -> str:
+    """A dataset's name with `<category>` in place of its own."""
+    return name.removesuffix(category) + "<category>" if category else name
 
 
 def _filled(value: Any, category: str) -> Any:
