@@ -11,6 +11,7 @@ from benchmark.config import PROTOCOLS, Settings, digest, parse, split_overrides
 from benchmark.data.places import cache_folder
 from benchmark.data.prepare import Prepared, prepare
 from benchmark.data.recipe import find
+from benchmark.data.steps import told_steps
 from benchmark.llm.catalogue import LLM, resolve
 from methods import registry
 from methods.errors import UserError, unknown
@@ -114,7 +115,8 @@ def resolve_cell(cell: Cell) -> Resolved:
 @cache
 def _prepared(dataset: str) -> Prepared:
     """Prepared once a process; the cells of a grid share it."""
-    return prepare(find(dataset), cache_folder())
+    with told_steps(dataset) as begin:
+        return prepare(find(dataset), cache_folder(), begin)
 
 
 @cache

@@ -15,6 +15,7 @@ from benchmark.config import applicable
 from benchmark.data.places import cache_folder
 from benchmark.data.prepare import describe, prepare
 from benchmark.data.recipe import find
+from benchmark.data.steps import told_steps
 from benchmark.llm.catalogue import LLM
 from benchmark.llm.encoder import load_model, resolve_pooling
 from benchmark.llm.states import States, load_states
@@ -170,7 +171,8 @@ def prepare_inputs(
 
     Yields lines for the terminal.
     """
-    prepared = prepare(find(dataset), cache_folder())
+    with told_steps(dataset) as begin:
+        prepared = prepare(find(dataset), cache_folder(), begin)
     yield describe(prepared)
     yield from (f"warning: {warning}" for warning in prepared.warnings)
     if llm is not None:

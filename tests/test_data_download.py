@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -274,6 +275,29 @@ def test_from_a_mirror_to_sequences(tmp_path: Path, monkeypatch, name, files, te
     ids = [str(int(item[1:]) + 1) if name == "ml-1m" else item for _, item, _ in interactions()]
     assert prepared.items[:12].tolist() == [place[item] for item in ids[:12]]
     assert prepared.texts[place[ids[0]]] == text
+
+
+def test_prepared_data_outlive_the_raw_files(tmp_path: Path, monkeypatch):
+    cache = tmp_path / "cache"
+    with serving(served({"sci": amazon_2018()})) as server:
+        monkeypatch.setenv("ADAPTREC_DATA_MIRROR", server.url)
+        first = prepare(find("sci"), cache)
+    ratings, metadata = (raw_folder("sci", cache) / name for name in amazon_2018())
+    ratings.unlink()
+    again = prepare(find("sci"), cache)
+    assert (again.key, again.fingerprint) == (first.key, first.fingerprint)
+    gone = f"sci is used as it was prepared from files that are gone: {ratings.name}"
+    assert again.warnings == (gone, *first.warnings)
+    kept = metadata.read_bytes()
+    metadata.write_bytes(kept + b"!")
+    with pytest.raises(UserError, match="is not the file of this name that was used first"):
+        prepare(find("sci"), cache)
+    metadata.write_bytes(kept)
+    with pytest.raises(UserError, match=rf"{ratings.name} of 'sci' cannot be fetched"):
+        prepare(replace(find("sci"), core=4), cache)
+    (first.folder / "items.arrow").write_bytes(b"")
+    with pytest.raises(UserError, match=rf"{ratings.name} of 'sci' cannot be fetched"):
+        prepare(find("sci"), cache)
 
 
 def test_exact_repeats_of_2018_count_once(tmp_path: Path, monkeypatch):

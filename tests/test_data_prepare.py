@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from benchmark.data import filters
 from benchmark.data import prepare as room
 from benchmark.data.prepare import describe, prepare
 from benchmark.data.recipe import find
+from benchmark.data.steps import told_steps
 from methods.errors import UserError
 
 
@@ -175,6 +177,21 @@ def test_expected_counts_that_are_missed_warn_with_both_numbers(tmp_path):
     made = prepare(recipe, tmp_path / "cache")
     assert len(made.warnings) == 1 and "has 4 items, not 5, as its recipe expects" in made.warnings[0]
     assert prepare(recipe, tmp_path / "cache").warnings == made.warnings
+
+
+def test_steps_that_take_their_time_are_told(tmp_path, capsys):
+    with told_steps("toy", patience=0.0) as begin:
+        prepare(recipe_of(write_folder(tmp_path / "toy", recipe="core = 2")), tmp_path / "cache", begin)
+    told = [line for line in capsys.readouterr().err.splitlines() if not line.endswith("...")]
+    assert told[0] == "toy: digest of the files: 0 s" and told[-1] == "toy: write: 0 s"
+    assert {"toy: read items: 0 s", "toy: core: 0 s", "toy: sort: 0 s"} <= set(told)
+    with told_steps("toy") as begin:
+        prepare(recipe_of(tmp_path / "toy"), tmp_path / "cache", begin)
+    assert capsys.readouterr().err == ""
+    with told_steps("toy", patience=0.05) as begin:
+        begin("wait")
+        time.sleep(0.2)
+        assert capsys.readouterr().err == "toy: wait ...\n"
 
 
 def test_second_call_reads_the_cache_without_a_copy(tmp_path, monkeypatch):

@@ -45,6 +45,24 @@ def remember(recipe: Recipe, files: Iterable[Path], cache: Path) -> None:
         ledger.record(files)
 
 
+def known_digests(recipe: Recipe, cache: Path) -> tuple[dict[str, str], list[str]]:
+    """Role -> SHA-256 of its file, and the names of those files that are not here any more.
+
+    A role whose file is neither here nor was ever used has none. Raises `UserError` for a file that has
+    changed.
+    """
+    digests, gone = dict[str, str](), list[str]()
+    with _ledger(recipe, cache) as ledger:
+        for role, urls in recipe.files.items():
+            path = locate(recipe.name, recipe.source, urls, cache)
+            if path is not None:
+                digests[role] = ledger.check(path)["sha256"]
+            elif used := ledger.used(map(file_name, urls)):
+                digests[role] = used[1]
+                gone.append(used[0])
+    return digests, gone
+
+
 @contextmanager
 def _ledger(recipe: Recipe, cache: Path) -> Iterator[Ledger]:
     """The recipe's ledger, which no other process holds meanwhile."""

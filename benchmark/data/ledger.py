@@ -49,6 +49,11 @@ class Ledger:
             )
         return {"path": str(path.resolve()), "size": size, "sha256": sha256}
 
+    def used(self, names: Iterable[str]) -> tuple[str, str] | None:
+        """The first of these names under which a file was used, and its SHA-256."""
+        known = ((name, self._entries.get(name, {}).get("sha256")) for name in names)
+        return next(((name, str(sha256)) for name, sha256 in known if sha256), None)
+
     def _write(self, entries: dict[str, dict[str, Any]]) -> None:
         """Replace what is noted of some files, where that changes anything."""
         found = self._entries | entries

@@ -21,7 +21,8 @@ from filelock import FileLock
 from benchmark.config import as_dict, digest
 from benchmark.data.build import Begin, Built, build
 from benchmark.data.digests import digest_of, remembered_digest
-from benchmark.data.download import remember
+from benchmark.data.download import known_digests, remember
+from benchmark.data.places import all_here
 from benchmark.data.recipe import Recipe, input_files
 from benchmark.data.strings import Strings
 from benchmark.record import write_json
@@ -78,11 +79,14 @@ def prepare(recipe: Recipe, cache: Path, begin: Begin = lambda step: None) -> Pr
     `begin` is told of each step when it begins. Raises `UserError` for a fault in the input that the recipe
     does not repair.
     """
+    if (outlived := _without_files(recipe, cache, begin)) is not None:
+        return outlived
     files = input_files(recipe, cache)
     begin("digest of the files")
-    key = _key(recipe, files, cache)
-    folder = cache / "prepared" / f"{recipe.name}-{key}"
+    key = _key(recipe, {role: remembered_digest(path, cache) for role, path in files.items()})
+    folder = _folder(recipe, key, cache)
     notes: list[str] = []
+    begin("check of what is there")
     with _lock(folder):
         if folder.exists() and (fault := _fault(folder)):
             notes.append(f"the prepared form in {folder} was damaged ({fault}) and has been built again")
@@ -93,6 +97,30 @@ def prepare(recipe: Recipe, cache: Path, begin: Begin = lambda step: None) -> Pr
     if recipe.files:
         remember(recipe, files.values(), cache)
     return prepared
+
+
+def _without_files(recipe: Recipe, cache: Path, begin: Begin) -> Prepared | None:
+    """What was prepared from files of which some are gone, where it is there and whole.
+
+    Their digests are known, and another content under their names would be an error: the key is the same.
+    """
+    if not recipe.files or all_here(recipe.name, recipe.source, recipe.files, cache):
+        return None
+    begin("digest of the files")
+    digests, gone = known_digests(recipe, cache)
+    folder = _folder(recipe, key := _key(recipe, digests), cache)
+    if len(digests) < len(recipe.files) or not folder.exists():
+        return None
+    begin("check of what is there")
+    with _lock(folder):
+        if _fault(folder):
+            return None
+        note = f"{recipe.name} is used as it was prepared from files that are gone: {', '.join(gone)}"
+        return _load(recipe, key, folder, [note])
+
+
+def _folder(recipe: Recipe, key: str, cache: Path) -> Path:
+    return cache / "prepared" / f"{recipe.name}-{key}"
 
 
 @contextmanager
@@ -135,8 +163,8 @@ def describe(prepared: Prepared) -> str:
     return "\n".join([*lines, f"  content sha256 {facts['sha256'][:16]}"])
 
 
-def _key(recipe: Recipe, files: Mapping[str, Path], cache: Path) -> str:
-    inputs = {role: remembered_digest(path, cache) for role, path in files.items()}
+def _key(recipe: Recipe, inputs: Mapping[str, str]) -> str:
+    """`inputs`: role -> SHA-256 of the file."""
     return digest({"options": _options(recipe), "inputs": inputs, "format": FORMAT})
 
 
