@@ -321,6 +321,7 @@ def test_numbers_of_trainable_parameters() -> None:
     expected = {
         ("ssna", ()): a * adapter + gru,
         ("ssna", (("top_layers", 2),)): 2 * adapter + gru,
+        ("ssna", (("top_layers", 1),)): adapter + gru - 3 * out * out,  # its state is zero when it is read
         ("ssna-mean", ()): a * adapter,
         ("ssna-weighted", ()): a * adapter + a,
         ("tmoe", ()): adapter,
