@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def test_every_shipped_recipe_has_a_summary_and_a_card(tmp_path):
     root = Path(__file__).parents[1] / "datasets"
     for name, listed in available(tmp_path).items():
         assert listed.summary and not listed.summary.startswith("unusable") and listed.edition
-        folder = root / ("amazon-2023" if name.startswith("amazon-2023-") else name)
+        folder = root / name.removesuffix(f"-{listed.category}")
         assert (folder / "README.md").read_text(encoding="utf-8").startswith("# ")
 
 
@@ -246,7 +247,7 @@ def test_a_family_is_one_line_of_the_listing_save_what_is_here(tmp_path, monkeyp
 
     first, *below = listed()
     assert re.match(r"amazon-2023-<category> +Amazon 2023 +to fetch +<category>, the publisher's", first)
-    named = [line for line in below if line.startswith(" ")]
+    named = list(takewhile(lambda line: line.startswith(" "), below))
     assert not any(line.startswith("amazon") for line in below) and max(map(len, named)) < 120
     assert " ".join(named).count(",") == 28 - 1 and " Gift_Cards, " in " ".join(named)
     monkeypatch.setenv("ADAPTREC_DATA", str(tmp_path))

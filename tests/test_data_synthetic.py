@@ -6,10 +6,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmark.data import synthetic
+from benchmark.data import synthetic, synthetic_blocks
+from benchmark.data.planted import (
+    BRANDS,
+    MATERIALS,
+    SIZES,
+    USES,
+    Planted,
+    deal,
+    parameters,
+    popularities,
+)
 from benchmark.data.prepare import prepare
 from benchmark.data.recipe import Recipe, find
-from benchmark.data.synthetic import BRANDS, MATERIALS, SIZES, USES, Planted, generate
+from benchmark.data.synthetic import generate
 from methods.errors import UserError
 
 TITLE = re.compile(f"({'|'.join(BRANDS)}) ({'|'.join(MATERIALS)}) ({'|'.join(USES)}), ({'|'.join(SIZES)})")
@@ -164,9 +174,9 @@ def test_more_items_than_combinations_get_model_numbers():
 def test_chunks_of_users_share_one_ceiling(tmp_path, monkeypatch):
     recipe = small()
     made = prepare(recipe, tmp_path)
-    planted = synthetic.parameters(recipe)
+    planted = parameters(recipe)
     rng = np.random.Generator(np.random.PCG64(planted.seed))
-    _, world = synthetic._catalogue(planted, rng)
+    world = synthetic._world(planted, *deal(planted, rng))
     lengths = np.diff(made.offsets)
     history = np.full((80, planted.max_length), -1)
     history[np.arange(planted.max_length) < lengths[:, None]] = made.items
@@ -198,3 +208,66 @@ def test_parameters_out_of_range(parameters, message):
 def test_no_cold_items():
     drawn = generate(replace(small(cold_share=0.0), name="warm"))
     assert "test_cold" not in drawn.ceiling and drawn.ceiling["test_warm"] == drawn.ceiling["test"]
+
+
+LONG_TAILED = {"ceiling": False, "popularity": 40}
+
+
+def test_draws_in_blocks_follow_the_law_times_popularity(tmp_path, monkeypatch):
+    """As above: log-probability of the drawn targets against its expectation; several blocks of users."""
+    monkeypatch.setattr(synthetic_blocks, "BLOCK", 400)
+    recipe = small(users=1500, **LONG_TAILED)
+    planted = parameters(recipe)
+    rng = np.random.Generator(np.random.PCG64(planted.seed))
+    _, is_cold = deal(planted, rng)
+    popular = popularities(planted, rng)
+    made = prepare(recipe, tmp_path)
+    users, of = users_of(made), [attributes(title) for title in made.texts]
+    cold = set(np.flatnonzero(is_cold).tolist())
+    assert not cold & {i for items in users for i in items[:-2]}
+    laws = [slow_law(items[:-1], planted, of, cold) * popular for items in users]
+    laws = [law / law.sum() for law in laws]
+    seen = np.array([np.log(law[items[-1]]) for law, items in zip(laws, users, strict=True)])
+    mean = np.array([(law[law > 0] * np.log(law[law > 0])).sum() for law in laws])
+    assert abs((seen - mean).mean()) < 4 * (seen - mean).std() / np.sqrt(len(users))
+    assert all(len(set(items)) == len(items) for items in users)
+
+
+def test_a_draw_by_attributes_is_a_draw_by_kinds():
+    """The tables of sums give each kind the probability that the product of factors and weights gives it."""
+    planted = parameters(small(items=150, **LONG_TAILED))
+    rng = np.random.Generator(np.random.PCG64(5))
+    kinds, _ = deal(planted, rng)
+    weight = popularities(planted, rng)
+    draws = synthetic_blocks.Draws(planted, kinds, weight)
+    none = planted.materials  # the last item has none before it
+    items = draws([np.full(40_000, value) for value in (1, 2, none, 0)], rng)
+    use, brand, _, size = np.unravel_index(kinds, planted.shape)
+    law = weight * np.where(use == 2, planted.next_use, np.where(use == 1, planted.same_use, 1))
+    law *= np.where(brand == 2, planted.same_brand, 1) * np.where(size == 0, planted.same_size, 1)
+    expected = law / law.sum() * len(items)
+    counts = np.bincount(items, minlength=150)
+    assert ((counts - expected) ** 2 / expected).sum() < 150 + 6 * np.sqrt(2 * 150)
+
+
+def test_sets_drawn_in_blocks_are_the_same_on_every_machine(tmp_path):
+    made = prepare(small(**LONG_TAILED), tmp_path)
+    assert made.ceiling is None
+    assert made.fingerprint["sha256"].startswith("72c78349cf46eb70")
+
+
+def test_popularity_has_a_long_tail_of_the_same_shape_at_every_size():
+    shares = []
+    for items in (10_000, 200_000):
+        planted = Planted(items=items, ceiling=False, popularity=500)
+        weights = np.sort(popularities(planted, np.random.default_rng(0)))[::-1]
+        shares.append([weights[: items // part].sum() / weights.sum() for part in (1000, 100, 10)])
+    assert shares[0] == pytest.approx(shares[1], abs=0.005)
+    assert shares[0] == pytest.approx([0.09, 0.31, 0.61], abs=0.02)
+
+
+def test_a_family_of_sizes_has_as_many_users_as_items():
+    planted = parameters(find("synthetic-300000"))
+    assert (planted.items, planted.users, planted.ceiling) == (300_000, 300_000, False)
+    with pytest.raises(UserError, match="popularity=500 needs ceiling = false"):
+        parameters(small(popularity=500))

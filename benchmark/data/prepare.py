@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-from benchmark.config import as_dict, digest
+from benchmark.config import digest
 from benchmark.data.build import Begin, Built, build
 from benchmark.data.digests import digest_of, remembered_digest
 from benchmark.data.download import known_digests, remember
@@ -27,6 +27,7 @@ from benchmark.data.recipe import Recipe, input_files
 from benchmark.data.strings import Strings
 from benchmark.record import write_json
 from methods.errors import UserError
+from methods.fields import hashed
 
 FORMAT = 1
 """Version of this code's output; part of every key, to be raised when the same input gives another result."""
@@ -172,9 +173,9 @@ def _options(recipe: Recipe) -> dict[str, Any]:
     """The recipe's options, the generator's parameters with their defaults filled in."""
     options = recipe.options()
     if recipe.format == "synthetic":
-        from benchmark.data.synthetic import parameters
+        from benchmark.data.planted import parameters
 
-        options["synthetic"] = as_dict(parameters(recipe))
+        options["synthetic"] = dict(hashed(parameters(recipe)))
     return options
 
 

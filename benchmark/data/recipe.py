@@ -83,7 +83,7 @@ class Recipe:
     expected: dict[str, int] | None = None
     """Published counts (users, items, interactions) to compare with."""
     synthetic: dict[str, Any] = field(default_factory=dict)
-    """Parameters of the generator (`benchmark.data.synthetic.Planted`)."""
+    """Parameters of the generator (`benchmark.data.planted.Planted`)."""
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Protocol name or "all" -> harness settings that this dataset suggests."""
     notes: tuple[str, ...] = ()

@@ -15,78 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import numpy.typing as npt
-from pydantic import Field
 
-from benchmark.config import parse
-from benchmark.data.raw import Place, Raw, interactions_batch, items_batch
+from benchmark.data.planted import Floats, Ints, Mask, Planted, deal, integers, parameters, raw_of
+from benchmark.data.raw import Raw
 from benchmark.data.recipe import Recipe
-from methods.errors import UserError
-
-USES = (
-    "hiking boots", "trekking backpack", "camping tent", "sleeping bag", "cooking stove", "frying pan",
-    "kitchen knife", "cutting board", "lunch box", "water bottle", "bicycle basket", "cycling helmet",
-    "rain jacket", "garden hose", "flower pot", "desk lamp", "reading chair", "picture frame", "wall clock",
-    "coffee grinder", "tea kettle", "baby blanket", "toy train", "guitar strap",
-)  # fmt: skip
-BRANDS = (
-    "Northwind", "Bluebird", "Oakfield", "Silverpine", "Redstone", "Harborlight", "Foxglove", "Ironbridge",
-    "Sunmeadow", "Whitecliff", "Stormcrow", "Maplewood", "Riverbend", "Goldfinch", "Blackthorn", "Clearwater",
-)  # fmt: skip
-MATERIALS = (
-    "leather", "stainless steel", "bamboo", "cotton", "ceramic", "plastic", "aluminium", "wool", "silicone",
-    "copper", "canvas", "glass",
-)  # fmt: skip
-SIZES = ("small", "medium", "large", "extra large")
+from benchmark.data.synthetic_blocks import draw_blocks
 
 TOP = (10, 50)
 """k of the Recall@k and NDCG@k that the ceiling gives."""
 _CHUNK_CELLS = 4_000_000
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Planted:
-    """Parameters of the generator."""
-
-    seed: Annotated[int, Field(ge=0)] = 7
-    users: Annotated[int, Field(ge=1)] = 600
-    items: Annotated[int, Field(ge=20)] = 300
-    uses: Annotated[int, Field(ge=3, le=len(USES))] = 12
-    """Number of different uses; the first so many of `USES`. The same for the next three."""
-    brands: Annotated[int, Field(ge=2, le=len(BRANDS))] = 8
-    materials: Annotated[int, Field(ge=2, le=len(MATERIALS))] = 6
-    sizes: Annotated[int, Field(ge=1, le=len(SIZES))] = 3
-    min_length: Annotated[int, Field(ge=3)] = 6
-    """Least interactions of a user; lengths are uniform up to `max_length`."""
-    max_length: Annotated[int, Field(ge=3)] = 14
-    cold_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Share of the items that occur only as validation or test targets."""
-    cold_weight: Annotated[int, Field(ge=1)] = 3
-    """Weight of a cold item as a target; `warm_weight` is a warm one's."""
-    warm_weight: Annotated[int, Field(ge=1)] = 2
-    next_use: Annotated[int, Field(ge=1)] = 60
-    """Weight of an item that serves the use after the last item's; of any other use 1."""
-    same_use: Annotated[int, Field(ge=1)] = 12
-    same_brand: Annotated[int, Field(ge=1)] = 8
-    """Weight of an item of the last item's brand; of another brand 1. The same for the next two."""
-    same_material: Annotated[int, Field(ge=1)] = 3
-    """As `same_brand`, against the last item but one."""
-    same_size: Annotated[int, Field(ge=1)] = 2
-    shuffle_texts: bool = False
-    """Deal the texts out to the items anew, so that they say nothing about them."""
-
-    @property
-    def cold_items(self) -> int:
-        """Number of cold items."""
-        return round(self.cold_share * self.items)
 
 
 @dataclass(frozen=True)
@@ -95,7 +34,7 @@ class World:
 
     attributes: Ints
     """`[G, 4]` use, brand, material, size of each group."""
-    cold: npt.NDArray[np.bool_]
+    cold: Mask
     """`[G]`"""
     sizes: Ints
     """`[G]` items in each group."""
@@ -112,88 +51,34 @@ class Drawn:
     """A generated dataset: what the files would hold, and what only the generator knows."""
 
     raw: Raw
-    ceiling: dict[str, dict[str, float]]
-
-
-def parameters(recipe: Recipe) -> Planted:
-    """The generator's parameters; raises `UserError` for one that is unknown or out of range."""
-    where = f"[synthetic] of the recipe '{recipe.name}'"
-    planted = parse(Planted, recipe.synthetic, where)
-    if planted.max_length < planted.min_length:
-        raise UserError(
-            f"{where}: max_length={planted.max_length} is below min_length={planted.min_length}; raise it."
-        )
-    if planted.items - planted.cold_items < 2 * planted.max_length:
-        raise UserError(
-            f"{where}: {planted.items - planted.cold_items} warm items are too few for sequences of "
-            f"{planted.max_length} without repeats; wanted twice as many. Raise items or lower max_length."
-        )
-    return planted
+    ceiling: dict[str, dict[str, float]] | None
 
 
 def generate(recipe: Recipe) -> Drawn:
     """Draw the catalogue and the users of `recipe.synthetic`; raises `UserError` as `parameters` does."""
     planted = parameters(recipe)
     rng = np.random.Generator(np.random.PCG64(planted.seed))
-    titles, world = _catalogue(planted, rng)
-    if planted.shuffle_texts:  # a generator of its own, so that the users stay those of the unshuffled set
-        deal = np.argsort(np.random.Generator(np.random.PCG64([planted.seed, 1])).random(planted.items))
-        titles = [titles[i] for i in deal]
-    lengths = planted.min_length + _integers(rng, planted.max_length - planted.min_length + 1, planted.users)
+    kinds, cold = deal(planted, rng)
+    if not planted.ceiling:
+        return Drawn(raw_of(planted, kinds, draw_blocks(planted, kinds, cold, rng)), None)
+    world = _world(planted, kinds, cold)
+    lengths = planted.min_length + integers(rng, planted.max_length - planted.min_length + 1, planted.users)
     history = _draw_users(world, planted, lengths, rng)  # [U, max_length], -1 after the end
-    width = len(str(max(planted.items, planted.users)))
-    users, items = (np.char.zfill(np.arange(n).astype(str), width) for n in (planted.users, planted.items))
-    user_ids, item_ids = np.char.add("u", users), np.char.add("i", items)
-    real = history >= 0
-    rows = np.arange(1, real.sum() + 1)
-    times = np.broadcast_to(np.arange(planted.max_length), history.shape)[real]
-    place = partial(_place, Path("(generated)"))
-    raw = Raw(
-        interactions=[
-            interactions_batch(
-                np.repeat(user_ids, lengths).tolist(), item_ids[history[real]].tolist(), times, rows
-            )
-        ],
-        items=[items_batch(item_ids.tolist(), titles, np.arange(1, planted.items + 1))],
-        place=place,
-        item_place=place,
-    )
-    return Drawn(raw, _ceiling(world, planted, history, lengths))
+    return Drawn(raw_of(planted, kinds, [history]), _ceiling(world, planted, history, lengths))
 
 
-def _place(path: Path, row: int) -> Place:
-    return Place(path, f"row {row}")
-
-
-def _integers(rng: np.random.Generator, bound: int, count: int) -> Ints:
-    """`[count]` whole numbers below `bound`, from `random()` alone, whose stream never changes."""
-    return (rng.random(count) * bound).astype(np.int64)
-
-
-def _catalogue(planted: Planted, rng: np.random.Generator) -> tuple[list[str], World]:
-    """Titles `[I]` and the groups of items."""
-    shape = (planted.uses, planted.brands, planted.materials, planted.sizes)
-    kinds = int(np.prod(shape))
-    order = np.argsort(rng.random(kinds))
-    code = np.resize(order, planted.items)  # [I] each combination once, then all of them again
-    attributes = np.stack(np.unravel_index(code, shape), axis=1)  # [I, 4]
-    cold = np.zeros(planted.items, dtype=bool)
-    cold[np.argsort(rng.random(planted.items))[: planted.cold_items]] = True
-    titles = []
-    for number, (use, brand, material, size) in enumerate(attributes):
-        model = f", model {number // kinds + 1}" if planted.items > kinds else ""
-        titles.append(f"{BRANDS[brand]} {MATERIALS[material]} {USES[use]}, {SIZES[size]}{model}")
+def _world(planted: Planted, kinds: Ints, cold: Mask) -> World:
+    """The groups of the items of these `kinds` `[I]`, of which some are `cold` `[I]`."""
+    attributes = np.stack(np.unravel_index(kinds, planted.shape), axis=1)  # [I, 4]
     _, index, group, sizes = np.unique(
-        code * 2 + cold, return_index=True, return_inverse=True, return_counts=True
+        kinds * 2 + cold, return_index=True, return_inverse=True, return_counts=True
     )
     members = np.argsort(group, kind="stable")
     first = np.cumsum(sizes) - sizes
-    return titles, World(attributes[index], cold[index], sizes, group, members, first)
+    return World(attributes[index], cold[index], sizes, group, members, first)
 
 
-def _weights(
-    world: World, planted: Planted, last: Ints, before: Ints, targets: npt.NDArray[np.bool_]
-) -> Floats:
+def _weights(world: World, planted: Planted, last: Ints, before: Ints, targets: Mask) -> Floats:
     """Weight of one item of each group `[B, G]`, given the groups `[B]` of the last two items (-1: none)."""
     new = world.attributes  # [G, 4]
     old, older = new[last], new[before]  # [B, 4]
