@@ -20,7 +20,7 @@ from benchmark.llm.states import load_states
 from benchmark.llm.token_states import load_token_states
 from benchmark.llm.tokens import load_tokens
 from benchmark.record import PeakMemory
-from benchmark.speed_record import PHASES, Variant
+from benchmark.speed.record import Timed, Variant
 
 ITEMS = "abcdefghij"
 USERS = {f"u{n}": " ".join(ITEMS[(n * 3 + step) % 10] for step in range(6)) for n in range(12)}
@@ -43,7 +43,7 @@ def variant(status: str = "ok", step: float = 0.4) -> Variant:
     return Variant(
         value="", status=status, error=None if status == "ok" else "too much",
         settings={"accumulation": 1}, hyperparameters={}, batches_per_epoch=10, steps_per_epoch=10,
-        seconds={phase: [9.0, step / 4, step / 2] for phase in PHASES}, evaluation=[1.0],
+        step=Timed(seconds=[36.0, step, 2 * step]), batches=[1, 1, 1], evaluation=Timed(seconds=[1.0]),
         peak_memory={"train": PeakMemory(host=700, reserved=90), "eval": PeakMemory(host=800)},
     )  # fmt: skip
 

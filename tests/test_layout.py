@@ -36,7 +36,6 @@ FLOORS = (
         "run",
         "report",
         "speed",
-        "speed_record",
         "settings_page",
         "prepare_speed",
         "plain_pandas",

@@ -12,7 +12,7 @@ from report_records import failure, record, study, tuned
 from benchmark.record import Cost, Environment, PeakMemory, Trial, Tuning
 from benchmark.report import agreement, figures, ledger, plots, sweeps
 from benchmark.report.rows import groups
-from benchmark.speed_record import SpeedRecord, Variant
+from benchmark.speed.record import SpeedRecord, Timed, Variant
 
 ROOT = Path("results")
 
@@ -168,8 +168,8 @@ def speed(folder, **changes):
     )  # fmt: skip
     one = Variant(
         value="", status="ok", settings={"accumulation": 1}, hyperparameters={}, environment=where,
-        batches_per_epoch=10, steps_per_epoch=10, chunk_tokens=64, evaluation=[4.0],
-        seconds={"data": [0.0], "forward": [2.0], "backward": [3.0], "optimiser": [1.0]},
+        batches_per_epoch=10, steps_per_epoch=10, chunk_tokens=64, evaluation=Timed(seconds=[4.0]),
+        step=Timed(seconds=[6.0]), batches=[1],
         peak_memory={"train": PeakMemory()},
     )  # fmt: skip
     fields = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,26 @@ import pytest
 import torch
 from data_folders import write_folder
 
-from benchmark import speed as speed_module
 from benchmark.cell import Cell, resolve_cell
 from benchmark.cli import main
 from benchmark.data.batches import EpochBatches
 from benchmark.model.parallel import ShortOfMemoryError
 from benchmark.record import PeakMemory
-from benchmark.speed import Plan, speed, time_cell
-from benchmark.speed_record import PHASES, SpeedRecord, Variant, read_speed, show
+from benchmark.speed import run as speed_module
+from benchmark.speed.record import (
+    EVALUATION_PARTS,
+    STEP_PARTS,
+    Counted,
+    Counts,
+    MatrixRate,
+    SpeedRecord,
+    Timed,
+    Variant,
+    read_speed,
+)
+from benchmark.speed.run import speed, time_cell
+from benchmark.speed.steps import Plan
+from benchmark.speed.table import show
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Trainer
 from benchmark.wiring import build_trainer
@@ -48,12 +59,31 @@ def blank(cell: Cell) -> Variant:
     return Variant(value="", status="failed", settings=settings, hyperparameters={})
 
 
+def timed(*seconds: float) -> Timed:
+    """Where a CPU second takes two on the wall."""
+    return Timed(seconds=list(seconds), cpu_seconds=[one / 2 for one in seconds])
+
+
 def variant(value: str, status: Any = "ok", **figures: Any) -> Variant:
-    """Two steps of two batches, of 1 + 2 + 3 and 2 + 4 + 6 seconds, the optimiser 1 second each."""
+    """Two steps of two batches, of 6 and 12 seconds by their parts; an epoch has five batches."""
     known = {
         "settings": {"accumulation": 2}, "hyperparameters": {}, "batches_per_epoch": 5, "steps_per_epoch": 3,
-        "predictions_per_epoch": 1000, "encoded": [10, 20], "evaluation": [0.5], "host_before": 2**20,
-        "seconds": {"data": [1, 2], "forward": [2, 4], "backward": [3, 6], "optimiser": [1, 1]},
+        "predictions_per_epoch": 1000, "encoded": [10, 20], "evaluation": timed(0.5), "host_before": 2**20,
+        "step": timed(6, 12), "batches": [2, 2],
+        "parts": {
+            "data": timed(1, 2), "encode forward": timed(1, 2), "loss forward": timed(0.5, 1),
+            "encode again": timed(1, 2), "encode backward": timed(2, 4), "optimiser": timed(0.5, 1),
+        },
+        "evaluation_parts": {"encode": timed(0.4), "rank": timed(0.1)},
+        "counted": Counted(
+            steps=1, batches=4,
+            parts={
+                "encode forward": Counts(flops=2 * 10**12, operators=30),
+                "loss forward": Counts(host_copies=4),
+            },
+        ),
+        "counted_evaluation": Counted(parts={"encode": Counts(flops=10**11)}),
+        "matrix_rate": MatrixRate(dtype="no", size=10**4, before=timed(2, 2), after=timed(2, 3)),
         "peak_memory": {"train": PeakMemory(host=3 * 2**20), "eval": PeakMemory(host=2 * 2**20)},
     }  # fmt: skip
     return Variant(value=value, status=status, **{**known, **figures})
@@ -67,29 +97,47 @@ def record_of(*variants: Variant) -> SpeedRecord:
     )  # fmt: skip
 
 
-def rows_of(text: str) -> list[list[str]]:
-    """Cells of the Markdown table in `text`, header first, its rule left out."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return [cells[0], *cells[2:]]
+def tables_of(text: str) -> list[dict[str, list[str]]]:
+    """The Markdown tables in `text`: first cell of each row -> the others; the header's is its own."""
+    found: list[dict[str, list[str]]] = []
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|"):
+            begun = False
+        elif not begun:
+            begun = True
+            found.append({cells[0]: cells[1:]})
+        elif not cells[0].startswith(":-"):
+            found[-1][cells[0]] = cells[1:]
+    return found
 
 
-def test_an_epoch_is_all_its_batches_and_all_its_steps() -> None:
-    one = variant("cached")
-    assert one.steps == [7, 13]
-    # per batch 3 and 6 seconds, five batches; three optimiser steps of one second
-    assert one.epochs == [5 * 3 + 3, 5 * 6 + 3]
+def test_an_epoch_is_all_its_batches_or_was_measured_whole() -> None:
+    assert variant("cached").epochs == timed(6 * 5 / 2, 12 * 5 / 2)
+    assert variant("cached", batches=[2, 3]).epochs.seconds == [15, 20]
+    assert variant("cached", epoch=timed(7)).epochs == timed(7)
 
 
-def test_the_table_shows_medians_and_leaves_out_what_is_not_measurable() -> None:
-    header, row = rows_of(show(record_of(variant("cached"))))
-    shown = dict(zip(header, row, strict=True))
-    assert shown == {
-        "encode": "cached", "data ms": "1,500", "forward ms": "3,000", "backward ms": "4,500",
-        "optimiser ms": "1,000", "step ms": "10,000", "least to most": "7,000 to 13,000", "epoch s": "25.5",
-        "evaluation s": "0.5", "items a step": "15", "host MiB, before": "1", "host MiB, train": "3",
+def test_figures_are_medians_and_what_is_not_measurable_is_left_out() -> None:
+    figures, parts = tables_of(show(record_of(variant("cached"))))
+    assert {name: cells[0] for name, cells in figures.items()} == {
+        "encode": "cached", "data, ms": "1,500", "forward, ms": "2,250", "backward, ms": "4,500",
+        "optimiser, ms": "750", "step, ms": "9,000", "step, least to most, ms": "6,000 to 12,000",
+        "step, CPU ms": "4,500", "items a step": "15", "epoch, s": "22.5", "epoch, CPU s": "11.2",
+        "predictions a second": "44.4", "evaluation, s": "0.5", "evaluation, CPU s": "0.25",
+        # 2e12 in four batches, five an epoch; 2e12 in two seconds (one CPU second) is the machine's rate
+        "GFLOP an epoch": "2,500", "matrix rate before and after, GFLOP/s": "1,000 and 800",
+        "the same, GFLOP/CPU s": "2,000 and 1,600", "epoch, % of matrix rate": "11.1",
+        "epoch, the same by CPU s": "11.1", "operators a step": "15", "copies to the host a step": "2",
+        "bytes to the host a step": "0", "host MiB, before": "1", "host MiB, train": "3",
         "host MiB, eval": "2",
     }  # fmt: skip
+    assert parts["encode forward"] == ["1,500", "16.7", "750", "1,000", "66.7", "66.7", "15", "0"]
+    assert parts["loss forward"][3:] == ["", "", "", "0", "2"]
+    assert parts["a step, by part"][:2] == ["9,000", "100"]
+    assert parts["encode"][3:5] == ["100", "25"]
+    assert parts["a validation pass"][0] == "500"
+    assert "sasrec forward" not in parts
 
 
 def test_a_variant_without_figures_is_a_row_that_says_so() -> None:
@@ -101,13 +149,15 @@ def test_a_variant_without_figures_is_a_row_that_says_so() -> None:
             variant("cached", peak_memory=gpu, halvings=2, chunk_tokens=64),
         )
     )
-    header, oom, killed, cached = rows_of(text)
-    assert oom[:2] == ["occurrences", "out of memory"] and not any(oom[2:])
-    assert killed[1] == "killed, out of memory?"
-    assert cached[header.index("GPU allocated MiB, train")] == "1,024"
+    figures = tables_of(text)[0]
+    assert figures[""] == ["out of memory", "killed, out of memory?", ""]
+    assert [cells[:2] for cells in figures.values()][2:] == [["", ""]] * (len(figures) - 2)
+    assert figures["GPU allocated MiB, train"] == ["", "", "1,024"]
     assert "occurrences: out of memory: CUDA out of memory" in text
     assert "cached: out of memory; chunks were halved 2 times, to 64 tokens." in text
-    assert len(rows_of(show(record_of(variant("unique", "oom", error="x"))))) == 2
+    assert tables_of(show(record_of(variant("unique", "oom", error="x")))) == [
+        {"encode": ["unique"], "": ["out of memory"]}
+    ]
 
 
 def test_counts_are_said_once_or_where_they_differ() -> None:
@@ -119,7 +169,7 @@ def test_counts_are_said_once_or_where_they_differ() -> None:
 
 @pytest.mark.parametrize("encode", ["occurrences", "unique", "cached"])
 def test_a_step_is_all_its_batches(folder: Path, tmp_path: Path, encode: str) -> None:
-    cell = cell_of(folder, f"encode={encode}")
+    cell = cell_of(folder, f"encode={encode}", "chunk_tokens=16")
     done = time_cell(cell, blank(cell), Plan(steps=2, warm_up=1, passes=2))
     assert done.status == "ok"
     trainer, _ = build_trainer(resolve_cell(cell), Checkpoint(tmp_path))
@@ -129,11 +179,19 @@ def test_a_step_is_all_its_batches(folder: Path, tmp_path: Path, encode: str) ->
     assert done.steps_per_epoch == -(-len(batches) // 3)
     assert done.predictions_per_epoch == 12 * 3  # 6 interactions, the last two held out
     further = EpochBatches(task.train, task.sequences, trainer.settings, 0, 2)
-    sizes = [len(batch.share.items) for batch in islice((*batches, *further), 9)]
-    assert done.encoded == [sum(sizes[3:6]), sum(sizes[6:9])]  # the first step warms up
-    assert [len(done.seconds[phase]) for phase in PHASES] == [2] * 4
-    assert all(seconds > 0 for phase in PHASES for seconds in done.seconds[phase])
-    assert len(done.evaluation) == 2
+    taken = []
+    for sizes in ([len(batch.share.items) for batch in epoch] for epoch in (batches, further)):
+        taken += [sum(sizes[begin : begin + 3]) for begin in range(0, len(sizes), 3)]
+    # the first step warms up, every other one has clocks inside
+    assert done.encoded == [taken[1], taken[3]]
+    assert done.batches == [3 if len(batches) >= 6 else len(batches) - 3, 3]
+    assert len(done.step.seconds) == len(done.step.cpu_seconds) == 2
+    assert set(done.parts) == set(STEP_PARTS)
+    assert all(len(part.seconds) == len(part.cpu_seconds) == 2 for part in done.parts.values())
+    assert any(done.parts["encode again"].seconds) == (encode == "cached")
+    assert all(min(part.seconds) > 0 for name, part in done.parts.items() if name != "encode again")
+    assert set(done.evaluation_parts) == set(EVALUATION_PARTS) and len(done.evaluation.seconds) == 2
+    assert done.counted is not None and done.counted.steps == 2 and not done.counted.not_counted
     assert done.environment is not None and done.environment.precision == "no"
     assert done.peak_memory["train"].allocated is None
     assert done.peak_memory["train"].host is None or done.host_before <= done.peak_memory["train"].host
@@ -152,7 +210,7 @@ def test_an_optimiser_step_is_taken_once_for_its_batches(
 
         monkeypatch.setattr(Trainer, name, noted)
     cell = cell_of(folder)
-    time_cell(cell, blank(cell), Plan(steps=1, warm_up=1, passes=1))
+    time_cell(cell, blank(cell), Plan(steps=1, warm_up=1, passes=1, detail=False))
     assert called == ["forward", "forward", "forward", "optimise"] * 2
 
 
@@ -267,14 +325,14 @@ def test_the_command_times_each_value_and_its_record_gives_the_table_again(
     words = ["speed", "--dataset", str(folder), "--method", "id", "--set", *SMALL, "--vary", "window=2,5"]
     assert main([*words, "--steps", "1", "--warm-up", "0", "--passes", "1", "--json", str(file)]) == 0
     told = capfd.readouterr()
-    header, two, five = rows_of(told.out)
-    assert (header[0], two[0], five[0]) == ("window", "2", "5")
+    assert tables_of(told.out)[0]["window"] == ["2", "5"]
+    assert told.out.count("Parts, window=") == 2
     assert "Warning" not in told.err and "[2/2]" in told.err
     assert main(["speed", "--show", str(file)]) == 0
     assert capfd.readouterr().out == told.out
     saved = json.loads(file.read_text())
     assert [one["settings"]["window"] for one in saved["variants"]] == [2, 5]
-    assert [len(one["seconds"]["forward"]) for one in saved["variants"]] == [1, 1]
+    assert [len(one["step"]["seconds"]) for one in saved["variants"]] == [1, 1]
 
 
 def test_tables_in_the_docs_are_those_of_their_records() -> None:

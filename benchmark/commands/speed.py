@@ -28,6 +28,7 @@ def fill(parser: Parser) -> None:
     parser.add_argument("--steps", type=int, default=30, help="optimiser steps to time")
     parser.add_argument("--warm-up", type=int, default=5, help="optimiser steps before them")
     parser.add_argument("--passes", type=int, default=3, help="evaluation passes to time")
+    parser.add_argument("--epochs", type=int, default=0, help="whole epochs to time, after the steps")
     parser.add_argument(
         "--vary", type=setting, metavar="KEY=VALUE,VALUE,...",
         help="time once for each value of a setting or hyper-parameter, each in a fresh process",
@@ -38,7 +39,8 @@ def fill(parser: Parser) -> None:
 
 def call(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
-    from benchmark.speed_record import read_speed, show
+    from benchmark.speed.record import read_speed
+    from benchmark.speed.table import show
 
     if options.show:
         for name in ("vary", "json", "set"):
@@ -47,10 +49,11 @@ def call(options: argparse.Namespace) -> int:
         print("\n\n".join([show(read_speed(path)) for path in options.show]))
         return 0
     from benchmark.cell import Cell
-    from benchmark.speed import Plan, speed
+    from benchmark.speed.run import speed
+    from benchmark.speed.steps import Plan
 
     cell = Cell(options.dataset, options.llm, options.method, options.protocol, 0, tuple(options.set))
-    plan = Plan(options.steps, options.warm_up, options.passes)
+    plan = Plan(options.steps, options.warm_up, options.passes, options.epochs)
     record = speed(cell, options.vary, plan, options.json)
     print(show(record))
     return 0 if all(variant.status == "ok" for variant in record.variants) else 1

@@ -16,7 +16,7 @@ from benchmark.grid.local import visible_gpus
 from benchmark.grid.plan import Plan
 from benchmark.grid.probe import Stored, probe_states, probe_training
 from benchmark.llm.token_states import SPARE, free_bytes
-from benchmark.speed_record import Variant
+from benchmark.speed.record import Variant
 from benchmark.train.told import duration, time_range
 
 GIB = 2**30

@@ -15,7 +15,7 @@ from benchmark.config import Settings
 from benchmark.grid.local import visible_gpus
 from benchmark.grid.plan import Plan, Search
 from benchmark.record import PeakMemory, RunRecord, finished, iter_records
-from benchmark.speed_record import ENDINGS, Variant
+from benchmark.speed.record import ENDINGS, Variant
 from benchmark.train.checkpoint import Checkpoint
 
 Range = tuple[float, float]
@@ -186,10 +186,11 @@ def from_probe(variant: Variant, start: float) -> Figures:
     if variant.status != "ok":
         why = f"{ENDINGS[variant.status]}: {variant.error}"
         return Figures(ENDINGS[variant.status], failed=why)
+    epochs = variant.epochs.seconds
     return Figures(
         "probe",
-        _edges(variant.epochs[1:] or variant.epochs),  # the first one is a warm-up where there are more
-        _edges(variant.evaluation),
+        _edges(epochs[1:] or epochs),  # the first one is a warm-up where there are more
+        _edges(variant.evaluation.seconds),
         start,
         *_peaks(list(variant.peak_memory.values())),
     )

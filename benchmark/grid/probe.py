@@ -20,10 +20,11 @@ from benchmark.llm.states import States, token_budget
 from benchmark.llm.token_states import TokenStates, keep_token_states, token_states_bytes
 from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.measure import pick_device
-from benchmark.speed import Plan, fresh, timed
-from benchmark.speed_record import Variant
+from benchmark.speed.record import Variant
+from benchmark.speed.run import fresh, timed
+from benchmark.speed.steps import Plan
 
-STEPS = Plan(steps=6, warm_up=0, passes=1, evaluation_warm_up=0, limit=10.0)
+STEPS = Plan(steps=6, warm_up=0, passes=1, evaluation_warm_up=0, limit=10.0, detail=False)
 """The first step is a warm-up where there is time for another."""
 SAMPLE = 256
 """Texts that are encoded to learn what all of them cost."""
@@ -48,7 +49,7 @@ def probe_training(resolved: Resolved) -> tuple[Variant, float]:
     """A few steps and one validation pass on states that are made up; and the seconds of all else."""
     begin = time.monotonic()
     variant = timed(resolved, "", STEPS, Sources(random_states, random_token_states))
-    taken = sum(variant.evaluation) + (sum(variant.steps) if variant.seconds else 0.0)
+    taken = sum(variant.evaluation.seconds) + sum(variant.step.seconds)
     return variant, max(0.0, time.monotonic() - begin - taken)
 
 

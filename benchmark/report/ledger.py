@@ -23,7 +23,7 @@ from benchmark.report.rows import Group, Row, groups
 from benchmark.report.section import Plot, Section
 from benchmark.report.shown import count
 from benchmark.report.styles import Block, Cell
-from benchmark.speed_record import SpeedRecord, read_speed
+from benchmark.speed.record import SpeedRecord, read_speed
 from methods.errors import UserError
 
 SPEED = "speed"
@@ -162,7 +162,7 @@ def _stand_ins(group: Group, name: str, speed: SpeedRecord) -> list[Course]:
         label = f"{speed.method} ({speed.vary}={one.value})" if speed.vary else speed.method
         timed = f"{speed.steps} step{'s' if speed.steps > 1 else ''} timed"
         under = f", under {' '.join(speed.overrides)}" if speed.overrides else ""
-        epoch = median(one.epochs) + median(one.evaluation)
+        epoch = median(one.epochs.seconds) + median(one.evaluation.seconds)
         found.append(Course(f"{label} [{name}]", 0.0, epoch, True, 0.0, f"{timed}{under}"))
     return found
 

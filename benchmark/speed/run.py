@@ -1,4 +1,4 @@
-"""How fast training is on this machine: steps timed phase by phase, for one setting or for several of them.
+"""Measure one cell, or several that differ in one setting, each in a process of its own.
 
 Each variant is timed in a fresh process, so that peaks of memory, caches and an early end never leak into
 the next one. What a cell computes once (hidden states, tokens) is computed before, in a process of its own.
@@ -7,34 +7,27 @@ the next one. What a cell computes once (hidden states, tokens) is computed befo
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sys
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
-from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from shlex import join
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-import psutil
-import torch
-
 from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.config import Settings, accepted, as_dict, parse
-from benchmark.data.batches import Batch, EpochBatches
 from benchmark.inputs import CACHE, Sources
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
-from benchmark.speed_record import PHASES, SpeedRecord, Variant
+from benchmark.speed.record import SpeedRecord, Variant
+from benchmark.speed.steps import Plan, measure
 from benchmark.train.checkpoint import Checkpoint
-from benchmark.train.loop import Trainer
 from benchmark.wiring import build_trainer, pick_precision
 from methods import registry
 from methods.errors import UserError, unknown
@@ -42,23 +35,6 @@ from methods.errors import UserError, unknown
 T = TypeVar("T")
 Vary = tuple[str, Sequence[str]] | None
 """A setting and the values of it to compare."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much is timed."""
-
-    steps: int = 30
-    warm_up: int = 5
-    passes: int = 3
-    evaluation_warm_up: int = 1
-    """Validation passes before those that are timed."""
-    limit: float = math.inf
-    """Seconds of training after which no further step is taken."""
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.passes) < 1 or self.warm_up < 0:
-            raise UserError("--steps and --passes must be 1 or more, --warm-up 0 or more.")
 
 
 def speed(cell: Cell, vary: Vary, plan: Plan, file: Path | None = None) -> SpeedRecord:
@@ -101,6 +77,7 @@ def _record(
         steps=plan.steps,
         warm_up=plan.warm_up,
         passes=plan.passes,
+        epochs=plan.epochs,
         variants=variants,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -138,6 +115,7 @@ def _command(first: Resolved, overrides: Sequence[str], vary: Vary, plan: Plan) 
     words += ["--set", *overrides] if overrides else []
     words += ["--vary", f"{vary[0]}={','.join(vary[1])}"] if vary else []
     words += ["--steps", str(plan.steps), "--warm-up", str(plan.warm_up), "--passes", str(plan.passes)]
+    words += ["--epochs", str(plan.epochs)] if plan.epochs else []
     return join(words)
 
 
@@ -185,7 +163,7 @@ def time_cell(cell: Cell, variant: Variant, plan: Plan, sources: Sources = CACHE
         with TemporaryDirectory() as folder:
             trainer, _ = build_trainer(resolve_cell(cell), Checkpoint(Path(folder)), sources=sources)
             variant.environment = environment(trainer.device, trainer.precision, 1)
-            measure(trainer, cell.seed, plan, variant)
+            measure(trainer, plan, variant)
     except Exception as error:
         if not out_of_memory(error):
             raise
@@ -193,72 +171,3 @@ def time_cell(cell: Cell, variant: Variant, plan: Plan, sources: Sources = CACHE
         return variant
     variant.status = "ok"
     return variant
-
-
-def measure(trainer: Trainer, seed: int, plan: Plan, variant: Variant) -> None:
-    """Run and time. The device is synchronised at each edge, so phases do not overlap here."""
-    task, settings, encoder = trainer.task, trainer.settings, trainer.model.encoder
-    variant.batches_per_epoch = len(EpochBatches(task.train, task.sequences, settings, seed, epoch=1))
-    variant.steps_per_epoch = -(-variant.batches_per_epoch // settings.accumulation)
-    variant.predictions_per_epoch = int(task.train.predictions.sum())
-    variant.seconds = {phase: [] for phase in PHASES}
-    variant.host_before = psutil.Process().memory_info().rss
-    trainer.model.train()
-    batches = _endless(trainer, seed)
-    with trainer.memory.phase("train"):
-        end = time.perf_counter() + plan.limit
-        for number in range(plan.warm_up + plan.steps):
-            if number > plan.warm_up and time.perf_counter() > end:
-                break
-            seconds, encoded = _step(trainer, batches)
-            if number >= plan.warm_up:
-                variant.encoded.append(encoded)
-                for phase in PHASES:
-                    variant.seconds[phase].append(seconds[phase])
-    with trainer.memory.phase("eval"):
-        for number in range(plan.evaluation_warm_up + plan.passes):
-            begin = _now(trainer.device)
-            trainer.rank_users(task.valid)
-            if number >= plan.evaluation_warm_up:
-                variant.evaluation.append(_now(trainer.device) - begin)
-    variant.peak_memory = trainer.memory.peaks
-    if encoder.inputs.lengths is not None:
-        variant.chunk_tokens, variant.halvings = encoder.chunk_tokens, encoder.halvings
-
-
-def _step(trainer: Trainer, batches: Iterator[Batch]) -> tuple[dict[str, float], int]:
-    """One optimiser step: seconds of its phases, and items that it encoded."""
-    begin = _now(trainer.device)
-    members = list(islice(batches, trainer.settings.accumulation))
-    data = _now(trainer.device) - begin
-    # where memory is short, a step is tried again with smaller chunks, as in a run; that try is timed
-    seconds, encoded = trainer.within_memory(lambda: _gradients(trainer, members))
-    begin = _now(trainer.device)
-    trainer.optimise()
-    return {"data": data, **seconds, "optimiser": _now(trainer.device) - begin}, encoded
-
-
-def _gradients(trainer: Trainer, members: Sequence[Batch]) -> tuple[dict[str, float], int]:
-    seconds, before = {"forward": 0.0, "backward": 0.0}, trainer.model.encoder.encoded
-    for batch in members:
-        edges = [_now(trainer.device)]
-        loss = trainer.forward(batch).objective / len(members)
-        edges.append(_now(trainer.device))
-        trainer.backward(loss)
-        edges.append(_now(trainer.device))
-        seconds["forward"] += edges[1] - edges[0]
-        seconds["backward"] += edges[2] - edges[1]
-    return seconds, trainer.model.encoder.encoded - before
-
-
-def _endless(trainer: Trainer, seed: int) -> Iterator[Batch]:
-    epoch = 0
-    while True:
-        epoch += 1
-        yield from EpochBatches(trainer.task.train, trainer.task.sequences, trainer.settings, seed, epoch)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

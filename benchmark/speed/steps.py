@@ -1,0 +1,237 @@
+"""Time and count training and evaluation of one trainer, in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import psutil
+from torch import Tensor
+
+from benchmark.data.batches import EpochBatches
+from benchmark.speed.count import counting
+from benchmark.speed.parts import Clock, Laps, Reading, add, evaluation_parts, patched, training_parts
+from benchmark.speed.rate import SIZE, time_products
+from benchmark.speed.record import (
+    DATA,
+    EVALUATION_PARTS,
+    OPTIMISER,
+    STEP_PARTS,
+    Counted,
+    MatrixRate,
+    Variant,
+)
+from benchmark.train.loop import Trainer
+from methods.errors import UserError
+
+COUNTED_STEPS = 10
+"""Steps that are counted where no whole epoch is."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    steps: int = 30
+    warm_up: int = 5
+    passes: int = 3
+    epochs: int = 0
+    """Whole epochs to time, after the steps."""
+    evaluation_warm_up: int = 1
+    """Validation passes before those that are timed."""
+    limit: float = math.inf
+    """Seconds of training after which no further step is taken."""
+    detail: bool = True
+    """Parts, counts and the matrix rate too; not only whole steps and passes."""
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.passes) < 1 or min(self.warm_up, self.epochs) < 0:
+            raise UserError("--steps and --passes must be 1 or more, --warm-up and --epochs 0 or more.")
+
+
+class _EnoughError(Exception):
+    """Leaves an epoch."""
+
+
+def measure(trainer: Trainer, plan: Plan, variant: Variant) -> None:
+    """Fill in the figures of `variant`, as far as it comes."""
+    task, settings, encoder = trainer.task, trainer.settings, trainer.model.encoder
+    variant.batches_per_epoch = len(EpochBatches(task.train, task.sequences, settings, trainer.seed, epoch=1))
+    variant.steps_per_epoch = -(-variant.batches_per_epoch // settings.accumulation)
+    variant.predictions_per_epoch = int(task.train.predictions.sum())
+    variant.host_before = psutil.Process().memory_info().rss
+    before = time_products(trainer.device, trainer.precision) if plan.detail else None
+    epochs = itertools.count(1)
+    with trainer.memory.phase("train"):
+        steps = _Steps(trainer, plan, variant)
+        try:
+            steps.run(epochs)
+        finally:
+            steps.write()
+        _time_epochs(trainer, plan, variant, epochs)
+    with trainer.memory.phase("eval"):
+        _time_evaluation(trainer, plan, variant)
+    variant.peak_memory = trainer.memory.peaks
+    if encoder.inputs.lengths is not None:
+        variant.chunk_tokens, variant.halvings = encoder.chunk_tokens, encoder.halvings
+    if before is not None:
+        after = time_products(trainer.device, trainer.precision)
+        size = SIZE[trainer.device.type]
+        variant.matrix_rate = MatrixRate(dtype=trainer.precision, size=size, before=before, after=after)
+        whole = 0 if plan.epochs else min(plan.steps, COUNTED_STEPS)
+        variant.counted = count_training(trainer, whole, next(epochs))
+        variant.counted_evaluation = count_evaluation(trainer)
+
+
+@contextlib.contextmanager
+def _optimising(trainer: Trainer, before: Callable[[], None], after: Callable[[], None]) -> Iterator[None]:
+    """Call `before` and `after` each optimiser step of the trainer; `after` may raise `_EnoughError`."""
+    run = trainer.optimise
+
+    def optimise() -> None:
+        before()
+        run()
+        after()
+
+    with patched(trainer, "optimise", optimise), contextlib.suppress(_EnoughError):
+        yield
+
+
+class _Steps:
+    """Steps of the trainer's own loop: some to warm up, then whole ones and ones by part in turn.
+
+    Readings are turned into seconds when all is over: on a GPU that waits for it.
+    """
+
+    def __init__(self, trainer: Trainer, plan: Plan, variant: Variant) -> None:
+        self.trainer, self.plan, self.variant = trainer, plan, variant
+        self.clock, self.end = Clock(trainer.device), time.perf_counter() + plan.limit
+        self.number = 0
+        """Steps that are over."""
+        self.whole: list[tuple[Reading, Reading]] = []
+        self.by_part: list[Laps] = []
+        self.laps: Laps | None = None
+        """Of the step that runs, where it is taken by part."""
+        self.watch = contextlib.ExitStack()
+
+    def run(self, epochs: Iterator[int]) -> None:
+        """Train until enough was timed, or the plan's time is over."""
+        trainer, run = self.trainer, self.trainer.backward
+
+        def backward(objective: Tensor) -> None:
+            self.batches += 1
+            run(objective)
+
+        with (
+            self.watch,
+            patched(trainer, "backward", backward),
+            _optimising(trainer, self._optimiser, self._done),
+        ):
+            for epoch in epochs:
+                self._begin()
+                trainer._train(epoch)
+                self.watch.close()  # the step that was to come next came not
+
+    def _begin(self) -> None:
+        encoder = self.trainer.model.encoder
+        self.batches, self.encoded, self.halvings = 0, encoder.encoded, encoder.halvings
+        self.laps = None
+        if self.plan.detail and self.number >= self.plan.warm_up and len(self.by_part) < len(self.whole):
+            self.laps = Laps(self.clock, DATA)
+            self.watch.enter_context(training_parts(self.trainer, self.laps.enter))
+        self.begin = self.clock.read()
+
+    def _optimiser(self) -> None:
+        if self.laps is not None:
+            self.laps.enter(OPTIMISER)
+
+    def _done(self) -> None:
+        """A step is over: keep what was read, and go on to the next."""
+        encoder, plan, variant = self.trainer.model.encoder, self.plan, self.variant
+        end = self.clock.read()
+        self.watch.close()
+        # one that was taken again, with smaller chunks, is not like the others
+        if self.number >= plan.warm_up and encoder.halvings == self.halvings:
+            if self.laps is not None:
+                self.laps.close()
+                self.by_part.append(self.laps)
+            else:
+                self.whole.append((self.begin, end))
+                variant.batches.append(self.batches)
+                variant.encoded.append(encoder.encoded - self.encoded)
+        self.number += 1
+        enough = min(len(self.whole), len(self.by_part) if plan.detail else plan.steps) >= plan.steps
+        if enough or (self.whole and time.perf_counter() > self.end):
+            raise _EnoughError
+        self._begin()
+
+    def write(self) -> None:
+        """Put seconds into the variant."""
+        for begin, end in self.whole:
+            wall, cpu = self.clock.between(begin, end)
+            self.variant.step.seconds.append(wall)
+            self.variant.step.cpu_seconds.append(cpu)
+        for laps in self.by_part:
+            add(self.variant.parts, laps.sums(STEP_PARTS))
+
+
+def _time_epochs(trainer: Trainer, plan: Plan, variant: Variant, epochs: Iterator[int]) -> None:
+    clock = Clock(trainer.device)
+    for epoch in itertools.islice(epochs, plan.epochs):
+        begin = clock.read()
+        trainer._train(epoch)
+        wall, cpu = clock.between(begin, clock.read())
+        variant.epoch.seconds.append(wall)
+        variant.epoch.cpu_seconds.append(cpu)
+
+
+def _time_evaluation(trainer: Trainer, plan: Plan, variant: Variant) -> None:
+    clock = Clock(trainer.device)
+    for number in range(plan.evaluation_warm_up + plan.passes):
+        laps = Laps(clock, "rank")
+        with evaluation_parts(trainer, laps.enter):
+            trainer.rank_users(trainer.task.valid)
+        laps.close()
+        sums = laps.sums(EVALUATION_PARTS)
+        if number >= plan.evaluation_warm_up:
+            add(variant.evaluation_parts, sums)
+            variant.evaluation.seconds.append(sum(wall for wall, _ in sums.values()))
+            variant.evaluation.cpu_seconds.append(sum(cpu for _, cpu in sums.values()))
+
+
+def count_training(trainer: Trainer, steps: int, epoch: int) -> Counted:
+    """Count `steps` optimiser steps from the beginning of `epoch`, or all of it where `steps` is 0."""
+    taken, batches, run = 0, 0, trainer.backward
+
+    def backward(objective: Tensor) -> None:
+        nonlocal batches
+        batches += 1
+        run(objective)
+
+    with counting(trainer.device, DATA) as counter:
+
+        def done() -> None:
+            nonlocal taken
+            taken += 1
+            counter.enter(DATA)
+            if taken == steps:
+                raise _EnoughError
+
+        with (
+            patched(trainer, "backward", backward),
+            training_parts(trainer, counter.enter),
+            _optimising(trainer, lambda: counter.enter(OPTIMISER), done),
+        ):
+            trainer._train(epoch)
+    return counter.counted(steps=taken, batches=batches, whole_epoch=steps == 0)
+
+
+def count_evaluation(trainer: Trainer) -> Counted:
+    """Count one validation pass."""
+    with counting(trainer.device, "rank") as counter, evaluation_parts(trainer, counter.enter):
+        trainer.rank_users(trainer.task.valid)
+    return counter.counted()
