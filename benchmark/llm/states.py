@@ -23,6 +23,7 @@ from benchmark.llm import encoder, parts
 from benchmark.llm.catalogue import LLM
 from benchmark.llm.entry import DTYPES, Entry, check_layers, digest, facts
 from benchmark.llm.progress import Progress
+from benchmark.llm.tokens import load_tokens
 from benchmark.record import write_atomically
 from methods.errors import UserError, unknown
 
@@ -122,13 +123,15 @@ def _read(entry: Entry, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
     return (states[0][:, None] if len(states) == 1 else torch.stack(states, dim=1)), mean  # [I, A, D]
 
 
-def _write(entry: Entry, layers: Sequence[int], values: Tensor, dtype: str, cost: dict[str, Any]) -> None:
-    """Add `values` `[I, A, D]`, one file a layer, and then the sidecar that vouches for them."""
+def _write(
+    entry: Entry, layers: Sequence[int], values: Tensor, row: Tensor, dtype: str, cost: dict[str, Any]
+) -> None:
+    """Add `values` `[U, A, D]` at `row` `[I]`, one file a layer, and then the sidecar that vouches for it."""
     from safetensors.torch import save
 
     digests = {}
-    for layer, states in zip(layers, values.unbind(1), strict=True):  # A of [I, D]
-        data = save(_stored(states.contiguous(), dtype))
+    for layer, states in zip(layers, values.unbind(1), strict=True):  # A of [U, D]
+        data = save(_stored(states[row], dtype))  # [U, D] -> [I, D]
         write_atomically(entry.file(layer), data)
         digests[layer] = hashlib.sha256(data).hexdigest()
     entry.vouch(digests, cost)
@@ -138,33 +141,32 @@ def _compute(
     entry: Entry, texts: Sequence[str], llm: LLM, layers: Sequence[int], dtype: str, device: torch.device
 ) -> None:
     """One forward pass over the distinct texts for all missing layers, in parts that survive a kill."""
-    start = time.perf_counter()
     for stale in entry.folder.glob("*.tmp"):
         stale.unlink()
-    distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-    tokenizer = encoder.load_tokenizer(llm)
-    tokens = encoder.tokenize(tokenizer, list(distinct), llm.max_tokens)
+    start = time.perf_counter()
+    tokens = load_tokens(texts, llm).to(device)
+    items, row = tokens.texts()  # [U], [I]
     budget = token_budget(llm, device)
-    batches = encoder.length_batches([len(row) for row in tokens], token_budget=budget)
+    batches = encoder.length_batches(tokens.lengths[items].tolist(), token_budget=budget)
     # The batches, hence the numbers, depend on the plan alone and never on where an earlier try was cut off.
     plan = digest({"key": entry.key, "layers": list(layers), "budget": budget, "device": device.type})
     store = parts.Parts(entry.folder / f"parts-{plan}", plan, batches)
-    values = torch.empty(len(distinct), len(layers), llm.width)  # [U, A, D]
+    values = torch.empty(len(items), len(layers), llm.width)  # [U, A, D]
     earlier = store.load_into(values)
     if store.done:
-        log.warning("resuming: %d of %d texts were encoded before", store.texts_done, len(distinct))
+        log.warning("resuming: %d of %d texts were encoded before", store.texts_done, len(items))
     if len(store.done) < len(batches):
         model = encoder.load_model(llm).to(device)
 
         def encode(rows: Sequence[int]) -> Tensor:
-            ids, mask = encoder.pad([tokens[row] for row in rows], tokenizer.pad_token_id, device)  # [M, T]
+            of = items[rows]  # [M]
+            ids, mask = tokens.batch(torch.from_numpy(of).to(device), int(tokens.lengths[of[0]]))  # [M, T]
             return encoder.forward_layers(model, ids, mask, layers, entry.key["pooling"])  # [M, A, D]
 
         _fill(values, store, encode)
-    rows = torch.tensor([distinct[text] for text in texts])  # [I]
-    count, seconds = sum(len(row) for row in tokens), time.perf_counter() - start + earlier
-    cost = facts(seconds, len(texts), len(distinct), count, device)
-    _write(entry, layers, values[rows], dtype, cost)  # [U, A, D] -> [I, A, D]
+    count, seconds = int(tokens.lengths[items].sum()), time.perf_counter() - start + earlier
+    cost = facts(seconds, len(texts), len(items), count, device)
+    _write(entry, layers, values, torch.from_numpy(row), dtype, cost)
     for folder in entry.folder.glob("parts-*"):
         shutil.rmtree(folder)
 

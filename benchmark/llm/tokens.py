@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -51,6 +52,12 @@ class Tokens:
         """`I`, the item that stands for the empty text."""
         return len(self.lengths) - 1
 
+    def texts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of the catalogue's distinct texts, the longest first: an item that has it `[U]`; and the text of
+        each item `[I]`."""
+        _, first, text = np.unique(self.start[:-1].cpu().numpy(), return_index=True, return_inverse=True)
+        return first, text
+
     def to(self, device: torch.device | str) -> Tokens:
         """The same with its tensors on `device`."""
         ids, start, length = (tensor.to(device) for tensor in (self.ids, self.start, self.length))
@@ -91,8 +98,8 @@ def load_tokens(texts: Sequence[str], llm: LLM) -> Tokens:
     flat, lengths = [], []
     for begin in range(0, len(distinct), BLOCK):
         found = encoder.tokenize(tokenizer, distinct[begin : begin + BLOCK], llm.max_tokens, begin)
-        flat.append(np.concatenate([np.asarray(one, np.int32) for one in found]))
         lengths.append(np.fromiter(map(len, found), np.int64, len(found)))
+        flat.append(np.fromiter(chain.from_iterable(found), np.int32, int(lengths[-1].sum())))
     if "" not in row:
         row[""] = len(row)
         # A tokenizer without special tokens makes nothing of it: one padding token, read as if it were real.
