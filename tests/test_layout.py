@@ -44,7 +44,7 @@ FLOORS = (
         "explain",
     },
     {"grid"},
-    {"commands"},
+    {"commands", "growth"},
     {"cli"},
     {"__main__"},
 )

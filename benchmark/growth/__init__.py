@@ -1,0 +1,1 @@
+"""How cost grows with the catalogue and the users, and how fast a large catalogue is encoded."""
