@@ -126,7 +126,7 @@ POINTS = {
     "before the second validation": (loop, "evaluate", 1),
     "before any checkpoint is written": (torch, "save", 0),
     "between the best weights and the state": (torch, "save", 1),
-    "in a later epoch's save": (torch, "save", 4),
+    "between a later epoch's writing and renaming": (Path, "replace", 4),
     "before old weights are dropped": (Path, "unlink", 0),
 }
 
@@ -139,6 +139,7 @@ def test_killed_anywhere(
         dies(patch, *POINTS[point])
         with pytest.raises(Killed):
             attempt(tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".pt"}, "nothing is left half-written"
     assert attempt(tmp_path) == whole
 
 

@@ -17,6 +17,7 @@ from report_records import record as make_record
 
 from benchmark.cell import Cell, resolve_cell
 from benchmark.grid import engine as engine_module
+from benchmark.grid import lifeline
 from benchmark.grid.child import Child, stop
 from benchmark.grid.claims import claim, made_since, stamp
 from benchmark.grid.engine import Ended, Engine, Task
@@ -345,6 +346,22 @@ def test_a_child_that_does_not_listen_is_killed(started: Callable[..., Child], t
     stop([child], grace=0.2)
     assert child.ended() == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
+
+
+def test_an_interruption_that_python_drops_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Finalised:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    lifeline.keep_interruptions()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Finalised()
+            time.sleep(20)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 STARTER = """

@@ -7,14 +7,22 @@ checkpoint, and frees its lock. Processes that a launcher such as torchrun start
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
+import sys
 import threading
 from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 VARIABLE = "ADAPTREC_LIFELINE"
 GRACE = 20.0
 """Seconds in which an interrupted process may end by itself before it is killed."""
+AGAIN = 0.05
+"""Seconds after which an interruption that was lost comes again."""
 
 
 def hold() -> None:
@@ -25,6 +33,24 @@ def hold() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_watch, daemon=True).start()
+
+
+def keep_interruptions() -> None:
+    """Let no ctrl-C of this process be lost.
+
+    Where `KeyboardInterrupt` happens to be raised in a finaliser or in a callback of the garbage collector,
+    Python prints and drops it, and the process would go on until it is killed.
+    """
+    usual = sys.unraisablehook
+
+    def hook(unraisable: UnraisableHookArgs) -> None:
+        if unraisable.exc_type is not KeyboardInterrupt:
+            return usual(unraisable)
+        again = threading.Timer(AGAIN, _thread.interrupt_main)  # at once it would meet the same fate
+        again.daemon = True
+        return again.start()
+
+    sys.unraisablehook = hook
 
 
 def _watch() -> None:

@@ -91,11 +91,12 @@ class RayExecutor(Engine):
                     f"no Ray cluster answers at {address}: {error}; see --ray-address and $RAY_ADDRESS."
                 ) from error
             self._own = True
+        if not self._capacity():
+            self._leave()
+            raise UserError(self._too_large())
         self._show()
         super().__enter__()  # after Ray, which has ideas of its own about SIGTERM
         self._lines = _listener(ray)
-        if not self._capacity():
-            raise UserError(self._too_large())
         return self
 
     def __exit__(
@@ -103,6 +104,9 @@ class RayExecutor(Engine):
     ) -> None:
         super().__exit__(kind, error, trace)
         (self.options.results / self._mark).unlink(missing_ok=True)
+        self._leave()
+
+    def _leave(self) -> None:
         if self._own:
             self._ray.shutdown()
 

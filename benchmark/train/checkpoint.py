@@ -87,8 +87,12 @@ def _restore(model: nn.Module, weights: dict[str, Any], path: Path) -> None:
 
 def _write(path: Path, state: dict[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    temporary.replace(path)
+    try:
+        torch.save(state, temporary)
+        temporary.replace(path)
+    except BaseException:  # ctrl-C too leaves nothing but what one goes on from
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _read(path: Path) -> dict[str, Any]:
