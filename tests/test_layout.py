@@ -44,7 +44,7 @@ FLOORS = (
         "explain",
     },
     {"grid"},
-    {"commands", "growth"},
+    {"commands", "growth", "arithmetic"},
     {"cli"},
     {"__main__"},
 )

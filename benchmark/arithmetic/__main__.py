@@ -1,0 +1,70 @@
+"""What a catalogue of any size would cost, on paper; what is assumed can be changed.
+
+python -m benchmark.arithmetic --llm random-distilbert --set items=1000000 users=1000000 gpu_hour=2
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import fields
+
+from benchmark.arithmetic.cost import Assumptions
+from benchmark.commands.options import Parser, names, numbers, protocols
+from benchmark.config import PROTOCOLS, parse
+from methods.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables; returns the exit status. A user's mistake is one line on stderr and status 2."""
+    warnings.filterwarnings("ignore", message="The pynvml package is deprecated")
+    try:
+        print(_tables(_parser().parse_args(arguments)))
+    except UserError as error:
+        print(f"arithmetic: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> Parser:
+    known = ", ".join(f"{one.name}={one.default}" for one in fields(Assumptions))
+    parser = Parser("python -m benchmark.arithmetic", description="Cost of a catalogue, on paper.")
+    parser.add_argument("--llm", default="random-distilbert", help="whose shape is counted")
+    parser.add_argument("--methods", type=names, help="by commas; all but frames if not given")
+    parser.add_argument(
+        "--protocol", default="fair", choices=list(PROTOCOLS), metavar="PROTOCOL", help=protocols()
+    )
+    parser.add_argument("--gpus", type=numbers, default=[1, 8, 64], help="numbers of GPUs, by commas")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=f"assumptions: {known}"
+    )
+    return parser
+
+
+def _tables(options: argparse.Namespace) -> str:
+    pairs = {}
+    for pair in options.set:
+        key, sign, value = pair.partition("=")
+        if not sign:
+            raise UserError(f"--set wants key=value, got '{pair}'.")
+        pairs[key] = value
+    assumed = parse(Assumptions, pairs, "--set")
+    if min(options.gpus) < 1:
+        raise UserError("--gpus must be 1 or more.")
+    from benchmark.arithmetic.table import show
+    from benchmark.arithmetic.work import count, llm_forward, schedule
+    from benchmark.llm.catalogue import resolve
+    from methods import registry
+
+    llm = resolve(options.llm)
+    tokens = min(assumed.text_tokens, llm.max_tokens)
+    chosen = options.methods or registry.default_names()
+    works = [count(name, llm, tokens, options.protocol) for name in chosen]
+    forward = llm_forward(llm, tokens)
+    return show(works, llm.name, forward, assumed, schedule(options.protocol), options.gpus)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

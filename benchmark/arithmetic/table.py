@@ -1,0 +1,115 @@
+"""The tables of docs/amazon-2023.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+from benchmark.arithmetic.cost import (
+    Assumptions,
+    Cost,
+    Schedule,
+    Work,
+    cost,
+    items_of_prediction,
+    most_items,
+    prediction_flops,
+    predictions,
+    recommender_flops,
+)
+from benchmark.speed.table import markdown, number
+
+
+def show(
+    works: Sequence[Work], llm: str, llm_forward: float, a: Assumptions, s: Schedule, gpus: Sequence[int]
+) -> str:
+    """Assumptions, counted work, memory and disk, time and money."""
+    costs = {work.method: [cost(work, llm_forward, a, s, count) for count in gpus] for work in works}
+    return "\n\n".join(
+        [
+            _assumptions(a),
+            f"{llm}: {number(llm_forward / 1e9)} GFLOP for the forward pass of a text. "
+            f"{predictions(a) / 1e6:,.1f} million predictions an epoch, "
+            f"{number(predictions(a) / s.batch)} steps; {items_of_prediction(a, s):.2f} items are encoded a "
+            f"prediction; SASRec and the loss take {number(recommender_flops(s) / 1e6)} MFLOP a prediction.",
+            _work(works, a, s),
+            _space(works, costs, a, s),
+            _time(works, costs, a, gpus),
+        ]
+    )
+
+
+def _assumptions(a: Assumptions) -> str:
+    rows = [[one.name, f"{getattr(a, one.name):,}"] for one in fields(a)]
+    return markdown(rows, ["assumption", "value"])
+
+
+def _work(works: Sequence[Work], a: Assumptions, s: Schedule) -> str:
+    heads = ["method", "reads", "MFLOP an item, forward", "forward and backward", "forward twice"]
+    heads += ["MFLOP a prediction", "trained parameters", "trained an item", "frozen parameters"]
+    rows = [
+        [
+            work.method,
+            f"{work.state_layers} layers' states" if work.state_layers else work.reads,
+            number(work.forward / 1e6),
+            number(work.training / 1e6),
+            "yes" if work.replayed else "no",
+            number(prediction_flops(work, a, s) / 1e6),
+            f"{work.trained:,}",
+            f"{work.trained_per_item:,}",
+            f"{work.frozen:,}",
+        ]
+        for work in works
+    ]
+    return markdown(rows, heads)
+
+
+def _space(works: Sequence[Work], costs: dict[str, list[Cost]], a: Assumptions, s: Schedule) -> str:
+    heads = ["method", "states on disk, GB", "a GPU, without states, GB", "one [I, d] matrix, GB"]
+    heads += [f"fits {a.memory_gb:g} GB", "items at which it is full, millions"]
+    rows = []
+    for work in works:
+        one = costs[work.method][0]
+        need = one.resident + one.table
+        rows.append(
+            [
+                work.method,
+                number(one.states / 1e9) if one.states else "",
+                number(one.resident / 1e9),
+                number(one.table / 1e9),
+                "yes" if need <= a.memory_gb * 1e9 else "no",
+                number(most_items(work, a, s) / 1e6),
+            ]
+        )
+    return markdown(rows, heads)
+
+
+def _time(works: Sequence[Work], costs: dict[str, list[Cost]], a: Assumptions, gpus: Sequence[int]) -> str:
+    heads = ["method", "GPUs", "encode once", "products", "fetching states", "least", "optimiser", "exchange"]
+    heads += ["epoch", "evaluation", "whole run", "dollars", "a day's predictions, millions"]
+    rows = [
+        [
+            work.method,
+            str(one.gpus),
+            span(one.encode),
+            *(span(part) for part in (one.products, one.fetch, one.least, one.optimiser, one.exchange)),
+            span(one.epoch),
+            span(one.evaluation),
+            span(one.total),
+            f"{one.dollars:,.0f}",
+            number(predictions(a) / 1e6 * 86_400 / one.total),
+        ]
+        for work in works
+        for one in costs[work.method]
+    ]
+    return markdown(rows, heads)
+
+
+def span(seconds: float) -> str:
+    """Seconds in the unit in which they can be read; nothing where there are none."""
+    if not seconds:
+        return ""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{number(seconds / size)} {unit}"
+    return f"{number(seconds)} s"

@@ -1,0 +1,129 @@
+"""The growth benchmark: what it measures on tiny sizes, its record, table, plot and complaints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmark.cell import Cell
+from benchmark.data.sequences import Rows
+from benchmark.growth import training
+from benchmark.growth.__main__ import main
+from benchmark.growth.encoding import in_this_process
+from benchmark.growth.plot import draw
+from benchmark.growth.record import GrowthRecord, Size, read, write
+from benchmark.growth.table import show
+from benchmark.record import PeakMemory
+from benchmark.speed.record import Timed, Variant
+from benchmark.speed.steps import Plan
+
+MIB = 2**20
+
+
+def size(items: int, step: float, **other: object) -> Size:
+    variant = Variant(
+        value="x", status="ok", settings={}, hyperparameters={},
+        batches_per_epoch=10, steps_per_epoch=10, predictions_per_epoch=1000,
+        step=Timed(seconds=[step] * 3, cpu_seconds=[step] * 3), batches=[1] * 3,
+        evaluation_parts={
+            part: Timed(seconds=[items * 1e-6], cpu_seconds=[items * 1e-6])
+            for part in ("encode", "sasrec", "rank")
+        },
+        host_before=100 * MIB,
+        peak_memory={
+            phase: PeakMemory(host=(more + items) * MIB) for phase, more in (("train", 200), ("eval", 250))
+        },
+    )  # fmt: skip
+    values = {
+        "dataset": f"synthetic-{items}", "data_key": "k", "users": items, "items": items,
+        "trained_items": items, "interactions": 10 * items, "evaluated_users": 8,
+        "states_bytes": items * MIB, "table_bytes": 10 * MIB, "rounds": [variant],
+        "epoch_start": Timed(seconds=[0.5], cpu_seconds=[0.5]), **other,
+    }  # fmt: skip
+    return Size.model_validate(values)
+
+
+def record(*sizes: Size) -> GrowthRecord:
+    return GrowthRecord(
+        command="c",
+        method="m",
+        llm="l",
+        protocol="fair",
+        overrides=[],
+        sizes=list(sizes),
+        created="2026-01-01",
+    )
+
+
+def test_figures_by_hand() -> None:
+    one = size(100, 0.1)
+    assert one.per_prediction("seconds") == pytest.approx([(0.1 * 10 + 0.5) / 1000] * 3)
+    assert (one.rest("train"), one.rest("eval")) == (200 * MIB, 240 * MIB)
+    grown = record(one, size(1000, 0.12))
+    assert grown.spread("cpu_seconds") == pytest.approx(0.2 / 1.5)
+    assert "within the 15 % that count as flat" in show(grown)
+    assert "beyond the 15 %" in show(record(one, size(1000, 0.2)))
+
+
+def test_a_size_that_failed_is_told_and_not_drawn(tmp_path: Path) -> None:
+    lost = Variant(value="x", status="oom", error="too large", settings={}, hyperparameters={})
+    grown = record(size(100, 0.1), size(1000, 0.1), size(9000, 0.1, rounds=[lost]))
+    assert [one.items for one in grown.measured] == [100, 1000]
+    assert "synthetic-9000: out of memory: too large" in show(grown)
+    write(grown, tmp_path / "growth.json")
+    assert read(tmp_path / "growth.json") == grown
+    assert main(["plot", str(tmp_path / "growth.json"), "--folder", str(tmp_path)]) == 0
+    assert (tmp_path / "growth.png").read_bytes()[:4] == b"\x89PNG"
+    assert draw(grown) == draw(grown)
+    (tmp_path / "bad.json").write_text("{}")
+    assert main(["show", str(tmp_path / "bad.json")]) == 2
+
+
+def test_one_cell_is_measured_on_random_states() -> None:
+    cell = Cell("tiny", "random-tiny", "ssna", "fair", 0, ("epochs=1", "candidates=sampled", "samples=64"))
+    one = training.blank(cell)
+    assert (one.items, one.trained_items, one.states_bytes) == (300, 240, 300 * 3 * 32 * 4)
+    assert one.table_bytes == 300 * 256 * 4
+    blank = Variant(value="tiny", status="failed", settings={"accumulation": 1}, hyperparameters={})
+    plan = Plan(steps=2, warm_up=0, passes=1, evaluation_warm_up=0, detail=False)
+    variant, start, ranked = training.in_this_process(cell, blank, 50, plan)
+    assert (variant.status, ranked, len(start.seconds)) == ("ok", 50, training.STARTS)
+    assert len(variant.step.seconds) == 2 and variant.predictions_per_epoch == 4040 - 3 * 400
+    assert {"encode", "sasrec", "rank"} == set(variant.evaluation_parts)
+
+
+def test_users_are_taken_evenly() -> None:
+    index = np.arange(100)
+    rows = Rows(index, index, index, index)
+    assert training.evenly(rows, 3).user.tolist() == [0, 49, 99]
+    assert len(training.evenly(rows, 1000)) == 100
+
+
+def test_encoding_is_measured_and_takes_the_predicted_disk(tmp_path: Path) -> None:
+    found = in_this_process("tiny", "random-tiny", 40, (), "float32", tmp_path)
+    assert (found.items, found.layers) == (40, [3])
+    assert found.predicted_bytes == 40 * 32 * 4
+    assert 0 < found.written_bytes - found.predicted_bytes < 2048  # a header, and the sidecar
+    assert len(found.bare.seconds) == 2 and 0 < found.share("cpu_seconds") < 2
+    assert found.tokens <= found.padded_tokens
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--method", "snsa"], "Did you mean 'ssna'"),
+        (["train", "--method", "ssna", "--users", "0"], "--users and --rounds must be 1 or more"),
+        (["encode", "--dataset", "tiny", "--items", "301"], "'tiny' has 1 to 300"),
+        (["show", "nowhere.json"], "nowhere.json cannot be read"),
+        (["encode", "--layers", "x"], "not a list of whole numbers"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "fresh", lambda call, *rest: call(*rest))
+    assert main(arguments) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("growth: error:") and said in line
