@@ -24,6 +24,7 @@ EPOCHS =
 SET =
 VARY =
 JSON =
+AGAINST =
 SOURCE =
 # Planted sets have records and a report of their own: results/ and reports/ are for real data.
 planted = $(if $(filter-out tiny tiny-shuffled,$(call items,$(DATASETS))),,$(DATASETS))
@@ -35,7 +36,7 @@ space := $() $()
 items = $(strip $(subst $(comma),$(space),$(1)))
 list = $(subst $(space),$(comma),$(call items,$(1)))
 
-export PYTHON GPUS JOBS EXECUTOR DATA_DIR DRY_RUN TUNE EPOCHS RESULTS OUT VARY JSON SOURCE
+export PYTHON GPUS JOBS EXECUTOR DATA_DIR DRY_RUN TUNE EPOCHS RESULTS OUT VARY JSON AGAINST SOURCE
 export llms = $(call list,$(LLM))
 export datasets = $(call list,$(DATASETS))
 export methods = $(call list,$(METHODS))
@@ -55,7 +56,7 @@ report = set -- report --results "$$RESULTS" --out "$$OUT"; \
 	[ -z "$$SOURCE" ] || set -- "$$@" --source "$$SOURCE"; $(adaptrec)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench smoke test lint report speed clean
+.PHONY: help bench smoke test lint report speed guard clean
 
 help: ## this text
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name text; do \
@@ -85,6 +86,8 @@ help: ## this text
 #|
 #| `make speed METHODS=lora` times one cell: the first of METHODS, DATASETS and PROTOCOL (docs/costs.md).
 #|   VARY=encode=cached,unique  time it once for each value of a setting, each in a fresh process
+#|   EPOCHS=              whole epochs to time, after some steps
+#|   AGAINST=             an earlier JSON: the ratio to its figures
 #|   JSON=                where the figures are written too; `.venv/bin/adaptrec speed --show FILE` prints them again
 
 bench: .venv/.ready ## run the benchmark, print its tables, write its report
@@ -128,8 +131,13 @@ speed: .venv/.ready ## time training and evaluation of one cell, or of several t
 	@set -f; set -- speed --dataset "$$one_dataset" --llm "$$llms" --method "$$one_method" --protocol "$$one_protocol"; \
 	[ -z "$$settings" ] || set -- "$$@" --set $$settings; \
 	[ -z "$$VARY" ] || set -- "$$@" --vary "$$VARY"; \
+	[ -z "$$EPOCHS" ] || set -- "$$@" --epochs "$$EPOCHS"; \
+	[ -z "$$AGAINST" ] || set -- "$$@" --against "$$AGAINST"; \
 	[ -z "$$JSON" ] || set -- "$$@" --json "$$JSON"; \
 	$(adaptrec)
+
+guard: .venv/.ready ## count operators, FLOPs and copies to the host of a few steps; fails where tests/counted.json expects less
+	@set -- speed --guard tests/counted.json; $(adaptrec)
 
 clean: ## remove .venv, the tools' caches and the smoke run; records and reports stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache results/smoke reports/smoke

@@ -54,7 +54,7 @@ def option(call: list[str], name: str) -> str:
 def test_help_names_every_target(checkout: Path) -> None:
     calls, done = make(checkout)
     assert not calls
-    for target in ("bench", "smoke", "test", "lint", "report", "speed", "clean"):
+    for target in ("bench", "smoke", "test", "lint", "report", "speed", "guard", "clean"):
         assert f"make {target} " in done.stdout
 
 
@@ -137,9 +137,11 @@ def test_smoke_and_speed(checkout: Path) -> None:
 def test_speed_hands_over_what_is_varied_and_where_figures_go(checkout: Path) -> None:
     values = "encode=cached,unique;touch x"
     (call,), _ = make(
-        checkout, "speed", "METHODS=lora", f"VARY={values}", "JSON=my figures.json", "SET=width=8"
-    )
+        checkout, "speed", "METHODS=lora", f"VARY={values}", "JSON=my figures.json", "SET=width=8",
+        "EPOCHS=2", "AGAINST=old.json",
+    )  # fmt: skip
     assert option(call, "--method") == "lora"
+    assert (option(call, "--epochs"), option(call, "--against")) == ("2", "old.json")
     assert option(call, "--set") == "width=8"
     assert option(call, "--vary") == values
     assert option(call, "--json") == "my figures.json"

@@ -18,6 +18,8 @@ from benchmark.data.batches import EpochBatches
 from benchmark.model.parallel import ShortOfMemoryError
 from benchmark.record import PeakMemory
 from benchmark.speed import run as speed_module
+from benchmark.speed.against import check_alike, compare
+from benchmark.speed.rate import SIZE
 from benchmark.speed.record import (
     EVALUATION_PARTS,
     STEP_PARTS,
@@ -31,7 +33,7 @@ from benchmark.speed.record import (
 )
 from benchmark.speed.run import speed, time_cell
 from benchmark.speed.steps import Plan
-from benchmark.speed.table import show
+from benchmark.speed.table import brief, show
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Trainer
 from benchmark.wiring import build_trainer
@@ -41,6 +43,11 @@ ITEMS = "abcdefghij"
 USERS = {f"u{n}": " ".join(ITEMS[(n * 3 + step) % 10] for step in range(6)) for n in range(12)}
 SMALL = ("precision=no", "width=8", "sasrec_inner=8", "batch_size=6", "accumulation=3")
 ONE = Plan(steps=1, warm_up=0, passes=1)
+
+
+@pytest.fixture(autouse=True)
+def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZE, "cpu", 64)
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +107,7 @@ def record_of(*variants: Variant) -> SpeedRecord:
 def tables_of(text: str) -> list[dict[str, list[str]]]:
     """The Markdown tables in `text`: first cell of each row -> the others; the header's is its own."""
     found: list[dict[str, list[str]]] = []
+    begun = False
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if not line.startswith("|"):
@@ -271,6 +279,11 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     ([*SPEED, "--vary", "encode=unique", "--set", "encode=cached"], ["--vary", "--set", "'encode'"]),
     ([*SPEED, "--dataset", "tinny"], ["'tinny'", "Did you mean 'tiny'?"]),
     ([*SPEED, "--steps", "0"], ["--steps", "--warm-up"]),
+    ([*SPEED, "--against", "x.json"], ["x.json", "No such file"]),
+    ([*SPEED, "--write"], ["--write", "--guard"]),
+    ([*SPEED, "--brief"], ["--brief", "--show"]),
+    (["speed", "--guard", "x.json", "--set", "width=8"], ["--guard", "--set"]),
+    (["speed", "--guard", "x.json"], ["x.json", "No such file"]),
 ]
 
 
@@ -291,10 +304,13 @@ def test_a_mistake_is_one_line_before_anything_is_timed(
     assert not told.out and not list(tmp_path.iterdir())
 
 
-def test_what_only_building_finds_is_found_before_anything_is_timed(folder: Path, tmp_path: Path) -> None:
+def test_what_only_building_finds_is_found_before_anything_is_timed(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(UserError, match="nonsense"):
         speed(cell_of(folder), ("targets", ["query", "nonsense"]), ONE, tmp_path / "deep" / "x.json")
     assert not list(tmp_path.iterdir())
+    assert "Warning" not in capfd.readouterr().err  # of the process that built it
 
 
 def test_a_file_that_cannot_be_written_is_found_before_anything_is_timed(
@@ -319,20 +335,76 @@ def test_a_damaged_record_is_one_line(tmp_path: Path, content: str) -> None:
 
 
 def test_the_command_times_each_value_and_its_record_gives_the_table_again(
-    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(speed_module, "fresh", lambda call, *arguments: call(*arguments))
     file = tmp_path / "results" / "x.json"
     words = ["speed", "--dataset", str(folder), "--method", "id", "--set", *SMALL, "--vary", "window=2,5"]
     assert main([*words, "--steps", "1", "--warm-up", "0", "--passes", "1", "--json", str(file)]) == 0
     told = capfd.readouterr()
     assert tables_of(told.out)[0]["window"] == ["2", "5"]
     assert told.out.count("Parts, window=") == 2
-    assert "Warning" not in told.err and "[2/2]" in told.err
+    assert "[2/2]" in told.err
     assert main(["speed", "--show", str(file)]) == 0
     assert capfd.readouterr().out == told.out
+    assert main(["speed", "--show", str(file), "--against", str(file)]) == 0
+    figures = [table for table in tables_of(capfd.readouterr().out) if "then" in next(iter(table.values()))]
+    assert [next(iter(table)) for table in figures] == ["window=2", "window=5"]
+    assert {cells[-1] for table in figures for cells in list(table.values())[1:]} == {"1"}
     saved = json.loads(file.read_text())
     assert [one["settings"]["window"] for one in saved["variants"]] == [2, 5]
     assert [len(one["step"]["seconds"]) for one in saved["variants"]] == [1, 1]
+
+
+def test_a_line_a_variant() -> None:
+    lines = brief([record_of(variant("cached")), record_of(variant("unique", "oom", error="x"))]).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[2][5] == "width=8 encode=cached" and cells[3][5] == "width=8 encode=unique"
+    assert cells[2][6:14] == ["22.5", "11.2", "44.4", "0.5", "2,500", "11.1", "11.1", "3"]
+    assert cells[3][6:8] == ["out of memory", "n/a"]
+
+
+def test_ratios_to_an_earlier_record_are_of_the_same_variant() -> None:
+    then = record_of(variant("unique"), variant("cached"), variant("occurrences", "oom", error="no room"))
+    faster = variant("cached", step=timed(3, 6), encoded=[10, 10], halvings=1)
+    now = record_of(faster, variant("occurrences"))
+    file = Path("results/old.json")
+    told = compare(now, then, file)
+    assert told.startswith("Against old.json: lora on small")
+    (table,) = tables_of(told)
+    assert table["encode=cached"] == ["then", "now", "now / then"]
+    assert table["step, ms"] == ["9,000", "4,500", "0.5"]
+    assert table["epoch, s"] == ["22.5", "11.2", "0.5"]
+    assert table["encode again, ms"] == ["1,500", "1,500", "1"]
+    assert table["items a step"][2] == "0.667"
+    assert "encode=occurrences: no ratio, one of the two did not end well: no room" in told
+    assert "Measured only once: unique." in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"data_key": "other"}, "prepared data is k there and other here"),
+        ({"method": "full"}, "method is lora there"),
+        ({"steps": 3}, "--steps is 2 there and 3 here"),
+        ({"vary": None}, "varied setting is encode there and None here"),
+        ({"llm_details": {"digest": "ab" * 32}}, "language model is random-tiny (None) there"),
+        ({"variants": [variant("unique")]}, "it has encode = cached"),
+        (
+            {"variants": [variant("cached", settings={"accumulation": 1})]},
+            "accumulation is 2 there and 1 here",
+        ),
+        ({"variants": [variant("cached", hyperparameters={"rank": 2})]}, "rank is 8 there and 2 here"),
+    ],
+)
+def test_what_measured_something_else_is_refused_in_one_line(changes: dict[str, Any], named: str) -> None:
+    then = record_of(variant("cached", hyperparameters={"rank": 8}))
+    with pytest.raises(UserError, match=r"x\.json") as caught:
+        check_alike(then.model_copy(update=changes), then, Path("x.json"))
+    assert named in str(caught.value) and "\n" not in str(caught.value)
+    # a choice that there was not yet is no difference
+    newer = variant("cached", settings={"accumulation": 2, "new": "x"}, hyperparameters={"rank": 8})
+    check_alike(record_of(newer), then, Path("x.json"))
 
 
 def test_tables_in_the_docs_are_those_of_their_records() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from benchmark.commands.options import Parser, add_set, protocols, setting
@@ -23,6 +24,16 @@ def fill(parser: Parser) -> None:
         help="time nothing: print the tables of records that --json wrote",
     )  # fmt: skip
     parser.add_argument(
+        "--brief", action="store_true", help="with --show: a line a variant, one table of all"
+    )
+    what.add_argument(
+        "--guard", type=Path, metavar="FILE",
+        help="time nothing: count what the cells of FILE execute on a CPU; status 1 where FILE expects less",
+    )  # fmt: skip
+    parser.add_argument(
+        "--write", action="store_true", help="with --guard: expect from now on what is counted"
+    )
+    parser.add_argument(
         "--protocol", default="paper", choices=list(PROTOCOLS), metavar="PROTOCOL", help=protocols()
     )
     parser.add_argument("--steps", type=int, default=30, help="optimiser steps to time")
@@ -33,27 +44,60 @@ def fill(parser: Parser) -> None:
         "--vary", type=setting, metavar="KEY=VALUE,VALUE,...",
         help="time once for each value of a setting or hyper-parameter, each in a fresh process",
     )  # fmt: skip
+    parser.add_argument(
+        "--against", type=Path, metavar="FILE",
+        help="print the ratio to the figures of this earlier record of the same thing",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     add_set(parser)
 
 
 def call(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
+    if options.brief and not options.show:
+        raise UserError("--brief is a way to --show FILE; give both.")
+    if options.write and not options.guard:
+        raise UserError("--write says what --guard FILE expects from now on; give both.")
+    if options.guard:
+        return _guard(options)
+    from benchmark.speed.against import compare
     from benchmark.speed.record import read_speed
-    from benchmark.speed.table import show
+    from benchmark.speed.table import brief, show
 
     if options.show:
-        for name in ("vary", "json", "set"):
-            if getattr(options, name):
-                raise UserError(f"--show prints what was measured; --{name} does not go with it.")
-        print("\n\n".join([show(read_speed(path)) for path in options.show]))
-        return 0
-    from benchmark.cell import Cell
-    from benchmark.speed.run import speed
-    from benchmark.speed.steps import Plan
+        _alone(options, "show", "prints what was measured", ("vary", "json", "set"))
+        records, status = [read_speed(path) for path in options.show], 0
+    else:
+        from benchmark.cell import Cell
+        from benchmark.speed.run import speed
+        from benchmark.speed.steps import Plan
 
-    cell = Cell(options.dataset, options.llm, options.method, options.protocol, 0, tuple(options.set))
-    plan = Plan(options.steps, options.warm_up, options.passes, options.epochs)
-    record = speed(cell, options.vary, plan, options.json)
-    print(show(record))
-    return 0 if all(variant.status == "ok" for variant in record.variants) else 1
+        cell = Cell(options.dataset, options.llm, options.method, options.protocol, 0, tuple(options.set))
+        plan = Plan(options.steps, options.warm_up, options.passes, options.epochs)
+        records = [speed(cell, options.vary, plan, options.json, options.against)]
+        status = 0 if all(variant.status == "ok" for variant in records[0].variants) else 1
+    if options.brief:
+        print(brief(records))
+        return status
+    told = [show(record) for record in records]
+    if options.against:
+        then = read_speed(options.against)
+        told += [compare(record, then, options.against) for record in records]
+    print("\n\n".join(told))
+    return status
+
+
+def _guard(options: argparse.Namespace) -> int:
+    _alone(options, "guard", "counts what its file names", ("vary", "json", "set", "against"))
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks: what is expected is a CPU's
+    from benchmark.speed.guard import guard
+
+    told, good = guard(options.guard, options.write)
+    print(told)
+    return 0 if good else 1
+
+
+def _alone(options: argparse.Namespace, name: str, does: str, others: tuple[str, ...]) -> None:
+    for other in others:
+        if getattr(options, other):
+            raise UserError(f"--{name} {does}; --{other} does not go with it.")

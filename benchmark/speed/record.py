@@ -65,8 +65,8 @@ class Counted(Part):
     """Part -> sums over all steps."""
     not_counted: list[str] = Field(default_factory=list)
     """Operators that may multiply matrices, but by no known formula: `flops` lacks theirs."""
-    kernels: int | None = None
-    """Kernels that all steps started on the GPU; null on a CPU."""
+    kernels: float | None = None
+    """Kernels that a step of a few started on the GPU; null on a CPU."""
 
     @property
     def total(self) -> Counts:
@@ -154,13 +154,12 @@ class Variant(Part):
             cpu_seconds=[one * scale for one, scale in zip(self.step.cpu_seconds, scales, strict=False)],
         )
 
-    def counts(self, part: str | None = None) -> dict[str, float]:
-        """Counts of a step with as many batches as those that were timed; of `part`, or of all."""
+    def counts(self) -> dict[str, float]:
+        """Counts of a step with as many batches as those that were timed."""
         if self.counted is None or not self.batches:
             return {}
-        counts = self.counted.total if part is None else self.counted.parts.get(part, Counts())
         scale = fmean(self.batches) / self.counted.batches
-        return {name: value * scale for name, value in counts.model_dump().items()}
+        return {name: value * scale for name, value in self.counted.total.model_dump().items()}
 
     @property
     def epoch_flops(self) -> float | None:

@@ -25,7 +25,8 @@ from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.config import Settings, accepted, as_dict, parse
 from benchmark.inputs import CACHE, Sources
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
-from benchmark.speed.record import SpeedRecord, Variant
+from benchmark.speed.against import check_alike
+from benchmark.speed.record import SpeedRecord, Variant, read_speed
 from benchmark.speed.steps import Plan, measure
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.wiring import build_trainer, pick_precision
@@ -37,25 +38,30 @@ Vary = tuple[str, Sequence[str]] | None
 """A setting and the values of it to compare."""
 
 
-def speed(cell: Cell, vary: Vary, plan: Plan, file: Path | None = None) -> SpeedRecord:
+def speed(
+    cell: Cell, vary: Vary, plan: Plan, file: Path | None = None, against: Path | None = None
+) -> SpeedRecord:
     """Time `cell`, or one like it for each value of `vary`, one after another; write the record to `file`.
 
-    Every mistake is found before the first one starts. A variant that runs out of memory is recorded as such.
+    Every mistake is found before the first one starts, also that the record `against` measured something
+    else. A variant that runs out of memory is recorded as such.
     """
     key, values = vary or (None, [""])
     cells = [_varied(cell, key, value) for value in values] if key else [cell]
     resolved = [resolve_cell(one) for one in cells]
     for one in resolved:
         pick_precision(one.settings, pick_device())
+    blanks = [_blank(one, value) for one, value in zip(resolved, values, strict=True)]
+    record = _record(resolved[0], cell.overrides, vary, plan, blanks)
+    if against is not None:
+        check_alike(record, read_speed(against), against)
     with contextlib.suppress(BrokenProcessPool):  # one of them is too large for the host: which, will show
         fresh(_prepare, cells)
     if file is not None:
         _check_writable(file)
-    variants = []
-    for number, (one, value) in enumerate(zip(resolved, values, strict=True), 1):
-        print(f"[{number}/{len(cells)}] {one.cell}", file=sys.stderr, flush=True)
-        variants.append(timed(one, value, plan))
-    record = _record(resolved[0], cell.overrides, vary, plan, variants)
+    for number, (one, value) in enumerate(zip(resolved, values, strict=True)):
+        print(f"[{number + 1}/{len(cells)}] {one.cell}", file=sys.stderr, flush=True)
+        record.variants[number] = timed(one, value, plan)
     if file is not None:
         record.write(file)
     return record
@@ -138,14 +144,18 @@ def _prepare(cells: Sequence[Cell]) -> None:
                 raise
 
 
-def timed(resolved: Resolved, value: str, plan: Plan, sources: Sources = CACHE) -> Variant:
-    """Time one cell in a fresh process; `sources` as of `load_inputs`."""
-    blank = Variant(
+def _blank(resolved: Resolved, value: str) -> Variant:
+    return Variant(
         value=value,
         status="failed",
         settings=as_dict(resolved.settings),
         hyperparameters=as_dict(resolved.config),
     )
+
+
+def timed(resolved: Resolved, value: str, plan: Plan, sources: Sources = CACHE) -> Variant:
+    """Time one cell in a fresh process; `sources` as of `load_inputs`."""
+    blank = _blank(resolved, value)
     try:
         return fresh(time_cell, resolved.cell, blank, plan, sources)
     except BrokenProcessPool:

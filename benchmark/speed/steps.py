@@ -30,6 +30,8 @@ from methods.errors import UserError
 
 COUNTED_STEPS = 10
 """Steps that are counted where no whole epoch is."""
+PROFILED_STEPS = 3
+"""Steps whose kernels are counted."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ def measure(trainer: Trainer, plan: Plan, variant: Variant) -> None:
     variant.batches_per_epoch = len(EpochBatches(task.train, task.sequences, settings, trainer.seed, epoch=1))
     variant.steps_per_epoch = -(-variant.batches_per_epoch // settings.accumulation)
     variant.predictions_per_epoch = int(task.train.predictions.sum())
-    variant.host_before = psutil.Process().memory_info().rss
     before = time_products(trainer.device, trainer.precision) if plan.detail else None
+    variant.host_before = psutil.Process().memory_info().rss
     epochs = itertools.count(1)
     with trainer.memory.phase("train"):
         steps = _Steps(trainer, plan, variant)
@@ -84,6 +86,7 @@ def measure(trainer: Trainer, plan: Plan, variant: Variant) -> None:
         variant.matrix_rate = MatrixRate(dtype=trainer.precision, size=size, before=before, after=after)
         whole = 0 if plan.epochs else min(plan.steps, COUNTED_STEPS)
         variant.counted = count_training(trainer, whole, next(epochs))
+        variant.counted.kernels = _count_kernels(trainer, min(plan.steps, PROFILED_STEPS), next(epochs))
         variant.counted_evaluation = count_evaluation(trainer)
 
 
@@ -212,22 +215,43 @@ def count_training(trainer: Trainer, steps: int, epoch: int) -> Counted:
         batches += 1
         run(objective)
 
-    with counting(trainer.device, DATA) as counter:
+    def done() -> None:
+        nonlocal taken
+        taken += 1
+        counter.enter(DATA)
+        if taken == steps:
+            raise _EnoughError
 
-        def done() -> None:
-            nonlocal taken
-            taken += 1
-            counter.enter(DATA)
-            if taken == steps:
-                raise _EnoughError
-
-        with (
-            patched(trainer, "backward", backward),
-            training_parts(trainer, counter.enter),
-            _optimising(trainer, lambda: counter.enter(OPTIMISER), done),
-        ):
-            trainer._train(epoch)
+    with (
+        counting(trainer.device, DATA) as counter,
+        patched(trainer, "backward", backward),
+        training_parts(trainer, counter.enter),
+        _optimising(trainer, lambda: counter.enter(OPTIMISER), done),
+    ):
+        trainer._train(epoch)
     return counter.counted(steps=taken, batches=batches, whole_epoch=steps == 0)
+
+
+def _count_kernels(trainer: Trainer, steps: int, epoch: int) -> float | None:
+    """Kernels that a step starts on the GPU, the mean of the first `steps` of `epoch`; None on a CPU."""
+    if trainer.device.type != "cuda":
+        return None
+    from torch.profiler import DeviceType, ProfilerActivity, profile
+
+    taken = 0
+
+    def done() -> None:
+        nonlocal taken
+        taken += 1
+        if taken == steps:
+            raise _EnoughError
+
+    with profile(activities=[ProfilerActivity.CUDA]) as seen, _optimising(trainer, lambda: None, done):
+        trainer._train(epoch)
+    # copies, fills and the optimiser's own mark are no kernels
+    others = ("Memcpy", "Memset", "Optimizer.")
+    on_gpu = [event.name for event in seen.events() or () if event.device_type == DeviceType.CUDA]
+    return sum(not name.startswith(others) for name in on_gpu) / taken
 
 
 def count_evaluation(trainer: Trainer) -> Counted:

@@ -9,7 +9,8 @@ from tabulate import tabulate
 
 from benchmark.speed.record import ENDINGS, STEP_PARTS, Counted, Counts, SpeedRecord, Timed, Variant
 
-Figure = Callable[[Variant], str | None]
+Figure = Callable[[Variant], float | str | None]
+"""A number is one that can be compared with an earlier one; None is not measurable."""
 KINDS = {"allocated": "GPU allocated", "reserved": "GPU reserved", "process": "GPU process", "host": "host"}
 SHARE = "% of matrix rate"
 
@@ -20,6 +21,27 @@ def show(record: SpeedRecord) -> str:
     parts = [part for variant in done if variant.counted for part in _parts(record, variant)]
     return "\n\n".join(
         [subject(record), *_counts(record, done), _figures(record, done), *parts, *_notes(record)]
+    )
+
+
+def brief(records: Sequence[SpeedRecord]) -> str:
+    """A line a variant of all records, machine by machine."""
+    rows = []
+    for record in records:
+        for variant in record.variants:
+            where = variant.environment
+            machine = f"{where.device_name}, {several(where.threads, 'thread')}" if where else ""
+            extra = [*record.overrides, *([f"{record.vary}={variant.value}"] if record.vary else [])]
+            cell = [machine, record.dataset, record.llm, record.method, record.protocol, " ".join(extra)]
+            figures = [figure(variant) if variant.status == "ok" else None for figure in BRIEF.values()]
+            if variant.status != "ok":
+                figures[0] = ENDINGS[variant.status]
+            commit = where.git_commit[:7] if where and where.git_commit else ""
+            shown = [number(one) if isinstance(one, float) else one for one in figures]
+            rows.append([*cell, *shown, commit, record.created[:10]])
+    names = ["machine", "dataset", "language model", "method", "protocol", "settings"]
+    return markdown(
+        sorted(rows, key=lambda row: [str(cell) for cell in row[:6]]), [*names, *BRIEF, "commit", "date"]
     )
 
 
@@ -71,8 +93,9 @@ def _figures(record: SpeedRecord, done: Sequence[Variant]) -> str:
     if any(lost):
         rows.append(["", *lost])
     for name, figure in FIGURES.items():
-        if any(figure(one) for one in done):
-            rows.append([name, *(figure(one) if one.status == "ok" else "" for one in record.variants)])
+        found = [figure(one) if one.status == "ok" else "" for one in record.variants]
+        if any(figure(one) is not None for one in done):
+            rows.append([name, *(number(one) if isinstance(one, float) else one for one in found)])
     return markdown(rows, [record.vary or "", *(one.value or record.method for one in record.variants)])
 
 
@@ -103,6 +126,7 @@ def _part_rows(
             continue
         count = counted.total if counted and name == whole else counts.get(name, Counts())
         flops = count.flops * scale
+        of_rate, by_cpu = share(flops, timed, variant), share(flops, timed, variant, cpu=True)
         rows.append(
             [
                 name,
@@ -110,8 +134,7 @@ def _part_rows(
                 number(100 * median(timed.seconds) / median(sums.seconds)),
                 number(1e3 * median(timed.cpu_seconds)),
                 number(flops / 1e9) if flops else "",
-                share(flops, timed, variant) or "",
-                share(flops, timed, variant, cpu=True) or "",
+                *("" if one is None else number(one) for one in (of_rate, by_cpu)),
                 number(count.operators * scale) if counts else "",
                 number(count.host_copies * scale) if counts else "",
             ]
@@ -119,14 +142,14 @@ def _part_rows(
     return rows
 
 
-def share(flops: float | None, timed: Timed, variant: Variant, cpu: bool = False) -> str | None:
+def share(flops: float | None, timed: Timed, variant: Variant, cpu: bool = False) -> float | None:
     """Per cent of the matrix rate that `flops` in the median time reach; by CPU seconds with `cpu`."""
     rate = variant.matrix_rate
     on_gpu = variant.environment is not None and variant.environment.device != "cpu"
     seconds = timed.cpu_seconds if cpu else timed.seconds
     if rate is None or not flops or not seconds or not median(seconds) or (cpu and on_gpu):
         return None
-    return number(100 * flops / median(seconds) / (rate.per_cpu_second if cpu else rate.per_second))
+    return 100 * flops / median(seconds) / (rate.per_cpu_second if cpu else rate.per_second)
 
 
 def _notes(record: SpeedRecord) -> list[str]:
@@ -161,15 +184,15 @@ def number(value: float) -> str:
 def _phase(*ends: str) -> Figure:
     """Median milliseconds of the parts whose names end so."""
 
-    def figure(variant: Variant) -> str | None:
+    def figure(variant: Variant) -> float | None:
         parts = [one.seconds for name, one in variant.parts.items() if name.endswith(ends)]
-        return number(1e3 * median(map(sum, zip(*parts, strict=True)))) if parts else None
+        return 1e3 * median(map(sum, zip(*parts, strict=True))) if parts else None
 
     return figure
 
 
-def _median(values: Sequence[float], scale: float = 1.0) -> str | None:
-    return number(scale * median(values)) if values else None
+def _median(values: Sequence[float], scale: float = 1.0) -> float | None:
+    return scale * median(values) if values else None
 
 
 def _quartiles(timed: Timed, scale: float) -> str | None:
@@ -183,8 +206,8 @@ def _range(timed: Timed, scale: float) -> str | None:
     return " to ".join(number(scale * edge(timed.seconds)) for edge in (min, max)) if timed.seconds else None
 
 
-def _predictions(variant: Variant) -> str:
-    return number(variant.predictions_per_epoch / median(variant.epochs.seconds))
+def _predictions(variant: Variant) -> float:
+    return variant.predictions_per_epoch / median(variant.epochs.seconds)
 
 
 def _rate(kind: str) -> Figure:
@@ -204,22 +227,16 @@ def _memory(phase: str, kind: str) -> Figure:
     return lambda variant: _mebibytes(getattr(variant.peak_memory[phase], kind))
 
 
-def _mebibytes(size: int | None) -> str | None:
-    return None if size is None else number(size / 2**20)
+def _mebibytes(size: int | None) -> float | None:
+    return None if size is None else size / 2**20
 
 
 def _count(name: str) -> Figure:
-    def figure(variant: Variant) -> str | None:
-        return number(variant.counts()[name]) if variant.counts() else None
-
-    return figure
+    return lambda variant: variant.counts().get(name)
 
 
-def _kernels(variant: Variant) -> str | None:
-    counted = variant.counted
-    if counted is None or counted.kernels is None:
-        return None
-    return number(counted.kernels / counted.batches * fmean(variant.batches))
+def _gigaflop(variant: Variant) -> float | None:
+    return None if variant.epoch_flops is None else variant.epoch_flops / 1e9
 
 
 FIGURES: dict[str, Figure] = {
@@ -231,20 +248,20 @@ FIGURES: dict[str, Figure] = {
     "step, quartiles, ms": lambda variant: _quartiles(variant.step, 1e3),
     "step, least to most, ms": lambda variant: _range(variant.step, 1e3),
     "step, CPU ms": lambda variant: _median(variant.step.cpu_seconds, 1e3),
-    "items a step": lambda variant: number(fmean(variant.encoded)),
+    "items a step": lambda variant: float(fmean(variant.encoded)),
     "epoch, s": lambda variant: _median(variant.epochs.seconds),
     "epoch, least to most, s": lambda variant: _range(variant.epoch, 1),
     "epoch, CPU s": lambda variant: _median(variant.epochs.cpu_seconds),
     "predictions a second": _predictions,
     "evaluation, s": lambda variant: _median(variant.evaluation.seconds),
     "evaluation, CPU s": lambda variant: _median(variant.evaluation.cpu_seconds),
-    "GFLOP an epoch": lambda variant: number(variant.epoch_flops / 1e9) if variant.epoch_flops else None,
+    "GFLOP an epoch": _gigaflop,
     "matrix rate before and after, GFLOP/s": _rate("seconds"),
     "the same, GFLOP/CPU s": _rate("cpu_seconds"),
     f"epoch, {SHARE}": lambda variant: share(variant.epoch_flops, variant.epochs, variant),
     "epoch, the same by CPU s": lambda variant: share(variant.epoch_flops, variant.epochs, variant, cpu=True),
     "operators a step": _count("operators"),
-    "kernels a step": _kernels,
+    "kernels a step": lambda variant: variant.counted.kernels if variant.counted else None,
     "copies to the host a step": _count("host_copies"),
     "bytes to the host a step": _count("host_bytes"),
     "host MiB, before": lambda variant: _mebibytes(variant.host_before),
@@ -255,3 +272,19 @@ FIGURES: dict[str, Figure] = {
     },
 }
 """Name -> figure of a variant that ended well."""
+
+
+def _peak(variant: Variant) -> float | None:
+    """Peak memory in training: what torch gave out on a GPU, else the host's."""
+    peaks = variant.peak_memory["train"]
+    return _mebibytes(peaks.host if peaks.allocated is None else peaks.allocated)
+
+
+BRIEF: dict[str, Figure] = {
+    name: FIGURES[name]
+    for name in (
+        "epoch, s", "epoch, CPU s", "predictions a second", "evaluation, s", "GFLOP an epoch",
+        f"epoch, {SHARE}", "epoch, the same by CPU s",
+    )
+} | {"peak MiB, train": _peak}  # fmt: skip
+"""Of these, the ones that `brief` shows."""
