@@ -410,6 +410,9 @@ def test_what_measured_something_else_is_refused_in_one_line(changes: dict[str, 
 def test_tables_in_the_docs_are_those_of_their_records() -> None:
     root = Path(__file__).parents[1]
     page = (root / "docs" / "costs.md").read_text(encoding="utf-8")
+    files = sorted((root / "results" / "speed").glob("*.json"))
+    all_of_them = f"<!-- table: by machine -->\n{brief([read_speed(file) for file in files])}\n"
+    assert all_of_them in page, "docs/costs.md: the table by machine is out of date"
     for part in page.split("\n<!-- table: ")[1:]:
         name, _, after = part.partition(" -->\n")
         file = root / "results" / "speed" / f"{name}.json"
