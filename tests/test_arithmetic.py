@@ -72,7 +72,9 @@ def test_chunks_and_the_least_time_of_a_step() -> None:
     )
     slow = cost(tuned, 1e9, replace(A, step_ms=50), S, 64)
     assert slow.epoch == pytest.approx(1000 * 0.05 + slow.optimiser + slow.exchange)
-    assert slow.states == slow.encode == 0
+    assert slow.states == slow.encode == slow.fetch == 0
+    whitened = cost(replace(tuned, state_layers=1), 1e9, replace(A, memory_gb=0.1), S, 1)
+    assert whitened.states == 1e9 and whitened.encode == pytest.approx(20) and whitened.fetch == 0
 
 
 def test_counted_work_is_that_of_closed_formulas() -> None:
@@ -85,8 +87,9 @@ def test_counted_work_is_that_of_closed_formulas() -> None:
     assert mlp.forward == 2 * 32 * 256 + 2 * 256 * 256  # two linear layers
     assert mlp.forward < mlp.training <= 3 * mlp.forward
     own = count("id", llm, tokens, "fair")
-    assert (own.trained, own.trained_per_item, own.forward) == (0, 256, 0)
+    assert (own.trained, own.trained_per_item, own.forward, own.state_layers) == (0, 256, 0, 0)
     low = count("lora", llm, tokens, "fair")
+    assert low.state_layers == 1  # whose mean and spread `whitened` starts from
     assert low.replayed and low.forward > 3 * layer and low.frozen > low.trained
     assert 1.9 * low.forward < low.training < 3 * low.forward and low.kept > 3 * tokens * width * 4
 

@@ -26,7 +26,7 @@ def size(items: int, step: float, **other: object) -> Size:
     variant = Variant(
         value="x", status="ok", settings={}, hyperparameters={},
         batches_per_epoch=10, steps_per_epoch=10, predictions_per_epoch=1000,
-        step=Timed(seconds=[step] * 3, cpu_seconds=[step] * 3), batches=[1] * 3,
+        step=Timed(seconds=[step] * 3, cpu_seconds=[step] * 3), batches=[1] * 3, encoded=[500] * 3,
         evaluation_parts={
             part: Timed(seconds=[items * 1e-6], cpu_seconds=[items * 1e-6])
             for part in ("encode", "sasrec", "rank")

@@ -86,7 +86,7 @@ class Work:
     method: str
     reads: str
     state_layers: int
-    """A; 0 where no states are read."""
+    """A, layers whose states are encoded once; a reader of tokens takes only their mean and spread."""
     llm_width: int
     forward: float
     """FLOP of embedding an item without gradients."""
@@ -110,7 +110,7 @@ class Cost:
 
     gpus: int
     states: float
-    """Disk for hidden states."""
+    """Disk for hidden states of the catalogue."""
     resident: float
     """Memory of each GPU: weights, optimiser, a step, without the states."""
     table: float
@@ -196,8 +196,10 @@ def cost(work: Work, llm_forward: float, a: Assumptions, s: Schedule, gpus: int)
     states, resident = states_bytes(work, a), resident_bytes(work, a, s)
     steps, trained = predictions(a) / s.batch, work.trained + work.trained_per_item * a.items
     disk = a.disk_gb_s * 1e9 * max(1, gpus // a.machine_gpus)
+    table = 4.0 * a.items * s.width
     # states that leave no room for the rest come from the host, each as often as it is wanted
-    from_host = (a.host_gb_s * 1e9 * gpus) if states + resident > a.memory_gb * 1e9 else float("inf")
+    room = work.reads != "states" or states + resident + table <= a.memory_gb * 1e9
+    from_host = float("inf") if room else a.host_gb_s * 1e9 * gpus
     wanted = predictions(a) * items_of_prediction(a, s) * states / a.items
     # an all-reduce sends and receives each gradient twice; embeddings are gathered, their gradients reduced
     moved = 2 * 4 * trained + 3 * 4 * items_of_prediction(a, s) * s.batch * s.width if gpus > 1 else 0
@@ -206,7 +208,7 @@ def cost(work: Work, llm_forward: float, a: Assumptions, s: Schedule, gpus: int)
         gpus=gpus,
         states=states,
         resident=resident,
-        table=4.0 * a.items * s.width,
+        table=table,
         encode=max(a.items * llm_forward / rate, states / disk) if states else 0.0,
         products=predictions(a) * prediction_flops(work, a, s) / rate,
         fetch=wanted / from_host,

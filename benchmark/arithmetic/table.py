@@ -17,7 +17,7 @@ from benchmark.arithmetic.cost import (
     predictions,
     recommender_flops,
 )
-from benchmark.speed.table import markdown, number
+from benchmark.speed.table import markdown, number, several
 
 
 def show(
@@ -50,7 +50,7 @@ def _work(works: Sequence[Work], a: Assumptions, s: Schedule) -> str:
     rows = [
         [
             work.method,
-            f"{work.state_layers} layers' states" if work.state_layers else work.reads,
+            f"states of {several(work.state_layers, 'layer')}" if work.reads == "states" else work.reads,
             number(work.forward / 1e6),
             number(work.training / 1e6),
             "yes" if work.replayed else "no",

@@ -49,7 +49,7 @@ def count(name: str, llm: LLM, tokens: int, protocol: str) -> Work:
     cls = registry.get(name)
     chosen = {key: value for key, value in PROTOCOLS[protocol].items() if hasattr(cls.Config, key)}
     config = parse(cls.Config, chosen, f"protocol {protocol}")
-    layers = cls.layers(config, llm.n_layers)
+    layers = () if cls.reads == "ids" else cls.layers(config, llm.n_layers)
     method = _build(cls, config, llm, len(layers), EXAMPLE)
     items = _items(cls.reads, len(layers), llm, tokens)
     forward, _ = _flops(method, items, False)
@@ -59,7 +59,7 @@ def count(name: str, llm: LLM, tokens: int, protocol: str) -> Work:
     return Work(
         method=name,
         reads=cls.reads,
-        state_layers=len(layers) if cls.reads == "states" else 0,
+        state_layers=len(layers),
         llm_width=llm.width,
         forward=forward,
         training=training,

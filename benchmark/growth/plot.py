@@ -7,10 +7,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmark.growth.record import FLAT, GrowthRecord
+from benchmark.growth.record import FLAT, GrowthRecord, Size
 from benchmark.record import write_atomically
 from benchmark.report.drawing import forms, look_of, style
 from methods.errors import UserError
+
+WORDS = {"cpu_seconds": "CPU", "seconds": "wall"}
 
 
 def draw(record: GrowthRecord) -> dict[str, bytes]:
@@ -22,51 +24,77 @@ def draw(record: GrowthRecord) -> dict[str, bytes]:
         raise UserError("a plot of growth needs two sizes that were measured to the end.")
     place = record.environment
     clock = "cpu_seconds" if place is None or place.device == "cpu" else "seconds"
-    word = "CPU" if clock == "cpu_seconds" else "wall"
-    items = [size.items for size in sizes]
     with style():
-        figure = Figure(figsize=(9.6, 3.5), layout="constrained")
+        figure = Figure(figsize=(9.6, 4.2), layout="constrained")
         time, memory, evaluation = figure.subplots(1, 3)
-        costs = [[1e6 * one for one in size.per_prediction(clock)] for size in sizes]
-        middle = [median(one) for one in costs]
-        time.axhspan(min(middle), min(middle) * (1 + FLAT), color="#e6e6e6", zorder=0)
-        time.annotate(
-            f"{100 * FLAT:.0f} %", (items[0], min(middle) * (1 + FLAT)), (0, -3),
-            textcoords="offset points", va="top", color="#555555",
-        )  # fmt: skip
-        _line(time, items, middle, 0, "")
-        time.set_ylim(0, 1.35 * max(middle))
-        time.set_ylabel(f"{word} µs a prediction, training")
-        mib = 2**20
-        for number, (label, values) in enumerate(
-            {
-                "peak, evaluation": [size.peak("eval") / mib for size in sizes],
-                "peak, training": [size.peak("train") / mib for size in sizes],
-                "states": [size.states_bytes / mib for size in sizes],
-                "one [I, d] matrix": [size.table_bytes / mib for size in sizes],
-                "evaluation less both": [size.rest("eval") / mib for size in sizes],
-            }.items()
-        ):
-            if any(values):
-                _line(memory, items, values, number, label)
-        memory.set_ylabel("MiB")
-        memory.set_yscale("log")
-        for number, (label, part) in enumerate({"encode the catalogue": "encode", "rank": "rank"}.items()):
-            values = [size.evaluation(part, clock) for size in sizes]
-            shown = label if part == "encode" else f"{label} {_ranked(record)} users"
-            _line(evaluation, items, values, number, shown)
-        slope = sizes[-1].evaluation("encode", clock) / items[-1]
-        evaluation.plot(
-            items, [slope * count for count in items], color="#555555", linewidth=0.8, label="linear"
-        )
-        evaluation.set_yscale("log")
-        evaluation.set_ylabel(f"{word} seconds a validation pass")
+        _draw_time(time, sizes, clock)
+        _draw_memory(memory, sizes)
+        _draw_evaluation(evaluation, sizes, clock, _ranked(record))
         for axes in (time, memory, evaluation):
             axes.set_xscale("log")
+            axes.set_xticks([size.items for size in sizes], [_short(size.items) for size in sizes])
+            axes.set_xticks([], minor=True)
             axes.set_xlabel("items, as many users")
-            if axes is not time:
-                axes.legend(fontsize=7.5, handlelength=3)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.17), fontsize=8, handlelength=3.2)
         return forms(figure)
+
+
+def _draw_time(axes: Any, sizes: Sequence[Size], clock: str) -> None:
+    costs = [[1e6 * one for one in size.per_prediction(clock)] for size in sizes]
+    middle = [median(one) for one in costs]
+    flat = min(middle) * (1 + FLAT)
+    axes.axhspan(min(middle), flat, color="#e6e6e6", zorder=0, label=f"{100 * FLAT:.0f} % above the least")
+    _line(axes, sizes, middle, 0, "median of the steps")
+    axes.set_ylim(0, 1.3 * max(middle))
+    axes.set_title("training, a prediction", loc="left")
+    axes.set_ylabel(f"{WORDS[clock]} µs")
+
+
+def _draw_memory(axes: Any, sizes: Sequence[Size]) -> None:
+    lines = {
+        "peak, evaluation": [size.peak("eval") for size in sizes],
+        "peak, training": [size.peak("train") for size in sizes],
+        "hidden states": [size.states_bytes for size in sizes],
+        "one [I, d] matrix": [size.table_bytes for size in sizes],
+        "training less states": [size.rest("train") for size in sizes],
+        "evaluation less both": [size.rest("eval") for size in sizes],
+    }
+    for place, (label, values) in enumerate(lines.items()):
+        if any(values):
+            _line(axes, sizes, [value / 2**20 for value in values], place, label)
+    axes.set_title("memory", loc="left")
+    axes.set_ylabel("MiB")
+    _logarithmic(axes)
+
+
+def _draw_evaluation(axes: Any, sizes: Sequence[Size], clock: str, ranked: str) -> None:
+    parts = {"encode the catalogue": ("encode",), f"rank {ranked} users": ("sasrec", "rank")}
+    for place, (label, names) in enumerate(parts.items()):
+        values = [sum(size.evaluation(name, clock) for name in names) for size in sizes]
+        slope = values[-1] / sizes[-1].items
+        linear = [slope * size.items for size in sizes]
+        axes.plot([size.items for size in sizes], linear, color="#888888", linewidth=0.8)
+        _line(axes, sizes, values, place, label)
+    axes.plot([], [], color="#888888", linewidth=0.8, label="linear, from the largest")
+    axes.set_title("a validation pass", loc="left")
+    axes.set_ylabel(f"{WORDS[clock]} seconds")
+    _logarithmic(axes)
+
+
+def _logarithmic(axes: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _short(count: int) -> str:
+    """A thousand as 1k, a million as 1M."""
+    for size, letter in ((1_000_000, "M"), (1_000, "k")):
+        if count >= size:
+            return f"{count / size:g}{letter}"
+    return str(count)
 
 
 def _ranked(record: GrowthRecord) -> str:
@@ -74,9 +102,10 @@ def _ranked(record: GrowthRecord) -> str:
     return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
 
 
-def _line(axes: Any, x: Sequence[float], y: Sequence[float], place: int, label: str) -> None:
+def _line(axes: Any, sizes: Sequence[Size], values: Sequence[float], place: int, label: str) -> None:
     colour, line, marker = look_of(place)
-    axes.plot(x, y, color=colour, linestyle=line, marker=marker, markersize=4.5, label=label or None)
+    items = [size.items for size in sizes]
+    axes.plot(items, values, color=colour, linestyle=line, marker=marker, markersize=4.5, label=label)
 
 
 def save(record: GrowthRecord, folder: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
+from statistics import fmean, median
 
 from benchmark.growth.record import FLAT, EncodingRecord, GrowthRecord, Size
 from benchmark.record import Environment
@@ -37,12 +37,14 @@ def _training(record: GrowthRecord) -> str:
     clocks = list(CLOCKS) if _on_cpu(record.environment) else ["seconds"]
     heads = ["items", "users", "interactions"]
     heads += [f"{CLOCKS[clock]} µs a prediction" for clock in clocks]
-    heads += ["of it starting the epoch, %", "users ranked"]
+    heads += ["of it starting the epoch, %", "items encoded a prediction", "users ranked"]
     last = clocks[-1]
     heads += [f"encode catalogue, {CLOCKS[last]} s", f"rank, {CLOCKS[last]} s", "rank, ns an item and user"]
     rows = []
     for size in record.measured:
-        start = median(getattr(size.epoch_start, last)) / size.rounds[0].predictions_per_epoch
+        first = size.rounds[0]
+        start = median(getattr(size.epoch_start, last)) / first.predictions_per_epoch
+        of_step = first.predictions_per_epoch / first.batches_per_epoch * fmean(first.batches)
         rank = size.evaluation("rank", last) + size.evaluation("sasrec", last)
         rows.append(
             [
@@ -51,6 +53,7 @@ def _training(record: GrowthRecord) -> str:
                 f"{size.interactions:,}",
                 *(number(1e6 * median(size.per_prediction(clock))) for clock in clocks),
                 number(100 * start / median(size.per_prediction(last))),
+                number(fmean(first.encoded) / of_step),
                 f"{size.evaluated_users:,}",
                 number(size.evaluation("encode", last)),
                 number(rank),
