@@ -13,6 +13,7 @@ from benchmark.data.batches import total_steps
 from benchmark.data.prepare import Prepared
 from benchmark.data.sequences import Ints
 from benchmark.inputs import Inputs
+from benchmark.llm.frozen import held_in
 from benchmark.record import Cost, Environment, Metrics, RunRecord
 from benchmark.train.evaluate import UserRanks
 from benchmark.train.loop import Task, Trainer
@@ -90,6 +91,7 @@ def add_cost(record: RunRecord, trainer: Trainer, inputs: Inputs) -> None:
         total_parameters=sum(p.numel() for p in parameters),
         states_on=inputs.states_on,
         lower_layers=inputs.context.get("lower"),
+        frozen_dtype=held_in(trainer.model.method),
     )
 
 
@@ -102,6 +104,8 @@ def add_training(record: RunRecord, trainer: Trainer, alone: bool = False) -> No
     cost.peak_memory = trainer.memory.peaks if alone else trainer.memory.over_processes()
     if encoder.inputs.lengths is not None:
         cost.chunk_tokens, cost.chunk_halvings = encoder.chunk_tokens, encoder.halvings
+        cost.kept_tokens = encoder.kept_tokens
+        cost.encoded_again = encoder.again / encoder.encoded if encoder.encoded else None
     if not progress.curve:
         return
     train = [row.train_seconds for row in progress.curve]

@@ -90,6 +90,14 @@ class Cost(Part):
     as often as it did; running a chunk again for its gradients is not counted. Null where none is read."""
     chunk_tokens: int | None = None
     """Tokens of a chunk of item texts, padding included, at the end of training; null where none are read."""
+    kept_tokens: int | None = None
+    """Tokens of a step, padding included, up to which the graphs of its item texts were kept instead of run
+    again, as memory was free when the run began or went on; null where none are read."""
+    encoded_again: float | None = None
+    """Share of the encodings in training that were run again for their gradients, since the run began or went
+    on; null where no texts are read."""
+    frozen_dtype: str | None = None
+    """Precision in which the language model's frozen matrices were held; null where it was fp32."""
     lower_layers: int | None = None
     """Lowest layers of the language model that were run once for all; training reads their tokens' states."""
     chunk_halvings: int = 0

@@ -13,6 +13,7 @@ from benchmark.config import Settings
 from benchmark.data.batches import Sequences, total_steps
 from benchmark.data.sequences import Ints, evaluation_rows, training_rows
 from benchmark.inputs import CACHE, Inputs, Sources, build_method, load_inputs
+from benchmark.llm.frozen import hold_frozen
 from benchmark.measure import native_bf16, pick_device
 from benchmark.model.items import ItemEncoder
 from benchmark.model.parallel import say
@@ -23,6 +24,9 @@ from methods.errors import UserError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Precision of a run -> what its matrices are multiplied in; `no` is fp32."""
 
 
 def build_trainer(
@@ -40,7 +44,10 @@ def build_trainer(
     n_items = len(resolved.prepared.texts)
     torch.manual_seed(seed)
     method = build_method(resolved, inputs, steps)
-    encoder = ItemEncoder(inputs.items, settings, accelerator.device)
+    low = LOW.get(accelerator.mixed_precision)
+    if low is not None and "llm" in inputs.context:
+        hold_frozen(inputs.context["llm"], low)
+    encoder = ItemEncoder(inputs.items, settings, accelerator.device, low)
     model = Recommender(method, encoder, n_items, len(task.sequences.trained), settings)
     return Trainer(model, task, settings, seed, accelerator, checkpoint, say), inputs
 

@@ -6,6 +6,8 @@ PyTorch's draws one random number an element there, a tenth of a training step o
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,8 +24,24 @@ def dropout(x: Tensor, share: float, training: bool) -> Tensor:
         return F.dropout(x, share)
     draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     bits = draws.view(torch.int16)[: x.numel()].view(x.shape)  # [numel / 4] -> [numel] -> as x
-    kept = bits >= round(share * LEVELS) - LEVELS // 2
-    return x * kept.to(x.dtype).mul_(1 / (1 - share))
+    kept = torch.ge(bits, round(share * LEVELS) - LEVELS // 2, out=torch.empty_like(x, requires_grad=False))
+    return _Scaled.apply(x, kept, 1 / (1 - share))  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Scaled(torch.autograd.Function):
+    """`scale x kept`, in one pass over memory, and again for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kept: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(kept)
+        ctx.scale = scale
+        return torch.addcmul(x.new_zeros(()), x, kept, value=scale)  # [] + as x -> as x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (kept,) = ctx.saved_tensors
+        gradient = gradients[0]
+        return torch.addcmul(gradient.new_zeros(()), gradient, kept, value=ctx.scale), None, None
 
 
 class Dropout(nn.Dropout):

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from methods.attention import quicken_attention
 from methods.base import Context, Items, Method, Reads
 from methods.dropout import quicken
 from methods.moe import Whitening
@@ -54,6 +55,7 @@ class Tuned(Method):
         self.head = nn.Linear(context.llm_width, context.out_dim)
         self.llm = context.llm
         quicken(self.llm)
+        quicken_attention(self.llm)
         if not config.llm_dropout:
             self.silence(self.llm.modules())
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +14,10 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmark.config import Settings
 from benchmark.data.sequences import Ints
-from benchmark.llm.encoder import length_batches
 from benchmark.measure import out_of_memory
+from benchmark.model.chunks import PROBE_TOKENS, GraphBytes, chunk_cost, length_chunks, most_tokens, room
 from benchmark.model.parallel import ShortOfMemoryError, any_process, world_size
 from methods.base import Items, Method
-
-CHUNK_TOKENS = {"cpu": 4_096, "cuda": 65_536}
-"""Tokens of a chunk where `chunk_tokens` is 0: enough to fill the device."""
 
 
 @dataclass(frozen=True)
@@ -42,27 +41,43 @@ class ItemEncoder:
     Where the method reads tokens, `encode = cached` is gradient caching (Gao et al. 2021, arXiv 2101.06983):
     a chunk is embedded without a graph, and when the backward pass reaches its embeddings it is run again
     with one, under the same random numbers. So one chunk's graph sets the memory, whatever the batch, and
-    loss and gradients are those of `encode = unique`.
+    loss and gradients are those of `encode = unique`. Where there is memory for all graphs of a step, they
+    are kept and nothing is run again.
     """
 
-    def __init__(self, inputs: ItemInputs, settings: Settings, device: torch.device) -> None:
-        self.inputs, self.mode, self.device = inputs, settings.encode, device
-        self.chunk_tokens = settings.chunk_tokens or CHUNK_TOKENS.get(device.type, CHUNK_TOKENS["cpu"])
+    def __init__(
+        self, inputs: ItemInputs, settings: Settings, device: torch.device, low: torch.dtype | None = None
+    ) -> None:
+        self.inputs, self.mode, self.device, self.low = inputs, settings.encode, device, low
+        """`low`: 16-bit precision that readers of tokens run in, in evaluation too; None is fp32."""
+        self.chunk_tokens = settings.chunk_tokens or most_tokens(device)
+        self.kept_tokens = 0
+        """Tokens of a step up to which its graphs are kept; from what memory is free at the first step."""
         self.halvings = 0
         """Times that a chunk did not fit into memory and was halved."""
         self.encoded = 0
         """Items encoded with gradients so far, by this process."""
+        self.again = 0
+        """Those of them that were run again for their gradients."""
         self.local_part = False
         """Whether the backward pass has come to the chunks, where no process waits for another."""
+        self._training = False
+        """Whether the last call was to be differentiated."""
+        # where a user says how large a chunk is, that is what memory is to be set by
+        self._measured = self.mode != "cached" or settings.chunk_tokens > 0
 
     @property
     def shrinks(self) -> bool:
-        """Whether smaller chunks take less memory: always without gradients, else if graphs are not kept."""
+        """Whether less memory will do: always without gradients, else if graphs need not be kept."""
         return self.inputs.lengths is not None and (self.mode == "cached" or not torch.is_grad_enabled())
 
     def halve(self) -> bool:
-        """Make chunks smaller; False where one text is already more than a chunk holds."""
+        """Keep no more graphs than those of a chunk, or else make chunks smaller; False where one text is
+        already more than a chunk holds."""
         assert self.inputs.lengths is not None
+        if self._training and self.kept_tokens:
+            self.kept_tokens = 0
+            return True
         longest = int(self.inputs.lengths.max())
         if self.chunk_tokens <= longest:
             return False
@@ -71,45 +86,73 @@ class ItemEncoder:
 
     def __call__(self, method: Method, items: Ints) -> Tensor:
         """Embeddings in fp32: `[m]` -> `[m, d]`. Where memory is short in one process, it is in all."""
-        if torch.is_grad_enabled():
+        self._training = torch.is_grad_enabled()
+        if self._training:
             self.encoded += len(items)
-        lengths = self.inputs.lengths
-        if lengths is None:
+        if self.inputs.lengths is None:
             return method(self.inputs.read(self._on_device(items), 0)).float()  # type: ignore[no-any-return]
+        lengths = self.inputs.lengths[items]  # [m]
         self.local_part, short = False, ""
-        try:
-            embeddings = self._in_chunks(method, items, lengths[items].tolist())  # [m, d]
-        except Exception as error:
-            if not (self.shrinks and out_of_memory(error)):
-                raise
-            short = str(error) or "out of memory"  # the error itself would keep the failed graph alive
+        with torch.autocast(self.device.type, self.low) if self.low else contextlib.nullcontext():
+            if self._training and not self._measured:
+                self._measure(method, items, lengths)
+            try:
+                embeddings = self._in_chunks(method, items, lengths)  # [m, d]
+            except Exception as error:
+                if not (self.shrinks and out_of_memory(error)):
+                    raise
+                short = str(error) or "out of memory"  # the error itself would keep the failed graph alive
         if self.shrinks and any_process(bool(short), self.device):
             raise ShortOfMemoryError(short or "another process ran out of memory")
         if world_size() > 1 and embeddings.requires_grad:
             embeddings.register_hook(self._enter_local_part)  # type: ignore[no-untyped-call]
         return embeddings
 
-    def _in_chunks(self, method: Method, items: Ints, lengths: Sequence[int]) -> Tensor:
-        training = torch.is_grad_enabled()
-        if training and self.mode == "occurrences":
-            chunks = [list(range(len(items)))]  # one piece, padded to its longest text
+    def _in_chunks(self, method: Method, items: Ints, lengths: Ints) -> Tensor:
+        if self._training and self.mode == "occurrences":
+            chunks = [np.arange(len(items))]  # one piece, padded to its longest text
         else:
-            chunks = length_batches(lengths, token_budget=self.chunk_tokens)
-        # a single chunk needs no second pass: its graph is all that there would be at a time
-        replayed = training and self.mode == "cached" and len(chunks) > 1
-        parts = []
-        for rows in chunks:
+            chunks = length_chunks(lengths, self.chunk_tokens, chunk_cost(self.device))
+        widths = [int(lengths[rows].max()) for rows in chunks]
+        tokens = sum(len(rows) * width for rows, width in zip(chunks, widths, strict=True))
+        replayed = (
+            self._training and self.mode == "cached" and tokens > max(self.chunk_tokens, self.kept_tokens)
+        )
+        self.again += replayed * len(items)
+        order = np.concatenate(chunks)  # [m]
+        back = np.empty_like(order)  # [m], where each item's embedding is
+        back[order] = np.arange(len(order))
+        parts = torch.split(self._on_device(items[order]), [len(rows) for rows in chunks])  # [m] -> [c] each
+        embedded = []
+        for part, width in zip(parts, widths, strict=True):
 
-            def encode(part: Tensor, width: int = max(lengths[row] for row in rows)) -> Tensor:
+            def encode(part: Tensor, width: int = width) -> Tensor:
                 return method(self.inputs.read(part, width)).float()  # type: ignore[no-any-return]
 
-            part = self._on_device(items[rows])  # [c]
-            parts.append(checkpoint(encode, part, use_reentrant=False) if replayed else encode(part))
-        back = np.argsort(np.concatenate(chunks))  # [m], where each item's embedding is
-        return torch.cat(parts)[self._on_device(back)]  # [m, d]
+            embedded.append(checkpoint(encode, part, use_reentrant=False) if replayed else encode(part))
+        return torch.cat(embedded)[self._on_device(back)]  # [m, d]
+
+    def _measure(self, method: Method, items: Ints, lengths: Ints) -> None:
+        """Choose the size of chunks and what a step may keep, from what the graph of the longest texts takes
+        and the memory that is free. No random number is used up: what follows is as if nothing had been."""
+        self._measured = True
+        rows = length_chunks(lengths, min(PROBE_TOKENS, self.chunk_tokens), PROBE_TOKENS)[0]  # [c]
+        width, graph = int(lengths[rows].max()), GraphBytes(method)
+        taken = math.inf
+        try:
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), graph:
+                method(self.inputs.read(self._on_device(items[rows]), width))
+            taken = graph.total / (len(rows) * width)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        chunk, self.kept_tokens = room(taken, self.device)
+        assert self.inputs.lengths is not None
+        self.chunk_tokens = max(min(self.chunk_tokens, chunk), int(self.inputs.lengths.max()))
 
     def _on_device(self, index: Ints) -> Tensor:
-        return torch.from_numpy(index).to(self.device, non_blocking=True)
+        host = torch.from_numpy(index)
+        return host.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else host
 
     def _enter_local_part(self, _: Tensor) -> None:
         self.local_part = True
