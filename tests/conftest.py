@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from data_folders import TEN, TWELVE, write_folder
+from in_process import children_in_process
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +18,30 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("set ADAPTREC_DATA to the folder that holds scientific/, beauty/ and instruments/")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset small enough to train on in a blink."""
+    return write_folder(tmp_path_factory.mktemp("data") / "small", TWELVE, TEN)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums of floats depend on how many threads share them; and a copy of this process has one."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def in_process() -> Iterator[None]:
+    """A grid runs its cells in this process, one after another."""
+    with children_in_process():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

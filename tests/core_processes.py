@@ -1,11 +1,7 @@
-"""What a step, a ranking and a whole run compute, for one process or many; torchrun runs this file.
-
-Usage: core_processes.py FILE. The main process saves what it measured there.
-"""
+"""What a step, a ranking and a whole run compute, for one process or many."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -188,8 +184,6 @@ def whole_run(folder: Path) -> dict[str, Any]:
 
 def measure(folder: Path) -> dict[str, Any]:
     """Everything that must not depend on the number of processes."""
-    torch.set_num_threads(1)
-    accelerator()  # joins the process group
     here = folder / f"{world_size()}"
     return {
         **steps(), **tuned_steps(), "run": whole_run(folder), "processes": world_size(),
@@ -198,9 +192,8 @@ def measure(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-if __name__ == "__main__":
-    out = Path(sys.argv[1])
-    result = measure(out.parent)
+def save(folder: Path) -> None:
+    """Leave it in the file `two.pt`."""
+    found = measure(folder)
     if rank() == 0:
-        torch.save(result, out)
-    dist.destroy_process_group()
+        torch.save(found, folder / "two.pt")

@@ -17,6 +17,11 @@ from benchmark.data.staging import stage
 
 USERS = {"ann": "a b c d", "bob": "b c a", "cy": "d a b c"}
 TEXTS = {"a": "red pen", "b": "blue pen", "c": "green mug", "d": "grey mug"}
+TEN = {item: f"thing {item}" for item in "abcdefghij"}
+TWELVE = {f"u{n}": " ".join("abcdefghij"[(n * 3 + step) % 10] for step in range(6)) for n in range(12)}
+"""Texts of ten items, and twelve users of them, for runs that end in a blink."""
+BLINK = ("precision=no", "width=8", "sasrec_inner=8", "batch_size=16")
+"""Settings of such runs."""
 
 
 def lines(rows: Iterable[Iterable[object]], delimiter: str = "\t") -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from data_folders import write_folder
+from data_folders import BLINK, TEN, TWELVE, write_folder
 
 from benchmark.cell import Cell, resolve_cell
 from benchmark.cli import main
@@ -33,17 +33,7 @@ HEAVY = {
     "numpy",
     "peft",
 }
-ITEMS = "abcdefghij"
-USERS = {f"u{n}": " ".join(ITEMS[(n * 3 + step) % 10] for step in range(6)) for n in range(12)}
-SMALL = ["--set", "precision=no", "width=8", "sasrec_inner=8", "batch_size=16", "--epochs", "2"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset small enough to train on in a blink."""
-    return write_folder(
-        tmp_path_factory.mktemp("data") / "small", USERS, {item: f"thing {item}" for item in ITEMS}
-    )
+SMALL = ["--set", *BLINK, "--epochs", "2"]
 
 
 def run(folder: Path, results: Path, *more: str, method: str = "id") -> list[str]:
@@ -179,11 +169,12 @@ def test_a_run_prints_its_record_last(
     assert sorted(file.suffix for file in path.parent.iterdir()) == [".json", ".parquet"], "no litter"
 
 
+@pytest.mark.usefixtures("in_process")
 def test_counts_that_the_recipe_does_not_expect_are_said_and_recorded(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     recipe = "[expected]\nusers = 12\nitems = 11\n"
-    folder = write_folder(tmp_path / "other", USERS, {item: f"thing {item}" for item in ITEMS}, recipe)
+    folder = write_folder(tmp_path / "other", TWELVE, TEN, recipe)
     said = "warning: other has 10 items, not 11, as its recipe expects"
     command = ["bench", *run(folder, tmp_path / "results")[1:]]
     assert main(command) == 0
@@ -280,7 +271,7 @@ def test_ctrl_c_leaves_something_to_go_on_from(
 def test_a_record_that_is_none_is_one_line(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], content: bytes, named: str
 ) -> None:
-    overrides = tuple(f"{pair}" for pair in (*SMALL[1:5], "epochs=2"))
+    overrides = (*BLINK, "epochs=2")
     path = resolve_cell(Cell(str(folder), "none", "id", overrides=overrides)).record_path(tmp_path)
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
@@ -322,7 +313,7 @@ def test_a_second_process_on_the_same_cell_is_told_so(
 ) -> None:
     from filelock import FileLock
 
-    overrides = tuple(f"{pair}" for pair in (*SMALL[1:5], "epochs=2"))
+    overrides = (*BLINK, "epochs=2")
     path = resolve_cell(Cell(str(folder), "none", "id", overrides=overrides)).record_path(tmp_path)
     path.parent.mkdir(parents=True)
     with FileLock(path.with_suffix(".lock")):

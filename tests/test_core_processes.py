@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import core_processes
 import numpy as np
 import pytest
 import torch
+from forked import ended, fork_pair
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
     """What one process and two processes measured."""
-    folder = tmp_path_factory.mktemp("processes")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    here = Path(__file__).parent
-    two = subprocess.Popen(
-        [*command, str(here / "core_processes.py"), str(folder / "two.pt")],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    folder, threads = tmp_path_factory.mktemp("processes"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    pair = fork_pair(lambda: core_processes.save(folder), folder / "store")
     one = core_processes.measure(folder)
-    told, _ = two.communicate(timeout=120)
-    assert two.returncode == 0, told[-3000:]
+    torch.set_num_threads(threads)
+    assert [ended(process) for process in pair] == [0, 0]
     return one, torch.load(folder / "two.pt", weights_only=False)
 
 

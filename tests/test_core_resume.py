@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from core_worlds import recommender, trainer, with_settings, world_of
+from data_folders import BLINK
+from forked import die, ended, fork
 
 from benchmark.cell import Cell, resolve_cell
 from benchmark.cli import main
@@ -23,21 +20,19 @@ from benchmark.train import loop
 from benchmark.train.checkpoint import Checkpoint
 from methods.errors import UserError
 
-SET = ("precision=no", "epochs=3")
-COMMAND = ["run", "--dataset", "tiny", "--llm", "random-tiny", "--method", "tmoe", "--set", *SET]
+SET = (*BLINK, "epochs=3", "learning_rate=0.05")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums of floats depend on how many threads share them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def record_path(results: Path) -> Path:
-    return resolve_cell(Cell("tiny", "random-tiny", "tmoe", overrides=SET)).record_path(results)
+def command(folder: Path, results: Path) -> list[str]:
+    of = ["--dataset", str(folder), "--llm", "random-tiny", "--method", "tmoe"]
+    return ["run", *of, "--set", *SET, "--results", str(results)]
+
+
+def record_path(folder: Path, results: Path) -> Path:
+    return resolve_cell(Cell(str(folder), "random-tiny", "tmoe", overrides=SET)).record_path(results)
 
 
 def said(record: RunRecord) -> dict[str, Any]:
@@ -49,30 +44,36 @@ def said(record: RunRecord) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_a_killed_run_ends_as_one_never_killed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    path = record_path(tmp_path / "killed")
+def test_a_killed_run_ends_as_one_never_killed(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = record_path(folder, tmp_path / "killed")
     checkpoint = path.with_suffix(".checkpoint")
-    victim = subprocess.Popen(
-        [sys.executable, "-m", "benchmark", *COMMAND, "--results", str(tmp_path / "killed")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert main([*COMMAND, "--results", str(tmp_path / "whole")]) == 0  # meanwhile
-    deadline = time.monotonic() + 60
-    while not (checkpoint / "last.pt").exists() and victim.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    victim.send_signal(signal.SIGKILL)  # early in the second epoch
-    assert victim.wait() == -signal.SIGKILL
+    assert main(command(folder, tmp_path / "whole")) == 0
+
+    def victim() -> None:
+        optimise = loop.Trainer.optimise
+
+        def deadly(self: loop.Trainer) -> None:
+            if (checkpoint / "last.pt").exists():
+                die()  # in the second epoch
+            optimise(self)
+
+        loop.Trainer.optimise = deadly  # type: ignore[method-assign]
+        main(command(folder, tmp_path / "killed"))
+
+    assert ended(fork(victim)) == -signal.SIGKILL
     assert (checkpoint / "last.pt").exists()
     assert not path.exists()
     capfd.readouterr()
-    assert main([*COMMAND, "--results", str(tmp_path / "killed")]) == 0
+    assert main(command(folder, tmp_path / "killed")) == 0
     told = capfd.readouterr()
-    assert "going on after epoch" in told.err
+    assert "going on after epoch 1 of" in told.err
     assert Path(told.out.strip()) == path
-    whole = read_record(record_path(tmp_path / "whole"))
+    whole = read_record(record_path(folder, tmp_path / "whole"))
     assert said(read_record(path)) == said(whole)
     assert whole.epochs_run == 3
-    assert ranks_path(path).read_bytes() == ranks_path(record_path(tmp_path / "whole")).read_bytes()
+    assert ranks_path(path).read_bytes() == ranks_path(record_path(folder, tmp_path / "whole")).read_bytes()
     assert not checkpoint.exists(), "a finished run leaves no checkpoint"
 
 
@@ -183,12 +184,12 @@ def test_masked_selection_follows_the_masked_metric(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", None])
 def test_a_damaged_checkpoint_is_one_clear_line(
-    damage: bytes | None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    damage: bytes | None, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    file = record_path(tmp_path).with_suffix(".checkpoint") / "last.pt"
+    file = record_path(folder, tmp_path).with_suffix(".checkpoint") / "last.pt"
     Checkpoint(file.parent).save({"weights": {}, "optimiser": {}, "progress": {}}, 1, None)
     file.write_bytes(file.read_bytes()[:-100] if damage is None else damage)
-    assert main([*COMMAND, "--results", str(tmp_path)]) == 2
+    assert main(command(folder, tmp_path)) == 2
     told = capfd.readouterr().err.strip().splitlines()
     assert len(told) == 1
     assert str(file) in told[0]

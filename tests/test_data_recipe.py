@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import ast
 import re
-import subprocess
-import sys
 from itertools import takewhile
 from pathlib import Path
 
@@ -15,21 +12,13 @@ from benchmark.data.recipe import available, find
 from methods.errors import UserError
 
 
-def test_shipped_recipes_are_listed_without_heavy_imports():
-    code = (
-        "import sys; from pathlib import Path; from benchmark.data.recipe import available;"
-        "names = available(Path());"
-        "heavy = {'torch', 'numpy', 'pandas', 'pyarrow', 'datasets', 'pydantic'} & set(sys.modules);"
-        "print(sorted(names), sorted(heavy))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    names, heavy = ast.literal_eval(f"({done.stdout.strip().replace('] [', '], [')})")
+def test_shipped_recipes_are_listed():
+    names = available(Path())
     paper = {"sci", "pantry", "tools", "toys", "ins"}
     assert paper | {"beauty", "sports", "games", "arts", "office", "ml-1m", "scientific", "tiny"} <= set(
         names
     )
     assert len([name for name in names if name.startswith("amazon-2023-")]) == 28
-    assert not heavy
 
 
 def test_every_shipped_recipe_has_a_summary_and_a_card(tmp_path):

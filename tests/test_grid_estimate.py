@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from data_folders import write_folder
+from data_folders import BLINK
 from report_records import record as make_record
 
 from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.cli import main
 from benchmark.config import Settings
 from benchmark.grid import dryrun
+from benchmark.grid import probe as probing
 from benchmark.grid.estimate import epoch_range, estimate, from_probe
 from benchmark.grid.plan import Plan, make_plan
 from benchmark.grid.probe import Stored, random_states, random_token_states, stored_by
@@ -20,18 +21,8 @@ from benchmark.llm.states import load_states
 from benchmark.llm.token_states import load_token_states
 from benchmark.llm.tokens import load_tokens
 from benchmark.record import PeakMemory
+from benchmark.speed import run as speed_run
 from benchmark.speed.record import Timed, Variant
-
-ITEMS = "abcdefghij"
-USERS = {f"u{n}": " ".join(ITEMS[(n * 3 + step) % 10] for step in range(6)) for n in range(12)}
-SMALL = ("precision=no", "width=8", "sasrec_inner=8", "batch_size=16")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(
-        tmp_path_factory.mktemp("data") / "small", USERS, {item: f"thing {item}" for item in ITEMS}
-    )
 
 
 def cell(folder: Path, method: str = "id", seed: int = 0) -> Cell:
@@ -161,7 +152,7 @@ def test_states_that_a_plan_needs(folder: Path, tmp_path: Path, monkeypatch: pyt
 def dry(folder: Path, results: Path, *more: str) -> int:
     return main(
         ["bench", "--datasets", str(folder), "--llms", "random-tiny", "--methods", "id,tmlp",
-         "--seeds", "0,1", "--results", str(results), "--set", *SMALL, *more, "--dry-run"]
+         "--seeds", "0,1", "--results", str(results), "--set", *BLINK, *more, "--dry-run"]
     )  # fmt: skip
 
 
@@ -169,6 +160,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dryrun, "visible_gpus", lambda: [])
+    for room in (probing, speed_run):  # tests of `speed` have the fresh processes
+        monkeypatch.setattr(room, "fresh", lambda call, *arguments: call(*arguments))
     assert dry(folder, tmp_path / "results", "--epochs", "3") == 0
     told = capfd.readouterr().out
     assert not (tmp_path / "results").exists()

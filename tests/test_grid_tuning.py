@@ -370,6 +370,7 @@ def test_every_published_value_is_that_of_the_tables() -> None:
     assert all(registry.get(name).grid.keys() == values.keys() for (name, *_), values in known.items())
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_search_through_the_command_line(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

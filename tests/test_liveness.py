@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from core_worlds import make_world, recommender, trainer, with_settings
+from forked import ended, fork_pair
 from torch import nn
 
 from benchmark.train.liveness import Liveness, NotAliveError, combined, digest
@@ -241,10 +241,9 @@ TOGETHER = {
 """What ails rank 1, and what both then say."""
 
 
-def judge_together(rank, folder):
+def judge_together(folder):
     """One of two processes; what it finds goes into a file."""
-    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
-    said = {}
+    rank, said = dist.get_rank(), {}
     for case in TOGETHER:
         model, _, watcher = alive()
         if rank and case == "apart":
@@ -252,10 +251,11 @@ def judge_together(rank, folder):
         if rank and case == "one is ill":
             model.method.said = "rank 1 is ill"
         said[case] = judged(watcher).problems
-    Path(f"{folder}/{rank}.json").write_text(json.dumps(said))
-    dist.destroy_process_group()
+    (folder / f"{rank}.json").write_text(json.dumps(said))
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_processes_come_to_one_judgement(tmp_path):
-    torch.multiprocessing.start_processes(judge_together, (str(tmp_path),), nprocs=2, start_method="spawn")
+    pair = fork_pair(lambda: judge_together(tmp_path), tmp_path / "store")
+    assert [ended(process) for process in pair] == [0, 0]
     assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)] == [TOGETHER, TOGETHER]

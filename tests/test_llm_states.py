@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from filelock import FileLock
+from forked import die, ended, fork
 from llm_folders import make_folder
 
 from benchmark.llm import encoder, parts, states
@@ -222,70 +221,53 @@ def test_states_that_are_not_finite(llm: LLM, tmp_path: Path, monkeypatch: pytes
     assert not list(tmp_path.glob("states/*/*.safetensors"))
 
 
-SLOW = """
-import sys, time
-from pathlib import Path
-from benchmark.llm import encoder, parts, states
-from benchmark.llm.catalogue import resolve
-
-real = encoder.forward_layers
-def slow(*arguments):
-    time.sleep(0.05)
-    return real(*arguments)
-encoder.forward_layers = slow
-parts.PART_SECONDS = 0.12
-states.TOKEN_BUDGET = {"cpu": 64}
-texts = [f"thing number {n} of {n % 17}" for n in range(400)]
-found = states.load_states(texts, resolve("random-tiny"), (2, 1), "auto", "float32", Path(sys.argv[1]))
-print("computed" if not found.hit else "found")
-"""
+MANY = [f"thing number {n} of {n % 17}" for n in range(60)]
+SLOW = 0.05
 
 
-def slow_process(cache: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", SLOW, str(cache)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+@pytest.fixture
+def slow_copy(llm: LLM, tmp_path: Path, one_thread: None) -> Callable[[int | None], int]:
+    """Begins to compute the states of MANY in a copy of this process, a part a batch: -> its number. It is
+    killed before it has seen `batches` of them."""
 
+    def work(batches: int | None) -> None:
+        real, calls = encoder.forward_layers, count(1)
 
-def wait_for_parts(cache: Path, number: int) -> None:
-    limit = time.monotonic() + 60
-    while len(list(cache.glob("states/*/parts-*/part-*.safetensors"))) < number:
-        assert time.monotonic() < limit, "no parts were written"
-        time.sleep(0.01)
+        def slow(*arguments: Any) -> Any:
+            if next(calls) == batches:
+                die()
+            time.sleep(SLOW)
+            return real(*arguments)
+
+        encoder.forward_layers, parts.PART_SECONDS = slow, 0.0  # type: ignore[assignment]
+        assert not load(llm, tmp_path, texts=MANY).hit
+
+    return lambda batches: fork(lambda: work(batches))
 
 
 def test_resumed_after_a_kill(
     llm: LLM,
     tmp_path: Path,
+    slow_copy: Callable[[int | None], int],
     encoded: list[int],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    texts = [f"thing number {n} of {n % 17}" for n in range(400)]
     monkeypatch.setattr(states, "TOKEN_BUDGET", {"cpu": 64})
-    process = slow_process(tmp_path)
-    wait_for_parts(tmp_path, 3)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    assert ended(slow_copy(4)) == -signal.SIGKILL
     assert not list(tmp_path.glob("states/*/layer-*"))
     kept = sorted(tmp_path.glob("states/*/parts-*/part-*.safetensors"))
+    assert len(kept) == 3
     kept[0].write_bytes(kept[0].read_bytes()[:-1])  # damaged: its texts are encoded again
     with caplog.at_level(logging.WARNING):
-        resumed = load(llm, tmp_path, texts=texts)
+        resumed = load(llm, tmp_path, texts=MANY)
     assert "damaged or of another plan" in caplog.text and "resuming" in caplog.text
-    assert 0 < sum(encoded) < len(texts)
+    assert 0 < sum(encoded) < len(MANY)
     assert not list(tmp_path.glob("states/*/parts-*"))
     # As if it had never been interrupted, bit for bit; and the time before the kill counts.
-    whole = load(llm, tmp_path / "whole", texts=texts)
+    whole = load(llm, tmp_path / "whole", texts=MANY)
     assert torch.equal(resumed.values, whole.values)
-    assert resumed.seconds > 0.05 * (len(kept) - 1)
-    torch.set_num_threads(threads)
+    assert resumed.seconds > SLOW * (len(kept) - 1)
 
 
 def test_parts_of_another_plan_are_not_used(tmp_path: Path) -> None:
@@ -301,10 +283,21 @@ def test_parts_of_another_plan_are_not_used(tmp_path: Path) -> None:
     assert other.load_into(target) == 0 and not other.done and not list(tmp_path.iterdir())
 
 
-def test_of_two_processes_one_computes(tmp_path: Path) -> None:
-    processes = [slow_process(tmp_path) for _ in range(2)]
-    outputs = [process.communicate(timeout=120) for process in processes]
-    assert sorted(out.strip() for out, _ in outputs) == ["computed", "found"], outputs
+def test_of_two_processes_one_computes(
+    llm: LLM,
+    tmp_path: Path,
+    slow_copy: Callable[[int | None], int],
+    encoded: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(states, "TOKEN_BUDGET", {"cpu": 64})
+    other = slow_copy(None)
+    limit = time.monotonic() + 300
+    while not list(tmp_path.glob("states/*/*")):
+        assert time.monotonic() < limit, "nothing was written"
+        time.sleep(0.01)
+    assert load(llm, tmp_path, texts=MANY).hit and not encoded
+    assert ended(other) == 0
 
 
 def test_who_waits_says_so(llm: LLM, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -313,7 +306,7 @@ def test_who_waits_says_so(llm: LLM, tmp_path: Path, caplog: pytest.LogCaptureFi
     with ThreadPoolExecutor(1) as pool:
         with FileLock(tmp_path / "states" / f"{key}.lock"):
             waiting = pool.submit(load, llm, tmp_path, (1,))
-            limit = time.monotonic() + 30
+            limit = time.monotonic() + 300
             while "another process is computing these hidden states" not in caplog.text:
                 assert time.monotonic() < limit
                 time.sleep(0.01)

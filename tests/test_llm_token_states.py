@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from forked import die, ended, fork
 from llm_folders import SHAPES, make_folder
 from safetensors import safe_open
 
@@ -225,38 +223,6 @@ def test_a_full_disk_is_said_and_freed(
     assert not list(tmp_path.glob("states/*/*"))
 
 
-SLOW = """
-import sys, time
-from pathlib import Path
-from benchmark.llm import encoder, parts, states, token_states
-from benchmark.llm.catalogue import resolve
-from benchmark.llm.tokens import load_tokens
-
-real = encoder.forward_layer
-def slow(*arguments):
-    time.sleep(0.05)
-    return real(*arguments)
-encoder.forward_layer = slow
-parts.PART_SECONDS = 0.12
-states.TOKEN_BUDGET = {"cpu": 64}
-llm = resolve("random-tiny")
-tokens = load_tokens([f"thing number {n} of {n % 17}" for n in range(400)], llm)
-token_states.load_token_states(tokens, llm, 1, "bfloat16", Path(sys.argv[1]))
-"""
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def many(llm: LLM) -> Tokens:
-    return load_tokens([f"thing number {n} of {n % 17}" for n in range(400)], llm)
-
-
 @pytest.mark.usefixtures("one_thread")
 def test_resumed_after_a_kill(
     llm: LLM,
@@ -265,29 +231,33 @@ def test_resumed_after_a_kill(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", SLOW, str(tmp_path)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    limit = time.monotonic() + 60
-    while not list(tmp_path.glob("states/*/parts-01-*/journal.json")):
-        assert time.monotonic() < limit and process.poll() is None, "nothing was noted"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not list(tmp_path.glob("states/*/layer-*"))
     monkeypatch.setattr(states, "TOKEN_BUDGET", {"cpu": 64})
+    many = load_tokens([f"thing number {n} of {n % 17}" for n in range(60)], llm)
+
+    def victim() -> None:
+        real, calls = encoder.forward_layer, count(1)
+
+        def slow(*arguments: Any) -> Any:
+            if next(calls) == 4:
+                die()
+            time.sleep(0.05)
+            return real(*arguments)
+
+        encoder.forward_layer, parts.PART_SECONDS = slow, 0.0  # type: ignore[assignment]
+        load(many, llm, tmp_path, 1, "bfloat16")
+
+    assert ended(fork(victim)) == -signal.SIGKILL
+    assert list(tmp_path.glob("states/*/parts-01-*/journal.json"))
+    assert not list(tmp_path.glob("states/*/layer-*"))
     with caplog.at_level(logging.WARNING):
-        resumed = load(many(llm), llm, tmp_path, 1, "bfloat16")
-    assert "resuming" in caplog.text and 0 < sum(encoded) < 401
+        resumed = load(many, llm, tmp_path, 1, "bfloat16")
+    assert "resuming" in caplog.text and 0 < sum(encoded) < 61
     folder = tmp_path / "states" / resumed.key
     assert sorted(path.name for path in folder.iterdir()) == ["layer-01.safetensors", "states.json"]
     # As if it had never been interrupted, bit for bit; and the time before the kill counts.
-    whole = load(many(llm), llm, tmp_path / "whole", 1, "bfloat16")
+    whole = load(many, llm, tmp_path / "whole", 1, "bfloat16")
     assert torch.equal(resumed.values, whole.values) and torch.equal(resumed.centre, whole.centre)
-    assert resumed.seconds > 0.12
+    assert resumed.seconds > 0.1
     with safe_open(folder / "layer-01.safetensors", framework="pt") as file:
         assert sorted(file.keys()) == ["centre", "states"]
 

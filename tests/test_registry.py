@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from data_folders import BLINK
 from method_packages import install
 
 import methods
@@ -195,12 +194,6 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def python(*arguments: str, example: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(example), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-
-
 def test_the_example_passes_its_own_test(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(example))
     tests = vars(importlib.import_module("test_layermix"))
@@ -209,16 +202,25 @@ def test_the_example_passes_its_own_test(example: Path, monkeypatch: pytest.Monk
     found[0]()
 
 
-def test_the_example_is_listed_and_runs_to_a_record(example: Path, tmp_path: Path) -> None:
-    listed = python("-m", "benchmark", "list", "methods", example=example)
-    summary = "layermix: a learned mixture of the top layers, then one linear map."
-    assert re.search(rf"^layermix +{re.escape(summary)} \[adaptrec-layermix 0.1.0\]$", listed.stdout, re.M)
-    done = python(
-        "-m", "benchmark", "run", "--dataset", "tiny", "--llm", "random-tiny", "--method", "layermix",
-        "--epochs", "1", "--set", "depth=1", "--results", str(tmp_path), example=example,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    record = json.loads(Path(done.stdout.splitlines()[-1]).read_text(encoding="utf-8"))
+def test_the_example_is_listed_and_runs_to_a_record(
+    example: Path,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.syspath_prepend(str(example))
+    registry.entries.cache_clear()
+    try:
+        summary = "layermix: a learned mixture of the top layers, then one linear map."
+        listed = rf"^layermix +{re.escape(summary)} \[adaptrec-layermix 0.1.0\]$"
+        assert re.search(listed, listing(capsys), re.M)
+        command = ["run", "--dataset", str(folder), "--llm", "random-tiny", "--method", "layermix"]
+        more = ["--epochs", "1", "--set", "depth=1", "learning_rate=0.05", *BLINK, "--results", str(tmp_path)]
+        assert cli.main([*command, *more]) == 0
+    finally:
+        registry.entries.cache_clear()
+    record = json.loads(Path(capsys.readouterr().out.strip()).read_text(encoding="utf-8"))
     assert record["status"] == "ok" and record["method"] == "layermix"
     assert record["method_source"] == {
         "distribution": "adaptrec-layermix", "version": "0.1.0", "external": True,

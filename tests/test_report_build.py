@@ -200,14 +200,6 @@ def test_only_failures_give_a_table_and_no_plot(tmp_path):
     assert "No run has what this plot shows" in (tmp_path / "r" / "toy-minilm-paper.md").read_text()
 
 
-def test_importing_the_report_loads_nothing_heavy():
-    code = (
-        "import sys, benchmark.report.build as b; print({'matplotlib', 'pandas', 'torch'} & set(sys.modules))"
-    )
-    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert out.strip() == "set()"
-
-
 def test_no_path_of_this_machine_in_the_report(report):
     here = str(Path(report).parent)
     for path in report.iterdir():

@@ -14,14 +14,12 @@ from __future__ import annotations
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from math import comb, sqrt
-from pathlib import Path
 
 import pytest
 
 from benchmark.cell import Cell
-from benchmark.grid.executor import Options
-from benchmark.grid.local import LocalExecutor
 from benchmark.record import RunRecord
+from benchmark.run import run as run_cell
 
 EPOCHS = {"tmoe": 2, "id": 8}
 """Fewest that show it well clear of luck: learned vectors start from nothing, and rise above chance later."""
@@ -39,8 +37,8 @@ def record(tmp_path_factory: pytest.TempPathFactory):
             need_minilm()
         overrides = (f"epochs={EPOCHS[method]}", "precision=no")
         cell = Cell(dataset, "minilm", method, "fair", overrides=overrides)
-        made = LocalExecutor(Options(Path(results))).run([cell]).get(cell)
-        assert made is not None and made.status == "ok"
+        _, made = run_cell(cell, results)
+        assert made.status == "ok"
         return made
 
     return make

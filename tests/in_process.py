@@ -1,0 +1,57 @@
+"""The children of a grid without processes: what starting one costs, tests that are not about it save."""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from benchmark import cli
+from benchmark.grid import local, prepare
+from benchmark.grid.child import TAIL, Listener
+
+MAIN: dict[str, Callable[[Sequence[str]], int]] = {
+    "benchmark": cli.main,
+    "benchmark.grid.prepare": lambda arguments: prepare.main(*arguments),
+}
+
+
+class InProcess:
+    """Does at once, in this process, what a `benchmark.grid.child.Child` would have another one do."""
+
+    busy = False
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path | None = None,
+        listen: Listener = lambda _: None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        _, option, module, *arguments = command
+        assert option == "-m"
+        said = io.StringIO()
+        with redirect_stdout(said), redirect_stderr(said):
+            self._status = MAIN[module](arguments)
+        if log is not None:
+            log.write_text(said.getvalue(), encoding="utf-8")
+        lines = said.getvalue().splitlines()
+        self.tail = deque(lines, maxlen=TAIL)
+        for line in lines:
+            listen(line)
+
+    def ended(self) -> int:
+        return self._status
+
+
+@contextmanager
+def children_in_process() -> Iterator[None]:
+    """What a grid on this machine would start processes for, this process does."""
+    with pytest.MonkeyPatch.context() as patch:
+        for room in (local, prepare):
+            patch.setattr(room, "Child", InProcess)
+        yield
