@@ -78,9 +78,9 @@ class Settings:
     """Tokens of an item text at most; 0 is the language model's own limit."""
     encode: Literal["cached", "unique", "occurrences"] = later("cached")
     """How a step embeds items. `cached`: each once; where the language model trains, in chunks whose graph is
-    built again for the backward pass, so that a chunk sets the memory (but see `chunk_tokens`). `unique`: each
-    once, all graphs kept. `occurrences`: every slot of every padded sequence anew, in one piece, as published
-    code does."""
+    built again for the backward pass, so that a chunk sets the memory (but see `chunk_tokens`). `unique`:
+    each once, all graphs kept. `occurrences`: every slot of every padded sequence anew, in one piece, as
+    published code does."""
     chunk_tokens: Annotated[int, Field(ge=0)] = later(0)
     """Tokens of a chunk, padding included, to start from; 0 is what the free memory has room for, up to 4,096
     on a CPU and 65,536 on a GPU, and where it has room for a whole step nothing is run again."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from benchmark.config import parse
 from methods import registry
+from methods.attention import quicken_attention
 from methods.base import Context, Items, Method, state_statistics, trainable
 from methods.checks import check_method
 from methods.dropout import quicken
@@ -441,6 +442,7 @@ def test_adalora_does_what_peft_driven_by_its_documentation_does() -> None:
     )  # fmt: skip
     plain = get_peft_model(WithLoss(), config)
     quicken(plain)  # so that it draws the same random numbers
+    quicken_attention(plain.base_model.model.bert)
     plain.base_model.model.head.requires_grad_(True)
     optimiser = torch.optim.Adam([p for p in plain.parameters() if p.requires_grad], lr=0.01)
     target = torch.randn(len(ITEMS), OUT, generator=torch.Generator().manual_seed(9))
