@@ -15,7 +15,7 @@ from core_worlds import World, make_world, recommender, spread, trained_steps, w
 
 from benchmark.config import Settings
 from benchmark.data.batches import Batch, EpochBatches, build_batch
-from benchmark.model.loss import Scores
+from benchmark.model.loss import CHUNK_SCORES, Candidates, Predictions, softmax_loss
 from benchmark.model.recommender import Recommender, StepLoss
 
 EVERYTHING = 10_000
@@ -253,17 +253,60 @@ def test_accumulated_gradients_average_their_batches(tmp_path: Path) -> None:
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-7, msg=name)
 
 
-def test_mixed_precision_multiplies_only_gradients_in_16_bits() -> None:
-    torch.manual_seed(0)
-    u, v = (torch.nn.functional.normalize(torch.randn(n, 32), dim=-1).requires_grad_() for n in (50, 70))
-    weight = torch.randn(50, 70)
-    found = {}
+def one_step(n: int, columns: int, candidates: str, dtype: torch.dtype) -> tuple[Predictions, Candidates]:
+    """Random unit vectors; users and items repeat, and one drawn candidate in three is nobody's target."""
+    generator = torch.Generator().manual_seed(n)
+    vectors = torch.randn(2 * n + columns, 6, dtype=dtype, generator=generator)
+    u, v, c = torch.nn.functional.normalize(vectors, dim=-1).split([n, n, columns])
+    items = (
+        torch.arange(columns) if candidates != "batch" else torch.randint(4, (columns,), generator=generator)
+    )
+    own = torch.randint(columns, (n,), generator=generator)
+    users = torch.randint(5, (columns,), generator=generator)
+    if candidates == "sampled":
+        own[::3] = -1
+    return (
+        Predictions(u, v, items[own], users[own], None if candidates == "batch" else own),
+        Candidates(c, items, users if candidates == "batch" else None),
+    )
+
+
+@pytest.mark.parametrize("denominator", [True, False])
+@pytest.mark.parametrize("candidates", MODES)
+def test_gradients_are_those_of_the_loss(
+    candidates: Any, denominator: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By differences, in float64, with a last chunk smaller than the others."""
+    settings = with_settings(candidates=candidates, positive_in_denominator=denominator, temperature=0.5)
+    predictions, columns = one_step(8, 7, candidates, torch.double)
+    whole = float(softmax_loss(predictions, columns, settings, 20)[0])
+    monkeypatch.setitem(CHUNK_SCORES, "cpu", 3 * 7)
+
+    def loss(u: torch.Tensor, v: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        made = replace(predictions, u=u, v=v), replace(columns, embeddings=c)
+        return softmax_loss(*made, settings, 20)[0]
+
+    inputs = predictions.u, predictions.v, columns.embeddings
+    assert float(loss(*inputs)) == pytest.approx(whole, rel=1e-12)
+    assert torch.autograd.gradcheck(loss, tuple(x.detach().requires_grad_() for x in inputs))
+
+
+def test_over_the_catalogue_it_is_torchs_cross_entropy() -> None:
+    settings = with_settings(candidates="catalogue")
+    predictions, columns = one_step(50, 70, "catalogue", torch.float32)
+    predictions = replace(predictions, v=columns.embeddings[predictions.own])
+    inputs = tuple(x.clone().requires_grad_() for x in (predictions.u, columns.embeddings))
+    expected = torch.nn.functional.cross_entropy(
+        inputs[0] @ inputs[1].T / settings.temperature, predictions.own, reduction="sum"
+    )
+    wanted = torch.autograd.grad(expected, inputs)
     for low in (None, torch.bfloat16):
-        scores = Scores.apply(u, v, low)
-        torch.testing.assert_close(scores, u @ v.T, rtol=0, atol=0)
-        found[low] = torch.autograd.grad((scores * weight).sum(), (u, v))
-    expected = torch.autograd.grad(((u @ v.T) * weight).sum(), (u, v))
-    for exact, plain, rounded in zip(expected, found[None], found[torch.bfloat16], strict=True):
-        torch.testing.assert_close(plain, exact)
-        assert rounded.dtype == torch.float32
-        assert 0 < (rounded - exact).norm() < 0.01 * exact.norm()
+        u, c = (x.detach().clone().requires_grad_() for x in inputs)
+        made = replace(predictions, u=u, v=c[predictions.own]), replace(columns, embeddings=c)
+        loss, terms = softmax_loss(*made, settings, 70, low)
+        torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)  # in fp32, whatever `low`
+        assert int(terms) == 50 * 70
+        for exact, found in zip(wanted, torch.autograd.grad(loss, (u, c)), strict=True):
+            assert found.dtype == torch.float32
+            difference = (found - exact).norm() / exact.norm()
+            assert difference < 1e-6 if low is None else 1e-5 < difference < 0.01

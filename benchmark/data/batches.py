@@ -72,7 +72,8 @@ class Batch:
     candidate_rows: Tensor
     """`[C]` its row in the table."""
     own: Tensor | None
-    """`[P]` column of each prediction's target among the candidates, None where they are drawn."""
+    """`[P]` column of each prediction's target among the candidates, -1 where they lack it; None where the
+    candidates are targets (`candidates = batch`)."""
     candidate_users: Tensor | None
     """`[C]` the user whose target it is (`candidates = batch`), else None."""
     predictions: int
@@ -156,7 +157,7 @@ def build_batch(
         users=torch.from_numpy(mine.user[packed.row]),
         candidates=torch.from_numpy(candidates),
         candidate_rows=torch.from_numpy(table.candidates),
-        own=_own_columns(rows, my_targets, data, draws, rank, world),
+        own=None if draws is None else _own_columns(my_targets, draws),
         candidate_users=torch.from_numpy(users) if draws is None else None,
         predictions=len(targets),
     )
@@ -251,13 +252,10 @@ def _my_rows(rows: Rows, local: Ints, idle: bool) -> Rows:
     return replace(mine, first=mine.length) if idle else mine
 
 
-def _own_columns(
-    rows: Rows, my_targets: Ints, data: Sequences, draws: Ints | None, rank: int, world: int
-) -> Tensor | None:
-    if draws is None:  # candidates are the targets of all rows, in order; mine are every world-th row's
-        mine = np.repeat(np.arange(len(rows)) % world == rank, rows.predictions)
-        return torch.from_numpy(np.flatnonzero(mine))
-    return torch.from_numpy(np.searchsorted(draws, my_targets)) if draws is data.trained else None
+def _own_columns(targets: Ints, draws: Ints) -> Tensor:
+    """`[P]` column of each target in the ascending `draws`, -1 where it is not there."""
+    column = np.minimum(np.searchsorted(draws, targets), len(draws) - 1)
+    return torch.from_numpy(np.where(draws[column] == targets, column, -1))
 
 
 def _target_index(rows: Rows) -> Ints:
