@@ -71,10 +71,12 @@ def build_method(resolved: Resolved, inputs: Inputs, total_steps: int) -> Method
 
 def _states_inputs(resolved: Resolved, llm: LLM, device: torch.device, sources: Sources) -> Inputs:
     states = _pooled_states(resolved, llm, device, sources)
-    values, offset = states.values.to(device), states.mean.to(device)  # [I, A, D], [A, D]
+    values = states.values.to(device)  # [I, A, D]
+    offset = states.mean.to(device) if states.mean.any() else None  # [A, D]; zero where states are fp32
 
     def read(items: Tensor, _: int) -> Items:
-        return Items(states=values[items] + offset)  # [M, A, D] fp32
+        found = values.index_select(0, items)  # [M, A, D]
+        return Items(states=found if offset is None else found + offset)  # [M, A, D] fp32
 
     context = _about(llm) | _statistics(states)
     return Inputs(ItemInputs(read), context, states.seconds, device_name(device))

@@ -7,14 +7,16 @@ heads, `b`, `W` shift and projection of a head, `B`, `U` the routing weights.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from methods.dropout import Dropout
+from methods.precision import filled, product_dtype
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,43 @@ class Whitening(nn.Module):
         return (h.to(self.mean.dtype) - self.mean) / self.scale
 
 
+class Mixture(torch.autograd.Function):
+    """`sum_k s_k (x + c_k) W_k` in fp32, with its products in the precision of x but for those of c.
+
+    What items have in common, c, can be a hundred times what tells them apart, so its part stays in fp32. The
+    derivatives are written out because autograd's would make a sum of two more tensors as large as W.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, share: Tensor, weight: Tensor, common: Tensor) -> Tensor:
+        """`x` `[M', D]` filled up, `s` `[M, n_p]`, `W` `[D, n_p, d]`, `c` `[n_p, D]`: -> `[M, d]`."""
+        rows, (_, heads, out_dim) = len(share), weight.shape
+        projected = (x @ weight.flatten(1).to(x.dtype)).view(-1, heads, out_dim)  # [M', n_p, d]
+        constant = torch.bmm(common.unsqueeze(1), weight.transpose(0, 1)).squeeze(1)  # [n_p, d]
+        mixed = torch.bmm(share.to(x.dtype).unsqueeze(1), projected[:rows]).squeeze(1)  # [M, 1, d] -> [M, d]
+        ctx.save_for_backward(x, share, weight, common, projected, constant)
+        return torch.addmm(mixed.to(share.dtype), share, constant)  # [M, n_p] x [n_p, d] -> [M, d]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Of `[M, d]`; for `x`, `s`, `W` and `c`."""
+        x, share, weight, common, projected, constant = ctx.saved_tensors
+        g, rows = gradients[0], len(share)
+        low = filled(g, x.dtype)  # [M', d]
+        d_mixed = low[:rows].unsqueeze(1)  # [M, 1, d]
+        d_share = torch.bmm(d_mixed, projected[:rows].transpose(1, 2)).squeeze(1)  # [M, 1, n_p] -> [M, n_p]
+        d_share = torch.addmm(d_share.to(g.dtype), g, constant.T)
+        d_projected = filled(share, x.dtype).unsqueeze(2) * low.unsqueeze(1)  # [M', n_p, d]
+        d_projected = d_projected.view(len(x), -1)  # [M', n_p d]
+        d_weight = (x.T @ d_projected).to(weight.dtype).view_as(weight)  # [D, n_p d] -> [D, n_p, d]
+        d_constant = share.T @ g  # [n_p, d]
+        d_weight.addcmul_(common.T.unsqueeze(2), d_constant)  # [D, n_p, 1] x [n_p, d] -> [D, n_p, d]
+        d_common = torch.bmm(d_constant.unsqueeze(1), weight.permute(1, 2, 0)).squeeze(1)  # -> [n_p, D]
+        d_x = d_projected @ weight.flatten(1).to(x.dtype).T if ctx.needs_input_grad[0] else None  # [M', D]
+        return d_x, d_share, d_weight, d_common
+
+
 class MoEAdapter(nn.Module):
     """Eqs. 1-3: projection heads mixed by Gaussian routing, `[M, D] -> [M, d]` in fp32.
 
@@ -94,21 +133,11 @@ class MoEAdapter(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Adapt the states of one layer: `[M, D]` -> `[M, d]`."""
-        width, heads, out_dim = self.weight.shape
-        x = self.dropout(self.whiten(h))
-        origin = self.whiten.origin
-        weight = self.weight.view(width, heads * out_dim)  # [D, n_p d]
-        projected = (x @ weight).view(-1, heads, out_dim)  # [M, n_p, d]
-        share = self._share(x)  # [M, n_p]
-        # What items have in common can be a hundred times what tells them apart: its part stays in fp32.
-        with torch.autocast(h.device.type, enabled=False):
-            # (x + origin - b_k) W_k without an [M, n_p, D] tensor: the constant part goes through W once.
-            # Every b_k meets every W_j there and only j = k is kept, which spares a transposed copy of W.
-            crossed = ((origin - self.shift) @ weight).view(heads, heads, out_dim)  # [n_p, n_p, d]
-            constant = crossed.diagonal().T  # [n_p, n_p, d] -> [d, n_p] -> [n_p, d]
-            common = share @ constant  # [M, d]
-        mixed = torch.bmm(share.to(projected.dtype).unsqueeze(1), projected)  # [M, 1, n_p] x [M, n_p, d]
-        return mixed.squeeze(1).to(common.dtype) + common  # [M, 1, d] -> [M, d]
+        x = self.dropout(self.whiten(h))  # [M, D]
+        x = filled(x, product_dtype(x))  # [M', D]
+        share = self._share(x[: len(h)])  # [M, n_p]
+        with torch.autocast(h.device.type, enabled=False):  # it knows itself what is in 16 bits
+            return Mixture.apply(x, share, self.weight, self.whiten.origin - self.shift)  # type: ignore[no-any-return, no-untyped-call]
 
     def _share(self, x: Tensor) -> Tensor:
         """Each head's share in an item, Eqs. 2 and 3: `[M, D]` -> `[M, n_p]` fp32."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from methods.base import Context, Items, Method, Reads, published, states_of
 from methods.errors import UserError
+from methods.gru import last_state
 from methods.moe import MoEAdapter, MoEConfig
 
 
@@ -72,15 +73,13 @@ class SSNA(_TopLayers):
         super().__init__(config, context)
         self.gru = nn.GRU(context.out_dim, context.out_dim)
         if config.top_layers == 1:  # one step starts from a zero state: what multiplies that could not train
-            weight = self.gru.weight_hh_l0.detach()
+            weight = self.gru.get_parameter("weight_hh_l0").detach()
             del self.gru.weight_hh_l0
             self.gru.register_buffer("weight_hh_l0", weight, persistent=False)
 
     def forward(self, items: Items) -> Tensor:
         """Embed items: `[M, a, D]` -> `[M, d]`."""
-        z = torch.stack(list(self.adapted(items)))  # [a, M, d]
-        _, last = self.gru(z)  # [1, M, d]
-        return last.squeeze(0)  # type: ignore[no-any-return]  # [M, d]
+        return last_state(self.gru, list(self.adapted(items)))  # a of [M, d] -> [M, d]
 
 
 class SSNAMean(_TopLayers):

@@ -6,6 +6,7 @@ arithmetic goes into padding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -42,8 +43,7 @@ class Block(nn.Module):
             part.view(bins, slots_of_bin, self.heads, -1).transpose(1, 2)  # [N, heads, S, d / heads]
             for part in self.qkv(x).chunk(3, dim=-1)  # [N, S, 3 d] -> 3 of [N, S, d]
         )
-        share = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=share)
+        mixed = attend(q, k, v, mask, self.dropout if self.training else 0.0)  # [N, heads, S, d / heads]
         mixed = mixed.transpose(1, 2).reshape(bins, slots_of_bin, width)  # [N, S, d]
         if slots is not None:
             mixed, x = mixed.flatten(0, 1)[slots], x.flatten(0, 1)[slots]  # [N S, d] -> [P, d]
@@ -81,6 +81,20 @@ class SASRec(nn.Module):
         for block in lower:
             x = block(x, mask)
         return last(x, mask, slots)  # type: ignore[no-any-return]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, share: float) -> Tensor:
+    """Dot-product attention: `[N, heads, S, d / heads]` three times, `mask` `[N, 1, S, S]`: as `q`."""
+    if share == 0 or q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=share)
+    # With dropout, PyTorch's is made of plain products in fp32 here. These are in the precision of the run,
+    # and their masks are the same, drawn the same way.
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # [N, heads, S, S]
+    with torch.no_grad():  # what is hidden weighs 0, and so has no gradient
+        scores.masked_fill_(~mask, -math.inf)
+    kept = torch.empty(scores.shape).bernoulli_(1 - share).mul_(1 / (1 - share))  # [N, heads, S, S]
+    weights: Tensor = scores.softmax(-1, dtype=scores.dtype) * kept.to(scores.dtype)
+    return weights @ v
 
 
 def causal_mask(segments: Tensor) -> Tensor:
