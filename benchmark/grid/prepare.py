@@ -75,4 +75,5 @@ def main(file: str) -> int:
 
 if __name__ == "__main__":
     lifeline.hold()
+    lifeline.keep_interruptions()
     sys.exit(main(sys.argv[1]))
