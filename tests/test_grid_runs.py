@@ -11,27 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from data_folders import write_folder
+from data_folders import BLINK
 
+from benchmark.cli import main
 from benchmark.record import RunRecord, iter_records
 
-ITEMS = "abcdefghij"
-USERS = {f"u{n}": " ".join(ITEMS[(n * 3 + step) % 10] for step in range(6)) for n in range(12)}
-SMALL = ("precision=no", "width=8", "sasrec_inner=8", "batch_size=16")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(
-        tmp_path_factory.mktemp("data") / "small", USERS, {item: f"thing {item}" for item in ITEMS}
-    )
+LIMIT = 300
+"""Seconds until something counts as hung."""
 
 
 def bench(folder: Path, results: Path, *more: str, seeds: str = "0", epochs: int = 1) -> list[str]:
     return [
         sys.executable, "-m", "benchmark", "bench", "--datasets", str(folder), "--llms", "random-tiny",
         "--methods", "id", "--seeds", seeds, "--epochs", str(epochs), "--results", str(results),
-        "--set", *SMALL, *more,
+        "--set", *BLINK, *more,
     ]  # fmt: skip
 
 
@@ -50,22 +43,29 @@ def left_behind(results: Path) -> list[str]:
     )
 
 
-def wait_for(true: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
+def wait_for(true: Callable[[], object]) -> None:
+    end = time.monotonic() + LIMIT
     while not true():
         assert time.monotonic() < end
         time.sleep(0.05)
 
 
-def test_two_benches_on_one_store_do_no_cell_twice(folder: Path, tmp_path: Path) -> None:
-    results, logs = tmp_path / "results", [tmp_path / "a", tmp_path / "b"]
-    benches = [start(bench(folder, results, seeds="0,1"), log) for log in logs]
-    assert [one.wait(120) for one in benches] == [0, 0]
-    told = "".join(log.read_text() for log in logs)
+@pytest.mark.usefixtures("in_process")
+def test_two_benches_on_one_store_do_no_cell_twice(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, log = tmp_path / "results", tmp_path / "log"
+    _, _, _, *arguments = command = bench(folder, results, seeds="0,1")
+    other = start(command, log)
+    wait_for(lambda: list(results.rglob("*.claim")) or other.poll() is not None)
+    assert main(arguments) == 0
+    assert other.wait(LIMIT) == 0
+    here, there = capsys.readouterr().err, log.read_text()
     assert sorted(records(results)) == [0, 1]
-    begun = re.findall(r"\[\d/2\] .* seed (\d) .* begins", told)
-    assert sorted(begun) == ["0", "1"], told
-    assert "another process works on it" in told and ", by another process" in told
+    for told, begun in ((there, "0"), (here, "1")):
+        assert re.findall(r"\[\d/2\] .* seed (\d) .* begins", told) == [begun], (there, here)
+    assert "another process works on it" in here
+    assert ", by another process" in here and ", by another process" in there
     assert left_behind(results) == []
     assert not list(results.rglob("*.log"))
 
@@ -89,7 +89,7 @@ def test_a_bench_that_is_stopped_leaves_what_the_next_one_goes_on_from(folder: P
     wait_for(lambda: list(results.rglob("last.pt")))
     children = children_of(killed.pid)
     killed.kill()
-    assert killed.wait(30) == -signal.SIGKILL
+    assert killed.wait(LIMIT) == -signal.SIGKILL
     wait_for(lambda: not any(map(alive, children)))
     record = records(results)[0]
     assert children and record.status == "interrupted"
@@ -100,7 +100,7 @@ def test_a_bench_that_is_stopped_leaves_what_the_next_one_goes_on_from(folder: P
     (told,) = (path.read_text() for path in results.rglob("*.log"))
     assert int(re.findall(r"going on after epoch (\d+)", told)[0]) >= record.epochs_run > 0
     stopped.send_signal(signal.SIGTERM)
-    assert stopped.wait(60) == 130
+    assert stopped.wait(LIMIT) == 130
     assert not any(map(alive, children)), "they are waited for"
     assert records(results)[0].status == "interrupted"
     assert left_behind(results) == [".checkpoint"]
