@@ -30,7 +30,10 @@ def last_state(gru: nn.GRU, inputs: Sequence[Tensor]) -> Tensor:
 
 
 class LastState(torch.autograd.Function):
-    """`r, z = sigmoid(W x + b + W_h h + b_h)`, `n = tanh(W x + b + r (W_h h + b_h))`, `h' = n + z (h - n)`."""
+    """One layer of torch.nn.GRU, its last state.
+
+    `r, z = sigmoid(W x + b + W_h h + b_h)`, `n = tanh(W x + b + r (W_h h + b_h))`, `h' = n + z (h - n)`.
+    """
 
     @staticmethod
     def forward(ctx: Any, low: torch.dtype, *tensors: Tensor) -> Tensor:
