@@ -25,7 +25,11 @@ from methods.errors import UserError
 ray = pytest.importorskip("ray", reason="wants Ray: pip install 'adaptrec[ray]'")
 ITEMS = "abcdefghijklmnopqrst"
 USERS = {f"u{n}": " ".join(ITEMS[(n * 3 + step) % 20] for step in range(6)) for n in range(16)}
-QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+QUICK = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_failure_threshold": 3,
+}
 """A lost node is missed after seconds, not after a quarter of a minute."""
 SMALL = ("precision=no", "width=8", "sasrec_inner=8", "batch_size=16", "learning_rate=0.01")
 
@@ -44,7 +48,7 @@ def cluster() -> Iterator[Any]:
 
     head = {"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK}
     with pytest.MonkeyPatch.context() as patch:
-        # by itself it gives cells the lowest priority: on a busy machine they would not end in time when stopped
+        # by itself it gives cells the lowest priority: a busy machine would not end them in time
         patch.setenv("RAY_worker_niceness", "0")
         # no hooks of its own: a node is added outside the main thread, where none can be set
         made = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
