@@ -45,10 +45,11 @@ def keep_interruptions() -> None:
 
     def hook(unraisable: UnraisableHookArgs) -> None:
         if unraisable.exc_type is not KeyboardInterrupt:
-            return usual(unraisable)
+            usual(unraisable)
+            return
         again = threading.Timer(AGAIN, _thread.interrupt_main)  # at once it would meet the same fate
         again.daemon = True
-        return again.start()
+        again.start()
 
     sys.unraisablehook = hook
 
