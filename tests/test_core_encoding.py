@@ -178,6 +178,21 @@ def test_the_smallest_chunk_that_does_not_fit_ends_the_run(tmp_path: Path) -> No
         run(tmp_path, 4 * CHUNK, lambda tokens: True)
 
 
+@pytest.mark.parametrize(("encode", "once"), [("unique", True), ("cached", True), ("occurrences", False)])
+def test_the_batches_of_a_step_share_what_they_encode(tmp_path: Path, encode: str, once: bool) -> None:
+    settings = with_settings(encode=encode, batch_size=16, accumulation=2, epochs=1)
+    model = token_recommender(settings, WORLD, "lora")
+    data = replace(WORLD.sequences, padding=model.encoder.inputs.padding)
+    task = replace(WORLD.task(settings), sequences=data)
+    batches = list(EpochBatches(task.train, data, settings, 0, 1))
+    assert len(batches) > 2
+    made, _ = trainer(model, task, settings, tmp_path)
+    made.fit()
+    steps = [batches[begin : begin + 2] for begin in range(0, len(batches), 2)]
+    tables = [np.concatenate([batch.table for batch in step]) for step in steps]
+    assert model.encoder.encoded == sum(len(np.unique(table)) if once else len(table) for table in tables)
+
+
 @pytest.mark.parametrize("encode", ["unique", "occurrences"])
 def test_what_has_no_chunks_does_not_try_again(tmp_path: Path, encode: str) -> None:
     settings = with_settings(encode=encode)

@@ -237,10 +237,11 @@ def test_bf16_is_near_fp32(candidates: Any) -> None:
     assert rough == pytest.approx(exact, rel=0.05)
 
 
-def test_accumulated_gradients_average_their_batches(tmp_path: Path) -> None:
-    """One optimiser step over two batches sees the mean of the two gradients."""
+@pytest.mark.parametrize("candidates", ["batch", "catalogue"])
+def test_accumulated_gradients_average_their_batches(tmp_path: Path, candidates: str) -> None:
+    """One optimiser step over two batches sees the mean of the two gradients, from one table of items."""
     world = make_world(2)
-    settings = with_settings(batch_size=20, accumulation=2, candidates="catalogue", epochs=1)
+    settings = with_settings(batch_size=20, accumulation=2, candidates=candidates, epochs=1)
     task = world.task(settings)
     batches = list(EpochBatches(task.train, task.sequences, settings, seed=4, epoch=1))
     assert len(batches) == 3, "two groups, the last one of a single batch"

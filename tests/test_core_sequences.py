@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from core_worlds import make_world, pairs_of, plain_pairs, with_settings, world_of
 
-from benchmark.data.batches import EpochBatches, bin_width, build_batch, share_of, total_steps
+from benchmark.data.batches import EpochBatches, bin_width, build_batch, one_table, share_of, total_steps
 from benchmark.data.sequences import Rows, evaluation_rows, pack, training_rows
 
 
@@ -114,10 +114,13 @@ def test_an_epoch_predicts_each_pair_once(batch_size: int, sequences: str) -> No
     assert len(batches) <= -(-int(rows.predictions.sum()) // batch_size)
 
 
+@pytest.mark.parametrize("together", [1, 3])
 @pytest.mark.parametrize("candidates", ["batch", "catalogue", "sampled"])
-def test_a_batch_names_the_right_rows_of_its_table(candidates: str) -> None:
+def test_a_batch_names_the_right_rows_of_its_table(candidates: str, together: int) -> None:
     changes = {"batch_size": 9, "candidates": candidates, "samples": 5}
     small, _, batches = epoch(changes)
+    groups = [batches[begin : begin + together] for begin in range(0, len(batches), together)]
+    batches = [batch for group in groups for batch in one_table(group)]
     for batch in batches:
         table = batch.share.items  # one process: the whole table
         assert len(np.unique(table)) == len(table) == batch.share.rows, "no item is encoded twice"

@@ -82,7 +82,8 @@ def test_a_size_that_failed_is_told_and_not_drawn(tmp_path: Path) -> None:
 
 
 def test_one_cell_is_measured_on_random_states() -> None:
-    cell = Cell("tiny", "random-tiny", "ssna", "fair", 0, ("epochs=1", "candidates=sampled", "samples=64"))
+    drawn = ("epochs=1", "candidates=sampled", "samples=64", "precision=no")
+    cell = Cell("tiny", "random-tiny", "ssna", "fair", 0, drawn)
     one = training.blank(cell)
     assert (one.items, one.trained_items, one.states_bytes) == (300, 240, 300 * 3 * 32 * 4)
     assert one.table_bytes == 300 * 256 * 4

@@ -8,6 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from data_folders import write_folder
@@ -188,8 +189,9 @@ def test_a_step_is_all_its_batches(folder: Path, tmp_path: Path, encode: str) ->
     assert done.predictions_per_epoch == 12 * 3  # 6 interactions, the last two held out
     further = EpochBatches(task.train, task.sequences, trainer.settings, 0, 2)
     taken = []
-    for sizes in ([len(batch.share.items) for batch in epoch] for epoch in (batches, further)):
-        taken += [sum(sizes[begin : begin + 3]) for begin in range(0, len(sizes), 3)]
+    for tables in ([batch.table for batch in epoch] for epoch in (batches, further)):
+        steps = [np.concatenate(tables[begin : begin + 3]) for begin in range(0, len(tables), 3)]
+        taken += [len(step if encode == "occurrences" else np.unique(step)) for step in steps]
     # the first step warms up, every other one has clocks inside
     assert done.encoded == [taken[1], taken[3]]
     assert done.batches == [3 if len(batches) >= 6 else len(batches) - 3, 3]

@@ -7,7 +7,7 @@ and many see the same negatives and the same loss.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,7 +52,10 @@ class Batch:
     Items are named by their row in the step's table of embeddings.
     """
 
+    table: Ints
+    """`[M]` item of each row of the table, on the host."""
     share: Share
+    """What this process encodes of it."""
     inputs: Tensor
     """`[N, S]` table row of each input; padding points at row 0 and is masked by its segment."""
     positions: Tensor
@@ -147,6 +150,7 @@ def build_batch(
     step = _Step(rows, local, mine, packed, candidates, draws is None, data)
     table = step.occurrences(settings.window) if settings.encode == "occurrences" else step.unique()
     return Batch(
+        table=table.items,
         share=share_of(table.items, rank, world),
         inputs=torch.from_numpy(table.inputs),
         positions=torch.from_numpy(packed.position),
@@ -161,6 +165,27 @@ def build_batch(
         candidate_users=torch.from_numpy(users) if draws is None else None,
         predictions=len(targets),
     )
+
+
+def one_table(batches: Sequence[Batch], rank: int = 0, world: int = 1) -> Sequence[Batch]:
+    """The same batches on one table, which holds each distinct input of all of them once."""
+    if len(batches) == 1:
+        return batches
+    table = np.unique(np.concatenate([batch.table for batch in batches]))  # [M]
+    share = share_of(table, rank, world)
+
+    def moved(batch: Batch) -> Batch:
+        row = torch.from_numpy(np.searchsorted(table, batch.table))  # [M of the batch]
+        return replace(
+            batch,
+            table=table,
+            share=share,
+            inputs=row[batch.inputs],
+            target_rows=row[batch.target_rows],
+            candidate_rows=row[batch.candidate_rows],
+        )
+
+    return [moved(batch) for batch in batches]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -43,12 +43,17 @@ class Recommender(nn.Module):
         self.to(encoder.device)
 
     def forward(self, batch: Batch) -> StepLoss:
-        """The loss of this process's share of a global batch.
+        """The loss of a step of one batch, the method's own auxiliary loss included."""
+        step = self.loss(self.embed(batch.share), batch)
+        auxiliary = self.auxiliary()
+        return step if auxiliary is None else replace(step, objective=step.objective + auxiliary)
+
+    def loss(self, table: Tensor, batch: Batch) -> StepLoss:
+        """The loss of this process's share of a global batch, over item embeddings `table` `[M, d]`.
 
         Gradients are averaged over processes, so `objective` is the local sum times the
         number of processes over the global number of predictions: its average is the global mean.
         """
-        table = self.embed(batch.share)  # [M, d]
         u = self.users(table, batch.inputs, batch.positions, batch.segments, batch.slots)  # [P, d]
         device = table.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
@@ -62,10 +67,12 @@ class Recommender(nn.Module):
             )
             loss, terms = softmax_loss(predictions, candidates, self.settings, self.n_trained, low)
             objective = loss * (world_size() / batch.predictions)
-            auxiliary = self.method.aux_loss()
-            if auxiliary is not None:
-                objective = objective + auxiliary
         return StepLoss(objective, loss.detach(), terms)
+
+    def auxiliary(self) -> Tensor | None:
+        """What the method adds to the objective of the items that were embedded last: a scalar, in fp32."""
+        with torch.autocast(self.encoder.device.type, enabled=False):
+            return self.method.aux_loss()
 
     def embed(self, share: Share) -> Tensor:
         """Encode this process's share of the items and gather everybody's, with gradients: -> `[M, d]`."""
