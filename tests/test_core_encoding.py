@@ -189,7 +189,7 @@ def test_the_batches_of_a_step_share_what_they_encode(tmp_path: Path, encode: st
     made, _ = trainer(model, task, settings, tmp_path)
     made.fit()
     steps = [batches[begin : begin + 2] for begin in range(0, len(batches), 2)]
-    tables = [np.concatenate([batch.table for batch in step]) for step in steps]
+    tables = [np.concatenate([batch.share.items for batch in step]) for step in steps]
     assert model.encoder.encoded == sum(len(np.unique(table)) if once else len(table) for table in tables)
 
 

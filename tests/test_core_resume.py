@@ -122,8 +122,8 @@ def dies(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -> N
 
 
 POINTS = {
-    "in the first epoch": (Recommender, "loss", 3),
-    "in the middle of the third epoch": (Recommender, "loss", 47),
+    "in the first epoch": (Recommender, "forward", 3),
+    "in the middle of the third epoch": (Recommender, "forward", 47),
     "before the second validation": (loop, "evaluate", 1),
     "before any checkpoint is written": (torch, "save", 0),
     "between the best weights and the state": (torch, "save", 1),
@@ -147,7 +147,7 @@ def test_killed_anywhere(
 def test_killed_twice(whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for calls in (22, 17):
         with monkeypatch.context() as patch:
-            dies(patch, Recommender, "loss", calls)
+            dies(patch, Recommender, "forward", calls)
             with pytest.raises(Killed):
                 attempt(tmp_path)
     assert attempt(tmp_path) == whole

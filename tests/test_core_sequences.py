@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from core_worlds import make_world, pairs_of, plain_pairs, with_settings, world_of
 
-from benchmark.data.batches import EpochBatches, bin_width, build_batch, one_table, share_of, total_steps
+from benchmark.data.batches import EpochBatches, bin_width, build_batch, share_of, total_steps
 from benchmark.data.sequences import Rows, evaluation_rows, pack, training_rows
 
 
@@ -114,13 +114,10 @@ def test_an_epoch_predicts_each_pair_once(batch_size: int, sequences: str) -> No
     assert len(batches) <= -(-int(rows.predictions.sum()) // batch_size)
 
 
-@pytest.mark.parametrize("together", [1, 3])
 @pytest.mark.parametrize("candidates", ["batch", "catalogue", "sampled"])
-def test_a_batch_names_the_right_rows_of_its_table(candidates: str, together: int) -> None:
+def test_a_batch_names_the_right_rows_of_its_table(candidates: str) -> None:
     changes = {"batch_size": 9, "candidates": candidates, "samples": 5}
     small, _, batches = epoch(changes)
-    groups = [batches[begin : begin + together] for begin in range(0, len(batches), together)]
-    batches = [batch for group in groups for batch in one_table(group)]
     for batch in batches:
         table = batch.share.items  # one process: the whole table
         assert len(np.unique(table)) == len(table) == batch.share.rows, "no item is encoded twice"
@@ -138,6 +135,34 @@ def test_a_batch_names_the_right_rows_of_its_table(candidates: str, together: in
     else:
         assert all(len(set(b.candidates.tolist())) == 5 for b in batches)
         assert len({tuple(b.candidates.tolist()) for b in batches}) > 1, "drawn anew each step"
+
+
+@pytest.mark.parametrize("candidates", ["batch", "catalogue", "sampled"])
+def test_the_batches_of_a_step_are_built_as_one(candidates: str) -> None:
+    changes = {"batch_size": 9, "candidates": candidates, "samples": 5, "accumulation": 3}
+    small, rows, batches = epoch(changes)
+    settings = with_settings(**changes)
+    steps = list(EpochBatches(rows, small.sequences, settings, 1, 1).steps())
+    assert len(steps) == -(-len(batches) // 3) > 1 and len(batches) % 3
+    for number, (step,) in enumerate(steps):
+        apart = batches[3 * number : 3 * number + 3]
+        assert step.members == len(apart) and step.predictions == sum(b.predictions for b in apart)
+        assert len(np.unique(step.share.items)) == step.share.rows
+        begin = 0
+        for group, batch in enumerate(apart):
+            mine = slice(begin, begin := begin + batch.predictions)
+            assert step.targets[mine].equal(batch.targets) and step.users[mine].equal(batch.users)
+            assert step.weight[mine].allclose(batch.weight / len(apart))
+            seen = step.candidates
+            if candidates != "catalogue" and len(apart) > 1:
+                assert step.group is not None and step.candidate_group is not None
+                assert (step.group[mine] == group).all()
+                seen = seen[step.candidate_group == group]
+            assert seen.equal(batch.candidates)
+            if step.own is not None and batch.own is not None:
+                own = step.own[mine]
+                assert (own < 0).equal(batch.own < 0)
+                assert step.candidates[own[own >= 0]].equal(step.targets[mine][own >= 0])
 
 
 def test_the_steps_of_a_run_are_counted_as_they_will_be_taken() -> None:

@@ -189,7 +189,7 @@ def test_a_step_is_all_its_batches(folder: Path, tmp_path: Path, encode: str) ->
     assert done.predictions_per_epoch == 12 * 3  # 6 interactions, the last two held out
     further = EpochBatches(task.train, task.sequences, trainer.settings, 0, 2)
     taken = []
-    for tables in ([batch.table for batch in epoch] for epoch in (batches, further)):
+    for tables in ([batch.share.items for batch in epoch] for epoch in (batches, further)):
         steps = [np.concatenate(tables[begin : begin + 3]) for begin in range(0, len(tables), 3)]
         taken += [len(step if encode == "occurrences" else np.unique(step)) for step in steps]
     # the first step warms up, every other one has clocks inside
@@ -220,6 +220,10 @@ def test_an_optimiser_step_is_taken_once_for_its_batches(
 
         monkeypatch.setattr(Trainer, name, noted)
     cell = cell_of(folder)
+    time_cell(cell, blank(cell), Plan(steps=1, warm_up=1, passes=1, detail=False))
+    assert called == ["forward", "optimise"] * 2
+    called.clear()
+    cell = cell_of(folder, "encode=occurrences")
     time_cell(cell, blank(cell), Plan(steps=1, warm_up=1, passes=1, detail=False))
     assert called == ["forward", "forward", "forward", "optimise"] * 2
 

@@ -1,14 +1,16 @@
 """What one step of training works on, built on the host before the step, the same way on every process.
 
-The global batch, its unique items and its candidates are a function of (seed, epoch, step) alone. A process
-then takes its share: every `world`-th row, and an equal share of the unique items to encode. So one process
-and many see the same negatives and the same loss.
+The batches of an optimiser step (`accumulation`) are built as one: each of their items is encoded once, and a
+prediction sees the candidates of its own batch. The global batch, its unique items and its candidates are a
+function of (seed, epoch, step) alone. A process then takes its share: every `world`-th row, and an equal share
+of the unique items to encode. So one process and many see the same negatives and the same loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -47,15 +49,13 @@ class Share:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's tensors. `M` encoded items, `N` bins of `S` slots, `P` local predictions, `C` candidates.
+    """A batch's tensors, or those of all batches of a step.
 
-    Items are named by their row in the step's table of embeddings.
+    `M` encoded items, `N` bins of `S` slots, `P` local predictions, `C` candidates. Items are named by their
+    row in the step's table of embeddings.
     """
 
-    table: Ints
-    """`[M]` item of each row of the table, on the host."""
     share: Share
-    """What this process encodes of it."""
     inputs: Tensor
     """`[N, S]` table row of each input; padding points at row 0 and is masked by its segment."""
     positions: Tensor
@@ -79,8 +79,17 @@ class Batch:
     candidates are targets (`candidates = batch`)."""
     candidate_users: Tensor | None
     """`[C]` the user whose target it is (`candidates = batch`), else None."""
+    group: Tensor | None
+    """`[P]` the batch that a prediction is of; None for one batch, or where all have the same candidates."""
+    candidate_group: Tensor | None
+    """`[C]` the batch that a candidate is of: predictions of another do not see it."""
+    weight: Tensor
+    """`[P]` fp32, what a prediction's loss counts in the objective: the mean over the predictions of a global
+    batch, and over batches, times the number of processes, as gradients are averaged over these."""
     predictions: int
-    """Predictions of the global batch."""
+    """Predictions of the global batches."""
+    members: int
+    """Batches in it."""
 
     def to(self, device: torch.device) -> Batch:
         """Move every tensor to `device`."""
@@ -125,10 +134,26 @@ class EpochBatches:
         return len(self._edges) - 1
 
     def __iter__(self) -> Iterator[Batch]:
-        for begin, end in zip(self._edges[:-1], self._edges[1:], strict=True):
-            draws = _draws(self._data, self._settings, self._generator)
-            rows = self._rows.take(np.arange(begin, end))
-            yield build_batch(rows, self._data, self._settings, draws, self._rank, self._world)
+        return self._built(1)
+
+    def steps(self) -> Iterator[list[Batch]]:
+        """The batches of each optimiser step: as one, or one by one where `encode = occurrences`, since
+        published code encodes them so."""
+        group = self._settings.accumulation
+        if self._settings.encode != "occurrences":
+            return ([batch] for batch in self._built(group))
+        single = iter(self)
+        return iter(lambda: list(islice(single, group)), [])
+
+    def _built(self, group: int) -> Iterator[Batch]:
+        """Every `group` batches, as one."""
+        for first in range(0, len(self), group):
+            edges = self._edges[first : first + group + 1]
+            draws = _draws(self._data, self._settings, self._generator, len(edges) - 1)
+            rows = self._rows.take(np.arange(edges[0], edges[-1]))
+            yield build_batch(
+                rows, self._data, self._settings, draws, self._rank, self._world, np.diff(edges)
+            )
 
 
 def total_steps(rows: Rows, data: Sequences, settings: Settings, seed: int) -> int:
@@ -138,9 +163,19 @@ def total_steps(rows: Rows, data: Sequences, settings: Settings, seed: int) -> i
 
 
 def build_batch(
-    rows: Rows, data: Sequences, settings: Settings, draws: Ints | None, rank: int = 0, world: int = 1
+    rows: Rows,
+    data: Sequences,
+    settings: Settings,
+    draws: Ints | None,
+    rank: int = 0,
+    world: int = 1,
+    sizes: Ints | None = None,
 ) -> Batch:
-    """The batch of the global `rows`; `draws` are the step's shared candidates, None for `batch`."""
+    """The batch of the global `rows`; `draws` are the step's shared candidates, None for `batch`.
+
+    `sizes` says how many of `rows` each of several batches has, one after another; where their candidates are
+    sampled, `draws` holds equally many of each.
+    """
     targets, users = data.items[_target_index(rows)], np.repeat(rows.user, rows.predictions)
     candidates = targets if draws is None else draws
     local = _local_rows(len(rows), rank, world)
@@ -149,8 +184,16 @@ def build_batch(
     my_targets = data.items[_target_index(mine)]  # [P]
     step = _Step(rows, local, mine, packed, candidates, draws is None, data)
     table = step.occurrences(settings.window) if settings.encode == "occurrences" else step.unique()
+    members = 1 if sizes is None else len(sizes)
+    row_group = np.repeat(np.arange(members), len(rows) if sizes is None else sizes)  # [R]
+    target_group, group = np.repeat(row_group, rows.predictions), row_group[local][packed.row]  # [P] here
+    each = np.bincount(target_group, minlength=members)  # predictions of each batch
+    candidate_group = None
+    if members > 1 and draws is not data.trained:
+        candidate_group = (
+            target_group if draws is None else np.repeat(np.arange(members), len(draws) // members)
+        )
     return Batch(
-        table=table.items,
         share=share_of(table.items, rank, world),
         inputs=torch.from_numpy(table.inputs),
         positions=torch.from_numpy(packed.position),
@@ -161,31 +204,14 @@ def build_batch(
         users=torch.from_numpy(mine.user[packed.row]),
         candidates=torch.from_numpy(candidates),
         candidate_rows=torch.from_numpy(table.candidates),
-        own=None if draws is None else _own_columns(my_targets, draws),
+        own=None if draws is None else _own_columns(my_targets, group, draws, candidate_group),
         candidate_users=torch.from_numpy(users) if draws is None else None,
+        group=None if candidate_group is None else torch.from_numpy(group),
+        candidate_group=None if candidate_group is None else torch.from_numpy(candidate_group),
+        weight=torch.from_numpy((world / (members * each[group])).astype(np.float32)),
         predictions=len(targets),
+        members=members,
     )
-
-
-def one_table(batches: Sequence[Batch], rank: int = 0, world: int = 1) -> Sequence[Batch]:
-    """The same batches on one table, which holds each distinct input of all of them once."""
-    if len(batches) == 1:
-        return batches
-    table = np.unique(np.concatenate([batch.table for batch in batches]))  # [M]
-    share = share_of(table, rank, world)
-
-    def moved(batch: Batch) -> Batch:
-        row = torch.from_numpy(np.searchsorted(table, batch.table))  # [M of the batch]
-        return replace(
-            batch,
-            table=table,
-            share=share,
-            inputs=row[batch.inputs],
-            target_rows=row[batch.target_rows],
-            candidate_rows=row[batch.candidate_rows],
-        )
-
-    return [moved(batch) for batch in batches]
 
 
 @dataclass(frozen=True)
@@ -257,12 +283,18 @@ def share_of(items: Ints, rank: int, world: int) -> Share:
     return Share(items[index], len(items))
 
 
-def _draws(data: Sequences, settings: Settings, generator: np.random.Generator) -> Ints | None:
+def _draws(data: Sequences, settings: Settings, generator: np.random.Generator, batches: int) -> Ints | None:
+    """What predictions are ranked against: the catalogue itself for all batches, or draws for each."""
     if settings.candidates == "batch":
         return None
     if settings.candidates == "catalogue" or settings.samples >= len(data.trained):
         return data.trained
-    return np.sort(generator.choice(data.trained, settings.samples, replace=False, shuffle=False))
+    return np.concatenate(
+        [
+            np.sort(generator.choice(data.trained, settings.samples, replace=False, shuffle=False))
+            for _ in range(batches)
+        ]
+    )
 
 
 def _local_rows(n_rows: int, rank: int, world: int) -> Ints:
@@ -277,8 +309,11 @@ def _my_rows(rows: Rows, local: Ints, idle: bool) -> Rows:
     return replace(mine, first=mine.length) if idle else mine
 
 
-def _own_columns(targets: Ints, draws: Ints) -> Tensor:
-    """`[P]` column of each target in the ascending `draws`, -1 where it is not there."""
+def _own_columns(targets: Ints, group: Ints, draws: Ints, draw_group: Ints | None) -> Tensor:
+    """`[P]` column of each target among the draws of its batch, -1 where it is not there; draws ascend."""
+    if draw_group is not None:
+        apart = max(targets.max(initial=0), draws.max(initial=0)) + 1
+        targets, draws = targets + apart * group, draws + apart * draw_group  # each batch's own numbers
     column = np.minimum(np.searchsorted(draws, targets), len(draws) - 1)
     return torch.from_numpy(np.where(draws[column] == targets, column, -1))
 

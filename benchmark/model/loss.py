@@ -39,6 +39,8 @@ class Candidates:
     """`[C]` item index."""
     users: Tensor | None
     """`[C]` the user whose target the column is (`candidates = batch`), else None."""
+    group: Tensor | None = None
+    """`[C]` the batch that the column is of; None where all predictions see all columns."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,10 @@ class Predictions:
     own: Tensor | None
     """`[P]` column of the target among the candidates, -1 where they lack it; None with `candidates = batch`,
     where columns are told by user and item."""
+    weight: Tensor
+    """`[P]` fp32, what each counts in the objective; one that counts nothing only fills up."""
+    group: Tensor | None = None
+    """`[P]` the batch that each is of: a prediction does not see the columns of another."""
 
 
 Hide = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
@@ -69,19 +75,28 @@ def normalise(x: Tensor) -> Tensor:
 
 
 class SoftmaxLoss(torch.autograd.Function):
-    """Sum of the cross-entropies, and the number of negatives: two scalars.
+    """Weighted sum of the cross-entropies, their sum, and the number of negatives: three scalars.
 
-    With `r` the target's logit and `n` the log of the sum over the negatives' exponentials, a prediction's
-    loss is `softplus(n - r)` with the positive in the denominator and `n - r` without. One without negatives
-    teaches nothing.
+    Only the first has gradients; what weighs nothing is in none of them. With `r` the target's logit and `n`
+    the log of the sum over the negatives' exponentials, a prediction's loss is `softplus(n - r)` with the
+    positive in the denominator and `n - r` without. One without negatives teaches nothing.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, u: Tensor, v: Tensor, columns: Tensor, hide: Hide, settings: Settings, low: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
-        """User states `u` and targets `v` `[P, d]`, `columns` `[C, d]`; gradients are multiplied in `low`."""
-        loss, count = u.new_zeros(()), torch.zeros((), dtype=torch.int64, device=u.device)
+        ctx: Any,
+        u: Tensor,
+        v: Tensor,
+        columns: Tensor,
+        weight: Tensor,
+        hide: Hide,
+        settings: Settings,
+        low: torch.dtype,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """User states `u` and targets `v` `[P, d]`, `columns` `[C, d]`, `weight` `[P]`; gradients multiply in
+        `low`."""
+        objective, loss = u.new_zeros(()), u.new_zeros(())
+        count = torch.zeros((), dtype=torch.int64, device=u.device)
         du, dv, d_columns = torch.empty_like(u), torch.empty_like(v), torch.zeros_like(columns)
         scale, cast = 1 / settings.temperature, columns.to(low)
         held = max(1, CHUNK_SCORES.get(u.device.type, CHUNK_SCORES["cpu"]) // len(columns))
@@ -93,29 +108,31 @@ class SoftmaxLoss(torch.autograd.Function):
             terms = buffer[: len(scaled)]  # [p, C']
             torch.mm(scaled, columns.T, out=terms[:, :n_columns])  # [p, d] x [d, C] -> [p, C]
             terms[:, n_columns:] = -math.inf
-            number, weight = hide(terms[:, :n_columns], rows)
+            number, more = hide(terms[:, :n_columns], rows)
+            weights, real = weight[rows], weight[rows] > 0  # [p] twice
             top = terms.amax(1, keepdim=True).clamp(min=torch.finfo(u.dtype).min)  # [p, 1]
             total = terms.sub_(top).exp_().sum(1)  # [p], at least 1 where there is a negative
-            gap = top.squeeze(1) + total.log() + weight - (scaled * v[rows]).sum(1)  # [p], n - r
+            gap = top.squeeze(1) + total.log() + more - (scaled * v[rows]).sum(1)  # [p], n - r
             losses, share = _loss_of(gap, settings.positive_in_denominator)
-            loss += losses.sum()
-            count += number.sum()
+            objective += losses @ weights
+            loss += losses @ real.to(losses.dtype)
+            count += (number * real).sum()
             if any(ctx.needs_input_grad):
-                pull = share.mul_(scale).unsqueeze(1)  # [p, 1], of the target
+                pull = (share * weights).mul_(scale).unsqueeze(1)  # [p, 1], of the target
                 push = pull / total.clamp(min=1).unsqueeze(1)  # [p, 1], of each term of the sum
                 low_terms = terms.to(low)[:, :n_columns]  # [p, C]
                 du[rows] = (low_terms @ cast) * push - v[rows] * pull  # [p, C] x [C, d] -> [p, d]
                 dv[rows] = u[rows] * -pull
                 d_columns += low_terms.T @ (u[rows] * push).to(low)  # [C, p] x [p, d] -> [C, d]
         ctx.save_for_backward(du, dv, d_columns)
-        ctx.mark_non_differentiable(count)
-        return loss, count
+        ctx.mark_non_differentiable(loss, count)
+        return objective, loss, count
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Those computed in the forward pass, times that of the loss."""
-        return *(one * gradients[0] for one in ctx.saved_tensors), None, None, None
+        """Those computed in the forward pass, times that of the objective."""
+        return *(one * gradients[0] for one in ctx.saved_tensors), None, None, None, None
 
 
 def _loss_of(gap: Tensor, positive: bool) -> tuple[Tensor, Tensor]:
@@ -132,21 +149,24 @@ def softmax_loss(
     settings: Settings,
     catalogue: int,
     low: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Sum of the cross-entropies, and the number of softmax terms (the positives included): two scalars.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The objective, the sum of the cross-entropies, and the number of softmax terms (the positives
+    included): three scalars, of which the first has gradients.
 
     `catalogue` is the number of items that the candidates are drawn from, uniformly, or that they all are;
     `low` the 16-bit type of mixed precision, None without.
     """
     if candidates.users is None:
-        hide = _other_items(predictions, catalogue)
+        hide = _other_items(predictions, candidates, catalogue)
     else:
         hide = _other_users(predictions, candidates, settings.mask_false_negatives)
-    u, v = predictions.u, predictions.v
-    loss, negatives = SoftmaxLoss.apply(  # type: ignore[no-untyped-call]
-        u, v, candidates.embeddings, hide, settings, low or u.dtype
+    u, v, weight = predictions.u, predictions.v, predictions.weight
+    objective, loss, terms = SoftmaxLoss.apply(  # type: ignore[no-untyped-call]
+        u, v, candidates.embeddings, weight, hide, settings, low or u.dtype
     )
-    return loss, negatives + len(u) if settings.positive_in_denominator else negatives
+    if settings.positive_in_denominator:
+        terms = terms + (weight > 0).sum()
+    return objective, loss, terms
 
 
 def _other_users(predictions: Predictions, candidates: Candidates, mask_false_negatives: bool) -> Hide:
@@ -159,13 +179,15 @@ def _other_users(predictions: Predictions, candidates: Candidates, mask_false_ne
         out = users == predictions.users[rows].unsqueeze(1)  # [p, C]
         if mask_false_negatives:
             out |= candidates.items == predictions.targets[rows].unsqueeze(1)
+        if candidates.group is not None and predictions.group is not None:
+            out |= candidates.group != predictions.group[rows].unsqueeze(1)
         scores.masked_fill_(out, -math.inf)
         return scores.shape[1] - out.sum(1), scores.new_zeros(())
 
     return hide
 
 
-def _other_items(predictions: Predictions, catalogue: int) -> Hide:
+def _other_items(predictions: Predictions, candidates: Candidates, catalogue: int) -> Hide:
     """Negatives are all columns but the target's own; drawn ones stand for the whole catalogue.
 
     The logQ correction of uniform draws without replacement: `n` of the `I - 1` negatives stand for all,
@@ -179,6 +201,10 @@ def _other_items(predictions: Predictions, catalogue: int) -> Hide:
         place, there = own.clamp(min=0), own >= 0
         scores.scatter_(1, place, scores.gather(1, place).masked_fill_(there, -math.inf))
         number = scores.shape[1] - there.squeeze(1).long()  # [p]
+        if candidates.group is not None and predictions.group is not None:
+            out = candidates.group != predictions.group[rows].unsqueeze(1)  # [p, C]
+            scores.masked_fill_(out, -math.inf)
+            number -= out.sum(1)
         return number, torch.log((catalogue - 1) / number.clamp(min=1))
 
     return hide

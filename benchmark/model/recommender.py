@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -43,36 +43,33 @@ class Recommender(nn.Module):
         self.to(encoder.device)
 
     def forward(self, batch: Batch) -> StepLoss:
-        """The loss of a step of one batch, the method's own auxiliary loss included."""
-        step = self.loss(self.embed(batch.share), batch)
-        auxiliary = self.auxiliary()
-        return step if auxiliary is None else replace(step, objective=step.objective + auxiliary)
-
-    def loss(self, table: Tensor, batch: Batch) -> StepLoss:
-        """The loss of this process's share of a global batch, over item embeddings `table` `[M, d]`.
-
-        Gradients are averaged over processes, so `objective` is the local sum times the
-        number of processes over the global number of predictions: its average is the global mean.
-        """
+        """The loss of this process's share of a global batch, or of those of a step."""
+        table = self.embed(batch.share)  # [M, d]
         u = self.users(table, batch.inputs, batch.positions, batch.segments, batch.slots)  # [P, d]
         device = table.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, enabled=False):
             unit = normalise(table)  # [M, d]
             candidates = Candidates(
-                F.embedding(batch.candidate_rows, unit), batch.candidates, batch.candidate_users
+                F.embedding(batch.candidate_rows, unit),
+                batch.candidates,
+                batch.candidate_users,
+                batch.candidate_group,
             )
             predictions = Predictions(
-                normalise(u), F.embedding(batch.target_rows, unit), batch.targets, batch.users, batch.own
+                normalise(u),
+                F.embedding(batch.target_rows, unit),
+                batch.targets,
+                batch.users,
+                batch.own,
+                batch.weight,
+                batch.group,
             )
-            loss, terms = softmax_loss(predictions, candidates, self.settings, self.n_trained, low)
-            objective = loss * (world_size() / batch.predictions)
-        return StepLoss(objective, loss.detach(), terms)
-
-    def auxiliary(self) -> Tensor | None:
-        """What the method adds to the objective of the items that were embedded last: a scalar, in fp32."""
-        with torch.autocast(self.encoder.device.type, enabled=False):
-            return self.method.aux_loss()
+            objective, loss, terms = softmax_loss(predictions, candidates, self.settings, self.n_trained, low)
+            auxiliary = self.method.aux_loss()
+            if auxiliary is not None:
+                objective = objective + auxiliary
+        return StepLoss(objective, loss, terms)
 
     def embed(self, share: Share) -> Tensor:
         """Encode this process's share of the items and gather everybody's, with gradients: -> `[M, d]`."""

@@ -1,6 +1,6 @@
 """Which part of a step or of a validation pass is running, told from outside, at the seams of the model.
 
-The code that is measured knows nothing of it: the seams (`embed`, `users`, `backward`, …) are wrapped while
+The code that is measured knows nothing of it: the seams (`embed`, `users`, `backward`) are wrapped while
 someone watches. In the backward pass a part begins where the gradient of what it handed on is complete.
 """
 
@@ -116,15 +116,15 @@ def training_parts(trainer: Trainer, enter: Enter) -> Iterator[None]:
             begin(f"{part} forward")
             out = run(*arguments)
             begin("loss forward")
-            if part == "sasrec":  # what the items get is handed on by `backward_items`
-                out.register_hook(lambda _: begin("sasrec backward"))  # type: ignore[no-untyped-call]
+            if out.requires_grad:
+                out.register_hook(lambda _: begin(f"{part} backward"))  # type: ignore[no-untyped-call]
             return out
 
         return wrapped
 
-    def backward(part: str, run: Callable[..., None]) -> Callable[..., None]:
+    def backward(run: Callable[..., None]) -> Callable[..., None]:
         def wrapped(*arguments: Any) -> None:
-            begin(f"{part} backward")
+            begin("loss backward")
             run(*arguments)
             begin(DATA)
 
@@ -142,8 +142,7 @@ def training_parts(trainer: Trainer, enter: Enter) -> Iterator[None]:
         with (
             patched(model, "embed", forward("encode", model.embed)),
             patched(model, "users", forward("sasrec", model.users)),
-            patched(trainer, "backward", backward("loss", trainer.backward)),
-            patched(trainer, "backward_items", backward("encode", trainer.backward_items)),
+            patched(trainer, "backward", backward(trainer.backward)),
         ):
             yield
     finally:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import psutil
-from torch import Tensor
 
-from benchmark.data.batches import EpochBatches
+from benchmark.data.batches import Batch, EpochBatches
+from benchmark.model.recommender import StepLoss
 from benchmark.speed.count import counting
 from benchmark.speed.parts import Clock, Laps, Reading, add, evaluation_parts, patched, training_parts
 from benchmark.speed.rate import SIZE, time_products
@@ -123,15 +123,15 @@ class _Steps:
 
     def run(self, epochs: Iterator[int]) -> None:
         """Train until enough was timed, or the plan's time is over."""
-        trainer, run = self.trainer, self.trainer.backward
+        trainer, run = self.trainer, self.trainer.forward
 
-        def backward(objective: Tensor) -> None:
-            self.batches += 1
-            run(objective)
+        def forward(batch: Batch) -> StepLoss:
+            self.batches += batch.members
+            return run(batch)
 
         with (
             self.watch,
-            patched(trainer, "backward", backward),
+            patched(trainer, "forward", forward),
             _optimising(trainer, self._optimiser, self._done),
         ):
             for epoch in epochs:
@@ -208,12 +208,12 @@ def _time_evaluation(trainer: Trainer, plan: Plan, variant: Variant) -> None:
 
 def count_training(trainer: Trainer, steps: int, epoch: int) -> Counted:
     """Count `steps` optimiser steps from the beginning of `epoch`, or all of it where `steps` is 0."""
-    taken, batches, run = 0, 0, trainer.backward
+    taken, batches, run = 0, 0, trainer.forward
 
-    def backward(objective: Tensor) -> None:
+    def forward(batch: Batch) -> StepLoss:
         nonlocal batches
-        batches += 1
-        run(objective)
+        batches += batch.members
+        return run(batch)
 
     def done() -> None:
         nonlocal taken
@@ -224,7 +224,7 @@ def count_training(trainer: Trainer, steps: int, epoch: int) -> Counted:
 
     with (
         counting(trainer.device, DATA) as counter,
-        patched(trainer, "backward", backward),
+        patched(trainer, "forward", forward),
         training_parts(trainer, counter.enter),
         _optimising(trainer, lambda: counter.enter(OPTIMISER), done),
     ):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -18,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmark.config import Settings
-from benchmark.data.batches import Batch, EpochBatches, Sequences, Share, one_table
+from benchmark.data.batches import Batch, EpochBatches, Sequences
 from benchmark.data.sequences import Ints, Rows
 from benchmark.measure import MemoryGauge, Stopwatch, out_of_memory
 from benchmark.model.parallel import (
@@ -137,29 +135,24 @@ class Trainer:
         """Proof of life of the weights that were tested; asked after `test`."""
         return self.liveness.certificate(float(np.mean(self.ranks["best"] != self.ranks["first"])))
 
-    def embed(self, share: Share) -> Tensor:
-        """Item embeddings `[M, d]` of a table, in the run's precision."""
+    def forward(self, batch: Batch) -> StepLoss:
+        """The loss of a batch, in the run's precision."""
         with self.accelerator.autocast():
-            return self.model.embed(share)
-
-    def forward(self, table: Tensor, batch: Batch) -> StepLoss:
-        """The loss of a batch over its table `[M, d]`, in the run's precision."""
-        with self.accelerator.autocast():
-            return self.model.loss(table, batch.to(self.device))
+            return self.model(batch.to(self.device))  # type: ignore[no-any-return]
 
     def backward(self, objective: Tensor) -> None:
-        """Add the gradients of a batch's `objective`, those of its table among them."""
-        self.accelerator.backward(objective)
-
-    def backward_items(self, table: Tensor, gradient: Tensor, share: float) -> None:
-        """Go on from the `gradient` `[M, d]` of a table, and from `share` of the method's auxiliary loss."""
-        auxiliary = self.model.auxiliary()
-        if auxiliary is None:
-            torch.autograd.backward([table], [gradient])
-            return
-        scaler = self.accelerator.scaler
-        more = auxiliary * share if scaler is None else scaler.scale(auxiliary * share)
-        torch.autograd.backward([table, more], [gradient, None])
+        """Add the gradients of `objective`; all processes learn where a chunk does not fit into memory."""
+        encoder, short = self.model.encoder, ""
+        try:
+            self.accelerator.backward(objective)
+        except Exception as error:
+            # before the chunks, other processes wait in an exchange: they must be ended, not told
+            told = world_size() == 1 or encoder.local_part
+            if not (encoder.shrinks and out_of_memory(error) and told):
+                raise
+            short = str(error) or "out of memory"
+        if encoder.shrinks and any_process(bool(short), self.device):
+            raise ShortOfMemoryError(short or "another process ran out of memory")
 
     def optimise(self) -> None:
         """One optimiser step on the gradients that have been gathered, all processes together."""
@@ -246,13 +239,17 @@ class Trainer:
         batches = EpochBatches(
             self.task.train, self.task.sequences, self.settings, self.seed, epoch, self._rank, world_size()
         )
-        encoder, group = self.model.encoder, self.settings.accumulation
+        encoder, steps = self.model.encoder, -(-len(batches) // self.settings.accumulation)
         before = encoder.encoded
         bar = tqdm(
-            batches, f"epoch {epoch}", leave=False, unit="step", disable=None if self._rank == 0 else True
+            batches.steps(),
+            f"epoch {epoch}",
+            steps,
+            leave=False,
+            unit="step",
+            disable=None if self._rank == 0 else True,
         )
-        iterator = iter(bar)
-        while members := list(islice(iterator, group)):
+        for members in bar:
             sums[:2] += self.within_memory(lambda members=members: self._gradients(members))  # type: ignore[misc]
             self.optimise()
         sums[2] = encoder.encoded - before
@@ -263,41 +260,13 @@ class Trainer:
         return loss, terms
 
     def _gradients(self, members: list[Batch]) -> Tensor:
-        """Leave the gradients of a step in the parameters: -> sums of loss and of softmax terms, `[2]`.
-
-        The batches of a step have one table, so that an item is encoded once for all of them. SASRec and the
-        loss run batch by batch and leave the table's gradient, from which the items' own follow in one go.
-        """
+        """Leave the gradients of a step in the parameters: -> sums of loss and of softmax terms, `[2]`."""
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        # `occurrences` does as published code does, which encodes a batch at a time
-        apart = self.settings.encode == "occurrences"
-        for group in [[batch] for batch in members] if apart else [members]:
-            batches = one_table(group, self._rank, world_size())
-            embedded = self.embed(batches[0].share)  # [M, d]
-            table = embedded.detach().requires_grad_()  # [M, d]
-            for batch in batches:
-                step = self.forward(table, batch)
-                self.backward(step.objective / len(members))
-                sums += torch.stack([step.loss_sum.double(), step.candidates_sum.double()])
-            assert table.grad is not None
-            with self._short_of_memory():
-                self.backward_items(embedded, table.grad, len(batches) / len(members))
+        for batch in members:
+            step = self.forward(batch)
+            self.backward(step.objective / len(members))
+            sums += torch.stack([step.loss_sum.double(), step.candidates_sum.double()])
         return sums
-
-    @contextmanager
-    def _short_of_memory(self) -> Iterator[None]:
-        """All processes learn where a chunk does not fit into the memory of one."""
-        encoder, short = self.model.encoder, ""
-        try:
-            yield
-        except Exception as error:
-            # before the chunks, other processes wait in an exchange: they must be ended, not told
-            told = world_size() == 1 or encoder.local_part
-            if not (encoder.shrinks and out_of_memory(error) and told):
-                raise
-            short = str(error) or "out of memory"
-        if encoder.shrinks and any_process(bool(short), self.device):
-            raise ShortOfMemoryError(short or "another process ran out of memory")
 
     def _line(self, row: Epoch) -> EpochLine:
         """What a person watching wants to know after an epoch."""
