@@ -89,6 +89,9 @@ class Settings:
     does where these take up at most `lower_states_gib` and fit on the disk."""
     lower_states_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = later(16.0)
     """Disk budget in GiB of lower_states=auto."""
+    replay: Literal["auto", "off"] = later("auto")
+    """Whether steps on a GPU are recorded once for each shape of a batch and replayed (CUDA graphs); `auto`
+    does for methods on frozen states or ids that allow it, in one process, without fp16."""
     select: Literal["raw", "masked"] = "raw"
     """Whether validation Recall@10 that picks the epoch has the user's history masked."""
 

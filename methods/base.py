@@ -87,6 +87,10 @@ class Method(nn.Module):
         paper: (language model, dataset) -> the paper's best values (Tables S1-S3).
         schedule: protocol -> harness settings that the published schedule fixes for this method.
         by_default: whether "every method" includes it; not where it is a frame that a user fills in.
+        replayable: whether `forward` and `aux_loss` run the same operations at each call in training, on
+            inputs, parameters and buffers alone: no number that Python keeps and changes, no choice by a
+            tensor's values, no copy to or from the host. Steps of a reader of states or ids are then recorded
+            and replayed on a GPU.
     """
 
     reads: ClassVar[Reads]
@@ -97,6 +101,7 @@ class Method(nn.Module):
     paper: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
     schedule: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     by_default: ClassVar[bool] = True
+    replayable: ClassVar[bool] = False
 
     def __init__(self, config: Any, context: Context) -> None:
         super().__init__()

@@ -24,6 +24,7 @@ class Id(Method):
     """The control: one learned vector an item, no language model at all (SASRec, Kang and McAuley 2018)."""
 
     reads: ClassVar[Reads] = "ids"
+    replayable: ClassVar[bool] = True
     Config: ClassVar[type[Any]] = IdConfig
 
     def __init__(self, config: IdConfig, context: Context) -> None:

@@ -31,6 +31,7 @@ class _TopLayers(Method):
     """Adapters on the top `a` layers; subclasses say how their outputs become one embedding."""
 
     reads: ClassVar[Reads] = "states"
+    replayable: ClassVar[bool] = True
     Config: ClassVar[type[Any]] = SSNAConfig
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"batch_size": (32, 64, 128, 256), "top_layers": (2, 3)}
     # Table 8 states no values of its own for MEAN and WEIGHTED: they take SSNA's.

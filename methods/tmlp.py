@@ -26,6 +26,7 @@ class TMLP(Method):
     """TMLP: a multilayer perceptron on the top layer (Yuan et al. 2023)."""
 
     reads: ClassVar[Reads] = "states"
+    replayable: ClassVar[bool] = True
     Config: ClassVar[type[Any]] = TMLPConfig
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"batch_size": (32, 64, 128, 256), "mlp_layers": (1, 2, 3)}
     paper = published(

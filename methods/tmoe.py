@@ -14,6 +14,7 @@ class TMoE(Method):
     """TMoE: one mixture-of-experts adapter (Eqs. 1-3) on the top layer (UniSRec's adaptor)."""
 
     reads: ClassVar[Reads] = "states"
+    replayable: ClassVar[bool] = True
     Config: ClassVar[type[Any]] = MoEConfig
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"batch_size": (32, 64, 128, 256)}
     paper = published(

@@ -2,8 +2,8 @@
 
 The batches of an optimiser step (`accumulation`) are built as one: each of their items is encoded once, and a
 prediction sees the candidates of its own batch. The global batch, its unique items and its candidates are a
-function of (seed, epoch, step) alone. A process then takes its share: every `world`-th row, and an equal share
-of the unique items to encode. So one process and many see the same negatives and the same loss.
+function of (seed, epoch, step) alone. A process then takes its share: every `world`-th row, and an equal
+share of the unique items to encode. So one process and many see the same negatives and the same loss.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Share:
     items: Ints
     """`[m]` item indices that this process encodes (the last may repeat, so that all encode equally many).
     On the host, where readers of tokens plan their chunks."""
+    index: Tensor
+    """The same as a tensor, on any device."""
     rows: int
     """M, rows of the gathered table that count."""
 
@@ -280,7 +282,8 @@ def share_of(items: Ints, rank: int, world: int) -> Share:
     """The equal part of `items` `[M]` that process `rank` encodes; the last parts may repeat an item."""
     each = -(-len(items) // world)
     index = np.minimum(np.arange(rank * each, (rank + 1) * each), len(items) - 1)
-    return Share(items[index], len(items))
+    mine = items[index]
+    return Share(mine, torch.from_numpy(mine), len(items))
 
 
 def _draws(data: Sequences, settings: Settings, generator: np.random.Generator, batches: int) -> Ints | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from benchmark.config import Settings
+from benchmark.data.batches import Share
 from benchmark.data.sequences import Ints
 from benchmark.measure import out_of_memory
 from benchmark.model.chunks import PROBE_TOKENS, GraphBytes, chunk_cost, length_chunks, most_tokens, room
@@ -84,13 +85,14 @@ class ItemEncoder:
         self.chunk_tokens, self.halvings = max(self.chunk_tokens // 2, longest), self.halvings + 1
         return True
 
-    def __call__(self, method: Method, items: Ints) -> Tensor:
+    def __call__(self, method: Method, share: Share) -> Tensor:
         """Embeddings in fp32: `[m]` -> `[m, d]`. Where memory is short in one process, it is in all."""
+        items = share.items
         self._training = torch.is_grad_enabled()
         if self._training:
             self.encoded += len(items)
         if self.inputs.lengths is None:
-            return method(self.inputs.read(self._on_device(items), 0)).float()  # type: ignore[no-any-return]
+            return method(self.inputs.read(self.on_device(share.index), 0)).float()  # type: ignore[no-any-return]
         lengths = self.inputs.lengths[items]  # [m]
         self.local_part, short = False, ""
         with torch.autocast(self.device.type, self.low) if self.low else contextlib.nullcontext():
@@ -122,7 +124,8 @@ class ItemEncoder:
         order = np.concatenate(chunks)  # [m]
         back = np.empty_like(order)  # [m], where each item's embedding is
         back[order] = np.arange(len(order))
-        parts = torch.split(self._on_device(items[order]), [len(rows) for rows in chunks])  # [m] -> [c] each
+        index = self.on_device(torch.from_numpy(items[order]))  # [m]
+        parts = torch.split(index, [len(rows) for rows in chunks])  # [m] -> [c] each
         embedded = []
         for part, width in zip(parts, widths, strict=True):
 
@@ -130,7 +133,7 @@ class ItemEncoder:
                 return method(self.inputs.read(part, width)).float()  # type: ignore[no-any-return]
 
             embedded.append(checkpoint(encode, part, use_reentrant=False) if replayed else encode(part))
-        return torch.cat(embedded)[self._on_device(back)]  # [m, d]
+        return torch.cat(embedded)[self.on_device(torch.from_numpy(back))]  # [m, d]
 
     def _measure(self, method: Method, items: Ints, lengths: Ints) -> None:
         """Choose the size of chunks and what a step may keep, from what the graph of the longest texts takes
@@ -141,7 +144,7 @@ class ItemEncoder:
         taken = math.inf
         try:
             with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), graph:
-                method(self.inputs.read(self._on_device(items[rows]), width))
+                method(self.inputs.read(self.on_device(torch.from_numpy(items[rows])), width))
             taken = graph.total / (len(rows) * width)
         except Exception as error:
             if not out_of_memory(error):
@@ -150,9 +153,11 @@ class ItemEncoder:
         assert self.inputs.lengths is not None
         self.chunk_tokens = max(min(self.chunk_tokens, chunk), int(self.inputs.lengths.max()))
 
-    def _on_device(self, index: Ints) -> Tensor:
-        host = torch.from_numpy(index)
-        return host.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else host
+    def on_device(self, index: Tensor) -> Tensor:
+        """`index` where the inputs are, without a wait."""
+        if index.device.type == self.device.type:
+            return index
+        return index.pin_memory().to(self.device, non_blocking=True)
 
     def _enter_local_part(self, _: Tensor) -> None:
         self.local_part = True

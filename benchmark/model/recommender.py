@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,11 +72,11 @@ class Recommender(nn.Module):
 
     def embed(self, share: Share) -> Tensor:
         """Encode this process's share of the items and gather everybody's, with gradients: -> `[M, d]`."""
-        mine = self.encoder(self.method, share.items)  # [m, d]
+        mine = self.encoder(self.method, share)  # [m, d]
         if self.id_embedding is not None:
             # an empty text (`encode = occurrences`) has no id; SASRec never looks at it
-            known = np.minimum(share.items, self.id_embedding.num_embeddings - 1)
-            mine = mine + self.id_embedding(torch.from_numpy(known).to(mine.device))
+            known = self.encoder.on_device(share.index).clamp(max=self.id_embedding.num_embeddings - 1)
+            mine = mine + self.id_embedding(known)
         if world_size() > 1:
             mine = torch.cat(gathered(mine))  # [world m, d]
         return mine[: share.rows]  # [M, d]

@@ -87,7 +87,7 @@ def add(timed: dict[str, Timed], sums: dict[str, tuple[float, float]]) -> None:
 
 @contextlib.contextmanager
 def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Let the object `owner` have `value` in place of its method `name`."""
+    """Let the object `owner` have `value` in place of its attribute or method `name`."""
     missing = object()
     before = vars(owner).get(name, missing)
     setattr(owner, name, value)
@@ -140,6 +140,7 @@ def training_parts(trainer: Trainer, enter: Enter) -> Iterator[None]:
     done = method.register_forward_hook(again("encode again", "encode backward"), always_call=True)
     try:
         with (
+            patched(trainer, "graphs", None),  # a replay has no seams
             patched(model, "embed", forward("encode", model.embed)),
             patched(model, "users", forward("sasrec", model.users)),
             patched(trainer, "backward", backward(trainer.backward)),

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import psutil
+from torch import Tensor
 
 from benchmark.data.batches import Batch, EpochBatches
-from benchmark.model.recommender import StepLoss
 from benchmark.speed.count import counting
 from benchmark.speed.parts import Clock, Laps, Reading, add, evaluation_parts, patched, training_parts
 from benchmark.speed.rate import SIZE, time_products
@@ -123,15 +123,15 @@ class _Steps:
 
     def run(self, epochs: Iterator[int]) -> None:
         """Train until enough was timed, or the plan's time is over."""
-        trainer, run = self.trainer, self.trainer.forward
+        trainer, run = self.trainer, self.trainer._gradients
 
-        def forward(batch: Batch) -> StepLoss:
-            self.batches += batch.members
-            return run(batch)
+        def gradients(members: list[Batch]) -> Tensor:
+            self.batches += sum(batch.members for batch in members)
+            return run(members)
 
         with (
             self.watch,
-            patched(trainer, "forward", forward),
+            patched(trainer, "_gradients", gradients),
             _optimising(trainer, self._optimiser, self._done),
         ):
             for epoch in epochs:
@@ -208,12 +208,12 @@ def _time_evaluation(trainer: Trainer, plan: Plan, variant: Variant) -> None:
 
 def count_training(trainer: Trainer, steps: int, epoch: int) -> Counted:
     """Count `steps` optimiser steps from the beginning of `epoch`, or all of it where `steps` is 0."""
-    taken, batches, run = 0, 0, trainer.forward
+    taken, batches, run = 0, 0, trainer._gradients
 
-    def forward(batch: Batch) -> StepLoss:
+    def gradients(members: list[Batch]) -> Tensor:
         nonlocal batches
-        batches += batch.members
-        return run(batch)
+        batches += sum(batch.members for batch in members)
+        return run(members)
 
     def done() -> None:
         nonlocal taken
@@ -224,7 +224,7 @@ def count_training(trainer: Trainer, steps: int, epoch: int) -> Counted:
 
     with (
         counting(trainer.device, DATA) as counter,
-        patched(trainer, "forward", forward),
+        patched(trainer, "_gradients", gradients),
         training_parts(trainer, counter.enter),
         _optimising(trainer, lambda: counter.enter(OPTIMISER), done),
     ):

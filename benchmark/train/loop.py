@@ -30,6 +30,7 @@ from benchmark.model.recommender import Recommender, StepLoss
 from benchmark.record import Certificate, Epoch, Metrics
 from benchmark.train.checkpoint import Checkpoint, trained_part
 from benchmark.train.evaluate import NotFiniteError, UserRanks, evaluate
+from benchmark.train.graphs import StepGraphs
 from benchmark.train.liveness import Liveness
 from benchmark.train.metrics import metrics_of
 from benchmark.train.told import EpochLine
@@ -110,6 +111,10 @@ class Trainer:
         # under a scaler, a fused step skips by itself what overflowed, and nobody learns of it
         self.optimiser = accelerator.prepare(torch.optim.Adam(groups, fused=accelerator.scaler is None))
         self.liveness = Liveness(model, self.optimiser)
+        self.graphs = (
+            StepGraphs(self._add_gradients, self.trained, self.device, say) if self._replays() else None
+        )
+        """Where steps are replayed."""
         self.progress = Progress()
         self.ranks: dict[str, NDArray[np.float64]] = {}
         """Each user's validation rank `[U]` before training ("first") and at the best epoch ("best")."""
@@ -259,14 +264,37 @@ class Trainer:
         loss, terms = (sums[:2] / int(self.task.train.predictions.sum())).tolist()
         return loss, terms
 
+    def _replays(self) -> bool:
+        """Whether a step does the same operations each time, alone on a GPU, so that it can be recorded."""
+        settings, model = self.settings, self.model
+        return (
+            settings.replay == "auto"
+            and self.device.type == "cuda"
+            and world_size() == 1
+            and self.accelerator.scaler is None
+            and type(model.method).replayable
+            and model.encoder.inputs.lengths is None
+            and settings.encode != "occurrences"
+        )
+
     def _gradients(self, members: list[Batch]) -> Tensor:
         """Leave the gradients of a step in the parameters: -> sums of loss and of softmax terms, `[2]`."""
+        if self.graphs is not None:
+            (batch,) = members
+            encoder, before = self.model.encoder, self.model.encoder.encoded
+            sums = self.graphs.run(batch)
+            encoder.encoded = before + len(batch.share.items)  # fillers and recording are no work
+            return sums
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         for batch in members:
-            step = self.forward(batch)
-            self.backward(step.objective / len(members))
-            sums += torch.stack([step.loss_sum.double(), step.candidates_sum.double()])
+            sums += self._add_gradients(batch, len(members))
         return sums
+
+    def _add_gradients(self, batch: Batch, of: int = 1) -> Tensor:
+        """Add the gradients of `batch`, one `of` several of a step: -> its sums, `[2]` fp64."""
+        step = self.forward(batch)
+        self.backward(step.objective / of)
+        return torch.stack([step.loss_sum.double(), step.candidates_sum.double()])
 
     def _line(self, row: Epoch) -> EpochLine:
         """What a person watching wants to know after an epoch."""
