@@ -159,6 +159,14 @@ def test_cached_and_tuned_rows_are_told_by_what_they_did():
     assert [(line["row"], line["against"]) for line in pairs] == [("reader", "trainer")]
     assert pairs[0]["break_even_epochs"] == pytest.approx(90 / 18)
     assert [plot.name for plot in section.plots] == ["costs", "break-even"]
+    assert b"white dot: break-even" in section.plots[1].forms["svg"]
+
+
+def test_no_dot_is_promised_where_nothing_breaks_even():
+    runs = [costly("reader", 10.0, 2.0, 1.0), costly("trainer", 10.0, 20.0, 1.0, tuned_llm=True)]
+    (section,) = ledger.sections(stored(runs))
+    drawn = section.plots[1].forms["svg"]
+    assert b"solid: cached; dashed: tuned" in drawn and b"break-even" not in drawn
 
 
 def speed(folder, **changes):

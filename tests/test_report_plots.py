@@ -40,6 +40,32 @@ def test_curves_begin_before_training_where_a_record_knows_it():
     assert [line.get_xdata()[line.get_markevery()[0]] for line in (lora, ssna)] == [8, 8]
 
 
+def test_a_beginning_near_chance_does_not_press_the_curves_into_a_strip():
+    low = record("id", 0.1, curve=[*record("id", 0.1).curve])
+    low.curve[0].valid["recall@10"] = 0.001
+    (group,) = groups([low, record("ssna", 0.12)])
+    _, figure, axes = drawn(group, "curves")
+    ends = [max(line.get_ydata()) for line in axes.lines]
+    bottom, top = axes.get_ylim()
+    assert 0.001 < bottom == pytest.approx(min(ends) * (1 - plots.BELOW)) and max(ends) < top
+    assert "lowest beginnings cut off" in figure.legends[0].get_title().get_text()
+    whole = drawn(groups([record("ssna", 0.12)])[0], "curves")
+    assert whole[2].get_ylim()[0] < min(whole[2].lines[0].get_ydata())
+    assert "cut off" not in whole[1].legends[0].get_title().get_text()
+
+
+def test_bars_are_the_least_and_the_most_of_the_seeds():
+    (group,) = groups([record("a", recall, seed) for seed, recall in enumerate((0.1, 0.5, 0.2))])
+    _, figure, axes = drawn(group, "quality")
+    bars = [
+        list(line.get_ydata()) for line in axes.lines if line.get_marker() == "_" and len(line.get_xdata())
+    ]
+    assert bars == [[0.1, 0.5]]
+    assert "least to most of the seeds" in [text.get_text() for text in figure.legends[0].get_texts()]
+    _, figure, _ = drawn(groups([record("a", 0.1)])[0], "quality")
+    assert "least to most of the seeds" not in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 def test_a_plot_of_rows_with_unlike_candidates_says_so():
     unlike, alike = (groups([tuned("lora", 0.3, 31.0), tuned("full", 0.3, n)])[0] for n in (252.0, 31.0))
     said = b"differ in their number of candidates"

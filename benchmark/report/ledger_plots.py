@@ -36,6 +36,7 @@ def draw_costs(where: str, rows: Mapping[str, Mapping[str, float]]) -> dict[str,
         axes.grid(axis="y", visible=False)
         axes.margins(x=0.1)
         axes.set_xlabel("wall seconds")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
         figure.legend(loc="outside lower left", ncols=3, handlelength=2.4)
         return forms(figure)
 
@@ -63,14 +64,14 @@ def draw_epochs(
             ends: dict[str, Any] = {"marker": marker, "markevery": [(37 * place) % 150 + 25], "markersize": 6}
             axes.plot(at, seconds, label=one.label, linewidth=1.5, **look, **ends)
         for epochs, cached in crossings:
-            dot: dict[str, Any] = {"color": "black", "markersize": 3.5, "zorder": 5}
+            dot: dict[str, Any] = {"mec": "black", "mfc": "white", "markersize": 5, "zorder": 5}
             axes.plot([epochs], [cached.after(epochs)], "o", **dot)
         axes.set(xscale="log", yscale="log", xlabel="epochs", ylabel="wall seconds in all")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_major_formatter(
             FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
         )
-        said = "solid: cached; dashed: tuned\nblack dot: break-even"
+        said = "solid: cached; dashed: tuned" + ("\nwhite dot: break-even" if crossings else "")
         shown: dict[str, Any] = {"title": said, "alignment": "left", "handlelength": 3.4}
         figure.legend(loc="outside lower left", ncols=wide, **shown)
         return forms(figure)

@@ -22,6 +22,8 @@ LARGEST = 700.0
 """Area of the largest bubble in square points."""
 SIZE = (7.5, 4.4)
 """Inches."""
+BELOW = 0.35
+"""Room that learning curves have at least below the lowest chosen epoch, as a share of its value."""
 
 
 def draw(group: Group, kind: Kind) -> dict[str, bytes]:
@@ -53,17 +55,17 @@ def _curves(group: Group, figure: Figure, axes: Axes) -> bool:
     """
     from matplotlib.ticker import MaxNLocator
 
-    shown = False
+    drawn: list[list[float]] = []
     for place, row in enumerate(group.rows):
         if not row.ok or not all(run.curve for run in row.ok):
             continue
-        shown = True
         colour, line, marker = look_of(place)
         middle = _middle_run(row)
         for run in row.ok:
             start = [run.initial["valid"]["recall@10"]] if "valid" in run.initial else []
             epochs = [0] * len(start) + [point.epoch for point in run.curve]
             values = start + [point.valid["recall@10"] for point in run.curve]
+            drawn.append(values)
             if run is not middle:
                 axes.plot(epochs, values, color=colour, linewidth=0.7, alpha=0.35)
                 continue
@@ -76,9 +78,24 @@ def _curves(group: Group, figure: Figure, axes: Axes) -> bool:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     several = any(len(row.ok) > 1 for row in group.rows)
     title = "marker: chosen epoch" + ("\nthin: other seeds" if several else "")
-    if shown:
+    if drawn and _cut_beginnings(axes, drawn):
+        title += "\nlowest beginnings cut off"
+    if drawn:
         figure.legend(loc="outside right upper", title=title, alignment="left", handlelength=3.4)
-    return shown
+    return bool(drawn)
+
+
+def _cut_beginnings(axes: Axes, curves: Sequence[Sequence[float]]) -> bool:
+    """Leave out of the plot how curves climb from chance, which would press all that differs into a strip.
+
+    Below the lowest best value stays as much room as up to the highest one. Nothing is cut for little.
+    """
+    lowest, highest = min(map(max, curves)), max(map(max, curves))
+    floor = lowest - max(highest - lowest, BELOW * lowest)
+    if floor - min(map(min, curves)) < (highest - floor) / 2:
+        return False
+    axes.set_ylim(floor, highest + (highest - floor) / 20)
+    return True
 
 
 class Point(NamedTuple):
@@ -88,7 +105,8 @@ class Point(NamedTuple):
     label: str
     x: float
     y: float
-    half_width: float | None
+    ends: tuple[float, float] | None
+    """The least and the most of its seeds; None of a single one."""
     memory: float | None
     """Bytes; None where it was not measured in the kind that the plot shows."""
 
@@ -113,8 +131,14 @@ def _points(group: Group) -> tuple[list[Point], str]:
         peak = peaks[row.label]
         if recall and time and time.mean > 0:
             memory = peak[0] if peak and peak[1] == kind else None
-            points.append(Point(place, row.label, time.mean, recall.mean, recall.half_width, memory))
+            points.append(Point(place, row.label, time.mean, recall.mean, _ends(row), memory))
     return points, kind
+
+
+def _ends(row: Row) -> tuple[float, float] | None:
+    """The least and the most test Recall@10 of several seeds: the t interval of two would dwarf all else."""
+    found = [run.metrics["test"]["recall@10"] for run in row.ok if "test" in run.metrics]
+    return (min(found), max(found)) if len(found) > 1 else None
 
 
 def _quality(group: Group, figure: Figure, axes: Axes) -> bool:
@@ -133,16 +157,17 @@ def _quality(group: Group, figure: Figure, axes: Axes) -> bool:
         axes.scatter(
             point.x, point.y, s=area, marker=mark, facecolor=face, edgecolor=edge, linewidth=width, zorder=3
         )
-        if point.half_width is not None:
-            axes.errorbar(
-                point.x, point.y, point.half_width, color=colour, capsize=2, linewidth=0.9, zorder=4
-            )
+        if point.ends:
+            axes.plot([point.x] * 2, point.ends, color="black", marker="_", linewidth=0.9, zorder=4)
     _axis_of_seconds(axes, [point.x for point in points])
     axes.margins(x=0.12, y=0.2)
     axes.set_xlabel(_clock(group)[1])
     axes.set_ylabel("test Recall@10")
     corners = _front(points)
     handles = [*_size_legend(axes, most, points), *_front_legend(axes, corners)]
+    if any(point.ends for point in points):
+        bar: dict[str, Any] = {"color": "black", "marker": "_", "linewidth": 0.9}
+        handles += axes.plot([], [], label="least to most of the seeds", **bar)
     title = "peak memory in training,\n" + ("GPU, allocated" if kind == "GPU" else "host, resident")
     figure.legend(
         handles=handles,
@@ -286,10 +311,8 @@ def _drawn_at(axes: Axes, point: Point, radius: float) -> Iterator[Box]:
     """The room of a bubble and of its error bar."""
     x, y = axes.transData.transform((point.x, point.y))
     yield Box(x - radius, y - radius, x + radius, y + radius)
-    if point.half_width is not None:
-        low, high = (
-            axes.transData.transform((point.x, point.y + h))[1] for h in (-point.half_width, point.half_width)
-        )
+    if point.ends:
+        low, high = (axes.transData.transform((point.x, end))[1] for end in point.ends)
         yield Box(x - 3, low, x + 3, high)
 
 
