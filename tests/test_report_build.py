@@ -237,6 +237,25 @@ def test_the_command_line_refuses_in_one_line(tmp_path, monkeypatch, capsys, arg
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("below", [".", "reports"])
+def test_a_file_in_place_of_the_folder_is_one_line(tmp_path, capsys, below):
+    (tmp_path / "taken").write_text("mine")
+    assert main(["report", "--source", "paper", "--out", str(tmp_path / "taken" / below)]) == 2
+    told = capsys.readouterr().err
+    assert re.match(r"adaptrec: error: --out: \S+ cannot be a folder \(.+\)\. Give a folder", told)
+    assert told.count("\n") == 1 and (tmp_path / "taken").read_text() == "mine"
+
+
+def test_the_page_of_the_paper_counts_what_it_prints(tmp_path):
+    build_report(tmp_path / "none", tmp_path / "r", source="paper")
+    page = (tmp_path / "r" / "index.html").read_text()
+    told = dict(re.findall(r"<div><dt>([^<]+)</dt><dd>([^<]+)</dd></div>", page.partition("</dl>")[0]))
+    figures = 25 + 3 * 120 + 60 + 2 * 45 + 60 + 3 * 40  # Tables 1; 2-4; 5; 6, 7; 8; S1-S3
+    assert told == {
+        "published figures": str(figures), "datasets": "5", "language models": "3", "methods": "8",
+    }  # fmt: skip
+
+
 def test_the_paper_s_report_has_a_folder_of_its_own(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["report", "--source", "paper"]) == 0

@@ -11,13 +11,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmark.published import published
 from benchmark.record import iter_records
 from benchmark.report import compare, figures, runs, study
 from benchmark.report.behind import Stored
 from benchmark.report.files import write
 from benchmark.report.forms import Style, render
 from benchmark.report.latex import document
-from benchmark.report.overview import overview, tiles
+from benchmark.report.overview import overview, printed, tiles
 from benchmark.report.page import Front, page
 from benchmark.report.section import Part, Section
 from benchmark.report.study import Source
@@ -60,7 +61,8 @@ def build_report(results: Path, out: Path, only: Only | None = None, source: Sou
     }
     command = _command(results, out, wanted, source)
     below = Path(os.path.relpath(results.resolve(), out.resolve())).as_posix()
-    front = Front(TITLE, MADE_FROM[source], command, below, tiles(records), overview(records))
+    counts = printed(published().figures) if source == "paper" else tiles(records)
+    front = Front(TITLE, MADE_FROM[source], command, below, counts, overview(records))
     files["README.md"] = _index(front, parts).encode()
     files["report.tex"] = document(TITLE, parts).encode()
     files["index.html"] = page(front, parts).encode()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from benchmark.published import Figure
 from benchmark.record import RunRecord
 from benchmark.report.behind import Stored
 from benchmark.report.styles import Block, Cell
@@ -46,6 +47,16 @@ def _row(runs: Sequence[RunRecord]) -> list[Cell]:
         "; ".join(where),
     ]
     return [Cell(text) for text in texts]
+
+
+def printed(figures: Collection[Figure]) -> dict[str, int]:
+    """The same of what the paper prints."""
+    return {
+        "published figures": len(figures),
+        "datasets": len({one.dataset for one in figures if one.dataset}),
+        "language models": len({one.llm for one in figures if one.llm}),
+        "methods": len({one.method for one in figures if one.method}),
+    }
 
 
 def tiles(records: Sequence[Stored]) -> dict[str, int]:
