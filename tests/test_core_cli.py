@@ -97,7 +97,8 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     ([*GRID, "--set", "heads=0"], ["heads=0"]),
     ([*GRID, "--methods", ","], ["--methods", "at least one"]),
     ([*GRID, "--processes", "0"], ["--processes", "0"]),
-    (["list", "method"], ["'method'", "Did you mean 'methods'?", "llms"]),
+    ([*GRID, "--tune", "gird"], ["unknown value of --tune: 'gird'", "Did you mean 'grid'?", "paper"]),
+    (["list", "method"], ["unknown argument 'method'", "Did you mean 'methods'?", "llms"]),
     (["report", "--results", "nowhere"], ["nowhere"]),
 ]
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from benchmark.commands.options import Parser
+from methods.errors import UserError
 
 SUMMARY = "Say why two figures differ: settings, and each metric with its interval."
 SIDE = (
@@ -30,6 +31,11 @@ def call(options: argparse.Namespace) -> int:
 
     found = explain(find(options.a, options.results), find(options.b, options.results))
     if options.json:
-        write_json(options.json, found)
+        try:
+            write_json(options.json, found)
+        except OSError as error:
+            raise UserError(
+                f"--json {options.json} cannot be written: {error.strerror}; choose another file."
+            ) from error
     print(show(found))
     return 0

@@ -25,8 +25,10 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            kind = action.metavar or action.dest
-            raise unknown(str(kind).lower(), value, action.choices)
+            kind = str(action.metavar or action.dest).lower()
+            if "|" in kind:  # the choices themselves: no name of what they are
+                kind = f"value of {action.option_strings[0]}:" if action.option_strings else "argument"
+            raise unknown(kind, value, action.choices)
 
     @property
     def options(self) -> list[str]:

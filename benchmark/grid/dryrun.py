@@ -110,8 +110,9 @@ def _total(found: Estimate, stored: Sequence[Stored], options: Options, cells: i
     high = high / (jobs if visible_gpus() else 1) + sum(span[1] for span in before)
     disk = sum(one.size for one in stored if not one.there)
     several = f" with {jobs} at a time" if jobs > 1 else ""
+    count = f"{cells} cell{'s' if cells != 1 else ''}"
     return (
-        f"{cells} cells: {counts}{more}. In all {time_range(low, high)}{several}; cache {_gib(disk)} more, "
+        f"{count}: {counts}{more}. In all {time_range(low, high)}{several}; cache {_gib(disk)} more, "
         f"{_gib(free_bytes(cache_folder()))} free in {cache_folder()}."
     )
 
