@@ -238,6 +238,17 @@ def between(records):
     }
 
 
+def test_a_p_value_below_the_last_digit_is_no_zero():
+    runs = [
+        record(f"m{n}", 0.1 + 0.01 * n, protocol=protocol)
+        for protocol in ("fair", "paper")
+        for n in range(12)
+    ]
+    (section,) = agreement.sections(stored(runs))
+    texts = [cell.text for block in section.blocks for row in block.rows for cell in row]
+    assert "<.0001" in texts and ".0000" not in texts
+
+
 def test_kendalls_tau_by_hand():
     line = between(orders(fair=(0.4, 0.3, 0.2, 0.1), paper=(0.3, 0.4, 0.2, 0.1)))["recall@10"]
     assert line["tau_b"] == pytest.approx((5 - 1) / 6)

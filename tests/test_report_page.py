@@ -113,6 +113,15 @@ def test_a_configuration_stands_once_though_sections_share_it():
     assert page(front(), [Part("p", [*sections, other])]).count('class="config"') == 2
 
 
+def test_figures_of_a_configuration_are_as_long_as_a_reader_needs():
+    facts = {"per item": 13.552337514253136, "rate": 0.0003, "eps": 1e-12, "items": 4385, "on": True}
+    section = Section("s", "s", "", [Block("t", ["r"], [[Cell("r", record="x")]])], records={"x": facts})
+    shown = re.findall(
+        r"<dd>([^<]+)</dd>", page(front(), [Part("p", [section])]).partition('class="config"')[2]
+    )
+    assert shown == ["13.5523", "0.0003", "1e-12", "4385", "true"]
+
+
 def test_paths_of_records_are_links_from_the_folder_of_the_report(text):
     assert 'href="../results/toy/%3Ci%3E/a%20b.json"' in text
 

@@ -9,6 +9,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from benchmark.report.behind import Stored
+from benchmark.report.compare import p_value
 from benchmark.report.drawing import forms, look_of, style
 from benchmark.report.names import slug, stems_of
 from benchmark.report.rows import Group, Row, groups
@@ -183,7 +184,7 @@ def _row(one: Agreement) -> list[Cell]:
         SHORT[one.metric],
         str(len(one.a)),
         "n/a" if tau is None else f"{tau:.2f}",
-        "n/a" if p is None else share(p),
+        p_value(p),
         shown or "none",
     ]
     return [Cell(text) for text in texts]

@@ -114,6 +114,8 @@ def _said(value: Any) -> str:
         return ", ".join(_said(one) for one in value) or "none"
     if value is None or value == {}:
         return "none"
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
