@@ -335,11 +335,18 @@ def test_seconds_keep_about_three_digits(value, shown):
     assert cells_of(group, "a")[6] == shown
 
 
+def test_who_is_alone_is_neither_best_nor_second():
+    (alone,) = groups([record("a", 0.2), failure("b")])
+    assert "Best in" not in render(alone, "markdown") and "**.2000**" not in render(alone, "markdown")
+    (two,) = groups([record("a", 0.2), record("b", 0.3)])
+    assert "**.3000**" in render(two, "markdown") and "<ins>.2000</ins>" in render(two, "markdown")
+
+
 def test_warm_and_cold_stand_only_where_there_are_cold_targets():
     (without,) = groups([record("a")])
     (group,) = groups([record("a", 0.2, cold=0.1), record("b", 0.3)])
     assert "cold" not in render(without, "text")
-    assert cells_of(group, "a", block=1)[5:] == ["* .2400", "* .1200", "* .1000", "* .0500"]
+    assert cells_of(group, "a", block=1)[5:] == [".2400", ".1200", ".1000", ".0500"]
     assert cells_of(group, "b", block=1)[5:] == ["n/a"] * 4
     assert "40 test targets are cold" in group.caption
 

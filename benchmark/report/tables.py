@@ -80,7 +80,7 @@ def _quality_column(group: Group, split: str, metric: str) -> list[Cell]:
     """Cells of all rows, the best and the second marked; equal as printed is equal."""
     figures = [row.quality(split, metric) for row in group.rows]
     printed = sorted({share(figure.mean) for figure in figures if figure}, key=float, reverse=True)
-    marks: dict[str, Mark] = dict(zip(printed, ("best", "second"), strict=False))
+    marks: dict[str, Mark] = dict(zip(printed, ("best", "second"), strict=False)) if len(printed) > 1 else {}
     cells = []
     for row, figure in zip(group.rows, figures, strict=True):
         shown = with_interval(figure, share) if figure else "n/a" if row.status == "ok" else row.status
