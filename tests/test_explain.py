@@ -109,6 +109,13 @@ def test_two_published_figures():
     assert said["top_layers"] == ("3", UNKNOWN)
 
 
+def test_the_paper_states_of_a_method_what_the_method_has():
+    found = both(None, "paper:distilbert/toys/tmlp", "paper:distilbert/toys/lora")
+    said = {one["name"]: (one["a"], one["b"]) for one in found["settings"]}
+    assert not {"heads", "noise"} & said.keys()  # of mixtures of experts alone
+    assert said["device_name"] == ("NVIDIA V100 32 GB", "NVIDIA A100 80 GB")
+
+
 def test_a_configuration_beside_itself_does_not_differ(results):
     found = both(results, b="toy/minilm/a")
     assert found["settings"] == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields, replace
 from datetime import UTC, datetime
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from shlex import join
 from tempfile import TemporaryDirectory
@@ -130,7 +131,18 @@ def fresh(call: Callable[..., T], *arguments: Any) -> T:
     # an interpreter that starts reads this; the filter that the command line sets does not reach it
     os.environ.setdefault("PYTHONWARNINGS", "ignore:The pynvml package is deprecated")
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(call, *arguments).result()
+        # it inherits that: ctrl-C of a terminal, which reaches both, is for this process to tell of
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            told = pool.submit(call, *arguments)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            return told.result()
+        except KeyboardInterrupt:
+            for child in active_children():
+                child.kill()
+            raise
 
 
 def _prepare(cells: Sequence[Cell]) -> None:
