@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ROW_SETTINGS = (
     "ids", "batch_size", "accumulation", "encode", "chunk_tokens", "lower_states", "lower_states_gib",
-    "replay", "compile",
+    "replay",
 )  # fmt: skip
 """Settings in which rows of one table may differ: the published schedules give methods their own batches, and
 how texts are encoded changes what a run costs, and nothing else but which dropout masks are drawn."""

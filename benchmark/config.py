@@ -89,9 +89,6 @@ class Settings:
     does where these take up at most `lower_states_gib` and fit on the disk."""
     lower_states_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = later(16.0)
     """Disk budget in GiB of lower_states=auto."""
-    compile: Literal["off", "on"] = later("off")
-    """Whether a language model that trains has its layers compiled (torch.compile): up to a minute at the
-    first step, less time and memory at all others. On a CPU it wants a C++ compiler and hardly pays."""
     replay: Literal["auto", "off"] = later("auto")
     """Whether steps on a GPU are recorded once for each shape of a batch and replayed (CUDA graphs); `auto`
     does for methods on frozen states or ids that allow it, in one process, without fp16."""

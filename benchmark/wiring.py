@@ -13,7 +13,6 @@ from benchmark.config import Settings
 from benchmark.data.batches import Sequences, total_steps
 from benchmark.data.sequences import Ints, evaluation_rows, training_rows
 from benchmark.inputs import CACHE, Inputs, Sources, build_method, load_inputs
-from benchmark.llm.compiled import compile_layers
 from benchmark.llm.frozen import hold_frozen
 from benchmark.measure import native_bf16, pick_device
 from benchmark.model.items import ItemEncoder
@@ -48,8 +47,6 @@ def build_trainer(
     low = LOW.get(accelerator.mixed_precision)
     if low is not None and "llm" in inputs.context:
         hold_frozen(inputs.context["llm"], low)
-    if settings.compile == "on" and "llm" in inputs.context:
-        compile_layers(inputs.context["llm"])
     encoder = ItemEncoder(inputs.items, settings, accelerator.device, low)
     model = Recommender(method, encoder, n_items, len(task.sequences.trained), settings)
     return Trainer(model, task, settings, seed, accelerator, checkpoint, say), inputs
