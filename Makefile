@@ -47,8 +47,11 @@ export one_dataset = $(firstword $(call items,$(DATASETS)))
 export one_method = $(or $(firstword $(call items,$(METHODS))),ssna)
 export one_protocol = $(firstword $(call items,$(PROTOCOL)))
 
-# Threads that wait do not spin: on a machine with other work, spinning costs thirty times the time.
-export OMP_WAIT_POLICY ?= passive
+# Threads that wait for each other spin for some microseconds and then sleep, as benchmark/threads.py has it.
+ifeq ($(OMP_WAIT_POLICY)$(GOMP_SPINCOUNT),)
+export OMP_WAIT_POLICY := passive
+export GOMP_SPINCOUNT := 1000
+endif
 
 # Runs `adaptrec` with the shell's arguments and shows them.
 adaptrec = echo "+ adaptrec $$*" >&2; .venv/bin/python -m benchmark "$$@"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
-# Read when torch loads: threads that wait for each other must not spin, or another program on the machine
-# makes each of their meetings many times slower.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from benchmark import threads
+
+threads.wait_briefly()
 
 from benchmark import cli
 from benchmark.grid import lifeline

@@ -9,13 +9,14 @@ python -m benchmark.growth plot FILE --folder docs          the plot, as PNG and
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads, as benchmark/__main__.py has it
+from benchmark import threads
+
+threads.wait_briefly()
 
 from benchmark.commands.options import Parser, add_set, names, numbers, protocols
 from benchmark.config import PROTOCOLS
