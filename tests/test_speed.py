@@ -423,6 +423,7 @@ def test_tables_in_the_docs_are_those_of_their_records() -> None:
         name, _, after = part.partition(" -->\n")
         file = root / "results" / "speed" / f"{name}.json"
         if file.exists():
-            assert after.lstrip("\n").startswith(show(read_speed(file))), (
-                f"docs/costs.md: {name} is out of date"
-            )
+            told = show(read_speed(file))
+            if (before := file.with_name(f"{name}-before.json")).exists():
+                told += f"\n\n{compare(read_speed(file), read_speed(before), before)}"
+            assert after.lstrip("\n").startswith(f"{told}\n"), f"docs/costs.md: {name} is out of date"

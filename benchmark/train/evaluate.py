@@ -1,14 +1,16 @@
 """Exact ranks over the full catalogue, in fp32, without ever holding a users x items matrix.
 
-The catalogue is encoded once. Users are sharded over processes without duplicates and scored in chunks; a
-rank is counted, not sorted: 1 + the items that score higher + half of the others that score the same, the
-expected rank under a random order of ties. So a constant scorer ranks everything in the middle.
+The catalogue is encoded once, and its embeddings are the only matrix of its size. Users are sharded over
+processes without duplicates and scored few enough at once that their scores take the same memory whatever the
+catalogue. A rank is counted, not sorted: 1 + the items that score higher + half of the others that score the
+same, the expected rank under a random order of ties. So a constant scorer ranks everything in the middle.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +25,15 @@ from benchmark.model.parallel import world_size
 from benchmark.model.recommender import Recommender
 
 CHUNK_USERS = 1024
+"""Users that SASRec reads at once."""
 CHUNK_ITEMS = 4096
+"""Items that are encoded at once."""
+CHUNK_SCORES = {"cpu": 2**20, "cuda": 2**26}
+"""Scores that are held at once: on a CPU what its caches hold, on a GPU enough to keep it busy."""
+LEAST_USERS = 16
+"""Users that are scored at once at least: each time all embeddings are read anew."""
+EXACT_ROWS = 2**22
+"""Signs that are summed up in one go: fp32 counts exactly up to 2**24, and a row may be several items."""
 
 
 class NotFiniteError(RuntimeError):
@@ -47,12 +57,17 @@ class Catalogue:
 
     embeddings: Tensor
     """`[R, d]`, as SASRec reads them."""
-    unit: Tensor
-    """`[R, d]`, unit length, as scores use them."""
+    scale: Tensor
+    """`[R]` what makes each embedding's length one: scores are scaled, so that there is no second matrix."""
     row: Tensor
     """`[I]` row of each item."""
-    repeated: Tensor
-    """Rows of the items that are not the first with their input: each counts once more."""
+    items: Tensor
+    """`[R]` how many items have this input, fp32."""
+
+    @property
+    def users_at_once(self) -> int:
+        """How many users are scored at once."""
+        return max(LEAST_USERS, CHUNK_SCORES[self.scale.device.type] // len(self.scale))
 
 
 @torch.no_grad()
@@ -84,17 +99,17 @@ def evaluate(
 
 def encode_catalogue(model: Recommender, data: Sequences, device: torch.device, rank: int = 0) -> Catalogue:
     """Embed every item; processes share the work."""
-    distinct, row = np.unique(data.twin, return_inverse=True)
-    parts = [
-        model.embed(share_of(distinct[begin : begin + CHUNK_ITEMS], rank, world_size()))
-        for begin in range(0, len(distinct), CHUNK_ITEMS)
-    ]
-    embeddings = torch.cat(parts)  # [R, d]
+    distinct, row, items = np.unique(data.twin, return_inverse=True, return_counts=True)
+    embeddings = torch.empty(len(distinct), model.settings.width, device=device)  # [R, d]
+    for begin in range(0, len(distinct), CHUNK_ITEMS):
+        some = distinct[begin : begin + CHUNK_ITEMS]
+        embeddings[begin : begin + len(some)] = model.embed(share_of(some, rank, world_size()))
+    length = torch.linalg.vector_norm(embeddings, dim=1)  # [R]
     return Catalogue(
         embeddings,
-        normalise(embeddings),
+        1 / length.clamp(min=1e-12),  # as `normalise`
         torch.from_numpy(row).to(device),
-        torch.from_numpy(row[data.twin != np.arange(len(row))]).to(device),
+        torch.from_numpy(items).to(device, torch.float32),
     )
 
 
@@ -102,9 +117,9 @@ def _rank_chunk(
     model: Recommender, data: Sequences, rows: Rows, history_start: Ints, catalogue: Catalogue
 ) -> tuple[Tensor, Tensor]:
     """Raw and masked ranks of a chunk of `u` users: two of `[u]` fp64."""
-    device = catalogue.unit.device
+    device = catalogue.scale.device
 
-    def on_device(x: Ints) -> Tensor:
+    def on_device(x: NDArray[Any]) -> Tensor:
         return torch.from_numpy(x).to(device)
 
     packed = pack(rows, bin_width(model.settings.window))
@@ -116,21 +131,36 @@ def _rank_chunk(
         on_device(packed.segment),
         on_device(packed.slot),
     )  # [u, d]
-    scores = normalise(u) @ catalogue.unit.T  # [u, d] x [d, R] -> [u, R]
     targets = data.items[rows.start + rows.length]  # [u]
-    own = scores.gather(1, catalogue.row[on_device(targets)].unsqueeze(1))  # [u, 1]
-    # the target is among the ties and counts one half: 1 + higher + others tied / 2
-    raw = _above(scores, own) + _above(scores[:, catalogue.repeated], own) + 0.5  # [u]
-    raw = raw.masked_fill(scores.sum(1).isnan(), math.nan)
-    history, counts = _history(data.items, rows, history_start, targets)
-    seen = scores.gather(1, catalogue.row[on_device(history)])  # [u, H]
-    return raw, raw - _above(seen.masked_fill(~torch.from_numpy(counts).to(device), -math.inf), own)
+    history, counts = _history(data.items, rows, history_start, targets)  # [u, H]
+    own, seen = catalogue.row[on_device(targets)], catalogue.row[on_device(history)]  # [u], [u, H]
+    whole = (normalise(u), own, seen, on_device(counts))
+    parts = zip(*(torch.split(x, catalogue.users_at_once) for x in whole), strict=True)
+    raw, masked = zip(*(_count(catalogue, *part) for part in parts), strict=True)
+    finite = u.isfinite().all(1) & (catalogue.scale > 0).all()  # [u]; nan is not above 0
+    return torch.cat(raw).masked_fill(~finite, math.nan), torch.cat(masked)  # [u]
 
 
-def _above(scores: Tensor, own: Tensor) -> Tensor:
-    """How many of `scores` `[u, C]` outrank `own` `[u, 1]`, a tied one counting half: -> `[u]` fp64."""
-    higher, tied = (scores > own).sum(1), (scores == own).sum(1)
-    return higher.double() + 0.5 * tied.double()
+def _count(
+    catalogue: Catalogue, u: Tensor, own: Tensor, seen: Tensor, counts: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Raw and masked ranks of some users: unit vectors `[c, d]`, their targets' rows `[c]`, rows of their
+    histories `[c, H]` and which of these count: -> two of `[c]` fp64.
+
+    With `I` items, those that score higher and half of those that tie, the target among them, are
+    `(I + higher - lower) / 2`: so the sum over the signs of what a score is above the target's is all that is
+    wanted, and it is taken in place.
+    """
+    scores = (u @ catalogue.embeddings.T).mul_(catalogue.scale)  # [c, d] x [d, R] -> [c, R]
+    signs = scores.sub_(scores.gather(1, own.unsqueeze(1))).sign_()  # [c, R]
+    lead = torch.zeros(len(u), dtype=torch.float64, device=u.device)
+    for some, items in zip(
+        torch.split(signs, EXACT_ROWS, 1), torch.split(catalogue.items, EXACT_ROWS), strict=True
+    ):
+        lead += some @ items  # [c, r] x [r] -> [c]
+    raw = 0.5 + (len(catalogue.row) + lead) / 2
+    ahead = (1 + signs.gather(1, seen)).double() / 2  # [c, H]
+    return raw, raw - (ahead * counts).sum(1)
 
 
 def _history(items: Ints, rows: Rows, history_start: Ints, targets: Ints) -> tuple[Ints, NDArray[np.bool_]]:
