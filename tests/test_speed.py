@@ -424,6 +424,6 @@ def test_tables_in_the_docs_are_those_of_their_records() -> None:
         file = root / "results" / "speed" / f"{name}.json"
         if file.exists():
             told = show(read_speed(file))
-            if (before := file.with_name(f"{name}-before.json")).exists():
+            if (before := file.parent / "before" / file.name).exists():
                 told += f"\n\n{compare(read_speed(file), read_speed(before), before)}"
             assert after.lstrip("\n").startswith(f"{told}\n"), f"docs/costs.md: {name} is out of date"
