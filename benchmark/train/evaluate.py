@@ -67,7 +67,8 @@ class Catalogue:
     @property
     def users_at_once(self) -> int:
         """How many users are scored at once."""
-        return max(LEAST_USERS, CHUNK_SCORES[self.scale.device.type] // len(self.scale))
+        scores = CHUNK_SCORES.get(self.scale.device.type, CHUNK_SCORES["cpu"])
+        return max(LEAST_USERS, scores // len(self.scale))
 
 
 @torch.no_grad()

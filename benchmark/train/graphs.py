@@ -130,9 +130,8 @@ class _Shape:
 def filled_up(batch: Batch) -> Batch:
     """`batch` with its bins, items, predictions and candidates filled up to `size`; the same loss."""
     like = batch
-    if (
-        batch.candidate_users is not None and batch.group is None
-    ):  # fillers are of another batch than all others
+    if batch.candidate_users is not None and batch.group is None:
+        # filler candidates are of another batch than all predictions, so that none sees them
         groups = (torch.zeros_like(batch.targets), torch.zeros_like(batch.candidates))
         like = replace(batch, group=groups[0], candidate_group=groups[1])
     shared = batch.candidate_users is None  # as many at each step
