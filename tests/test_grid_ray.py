@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import psutil
 import pytest
 from data_folders import write_folder
 
@@ -42,8 +43,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A head that takes no cells, and a node that takes two."""
+def caches(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Of each node its own, as on machines of their own."""
+    return [tmp_path_factory.mktemp(f"node{number}") for number in range(2)]
+
+
+@pytest.fixture(scope="module")
+def cluster(caches: list[Path]) -> Iterator[Any]:
+    """A head that takes no cells, and two nodes that take one each."""
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK}
@@ -53,7 +60,8 @@ def cluster() -> Iterator[Any]:
         # no hooks of its own: a node is added outside the main thread, where none can be set
         made = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
         try:
-            made.add_node(num_cpus=2)
+            for cache in caches:
+                made.add_node(num_cpus=1, env_vars={"ADAPTREC_CACHE": str(cache)})
             ray.init(made.address, log_to_driver=False, logging_level="error")
             yield made
         finally:
@@ -70,7 +78,7 @@ def quality(record: RunRecord) -> Any:
 
 
 def test_a_cluster_gives_the_records_that_one_process_gives(
-    cluster: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Any, caches: list[Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cells = [cell(folder, method, "epochs=1") for method in ("id", "tmlp")]
     expected = {one: quality(run(one, tmp_path / "alone")[1]) for one in cells}
@@ -81,6 +89,7 @@ def test_a_cluster_gives_the_records_that_one_process_gives(
             del cells[1]
         with make_executor("ray", Options(store)) as executor:
             made = executor.run(cells)
+        assert all(any(cache.iterdir()) for cache in caches), "each node took a cell"
         assert {one: quality(record) for one, record in made.items()} == {one: expected[one] for one in cells}
         for one in cells:
             assert ranks_path(resolve_cell(one).record_path(store)).exists()
@@ -96,9 +105,8 @@ def test_a_cell_whose_node_is_lost_goes_on_elsewhere_until_it_is_stopped(
     def lose() -> None:
         try:
             wait_for(lambda: list(tmp_path.rglob("last.pt")))
-            (node,) = cluster.worker_nodes
+            (node,) = (node for node in cluster.worker_nodes if cells_of(node))
             cluster.remove_node(node, allow_graceful=False)
-            cluster.add_node(num_cpus=1)
             wait_for(lambda: any("going on after epoch" in log for log in logs(tmp_path)))
             seen.append("resumed")
         finally:
@@ -114,6 +122,15 @@ def test_a_cell_whose_node_is_lost_goes_on_elsewhere_until_it_is_stopped(
     assert {Path(path).suffix for path in left} == {".json", ".log", ".pt"}, (left, logs(tmp_path))
     record = read_record(resolve_cell(one).record_path(tmp_path))
     assert record.status == "interrupted" and record.epochs_run > 0
+
+
+def cells_of(node: Any) -> int:
+    """How many processes of cells a node runs, below that of its raylet."""
+    (raylet,), found = node.all_processes["raylet"], 0
+    for one in psutil.Process(raylet.process.pid).children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            found += "benchmark" in one.cmdline()
+    return found
 
 
 def wait_for(true: Callable[[], object], seconds: float = 300) -> None:
