@@ -141,12 +141,24 @@ def test_figures_are_medians_and_what_is_not_measurable_is_left_out() -> None:
         "bytes to the host a step": "0", "host MiB, before": "1", "host MiB, train": "3",
         "host MiB, eval": "2",
     }  # fmt: skip
-    assert parts["encode forward"] == ["1,500", "16.7", "750", "1,000", "66.7", "66.7", "15", "0"]
-    assert parts["loss forward"][3:] == ["", "", "", "0", "2"]
+    assert parts["encode forward"] == ["1,500", "16.7", "750", "1,000", "", "66.7", "66.7", "15", "0"]
+    assert parts["loss forward"][3:] == ["", "", "", "", "0", "2"]
     assert parts["a step, by part"][:2] == ["9,000", "100"]
-    assert parts["encode"][3:5] == ["100", "25"]
+    assert parts["encode"][3:6] == ["100", "", "25"]
     assert parts["a validation pass"][0] == "500"
     assert "sasrec forward" not in parts
+
+
+def test_what_is_multiplied_in_fp32_is_measured_by_the_rate_of_fp32() -> None:
+    """1e12 a second in 16 bits, .25e12 in fp32: .75e12 + .25e12 take .75 + 1 seconds."""
+    counted = Counted(batches=5, parts={"loss forward": Counts(flops=10**12, flops_fp32=25 * 10**10)})
+    fp32 = MatrixRate(dtype="no", size=10**4, before=timed(8), after=timed(8))
+    mixed = variant("cached", counted=counted, epoch=timed(7), fp32_rate=fp32)
+    figures, parts = tables_of(show(record_of(mixed)))
+    assert figures["epoch, % of matrix rate"] == figures["epoch, the same by CPU s"] == ["25"]
+    assert figures["fp32 matrix rate before and after, GFLOP/s"] == ["250 and 250"]
+    # two of the five batches in .75 seconds
+    assert parts["loss forward"][3:6] == ["400", "100", "93.3"]
 
 
 def test_a_variant_without_figures_is_a_row_that_says_so() -> None:
@@ -385,6 +397,10 @@ def test_ratios_to_an_earlier_record_are_of_the_same_variant() -> None:
     assert table["items a step"][2] == "0.667"
     assert "encode=occurrences: no ratio, one of the two did not end well: no room" in told
     assert "Measured only once: unique." in told
+    assert table["epoch, % of matrix rate"] == ["11.1", "22.2", "2"]
+    fp32 = MatrixRate(dtype="no", size=10**4, before=timed(8), after=timed(8))
+    told = compare(record_of(variant("cached", fp32_rate=fp32)), then, file)
+    assert "epoch, s" in told and "% of matrix rate" not in told, "shares of unlike rates"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from benchmark.speed.record import STEP_PARTS, SpeedRecord, Variant
-from benchmark.speed.table import FIGURES, markdown, number, subject
+from benchmark.speed.table import FIGURES, SHARES, markdown, number, subject
 from methods.errors import UserError
 
 ALIKE = {
@@ -76,6 +76,8 @@ def compare(now: SpeedRecord, then: SpeedRecord, file: Path) -> str:
 
 def _rows(new: Variant, old: Variant) -> list[list[str]]:
     figures = {name: (figure(old), figure(new)) for name, figure in FIGURES.items()}
+    if (old.fp32_rate is None) != (new.fp32_rate is None):  # shares of unlike rates
+        figures = {name: pair for name, pair in figures.items() if name not in SHARES}
     for part in STEP_PARTS:
         if part in old.parts and part in new.parts:
             times = [1e3 * median(one.parts[part].seconds) for one in (old, new)]

@@ -153,11 +153,17 @@ class Counter(TorchDispatchMode):
     def _count_product(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         packet = func._overloadpacket
         if packet in FORMULAS:
-            self.counts.flops += FORMULAS[packet](*args, **kwargs)
+            self._add_flops(FORMULAS[packet](*args, **kwargs), args)
         elif packet in flop_registry:
-            self.counts.flops += flop_registry[packet](*args, **kwargs, out_val=out)
+            self._add_flops(flop_registry[packet](*args, **kwargs, out_val=out), args)
         elif func.namespace not in OURS or (PRODUCT.search(packet.__name__) and packet.__name__ not in NONE):
             self.not_counted.add(f"{func.namespace}.{packet.__name__}")
+
+    def _add_flops(self, flops: int, args: Any) -> None:
+        self.counts.flops += flops
+        numbers = (one for one in tree_leaves(args) if isinstance(one, Tensor) and one.is_floating_point())
+        if next(numbers).dtype is torch.float32:
+            self.counts.flops_fp32 += flops
 
 
 class _HostCalls(TorchFunctionMode):

@@ -39,6 +39,9 @@ class Counts(Part):
     flops: int = 0
     """Floating-point operations of matrix products (a multiplication and an addition are two), as executed:
     padding and what is computed twice included."""
+    flops_fp32: int = 0
+    """Of these, those of products of 32-bit numbers, which take longer. 0 in older records, whatever it was.
+    """
     operators: int = 0
     """Operators that torch dispatched, views included."""
     host_copies: int = 0
@@ -78,7 +81,7 @@ class Counted(Part):
 
 
 class MatrixRate(Part):
-    """A large matrix product in the run's precision and threads, before and after all else was measured."""
+    """A large matrix product with the run's threads, before and after all else was measured."""
 
     dtype: str
     size: int
@@ -134,6 +137,9 @@ class Variant(Part):
     counted_evaluation: Counted | None = None
     """One validation pass, counted."""
     matrix_rate: MatrixRate | None = None
+    """In the run's precision."""
+    fp32_rate: MatrixRate | None = None
+    """In fp32, where that is not the run's precision; null in older records."""
     chunk_tokens: int | None = None
     """Tokens of a chunk of item texts at the end; null where no texts are read."""
     halvings: int = 0
@@ -162,12 +168,22 @@ class Variant(Part):
         return {name: value * scale for name, value in self.counted.total.model_dump().items()}
 
     @property
-    def epoch_flops(self) -> float | None:
-        """Floating-point operations of a training epoch: counted in a whole one, or scaled from its steps."""
-        if self.counted is None:
+    def epoch_scale(self) -> float:
+        """Training that was counted -> an epoch."""
+        counted = self.counted
+        return 1.0 if counted is None or counted.whole_epoch else self.batches_per_epoch / counted.batches
+
+    def least_seconds(self, counts: Counts, cpu: bool = False) -> float | None:
+        """What the products of `counts` take where each runs at the matrix rate of its precision; CPU seconds
+        with `cpu`. None where no rate was taken."""
+        rate = self.matrix_rate
+        if rate is None:
             return None
-        scale = 1.0 if self.counted.whole_epoch else self.batches_per_epoch / self.counted.batches
-        return self.counted.total.flops * scale
+        fp32 = self.fp32_rate or rate
+        low = counts.flops - counts.flops_fp32
+        if cpu:
+            return low / rate.per_cpu_second + counts.flops_fp32 / fp32.per_cpu_second
+        return low / rate.per_second + counts.flops_fp32 / fp32.per_second
 
 
 class SpeedRecord(Part):

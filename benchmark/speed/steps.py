@@ -23,6 +23,7 @@ from benchmark.speed.record import (
     STEP_PARTS,
     Counted,
     MatrixRate,
+    Timed,
     Variant,
 )
 from benchmark.train.loop import Trainer
@@ -65,7 +66,7 @@ def measure(trainer: Trainer, plan: Plan, variant: Variant) -> None:
     variant.batches_per_epoch = len(EpochBatches(task.train, task.sequences, settings, trainer.seed, epoch=1))
     variant.steps_per_epoch = -(-variant.batches_per_epoch // settings.accumulation)
     variant.predictions_per_epoch = int(task.train.predictions.sum())
-    before = time_products(trainer.device, trainer.precision) if plan.detail else None
+    before = _products(trainer) if plan.detail else {}
     variant.host_before = psutil.Process().memory_info().rss
     epochs = itertools.count(1)
     with trainer.memory.phase("train"):
@@ -80,14 +81,26 @@ def measure(trainer: Trainer, plan: Plan, variant: Variant) -> None:
     variant.peak_memory = trainer.memory.peaks
     if encoder.inputs.lengths is not None:
         variant.chunk_tokens, variant.halvings = encoder.chunk_tokens, encoder.halvings
-    if before is not None:
-        after = time_products(trainer.device, trainer.precision)
-        size = SIZE[trainer.device.type]
-        variant.matrix_rate = MatrixRate(dtype=trainer.precision, size=size, before=before, after=after)
+    if before:
+        after, size = _products(trainer), SIZE[trainer.device.type]
+        rates = {
+            precision: MatrixRate(dtype=precision, size=size, before=before[precision], after=timed)
+            for precision, timed in after.items()
+        }
+        variant.matrix_rate = rates.pop(trainer.precision)
+        variant.fp32_rate = rates.get("no")
         whole = 0 if plan.epochs else min(plan.steps, COUNTED_STEPS)
         variant.counted = count_training(trainer, whole, next(epochs))
         variant.counted.kernels = _count_kernels(trainer, min(plan.steps, PROFILED_STEPS), next(epochs))
         variant.counted_evaluation = count_evaluation(trainer)
+
+
+def _products(trainer: Trainer) -> dict[str, Timed]:
+    """Precision -> large products in it: those of the run, and those that stay in fp32."""
+    return {
+        precision: time_products(trainer.device, precision)
+        for precision in dict.fromkeys((trainer.precision, "no"))
+    }
 
 
 @contextlib.contextmanager

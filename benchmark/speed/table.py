@@ -13,6 +13,7 @@ Figure = Callable[[Variant], float | str | None]
 """A number is one that can be compared with an earlier one; None is not measurable."""
 KINDS = {"allocated": "GPU allocated", "reserved": "GPU reserved", "process": "GPU process", "host": "host"}
 SHARE = "% of matrix rate"
+SHARES = (f"epoch, {SHARE}", "epoch, the same by CPU s")
 
 
 def show(record: SpeedRecord) -> str:
@@ -106,7 +107,8 @@ def _parts(record: SpeedRecord, variant: Variant) -> list[str]:
     rows = _part_rows(step, variant, variant.counted, scale, "a step, by part")
     passes = variant.counted_evaluation
     rows += _part_rows(variant.evaluation_parts, variant, passes, 1.0, "a validation pass")
-    headers = ["part", "ms", "% of time", "CPU ms", "GFLOP", SHARE, "by CPU s", "operators", "host copies"]
+    headers = ["part", "ms", "% of time", "CPU ms", "GFLOP", "of it fp32", SHARE, "by CPU s"]
+    headers += ["operators", "host copies"]
     title = f"Parts, {record.vary}={variant.value}:" if record.vary else "Parts:"
     return [title, markdown(rows, headers)]
 
@@ -125,15 +127,14 @@ def _part_rows(
         if not any(timed.seconds):
             continue
         count = counted.total if counted and name == whole else counts.get(name, Counts())
-        flops = count.flops * scale
-        of_rate, by_cpu = share(flops, timed, variant), share(flops, timed, variant, cpu=True)
+        of_rate, by_cpu = (share(count, scale, timed, variant, cpu) for cpu in (False, True))
         rows.append(
             [
                 name,
                 number(1e3 * median(timed.seconds)),
                 number(100 * median(timed.seconds) / median(sums.seconds)),
                 number(1e3 * median(timed.cpu_seconds)),
-                number(flops / 1e9) if flops else "",
+                *(number(scale * one / 1e9) if one else "" for one in (count.flops, count.flops_fp32)),
                 *("" if one is None else number(one) for one in (of_rate, by_cpu)),
                 number(count.operators * scale) if counts else "",
                 number(count.host_copies * scale) if counts else "",
@@ -142,14 +143,23 @@ def _part_rows(
     return rows
 
 
-def share(flops: float | None, timed: Timed, variant: Variant, cpu: bool = False) -> float | None:
-    """Per cent of the matrix rate that `flops` in the median time reach; by CPU seconds with `cpu`."""
-    rate = variant.matrix_rate
+def share(counts: Counts, scale: float, timed: Timed, variant: Variant, cpu: bool = False) -> float | None:
+    """Per cent of the median time that `scale` times `counts` take at the matrix rates; by CPU seconds with
+    `cpu`."""
     on_gpu = variant.environment is not None and variant.environment.device != "cpu"
-    seconds = timed.cpu_seconds if cpu else timed.seconds
-    if rate is None or not flops or not seconds or not median(seconds) or (cpu and on_gpu):
+    seconds, least = timed.cpu_seconds if cpu else timed.seconds, variant.least_seconds(counts, cpu)
+    if not least or not seconds or not median(seconds) or (cpu and on_gpu):
         return None
-    return 100 * flops / median(seconds) / (rate.per_cpu_second if cpu else rate.per_second)
+    return 100 * scale * least / median(seconds)
+
+
+def _epoch_share(cpu: bool) -> Figure:
+    def figure(variant: Variant) -> float | None:
+        if variant.counted is None:
+            return None
+        return share(variant.counted.total, variant.epoch_scale, variant.epochs, variant, cpu)
+
+    return figure
 
 
 def _notes(record: SpeedRecord) -> list[str]:
@@ -210,11 +220,11 @@ def _predictions(variant: Variant) -> float:
     return variant.predictions_per_epoch / median(variant.epochs.seconds)
 
 
-def _rate(kind: str) -> Figure:
+def _rate(kind: str, of: str = "matrix_rate") -> Figure:
     """Of the median product before and after, by wall `seconds` or `cpu_seconds`."""
 
     def figure(variant: Variant) -> str | None:
-        rate = variant.matrix_rate
+        rate = getattr(variant, of)
         if rate is None:
             return None
         times = [median(getattr(one, kind)) for one in (rate.before, rate.after)]
@@ -236,7 +246,8 @@ def _count(name: str) -> Figure:
 
 
 def _gigaflop(variant: Variant) -> float | None:
-    return None if variant.epoch_flops is None else variant.epoch_flops / 1e9
+    counted = variant.counted
+    return None if counted is None else counted.total.flops * variant.epoch_scale / 1e9
 
 
 FIGURES: dict[str, Figure] = {
@@ -258,8 +269,9 @@ FIGURES: dict[str, Figure] = {
     "GFLOP an epoch": _gigaflop,
     "matrix rate before and after, GFLOP/s": _rate("seconds"),
     "the same, GFLOP/CPU s": _rate("cpu_seconds"),
-    f"epoch, {SHARE}": lambda variant: share(variant.epoch_flops, variant.epochs, variant),
-    "epoch, the same by CPU s": lambda variant: share(variant.epoch_flops, variant.epochs, variant, cpu=True),
+    "fp32 matrix rate before and after, GFLOP/s": _rate("seconds", "fp32_rate"),
+    SHARES[0]: _epoch_share(cpu=False),
+    SHARES[1]: _epoch_share(cpu=True),
     "operators a step": _count("operators"),
     "kernels a step": lambda variant: variant.counted.kernels if variant.counted else None,
     "copies to the host a step": _count("host_copies"),
@@ -284,7 +296,7 @@ BRIEF: dict[str, Figure] = {
     name: FIGURES[name]
     for name in (
         "epoch, s", "epoch, CPU s", "predictions a second", "evaluation, s", "GFLOP an epoch",
-        f"epoch, {SHARE}", "epoch, the same by CPU s",
+        *SHARES,
     )
 } | {"peak MiB, train": _peak}  # fmt: skip
 """Of these, the ones that `brief` shows."""
