@@ -42,7 +42,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
         "sasrec_dropout", "sasrec_eps",
     ),
     "training": ("learning_rate", "epochs", "patience", "clip_norm", "tuning"),
-    "cost only": ("sequences", "encode", "chunk_tokens", "lower_states", "lower_states_gib"),
+    "cost only": ("sequences", "encode", "chunk_tokens", "lower_states", "lower_states_gib", "replay"),
     "machine": ("device_name", "world_size", "threads"),
 }  # fmt: skip
 """Topic -> names, the ones that move results most first: docs/statistics.md says why. Hyper-parameters not

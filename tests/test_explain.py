@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from report_ranks import ranked, some_ranks
 from report_records import failure
 
 from benchmark import cli
+from benchmark.config import Settings
 from benchmark.explain import BOOTSTRAP, ERRORS, explain, show
 from benchmark.facts import NONE, TOPICS, UNKNOWN
 from benchmark.record import ranks_path
@@ -51,6 +53,10 @@ def test_settings_that_move_results_come_first(results):
     topics = [list(TOPICS).index(one["topic"]) for one in both(results)["settings"]]
     assert topics == sorted(topics)
     assert {"name": "init", "topic": "start", "a": NONE, "b": "whitened", "stated": True} in found
+
+
+def test_every_setting_of_the_harness_has_a_topic():
+    assert {field.name for field in fields(Settings)} <= {name for names in TOPICS.values() for name in names}
 
 
 def test_equal_users_are_resampled_together(results):
