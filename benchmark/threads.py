@@ -6,7 +6,7 @@ import os
 
 SPINS = "1000"
 """Turns, some microseconds, that a thread looks again before it sleeps. The threads of a step meet a thousand
-times: where they sleep at once it takes 1.6 times as long on a machine with nothing else to do, and where
+times: where they sleep at once it takes 1.4 times as long on a machine with nothing else to do, and where
 they never sleep, many times as long on one that has."""
 
 

@@ -34,7 +34,7 @@ from benchmark.speed.record import (
 )
 from benchmark.speed.run import speed, time_cell
 from benchmark.speed.steps import Plan
-from benchmark.speed.table import brief, show
+from benchmark.speed.table import brief, several, show
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Trainer
 from benchmark.wiring import build_trainer
@@ -182,6 +182,9 @@ def test_a_variant_without_figures_is_a_row_that_says_so() -> None:
 
 
 def test_counts_are_said_once_or_where_they_differ() -> None:
+    assert (several(1, "epoch"), several(2, "epoch"), several(2, "batch")) == (
+        "1 epoch", "2 epochs", "2 batches",
+    )  # fmt: skip
     same = show(record_of(variant("unique"), variant("cached")))
     assert same.count("2 steps of 2 batches timed, 1 before; an epoch has 1,000 predictions, 5 batches") == 1
     differ = show(record_of(variant("unique"), variant("cached", batches_per_epoch=1, steps_per_epoch=1)))

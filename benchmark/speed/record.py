@@ -179,11 +179,8 @@ class Variant(Part):
         rate = self.matrix_rate
         if rate is None:
             return None
-        fp32 = self.fp32_rate or rate
-        low = counts.flops - counts.flops_fp32
-        if cpu:
-            return low / rate.per_cpu_second + counts.flops_fp32 / fp32.per_cpu_second
-        return low / rate.per_second + counts.flops_fp32 / fp32.per_second
+        work = ((counts.flops - counts.flops_fp32, rate), (counts.flops_fp32, self.fp32_rate or rate))
+        return sum(flops / (of.per_cpu_second if cpu else of.per_second) for flops, of in work)
 
 
 class SpeedRecord(Part):

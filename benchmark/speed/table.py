@@ -183,7 +183,7 @@ def several(count: int, thing: str) -> str:
     """A number and what it counts, in the plural where it is not one."""
     if count == 1:
         return f"1 {thing}"
-    return f"{count:,} {thing}{'es' if thing.endswith('ch') else 's'}"
+    return f"{count:,} {thing}{'es' if thing.endswith('tch') else 's'}"
 
 
 def number(value: float) -> str:
