@@ -34,7 +34,7 @@ import numpy.typing as npt
 from benchmark.data.prepare import prepare
 from benchmark.data.recipe import Recipe
 from benchmark.data.scratch import MEMORY_VARIABLE
-from benchmark.record import write_json
+from benchmark.files import write_json
 
 Ints = npt.NDArray[np.int64]
 CORE, RECENT = 5, 50

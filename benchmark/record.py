@@ -9,14 +9,13 @@ version; docs/records.md explains the fields, docs/record.schema.json is the who
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from benchmark.files import write_atomically
 from methods.errors import UserError
 
 SCHEMA = 1
@@ -311,28 +310,6 @@ def iter_records(folder: Path) -> Iterator[tuple[Path, RunRecord]]:
 def ranks_path(record_path: Path) -> Path:
     """Where the per-user ranks of a record lie."""
     return record_path.with_suffix(".ranks.parquet")
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content` to a temporary neighbour and rename it onto `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically."""
-    write_atomically(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

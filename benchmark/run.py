@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.describe import add_cost, add_quality, add_training, blank
+from benchmark.files import write_atomically
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.model.parallel import is_main, say, world_size
-from benchmark.record import BUSY, RunRecord, finished, ranks_path, write_atomically
+from benchmark.record import BUSY, RunRecord, finished, ranks_path
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.evaluate import NotFiniteError, UserRanks
 from benchmark.train.liveness import NotAliveError

@@ -24,7 +24,7 @@ BENCHMARK = sorted(name for name in SOURCES if name.split(".")[0] == "benchmark"
 METHODS = sorted(name for name in SOURCES if name.split(".")[0] == "methods")
 
 FLOORS = (
-    {"config", "record", "measure", "published", "threads"},
+    {"config", "files", "record", "measure", "published", "threads"},
     {"data", "llm"},
     {"model"},
     {"train"},

@@ -26,7 +26,7 @@ def fill(parser: Parser) -> None:
 def call(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     from benchmark.explain import explain, show
-    from benchmark.record import write_json
+    from benchmark.files import write_json
     from benchmark.sides import find
 
     found = explain(find(options.a, options.results), find(options.b, options.results))

@@ -8,17 +8,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from benchmark.record import write_json
+from benchmark.files import digest_of, write_json
 
 _SETTLED = 2.0
 """Seconds since its last change after which a file is remembered: within a clock tick it could change again
 without its time changing."""
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remembered_digest(path: Path, cache: Path) -> str:

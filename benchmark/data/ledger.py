@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmark.data.digests import remembered_digest
 from benchmark.data.places import LEDGER, read_ledger
-from benchmark.record import write_json
+from benchmark.files import write_json
 from methods.errors import UserError
 
 

@@ -20,12 +20,12 @@ from filelock import FileLock
 
 from benchmark.config import digest
 from benchmark.data.build import Begin, Built, build
-from benchmark.data.digests import digest_of, remembered_digest
+from benchmark.data.digests import remembered_digest
 from benchmark.data.download import known_digests, remember
 from benchmark.data.places import all_here
 from benchmark.data.recipe import Recipe, input_files
 from benchmark.data.strings import Strings
-from benchmark.record import write_json
+from benchmark.files import digest_of, write_json
 from methods.errors import UserError
 from methods.fields import hashed
 

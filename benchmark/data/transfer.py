@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from benchmark.files import write_json
 from benchmark.llm.progress import Progress
-from benchmark.record import write_json
 from methods.errors import UserError
 
 BLOCK = 8 << 20

@@ -21,12 +21,13 @@ from uuid import uuid4
 from benchmark.cell import Cell, resolve_cell
 from benchmark.config import digest
 from benchmark.data.places import cache_folder
+from benchmark.files import write_atomically
 from benchmark.grid.child import Child, run_command, stop
 from benchmark.grid.engine import Ended, Engine, Task, log_path
 from benchmark.grid.executor import Options
 from benchmark.grid.lifeline import GRACE
 from benchmark.grid.prepare import prepare
-from benchmark.record import ranks_path, write_atomically
+from benchmark.record import ranks_path
 from benchmark.train.told import parse_line
 from methods.errors import UserError
 

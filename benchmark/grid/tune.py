@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from benchmark.cell import Cell, resolve_cell
+from benchmark.files import write_atomically
 from benchmark.grid.plan import Published, Search
-from benchmark.record import RunRecord, Trial, Tuning, read_record, write_atomically
+from benchmark.record import RunRecord, Trial, Tuning, read_record
 
 MISSING = "its process ended without a record"
 

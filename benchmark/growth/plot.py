@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmark.files import write_atomically
 from benchmark.growth.record import FLAT, GrowthRecord, Size
-from benchmark.record import write_atomically
 from benchmark.report.drawing import forms, look_of, style
 from methods.errors import UserError
 

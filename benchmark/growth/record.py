@@ -9,7 +9,8 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from benchmark.record import Environment, Part, not_valid, write_atomically
+from benchmark.files import write_atomically
+from benchmark.record import Environment, Part, not_valid
 from benchmark.speed.record import Timed, Variant
 from methods.errors import UserError
 

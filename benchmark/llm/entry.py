@@ -20,9 +20,9 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from benchmark.files import write_json
 from benchmark.llm.catalogue import LLM
 from benchmark.llm.files import sha256
-from benchmark.record import write_json
 from methods.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -16,8 +16,8 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from benchmark.files import write_json
 from benchmark.llm import parts
-from benchmark.record import write_json
 
 HASHED = 2**22
 """Bytes that are read at a time."""

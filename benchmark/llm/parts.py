@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmark.record import write_atomically
+from benchmark.files import write_atomically
 
 PART_SECONDS = 15.0
 """Write a part when so much work would be lost."""

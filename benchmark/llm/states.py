@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmark.files import write_atomically
 from benchmark.llm import encoder, parts
 from benchmark.llm.catalogue import LLM
 from benchmark.llm.entry import DTYPES, Entry, check_layers, digest, facts
 from benchmark.llm.progress import Progress
 from benchmark.llm.tokens import load_tokens
-from benchmark.record import write_atomically
 from methods.errors import UserError, unknown
 
 FORMAT = 1

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmark.record import write_atomically, write_json
+from benchmark.files import write_atomically, write_json
 from methods.errors import UserError
 
 MANIFEST = "manifest.json"

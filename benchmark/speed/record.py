@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from benchmark.record import Environment, Part, PeakMemory, not_valid, write_atomically
+from benchmark.files import write_atomically
+from benchmark.record import Environment, Part, PeakMemory, not_valid
 from methods.errors import UserError
 
 DATA, OPTIMISER = "data", "optimiser"
