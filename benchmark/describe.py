@@ -14,16 +14,17 @@ from benchmark.data.prepare import Prepared
 from benchmark.data.sequences import Ints
 from benchmark.inputs import Inputs
 from benchmark.llm.frozen import held_in
-from benchmark.record import Cost, Environment, Metrics, RunRecord
+from benchmark.record import GENERATION, Cost, Environment, Metrics, RunRecord
 from benchmark.train.evaluate import UserRanks
 from benchmark.train.loop import Task, Trainer
-from benchmark.train.metrics import chance, masked_chance, metrics_of
+from benchmark.train.metrics import chance, metrics_of
 
 
 def blank(resolved: Resolved, where: Environment) -> RunRecord:
     """All that is known before the run: `failed` until it has ended well."""
     cell, prepared, entry = resolved.cell, resolved.prepared, resolved.entry
     return RunRecord(
+        generation=GENERATION,
         status="failed",
         dataset=prepared.name,
         data={
@@ -53,12 +54,12 @@ def _chance(resolved: Resolved) -> dict[str, Metrics]:
     user, on average over users."""
     prepared = resolved.prepared
     n_items = len(prepared.texts)
-    raw = chance(n_items)
+    raw = chance(np.array([n_items]))
     values = {}
     for split, at in (("valid", prepared.valid_at), ("test", prepared.test_at)):
         left = n_items - _distinct_seen(prepared, at)
         values[split] = raw
-        values[f"{split}_masked"] = masked_chance(raw, n_items, left) if len(left) else raw
+        values[f"{split}_masked"] = chance(left) if len(left) else raw
     # a random order knows no warm from cold
     parts = {
         f"test_{part}{form}": values[f"test{form}"] for part in ("warm", "cold") for form in ("", "_masked")

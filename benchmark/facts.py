@@ -100,7 +100,8 @@ def facts_of_run(run: RunRecord) -> Facts:
     found: dict[str, Any] = {f"recipe.{name}": rules[name] for name in rules if name not in RECIPE_NAMES}
     counts: Mapping[str, Any] = run.data.get("fingerprint") or {}
     found |= {name: counts[name] for name in COUNTS if name in counts}
-    found |= {"data.key": run.data.get("key"), "ties": "expected rank", "method": run.method}
+    ties = "mean rank" if run.schema_version == 1 else "expectation"
+    found |= {"data.key": run.data.get("key"), "ties": ties, "method": run.method}
     found |= {**asdict(Settings()), **run.settings, **run.hyperparameters}
     details = run.llm_details
     found |= {"llm": run.llm or "none"}

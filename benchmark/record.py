@@ -1,9 +1,9 @@
 """The record of one run: everything needed to read, compare and recompute it later, in one JSON file.
 
-Beside `<hash>-s<seed>.json` lies `<hash>-s<seed>.ranks.parquet` with every user's test rank (user, rank,
-rank_masked), so that each metric and p-value can be recomputed without running anything. `SCHEMA` is the
-version; docs/records.md explains the fields, docs/record.schema.json is the whole schema
-(`python -m benchmark.record` prints it).
+Beside `<hash>-s<seed>.json` lies `<hash>-s<seed>.ranks.parquet` with every user's test rank and the number of
+items that tie there, raw and masked, so that each metric and p-value can be recomputed without running
+anything. `SCHEMA` is the version; docs/records.md explains the fields, docs/record.schema.json is the whole
+schema (`python -m benchmark.record` prints it).
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from benchmark.files import write_atomically
 from methods.errors import UserError
 
-SCHEMA = 1
+SCHEMA = 2
+GENERATION = 1
+"""Version of what the harness measures, raised when the same configuration may give other figures or costs.
+
+1: metrics are expectations over ties, all methods are evaluated in fp32, and dropout acts on centred states in
+every reader of states. Records without the field are of generation 0.
+"""
 METRICS = ("recall@10", "recall@50", "ndcg@10", "ndcg@50")
 BUSY = "another process is working on"
 """Begins the complaint about a record that another run is to make; a bench that reads it waits."""
@@ -216,6 +222,8 @@ class RunRecord(Part):
 
     schema_version: int = SCHEMA
     """Version of this schema."""
+    generation: int = 0
+    """`GENERATION` of the harness that made it. Figures of two generations may differ for that reason alone."""
     status: Literal["ok", "failed", "oom", "interrupted"]
     error: str | None = None
     """One line where status is not ok."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -114,22 +114,21 @@ def _write(record: RunRecord, status: str, error: str | None, path: Path) -> Run
 
 
 def _write_ranks(ranks: UserRanks, path: Path) -> None:
-    """Parquet beside the record: user (index in the prepared data), rank, rank_masked."""
-    columns: dict[str, NDArray[Any]] = {
-        "user": ranks.user.astype(np.int32),
-        "rank": ranks.raw,
-        "rank_masked": ranks.masked,
-    }
-    table = pa.table({name: _column(values) for name, values in columns.items()})
+    """Parquet beside the record, int32: user (index in the prepared data), best rank and number of tied
+    items, the same with the user's history masked."""
+    columns = {
+        "user": ranks.user, "rank": ranks.raw.best, "tied": ranks.raw.tied,
+        "rank_masked": ranks.masked.best, "tied_masked": ranks.masked.tied,
+    }  # fmt: skip
+    table = pa.table({name: _column(values.astype(np.int32)) for name, values in columns.items()})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     write_atomically(ranks_path(path), sink.getvalue().to_pybytes())
 
 
-def _column(values: NDArray[Any]) -> pa.Array:
+def _column(values: NDArray[np.int32]) -> pa.Array:
     """As `pa.array`, which would import pandas."""
-    kind = {"i": pa.int32(), "f": pa.float64()}[values.dtype.kind]
-    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+    return pa.Array.from_buffers(pa.int32(), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
 
 
 @contextmanager

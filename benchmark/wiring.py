@@ -13,7 +13,7 @@ from benchmark.config import Settings
 from benchmark.data.batches import Sequences, total_steps
 from benchmark.data.sequences import Ints, evaluation_rows, training_rows
 from benchmark.inputs import CACHE, Inputs, Sources, build_method, load_inputs
-from benchmark.llm.frozen import hold_frozen
+from benchmark.llm.frozen import FrozenMatrices
 from benchmark.measure import native_bf16, pick_device
 from benchmark.model.items import ItemEncoder
 from benchmark.model.parallel import say
@@ -45,9 +45,9 @@ def build_trainer(
     torch.manual_seed(seed)
     method = build_method(resolved, inputs, steps)
     low = LOW.get(accelerator.mixed_precision)
-    if low is not None and "llm" in inputs.context:
-        hold_frozen(inputs.context["llm"], low)
-    encoder = ItemEncoder(inputs.items, settings, accelerator.device, low)
+    llm = inputs.context.get("llm")
+    frozen = FrozenMatrices(llm, low) if low is not None and llm is not None else None
+    encoder = ItemEncoder(inputs.items, settings, accelerator.device, low, frozen)
     model = Recommender(method, encoder, n_items, len(task.sequences.trained), settings)
     return Trainer(model, task, settings, seed, accelerator, checkpoint, say), inputs
 

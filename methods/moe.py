@@ -15,7 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from methods.dropout import Dropout
+from methods.dropout import dropout
+from methods.fields import later
 from methods.precision import filled, product_dtype
 
 
@@ -35,6 +36,11 @@ class MoEConfig(StatesConfig):
 
     heads: Annotated[int, Field(ge=1, le=1024)] = 8
     """n_p, projection heads of an adapter."""
+    dropout_on: Literal["centred", "raw", "experts"] = later("centred")
+    """What dropout sets to zero: `centred` the state less the catalogue's mean, so that a dropped dimension
+    has the mean; `raw` the state itself; both with one mask for all experts and the routing. `experts` the
+    state itself with a mask for each expert and none for the routing, as UniSRec's code does, at n_p times
+    the memory."""
     noise: Literal["train", "always", "never"] = "train"
     """When the routing weights are drawn from their Gaussian; otherwise its mean is used."""
 
@@ -67,6 +73,20 @@ class Whitening(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Centre and scale states in fp32: `[M, D]` -> `[M, D]`. Add `origin` to get x."""
         return (h.to(self.mean.dtype) - self.mean) / self.scale
+
+
+class StateDropout(nn.Module):
+    """Dropout on the input of an adapter, the one definition for all readers of states (`dropout_on`)."""
+
+    def __init__(self, share: float, on: str) -> None:
+        super().__init__()
+        self.share, self.on = share, on
+
+    def forward(self, x: Tensor, origin: Tensor) -> Tensor:
+        """`x` centred, `[M, D]`, `origin` what centring took away, `[D]`: -> `[M, D]`, centred."""
+        if self.on == "centred" or not self.training:
+            return dropout(x, self.share, self.training)
+        return dropout(x + origin, self.share, self.training) - origin
 
 
 class Mixture(torch.autograd.Function):
@@ -107,10 +127,7 @@ class Mixture(torch.autograd.Function):
 
 
 class MoEAdapter(nn.Module):
-    """Eqs. 1-3: projection heads mixed by Gaussian routing, `[M, D] -> [M, d]` in fp32.
-
-    Dropout acts on centred states, so a dropped dimension has the catalogue's mean, not zero.
-    """
+    """Eqs. 1-3: projection heads mixed by Gaussian routing, `[M, D] -> [M, d]` in fp32."""
 
     def __init__(self, config: MoEConfig, mean: Tensor, std: Tensor, out_dim: int) -> None:
         """`mean` and `std` are `[D]`, the statistics of this layer over the catalogue."""
@@ -118,7 +135,7 @@ class MoEAdapter(nn.Module):
         width, heads = len(mean), config.heads
         self.heads, self.noise = heads, config.noise
         self.whiten = Whitening(mean, std, config.init)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = StateDropout(config.dropout, config.dropout_on)
         self.weight = nn.Parameter(torch.empty(width, heads, out_dim))  # W of Eq. 1
         self.shift = nn.Parameter(torch.empty(heads, width))  # b of Eq. 1
         # what would never train does not exist: a single head has no rival, and no draw has no spread
@@ -133,11 +150,22 @@ class MoEAdapter(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Adapt the states of one layer: `[M, D]` -> `[M, d]`."""
-        x = self.dropout(self.whiten(h))  # [M, D]
+        x = self.whiten(h)  # [M, D]
+        if self.training and self.dropout.on == "experts":
+            return self._mask_each_expert(x)
+        x = self.dropout(x, self.whiten.origin)  # [M, D]
         x = filled(x, product_dtype(x))  # [M', D]
         share = self._share(x[: len(h)])  # [M, n_p]
         with torch.autocast(h.device.type, enabled=False):  # it knows itself what is in 16 bits
             return Mixture.apply(x, share, self.weight, self.whiten.origin - self.shift)  # type: ignore[no-any-return, no-untyped-call]
+
+    def _mask_each_expert(self, x: Tensor) -> Tensor:
+        """The mixture of `x` `[M, D]`, centred, with a mask of its own for each expert: -> `[M, d]`."""
+        share = self._share(x)  # [M, n_p]
+        raw = (x + self.whiten.origin).unsqueeze(1).repeat(1, self.heads, 1)  # [M, n_p, D]
+        kept = dropout(raw, self.dropout.share, self.training) - self.shift  # [M, n_p, D]
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.einsum("mk,mkd,dko->mo", share, kept, self.weight)  # [M, d]
 
     def _share(self, x: Tensor) -> Tensor:
         """Each head's share in an item, Eqs. 2 and 3: `[M, D]` -> `[M, n_p]` fp32."""

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from methods.base import Context, Items, Method, Reads, published, states_of
 from methods.dropout import Dropout
-from methods.moe import StatesConfig, Whitening
+from methods.moe import StateDropout, StatesConfig, Whitening
 
 
 @dataclass(frozen=True)
 class TMLPConfig(StatesConfig):
     """Hyper-parameters of TMLP."""
 
+    dropout_on: Literal["centred", "raw"] = "centred"
+    """What dropout sets to zero: `centred` the state less the catalogue's mean, so that a dropped dimension
+    has the mean; `raw` the state itself, as published code does. Both are the same where init=whitened."""
     mlp_layers: Annotated[int, Field(ge=1, le=16)] = 2
     """n_l, layers of the perceptron: the first maps D to d, the others d to d, GELU between them."""
 
@@ -42,13 +45,15 @@ class TMLP(Method):
         super().__init__(config, context)
         assert context.state_mean is not None and context.state_std is not None
         self.whiten = Whitening(context.state_mean[0], context.state_std[0], config.init)
+        self.dropout = StateDropout(config.dropout, config.dropout_on)
         widths = [context.llm_width] + [context.out_dim] * config.mlp_layers
         modules: list[nn.Module] = []
         for wide, narrow in pairwise(widths):
-            modules += [Dropout(config.dropout), nn.Linear(wide, narrow), nn.GELU()]
-        self.mlp = nn.Sequential(*modules[:-1])
+            modules += [nn.Linear(wide, narrow), nn.GELU(), Dropout(config.dropout)]
+        self.mlp = nn.Sequential(*modules[:-2])
 
     def forward(self, items: Items) -> Tensor:
         """Embed items: `[M, 1, D]` -> `[M, d]`."""
-        x = self.whiten(states_of(items)[:, 0]) + self.whiten.origin  # [M, D]
+        x = self.dropout(self.whiten(states_of(items)[:, 0]), self.whiten.origin)  # [M, D]
+        x = x + self.whiten.origin  # [M, D]
         return self.mlp(x)  # type: ignore[no-any-return]  # [M, D] -> [M, d]

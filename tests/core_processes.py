@@ -86,10 +86,10 @@ def steps() -> dict[str, Any]:
             found[f"{method} {candidates}"] = step(model, batch)
         model = build(settings, world, method)
         ranks = evaluate(model, task.sequences, task.test, task.history_start, CPU, rank())
-        found[f"{method} ranks"] = {"user": ranks.user, "raw": ranks.raw, "masked": ranks.masked}
+        found[f"{method} ranks"] = {"user": ranks.user, "raw": ranks.raw.mean, "masked": ranks.masked.mean}
         few = task.test.take(np.array([4]))  # one user: a process has none
         found[f"{method} one user"] = {
-            "raw": evaluate(model, task.sequences, few, task.history_start, CPU, rank()).raw
+            "raw": evaluate(model, task.sequences, few, task.history_start, CPU, rank()).raw.mean
         }
     for candidates in CANDIDATES:
         settings = with_settings(candidates=candidates, samples=5)
@@ -126,7 +126,7 @@ def tuned_steps() -> dict[str, Any]:
                 )
                 found[f"{method} {encode}{' silent' if silent else ''}"] = step(model.train(), batch)
         ranks = evaluate(model, task.sequences, task.test, task.history_start, CPU, rank())
-        found[f"{method} ranks"] = {"user": ranks.user, "raw": ranks.raw, "masked": ranks.masked}
+        found[f"{method} ranks"] = {"user": ranks.user, "raw": ranks.raw.mean, "masked": ranks.masked.mean}
     return found
 
 
@@ -154,7 +154,7 @@ def tuned_run(folder: Path, chunk: int, limit: int | None = None, method: str = 
         "reason": reason, "best_epoch": made.progress.best_epoch, "step": made.progress.step,
         "curve": [(row.loss, row.valid["ndcg@50"]) for row in made.progress.curve],
         "encodings": made.progress.encodings, "halvings": made.progress.halvings,
-        "chunk_tokens": made.progress.chunk_tokens, "test": made.test().raw,
+        "chunk_tokens": made.progress.chunk_tokens, "test": made.test().raw.mean,
         "problems": made.certificate().problems, "extra": made.model.method.extra_record(),
     }  # fmt: skip
 
@@ -178,7 +178,7 @@ def whole_run(folder: Path) -> dict[str, Any]:
     curve = [(row.loss, row.valid["ndcg@50"], row.valid_masked["recall@10"]) for row in made.progress.curve]
     return {
         "reason": reason, "best_epoch": made.progress.best_epoch, "step": made.progress.step,
-        "candidates": made.progress.candidates, "curve": curve, "test": made.test().raw,
+        "candidates": made.progress.candidates, "curve": curve, "test": made.test().raw.mean,
     }  # fmt: skip
 
 

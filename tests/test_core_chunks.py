@@ -12,11 +12,12 @@ import torch
 from core_worlds import make_world, token_recommender, trainer, with_settings
 from torch import Tensor, nn
 
-from benchmark.data.batches import EpochBatches, share_of
-from benchmark.llm.frozen import held_in, hold_frozen
+from benchmark.data.batches import EpochBatches
+from benchmark.llm.frozen import FrozenMatrices, held_in
 from benchmark.model import chunks
 from benchmark.model.chunks import GraphBytes, length_chunks
 from benchmark.model.recommender import Recommender
+from benchmark.train.evaluate import evaluate
 from methods.attention import products
 
 WORLD = make_world(4, n_users=9, n_items=13)
@@ -164,7 +165,7 @@ def test_frozen_matrices_in_16_bits_give_the_numbers_of_autocast(method: str, hy
         model.encoder.low = torch.bfloat16
         before = {name: p.dtype for name, p in model.named_parameters() if p.requires_grad}
         if held:
-            hold_frozen(model.method.llm, torch.bfloat16)  # type: ignore[arg-type]
+            model.encoder.frozen = FrozenMatrices(model.method.llm, torch.bfloat16)  # type: ignore[arg-type]
         assert held_in(model) == ("bfloat16" if held else None)
         assert before == {name: p.dtype for name, p in model.named_parameters() if p.requires_grad}
         torch.manual_seed(1)
@@ -172,21 +173,30 @@ def test_frozen_matrices_in_16_bits_give_the_numbers_of_autocast(method: str, hy
             objective = model(batch).objective
         objective.backward()
         gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-        found.append((objective, gradients, model))
-    (one, first, plain), (other, second, _) = found
+        found.append((objective, gradients))
+    (one, first), (other, second) = found
     assert torch.equal(one, other) and first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    items = share_of(np.arange(WORLD.n_items), 0, 1)
-    with torch.no_grad():
-        low, plain.encoder.low = plain.eval().encoder(plain.method, items), None
-        full = plain.encoder(plain.method, items)
-    torch.testing.assert_close(low, full, rtol=0.03, atol=0.03 * float(full.abs().max()))
-    assert not torch.equal(low, full), "the catalogue is embedded in the precision of training"
+
+
+@pytest.mark.parametrize(("method", "hyper"), [("lora", {}), ("full", {"layers": 1})])
+def test_evaluation_is_in_fp32_whatever_training_is_in(method: str, hyper: dict[str, Any]) -> None:
+    """The same ranks as those of a model that has never seen 16 bits; and training goes on in 16 bits."""
+    task, found = WORLD.task(with_settings()), []
+    for low in (None, torch.bfloat16):
+        model = token_recommender(with_settings(), WORLD, method, **hyper)
+        if low is not None:
+            model.encoder.low = low
+            model.encoder.frozen = FrozenMatrices(model.method.llm, low)  # type: ignore[arg-type]
+        found.append(evaluate(model, task.sequences, task.test, task.history_start, torch.device("cpu")))
+        assert (model.encoder.low, held_in(model)) == (low, low and "bfloat16")
+    one, other = found
+    assert (one.raw.best == other.raw.best).all() and (one.raw.tied == other.raw.tied).all()
 
 
 def test_embeddings_and_norms_stay_in_32_bits() -> None:
     model = token_recommender(with_settings(), WORLD, "lora")
-    hold_frozen(model.method.llm, torch.bfloat16)  # type: ignore[arg-type]
+    FrozenMatrices(model.method.llm, torch.bfloat16)  # type: ignore[arg-type]
     kinds = {type(m): p.dtype for m in model.method.llm.modules() for p in m.parameters(recurse=False)}  # type: ignore[union-attr]
     assert kinds[nn.Embedding] == kinds[nn.LayerNorm] == torch.float32
 

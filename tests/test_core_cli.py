@@ -164,7 +164,8 @@ def test_a_run_prints_its_record_last(
     assert all(set(values) == set(METRICS) for values in record.metrics.values())
     table = pq.read_table(path.with_suffix(".ranks.parquet")).to_pydict()
     assert table["user"] == list(range(12))
-    hits = [rank <= 10 for rank in table["rank"]]
+    ties = zip(table["rank"], table["tied"], strict=True)
+    hits = [min(max(11 - rank, 0), tied) / tied for rank, tied in ties]
     assert record.metrics["test"]["recall@10"] == pytest.approx(sum(hits) / 12)
     assert all(masked <= raw for raw, masked in zip(table["rank"], table["rank_masked"], strict=True))
     assert sorted(file.suffix for file in path.parent.iterdir()) == [".json", ".parquet"], "no litter"

@@ -19,15 +19,20 @@ from benchmark.data.batches import Sequences
 from benchmark.model.recommender import Recommender
 from benchmark.train import evaluate as evaluation
 from benchmark.train.evaluate import UserRanks, evaluate
-from benchmark.train.metrics import chance, masked_chance, metrics_of
+from benchmark.train.metrics import Ranks, chance, gains, metrics_of
 
 SETTINGS = with_settings()
 CPU = torch.device("cpu")
 
 
+def untied(ranks: list[int] | NDArray[np.int64]) -> Ranks:
+    best = np.asarray(ranks)
+    return Ranks(best, np.ones_like(best))
+
+
 def test_metrics_by_hand() -> None:
     # ranks 1, 3, 10, 11, 50, 51: 3 of 6 within 10, 5 of 6 within 50
-    found = metrics_of(np.array([1.0, 3, 10, 11, 50, 51]))
+    found = metrics_of(untied([1, 3, 10, 11, 50, 51]))
     assert found["recall@10"] == pytest.approx(3 / 6)
     assert found["recall@50"] == pytest.approx(5 / 6)
     assert found["ndcg@10"] == pytest.approx((1 + 1 / 2 + 1 / math.log2(11)) / 6)
@@ -35,8 +40,30 @@ def test_metrics_by_hand() -> None:
     assert found["ndcg@50"] == pytest.approx(ndcg50 / 6)
 
 
-def test_half_ranks_by_hand() -> None:
-    """Tied for 10 and 11, expected at 10.5: not within 10, which never flatters."""
+def test_ties_by_hand() -> None:
+    """Three items tie for the places 9, 10 and 11: two of the three orders are hits within 10."""
+    found = metrics_of(Ranks(np.array([9]), np.array([3])))
+    assert found["recall@10"] == pytest.approx(2 / 3)
+    assert found["ndcg@10"] == pytest.approx((1 / math.log2(10) + 1 / math.log2(11)) / 3)
+    assert found["ndcg@50"] == pytest.approx((1 / math.log2(10) + 1 / math.log2(11) + 1 / math.log2(12)) / 3)
+
+
+@pytest.mark.parametrize("metric", ["recall@3", "ndcg@3", "recall@5", "ndcg@5"])
+def test_ties_are_the_mean_over_all_orders(metric: str) -> None:
+    """Every best rank and number of ties among seven items, against all orders of their scores."""
+    for best, tied in ((b, t) for b in range(1, 8) for t in range(1, 9 - b)):
+        scores = [2.0] * (best - 1) + [1.0] * tied + [0.0] * (8 - best - tied)
+        places = [
+            [item for item in order if scores[item] == 1.0].index(best - 1) + best
+            for order in itertools.permutations(range(best - 1, best - 1 + tied))
+        ]
+        expected = np.mean(gains(untied(places), metric))
+        found = gains(Ranks(np.array([best]), np.array([tied])), metric)
+        assert found == pytest.approx([expected], abs=1e-12)
+
+
+def test_mean_ranks_of_older_records_keep_their_rule() -> None:
+    """Tied for 10 and 11, at the mean rank 10.5: not within 10."""
     found = metrics_of(np.array([10.5, 1.5]))
     assert found["recall@10"] == 0.5
     assert found["ndcg@50"] == pytest.approx((1 / math.log2(11.5) + 1 / math.log2(2.5)) / 2)
@@ -44,29 +71,22 @@ def test_half_ranks_by_hand() -> None:
 
 def test_no_users_have_no_metrics() -> None:
     with pytest.raises(ValueError, match="no ranks"):
-        metrics_of(np.zeros(0))
+        metrics_of(untied([]))
 
 
 def test_chance_by_hand() -> None:
-    found = chance(200)
+    found = chance(np.array([200]))
     assert found["recall@10"] == pytest.approx(0.05)
     assert found["ndcg@10"] == pytest.approx(sum(1 / math.log2(r + 1) for r in range(1, 11)) / 200)
-    assert chance(7)["recall@10"] == 1
+    assert chance(np.array([7]))["recall@10"] == 1
 
 
 @pytest.mark.parametrize("n_items", [3, 10, 30, 70])
-def test_masked_chance_is_the_mean_over_users_of_what_is_left_to_each(n_items: int) -> None:
+def test_chance_is_the_mean_over_users_of_what_is_left_to_each(n_items: int) -> None:
     left = np.arange(1, n_items + 1)
-    each = [chance(count) for count in left.tolist()]
-    for name, value in masked_chance(chance(n_items), n_items, left).items():
+    each = [metrics_of(untied(np.arange(1, count + 1))) for count in left.tolist()]
+    for name, value in chance(left).items():
         assert value == pytest.approx(np.mean([one[name] for one in each]), rel=1e-12)
-        assert value <= 1 + 1e-12
-
-
-def test_masked_chance_of_many_items_keeps_the_digits_that_records_have() -> None:
-    raw, left = chance(5305), np.arange(5200, 5305)
-    scale = float(np.mean(5305 / left))
-    assert masked_chance(raw, 5305, left) == {name: value * scale for name, value in raw.items()}
 
 
 def test_metrics_agree_with_torchmetrics() -> None:
@@ -74,8 +94,8 @@ def test_metrics_agree_with_torchmetrics() -> None:
     scores = torch.rand(120, 80, generator=generator)
     target = torch.randint(80, (120,), generator=generator)
     own = scores.gather(1, target[:, None])
-    ranks = 1 + (scores > own).sum(1).double().numpy()
-    found = metrics_of(ranks)
+    ranks = 1 + (scores > own).sum(1).numpy()
+    found = metrics_of(untied(ranks))
     relevant = torch.zeros(120, 80, dtype=torch.bool).scatter(1, target[:, None], True)
     query = torch.arange(120)[:, None].expand(120, 80)
     for k in (10, 50):
@@ -121,8 +141,16 @@ def check(model: Recommender, world: World, split: str) -> None:
     for user, items in enumerate(world.users):
         at = len(items) - (2 if split == "valid" else 1)
         scores = user_scores(model, world, user, at)
-        assert found.raw[user] == plain_rank(scores, items[at], set())
-        assert found.masked[user] == plain_rank(scores, items[at], set(items[:at]))
+        assert found.raw.best[user] == plain_rank(scores, items[at], set())
+        assert found.masked.best[user] == plain_rank(scores, items[at], set(items[:at]))
+    assert (found.raw.tied == 1).all() and (found.masked.tied == 1).all()
+
+
+def same(one: UserRanks, two: UserRanks) -> bool:
+    return all(
+        (a.best == b.best).all() and (a.tied == b.tied).all()
+        for a, b in ((one.raw, two.raw), (one.masked, two.masked))
+    )
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
@@ -146,46 +174,41 @@ def test_small_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(evaluation.CHUNK_SCORES, "cpu", 1)
     monkeypatch.setattr(evaluation, "EXACT_ROWS", 5)
     parts = ranked(model, world, "test")
-    assert (whole.raw == parts.raw).all()
-    assert (whole.masked == parts.masked).all()
+    assert same(whole, parts)
 
 
 def test_evaluation_leaves_the_mode_alone_and_has_no_dropout() -> None:
     world = make_world(1)
     model = recommender(replace(SETTINGS, sasrec_dropout=0.5), world).train()
     one, two = ranked(model, world, "test"), ranked(model, world, "test")
-    assert (one.raw == two.raw).all()
+    assert same(one, two)
     assert model.training
 
 
 def test_routing_noise_is_off_at_evaluation() -> None:
     world = make_world(1)
     model = recommender(SETTINGS, world, "tmoe").train()
-    assert (ranked(model, world, "test").raw == ranked(model, world, "test").raw).all()
+    assert same(ranked(model, world, "test"), ranked(model, world, "test"))
 
 
-def by_permutation(scores: list[float], target: int) -> float:
-    """Mean place of `target` over every order that sorts `scores`, ties in all orders alike."""
-    places = [
-        order.index(target)
-        for order in itertools.permutations(range(len(scores)))
-        if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order))
-    ]
-    return 1 + float(np.mean(places))
+def by_counting(scores: list[float], target: int) -> tuple[int, int]:
+    """Best rank of `target` and the number of items with its score."""
+    return 1 + sum(score > scores[target] for score in scores), scores.count(scores[target])
 
 
 @pytest.mark.parametrize("twin", [[0] * 6, [0, 1, 0, 1, 0, 5], [0, 1, 2, 3, 4, 5], [0, 0, 2, 2, 2, 2]])
-def test_items_of_equal_text_tie_exactly_at_their_expected_rank(twin: list[int]) -> None:
+def test_items_of_equal_text_tie_exactly(twin: list[int]) -> None:
     world = make_world(2, n_users=10, n_items=6)
     model = recommender(SETTINGS, world)
     data = Sequences(world.items, np.array(twin), world.sequences.trained)
     found = ranked(model, world, "test", data)
     for user, items in enumerate(world.users):
         scores = user_scores(model, world, user, len(items) - 1, twin).round(9).tolist()
-        assert found.raw[user] == by_permutation(scores, items[-1])
+        assert (found.raw.best[user], found.raw.tied[user]) == by_counting(scores, items[-1])
         kept = [i for i in range(6) if i == items[-1] or i not in items[:-1]]
         rest = [scores[i] for i in kept]
-        assert found.masked[user] == by_permutation(rest, kept.index(items[-1]))
+        masked = found.masked.best[user], found.masked.tied[user]
+        assert masked == by_counting(rest, kept.index(items[-1]))
 
 
 def constant(model: Recommender, _: World) -> None:
@@ -197,17 +220,16 @@ def zero(model: Recommender, _: World) -> None:
 
 
 @pytest.mark.parametrize("flatten", [constant, zero])
-def test_a_constant_scorer_ranks_in_the_middle(flatten: Callable[[Recommender, World], None]) -> None:
+def test_a_constant_scorer_gets_exactly_chance(flatten: Callable[[Recommender, World], None]) -> None:
     world = make_world(3, n_users=40, n_items=101)
     model = recommender(SETTINGS, world)
     flatten(model, world)
     found = ranked(model, world, "test")
-    assert (found.raw == 51).all()
-    for user, items in enumerate(world.users):
-        left = 101 - len(set(items[:-1]) - {items[-1]})
-        assert found.masked[user] == (left + 1) / 2
-    metrics, luck = metrics_of(found.raw), chance(101)
-    assert all(metrics[name] <= luck[name] for name in metrics)
+    assert (found.raw.best == 1).all() and (found.raw.tied == 101).all()
+    left = np.array([101 - len(set(items[:-1]) - {items[-1]}) for items in world.users])
+    assert (found.masked.best == 1).all() and (found.masked.tied == left).all()
+    assert metrics_of(found.raw) == pytest.approx(chance(np.array([101])), rel=1e-12)
+    assert metrics_of(found.masked) == pytest.approx(chance(left), rel=1e-12)
 
 
 def test_scores_of_nothing_but_nan_are_refused() -> None:
@@ -227,7 +249,7 @@ def test_ranks_are_fp32_under_autocast() -> None:
     near = 1 + 1e-3 * torch.randn(60, SETTINGS.width, generator=generator)
     model.method.embedding.weight.data.copy_(near)
     ranks = ranked(model, world, "test")
-    assert (ranks.raw == ranks.raw.round()).all(), "no ties"
+    assert (ranks.raw.tied == 1).all()
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, replace(SETTINGS, window=1), replace(SETTINGS, window=200)])

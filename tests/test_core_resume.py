@@ -96,7 +96,7 @@ def attempt(folder: Path) -> dict[str, Any]:
     curve = [(row.loss, row.valid, row.valid_masked) for row in progress.curve]
     return {
         "reason": reason, "curve": curve, "step": progress.step, "best": progress.best_epoch,
-        "candidates": progress.candidates, "test": made.test().raw.tolist(),
+        "candidates": progress.candidates, "test": made.test().raw.mean.tolist(),
         "weights": {name: value.tolist() for name, value in made.model.state_dict().items()},
     }  # fmt: skip
 

@@ -20,6 +20,7 @@ from benchmark.data.planted import (
 from benchmark.data.prepare import prepare
 from benchmark.data.recipe import Recipe, find
 from benchmark.data.synthetic import generate
+from benchmark.train.metrics import Ranks, chance, gains
 from methods.errors import UserError
 
 TITLE = re.compile(f"({'|'.join(BRANDS)}) ({'|'.join(MATERIALS)}) ({'|'.join(USES)}), ({'|'.join(SIZES)})")
@@ -130,6 +131,38 @@ def test_realised_oracle_is_near_the_ceiling_and_far_above_chance(tiny):
         assert 0.5 < expected < 0.7
         error = np.sqrt(expected * (1 - expected) / 400)
         assert abs(tiny.ceiling[f"realised_{split}"]["recall@10"] - expected) < 4 * error
+
+
+@pytest.mark.parametrize("tied_on_purpose", [1, 4, 10, 19, 300])
+def test_no_ties_beat_the_ceiling(tiny, tied_on_purpose):
+    """The best scorer, and the same with its first items given one score: the ceiling bounds the metric that
+    is reported, in expectation under the law, and one that ties everything gets exactly chance."""
+    of = [attributes(title) for title in tiny.texts]
+    users = users_of(tiny)[:60]
+    cold = set(range(300)) - set(np.unique(np.concatenate([items[:-2] for items in users_of(tiny)])).tolist())
+    laws = np.array([slow_law(items[:-1], Planted(), of, cold) for items in users])  # [U, I]
+    scores = laws.copy()
+    for row in scores:
+        row[np.argsort(-row)[:tied_on_purpose]] = row.max()
+    best = 1 + (scores[:, None] > scores[:, :, None]).sum(2)  # [U, I] of each item, were it the target
+    tied = (scores[:, None] == scores[:, :, None]).sum(2)  # [U, I]
+    for name, value in best_possible(laws).items():
+        expected = float((gains(Ranks(best.ravel(), tied.ravel()), name) * laws.ravel()).sum() / len(users))
+        assert expected <= value + 1e-12
+        if tied_on_purpose == 300:
+            assert expected == pytest.approx(chance(np.array([300]))[name])
+        if tied_on_purpose == 1:
+            assert expected == pytest.approx(value)
+
+
+def best_possible(laws: np.ndarray) -> dict[str, float]:
+    """Expected metrics of sorting by the law itself, `[U, I]`, as the ceiling has them."""
+    ordered = -np.sort(-laws, axis=1)
+    found = {}
+    for k in (10, 50):
+        found[f"recall@{k}"] = float(ordered[:, :k].sum(1).mean())
+        found[f"ndcg@{k}"] = float((ordered[:, :k] / np.log2(np.arange(2, k + 2))).sum(1).mean())
+    return found
 
 
 def test_law_can_be_learnt_from_titles_and_training_alone(tiny):

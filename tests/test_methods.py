@@ -283,31 +283,53 @@ def test_noise_reaches_the_spread_of_the_routes() -> None:
     assert all(bool(adapter.route_std.grad.any()) for adapter in method.adapters)
 
 
+READERS = {"tmoe": {"heads": 1}, "tmlp": {"mlp_layers": 1}}
+"""Readers of states in a form that is linear in the state."""
+
+
 @pytest.mark.parametrize("init", INITS)
-def test_dropout_of_a_mixture_drops_towards_the_mean(init: str) -> None:
-    """Of a one-dimensional state a share p becomes the mean; the rest departs 1/(1-p) further."""
+@pytest.mark.parametrize(("name", "hyper"), READERS.items())
+def test_dropout_of_states_drops_towards_the_mean(name: str, hyper: dict[str, int], init: str) -> None:
+    """Of a one-dimensional state a share p becomes the mean; the rest departs 1/(1-p) further. One definition
+    for all readers of states."""
     states = uneven_states(4, layers=1, width=1)
-    method = build("tmoe", states, out=1, init=init, heads=1, dropout=0.25)
     mean = state_statistics(states)[0].double()
-    kept, at_mean = run(method.eval(), states[:1]), run(method, mean[None])
+    dropped_at(build(name, states, out=1, init=init, dropout=0.25, **hyper), states[:1], mean[None])
+
+
+@pytest.mark.parametrize(("name", "hyper"), READERS.items())
+def test_dropout_of_raw_states_drops_towards_zero(name: str, hyper: dict[str, int]) -> None:
+    states = uneven_states(4, layers=1, width=1)
+    method = build(name, states, out=1, dropout=0.25, dropout_on="raw", **hyper)
+    dropped_at(method, states[:1], torch.zeros_like(states[:1]))
+
+
+def dropped_at(method: Method, state: Tensor, place: Tensor) -> None:
+    """`method` drops a quarter of the states `[1, 1, 1]`, each of which becomes `place` `[1, 1, 1]`."""
+    kept, at_place = run(method.eval(), state), run(method, place)
     torch.manual_seed(0)
-    draws = run(method.train(), states[:1].expand(20_000, 1, 1))
-    dropped = (draws - at_mean).abs() < 1e-9
+    draws = run(method.train(), state.expand(20_000, 1, 1))
+    dropped = (draws - at_place).abs() < 1e-9
     assert float(dropped.double().mean()) == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 20_000))
-    expected = at_mean + (kept - at_mean) / 0.75
+    expected = at_place + (kept - at_place) / 0.75
     torch.testing.assert_close(draws[~dropped], expected.expand_as(draws)[~dropped])
 
 
-def test_dropout_of_tmlp_drops_towards_zero() -> None:
-    states = uneven_states(4, layers=1, width=1)
-    method = build("tmlp", states, out=1, mlp_layers=1, dropout=0.25)
-    kept, at_zero = run(method.eval(), states[:1]), run(method, torch.zeros_like(states[:1]))
-    draws = run(method.train(), states[:1].expand(20_000, 1, 1))
-    dropped = (draws - at_zero).abs() < 1e-9
-    assert float(dropped.double().mean()) == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 20_000))
-    torch.testing.assert_close(
-        draws[~dropped], (at_zero + (kept - at_zero) / 0.75).expand_as(draws)[~dropped]
+@pytest.mark.parametrize("init", INITS)
+def test_dropout_of_experts_leaves_the_routing_alone(init: str) -> None:
+    """UniSRec's: each expert has a mask of its own on the state, so the mean over masks is the embedding
+    without dropout; were the routing dropped too, it would not be."""
+    states = uneven_states(1, layers=1, width=3)
+    method = build(
+        "tmoe", states, out=2, init=init, heads=2, noise="never", dropout_on="experts", dropout=0.5
     )
+    torch.manual_seed(0)
+    draws = run(method.train(), states[:1].expand(100_000, 1, 3))
+    error = 5 * draws.std(0) / math.sqrt(len(draws))
+    assert ((draws.mean(0) - run(method.eval(), states[:1])).abs() < error).all()
+    assert len(draws.round(decimals=9).unique(dim=0)) == 2 ** (
+        2 * 3
+    )  # masks of two experts on three dimensions
 
 
 # --- Size and precision -------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from benchmark.config import Settings
 from benchmark.data.batches import Share
 from benchmark.data.sequences import Ints
+from benchmark.llm.frozen import FrozenMatrices
 from benchmark.measure import out_of_memory
 from benchmark.model.chunks import PROBE_TOKENS, GraphBytes, chunk_cost, length_chunks, most_tokens, room
 from benchmark.model.parallel import ShortOfMemoryError, any_process, world_size
@@ -47,10 +48,18 @@ class ItemEncoder:
     """
 
     def __init__(
-        self, inputs: ItemInputs, settings: Settings, device: torch.device, low: torch.dtype | None = None
+        self,
+        inputs: ItemInputs,
+        settings: Settings,
+        device: torch.device,
+        low: torch.dtype | None = None,
+        frozen: FrozenMatrices | None = None,
     ) -> None:
-        self.inputs, self.mode, self.device, self.low = inputs, settings.encode, device, low
-        """`low`: 16-bit precision that readers of tokens run in, in evaluation too; None is fp32."""
+        self.inputs, self.mode, self.device = inputs, settings.encode, device
+        self.low = low
+        """16-bit precision that readers of tokens train in; None is fp32."""
+        self.frozen = frozen
+        """The matrices of the language model that are held in it."""
         self.chunk_tokens = settings.chunk_tokens or most_tokens(device)
         self.kept_tokens = 0
         """Tokens of a step up to which its graphs are kept; from what memory is free at the first step."""
@@ -84,6 +93,17 @@ class ItemEncoder:
             return False
         self.chunk_tokens, self.halvings = max(self.chunk_tokens // 2, longest), self.halvings + 1
         return True
+
+    @contextlib.contextmanager
+    def full_precision(self) -> Iterator[None]:
+        """Encode in fp32 for a while: evaluation has one precision for all methods, or figures would differ
+        by what a method reads (states are computed and read in fp32)."""
+        low, self.low = self.low, None
+        try:
+            with self.frozen.full_precision() if self.frozen else contextlib.nullcontext():
+                yield
+        finally:
+            self.low = low
 
     def __call__(self, method: Method, share: Share) -> Tensor:
         """Embeddings in fp32: `[m]` -> `[m, d]`. Where memory is short in one process, it is in all."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,19 +13,21 @@ from numpy.typing import NDArray
 from benchmark.record import RunRecord, ranks_path
 from benchmark.report.behind import Stored, below_results
 from benchmark.report.stats import Floats
-from benchmark.train.metrics import gains, metrics_of
+from benchmark.train.metrics import Ranks, gains, metrics_of
 from methods.errors import UserError
 
-COLUMNS = ("user", "rank", "rank_masked")
+COLUMNS = ("user", "rank", "tied", "rank_masked", "tied_masked")
+MEAN_RANKS = ("user", "rank", "rank_masked")
+"""Columns beside records of schema version 1: mean ranks of ties."""
 
 
 @dataclass(frozen=True)
 class UserRanks:
-    """Test ranks of one run, in the order of users: three of `[U]`."""
+    """Test ranks of one run, in the order of users: `[U]` each; arrays are mean ranks of ties."""
 
     user: NDArray[np.int64]
-    raw: Floats
-    masked: Floats
+    raw: Ranks | Floats
+    masked: Ranks | Floats
 
 
 def read_ranks(path: Path, run: RunRecord) -> UserRanks:
@@ -37,22 +40,32 @@ def read_ranks(path: Path, run: RunRecord) -> UserRanks:
 
     file = ranks_path(path)
     name = below_results(file)
+    columns = MEAN_RANKS if run.schema_version == 1 else COLUMNS
     try:
-        table = pq.read_table(file, columns=list(COLUMNS))
-        user, raw, masked = (table.column(column).to_numpy() for column in COLUMNS)
+        table = pq.read_table(file, columns=list(columns))
+        user, *values = (table.column(column).to_numpy() for column in columns)
     except FileNotFoundError as error:
         raise UserError(f"{name} is missing.") from error
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise UserError(f"{name} cannot be read: it is no table of {', '.join(COLUMNS)}.") from error
-    found = UserRanks(user.astype(np.int64), raw.astype(np.float64), masked.astype(np.float64))
-    if not len(user) or len(np.unique(found.user)) != len(user):
+        raise UserError(f"{name} cannot be read: it is no table of {', '.join(columns)}.") from error
+    if not len(user) or len(np.unique(user)) != len(user):
         raise UserError(f"{name} does not have each user once.")
+    found = UserRanks(user.astype(np.int64), *_ranks(values))
     for split, ranks in (("test", found.raw), ("test_masked", found.masked)):
         known, again = run.metrics.get(split, {}), metrics_of(ranks)
         if not all(np.isclose(again[metric], value, rtol=0, atol=1e-9) for metric, value in known.items()):
             raise UserError(f"{name} does not give the {split} metrics of its record.")
     order = np.argsort(found.user, kind="stable")
     return UserRanks(found.user[order], found.raw[order], found.masked[order])
+
+
+def _ranks(columns: Sequence[NDArray[Any]]) -> tuple[Ranks | Floats, Ranks | Floats]:
+    """Raw and masked ranks from the columns after the users: two of mean ranks, or four."""
+    if len(columns) == 2:
+        raw, masked = (column.astype(np.float64) for column in columns)
+        return raw, masked
+    best, tied, best_masked, tied_masked = (column.astype(np.int64) for column in columns)
+    return Ranks(best, tied), Ranks(best_masked, tied_masked)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 The catalogue is encoded once, and its embeddings are the only matrix of its size. Users are sharded over
 processes without duplicates and scored few enough at once that their scores take the same memory whatever the
-catalogue. A rank is counted, not sorted: 1 + the items that score higher + half of the others that score the
-same, the expected rank under a random order of ties. So a constant scorer ranks everything in the middle.
+catalogue. A rank is counted, not sorted: 1 + the items that score higher, and beside it the number of items
+that score the same. All methods are evaluated in fp32, whatever the precision of training.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from benchmark.data.sequences import Ints, Rows, pack
 from benchmark.model.loss import normalise
 from benchmark.model.parallel import world_size
 from benchmark.model.recommender import Recommender
+from benchmark.train.metrics import Ranks
 
 CHUNK_USERS = 1024
 """Users that SASRec reads at once."""
@@ -45,9 +46,9 @@ class UserRanks:
     """Ranks of one target a user. All fields are `[U]`, ordered by user."""
 
     user: Ints
-    raw: NDArray[np.float64]
+    raw: Ranks
     """Rank among all items."""
-    masked: NDArray[np.float64]
+    masked: Ranks
     """Rank with the items of the user's history left out, the target itself always kept."""
 
 
@@ -83,19 +84,19 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    catalogue = encode_catalogue(model, data, device, rank)
+    with model.encoder.full_precision():
+        catalogue = encode_catalogue(model, data, device, rank)
     mine = rows.take(np.arange(rank, len(rows), world_size()))
-    raw, masked = [], []
+    counts = [np.zeros((0, 4))]  # [u, 4] of each chunk
     for begin in range(0, len(mine), CHUNK_USERS):
         chunk = mine.take(np.arange(begin, min(begin + CHUNK_USERS, len(mine))))
-        chunk_raw, chunk_masked = _rank_chunk(model, data, chunk, history_start, catalogue)
-        raw.append(chunk_raw)
-        masked.append(chunk_masked)
+        counts.append(_rank_chunk(model, data, chunk, history_start, catalogue).cpu().numpy())
     model.train(was_training)
-    ranks = _gather(UserRanks(mine.user, _to_numpy(raw), _to_numpy(masked)))
-    if np.isnan(ranks.raw).any():  # known to every process, so that none waits for another
+    user, columns = _gather(mine.user, np.concatenate(counts))  # [U], [U, 4]
+    if np.isnan(columns).any():  # known to every process, so that none waits for another
         raise NotFiniteError("scores are not finite; lower learning_rate or set precision=no.")
-    return ranks
+    best, tied, best_masked, tied_masked = columns.astype(np.int64).T  # four of [U]
+    return UserRanks(user, Ranks(best, tied), Ranks(best_masked, tied_masked))
 
 
 def encode_catalogue(model: Recommender, data: Sequences, device: torch.device, rank: int = 0) -> Catalogue:
@@ -116,8 +117,11 @@ def encode_catalogue(model: Recommender, data: Sequences, device: torch.device, 
 
 def _rank_chunk(
     model: Recommender, data: Sequences, rows: Rows, history_start: Ints, catalogue: Catalogue
-) -> tuple[Tensor, Tensor]:
-    """Raw and masked ranks of a chunk of `u` users: two of `[u]` fp64."""
+) -> Tensor:
+    """Best rank and ties, raw and masked, of a chunk of `u` users: `[u, 4]` fp64.
+
+    All four are nan where a score is not finite.
+    """
     device = catalogue.scale.device
 
     def on_device(x: NDArray[Any]) -> Tensor:
@@ -137,31 +141,35 @@ def _rank_chunk(
     own, seen = catalogue.row[on_device(targets)], catalogue.row[on_device(history)]  # [u], [u, H]
     whole = (normalise(u), own, seen, on_device(counts))
     parts = zip(*(torch.split(x, catalogue.users_at_once) for x in whole), strict=True)
-    raw, masked = zip(*(_count(catalogue, *part) for part in parts), strict=True)
+    placed = torch.cat([_count(catalogue, *part) for part in parts])  # [u, 4]
     finite = u.isfinite().all(1) & (catalogue.scale > 0).all()  # [u]; nan is not above 0
-    return torch.cat(raw).masked_fill(~finite, math.nan), torch.cat(masked)  # [u]
+    return placed.masked_fill(~finite.unsqueeze(1), math.nan)
 
 
-def _count(
-    catalogue: Catalogue, u: Tensor, own: Tensor, seen: Tensor, counts: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Raw and masked ranks of some users: unit vectors `[c, d]`, their targets' rows `[c]`, rows of their
-    histories `[c, H]` and which of these count: -> two of `[c]` fp64.
+def _count(catalogue: Catalogue, u: Tensor, own: Tensor, seen: Tensor, counts: Tensor) -> Tensor:
+    """Best rank and ties, raw and masked, of some users: unit vectors `[c, d]`, their targets' rows `[c]`,
+    rows of their histories `[c, H]` and which of these count: -> `[c, 4]` fp64.
 
-    With `I` items, those that score higher and half of those that tie, the target among them, are
-    `(I + higher - lower) / 2`: so the sum over the signs of what a score is above the target's is all that is
-    wanted, and it is taken in place.
+    The signs of what each score is above the target's sum up to the items above it minus those below it, and
+    their absolute values to both together: two sums over one matrix, which is worked on in place.
     """
     scores = (u @ catalogue.embeddings.T).mul_(catalogue.scale)  # [c, d] x [d, R] -> [c, R]
     signs = scores.sub_(scores.gather(1, own.unsqueeze(1))).sign_()  # [c, R]
-    lead = torch.zeros(len(u), dtype=torch.float64, device=u.device)
-    for some, items in zip(
-        torch.split(signs, EXACT_ROWS, 1), torch.split(catalogue.items, EXACT_ROWS), strict=True
-    ):
-        lead += some @ items  # [c, r] x [r] -> [c]
-    raw = 0.5 + (len(catalogue.row) + lead) / 2
-    ahead = (1 + signs.gather(1, seen)).double() / 2  # [c, H]
-    return raw, raw - (ahead * counts).sum(1)
+    history = signs.gather(1, seen)  # [c, H]
+    lead = _weighted(signs, catalogue.items)  # [c] items above minus items below
+    apart = _weighted(signs.abs_(), catalogue.items)  # [c] items above and below
+    above, tied = (apart + lead) / 2, len(catalogue.row) - apart  # [c]
+    seen_above = ((history > 0) & counts).sum(1)  # [c]
+    seen_tied = ((history == 0) & counts).sum(1)  # [c]
+    return torch.stack([1 + above, tied, 1 + above - seen_above, tied - seen_tied], dim=1)  # [c, 4]
+
+
+def _weighted(signs: Tensor, items: Tensor) -> Tensor:
+    """Exact sums of rows, each column counted `items` `[R]` times: `[c, R]` -> `[c]` fp64."""
+    total = torch.zeros(len(signs), dtype=torch.float64, device=signs.device)  # [c]
+    for some, times in zip(torch.split(signs, EXACT_ROWS, 1), torch.split(items, EXACT_ROWS), strict=True):
+        total += some @ times  # [c, r] x [r] -> [c]
+    return total
 
 
 def _history(items: Ints, rows: Rows, history_start: Ints, targets: Ints) -> tuple[Ints, NDArray[np.bool_]]:
@@ -181,16 +189,11 @@ def _history(items: Ints, rows: Rows, history_start: Ints, targets: Ints) -> tup
     return np.maximum(history, 0), counts
 
 
-def _to_numpy(parts: list[Tensor]) -> NDArray[np.float64]:
-    return torch.cat(parts).cpu().numpy() if parts else np.zeros(0)
-
-
-def _gather(mine: UserRanks) -> UserRanks:
-    """Everybody's users, ordered by user; the shares are disjoint, so none is counted twice."""
-    parts: list[UserRanks] = [mine] * world_size()
+def _gather(user: Ints, counts: NDArray[np.float64]) -> tuple[Ints, NDArray[np.float64]]:
+    """Everybody's users `[U]` and counts `[U, 4]`, ordered by user; the shares are disjoint."""
+    parts = [(user, counts)] * world_size()
     if world_size() > 1:
-        dist.all_gather_object(parts, mine)
-    user = np.concatenate([part.user for part in parts])
-    order = np.argsort(user, kind="stable")
-    raw = np.concatenate([part.raw for part in parts])[order]
-    return UserRanks(user[order], raw, np.concatenate([part.masked for part in parts])[order])
+        dist.all_gather_object(parts, (user, counts))
+    users = np.concatenate([part[0] for part in parts])
+    order = np.argsort(users, kind="stable")
+    return users[order], np.concatenate([part[1] for part in parts])[order]

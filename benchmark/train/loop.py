@@ -117,14 +117,14 @@ class Trainer:
         """Where steps are replayed."""
         self.progress = Progress()
         self.ranks: dict[str, NDArray[np.float64]] = {}
-        """Each user's validation rank `[U]` before training ("first") and at the best epoch ("best")."""
+        """Each user's mean validation rank `[U]` before training ("first") and at the best epoch ("best")."""
 
     def fit(self) -> str:
         """Train until early stopping or the last epoch; returns which of the two."""
         self._resume()
         if "first" not in self.ranks:
             ranks = self.rank_users(self.task.valid)
-            self.ranks["first"] = ranks.raw
+            self.ranks["first"] = ranks.raw.mean
             self.progress.initial = {"valid": metrics_of(ranks.raw), "valid_masked": metrics_of(ranks.masked)}
         while (reason := self.progress.stop_reason(self.settings)) is None:
             self._epoch()
@@ -230,7 +230,7 @@ class Trainer:
         value = (row.valid if self.settings.select == "raw" else row.valid_masked)[SELECT]
         if better := value > progress.best_value:
             progress.best_epoch, progress.best_value = epoch, value
-            self.ranks["best"] = ranks.raw
+            self.ranks["best"] = ranks.raw.mean
         with self.clock.phase("save"):
             self._save(better)
         row.save_seconds = seconds["save"]
