@@ -14,6 +14,7 @@ from benchmark.data.recipe import find
 from benchmark.data.steps import told_steps
 from benchmark.llm.catalogue import LLM, resolve
 from methods import registry
+from methods.code import code_digest
 from methods.errors import UserError, unknown
 from methods.fields import hashed
 
@@ -77,6 +78,16 @@ class Resolved:
         """Equal for rows that may stand in one table."""
         shared = {name: value for name, value in hashed(self.settings).items() if name not in ROW_SETTINGS}
         return digest({"data": self.prepared.key, "protocol": self.cell.protocol, "settings": shared})
+
+    @property
+    def code(self) -> str | None:
+        """Digest of the method's code; None where its source cannot be found."""
+        return code_digest(self.cls)
+
+    @property
+    def identity(self) -> str:
+        """Names what a checkpoint is of: the configuration and the code that trains it."""
+        return f"{self.config_hash} {self.code}"
 
     def record_path(self, results: Path) -> Path:
         """`<results>/<dataset>/<llm>/<method>/<hash>-s<seed>.json`."""

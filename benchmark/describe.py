@@ -36,6 +36,7 @@ def blank(resolved: Resolved, where: Environment) -> RunRecord:
         method=cell.method,
         method_source={
             "distribution": entry.distribution, "version": entry.version, "external": entry.external,
+            "code": resolved.code,
         },
         protocol=cell.protocol,
         settings=as_dict(resolved.settings),

@@ -236,7 +236,8 @@ class RunRecord(Part):
     """Source, revision, digest, layers, width, pooling; empty where `llm` is null."""
     method: str
     method_source: dict[str, Any]
-    """Distribution, version, and whether it came from outside the project (`external`)."""
+    """Distribution, version, whether it came from outside the project (`external`), and `code`, a digest of
+    the method's code (null where its source cannot be found; missing in older records)."""
     protocol: str
     settings: dict[str, Any]
     """Every harness setting, resolved."""
@@ -278,6 +279,11 @@ class RunRecord(Part):
     created: str
     """UTC, ISO 8601."""
 
+    def made_by_other(self, code: str | None) -> bool:
+        """Whether the method's code was not that of digest `code`; no where one of the two is not known."""
+        own = self.method_source.get("code")
+        return None not in (own, code) and own != code
+
     def write(self, path: Path) -> Path:
         """Write atomically: a reader sees the old file, the new one, or none."""
         write_atomically(path, self.model_dump_json(indent=1) + "\n")
@@ -301,12 +307,18 @@ def not_valid(path: Path, kind: str, error: ValidationError, do: str) -> UserErr
     return UserError(f"{path} is not a {kind}: {place}: {first['msg']}. {do}")
 
 
-def finished(path: Path) -> RunRecord | None:
-    """The record at `path` where it stands and its run ended well."""
+def finished(path: Path, code: str | None) -> RunRecord | None:
+    """The record at `path` where it stands, its run ended well, and its method's code was that of digest
+    `code`."""
     if not path.exists():
         return None
     record = read_record(path)
-    return record if record.status == "ok" else None
+    return record if record.status == "ok" and not record.made_by_other(code) else None
+
+
+def outdated(path: Path, code: str | None) -> bool:
+    """Whether a finished record stands at `path` that other code of its method made than that of `code`."""
+    return path.exists() and (record := read_record(path)).status == "ok" and record.made_by_other(code)
 
 
 def iter_records(folder: Path) -> Iterator[tuple[Path, RunRecord]]:

@@ -18,7 +18,7 @@ from benchmark.describe import add_cost, add_quality, add_training, blank
 from benchmark.files import write_atomically
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.model.parallel import is_main, say, world_size
-from benchmark.record import BUSY, RunRecord, finished, ranks_path
+from benchmark.record import BUSY, RunRecord, finished, outdated, ranks_path
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.evaluate import NotFiniteError, UserRanks
 from benchmark.train.liveness import NotAliveError
@@ -41,13 +41,16 @@ def run(cell: Cell, results: Path, fresh: bool = False) -> tuple[Path, RunRecord
     for warning in resolved.prepared.warnings:
         say(f"warning: {warning}")
     path = resolved.record_path(results)
-    checkpoint = Checkpoint(path.with_suffix(".checkpoint"))
+    checkpoint = Checkpoint(path.with_suffix(".checkpoint"), resolved.identity)
     with _alone(path, accelerator):
-        done = None if fresh else finished(path)
+        done = None if fresh else finished(path, resolved.code)
+        old = not fresh and outdated(path, resolved.code)
         accelerator.wait_for_everyone()
         if done:
             say(f"finished already: {path} (--fresh runs it anew)")
             return path, done
+        if old:
+            say(f"{path} was made by other code of method {cell.method}; it is run again")
         if accelerator.is_main_process:
             path.unlink(missing_ok=True)  # of a run that did not end well, or is not wanted any more
             if fresh:

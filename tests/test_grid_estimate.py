@@ -83,7 +83,7 @@ def test_records_are_used_where_there_are_some_and_only_the_rest_is_probed(
     done.write(first.record_path(tmp_path))
     half = resolve_cell(seeds[1]).record_path(tmp_path).with_suffix(".checkpoint")
     half.mkdir()
-    torch.save({"progress": {"epoch": 20}}, half / "last.pt")
+    torch.save({"progress": {"epoch": 20}, "identity": resolve_cell(seeds[1]).identity}, half / "last.pt")
     before = sorted(tmp_path.rglob("*"))
     found = estimate(Plan((*seeds, cell(folder, "tmlp"))), tmp_path, False, probe)
     assert sorted(tmp_path.rglob("*")) == before, "the store stays as it is"

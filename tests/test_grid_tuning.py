@@ -62,8 +62,9 @@ class Fake:
         self.later.append(later)
         found = {}
         for cell in cells:
-            path = resolve_cell(cell).record_path(self.results)
-            record = finished(path)
+            resolved = resolve_cell(cell)
+            path = resolved.record_path(self.results)
+            record = finished(path, resolved.code)
             if record is None and (record := self._make(cell)):
                 record.write(path)
             if record:

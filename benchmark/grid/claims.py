@@ -85,7 +85,9 @@ def made_since(record_path: Path, before: Stamp) -> RunRecord | None:
     return None if record.status == "interrupted" else record
 
 
-def standing(record_path: Path, before: Stamp, fresh: bool) -> RunRecord | None:
+def standing(record_path: Path, before: Stamp, fresh: bool, code: str | None) -> RunRecord | None:
     """The record that makes running the cell needless: a finished one (not if `fresh`), or what another
-    bench wrote since `before`, however its run ended."""
-    return made_since(record_path, before) or (None if fresh else finished(record_path))
+    bench wrote since `before`, however its run ended. Made by the method's code of digest `code`, either."""
+    if (made := made_since(record_path, before)) and not made.made_by_other(code):
+        return made
+    return None if fresh else finished(record_path, code)

@@ -17,7 +17,7 @@ from benchmark.cell import Cell, resolve_cell
 from benchmark.grid.claims import Claim, Stamp, claim, stamp, standing
 from benchmark.grid.executor import Options
 from benchmark.grid.progress import Board, Tracker, outcome
-from benchmark.record import RunRecord, finished, read_record
+from benchmark.record import RunRecord, finished, outdated, read_record
 
 POLL = 0.1
 """Seconds between two looks at what runs."""
@@ -98,14 +98,25 @@ class Engine(ABC):
     def run(self, cells: Sequence[Cell], later: int = 0) -> dict[Cell, RunRecord]:
         """See `executor.Executor.run`."""
         results, fresh = self.options.results, self.options.fresh
-        paths = {cell: resolve_cell(cell).record_path(results) for cell in cells}
-        found = {cell: record for cell, path in paths.items() if not fresh and (record := finished(path))}
+        asked = {cell: resolve_cell(cell) for cell in cells}
+        paths = {cell: one.record_path(results) for cell, one in asked.items()}
+        codes = {cell: one.code for cell, one in asked.items()}
+        found = {
+            cell: record
+            for cell, path in paths.items()
+            if not fresh and (record := finished(path, codes[cell]))
+        }
         if found:
             self.board.say(
                 f"{len(found)} of {len(paths)} cells are finished already (--fresh runs them anew)"
             )
         waiting = [cell for cell in paths if cell not in found]
-        queue = _Queue({cell: paths[cell] for cell in waiting}, fresh)
+        if old := [cell for cell in waiting if not fresh and outdated(paths[cell], codes[cell])]:
+            self.board.say(
+                f"{len(old)} of {len(paths)} cells were made by other code of their methods, {old[0]} among "
+                "them; they are run again"
+            )
+        queue = _Queue({cell: paths[cell] for cell in waiting}, codes, fresh)
         new = dict.fromkeys(replace(cell, seed=0) for cell in waiting)
         self.tracker = Tracker(waiting, later, found)
         try:
@@ -186,8 +197,8 @@ def log_path(record_path: Path) -> Path:
 class _Queue:
     """Cells that have not begun, those that another process does last."""
 
-    def __init__(self, paths: dict[Cell, Path], fresh: bool) -> None:
-        self._paths, self._fresh = paths, fresh
+    def __init__(self, paths: dict[Cell, Path], codes: dict[Cell, str | None], fresh: bool) -> None:
+        self._paths, self._codes, self._fresh = paths, codes, fresh
         self._before = {cell: stamp(path) for cell, path in paths.items()}
         self._cells = deque(paths)
         self._tried: dict[Cell, float] = {}
@@ -207,7 +218,7 @@ class _Queue:
                 self._cells.append(cell)
             elif (right := claim(path)) is None:
                 self.defer(cell)
-            elif record := standing(path, self._before[cell], self._fresh):
+            elif record := standing(path, self._before[cell], self._fresh, self._codes[cell]):
                 right.release()
                 self._taken.append((cell, record))
             else:

@@ -138,9 +138,11 @@ def _row(same: Sequence[Cell], results: Path, fresh: bool, records: Sequence[Run
     states: dict[Cell, State] = {}
     done: dict[Cell, int] = {}
     for cell in same:
-        path = resolve_cell(cell).record_path(results)
-        done[cell] = 0 if fresh else Checkpoint(path.with_suffix(".checkpoint")).epochs_done()
-        over = not fresh and finished(path) is not None
+        asked = resolve_cell(cell)
+        path = asked.record_path(results)
+        checkpoint = Checkpoint(path.with_suffix(".checkpoint"), asked.identity)
+        done[cell] = 0 if fresh else checkpoint.epochs_done()
+        over = not fresh and finished(path, asked.code) is not None
         states[cell] = "finished" if over else "to resume" if done[cell] else "to do"
     resolved = resolve_cell(same[0])
     own = [record for record in records if record.config_hash == resolved.config_hash]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmark.model.parallel import say
 from methods.errors import UserError
 
 FORMAT = 2
@@ -22,27 +23,34 @@ FORMAT = 2
 
 
 class Checkpoint:
-    """The checkpoint folder of one run."""
+    """The checkpoint folder of one run.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    `identity` names the configuration and the code that trains it; a checkpoint with another one is not gone
+    on from. None takes any.
+    """
+
+    def __init__(self, folder: Path, identity: str | None = None) -> None:
+        self.folder, self.identity = folder, identity
 
     def save(self, last: dict[str, Any], best_epoch: int, best: dict[str, Any] | None) -> None:
         """Write the state after an epoch; `best` holds the weights where this epoch is the best so far."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if best is not None:
             _write(self._best(best_epoch), best)
-        _write(self.folder / "last.pt", {**last, "format": FORMAT})
+        _write(self.folder / "last.pt", {**last, "format": FORMAT, "identity": self.identity})
         for old in self.folder.glob("best-*.pt"):
             if old != self._best(best_epoch):
                 old.unlink()
 
     def load(self, model: nn.Module) -> dict[str, Any] | None:
-        """The last epoch's state, its weights put into `model`; None where there is none."""
+        """The last epoch's state, its weights put into `model`; None where there is none of this identity."""
         path = self.folder / "last.pt"
         if not path.exists():
             return None
         state = _read(path)
+        if self._is_of_another(state):
+            say(f"{self.folder} was made by other code of the method; training begins anew")
+            return None
         if state.get("format") != FORMAT:
             raise UserError(f"checkpoint {path} is of another version; --fresh starts this run anew.")
         _restore(model, state["weights"], path)
@@ -51,7 +59,11 @@ class Checkpoint:
     def epochs_done(self) -> int:
         """Epochs after which training would go on; 0 where there is nothing to go on from."""
         path = self.folder / "last.pt"
-        return int(_read(path)["progress"]["epoch"]) if path.exists() else 0
+        state = _read(path) if path.exists() else None
+        return int(state["progress"]["epoch"]) if state and not self._is_of_another(state) else 0
+
+    def _is_of_another(self, state: dict[str, Any]) -> bool:
+        return self.identity is not None and state.get("identity") != self.identity
 
     def load_best(self, epoch: int, model: nn.Module) -> None:
         """Put the weights of the best epoch into `model`."""
