@@ -22,8 +22,8 @@ SCHEMA = 2
 GENERATION = 1
 """Version of what the harness measures, raised when the same configuration may give other figures or costs.
 
-1: metrics are expectations over ties, all methods are evaluated in fp32, and dropout acts on centred states in
-every reader of states. Records without the field are of generation 0.
+1: metrics are expectations over ties, all methods are evaluated in fp32 and start from the same SASRec, and
+dropout acts on centred states in every reader of states. Records without the field are of generation 0.
 """
 METRICS = ("recall@10", "recall@50", "ndcg@10", "ndcg@50")
 BUSY = "another process is working on"
@@ -223,7 +223,7 @@ class RunRecord(Part):
     schema_version: int = SCHEMA
     """Version of this schema."""
     generation: int = 0
-    """`GENERATION` of the harness that made it. Figures of two generations may differ for that reason alone."""
+    """`GENERATION` of the harness that made it; figures of two generations may differ for that reason alone."""
     status: Literal["ok", "failed", "oom", "interrupted"]
     error: str | None = None
     """One line where status is not ok."""

@@ -48,6 +48,7 @@ def build_trainer(
     llm = inputs.context.get("llm")
     frozen = FrozenMatrices(llm, low) if low is not None and llm is not None else None
     encoder = ItemEncoder(inputs.items, settings, accelerator.device, low, frozen)
+    torch.manual_seed(seed * 100_003 + 1)  # every method gets the same SASRec, however many numbers it drew
     model = Recommender(method, encoder, n_items, len(task.sequences.trained), settings)
     return Trainer(model, task, settings, seed, accelerator, checkpoint, say), inputs
 

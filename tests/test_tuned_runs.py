@@ -18,7 +18,7 @@ from benchmark.cli import main
 from benchmark.record import RunRecord, iter_records, read_record
 from benchmark.train import loop
 from benchmark.train.checkpoint import Checkpoint
-from benchmark.wiring import make_accelerator
+from benchmark.wiring import build_trainer, make_accelerator
 from methods.errors import UserError
 
 ITEMS = "abcdefghijkl"
@@ -54,6 +54,21 @@ def bench(folder: Path, methods: str) -> list[str]:
 def run(folder: Path, method: str, results: Path, *more: str, protocol: str = "fair") -> RunRecord:
     assert main(command(folder, method, results, *more, protocol=protocol)) == 0
     return read_record(resolve_cell(cell(folder, method, *more, protocol=protocol)).record_path(results))
+
+
+def test_before_training_tokens_are_worth_what_states_are(folder: Path) -> None:
+    """An adapter that has not been trained on tokens is one linear layer on states: the same function by
+    design, in front of the same SASRec, and so the same ranks."""
+    found = []
+    for method, own in (("lora", ()), ("adalora", ()), ("tmlp", ("mlp_layers=1", "states_dtype=float32"))):
+        overrides = ("precision=no", "width=8", "sasrec_inner=8", *own)
+        one = Cell(str(folder), "random-tiny", method, "fair", overrides=overrides)
+        made, _ = build_trainer(resolve_cell(one), Checkpoint(folder / "none.checkpoint"))
+        found.append(made.rank_users(made.task.test))
+    first, *others = found
+    assert (first.raw.best > 1).any()
+    for other in others:
+        assert (other.raw.best == first.raw.best).all() and (other.raw.tied == first.raw.tied).all()
 
 
 @pytest.mark.parametrize("protocol", ["paper", "fair"])
