@@ -223,7 +223,7 @@ class RunRecord(Part):
     schema_version: int = SCHEMA
     """Version of this schema."""
     generation: int = 0
-    """`GENERATION` of the harness that made it; figures of two generations may differ for that reason alone."""
+    """`GENERATION` of the harness that made it; figures of two generations may differ for that alone."""
     status: Literal["ok", "failed", "oom", "interrupted"]
     error: str | None = None
     """One line where status is not ok."""
