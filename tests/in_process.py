@@ -31,12 +31,13 @@ class InProcess:
         log: Path | None = None,
         listen: Listener = lambda _: None,
         environment: Mapping[str, str] | None = None,
+        given: str = "",
     ) -> None:
         _, option, module, *arguments = command
         assert option == "-m"
         said = io.StringIO()
         with redirect_stdout(said), redirect_stderr(said):
-            self._status = MAIN[module](arguments)
+            self._status = MAIN[module]([*arguments, *given.splitlines()])
         if log is not None:
             log.write_text(said.getvalue(), encoding="utf-8")
         lines = said.getvalue().splitlines()

@@ -348,6 +348,18 @@ def test_a_child_that_does_not_listen_is_killed(started: Callable[..., Child], t
     assert not (tmp_path / "out").exists()
 
 
+def test_a_child_reads_what_it_is_given_and_then_waits_for_its_starter() -> None:
+    """What is handed over lies in no file, which a kill would leave behind."""
+    child = Child(
+        [sys.executable, "-c", "import sys; print(len(input()), flush=True); input()"], given="x" * 99 + "\n"
+    )
+    try:
+        wait_for(lambda: child.tail)
+        assert (list(child.tail), child.ended()) == (["99"], None)
+    finally:
+        child.kill()
+
+
 def test_an_interruption_that_python_drops_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
     class Finalised:
         def __del__(self) -> None:

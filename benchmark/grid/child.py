@@ -43,7 +43,8 @@ def run_command(cell: Cell, results: Path, processes: int, fresh: bool) -> list[
 class Child:
     """A process whose every line goes to the file `log` and to `listen`, and that ends when this one does.
 
-    It leads a session of its own: ctrl-C on a terminal reaches it through `interrupt` alone, once.
+    It leads a session of its own: ctrl-C on a terminal reaches it through `interrupt` alone, once. It can
+    read `given` from its standard input, which stays open as long as this process lives.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Child:
         log: Path | None = None,
         listen: Listener = lambda _: None,
         environment: Mapping[str, str] | None = None,
+        given: str = "",
     ) -> None:
         self._listen = listen
         self.busy = False
@@ -65,6 +67,10 @@ class Child:
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, args=(log or Path(os.devnull),), daemon=True)
         self._reader.start()
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):  # it is gone already: its status says so
+            self.process.stdin.write(given)
+            self.process.stdin.flush()
 
     def _read(self, path: Path) -> None:
         assert self.process.stdout is not None

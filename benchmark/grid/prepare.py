@@ -1,17 +1,16 @@
 """What the cells of a grid read of a language model, computed in one pass a model, in a process of its own.
 
-`python -m benchmark.grid.prepare FILE` is that process; FILE holds the cells as JSON.
+`python -m benchmark.grid.prepare` is that process; it reads the cells as a line of JSON from its standard
+input. No file hands them over: a kill would leave it behind.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from benchmark.cell import Cell, resolve_cell
 from benchmark.grid import lifeline
@@ -29,18 +28,17 @@ def prepare(cells: Sequence[Cell], say: Callable[[str], None]) -> None:
         if resolve_cell(cell).llm is not None:
             groups.setdefault((cell.dataset, cell.llm), []).append(cell)
     for (dataset, llm), group in groups.items():
-        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-            json.dump([asdict(cell) for cell in group], file)
-            file.flush()
-            child = Child(
-                [sys.executable, "-m", "benchmark.grid.prepare", file.name], listen=_unless_mistake(say)
-            )
-            try:
-                while (status := child.ended()) is None:
-                    time.sleep(POLL)
-            except BaseException:
-                stop([child])
-                raise
+        child = Child(
+            [sys.executable, "-m", "benchmark.grid.prepare"],
+            listen=_unless_mistake(say),
+            given=json.dumps([asdict(cell) for cell in group]) + "\n",
+        )
+        try:
+            while (status := child.ended()) is None:
+                time.sleep(POLL)
+        except BaseException:
+            stop([child])
+            raise
         if status:
             last = next((line for line in reversed(child.tail) if line.strip()), f"status {status}")
             if last.startswith(MISTAKE):
@@ -57,11 +55,11 @@ def read_cells(text: str) -> list[Cell]:
     return [Cell(**{**cell, "overrides": tuple(cell["overrides"])}) for cell in json.loads(text)]
 
 
-def main(file: str) -> int:
-    """Prepare what the cells of `file` read."""
+def main(cells: str) -> int:
+    """Prepare what `cells`, as JSON, read."""
     from benchmark.inputs import prepare_cells
 
-    lines: Iterable[str] = prepare_cells(read_cells(Path(file).read_text(encoding="utf-8")))
+    lines: Iterable[str] = prepare_cells(read_cells(cells))
     try:
         for line in lines:
             print(line, flush=True)
@@ -74,6 +72,7 @@ def main(file: str) -> int:
 
 
 if __name__ == "__main__":
-    lifeline.hold()
+    line = sys.stdin.readline()  # empty where the starter was killed meanwhile
+    lifeline.hold()  # from here on it watches standard input
     lifeline.keep_interruptions()
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(line) if line else 130)
