@@ -75,6 +75,9 @@ def test_a_killed_run_ends_as_one_never_killed(
     assert whole.epochs_run == 3
     assert ranks_path(path).read_bytes() == ranks_path(record_path(folder, tmp_path / "whole")).read_bytes()
     assert not checkpoint.exists(), "a finished run leaves no checkpoint"
+    checkpoint.mkdir()  # as where a kill hits after the record was written
+    assert main(command(folder, tmp_path / "killed")) == 0
+    assert not checkpoint.exists()
 
 
 class Killed(BaseException):

@@ -19,7 +19,7 @@ from benchmark.cell import Cell, resolve_cell
 from benchmark.grid import engine as engine_module
 from benchmark.grid import lifeline
 from benchmark.grid.child import Child, stop
-from benchmark.grid.claims import claim, made_since, stamp
+from benchmark.grid.claims import claim, clear, made_since, stamp
 from benchmark.grid.engine import Ended, Engine, Task
 from benchmark.grid.executor import Options, make_executor
 from benchmark.grid.local import share_of_machine, slots
@@ -99,6 +99,7 @@ def test_every_cell_is_run_once_and_not_again(folder: Path, tmp_path: Path, jobs
     assert [record.seed for record in found.values()] == [0, 1, 2, 3, 4]
     assert engine.most == jobs
     assert len(engine.prepared) == 1, "one configuration, whatever the seeds"
+    resolve_cell(asked[0]).record_path(tmp_path).with_suffix(".log").touch()  # by a bench that was killed
     assert engine.run(asked) == found
     assert engine.begun == asked, "finished cells are returned"
     assert left_behind(tmp_path) == []
@@ -346,6 +347,25 @@ def test_a_child_that_does_not_listen_is_killed(started: Callable[..., Child], t
     stop([child], grace=0.2)
     assert child.ended() == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_what_a_killed_process_left_beside_a_finished_record_goes(
+    folder: Path, tmp_path: Path, busy: bool
+) -> None:
+    """Unless another process works on the cell."""
+    (cell,) = cells(folder, 1)
+    path = resolve_cell(cell).record_path(tmp_path)
+    path.with_suffix(".checkpoint").mkdir(parents=True)
+    for suffix in (".checkpoint/last.pt", ".lock", ".claim", ".log"):
+        Path(f"{path.with_suffix('')}{suffix}").touch()
+    lock = FileLock(path.with_suffix(".lock"))
+    if busy:
+        lock.acquire()
+    clear(path)
+    left = sorted(found.suffix for found in path.parent.iterdir())
+    lock.release()
+    assert left == ([".checkpoint", ".lock", ".log"] if busy else [])
 
 
 def test_a_child_reads_what_it_is_given_and_then_waits_for_its_starter() -> None:

@@ -7,6 +7,7 @@ a store need a file system on which locks work between them, as NFS 4 is.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +61,23 @@ def _running(record_path: Path) -> bool:
         lock.acquire(timeout=0)
     except Timeout:
         return True
+    file.unlink(missing_ok=True)  # of a run that was killed
     lock.release()
     return False
+
+
+def clear(record_path: Path) -> None:
+    """Remove what a process that was killed has left beside a finished record: checkpoint, log and locks.
+
+    Nothing is removed where another process works on the cell.
+    """
+    checkpoint, log = record_path.with_suffix(".checkpoint"), record_path.with_suffix(".log")
+    locks = record_path.with_suffix(".claim"), record_path.with_suffix(".lock")
+    if not any(path.exists() for path in (checkpoint, log, *locks)) or (right := claim(record_path)) is None:
+        return
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    log.unlink(missing_ok=True)
+    right.release()
 
 
 Stamp = tuple[int, int] | None

@@ -14,7 +14,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from benchmark.cell import Cell, resolve_cell
-from benchmark.grid.claims import Claim, Stamp, claim, stamp, standing
+from benchmark.grid.claims import Claim, Stamp, claim, clear, stamp, standing
 from benchmark.grid.executor import Options
 from benchmark.grid.progress import Board, Tracker, outcome
 from benchmark.record import RunRecord, finished, outdated, read_record
@@ -110,6 +110,8 @@ class Engine(ABC):
             self.board.say(
                 f"{len(found)} of {len(paths)} cells are finished already (--fresh runs them anew)"
             )
+        for cell in found:
+            clear(paths[cell])
         waiting = [cell for cell in paths if cell not in found]
         if old := [cell for cell in waiting if not fresh and outdated(paths[cell], codes[cell])]:
             self.board.say(
