@@ -1,0 +1,306 @@
+"""A seeded storm of SIGKILLs over preparation, encoding, training and report, and what it leaves behind.
+
+`python studies/kill_storm.py --kills 200 --seed 0 --json results/reliability/kill-storm.json`
+
+The four commands run once without kills in a fresh folder. Then they run again and again, each time in a
+fresh folder: a command is killed at a random moment, or just before a random file operation, and started
+again until its kills of this repetition are spent; it then has to end as if nothing had happened
+(`storm.judge.CHECKS`). The same seed gives the same plan of kills. Ctrl-C writes what is finished; the same
+command goes on with the next repetition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from storm.attempt import Attempt, Kill, attempt
+from storm.chain import Chain, Phase, adaptrec, write_data
+from storm.judge import CHECKS, IN_TIME, REPORT, Judge, Undisturbed, saves, tail
+from storm.outcome import snapshot
+
+KILLS = (2, 4)
+"""Least and most kills of a phase in one repetition."""
+TARGETS: tuple[Literal["tree", "child", "parent"], ...] = ("tree", "child", "parent")
+
+
+class Storm:
+    """The kills of one seed over one chain."""
+
+    def __init__(self, chain: Chain, kills: int, seed: int, work: Path, say: Any = print) -> None:
+        self.chain, self.seed, self.kills, self.work, self.say = chain, seed, kills, work, say
+        share, more = divmod(kills, len(chain.phases))
+        self.quota = {phase.name: share + (n < more) for n, phase in enumerate(chain.phases)}
+        """Kills that are left, by phase."""
+        self.reference: dict[str, Undisturbed] = {}
+        self.rows: list[list[Any]] = []
+        """repetition, phase, how, target, at, exit status: one for each kill of a finished repetition."""
+        self.passed: Counter[str] = Counter()
+        self.deviations: list[dict[str, Any]] = []
+        self.repetitions = self.missed = 0
+        self._begin = time.monotonic()
+
+    def undisturbed(self) -> None:
+        """Run the chain without kills, and keep what it leaves."""
+        folder = self._fresh("reference")
+        for phase in self.chain.phases:
+            done = self._attempt(phase, folder, 600.0)
+            if done.status != 0:
+                raise SystemExit("\n".join([f"{phase.name} fails without kills:", *tail(done.log)]))
+            self.reference[phase.name] = Undisturbed(
+                done.seconds, len(done.operations), snapshot(folder), saves([done])
+            )
+            self.say(
+                f"without kills, {phase.name}: {done.seconds:.1f} s, {len(done.operations)} file operations"
+            )
+        shutil.rmtree(folder)
+
+    def run(self) -> None:
+        """Repeat the chain until the kills are spent."""
+        if not self.reference:
+            self.undisturbed()
+        self._begin = time.monotonic()
+        done_before = len(self.rows)
+        while any(self.quota.values()):
+            before = len(self.rows)
+            self._repetition()
+            self._progress(done_before)
+            if len(self.rows) == before and self.missed > 10 * self.kills + 10:
+                raise SystemExit("commands end before their kills: nothing to go on with")
+
+    def _repetition(self) -> None:
+        number = self.repetitions
+        chance = random.Random(f"{self.seed}/{number}")
+        plans = {phase.name: self._plan(phase, chance) for phase in self.chain.phases}
+        folder = self._fresh(f"repetition-{number}")
+        judge, rows, whole, missed = Judge(folder), [], True, 0
+        deviations: list[dict[str, Any]] = []
+        passed: Counter[str] = Counter()
+        for phase in self.chain.phases:
+            plan = plans[phase.name][: self.quota[phase.name]]
+            attempts, used = self._phase(phase, folder, plan, judge)
+            missed += len(plan) - used
+            rows += [
+                [number, phase.name, kill.how, one.killed, one.at, one.status]
+                for kill, one in zip(plan, attempts, strict=False)
+                if one.killed
+            ]
+            wrong = {check for check, *_ in judge.found}
+            asked = [check for check in CHECKS if check != REPORT or phase.report]
+            passed.update(check for check in asked if check not in wrong)
+            deviations += [self._deviation(number, phase, attempts, *one) for one in judge.found]
+            judge.found.clear()
+            if IN_TIME in wrong or attempts[-1].status != 0:
+                whole = False
+                break  # what follows has nothing to read
+        self.rows += rows
+        self.quota = {name: left - sum(row[1] == name for row in rows) for name, left in self.quota.items()}
+        self.deviations += deviations
+        self.passed += passed
+        self.missed += missed
+        self.repetitions += 1
+        if whole and not deviations:
+            shutil.rmtree(folder)
+            shutil.rmtree(self.work / f"{folder.name}-logs")
+
+    def _plan(self, phase: Phase, chance: random.Random) -> list[Kill]:
+        """The kills of a phase in one repetition: each uniform over its time or over its file operations."""
+        known, kills = self.reference[phase.name], []
+        for _ in range(chance.randint(*KILLS)):
+            timed, target, share = chance.random() < 0.5, chance.choice(TARGETS), chance.random()
+            if timed:
+                kills.append(Kill("moment", target, share * known.seconds))
+            else:
+                kills.append(Kill("operation", target, 1 + int(share * known.operations)))
+        return kills
+
+    def _phase(
+        self, phase: Phase, folder: Path, plan: Sequence[Kill], judge: Judge
+    ) -> tuple[list[Attempt], int]:
+        """Run one phase to its end under the kills of `plan`: all attempts, and how many kills came."""
+        known, attempts, used = self.reference[phase.name], [], 0
+        limit = self.chain.limit + 10 * known.seconds
+        for kill in (*plan, None):
+            done = self._attempt(phase, folder, limit, kill)
+            attempts.append(done)
+            judge.after_attempt(done)
+            used += done.killed is not None
+            if done.status is None or (done.killed is None and done.status == 0):
+                break  # it hangs, or it ended before its kill
+        judge.after_phase(attempts, known, self.chain.patience)
+        if phase.report and attempts[-1].status == 0:
+            judge.after_report(*self._report_again(folder, phase.report), attempts[-1].log)
+        return attempts, used
+
+    def _report_again(self, folder: Path, name: str) -> tuple[Path, Path]:
+        """The report that was killed and made again, moved away, and one of the same records in its place."""
+        from benchmark.report.build import build_report
+
+        first = folder / name
+        first.rename(moved := self.work / "report")
+        build_report(folder / "results", first)
+        second = first.rename(self.work / "report-again")
+        moved.rename(first)
+        return first, second
+
+    def _attempt(self, phase: Phase, folder: Path, limit: float, kill: Kill | None = None) -> Attempt:
+        logs = self.work / f"{folder.name}-logs"
+        log = logs / f"{len(list(logs.glob('*.log'))):03d}-{phase.name}.log"
+        environment = {
+            name: value.replace("{folder}", str(folder)) for name, value in self.chain.environment.items()
+        }
+        (folder / "tmp").mkdir(exist_ok=True)
+        return attempt(
+            phase.command, folder, log, {"TMPDIR": str(folder / "tmp"), **environment}, limit, kill
+        )
+
+    def _fresh(self, name: str) -> Path:
+        for folder in (self.work / name, self.work / f"{name}-logs"):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        return self.work / name
+
+    def _deviation(
+        self, number: int, phase: Phase, attempts: Sequence[Attempt], check: str, what: str, log: Path | None
+    ) -> dict[str, Any]:
+        kills = [f"{one.killed} at {one.at} -> status {one.status}" for one in attempts if one.killed]
+        self.say(
+            f"deviation in repetition {number}, {phase.name}: {check}: {what}; kills: {'; '.join(kills)}"
+        )
+        return {
+            "repetition": number, "phase": phase.name, "check": check, "what": what, "kills": kills,
+            "log": tail(log),
+        }  # fmt: skip
+
+    def _progress(self, before: int) -> None:
+        spent = time.monotonic() - self._begin
+        left = sum(self.quota.values())
+        minutes = spent / max(1, len(self.rows) - before) * left / 60
+        self.say(
+            f"{len(self.rows)} of {self.kills} kills in {self.repetitions} repetitions, "
+            f"{len(self.deviations)} deviations, about {minutes:.0f} min left"
+        )
+
+    def result(self) -> dict[str, Any]:
+        """What is written as JSON."""
+        count = Counter(row[1] for row in self.rows)
+        return {
+            "kills": {
+                "asked": self.kills,
+                "done": len(self.rows),
+                "by_phase": dict(count),
+                "by_phase_and_target": _counted(f"{row[1]}, {row[3]}" for row in self.rows),
+                "by_moment_or_operation": _counted(row[2] for row in self.rows),
+                "status_after_kill": _counted(f"{row[3]}: {row[5]}" for row in self.rows),
+                "ended_before_the_kill": self.missed,
+            },
+            "repetitions": self.repetitions,
+            "passed": {check: self.passed[check] for check in CHECKS},
+            "deviations": self.deviations,
+            "undisturbed": {
+                name: {"seconds": round(one.seconds, 2), "file_operations": one.operations}
+                for name, one in self.reference.items()
+            },
+            "rows": self.rows,
+        }
+
+    def go_on(self, earlier: Mapping[str, Any]) -> None:
+        """Take up the finished repetitions of an earlier try."""
+        self.rows, self.deviations = list(earlier["rows"]), list(earlier["deviations"])
+        self.passed, self.repetitions = Counter(earlier["passed"]), earlier["repetitions"]
+        self.missed = earlier["kills"]["ended_before_the_kill"]
+        for row in self.rows:
+            self.quota[row[1]] -= 1
+
+
+def _counted(names: Any) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))
+
+
+def facts() -> dict[str, Any]:
+    """The code and the machine."""
+    import torch
+
+    from benchmark.measure import environment
+
+    return environment(torch.device("cpu"), "no", 1).model_dump(exclude={"precision", "world_size"})
+
+
+def write(path: Path, result: Mapping[str, Any]) -> None:
+    """As JSON, a row of `rows` in one line."""
+    rows = ",\n  ".join(json.dumps(row) for row in result["rows"])
+    text = json.dumps({**result, "rows": []}, indent=1).replace('"rows": []', f'"rows": [\n  {rows}\n ]')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the storm; the exit status is 0 where nothing deviates."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--json", type=Path, help="where the result is written; goes on with an unfinished one"
+    )
+    parser.add_argument("--work", type=Path, help="folder for the repetitions (default: a temporary one)")
+    options = parser.parse_args(arguments)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    head = {
+        "study": "kill storm",
+        "seed": options.seed,
+        "columns_of_rows": ["repetition", "phase", "how", "target", "at", "exit status of the command"],
+        "environment": facts(),
+    }
+    work = Path(tempfile.mkdtemp(prefix="kill-storm.", dir=options.work)).resolve()
+    storm = Storm(adaptrec(write_data(work / "data", options.seed)), options.kills, options.seed, work, _say)
+    if (earlier := _earlier(options, head)) is not None:
+        storm.go_on(earlier)
+        _say(f"going on after {len(storm.rows)} kills")
+    whole = False
+    try:
+        storm.run()
+        whole = True
+    except KeyboardInterrupt:
+        _say("interrupted; the same command goes on with the next repetition")
+    if options.json:
+        write(options.json, {**head, "complete": whole, **storm.result()})
+    _say(
+        f"{len(storm.rows)} kills, {len(storm.deviations)} deviations"
+        + (f"; see {work}" if storm.deviations else "")
+    )
+    if not storm.deviations:
+        shutil.rmtree(work)
+    return 130 if not whole else 1 if storm.deviations else 0
+
+
+def _earlier(options: argparse.Namespace, head: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The unfinished result of the same storm on the same code."""
+    if not options.json or not options.json.exists():
+        return None
+    found: dict[str, Any] = json.loads(options.json.read_text(encoding="utf-8"))
+    same = (
+        not found["complete"]
+        and (found["seed"], found["kills"]["asked"]) == (options.seed, options.kills)
+        and found["environment"]["git_commit"] == head["environment"]["git_commit"]
+    )
+    return found if same else None
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

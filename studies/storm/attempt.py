@@ -1,0 +1,164 @@
+"""Run a command to its end, or kill it, its child or all of its processes at a chosen moment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import psutil
+
+HOOK = Path(__file__).parent / "hook"
+WIDTH = 256
+"""Bytes of an operation's line in the file that the hook writes."""
+POLL = 0.005
+Target = Literal["tree", "child", "parent"]
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One SIGKILL that is to come."""
+
+    how: Literal["moment", "operation"]
+    """By time, or just before a file operation."""
+    target: Target
+    at: float
+    """Seconds since the start of the command, or the number of the operation, from 1."""
+
+
+class Operation(NamedTuple):
+    """A file operation that a process was about to do."""
+
+    pid: int
+    event: str
+    path: str
+
+
+@dataclass
+class Attempt:
+    """How a command ended."""
+
+    log: Path
+    """What it and its children wrote to the terminal."""
+    status: int | None = None
+    """Exit status, of a signal its negative number; None where it did not end in time."""
+    seconds: float = 0.0
+    killed: str | None = None
+    """tree, child, parent, or process where the command had no child; None where it ended before the kill."""
+    at: str = ""
+    """When the kill came, in words."""
+    killed_pids: set[int] = field(default_factory=set)
+    orphans: list[psutil.Process] = field(default_factory=list)
+    """Children that the kill of their parent left; they have to end by themselves."""
+    operations: list[Operation] = field(default_factory=list)
+
+    def uncertain(self) -> Counter[Operation]:
+        """Operations that a killed process had announced and may not have done."""
+        last = {operation.pid: operation for operation in self.operations}
+        return Counter(operation for pid, operation in last.items() if pid in self.killed_pids)
+
+
+def attempt(
+    command: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str], limit: float,
+    kill: Kill | None = None,
+) -> Attempt:  # fmt: skip
+    """Run `command` in `folder` and kill it as `kill` says; at most `limit` seconds."""
+    file = log.with_suffix(".operations")
+    file.touch()
+    stop = {"STORM_STOP_AT": str(int(kill.at))} if kill and kill.how == "operation" else {}
+    path = os.pathsep.join(part for part in (str(HOOK), os.environ.get("PYTHONPATH", "")) if part)
+    own = {"PYTHONPATH": path, "STORM_FOLDER": str(folder), "STORM_OPERATIONS": str(file), **stop}
+    done = Attempt(log)
+    begin = time.monotonic()
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+            start_new_session=True, env={**os.environ, **environment, **own},
+        )  # fmt: skip
+    root = psutil.Process(process.pid)
+    try:
+        while process.poll() is None and time.monotonic() - begin < limit:
+            if kill and done.killed is None and (stopped := _due(kill, begin, file)) is not None:
+                _strike(kill, root, done, stopped)
+                done.at = done.at or f"{time.monotonic() - begin:.2f} s"
+            time.sleep(POLL)
+        done.status = process.poll()
+    finally:
+        if process.poll() is None:
+            for one in (*_children(root), root):
+                _signal(one, signal.SIGKILL)
+        process.wait()
+    done.seconds = time.monotonic() - begin
+    done.operations = read_operations(file)
+    return done
+
+
+def read_operations(file: Path) -> list[Operation]:
+    """What the hook wrote."""
+    rows = (line.split(None, 2) for line in file.read_text(encoding="utf-8", errors="replace").splitlines())
+    return [Operation(int(pid), event, path.rstrip()) for pid, event, path in rows]
+
+
+def _due(kill: Kill, begin: float, file: Path) -> tuple[psutil.Process | None, str] | None:
+    """Whether the kill is due: the process that stopped for it, if one did, and the operation in words."""
+    if kill.how == "moment":
+        return (None, "") if time.monotonic() - begin >= kill.at else None
+    if file.stat().st_size < kill.at * WIDTH:
+        return None
+    found = read_operations(file)[int(kill.at) - 1]
+    try:
+        process = psutil.Process(found.pid)
+        if process.status() != psutil.STATUS_STOPPED:
+            return None
+    except psutil.NoSuchProcess:  # a kill from outside
+        return None
+    return process, f"operation {int(kill.at)}, {found.event} {found.path}"
+
+
+def _strike(
+    kill: Kill, root: psutil.Process, done: Attempt, stopped: tuple[psutil.Process | None, str]
+) -> None:
+    process, done.at = stopped
+    children = _children(root)
+    if kill.target == "child" and children:
+        done.killed, victims = "child", children[:1]
+    elif kill.target == "parent" and children:
+        done.killed, victims = "parent", [root]
+        done.orphans = children
+    else:
+        _signal(root, signal.SIGSTOP)  # so that it learns nothing of its children's end
+        victims = [*_children(root), root]
+        done.killed = "tree" if len(victims) > 1 else "process"
+    done.killed_pids = {one.pid for one in victims}
+    for one in victims:
+        _signal(one, signal.SIGKILL)
+    if process is not None and process not in victims:
+        _signal(process, signal.SIGCONT)
+
+
+def _children(root: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return root.children(recursive=True)
+    return []
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
+
+
+def alive(processes: Sequence[psutil.Process], wait: float) -> list[psutil.Process]:
+    """Those that still run after at most `wait` seconds."""
+    end = time.monotonic() + wait
+    while left := [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]:
+        if time.monotonic() > end:
+            break
+        time.sleep(0.05)
+    return left

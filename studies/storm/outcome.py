@@ -1,0 +1,145 @@
+"""What the commands leave behind, without what a clock measures, for a comparison with an undisturbed run."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+FIGURES = (
+    "status", "dataset", "llm", "method", "protocol", "settings", "overrides", "hyperparameters",
+    "config_hash", "protocol_hash", "seed", "epochs_run", "best_epoch", "stopped", "metrics", "initial",
+    "extra", "liveness",
+)  # fmt: skip
+"""Fields of a record that must be equal."""
+COUNTS = (
+    "candidates",
+    "predictions_per_epoch",
+    "steps_per_epoch",
+    "encodings_per_epoch",
+    "trainable_parameters",
+)
+"""Fields of its `cost` that must be equal."""
+EPOCH = ("epoch", "loss", "valid", "valid_masked")
+"""Fields of an epoch of its `curve` that must be equal."""
+MEASURED = re.compile(r"second|time|memory|prepar|training|validation|checkpoints|break_even|created")
+"""Names of columns and keys whose values a clock or the system's memory gives."""
+KEPT = (".arrow", ".safetensors", ".parquet")
+"""What is made once: no later command writes such a file again."""
+
+
+TRIAL = re.compile(r"tmp/[a-z0-9_]{8}")
+"""What Python's `tempfile` writes and removes at once to see whether it may write to $TMPDIR: not ours."""
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """Every file below `folder` (path -> digest of what must be equal) and every folder (path/ -> '')."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir():
+            found[f"{name}/"] = ""
+        elif not TRIAL.fullmatch(name):
+            found[name] = _digest(name, path)
+    return found
+
+
+def differences(expected: Mapping[str, str], found: Mapping[str, str]) -> dict[str, list[str]]:
+    """Kind of deviation -> paths."""
+    kinds = {
+        "a file is left over": sorted(found.keys() - expected.keys()),
+        "a file is missing": sorted(expected.keys() - found.keys()),
+        "content differs": sorted(
+            name for name in expected.keys() & found.keys() if expected[name] != found[name]
+        ),
+    }
+    return {kind: names for kind, names in kinds.items() if names}
+
+
+def finished_records(folder: Path) -> dict[str, tuple[int, int]]:
+    """Records of runs that ended well and their ranks, each with its inode and time of change."""
+    found = {}
+    for path in folder.glob("results/*/*/*/*-s*.json"):
+        if _read(path).get("status") == "ok":
+            for one in (path, path.with_suffix(".ranks.parquet")):
+                if one.exists():
+                    found[one.relative_to(folder).as_posix()] = identity(one)
+    return found
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """Tells whether a file was written again."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+def written_again(folder: Path, before: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Those files that are gone or were written again."""
+    return sorted(
+        name
+        for name, known in before.items()
+        if not (folder / name).exists() or identity(folder / name) != known
+    )
+
+
+def _digest(name: str, path: Path) -> str:
+    rules: Mapping[str, Callable[[bytes], Any]] = {
+        "results/*.json": _figures, "reports/*.csv": _table, "reports/*": lambda _: "",
+        "*.json": _without_clock,
+    }  # fmt: skip
+    data = path.read_bytes()
+    for pattern, rule in rules.items():
+        start, _, end = pattern.partition("*")
+        if name.startswith(start) and name.endswith(end):
+            with suppress(ValueError, TypeError, KeyError, AttributeError):  # a damaged file: as it is
+                data = json.dumps(rule(data), sort_keys=True).encode()
+            break
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _figures(data: bytes) -> Any:
+    """The part of a run record that is the same in each repetition."""
+    record = json.loads(data)
+    return {
+        **{name: record[name] for name in FIGURES},
+        "cost": {name: record["cost"][name] for name in COUNTS},
+        "curve": [{name: epoch[name] for name in EPOCH} for epoch in record["curve"]],
+    }
+
+
+def _table(data: bytes) -> Any:
+    """A table of the report without its measured columns, and without rows of such a `measure`."""
+    rows = list(csv.DictReader(io.StringIO(data.decode())))
+    return [
+        {name: value for name, value in row.items() if not MEASURED.search(name)}
+        for row in rows
+        if not MEASURED.search(row.get("measure", ""))
+    ]
+
+
+def _without_clock(data: bytes) -> Any:
+    return _cleared(json.loads(data))
+
+
+def _cleared(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _cleared(one) for name, one in value.items() if not _clock(name)}
+    return [_cleared(one) for one in value] if isinstance(value, list) else value
+
+
+def _clock(name: str) -> bool:
+    return "second" in name or "created" in name
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(path.read_bytes())
+    except (ValueError, OSError):
+        return {}
+    return read if isinstance(read, dict) else {}
