@@ -26,9 +26,9 @@ class Settings:
     candidates: Literal["batch", "catalogue", "sampled", "auto"] = "batch"
     """Softmax candidates: other users' targets, all items that occur in training, or shared draws of them;
     `auto` is `catalogue` up to `catalogue_limit` such items and `sampled` above."""
-    catalogue_limit: Annotated[int, Field(ge=1)] = later(50_000)
+    catalogue_limit: Annotated[int, Field(ge=1, le=1_000_000_000)] = later(50_000)
     """Items in training up to which candidates=auto is `catalogue`."""
-    samples: Annotated[int, Field(ge=1)] = 4096
+    samples: Annotated[int, Field(ge=1, le=1_000_000_000)] = 4096
     """Draws of a step when candidates = sampled."""
     temperature: Annotated[float, Field(gt=0, le=100)] = 0.07
     """tau of Eq. 8."""
@@ -38,13 +38,13 @@ class Settings:
     """Drop another user's target that is also mine from my negatives."""
     ids: Literal["none", "add"] = "none"
     """`add` sums a learned id embedding onto the method's item embedding (the transductive case)."""
-    width: Annotated[int, Field(ge=2)] = 256
+    width: Annotated[int, Field(ge=2, le=16_384)] = 256
     """d, width of item embeddings and of SASRec."""
-    sasrec_layers: Annotated[int, Field(ge=1)] = 2
+    sasrec_layers: Annotated[int, Field(ge=1, le=128)] = 2
     """SASRec blocks."""
-    sasrec_heads: Annotated[int, Field(ge=1)] = 2
+    sasrec_heads: Annotated[int, Field(ge=1, le=1_024)] = 2
     """SASRec attention heads."""
-    sasrec_inner: Annotated[int, Field(ge=1)] = 256
+    sasrec_inner: Annotated[int, Field(ge=1, le=65_536)] = 256
     """SASRec feed-forward width."""
     sasrec_activation: Literal["gelu", "relu", "silu"] = "gelu"
     """SASRec feed-forward activation."""
@@ -52,19 +52,19 @@ class Settings:
     """Epsilon of SASRec's LayerNorms."""
     sasrec_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """SASRec dropout: embeddings, attention and feed-forward."""
-    window: Annotated[int, Field(ge=1)] = 50
+    window: Annotated[int, Field(ge=1, le=100_000)] = 50
     """Most recent items of a history that SASRec reads."""
     sequences: Literal["packed", "prefixes"] = "packed"
     """`packed` reads a sequence once and predicts at each position; `prefixes` reads every prefix anew."""
-    batch_size: Annotated[int, Field(ge=1)] = 256
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000_000)] = 256
     """Predictions (prefix, target) of a batch, over all processes."""
-    accumulation: Annotated[int, Field(ge=1)] = 1
+    accumulation: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Batches whose gradients make one optimiser step."""
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3e-4
     """Adam's learning rate."""
-    epochs: Annotated[int, Field(ge=1)] = 200
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 200
     """Epochs at most."""
-    patience: Annotated[int, Field(ge=0)] = 10
+    patience: Annotated[int, Field(ge=0, le=1_000_000)] = 10
     """Epochs without a better validation Recall@10 before training stops; 0 never stops early."""
     clip_norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Gradient norm to clip at; 0 is off."""
@@ -74,20 +74,20 @@ class Settings:
     """Precision in which cached hidden states are stored."""
     pooling: Literal["auto", "first", "last", "mean"] = "auto"
     """Token that stands for an item: `auto` is the first for encoders, the last for decoders."""
-    max_tokens: Annotated[int, Field(ge=0)] = 0
+    max_tokens: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     """Tokens of an item text at most; 0 is the language model's own limit."""
     encode: Literal["cached", "unique", "occurrences"] = later("cached")
     """How a step embeds items. `cached`: each once; where the language model trains, in chunks whose graph is
     built again for the backward pass, so that a chunk sets the memory (but see `chunk_tokens`). `unique`:
     each once, all graphs kept. `occurrences`: every slot of every padded sequence anew, in one piece, as
     published code does."""
-    chunk_tokens: Annotated[int, Field(ge=0)] = later(0)
+    chunk_tokens: Annotated[int, Field(ge=0, le=1_000_000_000)] = later(0)
     """Tokens of a chunk, padding included, to start from; 0 is what the free memory has room for, up to 4,096
     on a CPU and 65,536 on a GPU, and where it has room for a whole step nothing is run again."""
     lower_states: Literal["auto", "on", "off"] = later("auto")
     """Whether layers below the lowest trained one run once and their tokens' states are kept on disk; `auto`
     does where these take up at most `lower_states_gib` and fit on the disk."""
-    lower_states_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = later(16.0)
+    lower_states_gib: Annotated[float, Field(gt=0, le=1_000_000)] = later(16.0)
     """Disk budget in GiB of lower_states=auto."""
     replay: Literal["auto", "off"] = later("auto")
     """Whether steps on a GPU are recorded once for each shape of a batch and replayed (CUDA graphs); `auto`

@@ -80,6 +80,14 @@ def _distinct_seen(prepared: Prepared, at: Ints) -> Ints:
     return np.bincount(pairs // len(prepared.texts), minlength=len(lengths))[users]
 
 
+def add_texts(record: RunRecord, resolved: Resolved, inputs: Inputs) -> str | None:
+    """What became of the items' texts as tokens: -> a warning, where the language model loses many."""
+    if resolved.llm is None or inputs.texts is None:
+        return None
+    record.llm_details |= inputs.texts.stored()
+    return inputs.texts.warning(len(resolved.prepared.texts), resolved.llm.name, resolved.llm.max_tokens)
+
+
 def add_cost(record: RunRecord, trainer: Trainer, inputs: Inputs) -> None:
     """What is known of the cost before training."""
     parameters, settings = list(trainer.model.parameters()), trainer.settings

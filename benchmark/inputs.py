@@ -13,12 +13,13 @@ from torch import Tensor
 from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.config import applicable
 from benchmark.data.places import cache_folder
-from benchmark.data.prepare import describe, prepare
+from benchmark.data.prepare import Prepared, describe, prepare
 from benchmark.data.recipe import find
 from benchmark.data.steps import told_steps
 from benchmark.llm.catalogue import LLM
 from benchmark.llm.encoder import load_model, resolve_pooling
 from benchmark.llm.states import States, load_states
+from benchmark.llm.token_facts import TokenFacts
 from benchmark.llm.token_states import TokenStates, keep_token_states, load_token_states
 from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.measure import device_name, pick_device
@@ -26,6 +27,7 @@ from benchmark.model.items import ItemInputs
 from benchmark.model.parallel import any_process, is_main, say
 from methods import registry
 from methods.base import Context, Items, Method, state_statistics
+from methods.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Inputs:
     """Cold cost of what was computed once before training; None where nothing was."""
     states_on: str | None = None
     """The device that holds what was computed; None where nothing was."""
+    texts: TokenFacts | None = None
+    """Whether the language model can tell the items' texts apart; None where it reads none."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,32 @@ def load_inputs(resolved: Resolved, device: torch.device, sources: Sources = CAC
     """The inputs of a cell's method, on `device`."""
     if resolved.llm is None:
         return Inputs(ItemInputs(lambda items, _: Items(ids=items)), {})
-    if resolved.cls.reads == "states":
-        return _states_inputs(resolved, resolved.llm, device, sources)
-    return _tokens_inputs(resolved, resolved.llm, device, sources)
+    read = _states_inputs if resolved.cls.reads == "states" else _tokens_inputs
+    inputs = read(resolved, resolved.llm, device, sources)
+    _check_texts(resolved, resolved.llm, inputs.texts)
+    return inputs
+
+
+def _check_texts(resolved: Resolved, llm: LLM, facts: TokenFacts | None) -> None:
+    """Raise `UserError` where all items are one to the language model."""
+    name, items = resolved.prepared.name, len(resolved.prepared.texts)
+    if facts is not None and facts.token_sequences == 1 < items and resolved.settings.ids == "none":
+        raise UserError(
+            f"all {items} items of '{name}' have the same tokens for language model '{llm.name}' "
+            f"({facts.unknown_tokens:.1%} of them unknown to it), so that no method that reads texts alone "
+            "can tell the items apart; give them other texts, or take a language model that knows their "
+            "script, a larger max_tokens, or ids=add."
+        )
+
+
+def _told_texts(data: Prepared, llm: LLM, facts: TokenFacts | None) -> Iterator[str]:
+    """Lines for the terminal."""
+    if facts is None:
+        return
+    items = len(data.texts)
+    yield f"{data.name}: texts as tokens of {llm.name}: {facts.described(items)}"
+    if warning := facts.warning(items, llm.name, llm.max_tokens):
+        yield f"warning: {warning}"
 
 
 def build_method(resolved: Resolved, inputs: Inputs, total_steps: int) -> Method:
@@ -79,7 +106,7 @@ def _states_inputs(resolved: Resolved, llm: LLM, device: torch.device, sources: 
         return Items(states=found if offset is None else found + offset)  # [M, A, D] fp32
 
     context = _about(llm) | _statistics(states)
-    return Inputs(ItemInputs(read), context, states.seconds, device_name(device))
+    return Inputs(ItemInputs(read), context, states.seconds, device_name(device), states.facts)
 
 
 def _tokens_inputs(resolved: Resolved, llm: LLM, device: torch.device, sources: Sources) -> Inputs:
@@ -102,6 +129,7 @@ def _tokens_inputs(resolved: Resolved, llm: LLM, device: torch.device, sources: 
         context,
         sum(seconds) if seconds else None,
         device_name(lower.values.device) if lower else None,
+        tokens.facts,
     )
 
 
@@ -191,6 +219,7 @@ def prepare_cells(cells: Iterable[Cell]) -> Iterator[str]:
     """
     readers = [resolved for cell in cells if (resolved := resolve_cell(cell)).llm is not None]
     layers: dict[tuple[str, str], set[int]] = {}
+    facts: TokenFacts | None = None
     for resolved in readers:
         assert resolved.llm is not None
         wanted = layers.setdefault((resolved.settings.pooling, resolved.settings.states_dtype), set())
@@ -202,10 +231,21 @@ def prepare_cells(cells: Iterable[Cell]) -> Iterator[str]:
             order = sorted(wanted, reverse=True)
             states = load_states(data.texts, model, order, pooling, dtype, cache_folder(), pick_device())
             yield f"{data.name}: hidden states of {model.name}, layers {order}: {_how(states)}"
+            if facts is None:
+                facts = states.facts
+                yield from _told_texts(data, model, facts)
+    for resolved in readers:
+        assert resolved.llm is not None
+        _check_texts(resolved, resolved.llm, facts)
     tuned = [resolved for resolved in readers if resolved.cls.reads == "tokens"]
     yield from _prepare_lower(tuned)
     for resolved in tuned:  # what does not fit the language model is said now, not when its turn comes
-        build_method(resolved, load_inputs(resolved, pick_device()), total_steps=1_000)
+        inputs = load_inputs(resolved, pick_device())
+        if facts is None:
+            assert resolved.llm is not None
+            facts = inputs.texts
+            yield from _told_texts(resolved.prepared, resolved.llm, facts)
+        build_method(resolved, inputs, total_steps=1_000)
 
 
 def _prepare_lower(tuned: Sequence[Resolved]) -> Iterator[str]:

@@ -233,7 +233,8 @@ class RunRecord(Part):
     llm: str | None
     """Short name, hub id or folder; null for a method that reads none."""
     llm_details: dict[str, Any]
-    """Source, revision, digest, layers, width, pooling; empty where `llm` is null."""
+    """Source, revision, digests, layers, width, and what its tokens cannot tell apart; empty where `llm` is
+    null."""
     method: str
     method_source: dict[str, Any]
     """Distribution, version, whether it came from outside the project (`external`), and `code`, a digest of

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from benchmark.cell import Cell, Resolved, resolve_cell
-from benchmark.describe import add_cost, add_quality, add_training, blank
+from benchmark.describe import add_cost, add_quality, add_texts, add_training, blank
 from benchmark.files import write_atomically
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.model.parallel import is_main, say, world_size
@@ -94,6 +94,8 @@ def _execute(
     """Train and test; fills `record` as it goes."""
     trainer, inputs = build_trainer(resolved, checkpoint, accelerator)
     add_cost(record, trainer, inputs)
+    if warning := add_texts(record, resolved, inputs):
+        say(f"warning: {warning}")
     try:
         record.stopped = trainer.fit()
         ranks = trainer.test()

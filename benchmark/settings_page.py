@@ -92,13 +92,17 @@ def _allowed(hint: Any) -> str:
         return _values(get_args(hint))
     base, *notes = get_args(hint) or (hint,)
     limits = [
-        words.format(f"{getattr(bound, name):g}")
+        words.format(_number(getattr(bound, name)))
         for note in notes
         for bound in note.metadata
         for name, words in _BOUNDS.items()
         if hasattr(bound, name)
     ]
     return " ".join([_TYPES[base], *limits])
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def _value(value: object) -> str:

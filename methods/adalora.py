@@ -30,7 +30,7 @@ NEVER = -1
 class AdaLoRAConfig(AdapterConfig):
     """Hyper-parameters of AdaLoRA; defaults are PEFT's but for the schedule, which PEFT leaves open."""
 
-    init_rank: Annotated[int, Field(ge=2)] = 12
+    init_rank: Annotated[int, Field(ge=2, le=65_536)] = 12
     """Rank that every update starts with."""
     target_rank: Annotated[int, Field(ge=1, validate_default=True)] = 8
     """Mean rank of the updates in the end; below `init_rank`."""
@@ -45,7 +45,7 @@ class AdaLoRAConfig(AdapterConfig):
     budget_by: Annotated[float, Field(gt=0, le=1, validate_default=True)] = 0.05
     """Share of them at which the budget is reached; above `warmup`. Of 200 epochs that is the tenth, since a
     run stops early."""
-    interval: Annotated[int, Field(ge=1)] = 1
+    interval: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1
     """Steps from one allocation of ranks to the next."""
 
     @field_validator("target_rank", mode="after")

@@ -25,7 +25,7 @@ chooses them in BERT, or the one projection that makes them."""
 class AdapterConfig(TunedConfig):
     """What LoRA and AdaLoRA have in common."""
 
-    alpha: Annotated[int, Field(ge=1)] = 8
+    alpha: Annotated[int, Field(ge=1, le=1_000_000)] = 8
     """Scale of the update, divided by the rank that it starts with; PEFT's default."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Dropout on what enters an adapter; the middle of the paper's grid."""

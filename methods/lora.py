@@ -15,7 +15,7 @@ from methods.base import Context, published
 class LoRAConfig(AdapterConfig):
     """Hyper-parameters of LoRA."""
 
-    rank: Annotated[int, Field(ge=1)] = 8
+    rank: Annotated[int, Field(ge=1, le=65_536)] = 8
     """Rank of an update; PEFT's default."""
 
 

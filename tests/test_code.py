@@ -181,7 +181,7 @@ def command(name: str, folder: Path, results: Path) -> list[str]:
     one = {"run": ["--dataset", "--method", "--seed"], "bench": ["--datasets", "--methods", "--seeds"]}[name]
     values = [str(folder), "id", "0"]
     asked = [part for pair in zip(one, values, strict=True) for part in pair]
-    return [name, *asked, "--epochs", "1", "--results", str(results), "--set", *BLINK]
+    return [name, *asked, "--epochs", "1", "--results", str(results), "--set", *BLINK, "learning_rate=0.05"]
 
 
 @pytest.mark.usefixtures("in_process")

@@ -166,6 +166,17 @@ def test_a_shard_is_missing(folder: Path) -> None:
         ({"model_type": None}, "names no model_type"),
         ({"model_type": "houseplant", "auto_map": {"AutoModel": "x.Y"}}, "which is never run"),
         ({"hidden_size": "wide"}, "not a valid bert config"),
+        ({"hidden_size": 3.2e9}, "not a valid bert config"),
+        ({"hidden_size": 3_200_000_000}, "hidden_size=3200000000; allowed are 1 to 100,000"),
+        ({"hidden_size": -4}, "hidden_size=-4; allowed are 1 to"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers=0; allowed are 1 to 1,000"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000; allowed"),
+        ({"num_attention_heads": -2}, "num_attention_heads=-2; allowed are 1 to 16"),
+        ({"dtype": "houseplant"}, "not a valid bert config"),
+        (
+            {"transformers_weights": "other.safetensors"},
+            "lacks other.safetensors, which its config.json names",
+        ),
     ],
 )
 def test_config_that_cannot_be_used(folder: Path, change: dict[str, object], said: str) -> None:
@@ -202,6 +213,52 @@ def test_architectures(tmp_path: Path, model_type: str, family: str, max_tokens:
     assert (llm.model_type, llm.family, llm.n_layers, llm.width) == (model_type, family, 3, 16)
     # RoBERTa numbers its positions from padding_idx + 1 = 1.
     assert llm.max_tokens == max_tokens
+
+
+def test_config_that_is_nested_without_end(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "bert", "a": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    assert "is nested too deeply" in message(str(folder))
+
+
+def test_a_folder_with_an_adapter_is_refused(folder: Path) -> None:
+    """transformers would load it into the model, whose digest and states are then of other weights."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModel
+
+    adapted = get_peft_model(AutoModel.from_pretrained(folder), LoraConfig(target_modules=["query"]))
+    adapted.save_pretrained(folder)
+    assert (folder / "adapter_model.safetensors").is_file()
+    assert "merge_and_unload" in message(str(folder))
+    (folder / "adapter_config.json").unlink()  # what is left, transformers does not read
+    assert resolve(str(folder)).digest == files.sha256(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()  # nor is anything found in an adapter alone
+    assert "has no model.safetensors" in message(str(folder))
+
+
+def test_the_digest_is_of_the_weights_that_transformers_reads(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from benchmark.llm import encoder
+
+    plain = resolve(str(folder))
+    (folder / "pytorch_model.bin").write_bytes(b"not read")
+    (folder / "modules.json").write_text("[]")  # as sentence-transformers lays it beside
+    assert resolve(str(folder)) == plain
+    other = {name: tensor + 1 for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(other, folder / "other.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "transformers_weights": "other.safetensors"}))
+    found = resolve(str(folder))
+    assert found.digest == files.sha256(folder / "other.safetensors")
+    read = dict(encoder.load_model(found).named_parameters())["embeddings.word_embeddings.weight"]
+    assert read.equal(other["bert.embeddings.word_embeddings.weight"])
+
+
+@pytest.mark.parametrize("stated", [0, -5])
+def test_a_longest_input_without_room_is_refused(folder: Path, stated: int) -> None:
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": stated}))
+    assert f"is stated as {stated} tokens" in message(str(folder))
 
 
 def test_tokenizer_limit_counts(folder: Path) -> None:

@@ -23,6 +23,7 @@ from llm_folders import make_folder
 from benchmark.llm import encoder, parts, states
 from benchmark.llm.catalogue import LLM, resolve
 from benchmark.llm.states import load_states
+from benchmark.llm.token_facts import TokenFacts
 from methods.errors import UserError
 
 TEXTS = [
@@ -89,6 +90,24 @@ def test_values_and_a_hit(llm: LLM, tmp_path: Path, encoded: list[int]) -> None:
         "layer-02.safetensors",
         "states.json",
     ]
+
+
+def test_what_tokens_tell_apart_is_known_on_a_hit(
+    llm: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["saw", "saw", "\u1200", "\u1208"]
+    cold = load(llm, tmp_path, texts=texts)
+    assert cold.facts == TokenFacts(2, 4, 2, 2 / 4)
+    sidecar = tmp_path / "states" / cold.key / "states.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(states, "load_tokens", None)  # no text is tokenised anew
+        assert load(llm, tmp_path, texts=texts).facts == cold.facts
+    stored = json.loads(sidecar.read_text())
+    for one in stored["passes"]:
+        del one["texts"]  # as written before tokens were counted
+    sidecar.write_text(json.dumps(stored))
+    warm = load(llm, tmp_path, texts=texts)
+    assert warm.hit and warm.facts == cold.facts
 
 
 def test_order_of_layers(llm: LLM, tmp_path: Path) -> None:

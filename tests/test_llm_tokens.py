@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from llm_folders import make_folder
 
 from benchmark.llm import encoder, tokens
 from benchmark.llm.catalogue import resolve
+from benchmark.llm.token_facts import TokenFacts, read_facts
 from benchmark.llm.tokens import load_tokens
 from methods.errors import UserError
 
@@ -86,6 +88,46 @@ def test_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "BLOCK", 2)
     parts = load_tokens(TEXTS, resolve("random-tiny"))
     assert torch.equal(whole.ids, parts.ids) and torch.equal(whole.start, parts.start)
+
+
+def test_what_the_tokens_cannot_tell_apart() -> None:
+    """Seven items, five texts: two of one text, two that are cut to one, two that are unknown."""
+    llm = replace(resolve("random-tiny"), max_tokens=5)  # [CLS] and [SEP] are two of them
+    texts = ["a", "a", "b", "c c c d", "c c c e", "\u1200\u1208", "\u1210\u1218"]
+    found = load_tokens(texts, llm)
+    assert found.facts == TokenFacts(
+        token_sequences=4, items_with_equal_tokens=6, items_collapsed=4, unknown_tokens=2 / 10
+    )
+    assert read_facts(json.loads(json.dumps(found.facts.stored()))) == found.facts
+    assert read_facts(None) is None and read_facts({"token_sequences": 4}) is None
+    said = found.facts.warning(7, "random-tiny", 5)
+    assert said is not None and "4 of 7 items (57.1%)" in said and "20.0% of all tokens are unknown" in said
+    clear = load_tokens(["a", "a", "b"], llm).facts
+    assert (clear.items_with_equal_tokens, clear.items_collapsed, clear.unknown_tokens) == (2, 0, 0)
+    assert clear.warning(3, "random-tiny", 5) is None
+
+
+def test_what_special_tokens_hide_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer whose closing token is also its unknown one, as GPT-2's are."""
+    llm = resolve(str(make_folder(tmp_path / "bert")))
+    tokenizer = encoder.load_tokenizer(llm)
+    tokenizer.unk_token = tokenizer.sep_token
+    monkeypatch.setattr(encoder, "load_tokenizer", lambda _: tokenizer)
+    assert load_tokens(["saw", "glue"], llm).facts.unknown_tokens == 0
+
+
+def test_a_token_without_a_row_in_the_embedding(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "bert")
+    tokenizer = encoder.load_tokenizer(resolve(str(folder)))
+    tokenizer.add_special_tokens({"pad_token": "[NEW PAD]"})  # id 1500 of 1500 rows, as is done to decoders
+    tokenizer.add_tokens(["saw"])
+    tokenizer.save_pretrained(folder)
+    llm = resolve(str(folder))
+    assert load_tokens(["glue", "nail"], llm).pad_id == 0  # padding is masked, whatever stands there
+    with pytest.raises(
+        UserError, match=r"gives token id 1501, and its embedding has 1500 rows \(0 to 1499\)"
+    ):
+        load_tokens(["glue", "saw"], llm)
 
 
 def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

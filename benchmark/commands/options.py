@@ -23,6 +23,12 @@ class Parser(argparse.ArgumentParser):
         """Raise instead of printing the usage."""
         raise UserError(f"{self.prog}: {message}. `{self.prog} --help` lists the options.")
 
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        if "\0" in arg_string:  # no path may hold it, and each system call would complain in its own way
+            name = action.option_strings[0] if action.option_strings else action.dest
+            raise UserError(f"{name}: {arg_string!r} holds a NUL character; give it without.")
+        return super()._get_value(action, arg_string)
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             kind = str(action.metavar or action.dest).lower()

@@ -29,6 +29,8 @@ _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet", "longformer
 """Model types that number positions from padding_idx + 1, so that fewer are left for tokens."""
 ENCODERS = {"bert", "distilbert", "roberta", "xlm-roberta", "mpnet", "electra", "modernbert"}
 """Known to be encoders without asking transformers, whose table takes two seconds to import."""
+MOST_LAYERS, MOST_WIDTH = 1_000, 100_000
+"""Several times those of the largest models; beyond, a config is taken for damaged."""
 _NO_LIMIT = 10**9
 """Tokenizers without a limit report an enormous number."""
 
@@ -205,7 +207,6 @@ def config_of(folder: Path | str, model_type: str) -> Any:
 
 def build_config(values: Mapping[str, Any], where: object) -> Any:
     """A transformers config from plain values; raises `UserError` for an unknown architecture."""
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING
 
     model_type = values["model_type"]
@@ -214,7 +215,7 @@ def build_config(values: Mapping[str, Any], where: object) -> Any:
         raise UserError(f"{where}: transformers does not know the model type '{model_type}'{remote}")
     try:
         return CONFIG_MAPPING[model_type].from_dict(dict(values))
-    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # each architecture has checks of its own
         reason = " ".join(str(error).split())
         raise UserError(f"{where}: config.json is not a valid {model_type} config ({reason})") from error
 
@@ -232,6 +233,12 @@ def _shape(config: Any, where: object) -> tuple[int, int]:
         raise UserError(
             f"{where}: a {config.model_type} config has no layers and width of its own: not a text model"
         )
+    sizes = {"num_hidden_layers": (layers, MOST_LAYERS), "hidden_size": (width, MOST_WIDTH)}
+    if isinstance(heads := getattr(config, "num_attention_heads", None), int):
+        sizes["num_attention_heads"] = heads, width
+    for name, (value, most) in sizes.items():
+        if not 1 <= value <= most:
+            raise UserError(f"{where}: config.json states {name}={value}; allowed are 1 to {most:,}")
     return layers, width
 
 
@@ -258,12 +265,17 @@ def _max_tokens(config: Any, folder: Path) -> int:
     """The smaller of what the model has positions for and what its tokenizer allows."""
     settings = folder / "tokenizer_config.json"
     stated = files.read_json(settings).get("model_max_length") if settings.is_file() else None
-    limits = [int(stated)] if isinstance(stated, int | float) and stated < _NO_LIMIT else []
+    limits = [int(stated)] if isinstance(stated, int | float) and -_NO_LIMIT < stated < _NO_LIMIT else []
     positions = getattr(config, "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
         limits.append(positions - _reserved_positions(config))
     if not limits:
         raise UserError(
             f"{folder}: no longest input is stated; add model_max_length to tokenizer_config.json"
+        )
+    if min(limits) < 1:
+        raise UserError(
+            f"{folder}: the longest input is stated as {min(limits)} tokens (the smaller of model_max_length "
+            "in tokenizer_config.json and of the positions in config.json); at least 1 is needed"
         )
     return min(limits)

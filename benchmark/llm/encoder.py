@@ -53,13 +53,18 @@ def load_tokenizer(llm: LLM) -> PreTrainedTokenizerBase:
                 padding_side="right",
                 truncation_side="right",
             )
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # readers of many formats, some of which raise plain `Exception`
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"the tokenizer in {llm.location} cannot be read ({reason})") from error
     if tokenizer.pad_token is None:
         # Decoders often name none; padding is masked, so any token serves.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return tokenizer
+
+
+def vocabulary(llm: LLM) -> int:
+    """Rows of the model's embedding of tokens."""
+    return int(_config(llm).vocab_size)
 
 
 def load_model(llm: LLM, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -87,8 +92,12 @@ def load_model(llm: LLM, dtype: torch.dtype = torch.float32) -> nn.Module:
                 output_loading_info=True,
                 **options,
             )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # each architecture has checks of its own, not all of them before it is built
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if "ignore_mismatched_sizes" in reason:  # transformers points at a table that it has logged
+            reason = "they are of other shapes than its config.json states"
         raise UserError(f"the weights in {llm.location} cannot be loaded ({reason})") from error
     wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info.get("mismatched_keys", ()))
     if wrong:

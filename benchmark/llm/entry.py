@@ -133,9 +133,12 @@ class Entry:
 
     def seconds(self, layers: Sequence[int]) -> float:
         """Seconds of the dearest pass that gave one of `layers`."""
+        return float(max(one["seconds"] for one in self.passes(layers)))
+
+    def passes(self, layers: Sequence[int]) -> list[dict[str, Any]]:
+        """The facts of the pass that gave each of `layers`."""
         sidecar = self._read_sidecar(warn=False)
-        passes = [sidecar["passes"][sidecar["layers"][str(layer)]["pass"]] for layer in layers]
-        return float(max(one["seconds"] for one in passes))
+        return [sidecar["passes"][sidecar["layers"][str(layer)]["pass"]] for layer in layers]
 
     def vouch(self, digests: Mapping[int, str], facts: dict[str, Any]) -> None:
         """Write into the sidecar that the files of these layers have these SHA-256, and what they cost."""

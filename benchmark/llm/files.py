@@ -17,6 +17,8 @@ from methods.errors import UserError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+"""Where it lies beside the weights, transformers puts a PEFT adapter into the model that it loads."""
 TOKENIZERS = (
     "tokenizer.json",
     "tokenizer.model",
@@ -95,8 +97,14 @@ def check(folder: Path) -> list[Path]:
     """The weight files of a whole folder; raises `UserError` naming what is missing or broken."""
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
-    read_json(folder / "config.json")
-    files = _weight_files(folder)
+    if (folder / ADAPTER).is_file():
+        raise UserError(
+            f"{folder} holds a PEFT adapter ({ADAPTER}), which would change the model that its name, weights "
+            "and digest stand for. Merge it (peft: AutoPeftModel.from_pretrained(folder).merge_and_unload()"
+            ".save_pretrained(new_folder), and the same for the tokenizer) and give the new folder; or move "
+            "the adapter's files away to read the model without it"
+        )
+    files = _weight_files(folder, read_json(folder / "config.json"))
     for file in files:
         _check_safetensors(file)
     if not any((folder / name).is_file() for name in TOKENIZERS):
@@ -112,23 +120,24 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error})") from error
+    except RecursionError as error:
+        raise UserError(f"{path} cannot be read as JSON (it is nested too deeply)") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} is not a JSON object")
     return value
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def _weight_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
+    """The files that transformers loads: those that the config names, or of the usual names."""
+    if (stated := config.get("transformers_weights")) is not None:
+        named = folder / str(stated)
+        if not named.is_file():
+            raise UserError(f"{folder} lacks {stated}, which its config.json names as transformers_weights")
+        return _shards(named) if named.name.endswith(".json") else [named]
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
-        shards = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(shards, dict) or not shards:
-            raise UserError(f"{folder / INDEX} has no weight_map")
-        files = [folder / str(name) for name in sorted(set(shards.values()))]
-        for file in files:
-            if not file.is_file():
-                raise UserError(f"{folder} lacks {file.name}, which {INDEX} names")
-        return files
+        return _shards(folder / INDEX)
     pickled = sorted(file.name for file in folder.glob("*.bin")) + sorted(
         file.name for file in folder.glob("*.pt")
     )
@@ -138,6 +147,17 @@ def _weight_files(folder: Path) -> list[Path]:
         else ""
     )
     raise UserError(f"{folder} has no {WEIGHTS}{only}")
+
+
+def _shards(index: Path) -> list[Path]:
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise UserError(f"{index} has no weight_map")
+    files = [index.parent / str(name) for name in sorted(set(map(str, shards.values())))]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{index.parent} lacks {file.name}, which {index.name} names")
+    return files
 
 
 def _check_safetensors(path: Path) -> None:

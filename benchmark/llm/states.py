@@ -24,6 +24,7 @@ from benchmark.llm import encoder, parts
 from benchmark.llm.catalogue import LLM
 from benchmark.llm.entry import DTYPES, Entry, check_layers, digest, facts
 from benchmark.llm.progress import Progress
+from benchmark.llm.token_facts import TokenFacts, read_facts
 from benchmark.llm.tokens import load_tokens
 from methods.errors import UserError, unknown
 
@@ -57,6 +58,8 @@ class States:
     cost a pass of their own; the dearest pass counts, since one pass gives them all."""
     hit: bool
     """Whether nothing had to be computed."""
+    facts: TokenFacts | None = None
+    """Whether the texts can be told apart by their tokens; None for made-up states."""
 
 
 def load_states(
@@ -87,7 +90,9 @@ def load_states(
         wanted, lambda absent: _compute(entry, texts, llm, absent, dtype, torch.device(device))
     )
     values, mean = _read(entry, wanted)
-    return States(values, mean, wanted, entry.folder.name, entry.seconds(wanted), hit)
+    # caches of before tokens were counted do not say it
+    facts = read_facts(entry.passes(wanted)[0].get("texts")) or load_tokens(texts, llm).facts
+    return States(values, mean, wanted, entry.folder.name, entry.seconds(wanted), hit, facts)
 
 
 def entry_of(texts: Sequence[str], llm: LLM, pooling: str, dtype: str, cache: Path) -> Entry:
@@ -165,7 +170,7 @@ def _compute(
 
         _fill(values, store, encode)
     count, seconds = int(tokens.lengths[items].sum()), time.perf_counter() - start + earlier
-    cost = facts(seconds, len(texts), len(items), count, device)
+    cost = {**facts(seconds, len(texts), len(items), count, device), "texts": tokens.facts.stored()}
     _write(entry, layers, values, torch.from_numpy(row), dtype, cost)
     for folder in entry.folder.glob("parts-*"):
         shutil.rmtree(folder)

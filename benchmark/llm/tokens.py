@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from benchmark.llm import encoder
 from benchmark.llm.catalogue import LLM
+from benchmark.llm.token_facts import TokenFacts, token_facts
 from methods.errors import UserError
 
 BLOCK = 131_072
@@ -46,6 +48,8 @@ class Tokens:
     """Token of padded positions, which the mask hides."""
     seconds: float
     """What loading the tokenizer and tokenising took."""
+    facts: TokenFacts
+    """Whether the texts can be told apart by their tokens."""
 
     @property
     def empty(self) -> int:
@@ -87,19 +91,23 @@ class Tokens:
 def load_tokens(texts: Sequence[str], llm: LLM) -> Tokens:
     """Tokenise the catalogue `texts` `[I]`, cut at `llm.max_tokens`; the log says how many were cut.
 
-    Raises `UserError` where there is no text, or a text has no token.
+    Raises `UserError` where there is no text, a text has no token, or the embedding no row for a token.
     """
     if not texts:
         raise UserError("there are no item texts to tokenise")
     start = time.perf_counter()
-    tokenizer = encoder.load_tokenizer(llm)
+    tokenizer, vocabulary = encoder.load_tokenizer(llm), encoder.vocabulary(llm)
     row = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     distinct = list(row)
-    flat, lengths = [], []
+    flat, lengths, sequences = [], [], []
     for begin in range(0, len(distinct), BLOCK):
         found = encoder.tokenize(tokenizer, distinct[begin : begin + BLOCK], llm.max_tokens, begin)
         lengths.append(np.fromiter(map(len, found), np.int64, len(found)))
         flat.append(np.fromiter(chain.from_iterable(found), np.int32, int(lengths[-1].sum())))
+        # 64 bits tell the sequences of even 10 million texts apart (two would be taken for one once in 10^5)
+        sequences.append(np.fromiter(map(hash, map(tuple, found)), np.int64, len(found)))
+        _check_rows(flat[-1], vocabulary, llm)
+    facts = _facts(tokenizer, flat, np.concatenate(sequences), [row[text] for text in texts])
     if "" not in row:
         row[""] = len(row)
         # A tokenizer without special tokens makes nothing of it: one padding token, read as if it were real.
@@ -115,9 +123,35 @@ def load_tokens(texts: Sequence[str], llm: LLM) -> Tokens:
         length=torch.from_numpy(own.copy()),
         lengths=own,
         distinct=sizes[order],
-        pad_id=int(tokenizer.pad_token_id),
+        # a padding token without a row, as is added to decoders: padding is masked, so any token serves
+        pad_id=int(tokenizer.pad_token_id) if tokenizer.pad_token_id < vocabulary else 0,
         seconds=time.perf_counter() - start,
+        facts=facts,
     )
+
+
+def _check_rows(ids: NDArray[np.int32], vocabulary: int, llm: LLM) -> None:
+    """Raise `UserError` where the embedding has no row for a token."""
+    if (largest := int(ids.max())) >= vocabulary:
+        raise UserError(
+            f"the tokenizer of language model '{llm.name}' gives token id {largest}, and its embedding has "
+            f"{vocabulary} rows (0 to {vocabulary - 1}): the tokenizer has tokens that the model does not "
+            "know. Call model.resize_token_embeddings(len(tokenizer)), train the new rows, and save the "
+            "model; or take the tokenizer that the model was trained with."
+        )
+
+
+def _facts(
+    tokenizer: Any, flat: Sequence[NDArray[np.int32]], sequences: NDArray[np.int64], text: Sequence[int]
+) -> TokenFacts:
+    """`flat` holds the tokens of the distinct texts `[U]`, `sequences` a number for those of each, `text` the
+    distinct text of each item `[I]`."""
+    special = tokenizer("")["input_ids"]  # what every text gets
+    unknown = tokenizer.unk_token_id
+    count = 0 if unknown is None else sum(int((part == unknown).sum()) for part in flat)
+    count -= len(sequences) * special.count(unknown)
+    tokens = sum(map(len, flat)) - len(sequences) * len(special)
+    return token_facts(sequences, np.asarray(text, np.int64), max(count, 0), tokens)
 
 
 def _longest_first(
