@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmark.files import replacing
 from benchmark.model.parallel import say
 from methods.errors import UserError
 
@@ -98,13 +99,8 @@ def _restore(model: nn.Module, weights: dict[str, Any], path: Path) -> None:
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    try:
-        torch.save(state, temporary)
-        temporary.replace(path)
-    except BaseException:  # ctrl-C too leaves nothing but what one goes on from
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:  # ctrl-C too leaves nothing but what one goes on from
+        torch.save(state, file)
 
 
 def _read(path: Path) -> dict[str, Any]:
