@@ -90,7 +90,23 @@ def _task(resolved: Resolved, padding: int) -> Task:
             raise UserError(
                 f"dataset '{prepared.name}' has no {part} target: its users' sequences are too short."
             )
+    _check_negatives(task, settings, prepared.name)
     return task
+
+
+def _check_negatives(task: Task, settings: Settings, name: str) -> None:
+    """Raise `UserError` where no prediction can ever be told apart from anything."""
+    users = np.unique(task.train.user[task.train.predictions > 0])
+    if settings.candidates == "batch" and len(users) == 1:
+        raise UserError(
+            f"dataset '{name}' has one user in training, and candidates=batch takes other users' targets as "
+            "negatives: no batch has any, so that nothing can be learnt; take candidates=catalogue."
+        )
+    if settings.candidates != "batch" and len(task.sequences.trained) == 1:
+        raise UserError(
+            f"dataset '{name}' has one item in training, so that there are no negatives and nothing can be "
+            "learnt; give it more items."
+        )
 
 
 def _twins(resolved: Resolved) -> Ints:

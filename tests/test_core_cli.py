@@ -80,6 +80,11 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     ([*CELL, "--set", "candidates=catalog"], ["'catalog'", "Did you mean 'catalogue'?", "sampled"]),
     ([*CELL, "--set", "noise=nevr"], ["'nevr'", "Did you mean 'never'?", "always"]),
     ([*CELL, "--set", "mask_false_negatives=perhaps"], ["mask_false_negatives=perhaps", "boolean"]),
+    ([*CELL, "--set", f"batch_size={2**63}"], [f"batch_size={2**63}", "1000000000"]),
+    ([*CELL, "--set", "sasrec_layers=1000000000"], ["sasrec_layers=1000000000", "128"]),
+    ([*CELL, "--set", "samples=1e400"], ["samples=1e400"]),
+    ([*CELL, "--results", "a\0b"], ["--results", "'a\\x00b' holds a NUL character"]),
+    (["prepare", "--dataset", "a\0b"], ["--dataset", "NUL"]),
     ([*CELL, "--set", "width=7"], ["width=7", "sasrec_heads=2"]),
     ([*CELL, "--epochs", "0"], ["epochs=0"]),
     ([*CELL, "--epochs", "many"], ["--epochs", "'many'"]),
@@ -308,6 +313,29 @@ def test_data_without_a_training_pair_is_one_line(tmp_path: Path, capfd: pytest.
     line = complaint(capfd, run(short, tmp_path / "results"))
     assert "no training target" in line
     assert not list((tmp_path / "results").rglob("*.json"))
+
+
+def test_one_user_has_no_negatives_in_any_batch(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    alone = write_folder(tmp_path / "alone", {"ann": "a b c d a c"})
+    line = complaint(capfd, run(alone, tmp_path / "results"))
+    assert "'alone' has one user in training" in line and "take candidates=catalogue" in line
+    again = write_folder(tmp_path / "again", {"ann": "a a a b", "bob": "a a a b"})
+    line = complaint(capfd, run(again, tmp_path / "results", "--set", "candidates=catalogue"))
+    assert "'again' has one item in training, so that there are no negatives" in line
+    assert not list((tmp_path / "results").rglob("*.json"))
+
+
+def test_batches_without_negatives_end_the_run_with_the_cause(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With a batch of one prediction each batch is one user's."""
+    asked = ["batch_size=1" if part.startswith("batch_size=") else part for part in run(folder, tmp_path)]
+    assert main(asked) == 1
+    captured = capfd.readouterr()
+    record = read_record(Path(captured.out.strip()))
+    assert record.status == "failed" and record.error is not None
+    assert record.error.startswith("no prediction of epoch 1 had a negative, so that nothing was learnt")
+    assert "candidates=batch and batch_size=1" in record.error and "raise batch_size" in record.error
 
 
 def test_a_second_process_on_the_same_cell_is_told_so(

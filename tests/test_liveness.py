@@ -113,6 +113,16 @@ def test_a_tensor_that_never_had_a_gradient_at_all():
     assert judged(watcher).problems == ["no gradient reached unused", "training did not change unused"]
 
 
+def test_a_run_of_one_step_is_named_as_the_cause():
+    """What `b`, which begins at zero, multiplies cannot have a gradient before the second step."""
+    problem = judged(alive(steps=1)[2]).problems[0]
+    assert (
+        problem.startswith("the run had one optimiser step in all")
+        and "raise epochs or lower batch_size" in problem
+    )
+    assert problem.endswith("No gradient reached method.a")
+
+
 def test_gradients_that_move_nothing():
     model, _, watcher = alive(lr=1e-12)  # lost in rounding
     model.method.b.data.fill_(1e-12)

@@ -24,7 +24,8 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}. `{self.prog} --help` lists the options.")
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
-        if "\0" in arg_string:  # no path may hold it, and each system call would complain in its own way
+        # no path may hold it, and each system call would complain in its own way
+        if "\0" in arg_string and not isinstance(action, argparse._SubParsersAction):
             name = action.option_strings[0] if action.option_strings else action.dest
             raise UserError(f"{name}: {arg_string!r} holds a NUL character; give it without.")
         return super()._get_value(action, arg_string)

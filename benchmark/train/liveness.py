@@ -83,10 +83,16 @@ class Liveness:
             moved_buffers=sorted(kept - same),
             ranks_moved=ranks_moved,
         )
+        unreached = "no gradient reached"
+        if self._steps() == 1:
+            unreached = (
+                "the run had one optimiser step in all, and in the first step what is multiplied by weights "
+                "that begin at zero gets no gradient; raise epochs or lower batch_size. No gradient reached"
+            )
         faults = {
             "the model no longer has": set(self.start) - set(now),
             "the model has, and had not before training,": set(now) - set(self.start),
-            "no gradient reached": self.trainable - reached - decayed,
+            unreached: self.trainable - reached - decayed,
             "training did not change": self.trainable - self.changed - pruned,
             "training changed what is frozen:": set(frozen) - same - kept,
         }
@@ -103,6 +109,12 @@ class Liveness:
         found = {name: digest(tensor) for name, tensor in _tensors(self.model).items()}
         self.changed |= {name for name in self.trainable if found.get(name) != self.start[name]}
         return found
+
+    def _steps(self) -> int:
+        """Steps that the optimiser took, also before the run was resumed."""
+        return max(
+            (int(state["step"]) for state in self.optimiser.state.values() if "step" in state), default=0
+        )
 
     def _reached(self) -> tuple[set[str], set[str]]:
         """Parameters that a gradient reached, and those whose moments cannot tell: weight decay moves them

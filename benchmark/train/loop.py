@@ -31,7 +31,7 @@ from benchmark.record import Certificate, Epoch, Metrics
 from benchmark.train.checkpoint import Checkpoint, trained_part
 from benchmark.train.evaluate import NotFiniteError, UserRanks, evaluate
 from benchmark.train.graphs import StepGraphs
-from benchmark.train.liveness import Liveness
+from benchmark.train.liveness import Liveness, NotAliveError
 from benchmark.train.metrics import metrics_of
 from benchmark.train.told import EpochLine
 
@@ -209,6 +209,13 @@ class Trainer:
         if not math.isfinite(loss):
             raise NotFiniteError(
                 f"the training loss is {loss} in epoch {epoch}; lower learning_rate or set precision=no."
+            )
+        if progress.candidates <= self.settings.positive_in_denominator:
+            raise NotAliveError(
+                f"no prediction of epoch {epoch} had a negative, so that nothing was learnt: with "
+                f"candidates={self.settings.candidates} and batch_size={self.settings.batch_size} no batch "
+                "has another user's target that is another item; raise batch_size or take "
+                "candidates=catalogue."
             )
         with self.memory.phase("eval"), self.clock.phase("eval"):
             ranks = self.rank_users(self.task.valid)
