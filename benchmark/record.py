@@ -154,7 +154,7 @@ class Trial(Part):
     overrides: list[str]
     """What the search set, as `key=value` pairs in the order of the grid."""
     config_hash: str
-    status: Literal["ok", "failed", "oom", "interrupted", "missing"]
+    status: Literal["ok", "failed", "oom", "killed", "interrupted", "missing"]
     """That of the trial's record; `missing` where it left none. A trial that is not ok loses."""
     error: str | None = None
     """One line where status is not ok."""
@@ -224,7 +224,8 @@ class RunRecord(Part):
     """Version of this schema."""
     generation: int = 0
     """`GENERATION` of the harness that made it; figures of two generations may differ for that alone."""
-    status: Literal["ok", "failed", "oom", "interrupted"]
+    status: Literal["ok", "failed", "oom", "killed", "interrupted"]
+    """`killed`: the system ended the process with a signal, as it does when memory runs out."""
     error: str | None = None
     """One line where status is not ok."""
     dataset: str

@@ -16,7 +16,9 @@ LEGEND = {
     "markdown": "Best in **bold**, second <ins>underlined</ins>.",
     "text": "* best, + second.",
 }
-NO_FIGURE = {"", "n/a", "-", "\N{EN DASH}", "\N{MINUS SIGN}", "oom", "failed", "interrupted", "not stated"}
+NO_FIGURE = {
+    "", "n/a", "-", "\N{EN DASH}", "\N{MINUS SIGN}", "oom", "failed", "killed", "interrupted", "not stated",
+}  # fmt: skip
 """Cells that say nothing of the kind of their column."""
 _NUMBER = re.compile(
     r"(?:[<>=~≈≤≥]\s*)?"
