@@ -22,6 +22,7 @@ from llm_folders import make_folder
 
 from benchmark.llm import encoder, parts, states
 from benchmark.llm.catalogue import LLM, resolve
+from benchmark.llm.entry import Entry
 from benchmark.llm.states import load_states
 from benchmark.llm.token_facts import TokenFacts
 from methods.errors import UserError
@@ -262,6 +263,20 @@ def slow_copy(llm: LLM, tmp_path: Path, one_thread: None) -> Callable[[int | Non
         assert not load(llm, tmp_path, texts=MANY).hit
 
     return lambda batches: fork(lambda: work(batches))
+
+
+def test_parts_that_a_killed_process_left_behind_its_states_go(llm: LLM, tmp_path: Path) -> None:
+    """Those of layers that are not there yet stay: they are work to go on with."""
+    load(llm, tmp_path, layers=(2, 1))
+    (sidecar,) = tmp_path.glob("states/*/states.json")
+    entry = Entry(sidecar.parent, {})
+    plan = "0" * 24
+    done, begun = entry.unfinished((1, 2), plan), entry.unfinished((0, 1), plan)
+    for left in (done, begun):
+        left.mkdir()
+        (left / "part-000000-1.safetensors").touch()
+    assert load(llm, tmp_path, layers=(1,)).hit
+    assert (done.exists(), begun.exists()) == (False, True)
 
 
 def test_resumed_after_a_kill(

@@ -10,7 +10,9 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +46,10 @@ def check_layers(layers: Sequence[int], llm: LLM) -> None:
             )
 
 
+def _bits(layers: Iterable[int]) -> int:
+    return sum(1 << layer for layer in set(layers))
+
+
 @dataclass(frozen=True)
 class Entry:
     """One folder of the cache and the key that it must hold."""
@@ -64,15 +70,31 @@ class Entry:
     def _sidecar(self) -> Path:
         return self.folder / "states.json"
 
+    def unfinished(self, layers: Iterable[int], plan: str) -> Path:
+        """Folder for the work of `plan` on `layers` until they are there; its name has a bit a layer."""
+        return self.folder / f"parts-{_bits(layers):x}-{plan}"
+
     def ensure(self, layers: Sequence[int], compute: Callable[[list[int]], None]) -> bool:
         """Have `compute` add those of `layers` that are missing: -> whether there were none."""
         if not self.missing(layers, warn=False):
+            self._remove_finished()
             return True
         with self._locked():
             missing = self.missing(layers, warn=True)  # another process may have done it meanwhile
             if missing:
                 compute(missing)
         return not missing
+
+    def _remove_finished(self) -> None:
+        """Remove work on layers that are all there: of a process that was killed before it could."""
+        if not (folders := list(self.folder.glob("parts-*"))):
+            return
+        there = _bits(map(int, self._read_sidecar(warn=False)["layers"]))
+        with contextlib.suppress(OSError), FileLock(self.folder.with_suffix(".lock"), timeout=0):
+            for folder in folders:
+                bits = re.fullmatch("parts-([0-9a-f]+)-.+", folder.name)
+                if bits and not int(bits[1], 16) & ~there:
+                    shutil.rmtree(folder)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

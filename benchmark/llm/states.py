@@ -155,7 +155,7 @@ def _compute(
     batches = encoder.length_batches(tokens.lengths[items].tolist(), token_budget=budget)
     # The batches, hence the numbers, depend on the plan alone and never on where an earlier try was cut off.
     plan = digest({"key": entry.key, "layers": list(layers), "budget": budget, "device": device.type})
-    store = parts.Parts(entry.folder / f"parts-{plan}", plan, batches)
+    store = parts.Parts(entry.unfinished(layers, plan), plan, batches)
     values = torch.empty(len(items), len(layers), llm.width)  # [U, A, D]
     earlier = store.load_into(values)
     if store.done:

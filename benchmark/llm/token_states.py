@@ -182,8 +182,8 @@ def _compute(entry: Entry, tokens: Tokens, llm: LLM, layer: int, dtype: str, dev
     budget = token_budget(llm, device)
     # The batches, hence the numbers, depend on the plan alone and never on where an earlier try was cut off.
     plan = digest({"key": entry.key, "layer": layer, "budget": budget, "device": device.type})
-    folder = entry.folder / f"parts-{layer:02d}-{plan}"
-    for stale in entry.folder.glob(f"parts-{layer:02d}-*"):
+    folder = entry.unfinished((layer,), plan)
+    for stale in entry.folder.glob(entry.unfinished((layer,), "*").name):
         if stale != folder:
             shutil.rmtree(stale)
     shape = (len(tokens.ids), llm.width)
@@ -202,10 +202,10 @@ def _compute(entry: Entry, tokens: Tokens, llm: LLM, layer: int, dtype: str, dev
             " to a larger disk, or take lower_states=off"
         ) from error
     file.path.replace(entry.file(layer))
-    shutil.rmtree(folder)
     texts = len(tokens.distinct)
     seconds = tokens.seconds + earlier + time.perf_counter() - start
     entry.vouch({layer: found}, facts(seconds, texts, texts, len(tokens.ids), device))
+    shutil.rmtree(folder)
 
 
 def _fill(
