@@ -16,6 +16,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -269,6 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         storm.go_on(earlier)
         _say(f"going on after {len(storm.rows)} kills")
     whole = False
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore ctrl-C
+        signal.signal(number, signal.default_int_handler)
     try:
         storm.run()
         whole = True

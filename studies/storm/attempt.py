@@ -145,8 +145,15 @@ def _strike(
 
 def _children(root: psutil.Process) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
-        return root.children(recursive=True)
+        return [one for one in root.children(recursive=True) if _runs(one)]
     return []
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether it has not ended; one that ended and was not asked for its status is still listed."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _signal(process: psutil.Process, number: int) -> None:
@@ -157,7 +164,7 @@ def _signal(process: psutil.Process, number: int) -> None:
 def alive(processes: Sequence[psutil.Process], wait: float) -> list[psutil.Process]:
     """Those that still run after at most `wait` seconds."""
     end = time.monotonic() + wait
-    while left := [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]:
+    while left := [one for one in processes if _runs(one)]:
         if time.monotonic() > end:
             break
         time.sleep(0.05)
