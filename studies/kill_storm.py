@@ -30,7 +30,7 @@ from storm.chain import Chain, Phase, adaptrec, write_data
 from storm.judge import CHECKS, IN_TIME, REPORT, Judge, Undisturbed, saves, tail
 from storm.outcome import snapshot
 
-KILLS = (2, 4)
+KILLS = (3, 6)
 """Least and most kills of a phase in one repetition."""
 TARGETS: tuple[Literal["tree", "child", "parent"], ...] = ("tree", "child", "parent")
 
