@@ -13,6 +13,7 @@ from benchmark.data.prepare import Prepared, prepare
 from benchmark.data.recipe import find
 from benchmark.data.steps import told_steps
 from benchmark.llm.catalogue import LLM, resolve
+from benchmark.record import NO_LLM
 from methods import registry
 from methods.code import code_digest
 from methods.errors import UserError, unknown
@@ -27,8 +28,6 @@ ROW_SETTINGS = (
 )  # fmt: skip
 """Settings in which rows of one table may differ: the published schedules give methods their own batches, and
 how texts are encoded changes what a run costs, and nothing else but which dropout masks are drawn."""
-NO_LLM = "none"
-"""Folder of the records of methods that read no language model."""
 
 
 @dataclass(frozen=True)

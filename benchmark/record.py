@@ -9,14 +9,31 @@ schema (`python -m benchmark.record` prints it).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from benchmark.files import write_atomically
+from benchmark.schema import (
+    METRICS,
+    CheckedMetrics,
+    Count,
+    DataFacts,
+    LLMFacts,
+    MethodSource,
+    Metrics,
+    Part,
+    Plain,
+    Shaped,
+    Splits,
+    Versioned,
+    fault,
+    not_valid,
+)
 from methods.errors import UserError
+
+__all__ = ["METRICS", "Metrics", "Part", "RunRecord", "not_valid", "read_record"]
 
 SCHEMA = 2
 GENERATION = 1
@@ -25,17 +42,14 @@ GENERATION = 1
 1: metrics are expectations over ties, all methods are evaluated in fp32 and start from the same SASRec, and
 dropout acts on centred states in every reader of states. Records without the field are of generation 0.
 """
-METRICS = ("recall@10", "recall@50", "ndcg@10", "ndcg@50")
+NO_LLM = "none"
+"""Folder of the records of methods that read no language model."""
+AGAIN = "Run its cell again, or move the file away."
+"""What to do about a record that cannot be used."""
+ALWAYS = ("valid", "valid_masked", "test", "test_masked")
+"""Splits that a finished run has metrics of."""
 BUSY = "another process is working on"
 """Begins the complaint about a record that another run is to make; a bench that reads it waits."""
-Metrics = dict[str, float]
-"""Metric name -> value; the names are METRICS."""
-
-
-class Part(BaseModel):
-    """A part of a record: nothing unknown is read, the schema holds the fields' docstrings."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 class Epoch(Part):
@@ -50,8 +64,8 @@ class Epoch(Part):
     """CPU seconds of training, over all threads and processes."""
     eval_seconds: float
     save_seconds: float
-    valid: Metrics
-    valid_masked: Metrics
+    valid: CheckedMetrics
+    valid_masked: CheckedMetrics
 
 
 class PeakMemory(Part):
@@ -217,9 +231,10 @@ class Environment(Part):
     git_dirty: bool | None = None
 
 
-class RunRecord(Part):
+class RunRecord(Versioned):
     """One run of one method on one dataset with one language model, protocol and seed."""
 
+    reads: ClassVar[tuple[int, ...]] = (1, 2)
     schema_version: int = SCHEMA
     """Version of this schema."""
     generation: int = 0
@@ -229,30 +244,30 @@ class RunRecord(Part):
     error: str | None = None
     """One line where status is not ok."""
     dataset: str
-    data: dict[str, Any]
+    data: Annotated[dict[str, Any], Shaped(DataFacts)]
     """Key, recipe, fingerprint (counts), `ceiling` of a planted set, and `chance` metrics."""
     llm: str | None
     """Short name, hub id or folder; null for a method that reads none."""
-    llm_details: dict[str, Any]
+    llm_details: Annotated[dict[str, Any], Shaped(LLMFacts)]
     """Source, revision, digests, layers, width, and what its tokens cannot tell apart; empty where `llm` is
     null."""
     method: str
-    method_source: dict[str, Any]
+    method_source: Annotated[dict[str, Any], Shaped(MethodSource)]
     """Distribution, version, whether it came from outside the project (`external`), and `code`, a digest of
     the method's code (null where its source cannot be found; missing in older records)."""
     protocol: str
-    settings: dict[str, Any]
+    settings: dict[str, Plain]
     """Every harness setting, resolved."""
     overrides: list[str]
     """The `key=value` pairs given on top of the protocol, sorted."""
-    hyperparameters: dict[str, Any]
+    hyperparameters: dict[str, Plain]
     """Every hyper-parameter of the method, resolved."""
     config_hash: str
     """Names the cell: data, language model, method, settings and hyper-parameters, without the seed."""
     protocol_hash: str
     """Same for rows that may stand in one table: data, protocol and its settings, save those in which rows
     may differ (`cell.ROW_SETTINGS`). A table also keeps to one language model, device and world size."""
-    seed: int
+    seed: Count
     """Seed of every random number."""
     trials: int = 1
     """Configurations tried in tuning before this one was chosen, itself included."""
@@ -264,12 +279,12 @@ class RunRecord(Part):
     """The epoch, from 1, whose weights were tested."""
     stopped: str | None = None
     """Why training ended: `patience`, `epochs`."""
-    metrics: dict[str, Metrics] = Field(default_factory=dict)
+    metrics: Splits = Field(default_factory=dict)
     """valid, valid_masked, test, test_masked; where there are cold items also test_warm, test_cold and
     their `_masked` forms."""
-    initial: dict[str, Metrics] = Field(default_factory=dict)
+    initial: Splits = Field(default_factory=dict)
     """valid, valid_masked of the model before training (epoch 0)."""
-    cold_targets: int = 0
+    cold_targets: Count = 0
     """Test users whose target never occurs in training."""
     curve: list[Epoch] = Field(default_factory=list)
     cost: Cost = Field(default_factory=Cost)
@@ -280,6 +295,16 @@ class RunRecord(Part):
     environment: Environment
     created: str
     """UTC, ISO 8601."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        """A finished run has what every table reads."""
+        if self.status == "ok":
+            if missing := [split for split in ALWAYS if split not in self.metrics]:
+                raise fault(f"metrics.{missing[0]}: is missing, though status is ok")
+            if not 0 < (self.best_epoch or 0) <= self.epochs_run:
+                raise fault(f"best_epoch: {self.best_epoch} is none of the {self.epochs_run} epochs run")
+        return self
 
     def made_by_other(self, code: str | None) -> bool:
         """Whether the method's code was not that of digest `code`; no where one of the two is not known."""
@@ -298,35 +323,10 @@ def read_record(path: Path) -> RunRecord:
         return RunRecord.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise UserError(f"there is no record {path}.") from error
+    except OSError as error:
+        raise UserError(f"the record {path} cannot be read: {error.strerror}. Make it readable.") from error
     except ValidationError as error:
-        raise not_valid(path, "run record", error, "Move it away or rerun it.") from error
-
-
-def not_valid(path: Path, kind: str, error: ValidationError, do: str) -> UserError:
-    """The complaint that the file at `path` is no `kind`, with its first fault and what to `do`."""
-    first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"]) or "the file"
-    return UserError(f"{path} is not a {kind}: {place}: {first['msg']}. {do}")
-
-
-def finished(path: Path, code: str | None) -> RunRecord | None:
-    """The record at `path` where it stands, its run ended well, and its method's code was that of digest
-    `code`."""
-    if not path.exists():
-        return None
-    record = read_record(path)
-    return record if record.status == "ok" and not record.made_by_other(code) else None
-
-
-def outdated(path: Path, code: str | None) -> bool:
-    """Whether a finished record stands at `path` that other code of its method made than that of `code`."""
-    return path.exists() and (record := read_record(path)).status == "ok" and record.made_by_other(code)
-
-
-def iter_records(folder: Path) -> Iterator[tuple[Path, RunRecord]]:
-    """Records `<dataset>/<llm>/<method>/<hash>-s<seed>.json` below `folder`, in the order of their paths."""
-    for path in sorted(folder.glob("*/*/*/*-s*.json")):
-        yield path, read_record(path)
+        raise not_valid(path, "run record", error, AGAIN) from error
 
 
 def ranks_path(record_path: Path) -> Path:

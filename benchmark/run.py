@@ -18,7 +18,8 @@ from benchmark.describe import add_cost, add_quality, add_texts, add_training, b
 from benchmark.files import write_atomically
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.model.parallel import is_main, say, world_size
-from benchmark.record import BUSY, RunRecord, finished, outdated, ranks_path
+from benchmark.record import BUSY, RunRecord, ranks_path
+from benchmark.store import finished, outdated, set_aside
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.evaluate import NotFiniteError, UserRanks
 from benchmark.train.liveness import NotAliveError
@@ -54,6 +55,8 @@ def run(cell: Cell, results: Path, fresh: bool = False) -> tuple[Path, RunRecord
         if old:
             say(f"{path} was made by other code of method {cell.method}; it is run again")
         if accelerator.is_main_process:
+            if not fresh and (line := set_aside(path)):
+                say(line)
             path.unlink(missing_ok=True)  # of a run that did not end well, or is not wanted any more
             if fresh:
                 checkpoint.remove()

@@ -11,9 +11,10 @@ from statistics import fmean
 
 from benchmark.facts import Facts, facts_of_paper, facts_of_run
 from benchmark.published import Published, published
-from benchmark.record import METRICS, read_record
+from benchmark.record import METRICS
 from benchmark.report.behind import Stored, below_results, name_of
 from benchmark.report.ranks import UserGains, user_gains
+from benchmark.store import PATTERN, read_result, usable
 from methods.errors import UserError, unknown
 
 PAPER = "paper:"
@@ -51,12 +52,13 @@ def find(reference: str, results: Path) -> Side:
         return _of_paper(reference)
     path = Path(reference)
     if path.suffix == ".json":
-        return _of_runs([(path, read_record(path))])
-    paths = sorted(results.glob("*/*/*/*-s*.json"))
+        return _of_runs([(path, read_result(path))])
+    paths = sorted(results.glob(PATTERN))
     names = {one: below_results(one).removesuffix(".json") for one in paths}
     asked = path.relative_to(results).as_posix() if path.is_relative_to(results) else reference
     matching = [one for one in paths if names[one].startswith(asked)]
-    found = [(one, read_record(one)) for one in matching]
+    faults: list[str] = []
+    found = [(one, run) for one in matching if (run := usable(one, faults.append)) is not None]
     configurations = sorted({name_of(stored) for stored in found})
     if len(configurations) > 1:
         listed = ", ".join(configurations[:SHOWN])
@@ -65,10 +67,12 @@ def find(reference: str, results: Path) -> Side:
             f"'{reference}' begins {len(configurations)} configurations below {results}: {listed}{more}. "
             "Give more of the one you mean."
         )
+    if faults and not found:
+        raise UserError(faults[0])
     if not found:
         allowed = sorted({names[one].rpartition("-s")[0] for one in paths})
         raise _no_record(reference, results, allowed)
-    return _of_runs(found)
+    return _of_runs(found, faults)
 
 
 def _no_record(reference: str, results: Path, names: Sequence[str]) -> UserError:
@@ -114,8 +118,8 @@ def _example(paper: Published) -> str:
     return f"{PAPER}{first.llm}/{first.dataset}/{first.method}"
 
 
-def _of_runs(runs: Sequence[Stored]) -> Side:
-    """A configuration; runs that did not end well are told and left out."""
+def _of_runs(runs: Sequence[Stored], left_out: Sequence[str] = ()) -> Side:
+    """A configuration; runs that did not end well are told and left out, as are those of `left_out`."""
     name = name_of(runs[0])
     lost = [f"seed {run.seed} of {name} is left out: {run.status}." for _, run in runs if run.status != "ok"]
     done = [stored for stored in runs if stored[1].status == "ok"]
@@ -148,5 +152,5 @@ def _of_runs(runs: Sequence[Stored]) -> Side:
         seeds,
         counts.get("test_targets") or counts.get("users"),
         gains,
-        [*lost, *faults],
+        [*left_out, *lost, *faults],
     )

@@ -20,8 +20,8 @@ TEXTS = {"a": "red pen", "b": "blue pen", "c": "green mug", "d": "grey mug"}
 TEN = {item: f"thing {item}" for item in "abcdefghij"}
 TWELVE = {f"u{n}": " ".join("abcdefghij"[(n * 3 + step) % 10] for step in range(6)) for n in range(12)}
 """Texts of ten items, and twelve users of them, for runs that end in a blink."""
-BLINK = ("precision=no", "width=8", "sasrec_inner=8", "batch_size=16")
-"""Settings of such runs."""
+BLINK = ("precision=no", "width=8", "sasrec_inner=8", "batch_size=16", "learning_rate=0.05")
+"""Settings of such runs, which learn enough to move a rank."""
 
 
 def lines(rows: Iterable[Iterable[object]], delimiter: str = "\t") -> str:

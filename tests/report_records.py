@@ -5,9 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmark.record import METRICS, Certificate, Cost, Environment, Epoch, PeakMemory, RunRecord
+import numpy as np
+import pandas as pd
+
+from benchmark.record import METRICS, Certificate, Cost, Environment, Epoch, PeakMemory, RunRecord, ranks_path
+from benchmark.store import place
 
 GIB = 2**30
+USERS = 10_000
+"""Test users of a record."""
+COLD = 40
+"""Those with a cold target, where there are any."""
 ENVIRONMENT: dict[str, Any] = {
     "python": "3.11",
     "platform": "Linux",
@@ -21,7 +29,19 @@ ENVIRONMENT: dict[str, Any] = {
 
 
 def metrics(recall: float) -> dict[str, float]:
-    return dict(zip(METRICS, (recall, recall * 2, recall / 2, recall * 0.75), strict=True))
+    """Those of users a share of whom, `recall`, has rank 3, and as large a share rank 15."""
+    return dict(zip(METRICS, (recall, min(recall * 2, 1.0), recall / 2, recall * 0.75), strict=True))
+
+
+def ranks(recall: float) -> np.ndarray:
+    """Ranks of USERS that have `metrics(recall)`."""
+    hits = round(recall * USERS)
+    return np.repeat([3, 15, 1000], [hits, hits, USERS - 2 * hits]).astype(np.int32)
+
+
+def warm(whole: dict[str, float], cold: dict[str, float]) -> dict[str, float]:
+    """Metrics of warm targets that with those of COLD cold ones make the whole."""
+    return {name: (USERS * whole[name] - COLD * cold[name]) / (USERS - COLD) for name in METRICS}
 
 
 def curve(best: float, epochs: int, peak: int, seconds: float) -> list[Epoch]:
@@ -52,8 +72,9 @@ def record(method: str = "ssna", recall: float = 0.1, seed: int = 0, **changes: 
     overrides = sorted(changes.pop("overrides", []))
     protocol, llm = changes.get("protocol", "paper"), changes.get("llm", "minilm")
     found = {"test": metrics(recall), "test_masked": metrics(recall * 1.1), "valid": metrics(recall)}
+    found["valid_masked"] = metrics(recall * 1.1)
     if cold is not None:
-        found |= {"test_warm": metrics(recall * 1.2), "test_cold": metrics(cold)}
+        found |= {"test_warm": warm(found["test"], metrics(cold)), "test_cold": metrics(cold)}
     fields: dict[str, Any] = {
         "status": "ok",
         "dataset": "toy",
@@ -73,7 +94,7 @@ def record(method: str = "ssna", recall: float = 0.1, seed: int = 0, **changes: 
         "best_epoch": 8,
         "stopped": "patience",
         "metrics": found,
-        "cold_targets": 0 if cold is None else 40,
+        "cold_targets": 0 if cold is None else COLD,
         "curve": curve(recall, 12, 8, seconds),
         "cost": Cost(
             prepare_seconds=None if llm is None else 31.25,
@@ -160,8 +181,26 @@ def few() -> list[RunRecord]:
 
 
 def store(folder: Path, runs: list[RunRecord]) -> Path:
-    """Write the records where a run would."""
+    """Write the records where a run would, with their ranks."""
     for run in runs:
-        place = folder / run.dataset / (run.llm or "none") / run.method
-        run.write(place / f"{run.config_hash}-s{run.seed}.json")
+        write(run, folder / place(run))
     return folder
+
+
+def write_at(path: Path, **changes: Any) -> RunRecord:
+    """Write a record that is the one that `path` names."""
+    dataset, llm, method, name = path.parts[-4:]
+    config_hash, _, seed = name.removesuffix(".json").rpartition("-s")
+    named = {"dataset": dataset, "llm": None if llm == "none" else llm, "config_hash": config_hash}
+    run = record(method, seed=int(seed), **{**named, **changes})
+    write(run, path)
+    return run
+
+
+def write(run: RunRecord, path: Path) -> None:
+    """Write a record, and where its run ended well its ranks."""
+    run.write(path)
+    if run.status == "ok":
+        raw, masked = (ranks(run.metrics[split]["recall@10"]) for split in ("test", "test_masked"))
+        columns = {"rank": raw, "tied": 1, "rank_masked": masked, "tied_masked": 1}
+        pd.DataFrame({"user": range(USERS), **columns}).to_parquet(ranks_path(path))

@@ -15,7 +15,8 @@ from data_folders import BLINK
 
 from benchmark.cell import Cell, resolve_cell
 from benchmark.cli import main
-from benchmark.record import finished, read_record
+from benchmark.record import read_record
+from benchmark.store import finished
 from benchmark.train.checkpoint import Checkpoint
 from methods import code, registry
 from methods.base import Method
@@ -181,7 +182,7 @@ def command(name: str, folder: Path, results: Path) -> list[str]:
     one = {"run": ["--dataset", "--method", "--seed"], "bench": ["--datasets", "--methods", "--seeds"]}[name]
     values = [str(folder), "id", "0"]
     asked = [part for pair in zip(one, values, strict=True) for part in pair]
-    return [name, *asked, "--epochs", "1", "--results", str(results), "--set", *BLINK, "learning_rate=0.05"]
+    return [name, *asked, "--epochs", "1", "--results", str(results), "--set", *BLINK]
 
 
 @pytest.mark.usefixtures("in_process")

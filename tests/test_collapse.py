@@ -27,7 +27,6 @@ def arguments(command: str, folder: Path, *more: str) -> list[str]:
 def run(folder: Path, results: Path, method: str) -> list[str]:
     return arguments(
         "run", folder, "--method", method, "--epochs", "1", "--results", str(results), "--set", *BLINK,
-        "learning_rate=0.05",
     )  # fmt: skip
 
 

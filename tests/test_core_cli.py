@@ -272,24 +272,24 @@ def test_ctrl_c_leaves_something_to_go_on_from(
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        (b"", "the file"),
-        (b"\xff\xfe{}", "the file"),
-        (b'{"status": "ok"}', "dataset"),
-        (b"[1, 2]", "the file"),
+        (b"", "Invalid JSON"),
+        (b"\xff\xfe{}", "Invalid JSON"),
+        (b'{"status": "ok"}', "dataset: Field required"),
+        (b"[1, 2]", "Input should be an object"),
     ],
 )
-def test_a_record_that_is_none_is_one_line(
+def test_a_record_that_is_none_is_kept_and_its_cell_runs(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], content: bytes, named: str
 ) -> None:
     overrides = (*BLINK, "epochs=2")
     path = resolve_cell(Cell(str(folder), "none", "id", overrides=overrides)).record_path(tmp_path)
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
-    line = complaint(capfd, run(folder, tmp_path))
-    assert str(path) in line
-    assert "is not a run record" in line
-    assert named in line
-    assert path.read_bytes() == content, "and is not overwritten"
+    assert main(run(folder, tmp_path)) == 0
+    line = capfd.readouterr().err.splitlines()[0]
+    assert f"{path} is not a run record: {named}" in line
+    assert path.with_name(f"{path.name}.damaged").read_bytes() == content
+    assert read_record(path).status == "ok"
 
 
 def test_a_record_with_an_unknown_field_or_status_is_refused(

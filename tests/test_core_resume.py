@@ -20,7 +20,7 @@ from benchmark.train import loop
 from benchmark.train.checkpoint import Checkpoint
 from methods.errors import UserError
 
-SET = (*BLINK, "epochs=3", "learning_rate=0.05")
+SET = (*BLINK, "epochs=3")
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

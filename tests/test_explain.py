@@ -68,15 +68,22 @@ def test_equal_users_are_resampled_together(results):
     assert (gap["metric"], gap["history_masked"], gap["interval"]) == ("recall@10", False, BOOTSTRAP)
 
 
-def test_without_ranks_the_error_is_the_binomial_one(results):
-    for path in (results / "toy/minilm").glob("*/*.parquet"):
+def test_a_configuration_without_ranks_is_one_line(results, capsys):
+    for path in (results / "toy/minilm/b").glob("*.parquet"):
         path.unlink()
-    found = both(results)
-    gap = found["metrics"][0]
-    half = 1.959964 * math.sqrt(sum(gap[x] * (1 - gap[x]) / 300 for x in "ab"))
+    assert cli.main(["explain", "toy/minilm/a", "toy/minilm/b", "--results", str(results)]) == 2
+    error = capsys.readouterr().err
+    assert "b-paper-s0.ranks.parquet is missing. Run its cell again" in error and error.count("\n") == 1
+
+
+def test_a_published_figure_has_the_binomial_error(results):
+    gap = both(results, b=PAPER)["metrics"][0]
+    own = find("toy/minilm/a", results).gains[False].mean[:, 0]
+    half = 1.959964 * math.hypot(
+        own.std(ddof=1) / math.sqrt(300), math.sqrt(gap["b"] * (1 - gap["b"]) / 8442)
+    )
     assert gap["high"] - gap["low"] == pytest.approx(2 * half)
     assert gap["interval"] == ERRORS
-    assert sum("ranks.parquet is missing" in note for note in found["notes"]) == 3
 
 
 def test_other_data_is_allowed_and_said(results):
@@ -169,9 +176,10 @@ def test_a_configuration_without_a_finished_run(results):
         find("toy/minilm/x", results)
 
 
-def test_a_seed_without_ranks_leaves_the_others_their_figures_only(results):
+def test_a_seed_without_ranks_is_left_out_and_named(results):
     path = next((results / "toy/minilm/a").glob("*-s1.json"))
     ranks_path(path).unlink()
     found = both(results)
-    assert found["a"]["seeds"] == [0, 1]
-    assert {gap["interval"] for gap in found["metrics"]} == {ERRORS}
+    assert found["a"]["seeds"] == [0]
+    assert {gap["interval"] for gap in found["metrics"]} == {BOOTSTRAP}
+    assert any("a-paper-s1.ranks.parquet is missing" in note for note in found["notes"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from data_folders import BLINK
 from report_records import record as make_record
+from report_records import write_at
 
 from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.cli import main
@@ -79,8 +80,7 @@ def test_records_are_used_where_there_are_some_and_only_the_rest_is_probed(
 
     seeds = [cell(folder, seed=seed) for seed in range(3)]
     first = resolve_cell(seeds[0])
-    done = make_record(method="id", config_hash=first.config_hash, seconds=2.0, epochs_run=30)
-    done.write(first.record_path(tmp_path))
+    write_at(first.record_path(tmp_path), seconds=2.0, epochs_run=30)
     half = resolve_cell(seeds[1]).record_path(tmp_path).with_suffix(".checkpoint")
     half.mkdir()
     torch.save({"progress": {"epoch": 20}, "identity": resolve_cell(seeds[1]).identity}, half / "last.pt")

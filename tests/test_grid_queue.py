@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from data_folders import write_folder
 from filelock import FileLock
-from report_records import record as make_record
+from report_records import write_at
 
 from benchmark.cell import Cell, resolve_cell
 from benchmark.grid import engine as engine_module
@@ -81,7 +81,7 @@ class Fake(Engine):
 def ending(status: str = "ok") -> Write:
     def write(task: Task) -> None:
         error = None if status == "ok" else "a fault"
-        make_record(method="id", seed=task.cell.seed, status=status, error=error).write(task.path)
+        write_at(task.path, status=status, error=error)
 
     return write
 
@@ -151,7 +151,7 @@ def test_a_cell_of_another_bench_comes_last_and_its_record_is_taken(
     def write(task: Task) -> None:
         ending()(task)
         if task.cell == asked[2]:  # by then the other bench is done, and failed
-            make_record(method="id", status="failed", error="theirs").write(path)
+            write_at(path, status="failed", error="theirs")
             other.release()
 
     engine = Fake(Options(tmp_path), write)
@@ -207,14 +207,14 @@ def test_what_is_locked_is_not_claimed_and_what_is_claimed_is_free_afterwards(tm
 
 
 def test_only_a_newer_record_that_was_not_interrupted_counts_as_made(tmp_path: Path) -> None:
-    path = tmp_path / "x-s0.json"
+    path = tmp_path / "toy" / "none" / "id" / "x-s0.json"
     assert made_since(path, None) is None
-    make_record(status="failed", error="f").write(path)
+    write_at(path, status="failed", error="f")
     before = stamp(path)
     assert made_since(path, before) is None
-    make_record(status="interrupted", error="i").write(path)
+    write_at(path, status="interrupted", error="i")
     assert made_since(path, before) is None
-    make_record(status="failed", error="g").write(path)
+    write_at(path, status="failed", error="g")
     record = made_since(path, before)
     assert record is not None and record.error == "g"
 

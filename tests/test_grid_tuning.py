@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from data_folders import write_folder
-from report_records import ENVIRONMENT, curve, metrics
+from report_records import ENVIRONMENT, curve, metrics, write
 
 from benchmark.cell import Cell, resolve_cell
 from benchmark.cli import main
@@ -20,9 +20,10 @@ from benchmark.describe import blank
 from benchmark.grid.bench import bench
 from benchmark.grid.plan import Plan, expand, make_plan
 from benchmark.grid.tune import choose
-from benchmark.record import Cost, Environment, RunRecord, Tuning, finished, iter_records, read_record
+from benchmark.record import Cost, Environment, RunRecord, Tuning, read_record
 from benchmark.report.rows import groups
 from benchmark.report.tables import render
+from benchmark.store import finished, iter_records
 from methods import BUILTIN, registry
 from methods.errors import UserError
 
@@ -66,7 +67,7 @@ class Fake:
             path = resolved.record_path(self.results)
             record = finished(path, resolved.code)
             if record is None and (record := self._make(cell)):
-                record.write(path)
+                write(record, path)
             if record:
                 found[cell] = record
         return found
@@ -77,6 +78,7 @@ class Fake:
         if outcome is None:
             return None
         record = blank(resolve_cell(cell), Environment(**ENVIRONMENT))
+        record.data = {**record.data, "fingerprint": {}}  # which counts fewer users than the made-up ranks
         ended = "ok" if isinstance(outcome, float) else outcome
         record = record.model_copy(
             update={"status": ended, "error": None if ended == "ok" else f"so {ended}"}
@@ -86,7 +88,9 @@ class Fake:
         if isinstance(outcome, float):
             record.best_epoch = 3
             record.metrics = {name: metrics(self.test) for name in ("test", "test_masked")}
-            record.metrics |= {"valid": metrics(outcome), "valid_masked": metrics(1 - outcome)}
+            best = record.curve[2]
+            best.valid, best.valid_masked = metrics(outcome), metrics(1 - outcome)
+            record.metrics |= {"valid": best.valid, "valid_masked": best.valid_masked}
         return record
 
 

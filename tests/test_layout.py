@@ -24,7 +24,7 @@ BENCHMARK = sorted(name for name in SOURCES if name.split(".")[0] == "benchmark"
 METHODS = sorted(name for name in SOURCES if name.split(".")[0] == "methods")
 
 FLOORS = (
-    {"config", "files", "record", "measure", "published", "threads"},
+    {"config", "files", "schema", "record", "measure", "published", "threads"},
     {"data", "llm"},
     {"model"},
     {"train"},
@@ -35,6 +35,7 @@ FLOORS = (
         "describe",
         "run",
         "report",
+        "store",
         "speed",
         "settings_page",
         "prepare_speed",

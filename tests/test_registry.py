@@ -216,7 +216,7 @@ def test_the_example_is_listed_and_runs_to_a_record(
         listed = rf"^layermix +{re.escape(summary)} \[adaptrec-layermix 0.1.0\]$"
         assert re.search(listed, listing(capsys), re.M)
         command = ["run", "--dataset", str(folder), "--llm", "random-tiny", "--method", "layermix"]
-        more = ["--epochs", "1", "--set", "depth=1", "learning_rate=0.05", *BLINK, "--results", str(tmp_path)]
+        more = ["--epochs", "1", "--set", "depth=1", *BLINK, "--results", str(tmp_path)]
         assert cli.main([*command, *more]) == 0
     finally:
         registry.entries.cache_clear()

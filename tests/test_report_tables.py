@@ -346,7 +346,7 @@ def test_warm_and_cold_stand_only_where_there_are_cold_targets():
     (without,) = groups([record("a")])
     (group,) = groups([record("a", 0.2, cold=0.1), record("b", 0.3)])
     assert "cold" not in render(without, "text")
-    assert cells_of(group, "a", block=1)[5:] == [".2400", ".1200", ".1000", ".0500"]
+    assert cells_of(group, "a", block=1)[5:] == [".2004", ".1002", ".1000", ".0500"]
     assert cells_of(group, "b", block=1)[5:] == ["n/a"] * 4
     assert "40 test targets are cold" in group.caption
 

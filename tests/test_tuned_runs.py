@@ -15,7 +15,8 @@ from forked import ended, fork_pair
 
 from benchmark.cell import Cell, resolve_cell
 from benchmark.cli import main
-from benchmark.record import RunRecord, iter_records, read_record
+from benchmark.record import RunRecord, read_record
+from benchmark.store import iter_records
 from benchmark.train import loop
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.wiring import build_trainer, make_accelerator

@@ -28,11 +28,12 @@ def fill(parser: Parser) -> None:
 def call(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     from benchmark.report.build import build_report
+    from benchmark.store import warn
 
     wanted = {name: getattr(options, f"{name}s") for name in ("dataset", "llm", "method", "protocol")}
     only = {name: values for name, values in wanted.items() if values}
     out = getattr(options, "out", Path("reports/paper" if options.source == "paper" else "reports"))
-    files = build_report(options.results, out, only or None, options.source)
+    files = build_report(options.results, out, only or None, options.source, warn)
     print(f"{len(files)} files in {out}")
     print(out / "index.html")
     return 0

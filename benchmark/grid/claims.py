@@ -13,7 +13,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from benchmark.record import RunRecord, finished, read_record
+from benchmark.record import RunRecord
+from benchmark.store import finished, ignore, usable
 from methods.errors import UserError
 
 
@@ -97,8 +98,8 @@ def made_since(record_path: Path, before: Stamp) -> RunRecord | None:
     """The record, if it was written after `before`, and its run was not interrupted."""
     if stamp(record_path) in (None, before):
         return None
-    record = read_record(record_path)
-    return None if record.status == "interrupted" else record
+    record = usable(record_path, ignore)
+    return None if record is None or record.status == "interrupted" else record
 
 
 def standing(record_path: Path, before: Stamp, fresh: bool, code: str | None) -> RunRecord | None:

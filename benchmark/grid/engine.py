@@ -17,7 +17,8 @@ from benchmark.cell import Cell, resolve_cell
 from benchmark.grid.claims import Claim, Stamp, claim, clear, stamp, standing
 from benchmark.grid.executor import Options
 from benchmark.grid.progress import Board, Tracker, outcome
-from benchmark.record import RunRecord, finished, outdated, read_record
+from benchmark.record import RunRecord
+from benchmark.store import finished, outdated, set_aside, usable
 
 POLL = 0.1
 """Seconds between two looks at what runs."""
@@ -154,6 +155,8 @@ class Engine(ABC):
                 self.board.say(f"{cell}: {outcome(record, 0)}, by another process")
             if task is None:
                 return
+            if not self.options.fresh and (line := set_aside(task.path)):
+                self.board.say(line)
             self._tasks.add(task)
             task.number = self.tracker.begin(task.cell)
             if not self.board.live:
@@ -165,7 +168,7 @@ class Engine(ABC):
         for end in self.ended():
             task = end.task
             written = stamp(task.path) not in (None, task.before)
-            record = read_record(task.path) if written else None
+            record = usable(task.path, end.said.append) if written else None
             self._tasks.discard(task)
             task.claim.release()
             if end.busy and (record is None or record.status == "interrupted"):

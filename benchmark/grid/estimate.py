@@ -14,8 +14,9 @@ from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.config import Settings
 from benchmark.grid.local import visible_gpus
 from benchmark.grid.plan import Plan, Search
-from benchmark.record import PeakMemory, RunRecord, finished, iter_records
+from benchmark.record import PeakMemory, RunRecord
 from benchmark.speed.record import ENDINGS, Variant
+from benchmark.store import finished, iter_records
 from benchmark.train.checkpoint import Checkpoint
 
 Range = tuple[float, float]

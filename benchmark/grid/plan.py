@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
-from benchmark.cell import NO_LLM, Cell, Resolved, check_protocol, find_llm, resolve_cell
+from benchmark.cell import Cell, Resolved, check_protocol, find_llm, resolve_cell
 from benchmark.config import TUNE, Tune, accepted, applicable, held
 from benchmark.data.recipe import find
 from benchmark.published import dataset_of
+from benchmark.record import NO_LLM
 from methods import registry
 from methods.errors import UserError, unknown
 

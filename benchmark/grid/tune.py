@@ -8,7 +8,8 @@ from pathlib import Path
 from benchmark.cell import Cell, resolve_cell
 from benchmark.files import write_atomically
 from benchmark.grid.plan import Published, Search
-from benchmark.record import RunRecord, Trial, Tuning, read_record
+from benchmark.record import RunRecord, Trial, Tuning
+from benchmark.store import usable
 
 MISSING = "its process ended without a record"
 
@@ -20,7 +21,7 @@ def validation(record: RunRecord | None) -> float | None:
     """
     if record is None or record.status != "ok":
         return None
-    split = "valid_masked" if record.settings["select"] == "masked" else "valid"
+    split = "valid_masked" if record.settings.get("select") == "masked" else "valid"
     return record.metrics[split]["recall@10"]
 
 
@@ -83,9 +84,9 @@ def note(tuning: Tuning, cells: Iterable[Cell], results: Path) -> dict[Cell, Run
     noted = {}
     for cell in cells:
         path = resolve_cell(cell).record_path(results)
-        if not path.exists():
+        record = usable(path)
+        if record is None:
             continue
-        record = read_record(path)
         if record.tuning != tuning and not _outweighs(record.tuning, tuning):
             trials = len(tuning.trials) or 1
             record = record.model_copy(update={"tuning": tuning, "trials": trials})

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import ValidationError
 
 from benchmark.files import write_atomically
-from benchmark.record import Environment, Part, not_valid
+from benchmark.record import Environment
+from benchmark.schema import Part, Versioned, not_valid
 from benchmark.speed.record import Timed, Variant
 from methods.errors import UserError
 
@@ -72,9 +73,10 @@ class Size(Part):
         return self.peak(phase) - self.states_bytes - (self.table_bytes if phase == "eval" else 0)
 
 
-class GrowthRecord(Part):
+class GrowthRecord(Versioned):
     """Training and evaluation over datasets of several sizes, on one machine."""
 
+    reads: ClassVar[tuple[int, ...]] = (1,)
     schema_version: int = 1
     kind: Literal["growth"] = "growth"
     command: str
@@ -103,9 +105,10 @@ class GrowthRecord(Part):
         return max(costs) / min(costs) - 1
 
 
-class EncodingRecord(Part):
+class EncodingRecord(Versioned):
     """Encoding a catalogue into the cache, against bare forward passes over the same batches."""
 
+    reads: ClassVar[tuple[int, ...]] = (1,)
     schema_version: int = 1
     kind: Literal["encoding"] = "encoding"
     command: str

@@ -67,7 +67,7 @@ class LLM:
     @property
     def slug(self) -> str:
         """The name as one component of a path."""
-        return re.sub(r"[^\w.-]+", "--", self.name).strip("-")
+        return slug(self.name)
 
     def details(self) -> dict[str, object]:
         """What a run record says about the model: JSON-able, and the same on every machine."""
@@ -84,6 +84,11 @@ class LLM:
             "width": self.width,
             "max_tokens": self.max_tokens,
         }
+
+
+def slug(name: str) -> str:
+    """The name of a language model as one component of a path."""
+    return re.sub(r"[^\w.-]+", "--", name).strip("-")
 
 
 def available() -> dict[str, str]:

@@ -12,17 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmark.published import published
-from benchmark.record import iter_records
 from benchmark.report import compare, figures, runs, study
 from benchmark.report.behind import Stored
 from benchmark.report.files import write
 from benchmark.report.forms import Style, render
 from benchmark.report.latex import document
 from benchmark.report.overview import overview, printed, tiles
-from benchmark.report.page import Front, page
+from benchmark.report.page import LEFT_OUT, Front, page
 from benchmark.report.section import Part, Section
 from benchmark.report.study import Source
-from benchmark.report.styles import escape_markdown, markdown
+from benchmark.report.styles import escape_markdown, fenced, markdown
+from benchmark.store import Tell, ignore, iter_records
 from methods.errors import UserError, unknown
 
 MADE_FROM: dict[Source, str] = {
@@ -37,12 +37,15 @@ RESERVED = {"readme.md", "index.html", "report.tex", "manifest.json"}
 Only = Mapping[str, Collection[str]]
 
 
-def build_report(results: Path, out: Path, only: Only | None = None, source: Source = "ours") -> list[Path]:
+def build_report(
+    results: Path, out: Path, only: Only | None = None, source: Source = "ours", tell: Tell = ignore
+) -> list[Path]:
     """Write tables (Markdown, CSV, LaTeX) and plots (PNG, SVG) of the records below `results`, and what holds
     all of them: `README.md`, `report.tex` and `index.html`.
 
     `only` narrows the records: a field of FIELDS -> the values wanted; an empty collection does not narrow.
-    Records without language model stay whatever `only["llm"]` says. Returns the files written, in order.
+    Records without language model stay whatever `only["llm"]` says. Records that do not count are left out;
+    the report and `tell` have the reason of each. Returns the files written, in order.
     Files of an earlier report that the records no longer give are removed, if `manifest.json` has them and
     nobody has changed them since. Raises `UserError` where there is no such record (`source` "paper" reads
     none), and before it would write over a file that no report has made.
@@ -54,7 +57,11 @@ def build_report(results: Path, out: Path, only: Only | None = None, source: Sou
         raise UserError(
             f"source 'paper' reads no records, so that it cannot be narrowed by {', '.join(wanted)}."
         )
-    records = [] if source == "paper" else _select(results, wanted)
+    left_out: list[str] = []
+    records = [] if source == "paper" else _select(results, wanted, left_out)
+    for line in left_out:
+        tell(line)
+    left_out = [_below(line, results) for line in left_out]
     parts = _named(_parts(source, records))
     files = {
         name: data for part in parts for section in part.sections for name, data in _files(section).items()
@@ -62,9 +69,9 @@ def build_report(results: Path, out: Path, only: Only | None = None, source: Sou
     command = _command(results, out, wanted, source)
     below = Path(os.path.relpath(results.resolve(), out.resolve())).as_posix()
     counts = printed(published().figures) if source == "paper" else tiles(records)
-    front = Front(TITLE, MADE_FROM[source], command, below, counts, overview(records))
+    front = Front(TITLE, MADE_FROM[source], command, below, counts, overview(records), left_out)
     files["README.md"] = _index(front, parts).encode()
-    files["report.tex"] = document(TITLE, parts).encode()
+    files["report.tex"] = document(TITLE, parts, left_out).encode()
     files["index.html"] = page(front, parts).encode()
     return write(out, files)
 
@@ -81,8 +88,11 @@ def _parts(source: Source, records: Sequence[Stored]) -> list[Part]:
     return [part for part in ([published] if source == "paper" else own) if part.sections]
 
 
-def _select(results: Path, wanted: Mapping[str, Collection[str]]) -> list[Stored]:
-    stored = list(iter_records(results))
+def _select(results: Path, wanted: Mapping[str, Collection[str]], left_out: list[str]) -> list[Stored]:
+    """The records that are wanted; appends to `left_out` why others do not count."""
+    stored = list(iter_records(results, left_out.append))
+    if left_out and not stored:
+        raise UserError(f"none of the {len(left_out)} run records below {results} counts. {left_out[0]}")
     if not stored:
         raise UserError(
             f"there are no run records to report: nothing matches "
@@ -102,6 +112,11 @@ def _select(results: Path, wanted: Mapping[str, Collection[str]]) -> list[Stored
         asked = "; ".join(f"{name}: {', '.join(values)}" for name, values in wanted.items())
         raise UserError(f"no record below {results} has all of these at once: {asked}. Ask for less.")
     return chosen
+
+
+def _below(line: str, results: Path) -> str:
+    """The line with paths as seen from the folder of the results, so that equal records give equal bytes."""
+    return line.replace(f"{results}/", "")
 
 
 def _named(parts: Sequence[Part]) -> list[Part]:
@@ -151,10 +166,12 @@ def _index(front: Front, parts: Sequence[Part]) -> str:
         "",
         f"Made from {front.source}; do not edit. To make it again, in the folder above this one:",
         "",
-        f"```\n{front.command}\n```",
+        fenced(front.command),
     ]
     if front.runs.rows:
         lines += ["", markdown("", [front.runs], ()).rstrip("\n")]
+    if front.left_out:
+        lines += ["", f"## {LEFT_OUT}", "", *(f"- {escape_markdown(line)}" for line in front.left_out)]
     for part in parts:
         lines += [
             "",

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import Literal
+import re
+from typing import Any, Literal
 
 from benchmark.report import styles
 from benchmark.report.latex import latex
 from benchmark.report.section import Section
+from benchmark.report.styles import visible
 from methods.errors import unknown
 
 Style = Literal["markdown", "csv", "latex", "text"]
+FORMULA = ("=", "+", "-", "@")
+"""What begins a formula, after blanks, which some spreadsheets drop."""
+_NUMBER = re.compile(r"[-+]?(\d[\d,]*)?(\.\d+)?(e[-+]?\d+)?( ?%)?", re.IGNORECASE)
 STYLES = ("markdown", "csv", "latex", "text")
 
 
@@ -28,7 +33,10 @@ def render(section: Section, style: Style) -> str:
 
 
 def _csv(section: Section) -> str:
-    """The lines, under the heads that occur in any of them; without lines, every cell as it is printed."""
+    """The lines, under the heads that occur in any of them; without lines, every cell as it is printed.
+
+    No cell is a formula: see `_plain`.
+    """
     lines = section.lines or [
         {"table": block.title, "row": row[0].text, "column": head, "value": cell.text}
         for block in section.blocks
@@ -39,5 +47,15 @@ def _csv(section: Section) -> str:
     file = io.StringIO()
     writer = csv.DictWriter(file, heads, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({name: _plain(value) for name, value in line.items()} for line in lines)
     return file.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: text that begins like one, and is no
+    number, gets an apostrophe before it, which spreadsheets read as "this is text"."""
+    if not isinstance(value, str):
+        return value
+    text = visible(re.sub(r"\r\n?", "\n", value))  # the writer would not quote a cell with "\r"
+    formula = text.lstrip().startswith(FORMULA) and not _NUMBER.fullmatch(text)
+    return f"'{text}" if formula else text

@@ -18,8 +18,10 @@ from typing import Any
 from urllib.parse import quote
 
 from benchmark.report.section import Part, Plot, Section
-from benchmark.report.styles import Block, Cell, marked, number, numeric
+from benchmark.report.styles import Block, Cell, marked, number, numeric, visible
 
+LEFT_OUT = "Records left out"
+"""Heads the list of records that do not count."""
 LARGEST_SVG = 250_000
 """Bytes of a vector plot above which the page takes the bitmap, if that is smaller."""
 
@@ -39,6 +41,8 @@ class Front:
     """What is counted -> how many."""
     runs: Block
     """What was run on what."""
+    left_out: Sequence[str] = ()
+    """Why records do not count, a line each."""
 
 
 def page(front: Front, parts: Sequence[Part]) -> str:
@@ -54,11 +58,12 @@ def page(front: Front, parts: Sequence[Part]) -> str:
     script = _asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, finalize=_seen
     )
     environment.tests["nested"] = lambda value: isinstance(value, Mapping)
     return environment.from_string(_asset("page.html")).render(
         front=front,
+        left_out=LEFT_OUT,
         runs=_table(front.runs, behind, {}),
         parts=shown,
         behind=behind.found,
@@ -67,6 +72,11 @@ def page(front: Front, parts: Sequence[Part]) -> str:
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
         "base-uri 'none'; form-action 'none'",
     )
+
+
+def _seen(value: Any) -> Any:
+    """What a record says, without characters that have no look; what is ours as it is."""
+    return visible(value) if type(value) is str else value
 
 
 @cache

@@ -119,9 +119,23 @@ def _alignment(block: Block) -> list[str]:
 
 def escape_markdown(value: str) -> str:
     """Text that Markdown prints as it stands, also in a table; `_` inside a word is safe."""
-    return re.sub(r"[\\`*|<>\[\]&~$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", one_line(value))
+    return re.sub(r"[\\`*|<>\[\]&~$]|^#|(?<!\w)_|_(?!\w)", r"\\\g<0>", one_line(value))
+
+
+def fenced(code: str) -> str:
+    """A block of code; the fence is longer than any in it."""
+    fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", code))])
+    return f"{fence}\n{code}\n{fence}"
 
 
 def one_line(value: str) -> str:
-    """White space of any kind as single blanks."""
-    return " ".join(value.split())
+    """White space of any kind as single blanks; what has no look at all as its code."""
+    return visible(" ".join(value.split()))
+
+
+def visible(value: str) -> str:
+    """Control characters, and those that turn the direction of what follows, as their code: `\\x1b`."""
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], value)
+
+
+_UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from benchmark.cell import Cell, resolve_cell
 from benchmark.files import write_atomically
 from benchmark.measure import environment
-from benchmark.record import Part, not_valid
+from benchmark.schema import Part, not_valid
 from benchmark.speed.record import Counts
 from benchmark.speed.steps import count_evaluation, count_training
 from benchmark.speed.table import markdown

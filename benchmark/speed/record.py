@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError
 
 from benchmark.files import write_atomically
-from benchmark.record import Environment, Part, PeakMemory, not_valid
+from benchmark.record import Environment, PeakMemory
+from benchmark.schema import Part, Versioned, not_valid
 from methods.errors import UserError
 
 DATA, OPTIMISER = "data", "optimiser"
@@ -184,9 +185,10 @@ class Variant(Part):
         return sum(flops / (of.per_cpu_second if cpu else of.per_second) for flops, of in work)
 
 
-class SpeedRecord(Part):
+class SpeedRecord(Versioned):
     """One measurement of all variants, on one machine, one after another."""
 
+    reads: ClassVar[tuple[int, ...]] = (2,)
     schema_version: int = 2
     command: str
     """Datasets and language models by their names, also where they were given as folders."""

@@ -1,0 +1,165 @@
+"""What all record files have in common: parts that are checked field by field, versions, faults in one line.
+
+Nothing unknown, no NaN and no infinity is read. Dictionaries that hold more than the code reads are checked
+where it reads them (`shaped`) and kept as they are, in their order, so that a record is written as it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    StrictBool,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from methods.errors import UserError
+
+Metric = Literal["recall@10", "recall@50", "ndcg@10", "ndcg@50"]
+METRICS: tuple[str, ...] = get_args(Metric)
+
+
+class Part(BaseModel):
+    """A part of a record: nothing unknown is read, the schema holds the fields' docstrings."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Versioned(Part):
+    """A whole record. Of another version than those in `reads`, nothing else is looked at."""
+
+    reads: ClassVar[tuple[int, ...]]
+    """The versions that are read."""
+    schema_version: int
+    """Version of this schema."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_version(cls, value: Any) -> Any:
+        found = value.get("schema_version", cls.reads[-1]) if isinstance(value, dict) else cls.reads[-1]
+        if type(found) is not int or found not in cls.reads:
+            listed = " and ".join(map(str, cls.reads))
+            raise fault(f"schema_version: {found!r} is unknown; this version of AdaptRec reads {listed}")
+        return value
+
+
+def fault(message: str) -> PydanticCustomError:
+    """An error whose message is printed as it stands."""
+    return PydanticCustomError("record", message.replace("{", "{{").replace("}", "}}"))
+
+
+def not_valid(path: Path, kind: str, error: ValidationError, do: str) -> UserError:
+    """The complaint that the file at `path` is no `kind`, with its first fault and what to `do`."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return UserError(f"{path} is not a {kind}: {f'{place}: ' if place else ''}{first['msg']}. {do}")
+
+
+def finite(value: Any) -> Any:
+    """The value, in which no number, however deep, is NaN or infinite; else ValueError."""
+    values: Iterable[Any] = ()
+    if isinstance(value, dict):
+        values = value.values()
+    elif isinstance(value, (list, tuple)):
+        values = value
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise fault(f"{value} is not a finite number")
+    for one in values:
+        finite(one)
+    return value
+
+
+def _all_metrics(value: dict[Any, float]) -> dict[Any, float]:
+    if missing := [name for name in METRICS if name not in value]:
+        raise fault(f"{missing[0]} is missing")
+    return value
+
+
+class Shaped:
+    """Annotates a dictionary: what is read of it is checked as the type `of`, and it is kept as it is."""
+
+    def __init__(self, of: Any) -> None:
+        self.of = of
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def keep(value: Any, check: core_schema.ValidatorFunctionWrapHandler) -> Any:
+            check(value)
+            return finite(value)
+
+        as_it_is = core_schema.simple_ser_schema("any")
+        schema = handler.generate_schema(self.of)
+        return core_schema.no_info_wrap_validator_function(keep, schema, serialization=as_it_is)
+
+
+Plain = Annotated[Any, AfterValidator(finite)]
+"""Any JSON without NaN and infinity."""
+Metrics = dict[str, float]
+"""Metric name -> value; the names are METRICS."""
+_Metrics = Annotated[dict[Metric, Annotated[float, Field(ge=0, le=1)]], AfterValidator(_all_metrics)]
+CheckedMetrics = Annotated[Metrics, Shaped(_Metrics)]
+Splits = dict[str, CheckedMetrics]
+"""Split -> metrics."""
+Count = Annotated[int, Field(ge=0, strict=True)]
+
+
+class Facts(BaseModel):
+    """A dictionary of which the fields are read again; further keys are kept and not looked at."""
+
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+
+
+class Fingerprint(Facts):
+    """Counts of the prepared data, as far as they are read again."""
+
+    users: Count | None = None
+    items: Count | None = None
+    interactions: Count | None = None
+    test_targets: Count | None = None
+
+
+class RecipeFacts(Facts):
+    """The recipe of the data, as far as it is read again."""
+
+    text_fields: list[str] | tuple[str, ...] | None = None
+    expected: dict[str, Count] | None = None
+
+
+class DataFacts(Facts):
+    """What the run was on."""
+
+    key: str | None = None
+    recipe: RecipeFacts | None = None
+    fingerprint: Fingerprint | None = None
+    ceiling: Splits | None = None
+    """Best possible metrics of a planted set."""
+    chance: Splits | None = None
+    """Metrics of a random order of the catalogue."""
+
+
+class LLMFacts(Facts):
+    """The language model; empty where none is read."""
+
+    digest: str | None = None
+    n_layers: Count | None = None
+    width: Count | None = None
+    max_tokens: Count | None = None
+
+
+class MethodSource(Facts):
+    """Where the method's code came from."""
+
+    distribution: str | None = None
+    version: str | None = None
+    external: StrictBool | None = None
+    code: str | None = None
+    """Digest."""

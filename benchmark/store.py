@@ -1,0 +1,141 @@
+"""The records of a store, `<dataset>/<llm>/<method>/<hash>-s<seed>.json` below a folder of results.
+
+A record counts only if it is valid, is the one that its path names, and, where its run ended well, has
+metrics that follow from the ranks beside it. One that does not stops nothing else: whoever reads the store
+leaves it out and says so in one line, and a run of its cell keeps it under another name and makes it anew.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+from benchmark.llm.catalogue import slug
+from benchmark.record import AGAIN, METRICS, NO_LLM, RunRecord, ranks_path, read_record
+from benchmark.report.ranks import read_ranks
+from methods.errors import UserError
+
+PATTERN = "*/*/*/*-s*.json"
+"""Records below the folder of the results."""
+ALIKE = 1e-9
+"""How far two computations of one metric may be apart."""
+Tell = Callable[[str], object]
+"""Takes a line about a record that is not used."""
+
+
+def warn(line: str) -> None:
+    """Print a line to stderr."""
+    print(f"warning: {line}", file=sys.stderr)
+
+
+def ignore(line: str) -> None:
+    """Say nothing, where somebody else says it."""
+
+
+def place(run: RunRecord) -> Path:
+    """Where the record of a run lies below the folder of the results."""
+    llm = slug(run.llm) if run.llm else NO_LLM
+    return Path(run.dataset, llm, run.method, f"{run.config_hash}-s{run.seed}.json")
+
+
+def read_result(path: Path) -> RunRecord:
+    """The record at `path`, compared with its path and its ranks.
+
+    Raises `UserError` naming the file and the first fault. A run that did not end well has no ranks.
+    """
+    run = read_record(path)
+    for part, named, own in zip(
+        ("dataset", "llm", "method", "config_hash and seed"), path.parts[-4:], place(run).parts, strict=False
+    ):
+        if named != own:
+            raise UserError(
+                f"{path} is not the record that its path names: its {part} gives {own}, not {named}. {AGAIN}"
+            )
+    if run.status == "ok":
+        try:
+            _verify(path, run)
+        except UserError as error:
+            raise UserError(f"{path} does not count as a result: {error} {AGAIN}") from error
+    return run
+
+
+def _verify(path: Path, run: RunRecord) -> None:
+    """Raise `UserError` unless the metrics follow from the ranks and the curve, as far as these tell."""
+    users = len(read_ranks(path, run).user)
+    known = (run.data.get("fingerprint") or {}).get("test_targets", users)
+    if users != known:
+        raise UserError(f"its ranks are of {users:,} users, and its fingerprint has {known:,}.")
+    epoch = next((one for one in run.curve if one.epoch == run.best_epoch), None)
+    if epoch is None or (epoch.valid, epoch.valid_masked) != (
+        run.metrics["valid"],
+        run.metrics["valid_masked"],
+    ):
+        raise UserError("its validation metrics are not those of its best epoch.")
+    for form in ("", "_masked"):
+        _verify_parts(run, users, form)
+
+
+def _verify_parts(run: RunRecord, users: int, form: str) -> None:
+    """Warm and cold targets together are all of them: the mean of their metrics is that of the test."""
+    sizes = {f"test_warm{form}": users - run.cold_targets, f"test_cold{form}": run.cold_targets}
+    if not any(name in run.metrics for name in sizes):
+        return
+    sizes = {name: size for name, size in sizes.items() if size}
+    for metric in METRICS:
+        whole = (
+            sum(size * run.metrics.get(name, {}).get(metric, -1.0) for name, size in sizes.items()) / users
+        )
+        if abs(whole - run.metrics[f"test{form}"][metric]) > ALIKE:
+            raise UserError(f"its {' and '.join(sizes)} metrics do not give its test{form} metrics.")
+
+
+def usable(path: Path, tell: Tell = warn) -> RunRecord | None:
+    """The record at `path`; None where there is none, or none that counts: `tell` is given the reason."""
+    if not path.exists():
+        return None
+    try:
+        return read_result(path)
+    except UserError as error:
+        tell(str(error))
+        return None
+
+
+def finished(path: Path, code: str | None) -> RunRecord | None:
+    """The record at `path` where it stands, counts, its run ended well, and its method's code was that of
+    digest `code`. Why one does not count is left to `set_aside` to say."""
+    record = usable(path, ignore)
+    return record if record and record.status == "ok" and not record.made_by_other(code) else None
+
+
+def outdated(path: Path, code: str | None) -> bool:
+    """Whether a finished record stands at `path` that other code of its method made than that of `code`."""
+    record = usable(path, ignore)
+    return record is not None and record.status == "ok" and record.made_by_other(code)
+
+
+def iter_records(folder: Path, tell: Tell = warn) -> Iterator[tuple[Path, RunRecord]]:
+    """Records below `folder` that count, in the order of their paths; `tell` is given why others do not."""
+    for path in sorted(folder.glob(PATTERN)):
+        if (record := usable(path, tell)) is not None:
+            yield path, record
+
+
+def set_aside(path: Path) -> str | None:
+    """Keep a record that does not count, with its ranks, as `<name>.damaged`, so that its cell can run again.
+
+    Returns a line that says so; None where there is no such record. Only whoever has the right to run the
+    cell may call this.
+    """
+    faults: list[str] = []
+    usable(path, faults.append)
+    if not faults:
+        return None
+    endings = (".damaged" if n == 1 else f".damaged-{n}" for n in count(1))
+    kept = next(new for end in endings if not (new := path.with_name(path.name + end)).exists())
+    ranks = ranks_path(path)
+    if ranks.exists():
+        ranks.replace(ranks.with_name(kept.name.replace(path.name, ranks.name)))
+    path.replace(kept)
+    return f"{faults[0].removesuffix(AGAIN).rstrip()} It is kept as {kept.name}, and its cell is run again."
