@@ -54,7 +54,7 @@ export GOMP_SPINCOUNT := 1000
 endif
 
 # Runs `adaptrec` with the shell's arguments and shows them.
-adaptrec = echo "+ adaptrec $$*" >&2; .venv/bin/python -m benchmark "$$@"
+adaptrec = echo "+ adaptrec $$*" >&2; .venv/bin/python -P -m benchmark "$$@"
 report = set -- report --results "$$RESULTS" --out "$$OUT"; \
 	[ -z "$$SOURCE" ] || set -- "$$@" --source "$$SOURCE"; $(adaptrec)
 

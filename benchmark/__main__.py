@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from benchmark import threads
+from benchmark import import_path, threads
 
+import_path.secure()
 threads.wait_briefly()
 
 from benchmark import cli

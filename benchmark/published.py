@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import math
-import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from benchmark.import_path import packaged_data
 from methods.errors import UserError, unknown
 
 Source = Literal["paper", "ours"]
@@ -140,12 +140,11 @@ FILES = {
 
 
 def folder() -> Path:
-    """Where the published figures lie: the source tree, else the installed share."""
-    roots = [Path(__file__).parents[1] / "results/paper", Path(sys.prefix, "share/adaptrec/results/paper")]
-    for root in roots:
-        if (root / LAYOUT).is_file():
-            return root
-    raise UserError(f"the published figures are missing: no {LAYOUT} in {roots[0]} or {roots[1]}. Reinstall.")
+    """Where the published figures lie, in a checkout or in the installed package."""
+    root = packaged_data("paper", "results/paper")
+    if not (root / LAYOUT).is_file():
+        raise UserError(f"the published figures are missing: there is no {root / LAYOUT}. Reinstall.")
+    return root
 
 
 @cache

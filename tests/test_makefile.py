@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FAKE = '#!/bin/sh\nprintf "%s\\n" "$@" END >> log\n[ "$3" != bench ] || exit "${FAKE_STATUS:-0}"\n'
+FAKE = '#!/bin/sh\nprintf "%s\\n" "$@" END >> log\n[ "$4" != bench ] || exit "${FAKE_STATUS:-0}"\n'
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs GNU make")
 
@@ -44,7 +44,7 @@ def make(
     )
     log = folder / "log"
     calls = log.read_text().split("END\n")[:-1] if log.exists() else []
-    return [call.splitlines()[2:] for call in calls], done
+    return [call.splitlines()[3:] for call in calls], done
 
 
 def option(call: list[str], name: str) -> str:

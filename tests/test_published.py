@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tomllib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -118,10 +117,3 @@ def test_a_dataset_of_the_layout_without_counts_is_told(copy: Path) -> None:
     (copy / "datasets.csv").write_text("\n".join(lines[:-1]) + "\n")
     with pytest.raises(UserError, match="no line for the dataset 'ins'"):
         published(copy)
-
-
-def test_every_file_is_installed_with_the_package() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    installed = project["tool"]["setuptools"]["data-files"]["share/adaptrec/results/paper"]
-    there = {f"results/paper/{path.name}" for path in (ROOT / "results/paper").iterdir()}
-    assert there == set(installed)

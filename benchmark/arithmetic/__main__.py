@@ -11,6 +11,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 
+from benchmark import import_path
+
+import_path.secure()
+
 from benchmark.arithmetic.cost import Assumptions
 from benchmark.commands.options import Parser, names, numbers, protocols
 from benchmark.config import PROTOCOLS, parse

@@ -7,7 +7,6 @@ every key.
 from __future__ import annotations
 
 import re
-import sys
 import tomllib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 from benchmark.data.folders import detect, folder_files, formats_in
 from benchmark.data.places import DATA_VARIABLE, all_here, data_folder, file_name
 from benchmark.data.rules import ROLES, check, check_files
+from benchmark.import_path import packaged_data
 from methods.errors import UserError, unknown
 from methods.fields import hashed, later
 
@@ -123,13 +123,8 @@ class _Entry(NamedTuple):
 
 
 def search_path() -> list[Path]:
-    """Folders of recipes, the nearest first: the working folder, the source tree, the installed share."""
-    roots = [
-        Path("datasets"),
-        Path(__file__).parents[2] / "datasets",
-        Path(sys.prefix, "share/adaptrec/datasets"),
-    ]
-    return [root for root in roots if root.is_dir()]
+    """Folders of recipes, the nearest first: that of the working directory, and this package's own."""
+    return [root for root in (Path("datasets"), packaged_data("recipes", "datasets")) if root.is_dir()]
 
 
 def available(cache: Path) -> dict[str, Listed]:

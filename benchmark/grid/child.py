@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from benchmark import import_path
 from benchmark.cell import Cell
 from benchmark.grid import lifeline
 from benchmark.record import BUSY
@@ -63,7 +64,7 @@ class Child:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             errors="replace", start_new_session=True,
-            env={**os.environ, **ENVIRONMENT, **(environment or {})},
+            env={**os.environ, **ENVIRONMENT, **import_path.environment(), **(environment or {})},
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, args=(log or Path(os.devnull),), daemon=True)
         self._reader.start()

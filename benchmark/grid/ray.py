@@ -11,13 +11,14 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import chdir, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 from uuid import uuid4
 
+from benchmark import import_path
 from benchmark.cell import Cell, resolve_cell
 from benchmark.config import digest
 from benchmark.data.places import cache_folder
@@ -48,6 +49,8 @@ class Order:
     cell: Cell
     together: tuple[Cell, ...]
     """All cells of its dataset and language model, whose states are computed in one pass."""
+    folder: Path
+    """The driver's working directory, which relative paths of a cell mean."""
     results: Path
     mark: str
     """Name of a file in `results`: a node that does not see it does not see the store."""
@@ -86,7 +89,8 @@ class RayExecutor(Engine):
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             local = {"include_dashboard": False} if address == "local" else {}
             try:
-                ray.init(address, log_to_driver=False, logging_level="error", **local)
+                with chdir(import_path.ROOT):  # workers import from the folder in which this is called
+                    ray.init(address, log_to_driver=False, logging_level="error", **local)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise UserError(
                     f"no Ray cluster answers at {address}: {error}; see --ray-address and $RAY_ADDRESS."
@@ -156,6 +160,7 @@ class RayExecutor(Engine):
             task.number,
             task.cell,
             tuple(self._groups.get((task.cell.dataset, task.cell.llm), ())),
+            Path.cwd(),
             options.results.resolve(),
             self._mark,
             options.processes,
@@ -266,6 +271,8 @@ _prepared: set[tuple[Cell, ...]] = set()
 
 def do(order: Order, lines: Any) -> Outcome:
     """One cell, on the node that Ray chose."""
+    with suppress(OSError):  # a node need not have it: there, relative paths mean a folder of its own
+        os.chdir(order.folder)
     shared = (order.results / order.mark).exists()
     store = order.results if shared else _own_store(order)
     path = resolve_cell(order.cell).record_path(store)

@@ -14,8 +14,9 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark import threads
+from benchmark import import_path, threads
 
+import_path.secure()
 threads.wait_briefly()
 
 from benchmark.commands.options import Parser, add_set, names, numbers, protocols

@@ -1,0 +1,54 @@
+"""Where processes import from: this package's own place, and never the working directory.
+
+A user's working directory may hold folders named `benchmark`, `methods` or `datasets`. Standard library only,
+as this has to run before anything else is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import site
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+"""This package, in a checkout or installed."""
+ROOT = PACKAGE.parent
+"""The folder that this package is imported from: a checkout, or a folder of installed packages."""
+
+
+def environment() -> dict[str, str]:
+    """What the environment of a process must hold so that it, and all that it starts, import this package
+    from `ROOT` and nothing from the working directory."""
+    given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    known = {os.path.realpath(path) for path in (*given, *_installed())}
+    # a folder of installed packages would precede the standard library there
+    paths = given if os.path.realpath(ROOT) in known else [str(ROOT), *given]
+    return {"PYTHONSAFEPATH": "1"} | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})
+
+
+def secure() -> None:
+    """Let this process, started by `python -m`, and those that it starts import as `environment` says."""
+    first = sys.path[0] if sys.path and not sys.flags.safe_path else ROOT
+    if _same(first, ".") and not _same(first, ROOT):
+        del sys.path[0]
+    os.environ.update(environment())
+
+
+def _same(one: str | Path, other: str | Path) -> bool:
+    try:
+        return Path(one).samefile(other)
+    except OSError:  # a folder that is gone
+        return False
+
+
+def _installed() -> list[str]:
+    """Folders of installed packages in which every process looks."""
+    return [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
+
+
+def packaged_data(packaged: str, checkout: str) -> Path:
+    """Data files that belong to this package: in the installed package `packaged`, or `checkout` below the
+    root of a checkout."""
+    installed = PACKAGE / packaged
+    return installed if installed.is_dir() else ROOT / checkout
