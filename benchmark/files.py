@@ -1,17 +1,39 @@
-"""Write files so that a reader sees the old file, the new one, or none; and name their content."""
+"""Write files so that a reader sees the old file, the new one, or none; name their content and check it.
+
+A file that is read again carries a checksum: a JSON object in the field `checksum` (`write_checked`), another
+file in its last line (`replacing_checked`), or its SHA-256 stands in such a file. `stored.py` lists them all.
+Content that does not match raises `DamagedError`, and whoever reads builds the file again. A file that cannot
+be read, as permissions or the disk forbid it, raises `OSError`: it may be whole, and nobody may replace it.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from methods.errors import UserError
+
+CHECKSUM = "checksum"
+"""Field of a JSON object: SHA-256 of its other fields."""
+_TRAILER = re.compile(rb"\nsha256 ([0-9a-f]{64})\n")
+_TRAILER_BYTES = 73
+_BLOCK = 1 << 20
+_TEMPORARY = re.compile(r".+\.[a-z0-9_]{8}\.tmp")
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class DamagedError(Exception):
+    """A file is not what was written; `str()` says what is wrong with it, without its name."""
 
 
 def digest_of(path: Path) -> str:
@@ -28,10 +50,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     process. What a killed process has left of an earlier try is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path)
+    remove_abandoned(path.parent, path.name)
     handle, temporary = _temporary(path)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(handle, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -48,6 +70,63 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A new folder that becomes `folder` when the block ends well, and is gone when it does not.
+
+    As `replacing`. The caller holds a lock on `folder`, so that an earlier try for it is abandoned, also on
+    a file system that cannot lock a folder; everything in the parent folder is the harness's own.
+    """
+    for left in _leftovers(folder.parent, folder.name):
+        shutil.rmtree(left, ignore_errors=True)
+    remove_abandoned(folder.parent)
+    with temporary_folder(folder.parent, folder.name) as part:
+        yield part
+        part.chmod(0o755)
+        part.rename(folder)
+
+
+@contextmanager
+def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """A folder `<name>.<8 characters>.tmp` below `parent`, under a lock, that is gone afterwards; with it go
+    those that killed processes have left."""
+    remove_abandoned(parent, name)
+    part = Path(tempfile.mkdtemp(dir=parent, prefix=f"{name}.", suffix=".tmp"))
+    handle = os.open(part, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        part.mkdir(exist_ok=True)  # another process may have taken it for abandoned before it was locked
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        os.close(handle)
+
+
+def remove_abandoned(folder: Path, name: str | None = None) -> None:
+    """Remove temporary files and folders in `folder`, those for `name` or all, that no living process writes.
+
+    A living process holds a lock on its own, also as seen from another machine or container.
+    """
+    for left in _leftovers(folder, name):
+        with suppress(OSError):  # it is being written, is gone, or is not ours to remove
+            real = left.is_dir() and not left.is_symlink()
+            handle = os.open(left, (os.O_RDONLY if real else os.O_RDWR) | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left) if real else left.unlink()
+            finally:
+                os.close(handle)
+
+
+def _leftovers(folder: Path, name: str | None) -> list[Path]:
+    """Paths in `folder` that are spelt as temporary ones, those for `name` or all."""
+    ours = _TEMPORARY if name is None else re.compile(re.escape(name) + r"\.[a-z0-9_]{8}\.tmp")
+    with suppress(OSError):
+        return [left for left in folder.iterdir() if ours.fullmatch(left.name)]
+    return []
+
+
 def _temporary(path: Path) -> tuple[int, Path]:
     """A new neighbour of `path`, locked: its descriptor and its place."""
     while True:
@@ -59,19 +138,109 @@ def _temporary(path: Path) -> tuple[int, Path]:
         os.close(handle)  # another writer removed it before it was locked
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove temporary neighbours of `path` that no living process writes."""
-    ours = re.compile(re.escape(path.name) + r"\.[a-z0-9_]{8}\.tmp")
-    for left in [left for left in path.parent.iterdir() if ours.fullmatch(left.name)]:
-        with suppress(OSError):  # it is being written, or is gone
-            handle = os.open(left, os.O_RDWR | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                left.unlink()
-            finally:
-                os.close(handle)
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically."""
     write_atomically(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def write_checked(path: Path, fields: dict[str, Any]) -> None:
+    """Write a JSON object atomically, with its checksum."""
+    write_json(path, {**fields, CHECKSUM: _checksum(fields)})
+
+
+def read_checked(path: Path, names: Collection[str]) -> dict[str, Any]:
+    """The fields of a JSON object that `write_checked` wrote.
+
+    Raises `DamagedError` where they are not those of `names`, or do not match their checksum. A file of an
+    earlier version, which has the names and no checksum, is taken. Raises `OSError` where it is missing or
+    cannot be read.
+    """
+    try:
+        fields = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DamagedError("it is not JSON") from error
+    if not isinstance(fields, dict) or set(fields) - {CHECKSUM} != set(names):
+        raise DamagedError(f"it does not hold {', '.join(sorted(names))}")
+    stated = fields.pop(CHECKSUM, None)
+    if stated is not None and stated != _checksum(fields):
+        raise DamagedError("it does not match its checksum")
+    return fields
+
+
+def _checksum(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def replacing_checked(path: Path) -> Iterator[BinaryIO]:
+    """As `replacing`, for a file of any format; its SHA-256 is added as a last line."""
+    with replacing(path) as file:
+        yield file
+        size = file.tell()
+        file.seek(0)
+        trailer = f"\nsha256 {_digest_of_next(size, file)}\n".encode()
+        file.seek(size)
+        file.write(trailer)
+
+
+@contextmanager
+def opening_checked(path: Path) -> Iterator[BinaryIO]:
+    """A file that `replacing_checked` wrote, at its first byte. Raises `DamagedError` where its content does
+    not match its last line, `OSError` where it is missing or cannot be read."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size - _TRAILER_BYTES
+        found = _digest_of_next(size, file)
+        stated = _TRAILER.fullmatch(file.read())
+        if stated is None:
+            raise DamagedError("it does not end with a checksum")
+        if stated[1].decode() != found:
+            raise DamagedError("it does not match its checksum")
+        file.seek(0)
+        yield file
+
+
+def _digest_of_next(size: int, file: BinaryIO) -> str:
+    """SHA-256 of the next `size` bytes of an open file."""
+    found = hashlib.sha256()
+    for start in range(0, size, _BLOCK):
+        found.update(file.read(min(_BLOCK, size - start)))
+    return found.hexdigest()
+
+
+@contextmanager
+def held(lock_file: Path, waits: Callable[[], None] = lambda: None) -> Iterator[bool]:
+    """Hold a lock across processes: -> whether the folder of `lock_file` can be written.
+
+    Where it cannot, nobody needs the lock to read. `waits` is called where another process holds it. The
+    system frees the lock of a killed process. Raises `UserError` where `lock_file` can never be made.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(lock_file)
+    try:
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waits()
+            lock.acquire()
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise UserError(
+                f"the cache {lock_file.parent} cannot be written: {error}; set ADAPTREC_CACHE to another "
+                "folder."
+            ) from error
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def lacks(folder: Path, what: str) -> UserError:
+    """The complaint about a cache that cannot be written and lacks something."""
+    return UserError(
+        f"the cache {folder} cannot be written, and it lacks {what}; make it writable, or set "
+        "ADAPTREC_CACHE to another folder."
+    )

@@ -223,7 +223,7 @@ def test_a_checkpoint_of_other_code_is_not_gone_on_from(
 ) -> None:
     def save(identity: str) -> None:
         model = torch.nn.Linear(1, 1)
-        state = {"weights": model.state_dict(), "optimiser": {}, "progress": {"epoch": 3}}
+        state = {"weights": model.state_dict(), "optimiser": {}, "progress": {"epoch": 3, "best_epoch": 3}}
         Checkpoint(tmp_path, identity).save(state, 3, None)
 
     resolved = resolve_cell(Cell(str(folder), "none", "id"))
@@ -233,5 +233,5 @@ def test_a_checkpoint_of_other_code_is_not_gone_on_from(
     assert own.epochs_done() == 3 and own.load(torch.nn.Linear(1, 1)) is not None
     save(resolved.identity.replace(resolved.code, "0123456789abcdef"))
     assert own.epochs_done() == 0 and own.load(torch.nn.Linear(1, 1)) is None
-    assert "training begins anew" in capsys.readouterr().err
+    assert "training starts anew" in capsys.readouterr().err
     assert Checkpoint(tmp_path).epochs_done() == 3  # asked for by no run

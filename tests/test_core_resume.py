@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from benchmark.cell import Cell, resolve_cell
 from benchmark.cli import main
 from benchmark.model.recommender import Recommender
 from benchmark.record import RunRecord, ranks_path, read_record
-from benchmark.train import loop
+from benchmark.train import checkpoint, loop
 from benchmark.train.checkpoint import Checkpoint
 from methods.errors import UserError
 
@@ -185,26 +187,103 @@ def test_masked_selection_follows_the_masked_metric(tmp_path: Path) -> None:
     assert made.progress.best_epoch == values.index(max(values)) + 1
 
 
-@pytest.mark.parametrize("damage", [b"", b"not a checkpoint", None])
-def test_a_damaged_checkpoint_is_one_clear_line(
-    damage: bytes | None, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+@pytest.fixture(scope="module")
+def at_three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint after the third of five epochs, of which the second is the best."""
+    folder = tmp_path_factory.mktemp("three")
+    with pytest.MonkeyPatch.context() as patch:
+        real = loop.Trainer._save
+
+        def deadly(self: loop.Trainer, better: bool) -> None:
+            real(self, better)
+            if self.progress.epoch == 3:
+                raise Killed
+
+        patch.setattr(loop.Trainer, "_save", deadly)
+        with pytest.raises(Killed):
+            attempt(folder)
+    return folder
+
+
+def flip(data: bytes) -> bytes:
+    """A bit of the weights: `torch.load` takes it for a number like any other."""
+    place = len(data) // 3
+    return data[:place] + bytes([data[place] ^ 64]) + data[place + 1 :]
+
+
+FAULTS: dict[str, Callable[[bytes], bytes | None]] = {
+    "bit flip": flip,
+    "bit flip in the checksum": lambda data: data[:-10] + bytes([data[-10] ^ 1]) + data[-9:],
+    "truncation": lambda data: data[:-100],
+    "zeroed block": lambda data: data[:2000] + bytes(2048) + data[4048:],
+    "nothing left": lambda data: b"",
+    "another file": lambda data: b"not a checkpoint",
+    "deletion": lambda data: None,
+}
+
+
+@pytest.mark.parametrize("kind", ["last", "best"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_training_starts_anew_where_a_checkpoint_is_damaged(
+    kind: str,
+    fault: str,
+    at_three: Path,
+    whole: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    file = record_path(folder, tmp_path).with_suffix(".checkpoint") / "last.pt"
-    Checkpoint(file.parent).save({"weights": {}, "optimiser": {}, "progress": {}}, 1, None)
-    file.write_bytes(file.read_bytes()[:-100] if damage is None else damage)
-    assert main(command(folder, tmp_path)) == 2
-    told = capfd.readouterr().err.strip().splitlines()
-    assert len(told) == 1
-    assert str(file) in told[0]
-    assert "--fresh" in told[0]
+    copy = tmp_path / "copy"
+    shutil.copytree(at_three, copy)
+    (file,) = copy.glob(f"{kind}*.pt")
+    damaged = FAULTS[fault](file.read_bytes())
+    file.unlink()
+    if damaged is not None:
+        file.write_bytes(damaged)
+    capsys.readouterr()
+    assert Checkpoint(copy).epochs_done() == 0
+    assert attempt(copy) == whole
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "checkpoint" in line]
+    assert line.endswith("; training starts anew")
+    assert str(copy) in line
+    assert file.name in line
 
 
-def test_a_checkpoint_of_another_version_is_one_clear_line(tmp_path: Path) -> None:
-    torch.save({"weights": {}, "progress": {}}, tmp_path / "last.pt")
-    with pytest.raises(UserError, match=r"last\.pt is of another version; --fresh"):
+def test_best_weights_that_are_the_last_ones_come_from_there(
+    whole: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is lost, and nothing is said."""
+    settings = with_settings(**{**vars(SETTINGS), "epochs": 1})
+    made, _ = trainer(recommender(settings, WORLD, "tmoe"), WORLD.task(settings), settings, tmp_path, seed=1)
+    made.fit()
+    (best,) = tmp_path.glob("best-1.pt")
+    good = best.read_bytes()
+    best.write_bytes(flip(good))
+    assert Checkpoint(tmp_path).epochs_done() == 1
+    assert best.read_bytes() == flip(good), "asking changes nothing"
+    assert Checkpoint(tmp_path).load(made.model) is not None
+    assert best.read_bytes() == good
+    assert attempt(tmp_path) == whole
+    assert "anew" not in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_may_not_be_read_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    """It may be whole: training anew would write over it."""
+    (tmp_path / "last.pt").mkdir()
+    with pytest.raises(OSError, match=r"last\.pt"):
         Checkpoint(tmp_path).load(torch.nn.Module())
 
 
-def test_missing_best_weights_are_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"best-3\.pt cannot be read"):
-        Checkpoint(tmp_path).load_best(3, torch.nn.Module())
+def test_a_checkpoint_of_another_version_is_not_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    Checkpoint(tmp_path).save({"weights": {}, "progress": {}}, 1, None)
+    monkeypatch.undo()
+    assert Checkpoint(tmp_path).load(torch.nn.Module()) is None
+    assert "another version of this program made it; training starts anew" in capsys.readouterr().err
+
+
+def test_best_weights_that_were_damaged_meanwhile_are_one_clear_line(tmp_path: Path) -> None:
+    model = torch.nn.Module()
+    with pytest.raises(UserError, match=r"best-3\.pt is missing; the same command trains anew"):
+        Checkpoint(tmp_path).load_best(3, model)

@@ -24,6 +24,7 @@ from benchmark.llm.tokens import load_tokens
 from benchmark.record import PeakMemory
 from benchmark.speed import run as speed_run
 from benchmark.speed.record import Timed, Variant
+from benchmark.train.checkpoint import Checkpoint
 
 
 def cell(folder: Path, method: str = "id", seed: int = 0) -> Cell:
@@ -82,8 +83,8 @@ def test_records_are_used_where_there_are_some_and_only_the_rest_is_probed(
     first = resolve_cell(seeds[0])
     write_at(first.record_path(tmp_path), seconds=2.0, epochs_run=30)
     half = resolve_cell(seeds[1]).record_path(tmp_path).with_suffix(".checkpoint")
-    half.mkdir()
-    torch.save({"progress": {"epoch": 20}, "identity": resolve_cell(seeds[1]).identity}, half / "last.pt")
+    progress = {"epoch": 20, "best_epoch": 20}
+    Checkpoint(half, resolve_cell(seeds[1]).identity).save({"progress": progress}, 20, {})
     before = sorted(tmp_path.rglob("*"))
     found = estimate(Plan((*seeds, cell(folder, "tmlp"))), tmp_path, False, probe)
     assert sorted(tmp_path.rglob("*")) == before, "the store stays as it is"

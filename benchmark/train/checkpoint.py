@@ -4,22 +4,28 @@ A folder `<hash>-s<seed>.checkpoint/` beside the record holds `last.pt` (weights
 `best-<epoch>.pt` (weights). Each is written to a temporary name and renamed, the best one first, so that a
 kill at any moment leaves a state that training goes on from. The folder goes when the record is written.
 Weights that are not trained are not kept: whoever goes on has read the same language model again.
+
+Each file ends with its checksum, which `torch.load` would not notice to be wrong. Training is a function of
+configuration and seed: where a file is damaged, it starts anew and gives the same figures.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
 
-from benchmark.files import replacing
-from benchmark.model.parallel import say
+from benchmark.files import DamagedError, opening_checked, replacing_checked
+from benchmark.model.parallel import is_main, say
 from methods.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 """Raise it when a checkpoint holds other things: a run is then not taken up by code that it is not for."""
 
 
@@ -38,41 +44,78 @@ class Checkpoint:
         self.folder.mkdir(parents=True, exist_ok=True)
         if best is not None:
             _write(self._best(best_epoch), best)
-        _write(self.folder / "last.pt", {**last, "format": FORMAT, "identity": self.identity})
+        _write(self._last, {**last, "format": FORMAT, "identity": self.identity})
         for old in self.folder.glob("best-*.pt"):
             if old != self._best(best_epoch):
                 old.unlink()
 
     def load(self, model: nn.Module) -> dict[str, Any] | None:
-        """The last epoch's state, its weights put into `model`; None where there is none of this identity."""
-        path = self.folder / "last.pt"
-        if not path.exists():
+        """The last epoch's state, its weights put into `model`; None where training starts anew, which a line
+        then says unless there is no checkpoint."""
+        if not any(self.folder.glob("*.pt")):
             return None
-        state = _read(path)
-        if self._is_of_another(state):
-            say(f"{self.folder} was made by other code of the method; training begins anew")
+        try:
+            state = self._state()
+            best = state["progress"]["best_epoch"]
+            if self._fault_of_best(state) and is_main():
+                _write(self._best(best), state["weights"])  # the last epoch is the best one
+        except DamagedError as error:
+            say(f"checkpoint {self.folder} cannot be used: {error}; training starts anew")
             return None
-        if state.get("format") != FORMAT:
-            raise UserError(f"checkpoint {path} is of another version; --fresh starts this run anew.")
-        _restore(model, state["weights"], path)
+        _restore(model, state["weights"], self._last)
         return state
 
     def epochs_done(self) -> int:
         """Epochs after which training would go on; 0 where there is nothing to go on from."""
-        path = self.folder / "last.pt"
-        state = _read(path) if path.exists() else None
-        return int(state["progress"]["epoch"]) if state and not self._is_of_another(state) else 0
-
-    def _is_of_another(self, state: dict[str, Any]) -> bool:
-        return self.identity is not None and state.get("identity") != self.identity
+        try:
+            state = self._state()
+            self._fault_of_best(state)
+        except DamagedError:
+            return 0
+        return int(state["progress"]["epoch"])
 
     def load_best(self, epoch: int, model: nn.Module) -> None:
         """Put the weights of the best epoch into `model`."""
-        _restore(model, _read(self._best(epoch)), self._best(epoch))
+        path = self._best(epoch)
+        try:
+            weights = _read(path)
+        except DamagedError as error:
+            raise UserError(
+                f"checkpoint {self.folder} was damaged while the run went on: {error}; the same command "
+                "trains anew."
+            ) from error
+        _restore(model, weights, path)
+
+    def _state(self) -> dict[str, Any]:
+        """The last epoch's state. Raises `DamagedError` where it is not whole, or of another run."""
+        state = _read(self._last)
+        if state.get("format") != FORMAT:
+            raise DamagedError("another version of this program made it")
+        if self.identity is not None and state.get("identity") != self.identity:
+            raise DamagedError("it was made by other code of the method")
+        return state
+
+    def _fault_of_best(self, state: dict[str, Any]) -> bool:
+        """Whether the best epoch's weights are damaged, and `state` has them too.
+
+        Raises `DamagedError` where it has not: another epoch's would be tested in their place.
+        """
+        epoch, best = state["progress"]["epoch"], state["progress"]["best_epoch"]
+        try:
+            with _whole(self._best(best)):
+                return False
+        except DamagedError:
+            if epoch != best:
+                raise
+        return True
 
     def remove(self) -> None:
         """Delete the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _last(self) -> Path:
+        return self.folder / "last.pt"
 
     def _best(self, epoch: int) -> Path:
         return self.folder / f"best-{epoch}.pt"
@@ -99,14 +142,26 @@ def _restore(model: nn.Module, weights: dict[str, Any], path: Path) -> None:
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    with replacing(path) as file:  # ctrl-C too leaves nothing but what one goes on from
+    with replacing_checked(path) as file:  # ctrl-C too leaves nothing but what one goes on from
         torch.save(state, file)
 
 
-def _read(path: Path) -> dict[str, Any]:
+@contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    """An intact file, open. Raises `DamagedError` that names it."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise UserError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}); --fresh starts this run anew."
-        ) from error
+        with opening_checked(path) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise DamagedError(f"{path.name} is missing") from error
+    except DamagedError as error:
+        raise DamagedError(f"{path.name} is damaged: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a file holds, on the CPU. Raises `DamagedError`."""
+    with _whole(path) as file:
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+        except UnpicklingError as error:
+            raise DamagedError("it holds what no checkpoint has") from error
