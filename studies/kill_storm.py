@@ -5,8 +5,8 @@
 The four commands run once without kills in a fresh folder. Then they run again and again, each time in a
 fresh folder: a command is killed at a random moment, or just before a random file operation, and started
 again until its kills of this repetition are spent; it then has to end as if nothing had happened
-(`storm.judge.CHECKS`). The same seed gives the same plan of kills. Ctrl-C writes what is finished; the same
-command goes on with the next repetition.
+(`storm.judge.CHECKS`). The same seed gives the same plan of kills. The result is written after each
+repetition; after ctrl-C the same command goes on with the next one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,15 +59,15 @@ class Storm:
             if done.status != 0:
                 raise SystemExit("\n".join([f"{phase.name} fails without kills:", *tail(done.log)]))
             self.reference[phase.name] = Undisturbed(
-                done.seconds, len(done.operations), snapshot(folder), saves([done])
+                done.seconds, done.cpu_seconds, len(done.operations), snapshot(folder), saves([done])
             )
             self.say(
                 f"without kills, {phase.name}: {done.seconds:.1f} s, {len(done.operations)} file operations"
             )
         shutil.rmtree(folder)
 
-    def run(self) -> None:
-        """Repeat the chain until the kills are spent."""
+    def run(self, save: Callable[[], None] = lambda: None) -> None:
+        """Repeat the chain until the kills are spent; `save` is called after each repetition."""
         if not self.reference:
             self.undisturbed()
         self._begin = time.monotonic()
@@ -76,6 +76,7 @@ class Storm:
             before = len(self.rows)
             self._repetition()
             self._progress(done_before)
+            save()
             if len(self.rows) == before and self.missed > 10 * self.kills + 10:
                 raise SystemExit("commands end before their kills: nothing to go on with")
 
@@ -115,12 +116,12 @@ class Storm:
             shutil.rmtree(self.work / f"{folder.name}-logs")
 
     def _plan(self, phase: Phase, chance: random.Random) -> list[Kill]:
-        """The kills of a phase in one repetition: each uniform over its time or over its file operations."""
+        """The kills of a phase in one repetition: each uniform over CPU time or file operations."""
         known, kills = self.reference[phase.name], []
         for _ in range(chance.randint(*KILLS)):
             timed, target, share = chance.random() < 0.5, chance.choice(TARGETS), chance.random()
             if timed:
-                kills.append(Kill("moment", target, share * known.seconds))
+                kills.append(Kill("moment", target, share * known.cpu_seconds))
             else:
                 kills.append(Kill("operation", target, 1 + int(share * known.operations)))
         return kills
@@ -209,7 +210,11 @@ class Storm:
             "passed": {check: self.passed[check] for check in CHECKS},
             "deviations": self.deviations,
             "undisturbed": {
-                name: {"seconds": round(one.seconds, 2), "file_operations": one.operations}
+                name: {
+                    "seconds": round(one.seconds, 2),
+                    "cpu_seconds": round(one.cpu_seconds, 2),
+                    "file_operations": one.operations,
+                }
                 for name, one in self.reference.items()
             },
             "rows": self.rows,
@@ -269,23 +274,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (earlier := _earlier(options, head)) is not None:
         storm.go_on(earlier)
         _say(f"going on after {len(storm.rows)} kills")
-    whole = False
+
+    def save() -> None:
+        if options.json:
+            complete = len(storm.rows) >= options.kills
+            write(options.json, {**head, "complete": complete, **storm.result()})
+
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore ctrl-C
         signal.signal(number, signal.default_int_handler)
+    status = 130
     try:
-        storm.run()
-        whole = True
+        storm.run(save)
+        status = 1 if storm.deviations else 0
     except KeyboardInterrupt:
         _say("interrupted; the same command goes on with the next repetition")
-    if options.json:
-        write(options.json, {**head, "complete": whole, **storm.result()})
     _say(
         f"{len(storm.rows)} kills, {len(storm.deviations)} deviations"
         + (f"; see {work}" if storm.deviations else "")
     )
     if not storm.deviations:
         shutil.rmtree(work)
-    return 130 if not whole else 1 if storm.deviations else 0
+    return status
 
 
 def _earlier(options: argparse.Namespace, head: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -18,7 +19,8 @@ import psutil
 HOOK = Path(__file__).parent / "hook"
 WIDTH = 256
 """Bytes of an operation's line in the file that the hook writes."""
-POLL = 0.005
+POLL = {"moment": 0.05, "operation": 0.005}
+"""Seconds between two looks; adding up the processor time of a tree takes some milliseconds."""
 Target = Literal["tree", "child", "parent"]
 
 
@@ -27,10 +29,10 @@ class Kill:
     """One SIGKILL that is to come."""
 
     how: Literal["moment", "operation"]
-    """By time, or just before a file operation."""
+    """By processor time, which the load of the machine does not change, or just before a file operation."""
     target: Target
     at: float
-    """Seconds since the start of the command, or the number of the operation, from 1."""
+    """CPU seconds of the command and its children, or the number of the operation, from 1."""
 
 
 class Operation(NamedTuple):
@@ -50,6 +52,8 @@ class Attempt:
     status: int | None = None
     """Exit status, of a signal its negative number; None where it did not end in time."""
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    """Of the command and of all children that ended before it."""
     killed: str | None = None
     """tree, child, parent, or process where the command had no child; None where it ended before the kill."""
     at: str = ""
@@ -76,7 +80,7 @@ def attempt(
     path = os.pathsep.join(part for part in (str(HOOK), os.environ.get("PYTHONPATH", "")) if part)
     own = {"PYTHONPATH": path, "STORM_FOLDER": str(folder), "STORM_OPERATIONS": str(file), **stop}
     done = Attempt(log)
-    begin = time.monotonic()
+    begin, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     with log.open("wb") as out:
         process = subprocess.Popen(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
@@ -85,17 +89,18 @@ def attempt(
     root = psutil.Process(process.pid)
     try:
         while process.poll() is None and time.monotonic() - begin < limit:
-            if kill and done.killed is None and (stopped := _due(kill, begin, file)) is not None:
-                _strike(kill, root, done, stopped)
-                done.at = done.at or f"{time.monotonic() - begin:.2f} s"
-            time.sleep(POLL)
+            if kill and done.killed is None and (due := _due(kill, root, file)) is not None:
+                _strike(kill, root, done, due)
+            time.sleep(POLL[kill.how] if kill else POLL["moment"])
         done.status = process.poll()
     finally:
         if process.poll() is None:
             for one in (*_children(root), root):
                 _signal(one, signal.SIGKILL)
         process.wait()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     done.seconds = time.monotonic() - begin
+    done.cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     done.operations = read_operations(file)
     return done
 
@@ -106,10 +111,11 @@ def read_operations(file: Path) -> list[Operation]:
     return [Operation(int(pid), event, path.rstrip()) for pid, event, path in rows]
 
 
-def _due(kill: Kill, begin: float, file: Path) -> tuple[psutil.Process | None, str] | None:
-    """Whether the kill is due: the process that stopped for it, if one did, and the operation in words."""
+def _due(kill: Kill, root: psutil.Process, file: Path) -> tuple[psutil.Process | None, str] | None:
+    """Whether the kill is due: the process that stopped for it, if one did, and the moment in words."""
     if kill.how == "moment":
-        return (None, "") if time.monotonic() - begin >= kill.at else None
+        spent = _cpu_seconds(root)
+        return (None, f"{spent:.2f} s of processor time") if spent >= kill.at else None
     if file.stat().st_size < kill.at * WIDTH:
         return None
     found = read_operations(file)[int(kill.at) - 1]
@@ -122,10 +128,8 @@ def _due(kill: Kill, begin: float, file: Path) -> tuple[psutil.Process | None, s
     return process, f"operation {int(kill.at)}, {found.event} {found.path}"
 
 
-def _strike(
-    kill: Kill, root: psutil.Process, done: Attempt, stopped: tuple[psutil.Process | None, str]
-) -> None:
-    process, done.at = stopped
+def _strike(kill: Kill, root: psutil.Process, done: Attempt, due: tuple[psutil.Process | None, str]) -> None:
+    process, done.at = due
     children = _children(root)
     if kill.target == "child" and children:
         done.killed, victims = "child", children[:1]
@@ -141,6 +145,15 @@ def _strike(
         _signal(one, signal.SIGKILL)
     if process is not None and process not in victims:
         _signal(process, signal.SIGCONT)
+
+
+def _cpu_seconds(root: psutil.Process) -> float:
+    """Of a process and its children, those included that have ended."""
+    spent = 0.0
+    for process in (root, *_children(root)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            spent += sum(process.cpu_times()[:4])  # user, system, and of children that ended
+    return spent
 
 
 def _children(root: psutil.Process) -> list[psutil.Process]:

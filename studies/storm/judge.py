@@ -35,6 +35,7 @@ class Undisturbed:
     """What one phase does without kills."""
 
     seconds: float
+    cpu_seconds: float
     operations: int
     files: dict[str, str]
     """`outcome.snapshot` after it."""
