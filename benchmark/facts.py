@@ -28,6 +28,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "data": (*COUNTS, "data.key", "recipe.text_fields", "recipe.no_text", "recipe.repeats"),
     "masking": ("select",),
     "ties": ("ties",),
+    "harness": ("generation",),
     "loss": ("candidates", "temperature", "positive_in_denominator", "catalogue_limit"),
     "negatives": ("mask_false_negatives", "samples"),
     "batch": ("batch_size", "accumulation"),
@@ -47,7 +48,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Topic -> names, the ones that move results most first: docs/statistics.md says why. Hyper-parameters not
 named here come under `method`, rules of the recipe under `data`, versions under `machine`."""
-PRIVATE = ("data.key", "llm.digest", "catalogue_limit", "threads")
+PRIVATE = ("data.key", "generation", "llm.digest", "catalogue_limit", "threads")
 """What a paper does not state and nobody would miss."""
 RECIPE_NAMES = {
     "name", "summary", "edition", "licence", "source", "files", "format", "expected", "settings", "notes",
@@ -101,7 +102,12 @@ def facts_of_run(run: RunRecord) -> Facts:
     counts: Mapping[str, Any] = run.data.get("fingerprint") or {}
     found |= {name: counts[name] for name in COUNTS if name in counts}
     ties = "mean rank" if run.schema_version == 1 else "expectation"
-    found |= {"data.key": run.data.get("key"), "ties": ties, "method": run.method}
+    found |= {
+        "data.key": run.data.get("key"),
+        "ties": ties,
+        "method": run.method,
+        "generation": run.generation,
+    }
     found |= {**asdict(Settings()), **run.settings, **run.hyperparameters}
     details = run.llm_details
     found |= {"llm": run.llm or "none"}

@@ -28,6 +28,7 @@ from benchmark.llm.entry import DTYPES
 from benchmark.llm.states import load_states, token_budget
 from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.measure import MemoryGauge, Stopwatch, environment, pick_device
+from benchmark.record import GENERATION
 from benchmark.speed.parts import patched
 from benchmark.speed.record import Timed
 from benchmark.speed.run import fresh
@@ -103,6 +104,7 @@ def in_this_process(
     size = len(texts) * llm.width * DTYPES[dtype].itemsize
     centre = 0 if dtype == "float32" else llm.width * 4
     return EncodingRecord(
+        generation=GENERATION,
         command="",
         dataset=dataset,
         llm=llm.name,

@@ -78,6 +78,8 @@ class GrowthRecord(Versioned):
 
     reads: ClassVar[tuple[int, ...]] = (1,)
     schema_version: int = 1
+    generation: int = 0
+    """`GENERATION` of the harness that took it, see `RunRecord.generation`."""
     kind: Literal["growth"] = "growth"
     command: str
     method: str
@@ -110,6 +112,8 @@ class EncodingRecord(Versioned):
 
     reads: ClassVar[tuple[int, ...]] = (1,)
     schema_version: int = 1
+    generation: int = 0
+    """`GENERATION` of the harness that took it, see `RunRecord.generation`."""
     kind: Literal["encoding"] = "encoding"
     command: str
     dataset: str

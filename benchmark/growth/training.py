@@ -23,6 +23,7 @@ from benchmark.growth.record import GrowthRecord, Size, command
 from benchmark.inputs import Sources
 from benchmark.llm.entry import DTYPES
 from benchmark.measure import environment, one_line, out_of_memory
+from benchmark.record import GENERATION
 from benchmark.speed.record import Timed, Variant
 from benchmark.speed.run import fresh
 from benchmark.speed.steps import Plan, measure
@@ -59,6 +60,7 @@ def grow(cells: Sequence[Cell], users: int, rounds: int, plan: Plan) -> GrowthRe
     words += ["--rounds", str(rounds), "--steps", str(plan.steps), "--warm-up", str(plan.warm_up)]
     words += ["--passes", str(plan.passes), *(["--set", *first.overrides] if first.overrides else [])]
     return GrowthRecord(
+        generation=GENERATION,
         command=command(words),
         method=first.method,
         llm=None if registry.get(first.method).reads == "ids" else first.llm,

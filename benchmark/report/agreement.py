@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.report.behind import Stored
 from benchmark.report.compare import p_value
 from benchmark.report.drawing import forms, look_of, style
+from benchmark.report.generations import bare, note
 from benchmark.report.names import slug, stems_of
 from benchmark.report.rows import Group, Row, groups
 from benchmark.report.searches import told
@@ -75,7 +76,7 @@ def scores(group: Group, split: str, metric: str) -> Scores:
     """Mean test figures of the finished rows, rounded as a table prints them."""
     names = [_name(row) for row in group.rows]
     figures = {
-        name if names.count(name) == 1 else row.label: row.quality(split, metric)
+        name if names.count(name) == 1 else bare(row.label): row.quality(split, metric)
         for name, row in zip(names, group.rows, strict=True)
     }
     return {label: round(figure.mean, 4) for label, figure in figures.items() if figure}
@@ -84,7 +85,8 @@ def scores(group: Group, split: str, metric: str) -> Scores:
 def _name(row: Row) -> str:
     """The label without what a search chose, which is its own under each protocol."""
     said = told(row.tuning)
-    return row.label.replace(said, said.partition(":")[0]) if said else row.label
+    label = bare(row.label)
+    return label.replace(said, said.partition(":")[0]) if said else label
 
 
 def agreement(first: str, second: str, metric: str, a: Scores, b: Scores) -> Agreement | None:
@@ -121,7 +123,9 @@ def sections(records: Sequence[Stored]) -> list[Section]:
             stem = f"{slug(dataset)}-{slug(llm or 'none')}-agreement"
             stem = stem if stem not in taken else f"{stem}-{data_key}"
             taken.add(stem)
-            made.append(_section(stem, f"{dataset}, {llm or 'no language model'}", between, masked))
+            runs = [run for group in family.values() for row in group.rows for run in row.ok]
+            mixed = [f"{said}." for said in note(run.generation for run in runs)]
+            made.append(_section(stem, f"{dataset}, {llm or 'no language model'}", between, masked, mixed))
     return made
 
 
@@ -143,7 +147,13 @@ def _between(first: str, second: str, a: Group, b: Group, metric: str) -> Agreem
     return agreement(first, second, metric, scores(a, "test", metric), scores(b, "test", metric))
 
 
-def _section(stem: str, where: str, between: Sequence[Agreement], masked: Sequence[Agreement]) -> Section:
+def _section(
+    stem: str,
+    where: str,
+    between: Sequence[Agreement],
+    masked: Sequence[Agreement],
+    mixed: Sequence[str],
+) -> Section:
     found = [*between, *masked]
     plots = [
         Plot(
@@ -168,6 +178,7 @@ def _section(stem: str, where: str, between: Sequence[Agreement], masked: Sequen
             "can say little.",
             "A pair that turns round may be one that differs by chance on either side: see the tests of "
             "differences between methods.",
+            *mixed,
         ],
         plots,
         [_line(where, one) for one in found],

@@ -55,6 +55,7 @@ def configuration(runs: Sequence[Stored]) -> dict[str, Any]:
         "data": {"key": run.data.get("key"), **_plain(run.data.get("fingerprint") or {})},
         "language model, details": dict(run.llm_details),
         "environment": {**environment, "packages": ", ".join(f"{n} {v}" for n, v in packages.items())},
+        **({"generation of the harness": run.generation} if run.generation else {}),
         "configuration hash": run.config_hash,
         "protocol hash": run.protocol_hash,
         "made": ", ".join(one.created for _, one in runs),

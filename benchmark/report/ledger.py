@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 from benchmark.record import RunRecord, Tuning
 from benchmark.report.behind import Stored, configuration, name_of
+from benchmark.report.generations import mark, newest, note, oldest
 from benchmark.report.ledger_plots import draw_costs, draw_epochs
 from benchmark.report.names import stems_of
 from benchmark.report.rows import Group, Row, groups
@@ -83,6 +84,8 @@ class Course:
     """Epochs run; of a speed record 0, it ran none."""
     source: str = ""
     """Where the figures are from, if not from a run; empty for a run."""
+    generation: int = 0
+    """Of the harness that took them, the oldest of its runs."""
 
     def after(self, epochs: float) -> float:
         """Seconds spent by the end of an epoch."""
@@ -138,10 +141,12 @@ def _courses(group: Group, speeds: Sequence[tuple[str, SpeedRecord]]) -> list[Co
             continue  # reads no language model
         epoch = fmean((cost.epoch_seconds or 0.0) + (cost.eval_seconds or 0.0) for cost in costs)
         prepare = fmean(cost.prepare_seconds or 0.0 for cost in costs)
-        found.append(Course(row.label, prepare, epoch, tuned, fmean(run.epochs_run for run in row.ok)))
+        epochs = fmean(run.epochs_run for run in row.ok)
+        found.append(Course(row.label, prepare, epoch, tuned, epochs, generation=oldest(row.ok, 0)))
     if not any(one.tuned for one in found):
         found += [course for name, speed in speeds for course in _stand_ins(group, name, speed)]
-    return found
+    last = max([newest(run for row in _timed(group) for run in row.ok), *(one.generation for one in found)])
+    return [replace(one, label=mark(one.label, one.generation < last)) for one in found]
 
 
 def _stand_ins(group: Group, name: str, speed: SpeedRecord) -> list[Course]:
@@ -163,7 +168,8 @@ def _stand_ins(group: Group, name: str, speed: SpeedRecord) -> list[Course]:
         timed = f"{speed.steps} step{'s' if speed.steps > 1 else ''} timed"
         under = f", under {' '.join(speed.overrides)}" if speed.overrides else ""
         epoch = median(one.epochs.seconds) + median(one.evaluation.seconds)
-        found.append(Course(f"{label} [{name}]", 0.0, epoch, True, 0.0, f"{timed}{under}"))
+        source = f"{timed}{under}"
+        found.append(Course(f"{label} [{name}]", 0.0, epoch, True, 0.0, source, speed.generation))
     return found
 
 
@@ -187,7 +193,7 @@ def _section(
         f"Whole cost and break-even: {where}",
         f"Wall seconds from nothing to the end of training, means over seeds. {group.caption}",
         blocks,
-        [*_notes(rows, courses), *faults],
+        [*_notes(rows, courses), *_mixed(group, courses), *faults],
         plots,
         [*_lines(group, rows), *_pair_lines(group, pairs)],
         {row.name: configuration(row.runs) for row in rows},
@@ -254,6 +260,12 @@ def _notes(rows: Sequence[Costs], courses: Sequence[Course]) -> list[str]:
             f"epochs are extrapolated, and whose preparation, if any, is not known: {'; '.join(sources)}."
         )
     return said
+
+
+def _mixed(group: Group, courses: Sequence[Course]) -> list[str]:
+    """What the mark means, where speed records bring in a generation that no run of the table is of."""
+    runs = {run.generation for row in group.rows for run in row.ok}
+    return [f"{said}." for said in note({one.generation for one in courses} | runs) if len(runs) < 2]
 
 
 def _lines(group: Group, rows: Sequence[Costs]) -> list[dict[str, Any]]:

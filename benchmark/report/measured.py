@@ -9,6 +9,7 @@ from typing import Any
 from benchmark.published import COUNTS, Figure, Layout, Published, Source, dataset_of
 from benchmark.record import METRICS, RunRecord
 from benchmark.report.behind import Stored, configuration, name_of
+from benchmark.report.generations import bare, mark, newest, note, oldest
 from benchmark.report.rows import Group, Row, groups
 from benchmark.report.stats import Estimate
 from benchmark.report.tables import COST, SHORT, peak_memory
@@ -121,6 +122,7 @@ def _study(
     figures: dict[tuple[str, str, str], Figure] = {}
     shown, notes, behind = {}, [], {}
     hardware: dict[str, list[str]] = {}
+    used: dict[str, dict[str, Sequence[RunRecord]]] = {}
     for dataset in order:
         group, others = _fullest(found[dataset], layout)
         shown[dataset] = _shown(dataset, group.key.dataset, layout)
@@ -138,7 +140,8 @@ def _study(
             if not stored:
                 notes.append(f"{row.label} on {shown[dataset]}: {row.status}.")
                 continue
-            if len(rows) > 1 or row.label != method:
+            used.setdefault(dataset, {})[method] = row.ok
+            if len(rows) > 1 or bare(row.label) != method:
                 left = f" (not: {'; '.join(other.label for other in rows[1:])})" if rows[1:] else ""
                 notes.append(f"{method} on {shown[dataset]} is {row.label}{left}.")
             record = name_of(stored[0])
@@ -148,7 +151,20 @@ def _study(
                     measure, value.mean, dataset, llm, method, value.half_width, value.n, "ours", record
                 )
     told = [f"{', '.join(names)}: {where}" for where, names in hardware.items()]
+    notes += _mark_older(shown, used)
     return Study("ours", llm, protocol, figures, shown, (f"On {'; '.join(told)}.", *notes), behind)
+
+
+def _mark_older(shown: dict[str, str], used: Mapping[str, Mapping[str, Sequence[RunRecord]]]) -> list[str]:
+    """Mark the datasets of which a figure is of an older generation than the newest of all; the notes that
+    say which figures."""
+    runs = [run for rows in used.values() for row in rows.values() for run in row]
+    said = note(run.generation for run in runs)
+    for dataset, rows in used.items():
+        if older := [method for method, row in rows.items() if oldest(row, 0) < newest(runs)]:
+            shown[dataset], name = mark(shown[dataset], True), shown[dataset]
+            said.append(f"{name}: of an older generation are {', '.join(older)}")
+    return [f"{line}." for line in said]
 
 
 def _shown(dataset: str, own: str, layout: Layout) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from benchmark.config import Settings
 from benchmark.record import Metrics, RunRecord, Tuning
+from benchmark.report.generations import mark, newest, note, oldest
 from benchmark.report.searches import Searches, searches, told
 from benchmark.report.stats import Estimate, estimate
 from methods.errors import UserError
@@ -113,6 +114,7 @@ class Group:
             parts.append(f"unlike other tables of this name: {', '.join(self.differs)}")
         if cold := max((run.cold_targets for run in runs), default=0):
             parts.append(f"{cold:,} test targets are cold (never seen in training)")
+        parts += note(run.generation for run in runs if run.status == "ok")
         return "; ".join(parts) + "."
 
 
@@ -209,11 +211,12 @@ def _group(key: Key, runs: list[RunRecord], chosen_by: Searches) -> Group:
         config: _label(same[0], own[config] - set(shared), named, chosen_by.chosen.get(config))
         for config, same in cells.items()
     }
-    twice = Counter(labels.values())
+    twice, last = Counter(labels.values()), newest(runs)
     rows = []
     for config in sorted(cells, key=lambda name: (cells[name][0].llm is None, labels[name], name)):
         label = labels[config] + (f" #{config[:8]}" if twice[labels[config]] > 1 else "")
         seeds = tuple(sorted(cells[config], key=lambda run: run.seed))
+        label = mark(label, oldest(seeds, last) < last)
         rows.append(Row(label, seeds, tuning=chosen_by.chosen.get(config)))
     limits = {name: _first(run.data.get(name) for run in runs) for name in BOUNDS}
     bounds = tuple(Row(name, bound=limit) for name, limit in limits.items() if limit)

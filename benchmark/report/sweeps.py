@@ -17,6 +17,7 @@ from benchmark.config import Settings, digest
 from benchmark.record import RunRecord
 from benchmark.report.behind import Stored, configuration, name_of
 from benchmark.report.drawing import columns, forms, look_of, style
+from benchmark.report.generations import mark, newest, note, oldest
 from benchmark.report.names import slug
 from benchmark.report.section import Plot, Section
 from benchmark.report.styles import Block, Cell
@@ -55,6 +56,11 @@ class Sweep:
     name: str
     """Of the setting."""
     lines: tuple[Line, ...]
+
+    @property
+    def runs(self) -> list[RunRecord]:
+        """All its runs."""
+        return [run for line in self.lines for runs in line.runs.values() for _, run in runs]
 
     def labels(self) -> list[str]:
         """The language model of each line, and what else the lines do not share."""
@@ -123,13 +129,15 @@ def sections(records: Sequence[Stored]) -> list[Section]:
 
 def _section(sweep: Sweep) -> Section:
     rows, lines, behind = [], [], {}
+    last = newest(sweep.runs)
     for label, line in zip(sweep.labels(), sweep.lines, strict=True):
         for value, runs in line.runs.items():
             chosen = " *" if value == line.best() else ""
             behind[name_of(runs[0])] = configuration(runs)
             figures = [mean_of(runs, split, metric) for split in SPLITS for metric in (METRIC, "ndcg@10")]
+            older = oldest((run for _, run in runs), last) < last
             cells = [Cell("n/a" if one is None else share(one), record=name_of(runs[0])) for one in figures]
-            rows.append([Cell(label), Cell(f"{value}{chosen}"), *cells, Cell(str(len(runs)))])
+            rows.append([Cell(label), Cell(mark(f"{value}{chosen}", older)), *cells, Cell(str(len(runs)))])
             lines.append(
                 {
                     "dataset": sweep.dataset, "llm": line.facts["llm"], "protocol": sweep.protocol,
@@ -149,7 +157,8 @@ def _section(sweep: Sweep) -> Section:
         [Block(f"R@10 and N@10 over {sweep.name}", heads, rows)],
         [
             "* the value with the best validation R@10: the one to choose, whatever the test figures say. "
-            "Trials that a search did not choose stand here too: this studies a setting, it chooses none."
+            "Trials that a search did not choose stand here too: this studies a setting, it chooses none.",
+            *(f"{said}." for said in note(run.generation for run in sweep.runs)),
         ],
         [Plot("sweep", f"Recall@10 over {sweep.name}: {where}", draw(sweep))],
         lines,
@@ -161,7 +170,7 @@ def draw(sweep: Sweep) -> dict[str, bytes]:
     """Validation and test Recall@10 side by side, over the setting: `png` and `svg`."""
     from matplotlib.figure import Figure
 
-    wide = columns(sweep.labels())
+    wide, last = columns(sweep.labels()), newest(sweep.runs)
     with style():
         figure = Figure(figsize=(7.5, 3.2 + 0.3 / wide * len(sweep.lines)), layout="constrained")
         pair = figure.subplots(1, 2, sharex=True, sharey=True)
@@ -172,7 +181,8 @@ def draw(sweep: Sweep) -> dict[str, bytes]:
             axes.set_xlabel(sweep.name)
             axes.margins(y=0.1)
             for place, (label, line) in enumerate(zip(sweep.labels(), sweep.lines, strict=True)):
-                _draw_line(axes, line, split, label, place)
+                older = any(run.generation < last for runs in line.runs.values() for _, run in runs)
+                _draw_line(axes, line, split, mark(label, older), place)
             _ticks(axes, sorted({value for line in sweep.lines for value in line.runs}))
         pair[0].set_ylabel("Recall@10")
         several = any(len(runs) > 1 for line in sweep.lines for runs in line.runs.values())

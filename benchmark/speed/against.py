@@ -60,6 +60,11 @@ def compare(now: SpeedRecord, then: SpeedRecord, file: Path) -> str:
     """The figures of both and their ratio, as Markdown. Raises `UserError` as `check_alike` does."""
     check_alike(now, then, file)
     told = [f"Against {file.name}: {subject(then)}"]
+    if now.generation != then.generation:
+        told.append(
+            f"It is of generation {then.generation} of the harness and this one of {now.generation}: a part "
+            "of each ratio may be that other work is done (docs/records.md)."
+        )
     pairs = _pairs(now, then)
     for new, old in pairs:
         name = f"{now.vary}={new.value}" if now.vary else now.method

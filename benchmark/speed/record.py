@@ -190,6 +190,8 @@ class SpeedRecord(Versioned):
 
     reads: ClassVar[tuple[int, ...]] = (2,)
     schema_version: int = 2
+    generation: int = 0
+    """`GENERATION` of the harness that took it, see `RunRecord.generation`."""
     command: str
     """Datasets and language models by their names, also where they were given as folders."""
     dataset: str

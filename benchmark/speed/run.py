@@ -26,6 +26,7 @@ from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.config import Settings, accepted, as_dict, parse
 from benchmark.inputs import CACHE, Sources
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
+from benchmark.record import GENERATION
 from benchmark.speed.against import check_alike
 from benchmark.speed.record import SpeedRecord, Variant, read_speed
 from benchmark.speed.steps import Plan, measure
@@ -72,6 +73,7 @@ def _record(
     first: Resolved, overrides: Sequence[str], vary: Vary, plan: Plan, variants: list[Variant]
 ) -> SpeedRecord:
     return SpeedRecord(
+        generation=GENERATION,
         command=_command(first, overrides, vary, plan),
         dataset=first.prepared.name,
         data_key=first.prepared.key,
