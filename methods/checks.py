@@ -1,331 +1,335 @@
-"""The conformance test of a method, for its author's own tests: `check_method(MyMethod)`.
+"""The conformance checks of a method, each with a name, for its author's own tests.
 
-It trains the method for a few steps on small random inputs and raises `AssertionError`, in one line, at the
-first promise of `methods.base` that is not kept. It needs no data, no network and no language model, takes
-about a second, and knows nothing of the harness. Symbols of shape comments as in `methods.base`.
+```python
+from methods.checks import check_method, parametrize_checks
+
+@parametrize_checks(MyMethod)             # one test of pytest a check
+def test_my_method(check):
+    check()
+
+check_method(MyMethod)                    # or all of them at once, the first failure raised
+```
+
+They train the method for a few steps on small random inputs. They need no data, no network and no language
+model, take about a second, and know nothing of the harness. A check that fails raises `AssertionError` with
+one line that says which promise of `methods.base` is not kept. Symbols of shape comments as there.
 """
 
 from __future__ import annotations
 
-import copy
 import io
 import json
-import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from methods.base import Context, Items, Method, trainable
-from methods.declarations import (
-    check_class,
-    check_config,
-    check_frozen_layers,
-    check_layers,
-    check_tables,
-    line,
-    require,
-)
-from methods.trial import BATCH, LAYERS, OUT_DIM, all_states, trial_inputs
+from methods.base import Items, Method
+from methods.declarations import check_class, check_frozen_layers, check_tables
+from methods.trial import BATCH, LAYERS, OUT_DIM, Trial, all_states
 
-T = TypeVar("T")
-
-STEPS, LEARNING_RATE, QUERIES = 8, 1e-3, 64
-TOLERANCE = 1e-3
-"""How far two computations of one embedding may differ, as a share of the spread between items."""
+QUERIES = 64
 
 
-def check_method(cls: type[Method], config: Any = None, *, seed: int = 0) -> None:
-    """Raise `AssertionError` unless `cls` keeps the contract of a method.
+def hyper_parameters(trial: Trial) -> None:
+    """`reads` is known; `Config` is a frozen dataclass whose defaults fit their types and go into JSON."""
+    _ = trial.config
 
-    `config` is an instance of `cls.Config`; its defaults when left out. `seed` chooses the random inputs and
-    weights. The state of the global random number generators is the same afterwards.
-    """
-    check_class(cls)
-    config = check_config(cls, config)
-    check_tables(cls)
-    with _random_state_kept(), torch.enable_grad():
+
+def tables(trial: Trial) -> None:
+    """`grid`, `paper` and `schedule` name settings that exist, with values that they take."""
+    check_tables(trial.cls)
+
+
+def layers_exist(trial: Trial) -> None:
+    """`layers` names distinct layers that the language model has, or refuses it with a `UserError`."""
+    _ = trial.inputs
+
+
+def training(trial: Trial) -> None:
+    """It builds, and trains: `[M, d]` of finite floats, `param_groups` as promised, finite gradients."""
+    _ = trial.training
+
+
+def gradients(trial: Trial) -> None:
+    """Every parameter that is promised to train gets a gradient other than zero."""
+    # in several steps, not in one: a factor that starts at zero, as in LoRA, hides its partner's gradient
+    dead = sorted(set(trial.training.promised) - trial.training.reached)
+    trial.require(not dead, f"{', '.join(dead)} never gets a gradient other than zero")
+
+
+def movement(trial: Trial) -> None:
+    """What is promised to train moves; what is frozen does not."""
+    done = trial.training
+    for name, parameter in done.everything.items():
+        promised, moved = any(parameter is one for one in done.promised.values()), name in done.moved
+        trial.require(moved or not promised, f"{name} is promised to train, but it does not move")
+        trial.require(promised or not moved, f"{name} is frozen, but it moves in training")
+
+
+def fault(trial: Trial) -> None:
+    """`fault` returns None or one line of text."""
+    message = trial.attempt("fault", trial.training.method.fault)
+    one_line = message is None or (isinstance(message, str) and message != "" and "\n" not in message)
+    trial.require(one_line, f"fault must return None or one line of text, not {message!r}")
+
+
+def items_differ(trial: Trial) -> None:
+    """Two items do not all get the same embedding."""
+    whole = trial.training.after
+    trial.require(bool((whole - whole[0]).any()), "every item gets the same embedding")
+
+
+def repeatable(trial: Trial) -> None:
+    """In eval mode an embedding does not depend on chance."""
+    again = trial.embed(trial.training.method)
+    _agree(trial, again, trial.training.after, "it is random in eval mode: two calls on one input differ")
+
+
+def order(trial: Trial) -> None:
+    """An item's embedding does not depend on its place in the batch."""
+    rows, done = torch.randperm(BATCH), trial.training
+    shuffled = trial.embed(done.method, _take(trial.items, rows))
+    _agree(trial, shuffled, done.after[rows], "an item's embedding depends on the order of the batch")
+
+
+def neighbours(trial: Trial) -> None:
+    """An item's embedding does not depend on the other items of the batch."""
+    done = trial.training
+    each = [trial.embed(done.method, _take(trial.items, row[None])) for row in torch.arange(BATCH)]
+    _agree(trial, torch.cat(each), done.after, "an item's embedding depends on its neighbours in the batch")
+
+
+def padding(trial: Trial) -> None:
+    """An item's embedding does not depend on how far its tokens are padded."""
+    ids, mask = trial.items.input_ids, trial.items.attention_mask
+    if ids is not None and mask is not None:
+        padded = Items(input_ids=F.pad(ids, (0, 5)), attention_mask=F.pad(mask, (0, 5)))  # [M, T + 5]
+        embedded = trial.embed(trial.training.method, padded)
+        _agree(trial, embedded, trial.training.after, "an item's embedding depends on padding")
+
+
+def layers_used(trial: Trial) -> None:
+    """Every layer on axis `A` counts: preparing one costs a user time and disk."""
+    states, done = trial.items.states, trial.training
+    if states is None:
+        return
+    for place, layer in enumerate(trial.cls.layers(trial.config, LAYERS)):
+        changed = states.clone()
+        changed[:, place] = changed[:, place].roll(1, dims=0)  # every item gets another one's states
+        same = torch.equal(trial.embed(done.method, Items(states=changed)), done.after)
+        trial.require(not same, f"layers() asks for layer {layer}, but the embedding does not depend on it")
+
+
+def lower_layers(trial: Trial) -> None:
+    """Layers that are promised never to train may run once, outside the method, with the same result."""
+    items, llm, done = trial.items, trial.context.llm, trial.training
+    if llm is None or items.attention_mask is None:
+        return
+    lower = check_frozen_layers(trial.cls, trial.config, LAYERS)
+    if not lower:
+        return
+    hidden = all_states(llm, items)[lower] * items.attention_mask[:, :, None]  # [M, T, D]
+    twin, _ = trial.build(lower)
+    names = {name for name, parameter in done.method.named_parameters() if not parameter.requires_grad}
+    learned = {name: value for name, value in done.method.state_dict().items() if name not in names}
+    unknown = twin.load_state_dict(learned, strict=False).unexpected_keys
+    trial.require(not unknown, f"with Context.lower = {lower} it has no {', '.join(unknown)}")
+    embedded = trial.embed(twin, Items(hidden=hidden, attention_mask=items.attention_mask))
+    far = float((embedded - done.after).abs().max())
+    trial.require(
+        far <= done.limit,
+        f"frozen_layers() is {lower}, but an embedding from the states behind layer {lower} is another than"
+        f" from the tokens (by up to {far:.2g})",
+    )
+
+
+def saving(trial: Trial) -> None:
+    """The state dict is all that evaluation needs."""
+    done, file = trial.training, io.BytesIO()
+    trial.attempt("saving its state_dict", lambda: torch.save(done.method.state_dict(), file))
+    file.seek(0)
+    state = trial.attempt("loading weights only", lambda: torch.load(file, weights_only=True))
+    twin, _ = trial.build()
+    trial.attempt("load_state_dict in a new instance", lambda: twin.load_state_dict(state))
+    far = float((trial.embed(twin) - done.after).abs().max())
+    trial.require(
+        far <= done.limit,
+        f"a new instance with the saved state_dict embeds otherwise (by up to {far:.2g}); "
+        "keep what training changes in parameters or persistent buffers",
+    )
+
+
+def extra_record(trial: Trial) -> None:
+    """`extra_record` goes into JSON."""
+    extra = trial.attempt("extra_record", trial.training.method.extra_record)
+    trial.attempt("writing extra_record as JSON", lambda: json.dumps(extra))
+
+
+def adaptation(trial: Trial) -> None:
+    """Training reorders the items for random queries; a shift or scale common to all would not."""
+    queries = torch.randn(OUT_DIM, QUERIES)  # [d, q]
+    # each [M, d] x [d, q] -> [M, q]
+    first, last = ((table @ queries).argsort(0) for table in (trial.training.before, trial.training.after))
+    moved = not torch.equal(first, last)
+    trial.require(moved, "it does not adapt: items rank the same before and after training")
+
+
+def bf16(trial: Trial) -> None:
+    """The harness chooses the precision: a step in bf16 works and stays finite."""
+    method, _ = trial.build()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = trial.attempt("forward in bf16 autocast", lambda: method.train()(trial.items))
+    finite = bool(output.isfinite().all())
+    trial.require(finite, "forward in bf16 autocast gives nan or infinity")
+    trial.attempt("backward in bf16 autocast", output.float().mean().backward)
+
+
+def random_seed(trial: Trial) -> None:
+    """The harness chooses the seed: after the method has run, its random numbers are still the harness's."""
+    draws = []
+    for seed in (1, 2):
         torch.default_generator.manual_seed(seed)
-        subject = _subject(cls, config)
-        method, llm = subject.build()
-        promised = _promised(subject, method, llm)
-        before = subject.embed(method)
-        _check_training(subject, method, llm, promised)
-        after = subject.embed(method)
-        _check_evaluation(subject, method, after)
-        _check_reading(subject, method, after)
-        _check_lower(subject, method, after)
-        _check_saving(subject, method, after)
-        _check_adapting(subject, before, after)
-        _check_precision(subject)
-        _check_seed(subject)
+        method, _ = trial.build()
+        trial.run(method.train(), trial.items)
+        draws.append(torch.rand(()))
+    trial.require(
+        not torch.equal(*draws),
+        "it sets the seed of torch's random numbers, which is the harness's to choose",
+    )
+
+
+CHECKS: dict[str, Callable[[Trial], None]] = {
+    function.__name__: function
+    for function in (
+        hyper_parameters, tables, layers_exist, training, gradients, movement, fault, items_differ,
+        repeatable, order, neighbours, padding, layers_used, lower_layers, saving, extra_record, adaptation,
+        bf16, random_seed,
+    )
+}  # fmt: skip
+"""Name -> check, in the order in which they run; the first line of a docstring says what a check holds."""
 
 
 @dataclass(frozen=True)
-class _Subject:
-    """A method under test and the inputs of its trial."""
+class Check:
+    """One check of one method; calling it raises `AssertionError` where the method fails it."""
 
-    cls: type[Method]
-    config: Any
-    context: Context
-    items: Items
+    name: str
+    trial: Trial
+    expected_failure: str | None = None
+    """Why the method is known to fail it; None where it should pass."""
 
-    def build(self) -> tuple[Method, nn.Module]:
-        """A new instance, and the language model it was given (an empty module where it reads none)."""
-        llm = copy.deepcopy(self.context.llm)  # a method may change the one that it gets
-        method = self.attempt("building it", lambda: self.cls(self.config, replace(self.context, llm=llm)))
-        return method, llm or nn.Module()
-
-    def run(self, method: Method, items: Items) -> Tensor:
-        """`[M, d]`, its shape and values checked."""
-        mode = "training" if method.training else "eval"
-        output: Any = self.attempt(f"forward in {mode} mode", lambda: method(items))
-        self.require(isinstance(output, Tensor), f"forward must return a tensor, not {type(output).__name__}")
-        wanted = [len(items), self.context.out_dim]
-        got = list(output.shape)
-        self.require(got == wanted, f"forward must return [M, d] = {wanted}, not {got}")
-        self.require(output.is_floating_point(), f"forward must return floating numbers, not {output.dtype}")
-        self.require(bool(output.isfinite().all()), f"forward in {mode} mode gives nan or infinity")
-        return output  # type: ignore[no-any-return]
-
-    @torch.no_grad()
-    def embed(self, method: Method, items: Items | None = None) -> Tensor:
-        """Embeddings in eval mode, `[M, d]` in fp32."""
-        return self.run(method.eval(), items or self.items).float()
-
-    def attempt(self, what: str, action: Callable[[], T]) -> T:
-        """Run `action`; an exception becomes the method's failure."""
-        try:
-            return action()
-        except Exception as error:
-            raise AssertionError(f"{self.cls.__name__}: {what} raised {line(error)}") from error
-
-    def require(self, condition: bool, message: str) -> None:
-        """Fail with `message` unless `condition` holds."""
-        require(self.cls, condition, message)
+    def __call__(self) -> None:
+        """Run the check. The global random number generators are the same afterwards."""
+        with self.trial.seeded(2 + list(CHECKS).index(self.name)):
+            CHECKS[self.name](self.trial)
 
 
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    """Leave the global generators of torch (CPU), Python and numpy as they were."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+@dataclass(frozen=True)
+class Result:
+    """How a check ended."""
+
+    name: str
+    status: Literal["passed", "failed", "failed as expected", "passed unexpectedly"]
+    message: str = ""
+    """What was wrong, or why the failure was expected."""
 
 
-def _subject(cls: type[Method], config: Any) -> _Subject:
-    """Random inputs of the kind that `cls` reads."""
-    layers = () if cls.reads == "ids" else check_layers(cls, config, LAYERS)
-    return _Subject(cls, config, *trial_inputs(cls.reads, layers, total_steps=100 * STEPS))
+def method_checks(
+    cls: type[Method],
+    config: Any = None,
+    *,
+    seed: int = 0,
+    expected_failures: Mapping[str, str] | None = None,
+) -> list[Check]:
+    """Every check of `cls`, not run yet; they share one training.
+
+    `config` is an instance of `cls.Config`, its defaults when left out; `seed` chooses the random inputs and
+    weights; `expected_failures` has names of checks that the method is known to fail, with the reason. Raises
+    `AssertionError` where `cls` is no method class, and ValueError for a name that is no check.
+    """
+    check_class(cls)
+    known = expected_failures or {}
+    for name, reason in known.items():
+        if name not in CHECKS or not reason.strip():
+            raise ValueError(f"expected_failures: {name!r} needs a reason and must be one of {list(CHECKS)}")
+    trial = Trial(cls, config, seed)
+    return [Check(name, trial, known.get(name)) for name in CHECKS]
 
 
-def _promised(subject: _Subject, method: Method, llm: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that the method says it trains: those of `param_groups`."""
-    listed = subject.attempt(
-        "param_groups",
-        lambda: [parameter for group in method.param_groups(LEARNING_RATE) for parameter in group["params"]],
+def check_method(
+    cls: type[Method],
+    config: Any = None,
+    *,
+    seed: int = 0,
+    expected_failures: Mapping[str, str] | None = None,
+    on_failure: Literal["raise", "report"] = "raise",
+) -> list[Result]:
+    """Run `method_checks` and return how each ended.
+
+    Raises `AssertionError` with the first failure, or where a check passes that is expected to fail;
+    `on_failure="report"` runs all of them and raises nothing.
+    """
+    results = []
+    for check in method_checks(cls, config, seed=seed, expected_failures=expected_failures):
+        result, error = _result(check)
+        if on_failure == "raise" and result.status == "failed":
+            assert error is not None
+            raise error
+        if on_failure == "raise" and result.status == "passed unexpectedly":
+            raise AssertionError(f"{cls.__name__}: {check.name} passes; take it out of expected_failures")
+        results.append(result)
+    return results
+
+
+def _result(check: Check) -> tuple[Result, AssertionError | None]:
+    expected = check.expected_failure
+    try:
+        check()
+    except AssertionError as error:
+        if expected is not None:
+            return Result(check.name, "failed as expected", expected), error
+        return Result(check.name, "failed", str(error)), error
+    return Result(check.name, "passed" if expected is None else "passed unexpectedly", expected or ""), None
+
+
+def parametrize_checks(
+    cls: type[Method],
+    config: Any = None,
+    *,
+    seed: int = 0,
+    expected_failures: Mapping[str, str] | None = None,
+) -> Any:
+    """A decorator for a test of pytest with the argument `check`: one test a check.
+
+    An expected failure is a strict `xfail` with its reason.
+    """
+    import pytest
+
+    def marks(check: Check) -> list[Any]:
+        reason = check.expected_failure
+        return (
+            [] if reason is None else [pytest.mark.xfail(reason=reason, raises=AssertionError, strict=True)]
+        )
+
+    checks = method_checks(cls, config, seed=seed, expected_failures=expected_failures)
+    return pytest.mark.parametrize(
+        "check", [pytest.param(check, id=check.name, marks=marks(check)) for check in checks]
     )
-    subject.require(len(set(listed)) == len(listed), "param_groups names a parameter twice")
-    subject.require(len(listed) > 0, "it has no parameter to train")
-    names = {parameter: name for name, parameter in method.named_parameters()}
-    for parameter in listed:
-        where = f"a parameter of shape {list(parameter.shape)} in param_groups"
-        subject.require(
-            parameter in names, f"{where} is not registered in the module, so it would not be saved"
-        )
-        frozen = f"{names.get(parameter)} is promised to train, but it is frozen (requires_grad is False)"
-        subject.require(parameter.requires_grad, frozen)
-    for parameter, name in names.items():
-        if subject.cls.reads != "tokens":  # only a language model may have parts that stay as they are
-            subject.require(parameter.requires_grad, f"{name} is frozen; make it a buffer or let it train")
-        left_out = parameter.requires_grad and parameter not in set(listed)
-        subject.require(not left_out, f"{name} has requires_grad but is in no group of param_groups")
-    hidden = [
-        parameter for parameter in trainable(llm) if parameter in set(listed) and parameter not in names
-    ]
-    subject.require(not hidden, "the language model trains but is not a part of the module")
-    return {names[parameter]: parameter for parameter in listed}
 
 
-def _check_training(
-    subject: _Subject, method: Method, llm: nn.Module, promised: Mapping[str, nn.Parameter]
-) -> None:
-    """Take a few steps: what is promised gets gradients and moves, and nothing else does."""
-    everything = {**dict(llm.named_parameters(prefix="llm")), **dict(method.named_parameters())}
-    start = {name: parameter.detach().clone() for name, parameter in everything.items()}
-    optimiser = torch.optim.Adam(method.param_groups(LEARNING_RATE))
-    weights = torch.randn(BATCH, OUT_DIM)  # [M, d], a random linear functional of the embeddings
-    reached: set[str] = set()
-    moved: set[str] = set()
-    method.train()
-    for step in range(1, STEPS + 1):
-        loss = (subject.run(method, subject.items).float() * weights).mean() + _auxiliary(subject, method)
-        subject.attempt("backward", loss.backward)
-        for name, parameter in promised.items():
-            if parameter.grad is not None:
-                subject.require(
-                    bool(parameter.grad.isfinite().all()), f"{name} gets a gradient of nan or infinity"
-                )
-                reached |= {name} if parameter.grad.any() else set()
-        optimiser.step()
-        number = step
-        subject.attempt("after_step", lambda number=number: method.after_step(number))  # type: ignore[misc]
-        optimiser.zero_grad()
-        # at some step, not in the end: AdaLoRA takes back what it learned in a matrix that it gives up
-        moved |= {name for name, now in everything.items() if not torch.equal(now.detach(), start[name])}
-    # in several steps, not in one: a factor that starts at zero, as in LoRA, hides its partner's gradient
-    dead = sorted(set(promised) - reached)
-    subject.require(not dead, f"{', '.join(dead)} never gets a gradient other than zero")
-    for name, parameter in everything.items():
-        is_promised = any(parameter is other for other in promised.values())
-        subject.require(
-            name in moved or not is_promised, f"{name} is promised to train, but it does not move"
-        )
-        subject.require(is_promised or name not in moved, f"{name} is frozen, but it moves in training")
-    fault = subject.attempt("fault", method.fault)
-    one_line = fault is None or (isinstance(fault, str) and fault != "" and "\n" not in fault)
-    subject.require(one_line, f"fault must return None or one line of text, not {fault!r}")
-
-
-def _auxiliary(subject: _Subject, method: Method) -> Tensor:
-    loss = subject.attempt("aux_loss", method.aux_loss)
-    if loss is None:
-        return torch.zeros(())
-    scalar = isinstance(loss, Tensor) and loss.ndim == 0
-    subject.require(scalar, "aux_loss must return None or a scalar tensor")
-    subject.require(bool(loss.isfinite()), "aux_loss gives nan or infinity")
-    return loss
-
-
-def _check_evaluation(subject: _Subject, method: Method, whole: Tensor) -> None:
-    """An item's embedding is a function of the item: not of chance, order, neighbours or padding."""
-    spread = float(whole.std(0).mean())
-    differ = bool((whole - whole[0]).any())
-    subject.require(differ, "every item gets the same embedding")
-    limit = _limit(whole)
-
-    def agree(other: Tensor, wanted: Tensor, message: str) -> None:
-        far = float((other - wanted).abs().max())
-        subject.require(
-            far <= limit, f"{message} (by up to {far:.2g}; the spread between items is {spread:.2g})"
-        )
-
-    agree(subject.embed(method), whole, "it is random in eval mode: two calls on one input differ")
-    order = torch.randperm(BATCH)
-    shuffled = subject.embed(method, _take(subject.items, order))
-    agree(shuffled, whole[order], "an item's embedding depends on the order of the batch")
-    alone = torch.cat([subject.embed(method, _take(subject.items, row[None])) for row in torch.arange(BATCH)])
-    agree(alone, whole, "an item's embedding depends on its neighbours in the batch")
-    ids, mask = subject.items.input_ids, subject.items.attention_mask
-    if ids is not None and mask is not None:
-        padded = Items(input_ids=F.pad(ids, (0, 5)), attention_mask=F.pad(mask, (0, 5)))  # [M, T + 5]
-        agree(subject.embed(method, padded), whole, "an item's embedding depends on padding")
-
-
-def _limit(whole: Tensor) -> float:
-    """The largest difference that rounding in fp32 explains."""
-    return TOLERANCE * float(whole.std(0).mean()) + 1e-5 * float(whole.abs().max())
+def _agree(trial: Trial, other: Tensor, whole: Tensor, message: str) -> None:
+    """Fail with `message` unless two computations of the same embeddings `[M, d]` agree."""
+    far, done = float((other - whole).abs().max()), trial.training
+    trial.require(
+        far <= done.limit, f"{message} (by up to {far:.2g}; the spread between items is {done.spread:.2g})"
+    )
 
 
 def _take(items: Items, rows: Tensor) -> Items:
     """The items at `rows` `[m]`."""
     present = {field.name: getattr(items, field.name) for field in fields(items)}
     return Items(**{name: value[rows] for name, value in present.items() if value is not None})
-
-
-def _check_reading(subject: _Subject, method: Method, whole: Tensor) -> None:
-    """Every layer on axis `A` counts: preparing one costs a user time and disk."""
-    states = subject.items.states
-    if states is None:
-        return
-    for place, layer in enumerate(subject.cls.layers(subject.config, LAYERS)):
-        changed = states.clone()
-        changed[:, place] = changed[:, place].roll(1, dims=0)  # every item gets another one's states
-        same = torch.equal(subject.embed(method, Items(states=changed)), whole)
-        subject.require(not same, f"layers() asks for layer {layer}, but the embedding does not depend on it")
-
-
-def _check_lower(subject: _Subject, method: Method, whole: Tensor) -> None:
-    """Layers that are promised never to train may run once, outside the method, with the same result."""
-    items, llm = subject.items, subject.context.llm
-    if llm is None or items.attention_mask is None:
-        return
-    lower = check_frozen_layers(subject.cls, subject.config, LAYERS)
-    if not lower:
-        return
-    hidden = all_states(llm, items)[lower] * items.attention_mask[:, :, None]  # [M, T, D]
-    above = replace(subject, context=replace(subject.context, lower=lower))
-    twin, _ = above.build()
-    names = {name for name, parameter in method.named_parameters() if not parameter.requires_grad}
-    learned = {name: value for name, value in method.state_dict().items() if name not in names}
-    unknown = twin.load_state_dict(learned, strict=False).unexpected_keys
-    subject.require(not unknown, f"with Context.lower = {lower} it has no {', '.join(unknown)}")
-    far = float(
-        (above.embed(twin, Items(hidden=hidden, attention_mask=items.attention_mask)) - whole).abs().max()
-    )
-    subject.require(
-        far <= _limit(whole),
-        f"frozen_layers() is {lower}, but an embedding from the states behind layer {lower} is another than"
-        f" from the tokens (by up to {far:.2g})",
-    )
-
-
-def _check_saving(subject: _Subject, method: Method, whole: Tensor) -> None:
-    """The state dict is all that evaluation needs."""
-    file = io.BytesIO()
-    subject.attempt("saving its state_dict", lambda: torch.save(method.state_dict(), file))
-    file.seek(0)
-    state = subject.attempt("loading weights only", lambda: torch.load(file, weights_only=True))
-    twin, _ = subject.build()
-    subject.attempt("load_state_dict in a new instance", lambda: twin.load_state_dict(state))
-    far = float((subject.embed(twin) - whole).abs().max())
-    subject.require(
-        far <= _limit(whole),
-        f"a new instance with the saved state_dict embeds otherwise (by up to {far:.2g}); "
-        "keep what training changes in parameters or persistent buffers",
-    )
-    extra = subject.attempt("extra_record", method.extra_record)
-    subject.attempt("writing extra_record as JSON", lambda: json.dumps(extra))
-
-
-def _check_adapting(subject: _Subject, before: Tensor, after: Tensor) -> None:
-    """Training reorders the items for random queries; a shift or scale common to all would not."""
-    queries = torch.randn(OUT_DIM, QUERIES)  # [d, q]
-    first, last = (
-        (table @ queries).argsort(0) for table in (before, after)
-    )  # each [M, d] x [d, q] -> [M, q]
-    moved = not torch.equal(first, last)
-    subject.require(moved, "it does not adapt: items rank the same before and after training")
-
-
-def _check_precision(subject: _Subject) -> None:
-    """The harness chooses the precision: a step in bf16 works and stays finite."""
-    method, _ = subject.build()
-    with torch.autocast("cpu", torch.bfloat16):
-        output = subject.attempt("forward in bf16 autocast", lambda: method.train()(subject.items))
-    finite = bool(output.isfinite().all())
-    subject.require(finite, "forward in bf16 autocast gives nan or infinity")
-    subject.attempt("backward in bf16 autocast", output.float().mean().backward)
-
-
-def _check_seed(subject: _Subject) -> None:
-    """The harness chooses the seed: after the method has run, its random numbers are still the harness's."""
-    draws = []
-    for seed in (1, 2):
-        torch.default_generator.manual_seed(seed)
-        method, _ = subject.build()
-        subject.run(method.train(), subject.items)
-        draws.append(torch.rand(()))
-    subject.require(
-        not torch.equal(*draws),
-        "it sets the seed of torch's random numbers, which is the harness's to choose",
-    )

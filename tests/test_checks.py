@@ -18,7 +18,7 @@ from benchmark.cell import ROW_SETTINGS
 from benchmark.config import PROTOCOLS, Settings
 from methods import declarations
 from methods.base import Context, Items, Method, states_of
-from methods.checks import check_method
+from methods.checks import CHECKS, check_method, method_checks, parametrize_checks
 from methods.errors import UserError
 
 
@@ -529,6 +529,45 @@ def test_a_method_that_raises_is_named_with_its_error() -> None:
 
     with pytest.raises(AssertionError, match="Declared: building it raised KeyError: 'weights'"):
         check_method(declared(__init__=explode))
+
+
+@parametrize_checks(Linear)
+def test_each_check_of_a_sound_method_passes(check: Any) -> None:
+    check()
+
+
+@parametrize_checks(CentredOnBatch, expected_failures={"neighbours": "it centres on the batch"})
+def test_an_expected_failure_is_one_of_pytest(check: Any) -> None:
+    check()
+
+
+def test_each_check_is_reported_by_its_name() -> None:
+    results = {one.name: one for one in check_method(CentredOnBatch, on_failure="report")}
+    assert list(results) == list(CHECKS)
+    assert {name for name, one in results.items() if one.status != "passed"} == {"neighbours"}
+    assert "depends on its neighbours" in results["neighbours"].message
+
+
+def test_an_expected_failure_has_a_reason_and_must_fail() -> None:
+    results = check_method(CentredOnBatch, expected_failures={"neighbours": "it centres on the batch"})
+    (known,) = (one for one in results if one.status != "passed")
+    assert (known.status, known.message) == ("failed as expected", "it centres on the batch")
+    with pytest.raises(AssertionError, match="Linear: neighbours passes; take it out of expected_failures"):
+        check_method(Linear, expected_failures={"neighbours": "it centres on the batch"})
+    with pytest.raises(ValueError, match="'neighbors' needs a reason and must be one of"):
+        check_method(Linear, expected_failures={"neighbors": "a slip"})
+    with pytest.raises(ValueError, match="'order' needs a reason"):
+        check_method(Linear, expected_failures={"order": " "})
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_check_is_the_same_alone_and_after_others(seed: int) -> None:
+    """Each draws its own random numbers, whatever ran before; and what is wrong shows under any seed."""
+    alone = {check.name: check for check in method_checks(UnmaskedMean, seed=seed)}["padding"]
+    with pytest.raises(AssertionError) as first:
+        alone()
+    results = {one.name: one for one in check_method(UnmaskedMean, seed=seed, on_failure="report")}
+    assert results["padding"].message == str(first.value)
 
 
 def states_of_generators() -> Iterator[object]:
