@@ -55,7 +55,8 @@ class Settings:
     window: Annotated[int, Field(ge=1, le=100_000)] = 50
     """Most recent items of a history that SASRec reads."""
     sequences: Literal["packed", "prefixes"] = "packed"
-    """`packed` reads a sequence once and predicts at each position; `prefixes` reads every prefix anew."""
+    """`packed` reads a sequence once and predicts at each position; `prefixes` reads every prefix anew. The
+    pairs of prefix and target are the same; packed, all of a sequence share a batch, and its candidates."""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000_000)] = 256
     """Predictions (prefix, target) of a batch, over all processes."""
     accumulation: Annotated[int, Field(ge=1, le=1_000_000)] = 1

@@ -31,7 +31,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "harness": ("generation",),
     "loss": ("candidates", "temperature", "positive_in_denominator", "catalogue_limit"),
     "negatives": ("mask_false_negatives", "samples"),
-    "batch": ("batch_size", "accumulation"),
+    "batch": ("batch_size", "accumulation", "sequences"),
     "start": ("init",),
     "language model": (
         "llm", "llm.layers", "llm.width", "llm.digest", "pooling", "max_tokens", "llm_dropout",
@@ -43,7 +43,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
         "sasrec_dropout", "sasrec_eps",
     ),
     "training": ("learning_rate", "epochs", "patience", "clip_norm", "tuning"),
-    "cost only": ("sequences", "encode", "chunk_tokens", "lower_states", "lower_states_gib", "replay"),
+    "cost only": ("encode", "chunk_tokens", "lower_states", "lower_states_gib", "replay"),
     "machine": ("device_name", "world_size", "threads"),
 }  # fmt: skip
 """Topic -> names, the ones that move results most first: docs/statistics.md says why. Hyper-parameters not
