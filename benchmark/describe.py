@@ -14,10 +14,10 @@ from benchmark.data.prepare import Prepared
 from benchmark.data.sequences import Ints
 from benchmark.inputs import Inputs
 from benchmark.llm.frozen import held_in
+from benchmark.metrics import chance, metrics_of
 from benchmark.record import GENERATION, Cost, Environment, Metrics, RunRecord
 from benchmark.train.evaluate import UserRanks
 from benchmark.train.loop import Task, Trainer
-from benchmark.train.metrics import chance, metrics_of
 
 
 def blank(resolved: Resolved, where: Environment) -> RunRecord:

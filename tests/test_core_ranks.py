@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,14 +11,13 @@ import pytest
 import torch
 from core_worlds import World, make_world, recommender, with_settings
 from numpy.typing import NDArray
-from torchmetrics.retrieval import RetrievalHitRate, RetrievalNormalizedDCG
 
 from benchmark.config import Settings
 from benchmark.data.batches import Sequences
+from benchmark.metrics import Ranks, chance, metrics_of
 from benchmark.model.recommender import Recommender
 from benchmark.train import evaluate as evaluation
 from benchmark.train.evaluate import UserRanks, evaluate
-from benchmark.train.metrics import Ranks, chance, gains, metrics_of
 
 SETTINGS = with_settings()
 CPU = torch.device("cpu")
@@ -48,20 +46,6 @@ def test_ties_by_hand() -> None:
     assert found["ndcg@50"] == pytest.approx((1 / math.log2(10) + 1 / math.log2(11) + 1 / math.log2(12)) / 3)
 
 
-@pytest.mark.parametrize("metric", ["recall@3", "ndcg@3", "recall@5", "ndcg@5"])
-def test_ties_are_the_mean_over_all_orders(metric: str) -> None:
-    """Every best rank and number of ties among seven items, against all orders of their scores."""
-    for best, tied in ((b, t) for b in range(1, 8) for t in range(1, 9 - b)):
-        scores = [2.0] * (best - 1) + [1.0] * tied + [0.0] * (8 - best - tied)
-        places = [
-            [item for item in order if scores[item] == 1.0].index(best - 1) + best
-            for order in itertools.permutations(range(best - 1, best - 1 + tied))
-        ]
-        expected = np.mean(gains(untied(places), metric))
-        found = gains(Ranks(np.array([best]), np.array([tied])), metric)
-        assert found == pytest.approx([expected], abs=1e-12)
-
-
 def test_mean_ranks_of_older_records_keep_their_rule() -> None:
     """Tied for 10 and 11, at the mean rank 10.5: not within 10."""
     found = metrics_of(np.array([10.5, 1.5]))
@@ -87,24 +71,6 @@ def test_chance_is_the_mean_over_users_of_what_is_left_to_each(n_items: int) -> 
     each = [metrics_of(untied(np.arange(1, count + 1))) for count in left.tolist()]
     for name, value in chance(left).items():
         assert value == pytest.approx(np.mean([one[name] for one in each]), rel=1e-12)
-
-
-def test_metrics_agree_with_torchmetrics() -> None:
-    generator = torch.Generator().manual_seed(1)
-    scores = torch.rand(120, 80, generator=generator)
-    target = torch.randint(80, (120,), generator=generator)
-    own = scores.gather(1, target[:, None])
-    ranks = 1 + (scores > own).sum(1).numpy()
-    found = metrics_of(untied(ranks))
-    relevant = torch.zeros(120, 80, dtype=torch.bool).scatter(1, target[:, None], True)
-    query = torch.arange(120)[:, None].expand(120, 80)
-    for k in (10, 50):
-        for name, metric in (
-            ("recall", RetrievalHitRate(top_k=k)),
-            ("ndcg", RetrievalNormalizedDCG(top_k=k)),
-        ):
-            expected = metric(scores.flatten(), relevant.flatten(), indexes=query.flatten())
-            assert found[f"{name}@{k}"] == pytest.approx(expected.item(), rel=1e-5)
 
 
 def user_scores(

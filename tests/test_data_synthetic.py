@@ -20,7 +20,7 @@ from benchmark.data.planted import (
 from benchmark.data.prepare import prepare
 from benchmark.data.recipe import Recipe, find
 from benchmark.data.synthetic import generate
-from benchmark.train.metrics import Ranks, chance, gains
+from benchmark.metrics import Ranks, chance, measure
 from methods.errors import UserError
 
 TITLE = re.compile(f"({'|'.join(BRANDS)}) ({'|'.join(MATERIALS)}) ({'|'.join(USES)}), ({'|'.join(SIZES)})")
@@ -147,7 +147,9 @@ def test_no_ties_beat_the_ceiling(tiny, tied_on_purpose):
     best = 1 + (scores[:, None] > scores[:, :, None]).sum(2)  # [U, I] of each item, were it the target
     tied = (scores[:, None] == scores[:, :, None]).sum(2)  # [U, I]
     for name, value in best_possible(laws).items():
-        expected = float((gains(Ranks(best.ravel(), tied.ravel()), name) * laws.ravel()).sum() / len(users))
+        expected = float(
+            (measure(name).gains(Ranks(best.ravel(), tied.ravel())) * laws.ravel()).sum() / len(users)
+        )
         assert expected <= value + 1e-12
         if tied_on_purpose == 300:
             assert expected == pytest.approx(chance(np.array([300]))[name])

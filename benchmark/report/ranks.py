@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.metrics import Ranks, measure, metrics_of
 from benchmark.record import RunRecord, ranks_path
 from benchmark.report.behind import Stored, below_results
 from benchmark.report.stats import Floats
-from benchmark.train.metrics import Ranks, gains, metrics_of
 from methods.errors import UserError
 
 COLUMNS = ("user", "rank", "tied", "rank_masked", "tied_masked")
@@ -107,7 +107,7 @@ def user_gains(
             continue
         users = ranks.user
         chosen = ranks.masked if masked else ranks.raw
-        found[run.seed] = np.stack([gains(chosen, metric) for metric in metrics], axis=1)
+        found[run.seed] = np.stack([measure(metric).gains(chosen) for metric in metrics], axis=1)
     if users is None:
         return None, faults
     mean = np.mean(list(found.values()), axis=0)

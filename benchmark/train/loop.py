@@ -19,6 +19,7 @@ from benchmark.config import Settings
 from benchmark.data.batches import Batch, EpochBatches, Sequences
 from benchmark.data.sequences import Ints, Rows
 from benchmark.measure import MemoryGauge, Stopwatch, out_of_memory
+from benchmark.metrics import metrics_of
 from benchmark.model.parallel import (
     ShortOfMemoryError,
     any_process,
@@ -32,7 +33,6 @@ from benchmark.train.checkpoint import Checkpoint, trained_part
 from benchmark.train.evaluate import NotFiniteError, UserRanks, evaluate
 from benchmark.train.graphs import StepGraphs
 from benchmark.train.liveness import Liveness, NotAliveError
-from benchmark.train.metrics import metrics_of
 from benchmark.train.told import EpochLine
 
 if TYPE_CHECKING:

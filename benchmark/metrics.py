@@ -1,0 +1,183 @@
+"""Rank metrics, each defined once: what one relevant item adds at its rank.
+
+Where items tie, a metric is its exact expectation over all orders of the tied items (McSherry and Najork
+2008): a constant scorer gets what a random order gets, and no order of the ties can be gained by.
+
+Metrics of other packages come through the entry point group `adaptrec.metrics`, as an instance of `Metric`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.schema import METRICS
+from methods.errors import UserError, unknown
+
+Floats = NDArray[np.float64]
+GROUP = "adaptrec.metrics"
+MOST = 1_000_000
+"""Largest cut-off."""
+_PLAIN = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where each user's relevant item stands; both fields are `[U]`."""
+
+    best: NDArray[np.int64]
+    """Rank from 1 if every tie is broken in favour of the relevant item."""
+    tied: NDArray[np.int64]
+    """Number of items with its score, itself included."""
+
+    def __len__(self) -> int:
+        return len(self.best)
+
+    def __getitem__(self, users: NDArray[np.bool_] | NDArray[np.int64]) -> Ranks:
+        """The ranks of some users, by mask or index."""
+        return Ranks(self.best[users], self.tied[users])
+
+    @property
+    def mean(self) -> Floats:
+        """Mean rank over all orders of the tied items, `[U]`."""
+        return self.best + (self.tied - 1) / 2
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of one relevant item. All are means over users, and larger is better."""
+
+    name: str
+    """As users write it before the cut-off: lower case letters, digits and `_`."""
+    label: str
+    """As tables print it before the cut-off."""
+    gain: Callable[[Floats], Floats]
+    """Ranks from 1, any shape -> what the relevant item adds at each; ranks below the cut-off add nothing."""
+    title: str = ""
+    """What it is, in a few words."""
+    cutoff: bool = True
+    """Whether it needs a cut-off; one that does not may still have one."""
+
+
+BUILT_IN = (
+    Metric("recall", "R", np.ones_like, "share of users whose item is among the first k (hit rate)"),
+    Metric("ndcg", "N", lambda rank: 1 / np.log2(rank + 1), "1 / log2(rank + 1) within the first k"),
+    Metric("mrr", "MRR", lambda rank: 1 / rank, "1 / rank, within the first k if there is one", cutoff=False),
+)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric at a cut-off."""
+
+    metric: Metric
+    k: int | None
+
+    @property
+    def name(self) -> str:
+        """`ndcg@10`, as users and records write it."""
+        return self.metric.name + self._at
+
+    @property
+    def label(self) -> str:
+        """`N@10`, as tables print it."""
+        return self.metric.label + self._at
+
+    @property
+    def _at(self) -> str:
+        return "" if self.k is None else f"@{self.k}"
+
+    def gains(self, ranks: Ranks | Floats) -> Floats:
+        """What each user adds, `[U]`: the expectation over the order of tied items.
+
+        An array holds mean ranks of ties, which records before version 2 of their schema have: those metrics
+        were taken at the mean rank, which is no expectation.
+        """
+        if not isinstance(ranks, Ranks):
+            within = ranks <= (self.k or np.inf)
+            return np.where(within, self.metric.gain(ranks), 0.0)
+        last = ranks.best - 1 + ranks.tied
+        k = int(last.max(initial=1)) if self.k is None else self.k
+        through = np.zeros(k + 1)  # sum of the gains of the first places
+        through[1:] = np.cumsum(self.metric.gain(np.arange(1, k + 1, dtype=np.float64)))
+        total: Floats = through[np.minimum(last, k)] - through[np.minimum(ranks.best - 1, k)]  # [U]
+        return total / ranks.tied
+
+
+@cache
+def registered() -> dict[str, Metric]:
+    """Name -> metric, the built-in ones first; those of other packages that can be used."""
+    return {name: metric for name, metric in _entries().items() if isinstance(metric, Metric)}
+
+
+@cache
+def _entries() -> dict[str, Metric | str]:
+    """Name -> metric, or why it cannot be used. An outsider never replaces a built-in name."""
+    found: dict[str, Metric | str] = {metric.name: metric for metric in BUILT_IN}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
+        found.setdefault(point.name, _load(point))
+    return found
+
+
+def _load(point: EntryPoint) -> Metric | str:
+    source = (
+        f"metric '{point.name}' of {point.dist.name if point.dist else 'an unknown package'} ({point.value})"
+    )
+    try:
+        metric = point.load()
+    except (Exception, SystemExit) as error:  # whatever another package does affects its own metric alone
+        return f"{source} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}."
+    if not isinstance(metric, Metric) or metric.name != point.name or not _PLAIN.fullmatch(point.name):
+        return (
+            f"{source} must be an instance of benchmark.metrics.Metric whose name is that of its entry "
+            "point: a letter, then letters, digits and _, in lower case."
+        )
+    return metric
+
+
+@cache
+def measure(name: str) -> Measure:
+    """The measure that a user names, such as `ndcg@10` or `mrr`.
+
+    Raises `UserError` for an unknown metric, one that cannot be used, and a cut-off that is missing or no
+    whole number.
+    """
+    kind, sign, written = name.partition("@")
+    metric = _entries().get(kind)
+    if metric is None:
+        raise unknown("metric", name, [_spelling(one) for one in registered().values()])
+    if isinstance(metric, str):
+        raise UserError(metric)
+    if not sign and not metric.cutoff:
+        return Measure(metric, None)
+    if not re.fullmatch(r"[1-9][0-9]*", written, re.ASCII) or int(written) > MOST:
+        raise UserError(
+            f"metric '{name}' needs a cut-off from 1 to {MOST:,}, such as {kind}@10"
+            f"{'' if metric.cutoff else f', or none: {kind}'}."
+        )
+    return Measure(metric, int(written))
+
+
+def _spelling(metric: Metric) -> str:
+    return f"{metric.name}@k" if metric.cutoff else f"{metric.name}, {metric.name}@k"
+
+
+def metrics_of(ranks: Ranks | Floats, names: Iterable[str] = METRICS) -> dict[str, float]:
+    """Means over users of the named measures, those of a record by default: `[U]` ranks -> name -> value.
+
+    Raises ValueError on no users, whose mean would be a silent nan.
+    """
+    if not len(ranks):
+        raise ValueError("no ranks to average")
+    return {name: float(np.mean(measure(name).gains(ranks))) for name in names}
+
+
+def chance(left: NDArray[np.int64], names: Iterable[str] = METRICS) -> dict[str, float]:
+    """Expected measures of a random order, the mean over users, to each of whom `left` `[U]` items remain."""
+    return metrics_of(Ranks(np.ones_like(left), left), names)
