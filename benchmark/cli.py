@@ -28,12 +28,12 @@ COMMANDS: dict[str, ModuleType] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status. A user's mistake is one line on stderr and status 2."""
+    """Run one command; returns the exit status. A user's mistake is one line on stderr and its status, 2."""
     try:
         return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
         print(f"adaptrec: error: {error}", file=sys.stderr)
-        return 2
+        return error.status
     except KeyboardInterrupt:
         print("adaptrec: interrupted; the same command goes on where it stopped.", file=sys.stderr)
         return 130

@@ -48,8 +48,13 @@ AGAIN = "Run its cell again, or move the file away."
 """What to do about a record that cannot be used."""
 ALWAYS = ("valid", "valid_masked", "test", "test_masked")
 """Splits that a finished run has metrics of."""
-BUSY = "another process is working on"
-"""Begins the complaint about a record that another run is to make; a bench that reads it waits."""
+
+
+class BusyError(UserError):
+    """Another run is to make the record; a bench whose cell exits with this status waits for it."""
+
+    status = 75
+    """EX_TEMPFAIL: the same command works later."""
 
 
 class Epoch(Part):
@@ -122,7 +127,8 @@ class Cost(Part):
     chunk_halvings: int = 0
     """Times that a chunk did not fit into memory and was halved."""
     peak_memory: dict[str, PeakMemory] = Field(default_factory=dict)
-    """Phase ("train", "eval") -> peaks."""
+    """Phase ("train", "eval") -> peaks. Of a run that was killed, "run": host memory of all its processes
+    together, measured from outside four times a second."""
     trainable_parameters: int | None = None
     total_parameters: int | None = None
     """Parameters that the recommender holds. A reader of tokens holds the language model, without the lower

@@ -18,7 +18,7 @@ from benchmark.describe import add_cost, add_quality, add_texts, add_training, b
 from benchmark.files import write_atomically
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.model.parallel import is_main, say, world_size
-from benchmark.record import BUSY, RunRecord, ranks_path
+from benchmark.record import BusyError, RunRecord, ranks_path
 from benchmark.store import finished, outdated, set_aside
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.evaluate import NotFiniteError, UserRanks
@@ -152,7 +152,7 @@ def _alone(path: Path, accelerator: Accelerator) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=1)  # a bench that looks whether it is free holds it for an instant
     except Timeout as error:
-        raise UserError(f"{BUSY} {path}; wait for it or stop it.") from error
+        raise BusyError(f"another process is working on {path}; wait for it or stop it.") from error
     except OSError as error:
         raise UserError(
             f"records cannot be written to {path.parent}: {error}; choose another --results."

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 
 class UserError(ValueError):
-    """A mistake of the user. The command line prints its message on one line and exits with status 2."""
+    """A mistake of the user. The command line prints its message on one line and exits with `status`."""
+
+    status: ClassVar[int] = 2
 
 
 def unknown(

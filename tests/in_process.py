@@ -23,8 +23,6 @@ MAIN: dict[str, Callable[[Sequence[str]], int]] = {
 class InProcess:
     """Does at once, in this process, what a `benchmark.grid.child.Child` would have another one do."""
 
-    busy = False
-
     def __init__(
         self,
         command: Sequence[str],

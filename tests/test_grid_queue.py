@@ -23,7 +23,6 @@ from benchmark.grid.claims import claim, clear, made_since, stamp
 from benchmark.grid.engine import Ended, Engine, Task
 from benchmark.grid.executor import Options, make_executor
 from benchmark.grid.local import share_of_machine, slots
-from benchmark.record import BUSY
 from methods.errors import UserError
 
 Write = Callable[[Task], None]
@@ -70,7 +69,7 @@ class Fake(Engine):
         task = self._running.pop(0)
         if task.cell in self._busy:
             self._busy.remove(task.cell)
-            return [Ended(task, [f"{BUSY} it"], busy=True)]
+            return [Ended(task, ["another process works on it"], busy=True)]
         self._write(task)
         return [Ended(task, ["a last word"])]
 

@@ -10,13 +10,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 
 from benchmark import import_path
 from benchmark.cell import Cell
 from benchmark.grid import lifeline
-from benchmark.record import BUSY
+from benchmark.grid.memory import Memory
 
 GRACE = lifeline.GRACE
 TAIL = 30
@@ -32,13 +33,43 @@ Listener = Callable[[str], None]
 def run_command(cell: Cell, results: Path, processes: int, fresh: bool) -> list[str]:
     """`python -m benchmark run` for `cell`, under torchrun where it takes several processes."""
     # torchrun: without MPI `accelerate launch --cpu --num_processes 2` starts one process and says nothing
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    launcher = ["-m", "benchmark.grid.launch", "--standalone", "--nproc_per_node", str(processes)]
     return [
         sys.executable, *(launcher if processes > 1 else []), "-m", "benchmark",
         "run", "--dataset", cell.dataset, "--llm", cell.llm, "--method", cell.method,
         "--protocol", cell.protocol, "--seed", str(cell.seed), "--results", str(results),
         *(["--set", *cell.overrides] if cell.overrides else []), *(["--fresh"] if fresh else []),
     ]  # fmt: skip
+
+
+class Log:
+    """The lines of a process in a file. A file that cannot be written is lost, and nothing else."""
+
+    def __init__(self, path: Path) -> None:
+        self.lost = ""
+        """Why lines are missing; empty where none are."""
+        self._file: FileIO | None = None
+        with self._losing():
+            self._file = path.open("wb", buffering=0)
+
+    def write(self, line: str) -> None:
+        """Add `line`, unless the file is lost."""
+        if self._file is not None and not self.lost:
+            with self._losing():
+                self._file.write(line.encode())
+
+    def close(self) -> None:
+        """Nothing more is added."""
+        if self._file is not None:
+            with self._losing():
+                self._file.close()
+
+    @contextlib.contextmanager
+    def _losing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.lost = self.lost or error.strerror or str(error)
 
 
 class Child:
@@ -57,8 +88,7 @@ class Child:
         given: str = "",
     ) -> None:
         self._listen = listen
-        self.busy = False
-        """Whether it said that another process works on its cell."""
+        self._fault: Exception | None = None
         self.tail: deque[str] = deque(maxlen=TAIL)
         """The last lines that it said."""
         self.process = subprocess.Popen(
@@ -66,27 +96,38 @@ class Child:
             errors="replace", start_new_session=True,
             env={**os.environ, **ENVIRONMENT, **import_path.environment(), **(environment or {})},
         )  # fmt: skip
-        self._reader = threading.Thread(target=self._read, args=(log or Path(os.devnull),), daemon=True)
+        self.memory = Memory(self.process.pid)
+        self.log = Log(log or Path(os.devnull))
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):  # it is gone already: its status says so
             self.process.stdin.write(given)
             self.process.stdin.flush()
 
-    def _read(self, path: Path) -> None:
+    def _read(self) -> None:
+        """Take every line, whatever becomes of it: a process whose pipe is full would wait for ever."""
         assert self.process.stdout is not None
-        with path.open("w", encoding="utf-8") as log:
-            for line in self.process.stdout:
-                log.write(line)
-                log.flush()
-                self.busy |= BUSY in line
-                self.tail.append(line.rstrip("\n"))
-                self._listen(self.tail[-1])
+        for line in self.process.stdout:
+            self.log.write(line)
+            self.tail.append(line.rstrip("\n"))
+            if self._fault is None:
+                try:
+                    self._listen(self.tail[-1])
+                except Exception as error:  # `ended` raises it, where somebody can handle it
+                    self._fault = error
+        self.log.close()
 
     def ended(self) -> int | None:
-        """The exit status (of a signal: its negative number), once all that it said was read."""
+        """The exit status (of a signal: its negative number), once all that it said was read.
+
+        Raises what `listen` raised. Whoever waits calls this again and again: it measures memory too.
+        """
         status = self.process.poll()
+        if self._fault is not None:
+            raise self._fault
         if status is None:
+            self.memory.measure()
             return None
         self._reader.join(1.0)  # longer only where a grandchild that outlived it holds the pipe
         assert self.process.stdin is not None

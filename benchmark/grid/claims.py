@@ -8,6 +8,7 @@ a store need a file system on which locks work between them, as NFS 4 is.
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +78,8 @@ def clear(record_path: Path) -> None:
     if not any(path.exists() for path in (checkpoint, log, *locks)) or (right := claim(record_path)) is None:
         return
     shutil.rmtree(checkpoint, ignore_errors=True)
-    log.unlink(missing_ok=True)
+    with suppress(OSError):  # somebody else's, or a folder of that name
+        log.unlink(missing_ok=True)
     right.release()
 
 

@@ -48,6 +48,8 @@ class Ended:
     """Its last lines."""
     busy: bool = False
     """Whether it found that another process works on the cell."""
+    lost_log: str = ""
+    """Why its log does not hold all that it said; empty where it does."""
 
 
 class Engine(ABC):
@@ -183,10 +185,13 @@ class Engine(ABC):
             else:
                 last = next((line for line in reversed(end.said) if line.strip()), "nothing")
                 said = f"ended without a record; it last said: {last.removeprefix('adaptrec: error: ')}"
-            if ok:
-                log_path(task.path).unlink(missing_ok=True)
-            elif log_path(task.path).exists():
-                said += f" (its log: {log_path(task.path)})"
+            log = log_path(task.path)
+            if end.lost_log:
+                said += f" (its log {log} is lost: {end.lost_log})"
+            elif ok:
+                log.unlink(missing_ok=True)
+            elif log.exists():
+                said += f" (its log: {log})"
             where = "" if self.board.live else f"; {self.tracker.grid(self.room())}"
             self.board.say(f"{self._label(task)}: {said}{where}")
 

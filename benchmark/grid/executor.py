@@ -59,8 +59,8 @@ class Executor(Protocol):
         is spent, and the hidden states that they read are computed. Finished ones are not run again, and
         their records returned; nor is a cell done twice that another bench on the same store works on: its
         record is awaited and taken. A cell that `failed`, ran out of memory (`oom`) or was interrupted is a
-        record too, and the next `run` of it tries again. A cell whose process was killed before it could
-        write a record, or that ended with a user's mistake, is absent. Ctrl-C and SIGTERM stop the cells,
+        record too, and the next `run` of it tries again; so is one whose process a signal ended (`killed`).
+        A cell that ended with a user's mistake is absent. Ctrl-C and SIGTERM stop the cells,
         which leave their checkpoints, and raise `KeyboardInterrupt`. Raises `UserError`.
         """
 

@@ -12,8 +12,10 @@ from benchmark.cell import Cell
 from benchmark.grid.child import Child, run_command, stop
 from benchmark.grid.engine import Ended, Engine, Task, log_path
 from benchmark.grid.executor import Options
+from benchmark.grid.killed import record_killed
 from benchmark.grid.prepare import prepare
 from benchmark.measure import usable_cores
+from benchmark.record import BusyError
 from methods.errors import UserError
 
 
@@ -82,9 +84,14 @@ class LocalExecutor(Engine):
             if (status := child.ended()) is not None:
                 del self._running[task]
                 self._free.append(slot)
-                said = [*child.tail, *([f"killed by signal {-status}"] if status < 0 else [])]
-                found.append(Ended(task, said, child.busy))
+                found.append(self._end(task, child, status))
         return found
+
+    def _end(self, task: Task, child: Child, status: int) -> Ended:
+        said = list(child.tail)
+        if status < 0:
+            said.append(record_killed(task.cell, task.path, task.before, self.options.processes, child))
+        return Ended(task, said, status == BusyError.status, child.log.lost)
 
     def stop(self) -> None:
         """See `Engine.stop`."""

@@ -24,11 +24,13 @@ from benchmark.config import digest
 from benchmark.data.places import cache_folder
 from benchmark.files import write_atomically
 from benchmark.grid.child import Child, run_command, stop
+from benchmark.grid.claims import stamp
 from benchmark.grid.engine import Ended, Engine, Task, log_path
 from benchmark.grid.executor import Options
+from benchmark.grid.killed import record_killed
 from benchmark.grid.lifeline import GRACE
 from benchmark.grid.prepare import prepare
-from benchmark.record import ranks_path
+from benchmark.record import BusyError, ranks_path
 from benchmark.train.told import parse_line
 from methods.errors import UserError
 
@@ -66,6 +68,7 @@ class Outcome:
     ranks: bytes | None = None
     said: list[str] = field(default_factory=list)
     busy: bool = False
+    lost_log: str = ""
 
 
 class RayExecutor(Engine):
@@ -193,7 +196,7 @@ class RayExecutor(Engine):
             if outcome.ranks is not None:
                 write_atomically(ranks_path(task.path), outcome.ranks)
             write_atomically(task.path, outcome.record)
-        return Ended(task, outcome.said, outcome.busy)
+        return Ended(task, outcome.said, outcome.busy, outcome.lost_log)
 
     def _listen(self) -> None:
         """Take what the cells said, without waiting for it."""
@@ -281,7 +284,8 @@ def do(order: Order, lines: Any) -> Outcome:
 
     def listen(line: str) -> None:
         if parse_line(line):
-            lines.put.remote(order.number, line)
+            with suppress(_import_ray().exceptions.RayError):  # it is lost with its node: then nobody listens
+                lines.put.remote(order.number, line)
 
     try:
         if order.together not in _prepared:
@@ -289,23 +293,28 @@ def do(order: Order, lines: Any) -> Outcome:
             _prepared.add(order.together)
     except UserError as error:
         return Outcome(said=[*said, str(error)])
+    before = stamp(path)
     child = Child(run_command(order.cell, store, order.processes, fresh=False), log_path(path), listen)
-    status = _watched(child, lines)
-    said = [*child.tail, *([f"killed by signal {-status}"] if status < 0 else [])]
-    return Outcome(said=said, busy=child.busy) if shared else _moved(path, said, child.busy)
+    status, stopped = _watched(child, lines)
+    outcome = Outcome(said=list(child.tail), busy=status == BusyError.status, lost_log=child.log.lost)
+    if status < 0 and not stopped:
+        outcome.said.append(record_killed(order.cell, path, before, order.processes, child))
+    return outcome if shared else _moved(path, outcome)
 
 
-def _watched(child: Child, lines: Any) -> int:
-    """Wait until `child` has ended, or stop it where the driver says so: -> its exit status."""
-    ray, asked = _import_ray(), time.monotonic()
+def _watched(child: Child, lines: Any) -> tuple[int, bool]:
+    """Wait until `child` has ended, or stop it where the driver says so: -> its exit status, and whether it
+    was stopped."""
+    ray, asked, stopped = _import_ray(), time.monotonic(), False
     while (status := child.ended()) is None:
         time.sleep(POLL)
         if time.monotonic() - asked >= ASK:
             asked = time.monotonic()
             with suppress(ray.exceptions.RayError):
                 if ray.get(lines.stopped.remote()):
+                    stopped = True
                     stop([child], GRACE - ASK)
-    return status
+    return status, stopped
 
 
 def _own_store(order: Order) -> Path:
@@ -314,10 +323,10 @@ def _own_store(order: Order) -> Path:
     return cache_folder() / "ray" / digest(str(order.results)) / which
 
 
-def _moved(path: Path, said: list[str], busy: bool) -> Outcome:
+def _moved(path: Path, outcome: Outcome) -> Outcome:
     """Record and ranks leave the node."""
     files = (path, ranks_path(path))
-    record, ranks = (file.read_bytes() if file.exists() else None for file in files)
+    outcome.record, outcome.ranks = (file.read_bytes() if file.exists() else None for file in files)
     for file in files:
         file.unlink(missing_ok=True)
-    return Outcome(record, ranks, said, busy)
+    return outcome
