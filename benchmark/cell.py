@@ -154,8 +154,11 @@ def _settings(
     hyper = {field.name for field in fields(cls.Config)}
     merged: dict[str, Any] = {}
     for where, values in layers:
-        if others := set(values) - known - hyper:  # protocols and recipes also speak to other methods
-            others -= {field.name for name in registry.names() for field in fields(registry.get(name).Config)}
+        others = set(values) - known - hyper  # protocols and recipes also speak to other methods
+        for names in registry.hyperparameters() if others else ():
+            others -= names
+            if not others:  # then no other package need be imported
+                break
         checked = {name: value for name, value in values.items() if name in known | others}
         parse(Settings, checked, where)
         merged.update(values)

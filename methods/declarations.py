@@ -29,7 +29,7 @@ def require(cls: type, condition: bool, message: str) -> None:
         raise AssertionError(f"{cls.__name__}: {message}")
 
 
-def line(error: Exception) -> str:
+def line(error: BaseException) -> str:
     """Kind and message of `error` on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 

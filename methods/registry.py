@@ -1,6 +1,8 @@
 """Names of methods: the built-in ones and those that other packages offer through an entry point.
 
-Nothing is imported until a method is asked for, so that `list` and `--help` answer at once.
+Nothing is imported until a method is asked for, so that `list` and `--help` answer at once. A package that is
+broken, or that claims a name of somebody else's, affects its own methods alone: where it would be used among
+others it is left out, with a warning in one line.
 """
 
 from __future__ import annotations
@@ -9,9 +11,11 @@ import ast
 import importlib
 import importlib.util
 import re
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from functools import cache
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, distributions, entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from methods.base import Method
 
 GROUP = "adaptrec.methods"
+BROKEN = (Exception, SystemExit)
+"""What code of somebody else's may raise when it is imported."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,31 @@ def names() -> list[str]:
 
 
 def default_names() -> list[str]:
-    """The names that "every method" means. Imports all of them."""
-    return [name for name in names() if get(name).by_default]
+    """The names that "every method" means. Imports all; broken ones of other packages are left out."""
+    return [name for name, cls in _usable() if cls.by_default]
+
+
+def hyperparameters() -> Iterator[set[str]]:
+    """The hyper-parameters of each method, built-in ones first: those of other packages are imported only
+    where somebody reads on. Broken ones are left out."""
+    for _, cls in _usable():
+        yield {field.name for field in fields(cls.Config)}
+
+
+def _usable() -> Iterator[tuple[str, type[Method]]]:
+    for name in names():
+        try:
+            yield name, get(name)
+        except UserError as error:
+            if not entries()[name].external:
+                raise
+            _warn(f"{error} It is left out.")
+
+
+@cache
+def _warn(line: str) -> None:
+    """Say it, once a process."""
+    print(f"warning: {line}", file=sys.stderr)
 
 
 @cache
@@ -61,7 +90,7 @@ def entries() -> dict[str, Entry]:
         name: Entry(name, target, "adaptrec", _version("adaptrec"), external=False)
         for name, target in BUILTIN.items()
     }
-    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
+    for point in sorted(_points(), key=lambda point: (point.name, point.value)):
         entry = _external(point)
         clash = found.get(entry.name)
         if clash is None:
@@ -83,14 +112,31 @@ def entries() -> dict[str, Entry]:
 def entry(name: str) -> Entry:
     """The entry of `name`; raises `UserError` for an unknown, clashing or broken one."""
     everything = entries()
-    for found in everything.values():
-        if found.name == name and found.problem:
-            raise UserError(
-                f"method '{name}' from {found.distribution}: {found.problem}. Uninstall or rename it."
-            )
-    if name not in everything:
+    own = everything.get(name)
+    if own is None:
         raise unknown("method", name, names(), "`adaptrec list methods` describes them.")
-    return everything[name]
+    for found in everything.values():
+        if found.name == own.name and found.problem:
+            line = f"method '{own.name}' from {found.distribution}: {found.problem}. Uninstall or rename it."
+            if own.problem or own.external:
+                raise UserError(line)
+            _warn(line)
+    return own
+
+
+def _points() -> list[EntryPoint]:
+    """What installed packages offer; one whose entry points cannot be read is left out."""
+    try:
+        return list(entry_points(group=GROUP))
+    except Exception:  # of which package, this does not say
+        found: list[EntryPoint] = []
+    for distribution in distributions():
+        try:
+            found += distribution.entry_points.select(group=GROUP)
+        except Exception as error:
+            name = distribution.metadata["Name"]
+            _warn(f"the entry points of {name} cannot be read ({type(error).__name__}); reinstall it.")
+    return found
 
 
 def get(name: str) -> type[Method]:
@@ -101,13 +147,13 @@ def get(name: str) -> type[Method]:
     module, _, attribute = found.target.partition(":")
     try:
         cls: type[Method] = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # a module of somebody else's may fail in any way
+    except BROKEN as error:
         reason = f"importing {found.target} raised {line(error)}"
-        raise UserError(f"method '{name}' from {found.distribution} cannot be loaded: {reason}") from error
+        raise UserError(f"method '{name}' from {found.distribution} cannot be loaded: {reason}.") from error
     try:
         check_class(cls)
     except AssertionError as error:
-        raise UserError(f"method '{name}' from {found.distribution} cannot be used: {error}") from error
+        raise UserError(f"method '{name}' from {found.distribution} cannot be used: {error}.") from error
     return cls
 
 
@@ -129,7 +175,7 @@ def _problem(name: str, target: str) -> str:
     module = target.partition(":")[0]
     try:
         return "" if importlib.util.find_spec(module) else f"there is no module '{module}'"
-    except Exception as error:  # a broken package must not take `list` down with it
+    except BROKEN as error:  # looking runs the packages that the module lies in
         return f"module '{module}' cannot be found: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
@@ -137,7 +183,7 @@ def _summary(module: str, attribute: str) -> str:
     try:
         spec = importlib.util.find_spec(module)
         tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else None
-    except Exception:  # the summary is a courtesy
+    except BROKEN:  # the summary is a courtesy
         return ""
     for node in tree.body if tree else ():
         if isinstance(node, ast.ClassDef) and node.name == attribute:

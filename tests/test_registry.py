@@ -16,6 +16,7 @@ from method_packages import install
 
 import methods
 from benchmark import cli
+from benchmark.cell import Cell, resolve_cell
 from methods import registry
 from methods.checks import check_method
 from methods.errors import UserError
@@ -48,6 +49,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(str(folder))
     before = set(sys.modules)
     registry.entries.cache_clear()
+    registry._warn.cache_clear()
     yield folder
     registry.entries.cache_clear()
     for name in set(sys.modules) - before:
@@ -97,9 +99,13 @@ def test_an_outsider_is_listed_and_loaded(site: Path, capsys: pytest.CaptureFixt
 
 def test_a_built_in_name_cannot_be_taken(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(site, "sound-pkg", "tmoe", "sound_b:Sound", sound_b=SOUND)
-    message = complaint("tmoe")
+    assert registry.get("tmoe") is registry.get("tmoe") and registry.get("tmoe").__name__ == "TMoE"
+    message = capsys.readouterr().err
     assert "from sound-pkg" in message and "already taken by adaptrec (methods.tmoe:TMoE)" in message
+    assert message.startswith("warning: method 'tmoe'") and message.count("\n") == 1
     assert registry.get("ssna").__name__ == "SSNA"  # the others go on
+    assert "already taken" in complaint("tmoe (sound-pkg)")
+    assert "already taken" not in capsys.readouterr().err
     text = listing(capsys)
     assert "TMoE: one mixture" in text and "tmoe (sound-pkg)" in text
 
@@ -131,6 +137,7 @@ def test_the_same_package_seen_twice_is_no_clash(
         ("m_syntax:Sound", "class Sound(:\n", "SyntaxError"),
         ("m_name:Sound", "nonsense\n", "NameError: name 'nonsense' is not defined"),
         ("m_import:Sound", "import a_package_that_is_absent\n", "a_package_that_is_absent"),
+        ("m_exit:Sound", "import sys; sys.exit(0)\n", "m_exit:Sound raised SystemExit: 0"),
         ("m_lines:Sound", "raise RuntimeError('two\\nlines')\n", "RuntimeError: two lines"),
         ("m_class:Sund", SOUND, "has no attribute 'Sund'"),
         ("m_object:Sound", "Sound = 3\n", "3 is not a subclass of methods.base.Method"),
@@ -167,6 +174,48 @@ def test_a_package_that_breaks_when_looked_up(site: Path, capsys: pytest.Capture
     put(site, "broken-pkg", "broken", "m_broken.part:Sound", **{"m_broken.part": SOUND})
     assert "ZeroDivisionError" in complaint("broken")
     assert "ssna" in listing(capsys)
+
+
+@pytest.mark.parametrize("source", ["raise RuntimeError(1)\n", "import sys; sys.exit(0)\n"])
+def test_a_broken_outsider_affects_no_other_method(
+    site: Path, capsys: pytest.CaptureFixture[str], folder: Path, source: str
+) -> None:
+    module = f"m_{len(source)}"
+    put(site, "broken-pkg", "broken", f"{module}:Sound", **{module: source})
+    put(site, "sound-pkg", "sound", "sound_g:Sound", sound_g=SOUND)
+    assert set(registry.default_names()) == {
+        name for name in (*methods.BUILTIN, "sound") if registry.get(name).by_default
+    }
+    line, rest = capsys.readouterr().err.split("\n", 1)
+    assert line.startswith("warning: method 'broken' from broken-pkg cannot be loaded") and not rest
+    for name in methods.BUILTIN:
+        assert resolve_cell(Cell(str(folder), "random-tiny", name, "fair")).cls is registry.get(name)
+    assert capsys.readouterr().err.count(module) == 0
+
+
+def test_another_package_is_imported_only_for_a_name_that_no_built_in_method_has(
+    site: Path, folder: Path
+) -> None:
+    put(site, "sound-pkg", "sound", "sound_h:Sound", sound_h=SOUND)
+    resolve_cell(Cell(str(folder), "random-tiny", "id", "fair"))
+    assert "sound_h" not in sys.modules
+    assert {"depth"} not in registry.hyperparameters()
+    assert "sound_h" in sys.modules
+
+
+def test_entry_points_that_cannot_be_read_affect_no_other_package(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(site, "sound-pkg", "sound", "sound_i:Sound", sound_i=SOUND)
+    install(site, "torn-pkg", {}, {})
+    (torn,) = site.glob("torn*")
+    (torn / "entry_points.txt").write_text("[adaptrec.methods]\nno equals sign\n")
+    registry.entries.cache_clear()
+    assert registry.names()[-1] == "sound" and "ssna" in listing(capsys)
+    registry.entries.cache_clear()
+    registry._warn.cache_clear()
+    registry.names()
+    assert "the entry points of torn-pkg cannot be read" in capsys.readouterr().err
 
 
 def test_a_name_that_cannot_be_typed_or_be_a_folder(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
