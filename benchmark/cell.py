@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.config import PROTOCOLS, Settings, digest, parse, split_overrides
 from benchmark.data.places import cache_folder
 from benchmark.data.prepare import Prepared, prepare
+from benchmark.data.reading import PLAIN, Reading
 from benchmark.data.recipe import find
 from benchmark.data.steps import told_steps
 from benchmark.llm.catalogue import LLM, resolve
@@ -42,6 +43,8 @@ class Cell:
     seed: int = 0
     overrides: tuple[str, ...] = ()
     """`key=value` pairs on top of the protocol."""
+    reading: Reading = PLAIN
+    """How the folder of the dataset is to be read."""
 
     def __str__(self) -> str:
         extra = f" ({', '.join(self.overrides)})" if self.overrides else ""
@@ -108,9 +111,9 @@ def resolve_cell(cell: Cell) -> Resolved:
     if not 0 <= cell.seed < 2**32:
         raise UserError(f"--seed must be from 0 to 4294967295, got {cell.seed}.")
     harness, own = split_overrides(list(cell.overrides), cls.Config)
-    recipe = find(cell.dataset)
+    recipe = find(cell.dataset, cell.reading)
     settings, config = _settings(cls, cell.protocol, recipe.settings, harness, own)
-    prepared = _prepared(cell.dataset)
+    prepared = _prepared(cell.dataset, cell.reading)
     if settings.candidates == "auto":
         fits = len(prepared.trained) <= settings.catalogue_limit
         settings = replace(settings, candidates="catalogue" if fits else "sampled")
@@ -124,10 +127,10 @@ def resolve_cell(cell: Cell) -> Resolved:
 
 
 @cache
-def _prepared(dataset: str) -> Prepared:
+def _prepared(dataset: str, reading: Reading) -> Prepared:
     """Prepared once a process; the cells of a grid share it."""
     with told_steps(dataset) as begin:
-        return prepare(find(dataset), cache_folder(), begin)
+        return prepare(find(dataset, reading), cache_folder(), begin)
 
 
 @cache

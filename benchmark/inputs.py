@@ -14,6 +14,7 @@ from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.config import applicable
 from benchmark.data.places import cache_folder
 from benchmark.data.prepare import Prepared, describe, prepare
+from benchmark.data.reading import PLAIN, Reading
 from benchmark.data.recipe import find
 from benchmark.data.steps import told_steps
 from benchmark.llm.catalogue import LLM
@@ -196,20 +197,24 @@ def prepare_inputs(
     methods: Sequence[str] | None,
     protocols: Sequence[str],
     overrides: tuple[str, ...],
+    reading: Reading = PLAIN,
 ) -> Iterator[str]:
     """Prepare a dataset and, where a language model is named, the states that `methods` need of it.
 
     Yields lines for the terminal.
     """
     with told_steps(dataset) as begin:
-        prepared = prepare(find(dataset), cache_folder(), begin)
+        prepared = prepare(find(dataset, reading), cache_folder(), begin)
     yield describe(prepared)
     yield from (f"warning: {warning}" for warning in prepared.warnings)
     if llm is not None:
         yield from prepare_cells(
-            Cell(dataset, llm, name, protocol, overrides=applicable(overrides, registry.get(name).Config))
+            Cell(
+                dataset, llm, name, protocol,
+                overrides=applicable(overrides, registry.get(name).Config), reading=reading,
+            )
             for name, protocol in product(methods or registry.default_names(), protocols)
-        )
+        )  # fmt: skip
 
 
 def prepare_cells(cells: Iterable[Cell]) -> Iterator[str]:

@@ -10,6 +10,8 @@ import pytest
 from data_folders import TEN, TWELVE, write_folder
 from in_process import children_in_process
 
+from benchmark.data import cautions
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -41,6 +43,14 @@ def one_thread() -> Iterator[None]:
 def in_process() -> Iterator[None]:
     """A grid runs its cells in this process, one after another."""
     with children_in_process():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def catalogues_are_small() -> Iterator[None]:
+    """Catalogues of tests are small on purpose: no warning of it, which tests of one line would meet."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cautions, "LARGE_CHANCE", float("inf"))
         yield
 
 

@@ -15,6 +15,7 @@ from data_folders import recipe_of, write_folder, write_unisrec
 from benchmark.data import filters
 from benchmark.data import prepare as room
 from benchmark.data.prepare import describe, prepare
+from benchmark.data.reading import Reading
 from benchmark.data.recipe import find
 from benchmark.data.steps import told_steps
 from methods.errors import UserError
@@ -259,7 +260,7 @@ def test_cache_that_cannot_be_written(tmp_path):
 
 @pytest.mark.parametrize("name", ["scientific", "beauty", "instruments"])
 def test_real_data_have_their_published_counts(name, real_data, tmp_path):
-    recipe = find(str(real_data / name))
+    recipe = find(str(real_data / name), Reading(recipe=name))
     made = prepare(recipe, tmp_path)
     assert made.warnings == ()
     assert recipe.expected == {what: made.fingerprint[what] for what in ("users", "items", "interactions")}
@@ -272,7 +273,7 @@ def test_real_data_have_their_published_counts(name, real_data, tmp_path):
 
 
 def test_real_data_survive_the_unisrec_form(real_data, tmp_path):
-    plain = prepare(find(str(real_data / "scientific")), tmp_path / "cache")
+    plain = prepare(find(str(real_data / "scientific"), Reading(recipe="scientific")), tmp_path / "cache")
     assert max(np.diff(plain.offsets)) > 50  # so that histories are cut
     texts = dict(zip(plain.item_ids, plain.texts, strict=True))
     write_unisrec(tmp_path / "unisrec", sequences(plain), texts)

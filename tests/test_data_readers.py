@@ -56,7 +56,7 @@ def test_parquet_types_become_text_and_time(tmp_path):
         }
     ).to_parquet(tmp_path / "items.parquet")
     raw = read(recipe_of(tmp_path))
-    assert raw.items == ["7", "8", "9"] and raw.texts == ["x", "", "z"]
+    assert raw.items == ["7", "8", "9"] and raw.texts == ["x t", "u", "z"]
     assert np.argsort(raw.times).tolist() == [1, 2, 0]
 
 
@@ -110,7 +110,7 @@ def test_an_unclosed_quote_is_never_skipped(plain):
         (
             "interactions.tsv",
             "user\titem_id\ttimestamp\nu\ta\t1\n",
-            r"no column 'user_id'; .*Rename 'user'\?",
+            r"no column 'user_id'; .*--columns user_id=user,?",
         ),
         (
             "interactions.tsv",

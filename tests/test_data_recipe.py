@@ -8,7 +8,9 @@ import pytest
 from data_folders import write_folder
 
 from benchmark.cli import main
-from benchmark.data.recipe import available, find
+from benchmark.data.listing import available
+from benchmark.data.reading import Reading
+from benchmark.data.recipe import find
 from methods.errors import UserError
 
 
@@ -65,14 +67,44 @@ def test_raw_files_lie_below_the_data_folder(tmp_path, monkeypatch):
     assert recipe.expected == {"users": 8442, "items": 4385, "interactions": 59427}
 
 
-def test_folder_named_like_a_recipe_takes_its_options_and_says_so(tmp_path):
-    recipe = find(str(write_folder(tmp_path / "scientific")))
-    assert recipe.core == 5 and "recipe 'scientific'" in recipe.notes[0]
+@pytest.mark.parametrize("name", ["scientific", "games", "tools", "tiny"])
+def test_a_folder_named_like_a_recipe_is_read_as_the_plain_folder_it_is(tmp_path, name):
+    recipe = find(str(write_folder(tmp_path / name)))
+    other = find(str(write_folder(tmp_path / "other")))
+    assert recipe.options() == other.options() and recipe.expected is None and not recipe.settings
+    assert f"--recipe {name}" in recipe.notes[0] and not other.notes
 
 
-def test_folder_named_like_a_generated_set_keeps_its_own_files(tmp_path):
-    recipe = find(str(write_folder(tmp_path / "tiny")))
-    assert recipe.format == "tsv" and recipe.core == 0 and not recipe.notes
+def test_a_folder_takes_the_options_of_the_recipe_that_is_named(tmp_path):
+    folder = write_folder(tmp_path / "mine", recipe="core = 7")
+    recipe = find(str(folder), Reading(recipe="scientific"))
+    assert (recipe.name, recipe.source, recipe.core) == ("mine", folder, 5)
+    assert recipe.expected == {"users": 8442, "items": 4385, "interactions": 59427}
+    assert "recipe 'scientific' in place of" in recipe.notes[0] and recipe.given == ("--recipe=scientific",)
+    with pytest.raises(UserError, match=r"unknown recipe 'scientifc'\. Did you mean 'scientific'\?"):
+        find(str(folder), Reading(recipe="scientifc"))
+    with pytest.raises(UserError, match="--recipe tiny: that recipe generates its data"):
+        find(str(folder), Reading(recipe="tiny"))
+    with pytest.raises(UserError, match=r"--recipe=games is for a folder, and 'tiny' is a recipe"):
+        find("tiny", Reading(recipe="games"))
+
+
+def test_columns_and_separator_of_the_command_line_come_before_the_recipe(tmp_path):
+    text = 'separator = ";"\n[columns]\nuser_id = "a"\ntimestamp = "t"'
+    folder = write_folder(tmp_path / "own", recipe=text)
+    plain = find(str(folder))
+    assert plain.separator == ";" and plain.columns == (("timestamp", "t"), ("user_id", "a"))
+    assert plain.options()["columns"] == {"timestamp": "t", "user_id": "a"}
+    other = find(str(folder), Reading(columns=(("user_id", "b"),), separator="|"))
+    assert other.separator == "|" and other.columns == (("timestamp", "t"), ("user_id", "b"))
+    with pytest.raises(UserError, match="separator = ';;' is not valid; it must be one character"):
+        find(str(folder), Reading(separator=";;"))
+    with pytest.raises(UserError, match=r"unknown name in the columns .*'usr_id'\. Did you mean 'user_id'"):
+        find(str(folder), Reading(columns=(("usr_id", "b"),)))
+
+
+def test_options_without_effect_leave_the_key_as_it_was(tmp_path):
+    assert not {"columns", "separator"} & set(find(str(write_folder(tmp_path / "own"))).options())
 
 
 def test_folder_with_its_own_recipe(tmp_path):
@@ -120,7 +152,7 @@ def test_faults_in_a_recipe_are_one_line_with_the_file(tmp_path, text, message):
 
 
 def test_folder_without_data(tmp_path):
-    with pytest.raises(UserError, match="holds no data files: wanted interactions and items"):
+    with pytest.raises(UserError, match="holds no data files: it needs interactions and items"):
         find(str(tmp_path))
 
 
@@ -208,7 +240,8 @@ def test_prepared_files_are_read_before_a_publishers(tmp_path, monkeypatch, no_d
     prepared = find("beauty")
     assert prepared.format == "tsv" and prepared.source == tmp_path / "beauty" and not prepared.files
     assert "clean" not in prepared.options() and prepared.expected == official.expected
-    assert find(str(tmp_path / "beauty")).options() == prepared.options()
+    named = find(str(tmp_path / "beauty"), Reading(recipe="beauty"))
+    assert named.options() == prepared.options()
 
 
 def test_new_options_at_their_default_name_no_prepared_form_anew(tmp_path):

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from benchmark.commands.options import Parser, add_common, names, numbers, overrides, protocols
+from benchmark.commands.options import (
+    Parser,
+    add_common,
+    add_reading,
+    names,
+    numbers,
+    overrides,
+    protocols,
+    reading,
+)
 from benchmark.config import EXECUTORS, TUNE
 
 SUMMARY = "Run a grid of cells, each in a fresh process, and print the tables."
@@ -15,6 +24,7 @@ def fill(parser: Parser) -> None:
     parser.add_argument(
         "--datasets", "--dataset", type=names, required=True, help="names or folders, by commas"
     )
+    add_reading(parser)
     parser.add_argument(
         "--llms", "--llm", type=names, default=["minilm"], help="names, hub ids or folders, by commas"
     )
@@ -58,8 +68,9 @@ def call(options: argparse.Namespace) -> int:
     )
     executor = make_executor(options.executor, told)
     cells = expand(
-        options.datasets, options.llms, options.methods, options.protocols, options.seeds, overrides(options)
-    )
+        options.datasets, options.llms, options.methods, options.protocols, options.seeds, overrides(options),
+        reading(options),
+    )  # fmt: skip
     plan = make_plan(cells, options.tune)
     if options.dry_run:
         from benchmark.grid.dryrun import dry_run

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from benchmark.config import PROTOCOLS
 from benchmark.data.places import DATA_VARIABLE
+from benchmark.data.reading import Reading
 from methods.errors import UserError, unknown
 
 
@@ -67,6 +68,39 @@ def use_data_dir(options: argparse.Namespace) -> None:
     if not folder.is_dir():
         raise UserError(f"--data-dir: there is no folder {folder}; give one that holds data files.")
     os.environ[DATA_VARIABLE] = str(folder.resolve())
+
+
+def add_reading(parser: Parser) -> None:
+    """The options that say how a dataset's folder is to be read; `reading` collects them."""
+    parser.add_argument("--recipe", metavar="NAME", help="take the options of this recipe for the folder")
+    parser.add_argument(
+        "--columns", type=_columns, metavar="NAME=COLUMN,...",
+        help="columns of the folder's files that have other names, such as "
+        "user_id=uid,item_id=asin,timestamp=ts",
+    )  # fmt: skip
+    parser.add_argument(
+        "--separator", type=_separator, metavar="CHARACTER",
+        help="between the fields of a line of the folder's files, such as ';'",
+    )  # fmt: skip
+
+
+def reading(options: argparse.Namespace) -> Reading:
+    """What --recipe, --columns and --separator say."""
+    return Reading(options.recipe or "", options.columns or (), options.separator or "")
+
+
+def _columns(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = [pair.partition("=") for pair in names(text)]
+    found = {name.strip(): column.strip() for name, _, column in pairs}
+    if len(found) < len(pairs) or not all(found) or not all(found.values()):
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=COLUMN,... with each name once")
+    return tuple(found.items())
+
+
+def _separator(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("give the character")
+    return "\t" if text == "\\t" else text  # as a shell hands it over
 
 
 def add_set(parser: Parser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmark.commands.options import Parser, add_common, overrides, protocols
+from benchmark.commands.options import Parser, add_common, add_reading, overrides, protocols, reading
 from benchmark.config import PROTOCOLS
 
 SUMMARY = "Run one cell and print the path of its record."
@@ -14,6 +14,7 @@ SUMMARY = "Run one cell and print the path of its record."
 def fill(parser: Parser) -> None:
     """Declare the options."""
     parser.add_argument("--dataset", required=True, help="a recipe's name or a folder")
+    add_reading(parser)
     parser.add_argument("--llm", default="minilm", help="a short name, a hub id or a folder")
     parser.add_argument("--method", required=True, help="see `adaptrec list methods`")
     parser.add_argument(
@@ -35,8 +36,9 @@ def call(options: argparse.Namespace) -> int:
     from benchmark.run import run
 
     cell = Cell(
-        options.dataset, options.llm, options.method, options.protocol, options.seed, overrides(options)
-    )
+        options.dataset, options.llm, options.method, options.protocol, options.seed, overrides(options),
+        reading(options),
+    )  # fmt: skip
     path, record = run(cell, options.results, options.fresh)
     if record.status != "ok":
         print(f"adaptrec: {record.status}: {record.error}", file=sys.stderr)

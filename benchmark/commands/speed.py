@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from benchmark.commands.options import Parser, add_set, protocols, setting
+from benchmark.commands.options import Parser, add_reading, add_set, protocols, reading, setting
 from benchmark.config import PROTOCOLS
 from methods.errors import UserError
 
@@ -16,6 +16,7 @@ SUMMARY = "Time training and evaluation steps on this machine."
 def fill(parser: Parser) -> None:
     """Declare the options."""
     parser.add_argument("--dataset", default="tiny", help="a recipe's name or a folder")
+    add_reading(parser)
     parser.add_argument("--llm", default="minilm", help="a short name, a hub id or a folder")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--method", help="see `adaptrec list methods`")
@@ -72,7 +73,10 @@ def call(options: argparse.Namespace) -> int:
         from benchmark.speed.run import speed
         from benchmark.speed.steps import Plan
 
-        cell = Cell(options.dataset, options.llm, options.method, options.protocol, 0, tuple(options.set))
+        cell = Cell(
+            options.dataset, options.llm, options.method, options.protocol, 0, tuple(options.set),
+            reading(options),
+        )  # fmt: skip
         plan = Plan(options.steps, options.warm_up, options.passes, options.epochs)
         records = [speed(cell, options.vary, plan, options.json, options.against)]
         status = 0 if all(variant.status == "ok" for variant in records[0].variants) else 1

@@ -7,6 +7,7 @@ with a few numbers a user and an item in memory.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 
 from benchmark.data import filters
 from benchmark.data.amazon import EDITIONS, read_amazon
+from benchmark.data.cautions import MISSING_WORDS
 from benchmark.data.movielens import read_movielens
 from benchmark.data.raw import Raw
 from benchmark.data.readers import read_tables
@@ -220,8 +222,16 @@ def _finish(
         fingerprint={},
         ceiling=None,
     )
+    if len(catalogue) < 2:
+        raise UserError(
+            f"{staged.where}: the catalogue has one item, so nothing can be ranked; it needs at least two "
+            "items with interactions."
+        )
     shared = _shared_texts(staged.scratch, catalogue)
-    built.fingerprint = _fingerprint(built, len(catalogue), int(staged.no_text[catalogue].sum()), shared)
+    facts = _fingerprint(built, len(catalogue), int(staged.no_text[catalogue].sum()), shared)
+    facts["share_equal_times"] = _equal_neighbours(times, offsets) / max(1, len(items) - len(kept))
+    facts["texts_like_missing"] = _texts_like_missing(staged.scratch, catalogue)
+    built.fingerprint = facts
     return built
 
 
@@ -252,6 +262,28 @@ def _shared_texts(scratch: Scratch, catalogue: Ints) -> int:
         catalogue=_numbers(item=catalogue),
     )
     return int(count)
+
+
+def _texts_like_missing(scratch: Scratch, catalogue: Ints) -> int:
+    """How many items of the catalogue have a text of nothing but words for a missing value."""
+    word = "|".join(map(re.escape, MISSING_WORDS))
+    (count,) = scratch.row(
+        f"""SELECT count(*) FROM items SEMI JOIN catalogue USING (item)
+        WHERE regexp_full_match(lower(text), '({word})( ({word}))*')""",
+        catalogue=_numbers(item=catalogue),
+    )
+    return int(count)
+
+
+def _equal_neighbours(times: npt.NDArray[Any], offsets: Ints) -> int:
+    """How many interactions have the time of the one before them of the same user."""
+    count = 0
+    for first, last in _user_chunks(offsets):
+        part = times[offsets[first] : offsets[last]]
+        same = part[1:] == part[:-1]
+        same[offsets[first + 1 : last] - offsets[first] - 1] = False  # between two users
+        count += int(same.sum())
+    return count
 
 
 def _fingerprint(built: Built, items: int, without_text: int, shared: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ PAIRS = {
     "csv": ("interactions.csv", "items.csv"),
     "parquet": ("interactions.parquet", "items.parquet"),
 }
-"""Files of the plain formats."""
+"""Files of the plain formats. Those of text may be gzipped, with `.gz` at the end of the name."""
 FORMATS = (*PAIRS, "recbole", "unisrec")
 """Formats whose files are recognised in a folder."""
 
@@ -22,7 +22,9 @@ FORMATS = (*PAIRS, "recbole", "unisrec")
 def folder_files(folder: Path, kind: str) -> dict[str, Path]:
     """Role -> file of the given format in `folder`; raises `UserError` when one is missing."""
     if kind in PAIRS:
-        roles = dict(zip(("interactions", "items"), (folder / name for name in PAIRS[kind]), strict=True))
+        roles = dict(
+            zip(("interactions", "items"), (_plain(folder, name) for name in PAIRS[kind]), strict=True)
+        )
     else:
         suffixes = {
             "recbole": {"interactions": ".inter", "items": ".item"},
@@ -42,7 +44,7 @@ def folder_files(folder: Path, kind: str) -> dict[str, Path]:
 
 def formats_in(folder: Path) -> list[str]:
     """The formats of which `folder` holds files."""
-    found = [kind for kind, names in PAIRS.items() if any((folder / name).is_file() for name in names)]
+    found = [kind for kind, names in PAIRS.items() if any(_plain(folder, name).is_file() for name in names)]
     return found + [kind for kind in ("recbole", "unisrec") if _stems(folder, kind)]
 
 
@@ -57,9 +59,22 @@ def detect(folder: Path) -> str:
             f"into {folder}/recipe.toml."
         )
     raise UserError(
-        f"{folder} holds no data files: wanted interactions and items as .tsv, .csv or .parquet, "
-        f"<name>.inter with <name>.item (RecBole), or <name>.train.inter with its companions (UniSRec)."
+        f"{folder} holds no data files: it needs interactions and items as .tsv, .csv (both also with .gz) "
+        f"or .parquet, <name>.inter with <name>.item (RecBole), or <name>.train.inter with its companions "
+        f"(UniSRec)."
     )
+
+
+def _plain(folder: Path, name: str) -> Path:
+    """A file of a plain format, gzipped or not; where there is none, the path it would have."""
+    plain, packed = folder / name, folder / f"{name}.gz"
+    if plain.suffix == ".parquet" or not packed.is_file():
+        return plain
+    if plain.is_file():
+        raise UserError(
+            f"{folder} holds both {plain.name} and {packed.name}; remove the one that is not meant."
+        )
+    return packed
 
 
 def _stems(folder: Path, kind: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,25 @@ def data_folder() -> Path | None:
     """The folder that $ADAPTREC_DATA names, if any."""
     named = os.environ.get(DATA_VARIABLE)
     return Path(named).expanduser().resolve() if named else None
+
+
+def path_of(written: str) -> Path | None:
+    """What a user wrote as a path; None where no file system could have it."""
+    try:
+        path = Path(written).expanduser()
+        path.exists()
+    except (ValueError, RuntimeError):  # a NUL, the home folder of nobody
+        return None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None
+        raise
+    return None if "\0" in written else path
+
+
+def shortened(name: str, most: int = 80) -> str:
+    """A name for an error: one of thousands of characters says no more than its beginning."""
+    return name if len(name) <= most else f"{name[:most]}... ({len(name):,} characters)"
 
 
 def raw_folder(name: str, cache: Path) -> Path:

@@ -5,7 +5,6 @@ A fault is an error that names file and row unless the recipe declares its repai
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -18,13 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmark.data.delimited import Delimited, Part
-from benchmark.data.raw import BATCH_ROWS, Place, Raw, interactions_batch, items_batch, join_texts
-from benchmark.data.recipe import Recipe
+from benchmark.data.parquet import ParquetTable
+from benchmark.data.raw import Place, Raw, interactions_batch, items_batch, join_texts
+from benchmark.data.reading import COLUMNS, mapping_hint
+from benchmark.data.recipe import UNUSED, Recipe
+from benchmark.data.rules import MAPPED, SEPARATED
+from benchmark.data.times import Times
 from methods.errors import UserError
 
 TEXT_TYPES = ("token", "token_seq")
 """RecBole field types that hold text."""
-_COLUMNS = ("user_id", "item_id", "timestamp")
 _UNITS = {"parquet": "row"}
 
 
@@ -32,10 +34,12 @@ class Table(Protocol):
     """A file with named columns."""
 
     path: Path
+    columns: tuple[str, ...]
+    """The names in the file."""
     names: tuple[str, ...]
-    """Columns that can be read."""
+    """The same columns by the names that the recipe gives them."""
     texts: tuple[str, ...]
-    """Columns that can be item text, in file order."""
+    """Those of `names` that can be item text, in file order."""
 
     def parts(self, wanted: Sequence[str]) -> Iterator[Part]:
         """Rows with the columns `wanted`; raises `UserError` when there are none."""
@@ -46,7 +50,7 @@ def read_tables(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]
     interactions, items = files["interactions"], files["items"]
     unit = _UNITS.get(recipe.format, "line")
     return Raw(
-        interactions=_interactions(interactions, recipe, repairs),
+        interactions=_interactions(files, recipe, repairs),
         items=item_batches(items, recipe, repairs),
         place=partial(_place, interactions, unit),
         item_place=partial(_place, items, unit),
@@ -58,33 +62,29 @@ def _place(path: Path, unit: str, row: int) -> Place:
     return Place(path, f"{unit} {row}")
 
 
-def _interactions(path: Path, recipe: Recipe, repairs: Counter[str]) -> Iterator[Any]:
+def _interactions(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> Iterator[Any]:
+    path, times_of = files["interactions"], Times()
     table = open_table(path, recipe, repairs)
-    need(table, *_COLUMNS)
+    _need_interactions(table, files["items"], recipe)
     place = partial(_place, path, _UNITS.get(recipe.format, "line"))
     first_bad, any_row = 0, False
-    for part in table.parts(_COLUMNS):
-        users, items, written = (part.columns[name] for name in _COLUMNS)
-        times = _numbers(written)
+    for part in table.parts(COLUMNS):
+        users, items, written = (part.columns[name] for name in COLUMNS)
+        times = times_of.read(written)
         named = _filled(users) & _filled(items)
         good = named & np.isfinite(times)
         if not good.all():
             first = int(np.argmin(good))
             if recipe.bad_rows == "error":
-                shown = written[first].as_py()
-                fault = (
-                    f"timestamp '{'' if shown is None else shown}' is not a number"
-                    if named[first]
-                    else "user_id or item_id is empty"
-                )
+                fault = times_of.fault(written[first]) if named[first] else "user_id or item_id is empty"
                 raise UserError(
                     f"{place(int(part.rows[first]))}: {fault}; mend the row, or set bad_rows = "
                     '"skip" in the recipe.'
                 )
             first_bad = first_bad or int(part.rows[first])
             repairs["bad rows skipped"] += int((~good).sum())
-            users, items, written = (part.columns[name].filter(pa.array(good)) for name in _COLUMNS)
-            times = _numbers(written)  # whole where only the bad ones were not
+            users, items, written = (part.columns[name].filter(pa.array(good)) for name in COLUMNS)
+            times = times_of.read(written)  # whole where only the bad ones were not
         if len(times):
             any_row = True
             yield interactions_batch(users, items, times, part.rows[good])
@@ -94,23 +94,14 @@ def _interactions(path: Path, recipe: Recipe, repairs: Counter[str]) -> Iterator
         )
 
 
-def _numbers(written: Any) -> npt.NDArray[Any]:
-    """Times `[n]`: int64 where all are whole, else float64, NaN where one is no number."""
-    if not pa.types.is_string(written.type):
-        kind = pa.float64() if written.null_count or pa.types.is_floating(written.type) else pa.int64()
-        numbers: npt.NDArray[Any] = pc.fill_null(written.cast(kind), np.nan if written.null_count else 0)
-        return np.asarray(numbers)
-    hexadecimal = pc.any(pc.match_substring(written, "x", ignore_case=True)).as_py()
-    for kind in () if hexadecimal else (pa.int64(), pa.float64()):  # Arrow reads 0x10 as a number
-        try:
-            return np.asarray(written.cast(kind))
-        except pa.ArrowInvalid:
-            continue
-    import pandas as pd
-
-    series = pd.Series(written.to_pylist(), dtype=object)
-    coerced = pd.to_numeric(series, errors="coerce").to_numpy()
-    return coerced if coerced.dtype == np.int64 else coerced.astype(np.float64)
+def _need_interactions(table: Table, items: Path, recipe: Recipe) -> None:
+    """As `need`, but `item_id` may have its other name in the file of items alone."""
+    column = recipe.column("item_id")
+    other = column not in table.columns and "item_id" in table.columns
+    if other and column in open_table(items, recipe, Counter()).columns:
+        need(table, recipe, "user_id", "timestamp")
+    else:
+        need(table, recipe, *COLUMNS)
 
 
 def _filled(names: Any) -> npt.NDArray[np.bool_]:
@@ -120,10 +111,15 @@ def _filled(names: Any) -> npt.NDArray[np.bool_]:
 def item_batches(path: Path, recipe: Recipe, repairs: Counter[str]) -> Iterator[Any]:
     """Batches of the items of a file, in its order; raises `UserError` as `read_tables` does."""
     table = open_table(path, recipe, repairs)
-    need(table, "item_id", *recipe.text_fields)
-    chosen = recipe.text_fields or tuple(name for name in table.texts if name != "item_id")
+    # where only the interactions have the other name, the items have ours
+    need(table, recipe, *recipe.text_fields, *(() if "item_id" in table.names else ("item_id",)))
+    others = tuple(name for name in table.texts if name != "item_id" and not name.startswith(UNUSED))
+    chosen = recipe.text_fields or others
     if not chosen:
-        raise UserError(f"{path} has no text column; give each item at least a title.")
+        have = ", ".join(table.columns)
+        raise UserError(
+            f"{path} has no text column (its columns are {have}); give each item at least a title."
+        )
     place = partial(_place, path, _UNITS.get(recipe.format, "line"))
     for part in table.parts(tuple(dict.fromkeys(("item_id", *chosen)))):
         good = _filled(part.columns["item_id"])
@@ -138,22 +134,33 @@ def item_batches(path: Path, recipe: Recipe, repairs: Counter[str]) -> Iterator[
         yield items_batch(columns["item_id"], join_texts([columns[name] for name in chosen]), part.rows[good])
 
 
-def need(table: Table, *names: str) -> None:
-    """Raise `UserError` unless the table has all the columns."""
-    for name in names:
-        if name not in table.names:
-            near = difflib.get_close_matches(name, table.names, n=1)
-            hint = f" Rename '{near[0]}'?" if near else ""
-            have = ", ".join(table.names)
-            raise UserError(f"{table.path} has no column '{name}'; its columns are {have}.{hint}")
+def need(table: Table, recipe: Recipe, *names: str) -> None:
+    """Raise `UserError` unless the table has all the columns, under the names that the recipe gives them."""
+    missing = [name for name in names if recipe.column(name) not in table.columns]
+    if not missing:
+        return
+    column = recipe.column(missing[0])
+    fault = f"{table.path} has no column '{column}'"
+    if column != missing[0]:
+        raise UserError(f"{fault}, which is to be {missing[0]}; its columns are {', '.join(table.columns)}.")
+    if len(table.columns) == 1 and recipe.format in SEPARATED:
+        for character in ";,|\t":
+            if character in table.columns[0]:
+                shown = character.replace("\t", "\\t")
+                raise UserError(
+                    f"{fault}: its first line is one column, {table.columns[0]!r}; name what is between the "
+                    f"columns with --separator '{shown}', or separator = \"{shown}\" in recipe.toml."
+                )
+    hint = f"; {mapping_hint(missing, table.columns)}" if recipe.format in MAPPED else ""
+    raise UserError(f"{fault}; its columns are {', '.join(table.columns)}{hint}.")
 
 
 def open_table(path: Path, recipe: Recipe, repairs: Counter[str]) -> Table:
     """A file of the recipe's format."""
     if recipe.format == "parquet":
-        return _Parquet(path)
-    comma, typed = recipe.format == "csv", recipe.format in ("recbole", "unisrec")
-    return _DelimitedTable(path, "," if comma else "\t", recipe, repairs, typed)
+        return ParquetTable(path, recipe)
+    delimiter = recipe.separator or ("," if recipe.format == "csv" else "\t")
+    return _DelimitedTable(path, delimiter, recipe, repairs, recipe.format in ("recbole", "unisrec"))
 
 
 class _DelimitedTable:
@@ -164,7 +171,11 @@ class _DelimitedTable:
     ) -> None:
         self.path = path
         self._file = Delimited(path, delimiter, recipe, repairs)
-        self.names, self.texts = _header(self._file.header, path, typed)
+        self.columns, texts = _header(self._file.header, path, typed)
+        self.names = recipe.renamed(self.columns)
+        self.texts = tuple(
+            name for name, column in zip(self.names, self.columns, strict=True) if column in texts
+        )
 
     def parts(self, wanted: Sequence[str]) -> Iterator[Part]:
         """Rows with the columns `wanted`; raises `UserError` when there are none."""
@@ -187,58 +198,3 @@ def _header(cells: list[str], path: Path, typed: bool) -> tuple[tuple[str, ...],
     if typed:
         return names, tuple(name for name, _, kind in split if kind in TEXT_TYPES)
     return names, names
-
-
-class _Parquet:
-    """A Parquet file: columns of text, numbers and times; others are as if they were not there."""
-
-    def __init__(self, path: Path) -> None:
-        import pyarrow.parquet as pq
-
-        self.path = path
-        try:
-            self._file = pq.ParquetFile(path)
-        except (pa.ArrowException, OSError) as error:
-            raise self._unreadable(error) from error
-        if not self._file.metadata.num_rows:
-            raise UserError(f"{path} has no rows.")
-        kinds = {field.name: _value_type(field.type) for field in self._file.schema_arrow}
-        self.names = tuple(name for name, kind in kinds.items() if _is_text(kind) or _is_number(kind))
-        self.texts = tuple(name for name, kind in kinds.items() if _is_text(kind))
-
-    def _unreadable(self, error: Exception) -> UserError:
-        return UserError(f"{self.path} is not a readable Parquet file: {str(error).splitlines()[0]}")
-
-    def parts(self, wanted: Sequence[str]) -> Iterator[Part]:
-        """Rows with the columns `wanted`: times as numbers, the others as text, nulls as empty text."""
-        done = 1
-        try:
-            for batch in self._file.iter_batches(BATCH_ROWS, columns=list(wanted)):
-                columns = {name: _plain(batch.column(name), name == "timestamp") for name in wanted}
-                yield Part(columns, np.arange(done, done + len(batch), dtype=np.int64))
-                done += len(batch)
-        except (pa.ArrowException, OSError) as error:
-            raise self._unreadable(error) from error
-
-
-def _value_type(kind: Any) -> Any:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _is_text(kind: Any) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _is_number(kind: Any) -> bool:
-    tests = (pa.types.is_integer, pa.types.is_floating, pa.types.is_timestamp, pa.types.is_date)
-    return any(test(kind) for test in tests)
-
-
-def _plain(column: Any, is_time: bool) -> Any:
-    kind = _value_type(column.type)
-    column = column.cast(kind)
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        column = column.cast(pa.timestamp("ns")).cast(pa.int64())
-    if is_time and not _is_text(kind):
-        return column
-    return pc.fill_null(column.cast(pa.string()), "")

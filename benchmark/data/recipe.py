@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmark.data.folders import detect, folder_files, formats_in
-from benchmark.data.places import DATA_VARIABLE, all_here, data_folder, file_name
-from benchmark.data.rules import ROLES, check, check_files
+from benchmark.data.places import DATA_VARIABLE, data_folder, file_name, path_of, shortened
+from benchmark.data.reading import PLAIN, Reading
+from benchmark.data.rules import ROLES, check, check_columns, check_files
 from benchmark.import_path import packaged_data
 from methods.errors import UserError, unknown
 from methods.fields import hashed, later
 
-_NOT_DATA = ("name", "summary", "edition", "licence", "source", "files", "expected", "settings", "notes")
+_NOT_DATA = (
+    "name", "summary", "edition", "licence", "source", "files", "expected", "settings", "notes", "given",
+)  # fmt: skip
 _NOT_OPTIONS = ("folder", "download", "categories")
-_NOT_KEYS = ("name", "source", "files", "notes")
+_NOT_KEYS = ("name", "source", "files", "notes", "given")
+UNUSED = "(unused) "
+"""Begins the name of a column whose own name `columns` gives to another one."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,10 @@ class Recipe:
     """Items that nobody interacted with: `drop`, or `keep` in the catalogue (`core` must then be 0)."""
     quotes: str = "standard"
     """Double quotes in TSV and CSV: RFC 4180's meaning, or `none` (an ordinary character)."""
+    separator: str = later("")
+    """Between the fields of a line of TSV and CSV, where it is neither the tab nor the comma."""
+    columns: tuple[tuple[str, str], ...] = later(())
+    """(name that this project uses, column of the files that has it), sorted."""
     short_users: str = "error"
     """Users with fewer than three interactions under leave-one-out."""
     bad_rows: str = "error"
@@ -88,23 +98,27 @@ class Recipe:
     """Protocol name or "all" -> harness settings that this dataset suggests."""
     notes: tuple[str, ...] = ()
     """What the lookup decided by itself; printed with the fingerprint."""
+    given: tuple[str, ...] = ()
+    """What the command line says of the folder, as it has to be given again."""
+
+    def column(self, name: str) -> str:
+        """The column of the files that has what this project calls `name`."""
+        return dict(self.columns).get(name, name)
+
+    def renamed(self, columns: Sequence[str]) -> tuple[str, ...]:
+        """What this project calls the columns of a file; one whose name is taken is marked UNUSED."""
+        mapped = {column: name for name, column in self.columns if column in columns}
+        taken = set(mapped.values())
+        return tuple(
+            mapped.get(column, f"{UNUSED}{column}" if column in taken else column) for column in columns
+        )
 
     def options(self) -> dict[str, Any]:
         """Everything that decides how the prepared data look, JSON-able (no names, no paths)."""
         chosen = {name: value for name, value in hashed(self).items() if name not in _NOT_DATA}
+        if self.columns:
+            chosen["columns"] = dict(self.columns)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in chosen.items()}
-
-
-class Listed(NamedTuple):
-    """A line of `list datasets`."""
-
-    name: str
-    edition: str
-    state: str
-    """Whether the files are on this machine."""
-    summary: str
-    category: str = ""
-    """Of a family of datasets, one a category; empty for others."""
 
 
 class _Entry(NamedTuple):
@@ -127,43 +141,42 @@ def search_path() -> list[Path]:
     return [root for root in (Path("datasets"), packaged_data("recipes", "datasets")) if root.is_dir()]
 
 
-def available(cache: Path) -> dict[str, Listed]:
-    """Every recipe by name; one that cannot be read has its fault in place of the summary."""
-    found: dict[str, Listed] = {}
-    for name, entry in _entries().items():
-        try:
-            raw = entry.content()
-            edition, summary = (str(raw.get(key, "")) for key in ("edition", "summary"))
-            state = _state(name, raw, entry.path, cache)
-            found[name] = Listed(name, edition, state, summary, entry.category)
-        except UserError as error:
-            found[name] = Listed(name, "", "", f"unusable: {error}")
-    return found
-
-
-def find(name_or_folder: str) -> Recipe:
-    """The recipe of a name in `datasets/`, or of a folder with data files.
+def find(name_or_folder: str, reading: Reading = PLAIN) -> Recipe:
+    """The recipe of a name in `datasets/`, or of a folder with data files, which `reading` says how to read.
 
     A known name wins over a folder of the same name in the working folder; `./name` means the folder.
     Nothing is fetched here. Raises `UserError` for an unknown name, a missing folder or file, and a fault in
     a recipe.
     """
-    entries = _entries()
-    if name_or_folder in entries:
-        entry = entries[name_or_folder]
-        return _checked(name_or_folder, entry.content(), entry.path, None)
-    folder = Path(name_or_folder).expanduser()
-    if folder.is_dir():
-        return _of_folder(folder.resolve(), entries)
-    if folder.exists():
-        raise UserError(f"dataset '{name_or_folder}' is a file; give the folder that holds it.")
-    if folder.name != name_or_folder:
+    known = entries()
+    if name_or_folder in known:
+        if reading != PLAIN:
+            raise UserError(
+                f"{' '.join(reading.words())} is for a folder, and '{name_or_folder}' is a recipe; give the "
+                f"folder (./{name_or_folder} if it has this name), or leave the option out."
+            )
+        entry = known[name_or_folder]
+        return checked(name_or_folder, entry.content(), entry.path, None)
+    folder, shown = path_of(name_or_folder), shortened(name_or_folder)
+    if folder is not None and folder.is_dir():
+        return _of_folder(folder.resolve(), known, reading)
+    if folder is not None and folder.exists():
+        raise UserError(f"dataset '{shown}' is a file; give the folder that holds it.")
+    _refuse_faulty_family(name_or_folder, known)
+    if folder is None or folder.name != name_or_folder:
         raise UserError(
-            f"there is no dataset folder '{name_or_folder}'; give a folder that exists "
-            f"or one of: {', '.join(_families(entries))}."
+            f"there is no dataset folder '{shown}'; give a folder that exists "
+            f"or one of: {', '.join(_families(known))}."
         )
     do = "`adaptrec list datasets` says more. Or give a folder with interactions.tsv and items.tsv."
-    raise unknown("dataset", name_or_folder, entries, do, _families(entries))
+    raise unknown("dataset", shown, known, do, _families(known))
+
+
+def _refuse_faulty_family(name: str, known: dict[str, _Entry]) -> None:
+    """Raise the fault of the recipe of whose family `name` would be, where that recipe has one."""
+    for stem, entry in known.items():
+        if name.startswith(f"{stem}-") and not entry.category:
+            checked(stem, entry.content(), entry.path, None)
 
 
 def input_files(recipe: Recipe, cache: Path) -> dict[str, Path]:
@@ -178,7 +191,8 @@ def input_files(recipe: Recipe, cache: Path) -> dict[str, Path]:
     return folder_files(recipe.source, recipe.format) if recipe.source else {}
 
 
-def _entries() -> dict[str, _Entry]:
+def entries() -> dict[str, _Entry]:
+    """Every dataset that a recipe describes, by name; those of the working folder come first."""
     found: dict[str, _Entry] = {}
     for root in search_path():
         for path in sorted(root.glob("*/recipe.toml")):
@@ -218,36 +232,27 @@ def _filled(value: Any, category: str) -> Any:
     return value.replace("{category}", category) if isinstance(value, str) else value
 
 
-def _state(name: str, raw: dict[str, Any], path: Path, cache: Path) -> str:
-    """Whether the files are here, to be fetched, or for the user to put somewhere."""
-    try:
-        recipe = _checked(name, raw, path, None)
-    except UserError:
-        if "folder" in raw and "download" not in raw:
-            return "not here"
-        raise
-    if recipe.format == "synthetic":
-        return "generated"
-    here = not recipe.files or all_here(name, None, recipe.files, cache)
-    return "here" if here else "to fetch"
-
-
-def _of_folder(folder: Path, entries: dict[str, _Entry]) -> Recipe:
-    """A folder with its own recipe, or with the options of the recipe that has its name, or the defaults."""
+def _of_folder(folder: Path, known: dict[str, _Entry], reading: Reading) -> Recipe:
+    """A folder with the options of the recipe that `reading` names, of its own recipe, or the defaults."""
     name = re.sub(r"[^\w.-]+", "-", folder.name)
     own = folder / "recipe.toml"
+    given = tuple(reading.words())
+    if reading.recipe:
+        if reading.recipe not in known:
+            raise unknown("recipe", shortened(reading.recipe), known, shown=_families(known))
+        entry = known[reading.recipe]
+        recipe = checked(name, reading.over(entry.content()), entry.path, folder)
+        if recipe.format == "synthetic":
+            raise UserError(f"--recipe {reading.recipe}: that recipe generates its data and reads no folder.")
+        instead = " in place of those of the folder's recipe.toml" if own.is_file() else ""
+        note = f"options and expected counts of the recipe '{reading.recipe}'{instead}"
+        return replace(recipe, notes=(note, *recipe.notes), given=given)
     if own.is_file():
-        return _checked(name, _load(own), own, folder)
-    if folder.name in entries:
-        entry = entries[folder.name]
-        recipe = _checked(folder.name, entry.content(), entry.path, folder)
-        if recipe.format != "synthetic":
-            note = (
-                f"options and expected counts of the recipe '{folder.name}', which the folder's name matches"
-            )
-            return replace(recipe, notes=(note,))
-    kind = detect(folder)
-    return Recipe(name=name, summary=f"the folder {folder}", source=folder, format=kind)
+        return replace(checked(name, reading.over(_load(own)), own, folder), given=given)
+    note = f"the recipe '{name}' has the name of this folder; its options hold only with --recipe {name}"
+    recipe = checked(name, reading.over({}), folder, folder)
+    notes = (note,) if name in known else ()
+    return replace(recipe, summary=f"the folder {folder}", notes=notes, given=given)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -255,11 +260,17 @@ def _load(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError as error:
+        raise UserError(
+            f"{path} has tables or lists nested too deeply; a recipe needs two levels."
+        ) from error
+    except ValueError as error:  # also for a number of thousands of digits
         raise UserError(f"{path} is not valid TOML: {error}.") from error
+    except OSError as error:  # of one recipe, which must not stop the others
+        raise UserError(f"{path} cannot be read: {error.strerror}; check it.") from error
 
 
-def _checked(name: str, raw: dict[str, Any], path: Path, folder: Path | None) -> Recipe:
+def checked(name: str, raw: dict[str, Any], path: Path, folder: Path | None) -> Recipe:
     """A recipe from the content of its file; `folder` replaces the place that the file names."""
     own = {item.name for item in fields(Recipe)} - set(_NOT_KEYS)
     _check_keys(raw, own | set(_NOT_OPTIONS), path)
@@ -296,7 +307,9 @@ def _recipe(name: str, values: dict[str, Any], path: Path) -> Recipe:
     """The recipe of checked values; raises `UserError` where two of them contradict each other."""
     chosen = {key: value for key, value in values.items() if key not in _NOT_OPTIONS}
     chosen["text_fields"] = tuple(chosen.get("text_fields", ()))
+    chosen["columns"] = tuple(sorted(chosen.get("columns", {}).items()))
     recipe = Recipe(name=name, **chosen)
+    check_columns(recipe.columns, recipe.separator, recipe.format, recipe.text_fields, path)
     if recipe.valid_share + recipe.test_share >= 1:
         raise UserError(
             f"{path}: valid_share + test_share must stay below 1, so that something is left to train on."

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmark.data.folders import FORMATS
+from benchmark.data.places import file_name, shortened
+from benchmark.data.reading import COLUMNS
 from methods.errors import UserError, unknown
 
 ROLES = {
@@ -15,6 +19,11 @@ ROLES = {
     "movielens": ("archive",),
 }
 """Formats of files as their publishers hand them out, and what each file is for."""
+
+SEPARATED = ("tsv", "csv")
+"""Formats whose separator can be named."""
+MAPPED = (*SEPARATED, "parquet", "recbole")
+"""Formats whose columns may have other names."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "format": ("auto", *FORMATS, *ROLES, "synthetic"),
@@ -40,7 +49,9 @@ SCHEMES = ("https", "http", "hf", "file")
 """What a URL of [download.files] may begin with; `hf` is the Hugging Face hub."""
 
 _LEAST = {"core": 0, "recent": 3, "max_text": 1}
-_SHARES = ("valid_share", "test_share")
+_MOST = 2**31 - 1
+"""The largest whole number that a recipe may give: counts are kept in 32 bits."""
+_LONGEST_NAME = 100
 _COUNTS = ("users", "items", "interactions")
 _TABLES = ("settings", "synthetic", "expected", "download")
 
@@ -56,37 +67,101 @@ def check(key: str, value: Any, path: Path) -> None:
         raise UserError(f"{path}: {key} = {value!r} is not valid; it must be {want}.")
     if key == "expected":
         _check_expected(value, path)
+    if key == "categories":
+        for name in value:
+            _check_category(name, path)
     if key == "settings":
         for protocol, chosen in value.items():
             if not isinstance(chosen, dict):
                 raise UserError(f"{path}: settings.{protocol} must be a table, [settings.{protocol}].")
 
 
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _separates(value: Any) -> bool:
+    """One character of one byte, which Arrow needs, and none that a name or a quoted field has."""
+    plain = isinstance(value, str) and len(value) == 1 and value.isascii() and not value.isalnum()
+    return plain and value not in '"\r\n\0'
+
+
+_TESTS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "text_fields": (_texts, 'a list of column names, such as ["title", "brand"]'),
+    "categories": (
+        lambda value: _texts(value) and bool(value),
+        "a list of names, each of which makes a dataset",
+    ),
+    "separator": (_separates, 'one character, such as ";"'),
+    "columns": (
+        lambda value: isinstance(value, dict) and _texts([*value.values()]),
+        'a table [columns] of names, such as user_id = "uid"',
+    ),
+    "folder": (lambda value: isinstance(value, str) and value.isprintable(), "the name of a folder"),
+    **{
+        key: (
+            lambda value, least=least: _whole(value) and least <= value <= _MOST,  # type: ignore[misc]
+            f"a whole number of at least {least} and at most {_MOST}",
+        )
+        for key, least in _LEAST.items()
+    },
+    **dict.fromkeys(
+        ("valid_share", "test_share"),
+        (
+            lambda value: (_whole(value) or isinstance(value, float)) and 0 < value < 1,
+            "a number between 0 and 1",
+        ),
+    ),
+}
+"""Key -> whether a value is one for it, and what would be."""
+
+
 def _judge(key: str, value: Any) -> tuple[bool, str]:
     """Whether `value` is one for `key`, and what would be."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    texts = isinstance(value, list) and all(isinstance(name, str) for name in value)
-    if key in _LEAST:
-        return whole and value >= _LEAST[key], f"a whole number of at least {_LEAST[key]}"
-    if key in _SHARES:
-        number = whole or isinstance(value, float)
-        return number and 0 < value < 1, "a number between 0 and 1"
-    if key == "text_fields":
-        return texts, 'a list of column names, such as ["title", "brand"]'
-    if key == "categories":
-        return texts and bool(value), "a list of names, each of which makes a dataset"
     if key in _TABLES:
         return isinstance(value, dict), f"a table, [{key}]"
-    return isinstance(value, str), "text in quotes"
+    test, allowed = _TESTS.get(key, (lambda value: isinstance(value, str), "text in quotes"))
+    return test(value), allowed
+
+
+def _check_category(name: str, path: Path) -> None:
+    """A category becomes a part of names of folders: nothing that leads elsewhere, on any system."""
+    if len(name) > _LONGEST_NAME or not re.fullmatch(r"\w(?:[\w.-]*[\w-])?", name):
+        raise UserError(
+            f"{path}: the category {shortened(name)!r} is not a plain name; it may have letters, digits, "
+            f"'_', '-' and, inside, '.', at most {_LONGEST_NAME} characters."
+        )
+
+
+def check_columns(
+    columns: Sequence[tuple[str, str]], separator: str, kind: str, text_fields: Sequence[str], path: Path
+) -> None:
+    """Raise `UserError` where a column mapping or a separator does not go with the files' format."""
+    known = tuple(dict.fromkeys((*COLUMNS, *text_fields)))
+    for name, column in columns:
+        if name not in known:
+            raise unknown(f"name in the columns of {path}:", name, known)
+        if kind not in MAPPED:
+            raise UserError(f"{path}: columns are for files of {', '.join(MAPPED)}; this is {kind}.")
+        twice = [other for other, same in columns if same == column and other != name]
+        if twice:
+            raise UserError(f"{path}: the column '{column}' cannot be both {name} and {twice[0]}.")
+    if separator and kind not in SEPARATED:
+        raise UserError(f"{path}: separator is for files of {', '.join(SEPARATED)}; this is {kind}.")
 
 
 def _check_expected(value: dict[str, Any], path: Path) -> None:
     for name, count in value.items():
         if name not in _COUNTS:
             raise unknown(f"key of [expected] in {path}:", name, _COUNTS)
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        if not _whole(count) or not 0 < count <= _MOST:
             raise UserError(
-                f"{path}: expected.{name} = {count!r} is not valid; it must be a whole number above 0."
+                f"{path}: expected.{name} = {count!r} is not valid; it must be a whole number above 0 and at "
+                f"most {_MOST}."
             )
 
 
@@ -106,6 +181,8 @@ def check_files(files: Any, kind: str, text_fields: object, path: Path) -> dict[
             scheme, colon, _ = url.partition("://")
             if colon and scheme not in SCHEMES:
                 raise unknown(f"scheme of a URL in {path}:", scheme, SCHEMES)
+            if not url.isprintable() or file_name(url) in ("", ".", ".."):
+                raise UserError(f"{path}: download.files.{role}: {url!r} does not end in the name of a file.")
     return {role: tuple(urls) for role, urls in files.items()}
 
 

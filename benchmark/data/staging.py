@@ -88,6 +88,7 @@ def stage(raw: Raw, recipe: Recipe, scratch: Scratch, begin: Callable[[str], Non
         FROM batches b LEFT JOIN codes c USING (item_id)""",
         batches=stream,
     )
+    _match_whole_numbers(raw, scratch)
     total, unknown, without, real = scratch.row(
         """SELECT count(*), count(*) FILTER (item IS NULL), count(*) FILTER (NOT has_text), count("real")
         FROM events"""
@@ -198,6 +199,29 @@ def _interactions(raw: Raw) -> Iterator[Any]:
         columns = [users, items, nothing if real else times, times if real else nothing, rows]
         cast = [column.cast(kind) for column, kind in zip(columns, _INTERACTIONS.types, strict=True)]
         yield pa.RecordBatch.from_arrays(cast, schema=_INTERACTIONS)
+
+
+def _match_whole_numbers(raw: Raw, scratch: Scratch) -> None:
+    """Give interactions with an unknown item `12.0` the item `12`, or the other way round; counted.
+
+    Programs that know no gap in a column of whole numbers write them so. Where one file has both ids they
+    stay two items, and nothing changes for ids that both files write alike.
+    """
+    whole = "regexp_full_match({0}, '-?[0-9]+(\\.0+)?')"
+    count = "SELECT count(*) FROM events WHERE item IS NULL"
+    if not (before := scratch.row(f"{count} AND {whole.format('unknown')}")[0]):
+        return
+    scratch.run(
+        f"""UPDATE events SET item = same.item, has_text = same.has_text, unknown = NULL
+        FROM (
+            SELECT split_part(item_id, '.', 1) AS number, min(item) AS item, bool_or(has_text) AS has_text
+            FROM codes WHERE {whole.format("item_id")} GROUP BY 1 HAVING count(*) = 1
+        ) same
+        WHERE events.item IS NULL AND {whole.format("unknown")}
+        AND split_part(unknown, '.', 1) = same.number"""
+    )
+    matched = before - scratch.row(f"{count} AND {whole.format('unknown')}")[0]
+    raw.repairs["interactions matched with an item by its whole number (12.0 is 12)"] += matched
 
 
 def _number_users(scratch: Scratch) -> int:

@@ -100,7 +100,7 @@ def _items(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> 
 
 def _read(path: Path, recipe: Recipe, repairs: Counter[str]) -> _Lines:
     table = open_table(path, recipe, repairs)
-    need(table, *_COLUMNS)
+    need(table, recipe, *_COLUMNS)
     parts = list(table.parts(_COLUMNS))
     columns = {name: [text for part in parts for text in part.columns[name].to_pylist()] for name in _COLUMNS}
     return _Lines(path, columns, np.concatenate([part.rows for part in parts]))

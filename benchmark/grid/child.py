@@ -38,6 +38,7 @@ def run_command(cell: Cell, results: Path, processes: int, fresh: bool) -> list[
         sys.executable, *(launcher if processes > 1 else []), "-m", "benchmark",
         "run", "--dataset", cell.dataset, "--llm", cell.llm, "--method", cell.method,
         "--protocol", cell.protocol, "--seed", str(cell.seed), "--results", str(results),
+        *cell.reading.words(),
         *(["--set", *cell.overrides] if cell.overrides else []), *(["--fresh"] if fresh else []),
     ]  # fmt: skip
 

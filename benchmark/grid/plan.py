@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmark.cell import Cell, Resolved, check_protocol, find_llm, resolve_cell
 from benchmark.config import TUNE, Tune, accepted, applicable, held
+from benchmark.data.reading import PLAIN, Reading
 from benchmark.data.recipe import find
 from benchmark.published import dataset_of
 from benchmark.record import NO_LLM
@@ -101,6 +102,7 @@ def expand(
     protocols: Sequence[str],
     seeds: Sequence[int],
     overrides: Sequence[str],
+    reading: Reading = PLAIN,
 ) -> list[Cell]:
     """All cells, in the order dataset, language model, protocol, method, seed.
 
@@ -111,7 +113,7 @@ def expand(
     names = list(methods) if methods else registry.default_names()
     classes = {name: registry.get(name) for name in names}
     for dataset in datasets:
-        find(dataset)
+        find(dataset, reading)
     for protocol in protocols:
         check_protocol(protocol)
     if any(cls.reads != "ids" for cls in classes.values()):
@@ -121,7 +123,7 @@ def expand(
     cells = {
         Cell(
             dataset, NO_LLM if classes[name].reads == "ids" else llm, name, protocol, seed,
-            applicable(overrides, classes[name].Config),
+            applicable(overrides, classes[name].Config), reading,
         ): None
         for dataset, llm, protocol, name, seed in product(datasets, llms, protocols, names, seeds)
     }  # fmt: skip

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 
+from pydantic import TypeAdapter
+
 from benchmark.cell import Cell, resolve_cell
 from benchmark.grid import lifeline
 from benchmark.grid.child import Child, stop
@@ -52,7 +54,7 @@ def _unless_mistake(say: Callable[[str], None]) -> Callable[[str], None]:
 
 def read_cells(text: str) -> list[Cell]:
     """The cells in what `prepare` wrote."""
-    return [Cell(**{**cell, "overrides": tuple(cell["overrides"])}) for cell in json.loads(text)]
+    return TypeAdapter(list[Cell]).validate_json(text)
 
 
 def main(cells: str) -> int:

@@ -85,6 +85,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 def _command(runs: Sequence[RunRecord]) -> str:
     run = runs[0]
     words = ["python", "-m", "benchmark", "bench", "--datasets", run.dataset]
+    words += (run.data.get("recipe") or {}).get("given", [])
     words += ["--llms", run.llm] if run.llm else []
     words += ["--methods", run.method, "--protocols", run.protocol]
     words += ["--seeds", ",".join(str(one.seed) for one in runs)]

@@ -121,6 +121,7 @@ def _command(first: Resolved, overrides: Sequence[str], vary: Vary, plan: Plan) 
     words = ["python", "-m", "benchmark", "speed", "--dataset", first.prepared.name]
     words += ["--llm", first.llm.name] if first.llm else []
     words += ["--method", cell.method, "--protocol", cell.protocol]
+    words += cell.reading.words()
     words += ["--set", *overrides] if overrides else []
     words += ["--vary", f"{vary[0]}={','.join(vary[1])}"] if vary else []
     words += ["--steps", str(plan.steps), "--warm-up", str(plan.warm_up), "--passes", str(plan.passes)]
