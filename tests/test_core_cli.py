@@ -10,8 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from data_folders import BLINK as QUICK
-from data_folders import TEN, TWELVE, write_folder
+from data_folders import BLINK, TEN, TWELVE, write_folder
 
 from benchmark.cell import Cell, resolve_cell
 from benchmark.cli import main
@@ -34,8 +33,6 @@ HEAVY = {
     "numpy",
     "peft",
 }
-BLINK = (*QUICK, "learning_rate=0.05")
-"""So fast that two epochs move a rank."""
 SMALL = ["--set", *BLINK, "--epochs", "2"]
 
 
