@@ -14,6 +14,7 @@ from torch import nn
 from methods.base import Context
 from methods.dropout import quicken
 from methods.errors import UserError, unknown
+from methods.peft_names import EVERY_LINEAR, check_after, check_before, meets, named_in
 from methods.tuned import Tuned, TunedConfig
 
 KNOWN_TARGETS: Mapping[str, tuple[str, ...]] = {"distilbert": ("q_lin", "v_lin"), "modernbert": ("Wqkv",)}
@@ -55,22 +56,27 @@ class Adapted(Tuned):
 def adapt(llm: nn.Module, config: Any) -> nn.Module:
     """Put the adapters of `config` into `llm`, whose own weights are frozen then.
 
-    Raises `UserError` where PEFT cannot.
+    Raises `UserError` where PEFT cannot, and for a name in `config` that has no effect.
     """
     from peft import get_peft_model
 
+    named = dict(named_in(config))
+    check_before(config, llm)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")  # PEFT corrects it
             warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # to PEFT
+            warnings.filterwarnings("ignore", message=".*did not match any")  # an error below
             model: nn.Module = get_peft_model(llm, config)
-    except torch.OutOfMemoryError:
+    except (MemoryError, torch.OutOfMemoryError):
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError, ImportError, RuntimeError) as error:
+    except Exception as error:  # each kind checks what it is given in its own way
         raise UserError(
             f"PEFT cannot put {config.peft_type.value} into {type(llm).__name__}: {_reason(error)}."
             f" Modules that can be adapted: {', '.join(_adaptable(llm))}."
         ) from error
+    tuner: Any = model.base_model
+    check_after(named, sorted(tuner.targeted_module_names))
     return model
 
 
@@ -81,6 +87,7 @@ def targets_of(names: str, llm: nn.Module, defaults: Mapping[str, Any]) -> Any:
     """
     llm_config: Any = llm.config
     kind = llm_config.model_type
+    modules = [name for name, _ in llm.named_modules()]
     if not names:
         chosen = defaults.get(kind) or KNOWN_TARGETS.get(kind)
         if chosen is None:
@@ -89,14 +96,14 @@ def targets_of(names: str, llm: nn.Module, defaults: Mapping[str, Any]) -> Any:
                 f" targets=<names with commas between them> of {', '.join(_adaptable(llm))}, or"
                 " targets=all-linear."
             )
-        return chosen if isinstance(chosen, str) else list(chosen)
-    if names == "all-linear":
+        # those of them that this variant of the architecture has
+        return chosen if isinstance(chosen, str) else [name for name in chosen if meets(name, modules)]
+    if names == EVERY_LINEAR:
         return names
     chosen = [name.strip() for name in names.split(",") if name.strip()]
-    modules = [name for name, _ in llm.named_modules()]
     for name in chosen:
-        if not any(module == name or module.endswith(f".{name}") for module in modules):
-            raise unknown("module in targets:", name, [*_adaptable(llm), "all-linear"])
+        if not meets(name, modules):
+            raise unknown("module in targets:", name, [*_adaptable(llm), EVERY_LINEAR])
     return chosen
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from types import UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic import field_validator
+from pydantic import TypeAdapter, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from methods.adapters import Adapted
@@ -67,7 +68,8 @@ def canonical(text: str) -> str:
     values = {name: value for name, value in values.items() if name not in _STORAGE}
     described = {"peft_type": kind.upper() if isinstance(kind, str) else kind, **values}
     build(described)
-    return json.dumps(described, sort_keys=True)
+    # the order of the fields says nothing; that inside a pattern does: the first key that fits counts
+    return json.dumps(dict(sorted(described.items())))
 
 
 def build(described: dict[str, Any]) -> Any:
@@ -93,10 +95,41 @@ def build(described: dict[str, Any]) -> Any:
     for name in values:
         if name not in known:
             raise unknown(f"field of {kind}", name, [one for one in known if one != "peft_type"])
+    _check_types(cls, values)
     try:
         return cls(**values)
     except Exception as error:  # each kind checks its fields in its own way
         raise UserError(f"refused by PEFT: {' '.join(str(error).split())}") from error
+
+
+def _check_types(cls: Any, values: dict[str, Any]) -> None:
+    """Raise `UserError` for a value whose type is not that of its field: PEFT takes it, and fails later.
+
+    What a `Literal` lists is left to PEFT, whose lists leave out forms such as `pissa_niter_4`.
+    """
+    hints, defaults = get_type_hints(cls), {field.name: field.default for field in fields(cls)}
+    for name, value in values.items():
+        if value == defaults[name] and type(value) is type(defaults[name]):
+            continue  # as PEFT saves it, whatever its annotation says
+        try:
+            TypeAdapter(_types(hints[name])).validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            allowed = str(hints[name]).replace("typing.", "").replace("NoneType", "None")
+            shown = hints[name].__name__ if isinstance(hints[name], type) else allowed
+            raise UserError(f"{name}={json.dumps(value)} is of a wrong type; PEFT takes: {shown}") from error
+        if name.endswith("_pattern") and isinstance(value, dict):
+            for key, one in value.items():
+                if isinstance(one, bool) or not isinstance(one, int | float):
+                    raise UserError(f"'{key}' in {name} must be a number, not {json.dumps(one)}")
+
+
+def _types(hint: Any) -> Any:
+    """`hint` with the types of its literals in their place."""
+    if get_origin(hint) is Literal:
+        return Union[tuple({type(one) for one in get_args(hint)})]  # noqa: UP007
+    if get_origin(hint) in (Union, UnionType):
+        return Union[tuple(_types(one) for one in get_args(hint))]  # noqa: UP007
+    return hint
 
 
 def _parsed(text: str) -> dict[str, Any]:
@@ -111,9 +144,15 @@ def _parsed(text: str) -> dict[str, Any]:
                 f"it is neither JSON ({{...}}) nor a file that can be read ({type(error).__name__})"
             ) from error
     try:
-        values = json.loads(text)
+        values = json.loads(text, parse_constant=_no_number)
     except json.JSONDecodeError as error:
         raise UserError(f"{where} is not JSON: {error.msg} at character {error.pos + 1}") from error
+    except (RecursionError, ValueError) as error:  # nested without end, NaN, a number of 5,000 digits
+        raise UserError(f"{where} is not JSON that can be used: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{where} must hold a JSON object, not {type(values).__name__}")
     return values
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
