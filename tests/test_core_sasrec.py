@@ -57,6 +57,66 @@ def test_agrees_with_torchs_own_transformer(layers: int, heads: int) -> None:
         torch.testing.assert_close(alone(sasrec, x), reference(sasrec, x, heads))
 
 
+class RecBoleLayer(nn.Module):
+    """A layer as RecBole writes it: a map each for queries, keys and values, hidden scores 10,000 lower."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads, inner = heads, PLAIN.sasrec_inner
+        self.query, self.key, self.value = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.dense, self.dense_1, self.dense_2 = (
+            nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, inner), nn.Linear(inner, WIDTH),
+        )  # fmt: skip
+        self.norm, self.norm_2 = (nn.LayerNorm(WIDTH, eps=1e-12) for _ in range(2))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`x` `[B, L, d]`, `mask` `[B, 1, L, L]` to be added to scores: -> `[B, L, d]`."""
+
+        def split(y: Tensor) -> Tensor:  # [B, L, d] -> [B, heads, L, d / heads]
+            return y.view(*y.shape[:2], self.heads, -1).permute(0, 2, 1, 3)
+
+        query, key, value = split(self.query(x)), split(self.key(x)), split(self.value(x))
+        scores = query @ key.transpose(-1, -2) / (WIDTH / self.heads) ** 0.5 + mask  # [B, heads, L, L]
+        mixed = (scores.softmax(-1) @ value).permute(0, 2, 1, 3).reshape(x.shape)
+        x = self.norm(self.dense(mixed) + x)
+        fed = self.dense_1(x)
+        fed = fed * 0.5 * (1.0 + torch.erf(fed / 2**0.5))
+        return self.norm_2(self.dense_2(fed) + x)
+
+
+def recbole(sasrec: SASRec, x: Tensor, lengths: Tensor, heads: int) -> Tensor:
+    """RecBole's forward pass with the same weights: `x` `[B, L, d]`, padded on the right, -> `[B, d]`."""
+    real = torch.arange(x.shape[1]) < lengths[:, None]  # [L] < [B, 1] -> [B, L]
+    seen = torch.tril(real[:, None, None, :].expand(-1, -1, x.shape[1], -1))  # [B, 1, L, L]
+    mask = torch.where(seen, 0.0, -10_000.0).double()
+    x = nn.functional.layer_norm(
+        x + sasrec.position.weight[: x.shape[1]], (WIDTH,), sasrec.norm.weight, sasrec.norm.bias, 1e-12
+    )
+    for block in sasrec.blocks:
+        layer = RecBoleLayer(heads).double()
+        parts = {"dense": block.out, "dense_1": block.expand, "dense_2": block.contract}
+        parts |= {"norm": block.attention_norm, "norm_2": block.feed_norm}
+        values = {
+            f"{name}.{kind}": getattr(m, kind) for name, m in parts.items() for kind in ("weight", "bias")
+        }
+        for kind in ("weight", "bias"):
+            thirds = getattr(block.qkv, kind).chunk(3)
+            values |= {
+                f"{name}.{kind}": part for name, part in zip(("query", "key", "value"), thirds, strict=True)
+            }
+        layer.load_state_dict(values)
+        x = layer(x, mask)
+    return x[torch.arange(len(x)), lengths - 1]
+
+
+@pytest.mark.parametrize(("layers", "heads"), [(1, 2), (2, 4)])
+def test_agrees_with_a_plain_version_of_recboles(layers: int, heads: int) -> None:
+    sasrec = model(sasrec_layers=layers, sasrec_heads=heads)
+    x, lengths = torch.randn(4, 6, WIDTH, dtype=torch.double), torch.tensor([6, 1, 3, 5])
+    ours = torch.stack([alone(sasrec, row[:length])[-1] for row, length in zip(x, lengths, strict=True)])
+    torch.testing.assert_close(ours, recbole(sasrec, x, lengths, heads), rtol=0, atol=2e-6)
+
+
 def test_the_published_shape() -> None:
     """2 layers, 2 heads, width 256, feed-forward 256, 50 positions: counted by hand."""
     from benchmark.config import Settings

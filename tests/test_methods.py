@@ -119,6 +119,53 @@ def test_equations_1_to_4(name: str, init: str) -> None:
     np.testing.assert_allclose(run(method, states).numpy(), plain(name, method, states), rtol=1e-9, atol=1e-9)
 
 
+class PWLayer(nn.Module):
+    """An expert of UniSRec: parametric whitening."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(D, dtype=torch.float64))
+        self.lin = nn.Linear(D, OUT, bias=False, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lin(x - self.bias)  # type: ignore[no-any-return]
+
+
+class MoEAdaptorLayer(nn.Module):
+    """UniSRec's adaptor without dropout and with its gates' noise off, as in evaluation."""
+
+    def __init__(self, experts: int) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(PWLayer() for _ in range(experts))
+        self.w_gate = nn.Parameter(torch.zeros(D, experts, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        gates = (x @ self.w_gate).softmax(-1)  # [M, E]
+        outputs = torch.cat([expert(x).unsqueeze(-2) for expert in self.experts], dim=-2)  # [M, E, d]
+        return (gates.unsqueeze(-1) * outputs).sum(dim=-2)  # [M, d]
+
+
+def test_tmoe_is_unisrecs_adaptor_with_the_same_weights() -> None:
+    """Values and gradients."""
+    states = uneven_states()
+    method = build("tmoe", states, heads=HEADS).eval()
+    theirs, ours = MoEAdaptorLayer(HEADS), method.adapter
+    with torch.no_grad():
+        theirs.w_gate.copy_(ours.route_mean)
+        for k, expert in enumerate(theirs.experts):
+            expert.bias.copy_(ours.shift[k])
+            expert.lin.weight.copy_(ours.weight[:, k].T)
+    expected, found = theirs(states[:, 0]), method(Items(states=states[:, :1]))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    weight = torch.randn(expected.shape, dtype=torch.float64)
+    for result in (expected, found):
+        (result * weight).sum().backward()
+    torch.testing.assert_close(ours.route_mean.grad, theirs.w_gate.grad, rtol=1e-6, atol=1e-6)
+    for k, expert in enumerate(theirs.experts):
+        torch.testing.assert_close(ours.shift.grad[k], expert.bias.grad, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(ours.weight.grad[:, k].T, expert.lin.weight.grad, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("init", INITS)
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_tmlp_is_a_perceptron_on_the_top_state(layers: int, init: str) -> None:
@@ -394,7 +441,7 @@ def test_bf16_under_statistics_like_minilms(name: str, init: str, most: float) -
 def test_every_built_in_method_keeps_the_contract(name: str) -> None:
     cls = registry.get(name)
     check_method(cls)
-    if cls.reads != "ids":
+    if "init" in {setting.name for setting in fields(cls.Config)}:
         check_method(cls, replace(cls.Config(), init="whitened"), seed=1)
 
 
