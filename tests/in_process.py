@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -12,7 +13,7 @@ import pytest
 
 from benchmark import cli
 from benchmark.grid import local, prepare
-from benchmark.grid.child import TAIL, Listener
+from benchmark.grid.child import TAIL, Listener, Log
 
 MAIN: dict[str, Callable[[Sequence[str]], int]] = {
     "benchmark": cli.main,
@@ -36,8 +37,9 @@ class InProcess:
         said = io.StringIO()
         with redirect_stdout(said), redirect_stderr(said):
             self._status = MAIN[module]([*arguments, *given.splitlines()])
-        if log is not None:
-            log.write_text(said.getvalue(), encoding="utf-8")
+        self.log = Log(log or Path(os.devnull))
+        self.log.write(said.getvalue())
+        self.log.close()
         lines = said.getvalue().splitlines()
         self.tail = deque(lines, maxlen=TAIL)
         for line in lines:

@@ -17,7 +17,7 @@ from benchmark.cli import main
 from benchmark.config import Settings, parse, split_overrides
 from benchmark.grid import child
 from benchmark.grid.plan import expand
-from benchmark.record import METRICS, RunRecord, read_record
+from benchmark.record import METRICS, BusyError, RunRecord, read_record
 from benchmark.train import loop
 from methods import registry
 from methods.errors import UserError
@@ -40,10 +40,10 @@ def run(folder: Path, results: Path, *more: str, method: str = "id") -> list[str
     return ["run", "--dataset", str(folder), "--method", method, "--results", str(results), *SMALL, *more]
 
 
-def complaint(capfd: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+def complaint(capfd: pytest.CaptureFixture[str], arguments: list[str], status: int = 2) -> str:
     """The one line that a mistake makes."""
     capfd.readouterr()
-    assert main(arguments) == 2
+    assert main(arguments) == status
     told = capfd.readouterr()
     assert told.out == ""
     (line,) = told.err.splitlines()
@@ -347,7 +347,8 @@ def test_a_second_process_on_the_same_cell_is_told_so(
     path = resolve_cell(Cell(str(folder), "none", "id", overrides=overrides)).record_path(tmp_path)
     path.parent.mkdir(parents=True)
     with FileLock(path.with_suffix(".lock")):
-        assert "another process is working on" in complaint(capfd, run(folder, tmp_path))
+        line = complaint(capfd, run(folder, tmp_path), BusyError.status)
+    assert "another process is working on" in line
 
 
 def test_bench_runs_what_is_missing_prints_a_table_and_runs_nothing_twice(
