@@ -145,6 +145,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_checked(path: Path, fields: dict[str, Any]) -> None:
     """Write a JSON object atomically, with its checksum."""
+    fields = json.loads(json.dumps(fields))  # as it will be read: numbers as keys become strings
     write_json(path, {**fields, CHECKSUM: _checksum(fields)})
 
 
@@ -244,3 +245,13 @@ def lacks(folder: Path, what: str) -> UserError:
         f"the cache {folder} cannot be written, and it lacks {what}; make it writable, or set "
         "ADAPTREC_CACHE to another folder."
     )
+
+
+def nearest(folder: Path) -> Path:
+    """`folder`, or the first above it that is there."""
+    return next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+
+
+def writable(folder: Path) -> bool:
+    """Whether something can be put into `folder`, which need not be there yet."""
+    return os.access(nearest(folder), os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)

@@ -35,6 +35,11 @@ def test_checked_json_comes_back(tmp_path: Path) -> None:
     assert set(json.loads((tmp_path / "a.json").read_text())) == {*FIELDS, "checksum"}
 
 
+def test_numbers_as_keys_are_read_as_strings(tmp_path: Path) -> None:
+    write_checked(tmp_path / "a.json", {"a": {2: "two", 10: (1, 2)}})
+    assert read_checked(tmp_path / "a.json", ["a"]) == {"a": {"2": "two", "10": [1, 2]}}
+
+
 def test_every_flipped_bit_of_checked_json_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_checked(path, FIELDS)

@@ -139,7 +139,7 @@ def test_mirrors_in_order_then_the_record_of_what_was_used(server: Server, tmp_p
     recipe = recipe_of("http://127.0.0.1:9/x/a.bin", f"{server.url}/none/a.bin", server.url + PATH)
     path = use(recipe, tmp_path)
     assert path == tmp_path / "raw" / "own" / "a.bin" and path.read_bytes() == DATA
-    entry = json.loads((path.parent / "files.json").read_text())["a.bin"]
+    entry = json.loads((path.parent / "files.json").read_text())["files"]["a.bin"]
     assert (entry["size"], entry["url"]) == (len(DATA), server.url + PATH) and len(entry["sha256"]) == 64
     server.requests.clear()
     assert fetch(recipe, tmp_path)["archive"] == path and not server.requests
@@ -233,7 +233,7 @@ def test_a_damaged_record_says_what_to_do(server: Server, tmp_path: Path):
     recipe = recipe_of(server.url + PATH)
     fetch(recipe, tmp_path)
     (raw_folder("own", tmp_path) / "files.json").write_text("{")
-    with pytest.raises(UserError, match=r"files\.json cannot be read .*delete it"):
+    with pytest.raises(UserError, match=r"files\.json is damaged .*delete it"):
         fetch(recipe, tmp_path)
 
 
@@ -320,3 +320,31 @@ def test_the_command_takes_a_folder_of_files(tmp_path: Path, monkeypatch, capsys
     assert "sci (" in capsys.readouterr().out
     assert main(["prepare", "--dataset", "sci", "--data-dir", str(tmp_path / "none")]) == 2
     assert "--data-dir: there is no folder" in capsys.readouterr().err
+
+
+def test_a_download_that_changes_before_it_is_used_is_noticed(server: Server, tmp_path: Path):
+    recipe = recipe_of(server.url + PATH)
+    (path,) = fetch(recipe, tmp_path).values()
+    path.write_bytes(DATA[::-1])
+    with pytest.raises(UserError, match=r"a\.bin has changed since it was fetched; delete it"):
+        fetch(recipe, tmp_path)
+    path.unlink()
+    assert fetch(recipe, tmp_path)["archive"].read_bytes() == DATA
+
+
+def test_a_ledger_of_before_there_were_checksums_is_read(server: Server, tmp_path: Path):
+    recipe = recipe_of(server.url + PATH)
+    path = use(recipe, tmp_path)
+    ledger = path.parent / "files.json"
+    ledger.write_text(json.dumps(json.loads(ledger.read_text())["files"]).replace('"fetched"', '"size"'))
+    path.write_bytes(DATA[::-1])
+    with pytest.raises(UserError, match="is not the file of this name that was used first"):
+        fetch(recipe, tmp_path)
+
+
+def test_a_changed_digit_of_the_ledger_is_noticed(server: Server, tmp_path: Path):
+    recipe = recipe_of(server.url + PATH)
+    ledger = use(recipe, tmp_path).parent / "files.json"
+    ledger.write_text(ledger.read_text().replace(f'"size": {len(DATA)}', f'"size": {len(DATA) + 1}'))
+    with pytest.raises(UserError, match=r"files\.json is damaged \(it does not match its"):
+        fetch(recipe, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 import random
@@ -326,7 +327,7 @@ def test_what_a_killed_process_left_is_cleared(tmp_path):
     for path in made.folder.iterdir():
         path.unlink()
     made.folder.rmdir()
-    left = made.folder.with_name(f"{made.folder.name}.abc.tmp")
+    left = made.folder.with_name(f"{made.folder.name}.abcdefgh.tmp")
     (left / "scratch.x.tmp").mkdir(parents=True)
     assert prepare(recipe, tmp_path / "cache").key == made.key and not left.exists()
 
@@ -353,6 +354,8 @@ def test_digests_are_remembered_until_a_file_changes(tmp_path, monkeypatch):
     fresh = digests.remembered_digest(path, cache)
     assert fresh == digests.digest_of(path) and not cache.exists()  # it could still change unseen
     os.utime(path, (1_000_000_000, 1_000_000_000))
+    assert digests.remembered_digest(path, cache) == fresh and not cache.exists()  # this changed it too
+    monkeypatch.setattr(digests, "_SETTLED", -1.0)
     assert digests.remembered_digest(path, cache) == fresh
     with monkeypatch.context() as patch:
         patch.setattr(digests, "digest_of", lambda path: pytest.fail("read again"))
@@ -363,6 +366,52 @@ def test_digests_are_remembered_until_a_file_changes(tmp_path, monkeypatch):
     for memory in (cache / "digests").iterdir():
         memory.write_text("{", encoding="utf-8")
     assert digests.remembered_digest(path, cache) == digests.digest_of(path)
+
+
+@pytest.mark.parametrize("how", ["write", "link", "replace"])
+def test_a_changed_file_whose_time_was_restored_is_noticed(how, tmp_path, monkeypatch):
+    """Size, inode and time of modification can all be as before; the time of the change cannot."""
+    monkeypatch.setattr(digests, "_SETTLED", -1.0)
+    path, cache, link = tmp_path / "file", tmp_path / "cache", tmp_path / "link"
+    path.write_bytes(b"first")
+    link.hardlink_to(path)
+    assert digests.remembered_digest(path, cache) == digests.digest_of(path)
+    before = path.stat()
+    if how == "replace":  # as `cp -p` and `rsync -t` do
+        (tmp_path / "new").write_bytes(b"other")
+        (tmp_path / "new").replace(path)
+    else:
+        (path if how == "write" else link).write_bytes(b"other")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert (after.st_ino == before.st_ino) == (how != "replace")
+    assert digests.remembered_digest(path, cache) == hashlib.sha256(b"other").hexdigest()
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr(digests, "_SETTLED", -1.0)
+    path, cache, real = tmp_path / "file", tmp_path / "cache", digests.digest_of
+    path.write_bytes(b"first")
+
+    def changing(place):
+        found = real(place)
+        path.write_bytes(b"and more")
+        return found
+
+    monkeypatch.setattr(digests, "digest_of", changing)
+    digests.remembered_digest(path, cache)
+    assert not cache.exists()
+
+
+def test_a_damaged_memory_of_a_digest_is_not_believed(tmp_path, monkeypatch):
+    monkeypatch.setattr(digests, "_SETTLED", -1.0)
+    path, cache = tmp_path / "file", tmp_path / "cache"
+    path.write_bytes(b"first")
+    right = digests.remembered_digest(path, cache)
+    (memory,) = (cache / "digests").iterdir()
+    memory.write_text(memory.read_text().replace(right, right[::-1]))
+    assert digests.remembered_digest(path, cache) == right
 
 
 def test_strings_are_a_sequence():

@@ -104,6 +104,7 @@ def test_what_tokens_tell_apart_is_known_on_a_hit(
         patch.setattr(states, "load_tokens", None)  # no text is tokenised anew
         assert load(llm, tmp_path, texts=texts).facts == cold.facts
     stored = json.loads(sidecar.read_text())
+    del stored["checksum"]
     for one in stored["passes"]:
         del one["texts"]  # as written before tokens were counted
     sidecar.write_text(json.dumps(stored))
@@ -315,6 +316,35 @@ def test_parts_of_another_plan_are_not_used(tmp_path: Path) -> None:
     assert (same.done, same.texts_done) == ({0}, 2)
     assert torch.equal(target[[0, 2]], values[[0, 2]]) and not target[[1, 3]].any()
     assert other.load_into(target) == 0 and not other.done and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("change", ["batches", "seconds", "states", "no checksum"])
+def test_a_part_is_whole_or_not_used(change: str, tmp_path: Path) -> None:
+    """Also what stands beside its states: which rows they are of, and what they cost."""
+    values = torch.arange(12.0).view(4, 1, 3)
+    one = parts.Parts(tmp_path, "a", [[0], [1], [2], [3]])
+    one.add(1, values)
+    one.flush(values)
+    (file,) = tmp_path.iterdir()
+    data = file.read_bytes()
+    old, new = {
+        "batches": (b'"batches":"[1]"', b'"batches":"[2]"'),
+        "seconds": (b'"seconds":"', b'"seconds":"9'),
+        "states": (values[1].numpy().tobytes(), values[2].numpy().tobytes()),
+        "no checksum": (b'"sha256"', b'"sha257"'),
+    }[change]
+    assert old in data
+    if change == "seconds":
+        place = data.index(old) + len(old)
+        file.write_bytes(
+            data[:place] + (b"1" if data[place : place + 1] != b"1" else b"2") + data[place + 1 :]
+        )
+    else:
+        file.write_bytes(data.replace(old, new))
+    again = parts.Parts(tmp_path, "a", [[0], [1], [2], [3]])
+    assert again.load_into(torch.zeros_like(values)) == 0
+    assert not again.done
+    assert not list(tmp_path.iterdir())
 
 
 def test_of_two_processes_one_computes(

@@ -279,7 +279,7 @@ def interrupt(llm: LLM, tokens: Tokens, cache: Path, monkeypatch: pytest.MonkeyP
     return left
 
 
-@pytest.mark.parametrize("damage", ["flip", "journal", "truncate", "nothing"])
+@pytest.mark.parametrize("damage", ["flip", "journal", "batches", "truncate", "nothing"])
 @pytest.mark.usefixtures("one_thread")
 def test_what_was_left_is_not_trusted(
     llm: LLM,
@@ -291,11 +291,13 @@ def test_what_was_left_is_not_trusted(
     damage: str,
 ) -> None:
     left = interrupt(llm, tokens, tmp_path, monkeypatch)
-    file = left / ("journal.json" if damage == "journal" else "states.safetensors")
+    file = left / ("journal.json" if damage in ("journal", "batches") else "states.safetensors")
     data = bytearray(file.read_bytes())
     if damage == "flip":
         data[-1] ^= 1
-    file.write_bytes(data if damage in ("flip", "nothing") else data[:-10])
+    if damage == "batches":
+        data[:] = data.replace(b'"batches": 2', b'"batches": 3')
+    file.write_bytes(data[:-10] if damage in ("journal", "truncate") else data)
     encoded.clear()
     with caplog.at_level(logging.WARNING):
         again = load(tokens, llm, tmp_path)

@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from filelock import FileLock
-
 from benchmark.data.ledger import Ledger
 from benchmark.data.places import DATA_VARIABLE, data_folder, file_name, locate, raw_folder
 from benchmark.data.recipe import Recipe
 from benchmark.data.transfer import UnavailableError, transfer
+from benchmark.files import held, lacks
 from methods.errors import UserError
 
 MIRROR_VARIABLE = "ADAPTREC_DATA_MIRROR"
@@ -27,10 +26,12 @@ def fetch(recipe: Recipe, cache: Path) -> dict[str, Path]:
     Processes that want the same files wait for each other. Raises `UserError`: what is missing, where it can
     be had and where to put it; or which file has changed.
     """
-    with _ledger(recipe, cache) as ledger:
+    with _ledger(recipe, cache) as (ledger, writable):
         found: dict[str, Path] = {}
         for role, urls in recipe.files.items():
             path = locate(recipe.name, recipe.source, urls, cache)
+            if path is None and not writable:
+                raise lacks(raw_folder(recipe.name, cache), f"{_names(urls)}, to which it would be fetched")
             if path is None:
                 path, url = _download(recipe, urls, cache)
                 ledger.fetched(path, url)
@@ -41,7 +42,7 @@ def fetch(recipe: Recipe, cache: Path) -> dict[str, Path]:
 
 def remember(recipe: Recipe, files: Iterable[Path], cache: Path) -> None:
     """Keep to `files`, from which `recipe` has been prepared: `fetch` takes no others from now on."""
-    with _ledger(recipe, cache) as ledger:
+    with _ledger(recipe, cache) as (ledger, _):
         ledger.record(files)
 
 
@@ -52,7 +53,7 @@ def known_digests(recipe: Recipe, cache: Path) -> tuple[dict[str, str], list[str
     changed.
     """
     digests, gone = dict[str, str](), list[str]()
-    with _ledger(recipe, cache) as ledger:
+    with _ledger(recipe, cache) as (ledger, _):
         for role, urls in recipe.files.items():
             path = locate(recipe.name, recipe.source, urls, cache)
             if path is not None:
@@ -64,19 +65,11 @@ def known_digests(recipe: Recipe, cache: Path) -> tuple[dict[str, str], list[str
 
 
 @contextmanager
-def _ledger(recipe: Recipe, cache: Path) -> Iterator[Ledger]:
-    """The recipe's ledger, which no other process holds meanwhile."""
+def _ledger(recipe: Recipe, cache: Path) -> Iterator[tuple[Ledger, bool]]:
+    """The recipe's ledger, which no other process holds meanwhile, and whether it can be written."""
     folder = raw_folder(recipe.name, cache)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire()
-    except OSError as error:
-        raise UserError(f"the cache {folder} cannot be written: {error}; set ADAPTREC_CACHE.") from error
-    try:
-        yield Ledger(folder, cache)
-    finally:
-        lock.release()
+    with held(folder / ".lock") as writable:
+        yield Ledger(folder, cache, writable), writable
 
 
 def _download(recipe: Recipe, urls: Sequence[str], cache: Path) -> tuple[Path, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmark.data.digests import remembered_digest
 from benchmark.data.places import LEDGER, read_ledger
-from benchmark.files import write_json
+from benchmark.files import DamagedError, digest_of, write_checked
 from methods.errors import UserError
 
 
@@ -18,18 +18,19 @@ class Ledger:
     It stands in the cache, not beside the files, as those may lie where nothing can be written.
     """
 
-    def __init__(self, folder: Path, cache: Path) -> None:
-        self.path, self._cache = folder / LEDGER, cache
+    def __init__(self, folder: Path, cache: Path, writable: bool) -> None:
+        self.path, self._cache, self._writable = folder / LEDGER, cache, writable
         try:
             self._entries = read_ledger(folder)
-        except (OSError, ValueError) as error:
+        except DamagedError as error:
             raise UserError(
-                f"{self.path} cannot be read ({error}); delete it, and the files are taken as they then are."
+                f"{self.path} is damaged ({error}); delete it, and the files are taken as they then are."
             ) from error
 
     def fetched(self, path: Path, url: str) -> None:
-        """Note where a file has just come from."""
-        self._write({path.name: {**self._entries.get(path.name, {}), "url": url}})
+        """Note where a file has just come from, and what it was when it arrived."""
+        new = {"url": url, "fetched": digest_of(path)}
+        self._write({path.name: {**self._entries.get(path.name, {}), **new}})
 
     def record(self, paths: Iterable[Path]) -> None:
         """Note the files that a dataset has been prepared from: not before, as a damaged file is none to keep
@@ -40,6 +41,12 @@ class Ledger:
         """What the file is; raises `UserError` where it is not the one that was used first."""
         entry = self._entries.get(path.name, {})
         size, sha256 = path.stat().st_size, remembered_digest(path, self._cache)
+        unused = "sha256" not in entry and path.parent == self.path.parent
+        if unused and entry.get("fetched", sha256) != sha256:
+            raise UserError(
+                f"{path} has changed since it was fetched; delete it, and it is fetched again, or delete "
+                f"{self.path} to use the file as it is."
+            )
         if entry.get("sha256", sha256) != sha256:
             raise UserError(
                 f"{path} is not the file of this name that was used first: SHA-256 {entry['sha256'][:12]}... "
@@ -55,8 +62,8 @@ class Ledger:
         return next(((name, str(sha256)) for name, sha256 in known if sha256), None)
 
     def _write(self, entries: dict[str, dict[str, Any]]) -> None:
-        """Replace what is noted of some files, where that changes anything."""
+        """Replace what is noted of some files, where that changes anything and the cache can be written."""
         found = self._entries | entries
-        if found != self._entries:
+        if found != self._entries and self._writable:
             self._entries = found
-            write_json(self.path, found)
+            write_checked(self.path, {"files": found})

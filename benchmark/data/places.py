@@ -1,4 +1,4 @@
-"""Where data files are looked for and kept. Standard library only, so that `list datasets` is quick."""
+"""Where data files are looked for and kept. It imports nothing heavy, so that `list datasets` is quick."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from benchmark.files import DamagedError, read_checked
 
 DATA_VARIABLE = "ADAPTREC_DATA"
 """Environment variable: the folder of data that the user has put there."""
@@ -56,14 +58,28 @@ def file_name(url: str) -> str:
 
 
 def read_ledger(folder: Path) -> dict[str, dict[str, Any]]:
-    """File name -> what is recorded of it. Raises `ValueError` where the file is damaged."""
+    """File name -> what is recorded of it. Raises `DamagedError`, and `OSError` where it cannot be read."""
+    path = folder / LEDGER
     try:
-        found = json.loads((folder / LEDGER).read_text(encoding="utf-8"))
+        return dict(read_checked(path, ("files",))["files"])
     except FileNotFoundError:
         return {}
-    if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
-        raise ValueError("not a table of files")
-    return found
+    except DamagedError:
+        older = _older_ledger(path)
+        if older is None:
+            raise
+        return older
+
+
+def _older_ledger(path: Path) -> dict[str, dict[str, Any]] | None:
+    """What a file of before there was a checksum holds; None where it is none."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return None
+    fields = {"url", "path", "size", "sha256"}
+    entries = found.values() if isinstance(found, dict) else [None]
+    return found if all(isinstance(entry, dict) and set(entry) <= fields for entry in entries) else None
 
 
 def locate(name: str, source: Path | None, urls: Sequence[str], cache: Path) -> Path | None:
@@ -76,7 +92,7 @@ def locate(name: str, source: Path | None, urls: Sequence[str], cache: Path) -> 
     folders = [folder for folder in (source, data and data / name, data) if folder is not None]
     try:
         ledger = read_ledger(downloads)
-    except (OSError, ValueError):
+    except (OSError, DamagedError):
         ledger = {}  # whoever checks the files complains of it
     names = list(dict.fromkeys(file_name(url) for url in urls))
     places = [folder / official for folder in folders for official in names]

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from glob import escape
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
 
 from benchmark.config import digest
 from benchmark.data.build import Begin, Built, build
@@ -27,8 +23,7 @@ from benchmark.data.download import known_digests, remember
 from benchmark.data.places import all_here
 from benchmark.data.recipe import Recipe, input_files
 from benchmark.data.strings import Strings
-from benchmark.files import digest_of, write_json
-from methods.errors import UserError
+from benchmark.files import digest_of, held, lacks, replacing_folder, write_json
 from methods.fields import hashed
 
 FORMAT = 1
@@ -92,13 +87,17 @@ def prepare(recipe: Recipe, cache: Path, begin: Begin = lambda step: None) -> Pr
     folder = _folder(recipe, key, cache)
     notes: list[str] = []
     begin("check of what is there")
-    with _lock(folder):
-        if folder.exists() and (fault := _fault(folder)):
+    with _lock(folder) as writable:
+        there = folder.exists()
+        fault = _fault(folder) if there else "it is not there"
+        if fault and not writable:
+            raise lacks(folder.parent, f"the prepared form of {recipe.name} in {folder.name} ({fault})")
+        if there and fault:
             notes.append(f"the prepared form in {folder} was damaged ({fault}) and has been built again")
-            shutil.rmtree(folder)
-        if folder.exists() and not _counted(folder):  # an earlier version's: the same, with fewer facts
-            shutil.rmtree(folder)
-        if not folder.exists():
+        # an earlier version's has fewer facts, and serves where it cannot be replaced
+        if fault or (writable and not _counted(folder)):
+            if there:
+                shutil.rmtree(folder)
             _build(recipe, files, folder, begin)
         prepared = _load(recipe, key, folder, notes)
     if recipe.files:
@@ -130,21 +129,9 @@ def _folder(recipe: Recipe, key: str, cache: Path) -> Path:
     return cache / "prepared" / f"{recipe.name}-{key}"
 
 
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of `folder` across processes."""
-    lock = FileLock(folder.with_name(folder.name + ".lock"))
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
-        raise UserError(
-            f"the cache {folder.parent} cannot be written: {error}; choose another folder."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+def _lock(folder: Path) -> AbstractContextManager[bool]:
+    """Hold the lock of `folder` across processes: -> whether the cache can be written."""
+    return held(folder.with_name(folder.name + ".lock"))
 
 
 def describe(prepared: Prepared) -> str:
@@ -189,18 +176,9 @@ def _options(recipe: Recipe) -> dict[str, Any]:
 
 def _build(recipe: Recipe, files: Mapping[str, Path], folder: Path, begin: Begin) -> None:
     """Build the form in a temporary folder, then rename it; the lock is held."""
-    for left in folder.parent.glob(f"{escape(folder.name)}.*.tmp"):  # by one that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.", suffix=".tmp"))
-    try:
-        with build(recipe, files, part, begin) as built:
-            begin("write")
-            _write(built, part)
-        part.chmod(0o755)
-        part.rename(folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+    with replacing_folder(folder) as part, build(recipe, files, part, begin) as built:
+        begin("write")
+        _write(built, part)
 
 
 def _write(built: Built, part: Path) -> None:
@@ -242,24 +220,25 @@ def _write_arrow(tables: Iterable[Any], path: Path) -> None:
 
 
 def _fault(folder: Path) -> str:
-    """What is wrong with a stored form, or nothing."""
+    """What is wrong with a stored form, or nothing. Raises `OSError` where it cannot be read."""
     try:
-        stored = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))
+        stored = json.loads((folder / "fingerprint.json").read_bytes())
         if digest(stored["content"], 64) != stored["content_digest"]:
             return "fingerprint.json does not match its digest"
         for name in _FILES:
             if digest_of(folder / name) != stored["files"][name]:
                 return f"{name} does not match its digest"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{type(error).__name__}: {error}"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return f"fingerprint.json cannot be understood ({type(error).__name__})"
     return ""
 
 
 def _counted(folder: Path) -> bool:
-    """Whether the fingerprint of a form that is whole has all facts, or must do as it is."""
+    """Whether the fingerprint of a form that is whole has all facts."""
     stored = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))
-    facts = stored["content"]["fingerprint"]
-    return all(name in facts for name in COUNTED) or not os.access(folder.parent, os.W_OK)
+    return all(name in stored["content"]["fingerprint"] for name in COUNTED)
 
 
 def _load(recipe: Recipe, key: str, folder: Path, notes: list[str]) -> Prepared:

@@ -6,23 +6,23 @@ and a `states.json` that vouches for them.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from torch import Tensor
 
-from benchmark.files import write_json
+from benchmark.files import DamagedError, held, lacks, read_checked, write_checked
 from benchmark.llm.catalogue import LLM
 from benchmark.llm.files import sha256
 from methods.errors import UserError
@@ -79,9 +79,13 @@ class Entry:
         if not self.missing(layers, warn=False):
             self._remove_finished()
             return True
-        with self._locked():
+        with held(self.folder.with_suffix(".lock"), self._say_that_we_wait) as writable:
             missing = self.missing(layers, warn=True)  # another process may have done it meanwhile
+            if missing and not writable:
+                raise lacks(self.folder.parent, f"hidden states of layers {missing} in {self.folder.name}")
             if missing:
+                for stale in self.folder.glob("*.tmp"):  # of one that was killed, as we hold the lock
+                    stale.unlink()
                 compute(missing)
         return not missing
 
@@ -90,43 +94,29 @@ class Entry:
         if not (folders := list(self.folder.glob("parts-*"))):
             return
         there = _bits(map(int, self._read_sidecar(warn=False)["layers"]))
-        with contextlib.suppress(OSError), FileLock(self.folder.with_suffix(".lock"), timeout=0):
+        with suppress(OSError), FileLock(self.folder.with_suffix(".lock"), timeout=0):
             for folder in folders:
                 bits = re.fullmatch("parts-([0-9a-f]+)-.+", folder.name)
                 if bits and not int(bits[1], 16) & ~there:
                     shutil.rmtree(folder)
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One process at a time; the system frees the lock of a killed process."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder.with_suffix(".lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            log.warning(
-                "another process is computing these hidden states; waiting for it (%s)", lock.lock_file
-            )
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+    def _say_that_we_wait(self) -> None:
+        log.warning("another process is computing these hidden states; waiting for it (%s)", self.folder)
 
     def _read_sidecar(self, warn: bool) -> dict[str, Any]:
-        """What is known about the layers; nothing where the file is absent, unreadable or of another key."""
+        """What is known about the layers; nothing where the file is absent, damaged or of another key."""
         empty: dict[str, Any] = {"key": self.key, "layers": {}, "passes": []}
-        if not self._sidecar.is_file():
-            return empty
         try:
-            found = json.loads(self._sidecar.read_text(encoding="utf-8"))
-            if found["key"] == self.key and set(found) == set(empty):
-                return dict(found)
-            problem = "is about other states"
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            problem = f"cannot be read ({type(error).__name__})"
+            found = read_checked(self._sidecar, empty)
+            if found["key"] == self.key:
+                return found
+            problem = "it is about other states"
+        except FileNotFoundError:
+            return empty
+        except DamagedError as error:
+            problem = str(error)
         if warn:
-            log.warning("%s %s: computing the states again", self._sidecar, problem)
+            log.warning("%s is damaged (%s): computing the states again", self._sidecar, problem)
         return empty
 
     def missing(self, layers: Sequence[int], warn: bool) -> list[int]:
@@ -168,7 +158,7 @@ class Entry:
         for layer, found in digests.items():
             sidecar["layers"][str(layer)] = {"sha256": found, "pass": len(sidecar["passes"])}
         sidecar["passes"].append(facts)
-        write_json(self._sidecar, sidecar)
+        write_checked(self._sidecar, sidecar)
 
 
 def facts(seconds: float, items: int, distinct: int, tokens: int, device: torch.device) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from benchmark.files import write_json
+from benchmark.files import DamagedError, read_checked, write_checked
 from benchmark.llm import parts
 
 HASHED = 2**22
@@ -92,7 +92,7 @@ class Growing:
         now = time.perf_counter()
         self.seconds, self._since = self.seconds + now - self._since, now
         values = {"batches": self.batches, "bytes": self._file.tell(), "seconds": self.seconds}
-        write_json(self._journal, {"plan": self._plan, **values, "sha256": self._sha.hexdigest()})
+        write_checked(self._journal, {"plan": self._plan, **values, "sha256": self._sha.hexdigest()})
 
     def close(self) -> str:
         """All rows are in: -> the SHA-256 of the file."""
@@ -106,7 +106,7 @@ class Growing:
     def _continue(self) -> bool:
         """Go to the end of what is finished, if there is anything, and it is right."""
         try:
-            found = json.loads(self._journal.read_text(encoding="utf-8"))
+            found = read_checked(self._journal, ("plan", "batches", "bytes", "seconds", "sha256"))
             if found["plan"] == self._plan and self._hash(found["bytes"]) == found["sha256"]:
                 self.batches, self.seconds = found["batches"], found["seconds"]
                 self._file.seek(found["bytes"])
@@ -114,7 +114,7 @@ class Growing:
                 return True
         except FileNotFoundError:
             return False  # killed before the first note
-        except (ValueError, KeyError, TypeError):
+        except DamagedError:
             pass
         log.warning("%s is damaged or of another plan: its texts are encoded again", self.path)
         return False

@@ -79,8 +79,8 @@ class Parts:
             "plan": self.plan,
             "batches": json.dumps(self._pending),
             "seconds": str(now - self._since),
-            "sha256": _digest(states),
         }
+        metadata["sha256"] = _digest(states, metadata)
         name = f"part-{self._pending[0]:06d}-{len(self._pending)}.safetensors"
         write_atomically(self.folder / name, save({"states": states}, metadata))
         self._pending, self._since = [], now
@@ -96,12 +96,16 @@ class Parts:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 states = file.get_tensor("states")
-        except (SafetensorError, OSError):
+        except SafetensorError:
             return None
-        if metadata.get("plan") != self.plan or metadata.get("sha256") != _digest(states):
+        stated = metadata.pop("sha256", None)
+        if metadata.get("plan") != self.plan or stated != _digest(states, metadata):
             return None
         return json.loads(metadata["batches"]), states, float(metadata["seconds"])
 
 
-def _digest(states: Tensor) -> str:
-    return hashlib.sha256(states.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+def _digest(states: Tensor, metadata: dict[str, str]) -> str:
+    """SHA-256 of all that a part holds."""
+    found = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    found.update(states.contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

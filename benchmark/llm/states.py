@@ -146,8 +146,6 @@ def _compute(
     entry: Entry, texts: Sequence[str], llm: LLM, layers: Sequence[int], dtype: str, device: torch.device
 ) -> None:
     """One forward pass over the distinct texts for all missing layers, in parts that survive a kill."""
-    for stale in entry.folder.glob("*.tmp"):
-        stale.unlink()
     start = time.perf_counter()
     tokens = load_tokens(texts, llm).to(device)
     items, row = tokens.texts()  # [U], [I]

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.files import lacks, nearest, writable
 from benchmark.llm import encoder
 from benchmark.llm.catalogue import LLM
 from benchmark.llm.entry import DTYPES, Entry, check_layers, digest, facts
@@ -131,6 +132,10 @@ def keep_token_states(
     room = f"{_in_words(size)}, {_in_words(free)} free in {cache}"
     if entry_of(tokens, llm, dtype, cache).holds(layer):
         return True, f"{what} are on disk already ({_in_words(size)})"
+    if not writable(cache):
+        if choice == "on":
+            raise lacks(cache, what)
+        return False, f"{what} are not kept: the cache {cache} cannot be written"
     if size + SPARE > free:
         if choice == "on":
             raise UserError(
@@ -149,8 +154,7 @@ def _in_words(size: float) -> str:
 
 def free_bytes(cache: Path) -> int:
     """Free bytes on the disk of a folder that need not be there yet."""
-    there = next(folder for folder in (cache.absolute(), *cache.absolute().parents) if folder.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(nearest(cache)).free
 
 
 def _dtype(name: str) -> torch.dtype:
