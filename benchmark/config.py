@@ -136,7 +136,7 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     for name in values:
         if name not in known:
             raise unknown(f"setting in {where}:", name, known)
-    checked = type(cls.__name__, (cls,), {"__pydantic_config__": ConfigDict(extra="forbid")})
+    checked = type(cls.__name__, (cls,), {"__pydantic_config__": ConfigDict(extra="forbid", allow_inf_nan=False)})
     try:
         parsed: Any = TypeAdapter(checked).validate_python(dict(values))
     except ValidationError as error:

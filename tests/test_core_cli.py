@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -394,6 +395,16 @@ def test_a_grid_has_one_cell_for_a_method_that_reads_no_language_model(tmp_path:
     assert len(set(cells)) == len(cells)
     for cell in cells:
         assert cell.overrides == (("width=8",) if cell.method == "id" else ("heads=2", "width=8"))
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+def test_a_number_that_no_record_could_hold_is_refused_whatever_the_method_allows(value: str) -> None:
+    @dataclass(frozen=True)
+    class Config:
+        clip: float = 1.0
+
+    with pytest.raises(UserError, match=f"clip={value} is not valid: input should be a finite number"):
+        parse(Config, {"clip": value}, "--set")
 
 
 def test_settings_from_strings_and_from_values_are_the_same() -> None:
