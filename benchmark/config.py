@@ -136,7 +136,8 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     for name in values:
         if name not in known:
             raise unknown(f"setting in {where}:", name, known)
-    checked = type(cls.__name__, (cls,), {"__pydantic_config__": ConfigDict(extra="forbid", allow_inf_nan=False)})
+    strict = ConfigDict(extra="forbid", allow_inf_nan=False)  # no record could hold an infinite number
+    checked = type(cls.__name__, (cls,), {"__pydantic_config__": strict})
     try:
         parsed: Any = TypeAdapter(checked).validate_python(dict(values))
     except ValidationError as error:
