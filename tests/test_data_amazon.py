@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -321,3 +322,47 @@ def test_faults_of_the_archive(tmp_path: Path):
         archive.writestr("readme", "")
     with pytest.raises(UserError, match=r"has no movies\.dat"):
         taken(read_movielens({"archive": path}, recipe_of("movielens"), Counter()))
+
+
+@pytest.mark.parametrize("at", range(60, 460, 57))
+@pytest.mark.parametrize(
+    "packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+)
+def test_a_damaged_archive_is_one_line(tmp_path: Path, packing: int, at: int):
+    path = tmp_path / "ml-1m.zip"
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        archive.writestr(
+            "ml-1m/ratings.dat", "".join(f"{n}::{n % 7 + 1}::5::{978300760 + n}\n" for n in range(300))
+        )
+        archive.writestr("ml-1m/movies.dat", "".join(f"{n}::Film {n}::Drama\n" for n in range(1, 9)))
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x55
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"ml-1m\.zip.* delete it and get it again\.$") as caught:
+        taken(read_movielens({"archive": path}, recipe_of("movielens"), Counter()))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_encrypted_archive_is_one_line(tmp_path: Path):
+    path = tmp_path / "ml-1m.zip"
+    data = bytearray(movielens()["ml-1m.zip"])
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = -1
+        while (at := data.find(mark, at + 1)) >= 0:
+            data[at + flags] |= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"ml-1m\.zip is encrypted; delete it and get it again"):
+        taken(read_movielens({"archive": path}, recipe_of("movielens"), Counter()))
+
+
+def test_a_line_without_end_is_not_read_to_its_end(tmp_path: Path):
+    path = tmp_path / "ml-1m.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("ml-1m/ratings.dat", "1::1::5::978300760\n" + "1" * (50 << 20))
+        archive.writestr("ml-1m/movies.dat", "1::Pen (1995)::Drama\n")
+    raw = read_movielens({"archive": path}, recipe_of("movielens"), Counter())
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"ratings\.dat line 2 has more than 65,536 bytes"):
+        list(raw.interactions)
+    assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    tracemalloc.stop()

@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 from data_folders import TEXTS, interaction_rows, lines, read, recipe_of, write_folder, write_unisrec
 
+from benchmark.data import lines as text_lines
+from benchmark.data.prepare import prepare
 from methods.errors import UserError
 
 HEADER = "user_id\titem_id\ttimestamp\n"
@@ -99,6 +101,42 @@ def test_an_unclosed_quote_is_never_skipped(plain):
     (plain / "items.tsv").write_text('item_id\ttitle\na\t"open\nb\tpen\n', encoding="utf-8")
     with pytest.raises(UserError, match="line 2: a quoted field is never closed"):
         read(recipe_of(plain, bad_rows="skip"))
+
+
+SWALLOWED = ["disc 0", '"Greatest hits', "disc 2", "disc 3", 'vinyl 12"', "disc 5"]
+"""An opening quote in one title, a closing one three rows later."""
+
+
+@pytest.mark.parametrize("bad_rows", ["error", "skip"])
+@pytest.mark.parametrize("block", [8 << 20, 10])
+def test_rows_that_a_quote_merges_are_an_error(plain, monkeypatch, bad_rows, block):
+    monkeypatch.setattr(text_lines, "BLOCK", block)
+    rows = [("item_id", "title"), *zip("abcdef", SWALLOWED, strict=True)]
+    (plain / "items.tsv").write_text(lines(rows), encoding="utf-8")
+    told = r"items\.tsv, line 3: lines 3 to 6 are one row.* has the 2 fields of a row; set quotes = \"none\""
+    with pytest.raises(UserError, match=told):
+        read(recipe_of(plain, bad_rows=bad_rows))
+    assert read(recipe_of(plain, quotes="none")).texts == SWALLOWED
+
+
+def test_rows_that_a_quote_may_have_merged_are_counted_where_texts_have_commas(tmp_path, plain):
+    rows = [("item_id", "title"), *((f"i{n}", title) for n, title in enumerate([*SWALLOWED, '"a', 'b"']))]
+    (plain / "items.tsv").rename(plain / "items.csv")
+    (plain / "interactions.tsv").rename(plain / "interactions.csv")
+    (plain / "items.csv").write_text(lines(rows, ","), encoding="utf-8")
+    (plain / "interactions.csv").write_text(
+        HEADER.replace("\t", ",") + "u,i0,1\nu,i1,2\nu,i5,3\nu,i6,4\n", encoding="utf-8"
+    )
+    made = prepare(recipe_of(plain), tmp_path / "cache")
+    told = "2 quoted fields of several lines that look like rows of their own (the first on line 3 of"
+    assert told in made.warnings[0]
+
+
+def test_a_field_of_several_lines_is_no_merged_row(plain):
+    text = 'item_id\ttitle\na\t"two\nlines"\nb\t"with\ta tab\nand two\tof\tthem"\n'
+    (plain / "items.tsv").write_text(text, encoding="utf-8")
+    found = read(recipe_of(plain))
+    assert found.texts == ["two lines", "with a tab and two of them"] and not found.repairs
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,65 @@ def test_a_folder_named_like_a_recipe_is_read_as_the_plain_folder_it_is(tmp_path
     assert f"--recipe {name}" in recipe.notes[0] and not other.notes
 
 
+@pytest.mark.parametrize(
+    "category",
+    ["../../x", "/x", "a/b", "a\\\\b", "..", ".x", "x.", "a b", "a\\nb", "a:b", "a\\u0000b", "", "x" * 101],
+)
+def test_a_category_that_is_no_plain_name_is_refused(tmp_path, monkeypatch, category):
+    text = f'categories = ["Beauty", "{category}"]\nformat = "synthetic"\nuntouched = "keep"'
+    write_folder(tmp_path / "datasets" / "evil", recipe=text)
+    monkeypatch.chdir(tmp_path)
+    for name in ("evil", "evil-Beauty", f"evil-{category}".encode().decode("unicode_escape")):
+        with pytest.raises(UserError, match=r"evil/recipe\.toml: the category '.*' is not a plain") as caught:
+            find(name)
+        assert "\n" not in str(caught.value)
+    assert available(tmp_path)["evil"].summary.startswith("unusable: ")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a/" + "x" * 5000, "a\0b", "~nobody-of-this-name/x", "\0"])
+def test_names_that_no_file_system_has_are_one_line(name):
+    with pytest.raises(UserError, match=r"there is no dataset folder '|unknown dataset '") as caught:
+        find(name)
+    assert len(str(caught.value)) < 1500
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a = " + "[" * 5000 + "]" * 5000, "has tables or lists nested too deeply"),
+        (f"core = {'9' * 5000}", "is not valid TOML"),
+        (
+            f"core = {2**31}",
+            "core = 2147483648 is not valid; it must be a whole number of at least 0 and",
+        ),
+        (f"recent = {10**30}", "recent = 1000.* is not valid"),
+        (f"max_text = {10**30}", "max_text = 1000.* is not valid"),
+        (f"[expected]\nusers = {10**30}", "expected.users = 1000.* is not valid"),
+        ("valid_share = inf", "valid_share = inf is not valid"),
+        ("test_share = nan", "test_share = nan is not valid"),
+        ('folder = "a\\u0000b"', "folder = 'a.x00b' is not valid"),
+        ('separator = "ab"', "separator = 'ab' is not valid; it must be one character"),
+        ("separator = '\"'", "separator = '\"' is not valid; it must be one character"),
+        ("columns = 3", r"columns = 3 is not valid; it must be a table \[columns\]"),
+        ("[columns]\nuser_id = 3", r"columns = .* is not valid; it must be a table \[columns\]"),
+        ('[columns]\nuser_id = "a"\nitem_id = "a"', "the column 'a' cannot be both"),
+    ],
+)
+def test_values_that_nothing_can_hold_are_one_line(tmp_path, text, message):
+    with pytest.raises(UserError, match=message) as caught:
+        find(str(write_folder(tmp_path / "own", recipe=text)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["https://x.org/..", "https://x.org/a\\u0000b", "https://x.org/a\\nb", ""])
+def test_a_url_that_does_not_end_in_the_name_of_a_file_is_refused(tmp_path, url):
+    text = f'text_fields = ["title"]\n[download]\nformat = "movielens"\nfiles = {{ archive = ["{url}"] }}'
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "recipe.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="does not end in the name of a file"):
+        find(str(tmp_path / "own"))
+
+
 def test_a_folder_takes_the_options_of_the_recipe_that_is_named(tmp_path):
     folder = write_folder(tmp_path / "mine", recipe="core = 7")
     recipe = find(str(folder), Reading(recipe="scientific"))

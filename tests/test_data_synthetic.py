@@ -72,6 +72,21 @@ def users_of(prepared) -> list[list[int]]:
     return [part.tolist() for part in np.split(prepared.items, prepared.offsets[1:-1])]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "users = 99999999999999999999", "items = 10000000000", "max_length = 99999999999999999999",
+        "seed = 99999999999999999999", "next_use = 99999999999999999999",
+        "next_use = 1000000\nsame_brand = 1000000\nsame_size = 1000000",
+    ],
+)  # fmt: skip
+def test_parameters_that_numbers_cannot_hold_are_one_line(tmp_path, text):
+    recipe = f'format = "synthetic"\nuntouched = "keep"\n[synthetic]\n{text}'
+    (tmp_path / "recipe.toml").write_text(recipe, encoding="utf-8")
+    with pytest.raises(UserError, match=r"\[synthetic\] of the recipe"):
+        parameters(find(str(tmp_path)))
+
+
 def test_tiny_is_the_same_on_every_machine(tiny):
     assert tiny.fingerprint["sha256"].startswith("2ebe8dbceebd3703")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from benchmark.data.delimited import MERGED
 from benchmark.data.recipe import Recipe
 
 COUNTED = ("share_equal_times", "texts_like_missing")
@@ -31,6 +32,11 @@ def cautions(recipe: Recipe, facts: Mapping[str, Any]) -> list[str]:
             f"{recipe.name}: {count:,} of {facts['items']:,} texts look like missing values (such as nan, "
             "null or n/a); leave the field empty where an item has no text"
         )
+    found += [
+        f"{recipe.name}: {count:,} {what}"
+        for what, count in facts["repairs"].items()
+        if what.startswith(MERGED)
+    ]
     if (chance := 10 / facts["items"]) >= LARGE_CHANCE:
         found.append(
             f"{recipe.name}: a random order of the {facts['items']} items reaches a Recall@10 of "

@@ -24,6 +24,9 @@ from benchmark.data.lines import blocks, decoded
 from benchmark.data.recipe import Recipe
 from methods.errors import UserError
 
+MERGED = "quoted fields of several lines that look like rows of their own"
+"""Begins the name under which such fields are counted among the repairs."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -43,7 +46,9 @@ class Delimited:
     def __init__(self, path: Path, delimiter: str, recipe: Recipe, repairs: Counter[str]) -> None:
         self.path = path
         self._delimiter, self._recipe, self._repairs = delimiter, recipe, repairs
-        self._lines = _Lines(path, recipe, repairs)
+        self._lines = _Lines(path, delimiter, recipe, repairs)
+        self._merged = ""
+        """How fields that may have swallowed rows are counted, once there is one."""
         quoting: Literal[0, 3] = csv.QUOTE_NONE if recipe.quotes == "none" else csv.QUOTE_MINIMAL
         csv.field_size_limit(2**31 - 1)  # the module's own limit is 131,072 characters; ours is `max_text`
         self._csv = csv.reader(self._lines, delimiter=delimiter, quoting=quoting, strict=True)
@@ -109,6 +114,7 @@ class Delimited:
         rows, numbers = [], []
         for number, row in self._careful():
             if len(row) == len(names):
+                self._check_merged(number, len(names))
                 rows.append(row)
                 numbers.append(number)
             elif self._recipe.bad_rows == "skip":
@@ -125,10 +131,29 @@ class Delimited:
         }
         return Part(columns, np.asarray(numbers, dtype=np.int64))
 
+    def _check_merged(self, number: int, columns: int) -> None:
+        """Look at a row that has just been read, from line `number` on: is it several, merged by a quote?
+
+        The lines of a field in quotes seldom have as many tabs as rows have. Commas and the like stand in
+        texts, so there such fields are counted only.
+        """
+        if self._lines.number - number < 2 or self._lines.separators != {columns - 1}:
+            return
+        do = 'set quotes = "none" in the recipe if quotes are ordinary characters'
+        if self._delimiter == "\t":
+            raise UserError(
+                f"{self.path}, line {number}: lines {number} to {self._lines.number - 1} are one row, as a "
+                f"quote opens on the first of them, but each has the {columns} fields of a row; {do}, or "
+                "take the tabs out of the field."
+            )
+        self._merged = self._merged or f"{MERGED} (the first on line {number} of {self.path.name}; {do})"
+        self._repairs[self._merged] += 1
+
     def _careful(self) -> Iterator[tuple[int, list[str]]]:
         """Rows of the lines at hand that are not blank, with the line that each begins on."""
         while self._lines.more():
             number = self._lines.number
+            self._lines.separators.clear()
             try:
                 row = next(self._csv)
             except csv.Error as error:
@@ -149,10 +174,12 @@ class Delimited:
 class _Lines:
     """The lines of a file, for `csv`; between rows also its blocks, each of whole lines."""
 
-    def __init__(self, path: Path, recipe: Recipe, repairs: Counter[str]) -> None:
+    def __init__(self, path: Path, delimiter: str, recipe: Recipe, repairs: Counter[str]) -> None:
         self.number = 1
         """Of the next line."""
-        self._path, self._recipe, self._repairs = path, recipe, repairs
+        self.separators: set[int] = set()
+        """How many delimiters the lines have that were taken since this was emptied, quoted or not."""
+        self._path, self._delimiter, self._recipe, self._repairs = path, delimiter, recipe, repairs
         self._blocks = blocks(path)
         self._text = io.StringIO()
         self._length = 0
@@ -169,6 +196,7 @@ class _Lines:
             self.put(block)
             line = self._text.readline()
         self.number += 1
+        self.separators.add(line.count(self._delimiter))
         return line
 
     def load(self) -> None:

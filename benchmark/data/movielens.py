@@ -7,13 +7,17 @@ the genres apart by `|`. Titles are text as they stand: `Toy Story (1995)`.
 from __future__ import annotations
 
 import io
+import lzma
+import struct
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmark.data.raw import Place, Raw, items_batch, join_texts
+from benchmark.data.raw import BATCH_ROWS, Place, Raw, items_batch, join_texts
 from benchmark.data.recipe import Recipe
 from benchmark.data.rows import (
     BadRowError,
@@ -28,6 +32,15 @@ from benchmark.data.texts import field_text
 from methods.errors import UserError, unknown
 
 FIELDS = ("title", "genres")
+_LONGEST, _BUFFER = 1 << 16, 1 << 20
+"""Bytes that a line may have, and that are unpacked at a time."""
+_ENCRYPTED = 1
+"""The bit of a member's flags."""
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError,
+    RuntimeError, ValueError,
+)  # fmt: skip
+"""What `zipfile` raises for an archive that is not whole, or packed in a way that it does not know."""
 _MEMBERS = {"interactions": "ratings.dat", "items": "movies.dat"}
 
 
@@ -61,8 +74,14 @@ def _ratings(archive: Path, recipe: Recipe, repairs: Counter[str]) -> Iterator[R
 
 
 def _movies(archive: Path, recipe: Recipe, repairs: Counter[str]) -> Iterator[Any]:
-    """One batch: there are four thousand."""
-    rows = []
+    rows = _movie_rows(archive, recipe, repairs)
+    while block := list(islice(rows, BATCH_ROWS)):
+        numbers, names, *columns = zip(*block, strict=True)
+        yield items_batch(names, join_texts(columns), numbers)
+
+
+def _movie_rows(archive: Path, recipe: Recipe, repairs: Counter[str]) -> Iterator[tuple[Any, ...]]:
+    """(line, item, the recipe's text fields) of each film."""
     for number, line in _lines(archive, _MEMBERS["items"]):
         try:
             name, title, genres = _fields(line, 3)
@@ -70,27 +89,43 @@ def _movies(archive: Path, recipe: Recipe, repairs: Counter[str]) -> Iterator[An
             skip_or_raise(f"{archive}, {_MEMBERS['items']} line {number}", str(fault), recipe, repairs)
             continue
         texts = {"title": title, "genres": genres.replace("|", ", ")}
-        chosen = (field_text(texts[key], recipe.clean, repairs) for key in recipe.text_fields)
-        rows.append((number, name, *chosen))
-    if rows:
-        numbers, names, *columns = zip(*rows, strict=True)
-        yield items_batch(names, join_texts(columns), numbers)
+        yield number, name, *(field_text(texts[key], recipe.clean, repairs) for key in recipe.text_fields)
 
 
 def _lines(archive: Path, name: str) -> Iterator[tuple[int, str]]:
     """(number from 1, line) of a file of the archive, whichever folder it lies in there."""
     try:
         with zipfile.ZipFile(archive) as files:
-            members = [member for member in files.namelist() if member.rpartition("/")[2] == name]
+            members = [member for member in files.infolist() if member.filename.rpartition("/")[2] == name]
             if len(members) != 1:
                 raise UserError(f"{archive} has no {name}; is it the archive of MovieLens 1M?")
-            with files.open(members[0]) as plain:
-                # Every byte is a character of Latin-1: there is nothing that could not be decoded.
-                for number, line in enumerate(io.TextIOWrapper(plain, "latin-1"), start=1):
-                    if content := line.strip():
+            if members[0].flag_bits & _ENCRYPTED:
+                raise UserError(f"{archive} is encrypted; delete it and get it again.")
+            with files.open(members[0]) as packed:
+                plain = io.BufferedReader(packed, _BUFFER)  # type: ignore[type-var]
+                number = 0
+                while data := plain.readline(_LONGEST + 1):
+                    number += 1
+                    if len(data) > _LONGEST:
+                        raise UserError(
+                            f"{archive}, {name} line {number} has more than {_LONGEST:,} bytes: the archive "
+                            "is not MovieLens 1M's; delete it and get it again."
+                        )
+                    # every byte is a character of Latin-1: there is nothing that could not be decoded
+                    if content := data.decode("latin-1").strip():
                         yield number, content
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise UserError(f"{archive} is damaged ({error}); delete it and get it again.") from error
+    except UserError:
+        raise
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise _damaged(archive, error) from error  # bzip2 says so
+    except _DAMAGED as error:
+        raise _damaged(archive, error) from error
+
+
+def _damaged(archive: Path, error: Exception) -> UserError:
+    return UserError(f"{archive} is damaged ({error}); delete it and get it again.")
 
 
 def _fields(line: str, count: int) -> list[str]:

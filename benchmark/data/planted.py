@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,39 +40,46 @@ MATERIALS = (
 )  # fmt: skip
 SIZES = ("small", "medium", "large", "extra large")
 
+MOST = 10**9
+"""Users, items or interactions of a user that may be asked for; indices are kept in 32 bits."""
+_LARGEST_SUM = 2**53
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+
+
+Weight = Annotated[int, Field(ge=1, le=10**6)]
 
 
 @dataclass(frozen=True)
 class Planted:
     """Parameters of the generator."""
 
-    seed: Annotated[int, Field(ge=0)] = 7
-    users: Annotated[int, Field(ge=1)] = 600
-    items: Annotated[int, Field(ge=20)] = 300
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 7
+    users: Annotated[int, Field(ge=1, le=MOST)] = 600
+    items: Annotated[int, Field(ge=20, le=MOST)] = 300
     uses: Annotated[int, Field(ge=3, le=len(USES))] = 12
     """Number of different uses; the first so many of `USES`. The same for the next three."""
     brands: Annotated[int, Field(ge=2, le=len(BRANDS))] = 8
     materials: Annotated[int, Field(ge=2, le=len(MATERIALS))] = 6
     sizes: Annotated[int, Field(ge=1, le=len(SIZES))] = 3
-    min_length: Annotated[int, Field(ge=3)] = 6
+    min_length: Annotated[int, Field(ge=3, le=MOST)] = 6
     """Least interactions of a user; lengths are uniform up to `max_length`."""
-    max_length: Annotated[int, Field(ge=3)] = 14
+    max_length: Annotated[int, Field(ge=3, le=MOST)] = 14
     cold_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of the items that occur only as validation or test targets."""
-    cold_weight: Annotated[int, Field(ge=1)] = 3
+    cold_weight: Weight = 3
     """Weight of a cold item as a target; `warm_weight` is a warm one's."""
-    warm_weight: Annotated[int, Field(ge=1)] = 2
-    next_use: Annotated[int, Field(ge=1)] = 60
+    warm_weight: Weight = 2
+    next_use: Weight = 60
     """Weight of an item that serves the use after the last item's; of any other use 1."""
-    same_use: Annotated[int, Field(ge=1)] = 12
-    same_brand: Annotated[int, Field(ge=1)] = 8
+    same_use: Weight = 12
+    same_brand: Weight = 8
     """Weight of an item of the last item's brand; of another brand 1. The same for the next two."""
-    same_material: Annotated[int, Field(ge=1)] = 3
+    same_material: Weight = 3
     """As `same_brand`, against the last item but one."""
-    same_size: Annotated[int, Field(ge=1)] = 2
+    same_size: Weight = 2
     shuffle_texts: bool = False
     """Deal the texts out to the items anew, so that they say nothing about them."""
     ceiling: bool = later(True)
@@ -85,6 +93,12 @@ class Planted:
     def cold_items(self) -> int:
         """Number of cold items."""
         return round(self.cold_share * self.items)
+
+    @property
+    def heaviest(self) -> int:
+        """The largest weight that an item can have."""
+        factors = (self.same_brand, self.same_material, self.same_size, self.popularity)
+        return max(self.next_use, self.same_use) * max(self.cold_weight, self.warm_weight) * prod(factors)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -109,6 +123,11 @@ def parameters(recipe: Recipe) -> Planted:
         raise UserError(
             f"{where}: {planted.items - planted.cold_items} warm items are too few for sequences of "
             f"{planted.max_length} without repeats; wanted twice as many. Raise items or lower max_length."
+        )
+    if planted.heaviest > _LARGEST_SUM // planted.items:
+        raise UserError(
+            f"{where}: the weights multiplied with each other and with items must stay below 2^53, so that "
+            "sums are exact; lower the largest."
         )
     if planted.popularity > 1 and planted.ceiling:
         raise UserError(f"{where}: popularity={planted.popularity} needs ceiling = false.")
