@@ -146,7 +146,7 @@ def write_json(path: Path, value: Any) -> None:
 def write_checked(path: Path, fields: dict[str, Any]) -> None:
     """Write a JSON object atomically, with its checksum."""
     fields = json.loads(json.dumps(fields))  # as it will be read: numbers as keys become strings
-    write_json(path, {**fields, CHECKSUM: _checksum(fields)})
+    write_json(path, {**fields, CHECKSUM: checksum_of(fields)})
 
 
 def read_checked(path: Path, names: Collection[str]) -> dict[str, Any]:
@@ -163,12 +163,13 @@ def read_checked(path: Path, names: Collection[str]) -> dict[str, Any]:
     if not isinstance(fields, dict) or set(fields) - {CHECKSUM} != set(names):
         raise DamagedError(f"it does not hold {', '.join(sorted(names))}")
     stated = fields.pop(CHECKSUM, None)
-    if stated is not None and stated != _checksum(fields):
+    if stated is not None and stated != checksum_of(fields):
         raise DamagedError("it does not match its checksum")
     return fields
 
 
-def _checksum(fields: dict[str, Any]) -> str:
+def checksum_of(fields: dict[str, Any]) -> str:
+    """SHA-256 of a JSON object as it is read: a text with sorted keys and Python's separators."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from benchmark.files import write_atomically
+from benchmark.files import CHECKSUM, checksum_of, write_atomically
 from benchmark.schema import (
     METRICS,
     CheckedMetrics,
@@ -301,6 +301,18 @@ class RunRecord(Versioned):
     environment: Environment
     created: str
     """UTC, ISO 8601."""
+    ranks_sha256: str | None = None
+    """SHA-256 of the file of ranks beside the record; null where there is none, missing in older records."""
+    checksum: str | None = None
+    """SHA-256 of all other fields, as JSON with sorted keys; missing in older records."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_checksum(cls, value: Any) -> Any:
+        """The checksum is the file's: `is_as_written` compares it."""
+        if not isinstance(value, dict):
+            return value
+        return {name: one for name, one in value.items() if name != CHECKSUM}
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -317,9 +329,11 @@ class RunRecord(Versioned):
         own = self.method_source.get("code")
         return None not in (own, code) and own != code
 
-    def write(self, path: Path) -> Path:
-        """Write atomically: a reader sees the old file, the new one, or none."""
-        write_atomically(path, self.model_dump_json(indent=1) + "\n")
+    def write(self, path: Path, exclude_unset: bool = False) -> Path:
+        """Write atomically, with the checksum: a reader sees the old file, the new one, or none."""
+        fields = json.loads(self.model_dump_json(exclude_unset=exclude_unset, exclude={CHECKSUM}))
+        whole = {**fields, CHECKSUM: checksum_of(fields)}
+        write_atomically(path, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
         return path
 
 
@@ -333,6 +347,12 @@ def read_record(path: Path) -> RunRecord:
         raise UserError(f"the record {path} cannot be read: {error.strerror}. Make it readable.") from error
     except ValidationError as error:
         raise not_valid(path, "run record", error, AGAIN) from error
+
+
+def is_as_written(path: Path) -> bool:
+    """Whether the fields of a record that can be read match its checksum, where it has one."""
+    fields = json.loads(path.read_bytes())
+    return fields.pop(CHECKSUM, None) in (None, checksum_of(fields))
 
 
 def ranks_path(record_path: Path) -> Path:

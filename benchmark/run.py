@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,7 +85,7 @@ def _attempt(
         _write(record, "failed", f"{type(error).__name__}: {one_line(error, 500)}", path)
         raise
     if accelerator.is_main_process:
-        _write_ranks(ranks, path)
+        record.ranks_sha256 = _write_ranks(ranks, path)
     done = _write(record, "ok", None, path)
     if accelerator.is_main_process:
         checkpoint.remove()  # last: a kill before the record stands must leave something to go on from
@@ -123,9 +124,9 @@ def _write(record: RunRecord, status: str, error: str | None, path: Path) -> Run
     return record
 
 
-def _write_ranks(ranks: UserRanks, path: Path) -> None:
+def _write_ranks(ranks: UserRanks, path: Path) -> str:
     """Parquet beside the record, int32: user (index in the prepared data), best rank and number of tied
-    items, the same with the user's history masked."""
+    items, the same with the user's history masked: -> SHA-256 of the file."""
     columns = {
         "user": ranks.user, "rank": ranks.raw.best, "tied": ranks.raw.tied,
         "rank_masked": ranks.masked.best, "tied_masked": ranks.masked.tied,
@@ -133,7 +134,9 @@ def _write_ranks(ranks: UserRanks, path: Path) -> None:
     table = pa.table({name: _column(values.astype(np.int32)) for name, values in columns.items()})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    write_atomically(ranks_path(path), sink.getvalue().to_pybytes())
+    data = sink.getvalue().to_pybytes()
+    write_atomically(ranks_path(path), data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def _column(values: NDArray[np.int32]) -> pa.Array:

@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 
 from benchmark.llm.catalogue import slug
-from benchmark.record import AGAIN, METRICS, NO_LLM, RunRecord, ranks_path, read_record
+from benchmark.record import AGAIN, METRICS, NO_LLM, RunRecord, is_as_written, ranks_path, read_record
 from benchmark.report.ranks import read_ranks
 from methods.errors import UserError
 
@@ -58,6 +58,8 @@ def read_result(path: Path) -> RunRecord:
             _verify(path, run)
         except UserError as error:
             raise UserError(f"{path} does not count as a result: {error} {AGAIN}") from error
+    if not is_as_written(path):
+        raise UserError(f"{path} does not match its checksum. {AGAIN}")
     return run
 
 

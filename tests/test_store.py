@@ -16,6 +16,7 @@ from report_ranks import ranked, some_ranks
 from report_records import failure, record, store
 
 from benchmark.cli import main
+from benchmark.files import digest_of
 from benchmark.record import ranks_path, read_record
 from benchmark.store import finished, iter_records, read_result, set_aside, usable
 from methods.errors import UserError
@@ -171,17 +172,40 @@ def test_a_finished_run_without_ranks_does_not_count_and_another_needs_none(tmp_
 def test_ranks_of_before_ties_were_counted_are_read_by_their_own_rule(tmp_path: Path) -> None:
     path, run = ranked(tmp_path, "a", some_ranks(1))
     edit(path, put("schema_version", value=1))
+    edit(path, put("checksum", value=None))
     table = pd.read_parquet(ranks_path(path)).drop(columns=["tied", "tied_masked"])
     table.astype({"rank": float, "rank_masked": float}).to_parquet(ranks_path(path))
     assert read_result(path).metrics == run.metrics
 
 
-def test_all_committed_records_count_and_are_written_as_they_were() -> None:
+@pytest.mark.parametrize("field", ["loss", "train_seconds"])
+def test_a_changed_figure_that_nothing_else_tells_of_does_not_count(field: str, path: Path) -> None:
+    edit(path, put("curve", 0, field, value=0.25))
+    with pytest.raises(UserError, match="does not match its checksum"):
+        read_result(path)
+
+
+def test_ranks_of_other_users_do_not_count(tmp_path: Path) -> None:
+    """The metrics are as before: a checksum alone tells that users changed places."""
+    path, run = ranked(tmp_path, "a", some_ranks(1))
+    record = run.model_copy(update={"ranks_sha256": digest_of(ranks_path(path))})
+    record.write(path)
+    assert read_result(path) == record
+    table = pd.read_parquet(ranks_path(path))
+    table["user"] = table["user"].to_numpy()[::-1]
+    table.to_parquet(ranks_path(path))
+    with pytest.raises(UserError, match="is not the file whose checksum its record has"):
+        read_result(path)
+
+
+def test_all_committed_records_count_and_are_written_as_they_were(tmp_path: Path) -> None:
     lines: list[str] = []
     found = [*iter_records(RESULTS, lines.append), *iter_records(RESULTS / "precision", lines.append)]
     assert lines == [] and len(found) >= 49
     for path, run in found:
-        assert run.model_dump_json(indent=1, exclude_unset=True) + "\n" == path.read_text()
+        older = run.model_dump_json(indent=1, exclude_unset=True) + "\n"
+        new = run.write(tmp_path / "record.json", exclude_unset=True).read_text()
+        assert path.read_text() in (older, new)
 
 
 def test_a_record_that_does_not_count_is_kept_under_another_name(path: Path) -> None:

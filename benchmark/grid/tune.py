@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from benchmark.cell import Cell, resolve_cell
-from benchmark.files import write_atomically
 from benchmark.grid.plan import Published, Search
 from benchmark.record import RunRecord, Trial, Tuning
 from benchmark.store import usable
@@ -91,7 +90,7 @@ def note(tuning: Tuning, cells: Iterable[Cell], results: Path) -> dict[Cell, Run
             trials = len(tuning.trials) or 1
             record = record.model_copy(update={"tuning": tuning, "trials": trials})
             # a record of an older version gains no other field
-            write_atomically(path, record.model_dump_json(indent=1, exclude_unset=True) + "\n")
+            record.write(path, exclude_unset=True)
         noted[cell] = record
     return noted
 

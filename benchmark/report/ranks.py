@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ class UserRanks:
 def read_ranks(path: Path, run: RunRecord) -> UserRanks:
     """The ranks beside the record at `path`.
 
-    Raises `UserError` where they are missing, cannot be read, or do not give the record's own test metrics.
+    Raises `UserError` where they are missing, cannot be read, or are not those that the record was made with.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -42,7 +43,8 @@ def read_ranks(path: Path, run: RunRecord) -> UserRanks:
     name = below_results(file)
     columns = MEAN_RANKS if run.schema_version == 1 else COLUMNS
     try:
-        table = pq.read_table(file, columns=list(columns))
+        data = file.read_bytes()
+        table = pq.read_table(pa.BufferReader(data), columns=list(columns))
         user, *values = (table.column(column).to_numpy() for column in columns)
     except FileNotFoundError as error:
         raise UserError(f"{name} is missing.") from error
@@ -55,6 +57,8 @@ def read_ranks(path: Path, run: RunRecord) -> UserRanks:
         known, again = run.metrics.get(split, {}), metrics_of(ranks)
         if not all(np.isclose(again[metric], value, rtol=0, atol=1e-9) for metric, value in known.items()):
             raise UserError(f"{name} does not give the {split} metrics of its record.")
+    if run.ranks_sha256 not in (None, hashlib.sha256(data).hexdigest()):
+        raise UserError(f"{name} is not the file whose checksum its record has.")
     order = np.argsort(found.user, kind="stable")
     return UserRanks(found.user[order], found.raw[order], found.masked[order])
 
