@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from benchmark.facts import differences
+from benchmark.metrics import measure
 from benchmark.published import COUNTS
-from benchmark.record import METRICS
 from benchmark.report.compare import signed
 from benchmark.report.stats import bootstrap
-from benchmark.report.tables import SHORT, share
+from benchmark.report.tables import share
 from benchmark.sides import Side
 
 Z = 1.959964
@@ -53,10 +53,10 @@ def gaps(a: Side, b: Side) -> list[Gap]:
         intervals: dict[str, tuple[float, float]] = {}
         if paired and one is not None and other is not None and np.array_equal(one.user, other.user):
             values = np.concatenate([one.mean, other.mean], axis=1)
-            width = len(METRICS)
+            width = len(a.metrics)
             bounds = bootstrap(values, [(column, column + width) for column in range(width)])
-            intervals = {name: (float(bounds[i, 0]), float(bounds[i, 1])) for i, name in enumerate(METRICS)}
-        for metric in METRICS:
+            intervals = {name: (float(bounds[i, 0]), float(bounds[i, 1])) for i, name in enumerate(a.metrics)}
+        for metric in dict.fromkeys((*a.metrics, *b.metrics)):
             key = (metric, masked)
             if key not in a.figures or key not in b.figures:
                 continue
@@ -72,7 +72,7 @@ def _error(side: Side, metric: str, masked: bool) -> float:
     """Standard error over users of a side's figure: from its ranks, else the most that a mean of numbers in
     [0, 1] can have, which for Recall is the binomial one."""
     if gains := side.gains.get(masked):
-        own = gains.mean[:, METRICS.index(metric)]
+        own = gains.mean[:, side.metrics.index(metric)]
         return float(own.std(ddof=1) / math.sqrt(len(own)))
     mean = side.figures[metric, masked]
     return math.sqrt(mean * (1 - mean) / side.users) if side.users else math.nan
@@ -113,7 +113,7 @@ def _described(side: Side) -> dict[str, Any]:
         "what": side.what,
         "users": side.users,
         "seeds": sorted(side.seeds),
-        "sd_over_seeds": {metric: _spread(side, metric) for metric in METRICS} if several else {},
+        "sd_over_seeds": {metric: _spread(side, metric) for metric in side.metrics} if several else {},
     }
 
 
@@ -156,9 +156,9 @@ def _seeds(a: Side, b: Side) -> list[str]:
         elif len(side.seeds) == 1:
             parts.append(f"{name}: one, so that its spread is unknown")
         else:
-            metric = METRICS[0]
+            metric = side.metrics[0]
             parts.append(
-                f"{name}: {len(side.seeds)}, {SHORT[metric]} with a standard deviation of "
+                f"{name}: {len(side.seeds)}, {measure(metric).label} with a standard deviation of "
                 f"{share(_spread(side, metric))}"
             )
     return [f"Seeds of {'; of '.join(parts)}. The interval is over users, for the weights as trained."]
@@ -185,7 +185,7 @@ def show(found: dict[str, Any]) -> str:
             parts.append(f"{title}, those first that are known to move results most\n{table}")
     rows = [
         [
-            SHORT[one["metric"]] + (", history masked" if one["history_masked"] else ""),
+            measure(one["metric"]).label + (", history masked" if one["history_masked"] else ""),
             share(one["a"]), share(one["b"]), signed(one["difference"]),
             f"{signed(one['low'])} to {signed(one['high'])}",
         ]

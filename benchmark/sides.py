@@ -37,8 +37,10 @@ class Side:
     """Seed -> the same of one run; empty where the seeds are not stated."""
     users: int | None
     gains: Mapping[bool, UserGains] = field(default_factory=dict)
-    """History masked -> gains of each user under METRICS; what has no usable ranks is missing."""
+    """History masked -> gains of each user under `metrics`; what has no usable ranks is missing."""
     notes: Sequence[str] = ()
+    metrics: tuple[str, ...] = METRICS
+    """The measures of a run that are compared."""
 
     @property
     def published(self) -> bool:
@@ -46,19 +48,22 @@ class Side:
         return not self.seeds
 
 
-def find(reference: str, results: Path) -> Side:
-    """The side that `reference` names. Raises `UserError` where there is none, or more than one."""
+def find(reference: str, results: Path, metrics: Sequence[str] = METRICS) -> Side:
+    """The side that `reference` names, with its `metrics`.
+
+    Raises `UserError` where there is none, or more than one.
+    """
     if reference.startswith(PAPER):
         return _of_paper(reference)
     path = Path(reference)
     if path.suffix == ".json":
-        return _of_runs([(path, read_result(path))])
+        return _of_runs([(path, read_result(path, metrics))], metrics)
     paths = sorted(results.glob(PATTERN))
     names = {one: below_results(one).removesuffix(".json") for one in paths}
     asked = path.relative_to(results).as_posix() if path.is_relative_to(results) else reference
     matching = [one for one in paths if names[one].startswith(asked)]
     faults: list[str] = []
-    found = [(one, run) for one in matching if (run := usable(one, faults.append)) is not None]
+    found = [(one, run) for one in matching if (run := usable(one, faults.append, metrics)) is not None]
     configurations = sorted({name_of(stored) for stored in found})
     if len(configurations) > 1:
         listed = ", ".join(configurations[:SHOWN])
@@ -72,7 +77,7 @@ def find(reference: str, results: Path) -> Side:
     if not found:
         allowed = sorted({names[one].rpartition("-s")[0] for one in paths})
         raise _no_record(reference, results, allowed)
-    return _of_runs(found, faults)
+    return _of_runs(found, metrics, faults)
 
 
 def _no_record(reference: str, results: Path, names: Sequence[str]) -> UserError:
@@ -118,7 +123,7 @@ def _example(paper: Published) -> str:
     return f"{PAPER}{first.llm}/{first.dataset}/{first.method}"
 
 
-def _of_runs(runs: Sequence[Stored], left_out: Sequence[str] = ()) -> Side:
+def _of_runs(runs: Sequence[Stored], metrics: Sequence[str], left_out: Sequence[str] = ()) -> Side:
     """A configuration; runs that did not end well are told and left out, as are those of `left_out`."""
     name = name_of(runs[0])
     lost = [f"seed {run.seed} of {name} is left out: {run.status}." for _, run in runs if run.status != "ok"]
@@ -130,14 +135,14 @@ def _of_runs(runs: Sequence[Stored], left_out: Sequence[str] = ()) -> Side:
         run.seed: {
             (metric, masked): run.metrics[split][metric]
             for masked, split in ((False, "test"), (True, "test_masked"))
-            for metric in METRICS
+            for metric in metrics
         }
         for _, run in done
     }
     gains: dict[bool, UserGains] = {}
     faults: list[str] = []
     for masked in (False, True):
-        found, said = user_gains(done, METRICS, masked)
+        found, said = user_gains(done, metrics, masked)
         faults += [fault for fault in said if fault not in faults]
         if found is not None and len(found.by_seed) == len(done):
             gains[masked] = found
@@ -153,4 +158,5 @@ def _of_runs(runs: Sequence[Stored], left_out: Sequence[str] = ()) -> Side:
         counts.get("test_targets") or counts.get("users"),
         gains,
         [*left_out, *lost, *faults],
+        tuple(metrics),
     )

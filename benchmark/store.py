@@ -8,13 +8,14 @@ leaves it out and says so in one line, and a run of its cell keeps it under anot
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import count
 from pathlib import Path
 
 from benchmark.llm.catalogue import slug
+from benchmark.metrics import metrics_of
 from benchmark.record import AGAIN, METRICS, NO_LLM, RunRecord, is_as_written, ranks_path, read_record
-from benchmark.report.ranks import read_ranks
+from benchmark.report.ranks import UserRanks, read_ranks
 from methods.errors import UserError
 
 PATTERN = "*/*/*/*-s*.json"
@@ -40,10 +41,11 @@ def place(run: RunRecord) -> Path:
     return Path(run.dataset, llm, run.method, f"{run.config_hash}-s{run.seed}.json")
 
 
-def read_result(path: Path) -> RunRecord:
+def read_result(path: Path, metrics: Collection[str] = METRICS) -> RunRecord:
     """The record at `path`, compared with its path and its ranks.
 
-    Raises `UserError` naming the file and the first fault. A run that did not end well has no ranks.
+    Those of `metrics` that it does not hold are computed from the ranks, for the whole test split. A run that
+    did not end well has no ranks. Raises `UserError` naming the file and the first fault.
     """
     run = read_record(path)
     for part, named, own in zip(
@@ -53,19 +55,32 @@ def read_result(path: Path) -> RunRecord:
             raise UserError(
                 f"{path} is not the record that its path names: its {part} gives {own}, not {named}. {AGAIN}"
             )
+    ranks = None
     if run.status == "ok":
         try:
-            _verify(path, run)
+            ranks = _verify(path, run)
         except UserError as error:
             raise UserError(f"{path} does not count as a result: {error} {AGAIN}") from error
     if not is_as_written(path):
         raise UserError(f"{path} does not match its checksum. {AGAIN}")
+    for split, found in (("test", ranks.raw), ("test_masked", ranks.masked)) if ranks else ():
+        absent = [name for name in metrics if name not in run.metrics[split]]
+        run.metrics[split] |= metrics_of(found, absent)
     return run
 
 
-def _verify(path: Path, run: RunRecord) -> None:
-    """Raise `UserError` unless the metrics follow from the ranks and the curve, as far as these tell."""
-    users = len(read_ranks(path, run).user)
+def with_metrics(run: RunRecord, results: Path, metrics: Collection[str]) -> RunRecord:
+    """The record with those of `metrics` that it does not hold, from the ranks of its run below `results`."""
+    if run.status != "ok" or set(metrics) <= set(METRICS):
+        return run
+    return read_result(results / place(run), metrics)
+
+
+def _verify(path: Path, run: RunRecord) -> UserRanks:
+    """The ranks. Raises `UserError` unless the metrics follow from them and from the curve, as far as these
+    tell."""
+    ranks = read_ranks(path, run)
+    users = len(ranks.user)
     known = (run.data.get("fingerprint") or {}).get("test_targets", users)
     if users != known:
         raise UserError(f"its ranks are of {users:,} users, and its fingerprint has {known:,}.")
@@ -77,6 +92,7 @@ def _verify(path: Path, run: RunRecord) -> None:
         raise UserError("its validation metrics are not those of its best epoch.")
     for form in ("", "_masked"):
         _verify_parts(run, users, form)
+    return ranks
 
 
 def _verify_parts(run: RunRecord, users: int, form: str) -> None:
@@ -93,12 +109,15 @@ def _verify_parts(run: RunRecord, users: int, form: str) -> None:
             raise UserError(f"its {' and '.join(sizes)} metrics do not give its test{form} metrics.")
 
 
-def usable(path: Path, tell: Tell = warn) -> RunRecord | None:
-    """The record at `path`; None where there is none, or none that counts: `tell` is given the reason."""
+def usable(path: Path, tell: Tell = warn, metrics: Collection[str] = METRICS) -> RunRecord | None:
+    """The record at `path`, as `read_result` gives it; None where there is none, or none that counts.
+
+    `tell` is given the reason.
+    """
     if not path.exists():
         return None
     try:
-        return read_result(path)
+        return read_result(path, metrics)
     except UserError as error:
         tell(str(error))
         return None
@@ -117,10 +136,13 @@ def outdated(path: Path, code: str | None) -> bool:
     return record is not None and record.status == "ok" and record.made_by_other(code)
 
 
-def iter_records(folder: Path, tell: Tell = warn) -> Iterator[tuple[Path, RunRecord]]:
-    """Records below `folder` that count, in the order of their paths; `tell` is given why others do not."""
+def iter_records(
+    folder: Path, tell: Tell = warn, metrics: Collection[str] = METRICS
+) -> Iterator[tuple[Path, RunRecord]]:
+    """Records below `folder` that count (see `read_result`), in the order of their paths; `tell` is given why
+    others do not."""
     for path in sorted(folder.glob(PATTERN)):
-        if (record := usable(path, tell)) is not None:
+        if (record := usable(path, tell, metrics)) is not None:
             yield path, record
 
 

@@ -1,4 +1,4 @@
-"""Installed packages that offer methods, made on the spot."""
+"""Installed packages that offer methods or metrics, made on the spot."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ def install(
     points: Mapping[str, str],
     modules: Mapping[str, str],
     version: str = "1.0",
+    group: str = "adaptrec.methods",
 ) -> None:
     """Lay into `folder` what an installer would: the modules, and a dist-info with entry points.
 
@@ -26,5 +27,5 @@ def install(
     metadata = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
     (info / "METADATA").write_text(metadata, encoding="utf-8")
     lines = [f"{name} = {value}\n" for name, value in points.items()]
-    (info / "entry_points.txt").write_text("[adaptrec.methods]\n" + "".join(lines), encoding="utf-8")
+    (info / "entry_points.txt").write_text(f"[{group}]\n" + "".join(lines), encoding="utf-8")
     (info / "INSTALLER").write_text("test\n", encoding="utf-8")

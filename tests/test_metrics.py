@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import math
+import re
+import tomllib
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from method_packages import install
+from report_ranks import ranked, some_ranks
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMRR, RetrievalNormalizedDCG
 
 from benchmark import metrics
+from benchmark.cli import main
 from benchmark.metrics import Metric, Ranks, chance, measure, metrics_of
 from methods.errors import UserError
 
@@ -99,6 +106,9 @@ rr_squared = Metric("rr_squared", "RR2", lambda rank: 1 / rank**2, cutoff=False)
 misnamed = Metric("other", "O", np.ones_like)
 
 
+CACHES = (metrics._entries, metrics.registered, metrics.measure)
+
+
 @pytest.fixture
 def outsiders(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     points = [
@@ -109,10 +119,10 @@ def outsiders(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         }.items()
     ]  # fmt: skip
     monkeypatch.setattr(metrics, "entry_points", lambda group: points)
-    for one in (metrics._entries, metrics.registered, metrics.measure):
+    for one in CACHES:
         one.cache_clear()
     yield
-    for one in (metrics._entries, metrics.registered, metrics.measure):
+    for one in CACHES:
         one.cache_clear()
 
 
@@ -129,3 +139,89 @@ def test_a_broken_metric_affects_only_itself() -> None:
         measure("gone@3")
     with pytest.raises(UserError, match=r"metric 'misnamed' .* whose name is that of its entry point"):
         measure("misnamed@3")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two rows with ranks."""
+    folder = tmp_path_factory.mktemp("metrics") / "results"
+    ranked(folder, "a", some_ranks(1, hit=0.4))
+    ranked(folder, "b", some_ranks(2, hit=0.2))
+    return folder
+
+
+def test_a_report_computes_any_measure_from_the_ranks(results: Path, tmp_path: Path) -> None:
+    out = tmp_path / "reports"
+    assert main(["report", "--results", str(results), "--out", str(out), "--metrics", "mrr@7,recall@20"]) == 0
+    table = out / "toy-minilm-paper.csv"
+    rows = {row["label"]: row for row in csv.DictReader(table.read_text().splitlines())}
+    for label, seed, hit in (("a", 1, 0.4), ("b", 2, 0.2)):
+        best = some_ranks(seed, hit=hit)
+        assert float(rows[label]["test_mrr@7"]) == pytest.approx(np.mean(np.where(best <= 7, 1 / best, 0)))
+        assert float(rows[label]["test_recall@20"]) == pytest.approx(np.mean(best <= 20))
+        masked = np.maximum(best - 1, 1)
+        assert float(rows[label]["test_masked_recall@20"]) == pytest.approx(np.mean(masked <= 20))
+        assert rows[label]["test_recall@10"], "what the record holds stays in the CSV"
+    assert "MRR@7" in table.with_suffix(".md").read_text()
+    tests = (out / f"{table.stem}-tests.md").read_text()
+    assert "R@20: each row against" in tests and "R@10" not in tests
+
+
+def test_records_of_every_age_have_every_measure() -> None:
+    """All committed records, those with mean ranks among them."""
+    from benchmark.store import iter_records
+
+    root = Path(__file__).resolve().parents[1] / "results"
+    records = list(iter_records(root, metrics=("mrr@10", "ndcg@5", "recall@20", "mrr")))
+    assert len(records) > 40
+    for path, run in records:
+        if run.status == "ok":
+            found = run.metrics["test"]
+            assert found["recall@10"] <= found["recall@20"] <= found["recall@50"], path
+            assert found["ndcg@5"] <= found["ndcg@10"] and found["mrr@10"] <= found["mrr"], path
+
+
+def test_explain_takes_measures(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = sorted(
+        path.relative_to(results).as_posix().removesuffix(".json") for path in results.rglob("*.json")
+    )
+    assert main(["explain", *names, "--results", str(results), "--metrics", "mrr"]) == 0
+    shown = capsys.readouterr().out
+    assert "MRR, history masked" in shown and "R@10" not in shown
+
+
+@pytest.mark.parametrize("command", [["report"], ["explain", "x", "y"], ["bench", "--datasets", "tiny"]])
+def test_an_unknown_measure_ends_a_command_before_it_begins(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--results", str(tmp_path / "results"), "--metrics", "recall@10,ncdg@5"]) == 2
+    assert "unknown metric 'ncdg@5'. Did you mean" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_example_of_the_docs_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, results: Path
+) -> None:
+    text = (Path(__file__).resolve().parents[1] / "docs" / "report.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"^```python\n# rr2\.py\n(.*?)^```$", text, re.M | re.S)
+    (project,) = re.findall(r"^```toml\n(\[project.*?)^```$", text, re.M | re.S)
+    points = tomllib.loads(project)["project"]["entry-points"][metrics.GROUP]
+    install(tmp_path / "site", "adaptrec-rr2", points, {"rr2": source}, group=metrics.GROUP)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    for one in CACHES:
+        one.cache_clear()
+    try:
+        command = [
+            "report",
+            "--results",
+            str(results),
+            "--out",
+            str(tmp_path / "out"),
+            "--metrics",
+            "rr2,rr2@10",
+        ]
+        assert main(command) == 0
+        assert "RR2@10" in (tmp_path / "out" / "index.html").read_text()
+    finally:
+        for one in CACHES:
+            one.cache_clear()

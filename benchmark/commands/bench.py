@@ -7,7 +7,9 @@ import argparse
 from benchmark.commands.options import (
     Parser,
     add_common,
+    add_metrics,
     add_reading,
+    metrics,
     names,
     numbers,
     overrides,
@@ -51,6 +53,7 @@ def fill(parser: Parser) -> None:
     )
     parser.add_argument("--ray-address", help="the cluster; $RAY_ADDRESS, else this machine, when left out")
     add_common(parser)
+    add_metrics(parser)
     parser.add_argument("--fresh", action="store_true", help="run finished cells anew")
     parser.add_argument(
         "--dry-run", action="store_true", help="run nothing; print the plan and estimate what it will cost"
@@ -63,6 +66,7 @@ def call(options: argparse.Namespace) -> int:
     from benchmark.grid.executor import Options, make_executor
     from benchmark.grid.plan import expand, make_plan
 
+    shown = metrics(options)  # a wrong name ends the command before anything is run
     told = Options(
         options.results, options.processes, options.fresh, options.jobs, options.cpus, options.ray_address
     )
@@ -76,4 +80,4 @@ def call(options: argparse.Namespace) -> int:
         from benchmark.grid.dryrun import dry_run
 
         return dry_run(plan, told)
-    return bench(plan, executor, options.results)
+    return bench(plan, executor, options.results, shown)

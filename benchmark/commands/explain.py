@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmark.commands.options import Parser
+from benchmark.commands.options import Parser, add_metrics, metrics
 from methods.errors import UserError
 
 SUMMARY = "Say why two figures differ: settings, and each metric with its interval."
@@ -20,6 +20,7 @@ def fill(parser: Parser) -> None:
     parser.add_argument("a", metavar="A", help=SIDE)
     parser.add_argument("b", metavar="B", help="the same")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
+    add_metrics(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what is said to this file too")
 
 
@@ -29,7 +30,7 @@ def call(options: argparse.Namespace) -> int:
     from benchmark.files import write_json
     from benchmark.sides import find
 
-    found = explain(find(options.a, options.results), find(options.b, options.results))
+    found = explain(*(find(side, options.results, metrics(options)) for side in (options.a, options.b)))
     if options.json:
         try:
             write_json(options.json, found)

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from benchmark.config import PROTOCOLS
 from benchmark.data.places import DATA_VARIABLE
 from benchmark.data.reading import Reading
+from benchmark.record import METRICS
 from methods.errors import UserError, unknown
 
 
@@ -101,6 +102,22 @@ def _separator(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("give the character")
     return "\t" if text == "\\t" else text  # as a shell hands it over
+
+
+def add_metrics(parser: Parser) -> None:
+    """The option --metrics; `metrics` has what it asks for."""
+    parser.add_argument(
+        "--metrics", type=names, metavar="NAME@K,...",
+        help="what tables show of each user's test rank: recall@k, ndcg@k, mrr, mrr@k for any k, by commas "
+        f"(default: {','.join(METRICS)})",
+    )  # fmt: skip
+
+
+def metrics(options: argparse.Namespace) -> tuple[str, ...]:
+    """The measures to show, each once. Raises `UserError` for a name that is none."""
+    from benchmark.metrics import measure
+
+    return tuple(dict.fromkeys(measure(name).name for name in options.metrics or METRICS))
 
 
 def add_set(parser: Parser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmark.commands.options import Parser, names
+from benchmark.commands.options import Parser, add_metrics, metrics, names
 
 SUMMARY = "Write tables and plots from the records, and a page that holds them all."
 
@@ -23,6 +23,7 @@ def fill(parser: Parser) -> None:
     )  # fmt: skip
     for name in ("datasets", "llms", "methods", "protocols"):
         parser.add_argument(f"--{name}", type=names, help="only these, by commas")
+    add_metrics(parser)
 
 
 def call(options: argparse.Namespace) -> int:
@@ -33,7 +34,7 @@ def call(options: argparse.Namespace) -> int:
     wanted = {name: getattr(options, f"{name}s") for name in ("dataset", "llm", "method", "protocol")}
     only = {name: values for name, values in wanted.items() if values}
     out = getattr(options, "out", Path("reports/paper" if options.source == "paper" else "reports"))
-    files = build_report(options.results, out, only or None, options.source, warn)
+    files = build_report(options.results, out, only or None, options.source, warn, metrics(options))
     print(f"{len(files)} files in {out}")
     print(out / "index.html")
     return 0

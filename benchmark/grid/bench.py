@@ -10,11 +10,12 @@ from benchmark.cell import Cell, resolve_cell
 from benchmark.grid.executor import Executor
 from benchmark.grid.plan import Plan, Search, where
 from benchmark.grid.tune import choose, note, searched, taken_from_paper
-from benchmark.record import RunRecord, Tuning
+from benchmark.record import METRICS, RunRecord, Tuning
 from benchmark.report.tables import print_tables
+from benchmark.store import with_metrics
 
 
-def bench(plan: Plan, executor: Executor, results: Path) -> int:
+def bench(plan: Plan, executor: Executor, results: Path, metrics: Sequence[str] = METRICS) -> int:
     """Run `plan`; returns 0 where every cell that was asked for ended well, else 1.
 
     A lost trial is told and no failure; a search that lost all of them is one. Finished cells are not run
@@ -43,7 +44,7 @@ def bench(plan: Plan, executor: Executor, results: Path) -> int:
             found |= executor.run(list(repeats))
     for cell, n in repeats.items():
         found |= note(tunings[n], [cell], results)
-    return _conclude(plan, [found[cell] for cell in (*wanted, *repeats) if cell in found])
+    return _conclude(plan, [found[cell] for cell in (*wanted, *repeats) if cell in found], results, metrics)
 
 
 def _warn(cells: Sequence[Cell]) -> None:
@@ -52,10 +53,10 @@ def _warn(cells: Sequence[Cell]) -> None:
         _say(f"warning: {warning}")
 
 
-def _conclude(plan: Plan, records: list[RunRecord]) -> int:
+def _conclude(plan: Plan, records: list[RunRecord], results: Path, metrics: Sequence[str]) -> int:
     """Print the tables; the exit status."""
     if records:
-        print(print_tables(records))
+        print(print_tables([with_metrics(record, results, metrics) for record in records], metrics))
     asked = len(plan.cells) + sum(1 + len(search.seeds) for search in plan.searches)
     failed = asked - sum(record.status == "ok" for record in records)
     if failed:

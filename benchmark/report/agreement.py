@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from benchmark.metrics import measure
 from benchmark.report.behind import Stored
 from benchmark.report.compare import p_value
 from benchmark.report.drawing import forms, look_of, style
@@ -17,7 +18,7 @@ from benchmark.report.rows import Group, Row, groups
 from benchmark.report.searches import told
 from benchmark.report.section import Plot, Section
 from benchmark.report.styles import Block, Cell
-from benchmark.report.tables import SHORT, share
+from benchmark.report.tables import share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -158,7 +159,7 @@ def _section(
     plots = [
         Plot(
             f"{slug(one.first)}-{slug(one.second)}",
-            f"Order by {SHORT[one.metric]}, {one.first} and {one.second}: {where}",
+            f"Order by {measure(one.metric).label}, {one.first} and {one.second}: {where}",
             draw(one, where),
         )
         for one in between
@@ -192,7 +193,7 @@ def _row(one: Agreement) -> list[Cell]:
     )
     texts = [
         f"{one.first} and {one.second}",
-        SHORT[one.metric],
+        measure(one.metric).label,
         str(len(one.a)),
         "n/a" if tau is None else f"{tau:.2f}",
         p_value(p),
@@ -217,7 +218,9 @@ def draw(one: Agreement, where: str) -> dict[str, bytes]:
     with style():
         figure = Figure(figsize=(7.5, 1.4 + 0.36 * len(one.a)), layout="constrained")
         axes = figure.add_subplot()
-        figure.suptitle(f"{where}: places by {SHORT[one.metric]}", x=0.01, ha="left", fontsize="large")
+        figure.suptitle(
+            f"{where}: places by {measure(one.metric).label}", x=0.01, ha="left", fontsize="large"
+        )
         sides = [_places(one.a), _places(one.b)]
         for place, label in enumerate(one.a):
             colour, dash, marker = look_of(place)

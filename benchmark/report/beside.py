@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from benchmark.metrics import measure
 from benchmark.published import COUNTS, Figure, Layout
 from benchmark.record import METRICS
 from benchmark.report.derived import mean_ratio, pairs
@@ -22,7 +23,6 @@ from benchmark.report.study_tables import (
     show_seconds,
 )
 from benchmark.report.styles import Block, Cell
-from benchmark.report.tables import SHORT
 
 PAIR_HEADS = ["paper", "ours", "difference"]
 RELATIVE = "relative %"
@@ -100,7 +100,7 @@ def quality(paper: Study, ours: Study, layout: Layout, kind: str, prefix: str) -
     for dataset in common(paper, ours):
         lines = [
             Line(
-                (method, SHORT[metric]),
+                (method, measure(metric).label),
                 paper.get(dataset, method, metric),
                 ours.get(dataset, method, prefix + metric),
             )

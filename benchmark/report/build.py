@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmark.published import published
+from benchmark.record import METRICS
 from benchmark.report import compare, figures, runs, study
 from benchmark.report.behind import Stored
 from benchmark.report.files import write
@@ -38,14 +39,20 @@ Only = Mapping[str, Collection[str]]
 
 
 def build_report(
-    results: Path, out: Path, only: Only | None = None, source: Source = "ours", tell: Tell = ignore
+    results: Path,
+    out: Path,
+    only: Only | None = None,
+    source: Source = "ours",
+    tell: Tell = ignore,
+    metrics: Sequence[str] = METRICS,
 ) -> list[Path]:
     """Write tables (Markdown, CSV, LaTeX) and plots (PNG, SVG) of the records below `results`, and what holds
     all of them: `README.md`, `report.tex` and `index.html`.
 
     `only` narrows the records: a field of FIELDS -> the values wanted; an empty collection does not narrow.
-    Records without language model stay whatever `only["llm"]` says. Records that do not count are left out;
-    the report and `tell` have the reason of each. Returns the files written, in order.
+    Records without language model stay whatever `only["llm"]` says. Tables of runs and tests of differences
+    show `metrics`. Records that do not count are left out; the report and `tell` have the reason of each.
+    Returns the files written, in order.
     Files of an earlier report that the records no longer give are removed, if `manifest.json` has them and
     nobody has changed them since. Raises `UserError` where there is no such record (`source` "paper" reads
     none), and before it would write over a file that no report has made.
@@ -58,15 +65,15 @@ def build_report(
             f"source 'paper' reads no records, so that it cannot be narrowed by {', '.join(wanted)}."
         )
     left_out: list[str] = []
-    records = [] if source == "paper" else _select(results, wanted, left_out)
+    records = [] if source == "paper" else _select(results, wanted, left_out, metrics)
     for line in left_out:
         tell(line)
     left_out = [_below(line, results) for line in left_out]
-    parts = _named(_parts(source, records))
+    parts = _named(_parts(source, records, metrics))
     files = {
         name: data for part in parts for section in part.sections for name, data in _files(section).items()
     }
-    command = _command(results, out, wanted, source)
+    command = _command(results, out, wanted, source, metrics)
     below = Path(os.path.relpath(results.resolve(), out.resolve())).as_posix()
     counts = printed(published().figures) if source == "paper" else tiles(records)
     front = Front(TITLE, MADE_FROM[source], command, below, counts, overview(records), left_out)
@@ -76,21 +83,23 @@ def build_report(
     return write(out, files)
 
 
-def _parts(source: Source, records: Sequence[Stored]) -> list[Part]:
+def _parts(source: Source, records: Sequence[Stored], metrics: Sequence[str]) -> list[Part]:
     """All sections; parts without any left out."""
     published = Part("The paper's tables", study.sections(source, records))
     own = [
-        Part("Runs", runs.sections(records)),
+        Part("Runs", runs.sections(records, metrics)),
         published,
-        Part("Differences between methods", compare.sections(records)),
+        Part("Differences between methods", compare.sections(records, metrics)),
         Part("Figures", figures.sections(records)),
     ]
     return [part for part in ([published] if source == "paper" else own) if part.sections]
 
 
-def _select(results: Path, wanted: Mapping[str, Collection[str]], left_out: list[str]) -> list[Stored]:
+def _select(
+    results: Path, wanted: Mapping[str, Collection[str]], left_out: list[str], metrics: Sequence[str]
+) -> list[Stored]:
     """The records that are wanted; appends to `left_out` why others do not count."""
-    stored = list(iter_records(results, left_out.append))
+    stored = list(iter_records(results, left_out.append, metrics))
     if left_out and not stored:
         raise UserError(f"none of the {len(left_out)} run records below {results} counts. {left_out[0]}")
     if not stored:
@@ -197,7 +206,9 @@ def _link(section: Section) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _command(results: Path, out: Path, wanted: Mapping[str, Collection[str]], source: Source) -> str:
+def _command(
+    results: Path, out: Path, wanted: Mapping[str, Collection[str]], source: Source, metrics: Sequence[str]
+) -> str:
     """What makes this report again, as seen from the folder above it."""
     whole = out.resolve()
     words = [] if source == "ours" else ["--source", source]
@@ -206,4 +217,6 @@ def _command(results: Path, out: Path, wanted: Mapping[str, Collection[str]], so
     words += ["--out", whole.name]
     for name, values in wanted.items():
         words += [f"--{name}s", ",".join(values)]
+    if tuple(metrics) != METRICS:
+        words += ["--metrics", ",".join(metrics)]
     return shlex.join(["python", "-m", "benchmark", "report", *words])

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.metrics import measure
+from benchmark.record import METRICS
 from benchmark.report.behind import Stored, configuration, name_of
 from benchmark.report.names import stems_of
 from benchmark.report.ranks import UserGains, user_gains
@@ -19,10 +21,10 @@ from benchmark.report.rows import Group, Row, groups
 from benchmark.report.section import Section
 from benchmark.report.stats import bootstrap, holm, paired_t, randomisation, wilcoxon
 from benchmark.report.styles import Block, Cell
-from benchmark.report.tables import SHORT, share
+from benchmark.report.tables import share
 
 COMPARED = ("recall@10", "ndcg@10")
-"""Metrics that are tested, raw."""
+"""Metrics that are tested, raw, unless others are asked for."""
 ALPHA = 0.05
 ALL_PAIRS = 10
 """Rows up to which all pairs are compared; above, each with the reference alone."""
@@ -84,12 +86,22 @@ class _Table:
     found: list[Comparison]
     faults: list[str] = field(default_factory=list)
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is tested: `COMPARED`, or the measures that were asked for."""
+        return tested(self.group)
 
-def sections(records: Sequence[Stored]) -> list[Section]:
+
+def tested(group: Group) -> tuple[str, ...]:
+    """The measures of a table under which its rows are compared."""
+    return COMPARED if group.metrics == METRICS else group.metrics
+
+
+def sections(records: Sequence[Stored], metrics: Sequence[str] = METRICS) -> list[Section]:
     """A section for each table of two rows or more whose runs came to their end."""
     paths = {id(run): path for path, run in records}
     made = []
-    for stem, group in stems_of(groups(run for _, run in records)).items():
+    for stem, group in stems_of(groups((run for _, run in records), metrics)).items():
         rows = [(row, tuple((paths[id(run)], run) for run in row.ok)) for row in group.rows if row.ok]
         if len(rows) > 1:
             made.append(_section(_table(stem, group, rows)))
@@ -100,7 +112,7 @@ def _table(stem: str, group: Group, rows: Sequence[tuple[Row, tuple[Stored, ...]
     sides: list[Side] = []
     faults: list[str] = []
     for row, runs in rows:
-        found, said = user_gains(runs, COMPARED)
+        found, said = user_gains(runs, tested(group))
         faults += [f"{row.label}: {fault}" for fault in said]
         if found is not None and sides and not np.array_equal(found.user, sides[0].gains.user):
             faults.append(f"{row.label}: its ranks are of other users than those of {sides[0].row.label}.")
@@ -110,11 +122,11 @@ def _table(stem: str, group: Group, rows: Sequence[tuple[Row, tuple[Stored, ...]
     if len(sides) < 2:
         return _Table(stem, group, sides, 0, [], faults)
     reference = max(range(len(sides)), key=lambda place: sides[place].valid)
-    return _Table(stem, group, sides, reference, compare(sides, reference), faults)
+    return _Table(stem, group, sides, reference, compare(sides, reference, tested(group)), faults)
 
 
-def compare(sides: Sequence[Side], reference: int) -> list[Comparison]:
-    """All pairs of up to ALL_PAIRS sides, of more each with the `reference`, under each of COMPARED.
+def compare(sides: Sequence[Side], reference: int, metrics: Sequence[str]) -> list[Comparison]:
+    """All pairs of up to ALL_PAIRS sides, of more each with the `reference`, under each of `metrics`.
 
     Holm's correction is over all of them together.
     """
@@ -123,7 +135,7 @@ def compare(sides: Sequence[Side], reference: int) -> list[Comparison]:
     else:
         pairs = [(place, reference) for place in range(len(sides)) if place != reference]
     values = np.concatenate([side.gains.mean for side in sides], axis=1)  # [U, sides x metrics]
-    width = len(COMPARED)
+    width = len(metrics)
     asked = [(a, b, m) for m in range(width) for a, b in pairs]
     columns = [(a * width + m, b * width + m) for a, b, m in asked]
     p_values = randomisation(values, columns, flips_for(len(asked)))
@@ -134,7 +146,7 @@ def compare(sides: Sequence[Side], reference: int) -> list[Comparison]:
         alike = len(sides[a].gains.by_seed) == len(sides[b].gains.by_seed)
         found.append(
             Comparison(
-                a, b, COMPARED[m], float(difference.mean()),
+                a, b, metrics[m], float(difference.mean()),
                 float(intervals[place, 0]), float(intervals[place, 1]),
                 float(p_values[place]), adjusted[place], wilcoxon(difference) if alike else None,
                 _over_seeds(sides[a].gains, sides[b].gains, m),
@@ -158,19 +170,25 @@ def _over_seeds(a: UserGains, b: UserGains, column: int) -> float | None:
 def _section(table: _Table) -> Section:
     key = table.group.key
     where = f"{key.dataset}, {key.llm or 'no language model'}, protocol {key.protocol}"
-    blocks = [_against_reference(table, metric) for metric in COMPARED] if table.found else []
+    blocks = [_against_reference(table, metric) for metric in table.metrics] if table.found else []
     if table.found and 2 < len(table.sides) <= ALL_PAIRS:
-        blocks += [_all_pairs(table, metric) for metric in COMPARED]
+        blocks += [_all_pairs(table, metric) for metric in table.metrics]
     return Section(
         f"{table.stem}-tests",
         f"Differences between methods: {where}",
-        "Test Recall@10 and NDCG@10 over the full catalogue, history not masked, user by user. "
+        f"{_named(table.metrics)} over the full catalogue, history not masked, user by user. "
         f"{table.group.caption}",
         blocks,
         [*_notes(table), *table.faults],
         lines=[_line(table, one) for one in table.found],
         records={name_of(side.runs[0]): configuration(side.runs) for side in table.sides},
     )
+
+
+def _named(metrics: Sequence[str]) -> str:
+    if tuple(metrics) == COMPARED:
+        return "Test Recall@10 and NDCG@10"
+    return f"Test {', '.join(measure(metric).label for metric in metrics)}"
 
 
 HEADS = ["difference", "95 % interval", "p", "Holm p", "Wilcoxon p"]
@@ -188,7 +206,7 @@ def _against_reference(table: _Table, metric: str) -> Block:
     pairs = {
         one.a + one.b - best: one for one in table.found if one.metric == metric and best in (one.a, one.b)
     }
-    column = COMPARED.index(metric)
+    column = table.metrics.index(metric)
     rows = []
     for place, side in enumerate(sides):
         spread = side.gains.spread(column)
@@ -203,8 +221,8 @@ def _against_reference(table: _Table, metric: str) -> Block:
             continue
         one = pairs[place]
         rows.append([*head, *_figures(one, 1 if one.a == place else -1), Cell(one.verdict(sides))])
-    heads = ["row", SHORT[metric], "seeds", "SD over seeds", *HEADS, "in words"]
-    title = f"{SHORT[metric]}: each row against {sides[best].row.label}, the best on validation"
+    heads = ["row", measure(metric).label, "seeds", "SD over seeds", *HEADS, "in words"]
+    title = f"{measure(metric).label}: each row against {sides[best].row.label}, the best on validation"
     return Block(title, heads, rows)
 
 
@@ -214,19 +232,20 @@ def _all_pairs(table: _Table, metric: str) -> Block:
         if one.metric == metric:
             a, b = table.sides[one.a].row.label, table.sides[one.b].row.label
             rows.append([Cell(f"{a} - {b}"), *_figures(one), Cell(one.verdict(table.sides))])
-    return Block(f"{SHORT[metric]}: all pairs", ["pair", *HEADS, "in words"], rows)
+    return Block(f"{measure(metric).label}: all pairs", ["pair", *HEADS, "in words"], rows)
 
 
 def _notes(table: _Table) -> list[str]:
     if not table.found:
         return ["Fewer than two rows have ranks that can be compared."]
     users, family = len(table.sides[0].gains.user), len(table.found)
+    together = "both" if len(table.metrics) == 2 else "all"
     said = [
         "A user's gain is the mean over a row's seeds; then "
         f"n = {users:,} users, however many seeds. difference: mean over users; 95 % interval: percentile "
         "bootstrap over users.",
         f"p: two-sided paired randomisation test, {flips_for(family):,} sign flips. Holm p: corrected over "
-        f"the {family} comparisons of this table, both metrics together; below {ALPHA:g} one is called "
+        f"the {family} comparisons of this table, {together} metrics together; below {ALPHA:g} one is called "
         "better. Wilcoxon p: signed-rank test, users without a difference ranked and then dropped (Pratt), "
         "uncorrected; n/a between rows of unlike numbers of seeds, whose differences are skewed even where "
         "the means are equal.",
@@ -244,7 +263,7 @@ def _notes(table: _Table) -> list[str]:
 
 def _line(table: _Table, one: Comparison) -> dict[str, Any]:
     line: dict[str, Any] = {**table.group.key._asdict(), "metric": one.metric}
-    column = COMPARED.index(one.metric)
+    column = table.metrics.index(one.metric)
     for name, place in (("a", one.a), ("b", one.b)):
         side = table.sides[place]
         line |= {

@@ -6,19 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmark.metrics import measure
 from benchmark.published import COUNTS, Figure, Layout, Published, Source, dataset_of
 from benchmark.record import METRICS, RunRecord
 from benchmark.report.behind import Stored, configuration, name_of
 from benchmark.report.generations import bare, mark, newest, note, oldest
 from benchmark.report.rows import Group, Row, groups
 from benchmark.report.stats import Estimate
-from benchmark.report.tables import COST, SHORT, peak_memory
+from benchmark.report.tables import COST, peak_memory
 
 MASKED = "masked "
 """Before a metric: the user's history is left out of the ranking."""
 TIMES = {"epoch_seconds": "wall seconds", "epoch_cpu_seconds": "CPU seconds"}
 MEMORIES = {"gpu_memory_gb": "GPU memory in GB", "host_memory_gb": "host memory in GB"}
-LABELS = {**SHORT, **TIMES, **MEMORIES}
+LABELS = {**{name: measure(name).label for name in METRICS}, **TIMES, **MEMORIES}
 """Measures as tables show them."""
 PROTOCOLS_FIRST = ("paper",)
 TUNED = ("grid", "paper")
@@ -146,9 +147,9 @@ def _study(
                 notes.append(f"{method} on {shown[dataset]} is {row.label}{left}.")
             record = name_of(stored[0])
             behind[record] = configuration(stored)
-            for measure, value in _measures(row).items():
-                figures[dataset, method, measure] = Figure(
-                    measure, value.mean, dataset, llm, method, value.half_width, value.n, "ours", record
+            for name, value in _measures(row).items():
+                figures[dataset, method, name] = Figure(
+                    name, value.mean, dataset, llm, method, value.half_width, value.n, "ours", record
                 )
     told = [f"{', '.join(names)}: {where}" for where, names in hardware.items()]
     notes += _mark_older(shown, used)

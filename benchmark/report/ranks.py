@@ -54,7 +54,8 @@ def read_ranks(path: Path, run: RunRecord) -> UserRanks:
         raise UserError(f"{name} does not have each user once.")
     found = UserRanks(user.astype(np.int64), *_ranks(values))
     for split, ranks in (("test", found.raw), ("test_masked", found.masked)):
-        known, again = run.metrics.get(split, {}), metrics_of(ranks)
+        known = run.metrics.get(split, {})
+        again = metrics_of(ranks, known)
         if not all(np.isclose(again[metric], value, rtol=0, atol=1e-9) for metric, value in known.items()):
             raise UserError(f"{name} does not give the {split} metrics of its record.")
     if run.ranks_sha256 not in (None, hashlib.sha256(data).hexdigest()):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from benchmark.config import Settings
-from benchmark.record import Metrics, RunRecord, Tuning
+from benchmark.metrics import chance
+from benchmark.record import METRICS, Metrics, RunRecord, Tuning
 from benchmark.report.generations import mark, newest, note, oldest
 from benchmark.report.searches import Searches, searches, told
 from benchmark.report.stats import Estimate, estimate
@@ -76,6 +79,8 @@ class Group:
     bounds: tuple[Row, ...]
     shared: tuple[str, ...]
     """Overrides that every row has."""
+    metrics: tuple[str, ...] = METRICS
+    """The measures that it shows, raw and masked."""
     differs: tuple[str, ...] = ()
     """What sets it apart, as `key=value`, from other tables of its dataset, language model and protocol."""
 
@@ -133,8 +138,8 @@ def key_of(run: RunRecord) -> Key:
     )
 
 
-def groups(records: Iterable[RunRecord]) -> list[Group]:
-    """Sort records into tables.
+def groups(records: Iterable[RunRecord], metrics: Sequence[str] = METRICS) -> list[Group]:
+    """Sort records into tables that show `metrics`.
 
     A run that reads no language model joins the tables of its data, protocol and hardware, whatever their
     language model; of several tables with one language model, those whose settings are most like its own. It
@@ -158,7 +163,7 @@ def groups(records: Iterable[RunRecord]) -> list[Group]:
     for run in controls:
         for key in _hosts(run, common) or [key_of(run)]:
             members.setdefault(key, []).append(run)
-    found = [_group(key, same, chosen_by) for key, same in members.items()]
+    found = [_group(key, same, chosen_by, tuple(metrics)) for key, same in members.items()]
     found.sort(key=lambda group: _sorting(group.key, group))
     return _tell_apart(found)
 
@@ -193,7 +198,7 @@ def _sorting(key: Key, group: Group) -> tuple[Any, ...]:
     return (key.dataset, key.llm or "", key.protocol, oldest, tuple(map(str, key)))
 
 
-def _group(key: Key, runs: list[RunRecord], chosen_by: Searches) -> Group:
+def _group(key: Key, runs: list[RunRecord], chosen_by: Searches, metrics: tuple[str, ...]) -> Group:
     cells: dict[str, list[RunRecord]] = {}
     for run in runs:
         cells.setdefault(run.config_hash, []).append(run)
@@ -219,8 +224,9 @@ def _group(key: Key, runs: list[RunRecord], chosen_by: Searches) -> Group:
         label = mark(label, oldest(seeds, last) < last)
         rows.append(Row(label, seeds, tuning=chosen_by.chosen.get(config)))
     limits = {name: _first(run.data.get(name) for run in runs) for name in BOUNDS}
+    limits["chance"] = _chance(limits["chance"], runs, metrics)
     bounds = tuple(Row(name, bound=limit) for name, limit in limits.items() if limit)
-    return Group(key, tuple(rows), bounds, tuple(shared))
+    return Group(key, tuple(rows), bounds, tuple(shared), metrics)
 
 
 def _own(run: RunRecord, searched: Collection[str]) -> set[str]:
@@ -247,6 +253,20 @@ def shortened(pair: str) -> str:
     return pair if len(pair) <= LONGEST else pair[: LONGEST - 3] + "..."
 
 
+def _chance(
+    known: Mapping[str, Metrics], runs: Sequence[RunRecord], metrics: Sequence[str]
+) -> Mapping[str, Metrics]:
+    """The recorded metrics of a random order, and for the test split those of `metrics` that no record holds.
+
+    Masked ones need what the users' histories leave of the catalogue, which is not recorded.
+    """
+    absent = [name for name in metrics if name not in METRICS]
+    items = _first(run.data.get("fingerprint") for run in runs).get("items")
+    if not known or not absent or items is None:
+        return known
+    return {**known, "test": {**known["test"], **chance(np.array([items]), absent)}}
+
+
 def _first(values: Iterable[Any]) -> Any:
     return next((value for value in values if value), {})
 
@@ -266,7 +286,7 @@ def _tell_apart(found: list[Group]) -> list[Group]:
             if any(other.get(name, mine[name]) != mine[name] for other in others)
         ]
         differs = tuple(f"{name}={mine[name]}" for name in apart)
-        told.append(Group(group.key, group.rows, group.bounds, group.shared, differs))
+        told.append(replace(group, differs=differs))
     return told
 
 

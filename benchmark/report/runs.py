@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmark.record import METRICS
 from benchmark.report import tables
 from benchmark.report.behind import Stored, configuration, name_of
 from benchmark.report.names import stems_of
@@ -17,12 +18,11 @@ from benchmark.report.section import Plot, Section
 PLOTS: dict[Kind, str] = {"curves": "Learning curves", "quality": "Quality, time and memory"}
 
 
-def sections(records: Sequence[Stored]) -> list[Section]:
+def sections(records: Sequence[Stored], metrics: Sequence[str] = METRICS) -> list[Section]:
     """A section for each table of runs."""
     paths = {id(run): path for path, run in records}
-    return [
-        _section(stem, group, paths) for stem, group in stems_of(groups(run for _, run in records)).items()
-    ]
+    found = groups((run for _, run in records), metrics)
+    return [_section(stem, group, paths) for stem, group in stems_of(found).items()]
 
 
 def _section(stem: str, group: Group, paths: Mapping[int, Path]) -> Section:

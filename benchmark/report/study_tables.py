@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from benchmark.metrics import measure
 from benchmark.published import COUNTS, Figure, Layout
 from benchmark.record import METRICS
 from benchmark.report.derived import mean_ratio, p_value, pairs
 from benchmark.report.measured import Study
 from benchmark.report.stats import Estimate
 from benchmark.report.styles import Block, Cell, Mark
-from benchmark.report.tables import SHORT, seconds, share, with_interval
+from benchmark.report.tables import seconds, share, with_interval
 
 MISSING = "-"
 Show = Callable[[Figure], str]
@@ -102,7 +103,7 @@ def quality(
     for dataset, shown in study.datasets.items():
         for metric in METRICS:
             figures = [study.get(dataset, method, prefix + metric) for method in methods]
-            rows.append([Cell(shown), Cell(SHORT[metric]), *marked(figures, show_quality)])
+            rows.append([Cell(shown), Cell(measure(metric).label), *marked(figures, show_quality)])
     title = "Test, full catalogue" + (", the user's history masked" if prefix else "")
     heads = ["dataset", "metric", *(name_of_method(method, study, layout) for method in methods)]
     return Block(title, heads, rows)
@@ -125,7 +126,7 @@ def improvements(
     rows, tests, tested = [], [], False
     for study in studies:
         for metric in METRICS:
-            head = [Cell(name_of_llm(study, layout)), Cell(SHORT[metric])]
+            head = [Cell(name_of_llm(study, layout)), Cell(measure(metric).label)]
             values, chances = [], []
             for baseline in baselines:
                 both = pairs(study, layout.subject, baseline, prefix + metric)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from benchmark.metrics import measure
 from benchmark.record import METRICS, RunRecord
 from benchmark.report import forms, trials
 from benchmark.report.rows import Group, Row, groups, shortened
@@ -15,7 +16,6 @@ from benchmark.report.styles import Block, Cell, Mark, one_line
 
 __all__ = ["Group", "Row", "groups", "print_tables", "render", "seconds", "section", "share", "with_interval"]
 
-SHORT = {"recall@10": "R@10", "recall@50": "R@50", "ndcg@10": "N@10", "ndcg@50": "N@50"}
 COST_HEADS = ["cand.", "s/epoch", "CPU s/epoch", "best / epochs", "prep. s", "peak GiB", "trainable", "seeds"]
 ALIKE = 1.05
 """Numbers of candidates up to this factor apart count as one: masking false negatives takes a few away."""
@@ -103,18 +103,18 @@ def blocks(group: Group) -> list[Block]:
     where rows were tuned that of their trials."""
     rows = [*group.rows, *group.bounds]
     labels = [Cell(row.label) for row in rows]
-    main = [_quality_column(group, "test", metric) for metric in METRICS]
+    main = [_quality_column(group, "test", metric) for metric in group.metrics]
     search = trials.tuned(group)
     costs = [
         [Cell(text) for text in (*_cost_cells(row), *(trials.search_cells(row) if search else []))]
         for row in rows
     ]
     body = [[label, *cells, *cost] for label, *cells, cost in zip(labels, *main, costs, strict=True)]
-    heads = ["method", *(SHORT[metric] for metric in METRICS), *COST_HEADS]
+    heads = ["method", *(measure(metric).label for metric in group.metrics), *COST_HEADS]
     heads += trials.SEARCH_HEADS if search else []
-    asked = [("test_masked", metric) for metric in METRICS]
+    asked = [("test_masked", metric) for metric in group.metrics]
     asked += [(split, metric) for split in _splits(group) for metric in ("recall@10", "ndcg@10")]
-    names = ["method"] + [f"{split.removeprefix('test_')} {SHORT[metric]}" for split, metric in asked]
+    names = ["method"] + [f"{split.removeprefix('test_')} {measure(metric).label}" for split, metric in asked]
     other = zip(labels, *(_quality_column(group, *what) for what in asked), strict=True)
     title = "Test, the user's history masked" + (
         "; warm and cold targets, unmasked" if _splits(group) else ""
@@ -181,7 +181,7 @@ def csv_rows(group: Group) -> list[dict[str, Any]]:
     Where rows were tuned, also how, and one a trial.
     """
     found = []
-    tuned = trials.tuned(group)
+    tuned, measures = trials.tuned(group), dict.fromkeys((*METRICS, *group.metrics))
     for row in (*group.rows, *group.bounds):
         line: dict[str, Any] = {
             **group.key._asdict(),
@@ -197,7 +197,7 @@ def csv_rows(group: Group) -> list[dict[str, Any]]:
             "seeds": " ".join(str(run.seed) for run in row.ok),
             "seeds_not_ok": " ".join(str(run.seed) for run in row.runs if run.status != "ok"),
         }
-        figures = {f"{split}_{m}": row.quality(split, m) for split in CSV_SPLITS for m in METRICS}
+        figures = {f"{split}_{m}": row.quality(split, m) for split in CSV_SPLITS for m in measures}
         figures |= {name: row.figure(of) for name, of in COST.items()}
         for name, figure in figures.items():
             line[name] = _whole(figure.mean) if figure else None
@@ -241,6 +241,6 @@ def render(group: Group, style: forms.Style) -> str:
     return forms.render(section(group, "", {}), style)
 
 
-def print_tables(records: Iterable[RunRecord]) -> str:
-    """All tables of the records, for a terminal."""
-    return "\n".join(render(group, "text") for group in groups(records))
+def print_tables(records: Iterable[RunRecord], metrics: Sequence[str] = METRICS) -> str:
+    """All tables of the records, with `metrics`, for a terminal."""
+    return "\n".join(render(group, "text") for group in groups(records, metrics))
