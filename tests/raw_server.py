@@ -29,9 +29,14 @@ class Server:
     files: dict[str, bytes]
     url: str = ""
     cut_after: dict[str, int] = field(default_factory=dict)
-    """Path -> bytes after which a connection is cut, once."""
+    """Path -> bytes after which a connection is cut, `cuts` times."""
+    cuts: int = 1
+    """fsspec asks once more for a file whose length it does not learn by HEAD."""
     answers: dict[str, list[int]] = field(default_factory=dict)
     """Path -> HTTP statuses that are given first, one a request."""
+    framing: str = "length"
+    """Where an answer ends: by its `length`, by the mark of `chunked` encoding, or where the connection does
+    (`close`)."""
     ranges: bool = True
     etags: bool = True
     pause: float = 0.0
@@ -90,7 +95,12 @@ class _Handler(BaseHTTPRequestHandler):
             first, last = int(match[1]), min(int(match[2]), last)
             status = 206
         self.send_response(status)
-        self.send_header("Content-Length", str(last - first + 1))
+        if server.framing == "length":
+            self.send_header("Content-Length", str(last - first + 1))
+        elif server.framing == "chunked":
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Connection", "close")
         if status == 206:
             self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
         if server.etags:
@@ -102,10 +112,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, data: bytes, first: int) -> None:
         end = self.served.cut_after.get(self.path)
         if end is not None and first <= end < first + len(data):
-            del self.served.cut_after[self.path]
-            self.wfile.write(data[: end - first])
+            self.served.cuts -= 1
+            if not self.served.cuts:
+                del self.served.cut_after[self.path]
+            self._write(data[: end - first], cut=True)
             self.close_connection = True
             return
+        self._write(data, cut=False)
+
+    def _write(self, data: bytes, cut: bool) -> None:
+        if self.served.framing == "chunked":
+            data = b"%x\r\n%s\r\n" % (len(data), data) + (b"" if cut else b"0\r\n\r\n")
         self.wfile.write(data)
 
 

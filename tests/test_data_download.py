@@ -348,3 +348,80 @@ def test_a_changed_digit_of_the_ledger_is_noticed(server: Server, tmp_path: Path
     ledger.write_text(ledger.read_text().replace(f'"size": {len(DATA)}', f'"size": {len(DATA) + 1}'))
     with pytest.raises(UserError, match=r"files\.json is damaged \(it does not match its"):
         fetch(recipe, tmp_path)
+
+
+def without_length(server: Server, framing: str) -> None:
+    server.framing, server.ranges, server.cuts = framing, False, 3
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.zip"])
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+def test_a_cut_download_without_a_length_is_noticed_by_its_format(
+    framing: str, name: str, server: Server, tmp_path: Path, capsys
+):
+    whole = movielens()["ml-1m.zip"] if name == "a.zip" else amazon_2023()["All_Beauty.csv.gz"]
+    without_length(server, framing)
+    server.files["/x/" + name], server.cut_after["/x/" + name] = whole, len(whole) - 9
+    transfer(f"{server.url}/x/{name}", tmp_path / name)
+    assert (tmp_path / name).read_bytes() == whole
+    assert f"{name}: the connection was cut; again" in capsys.readouterr().err
+
+
+def test_chunks_have_an_end_of_their_own(server: Server, tmp_path: Path):
+    without_length(server, "chunked")
+    server.cut_after[PATH] = 100_000
+    transfer(server.url + PATH, tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_file_of_which_nobody_states_the_end_is_not_taken(cut: bool, server: Server, tmp_path: Path):
+    without_length(server, "close")
+    if cut:
+        server.cut_after[PATH] = 100_000
+    recipe = recipe_of(server.url + PATH)
+    with pytest.raises(UserError, match=r"a\.bin of 'own' cannot be fetched \(the server does not"):
+        fetch(recipe, tmp_path)
+    assert [path.name for path in raw_folder("own", tmp_path).iterdir() if path.suffix == ".bin"] == []
+
+
+def test_a_known_digest_tells_where_the_file_ends(server: Server, tmp_path: Path, capsys):
+    recipe = recipe_of(server.url + PATH)
+    use(recipe, tmp_path).unlink()
+    without_length(server, "close")
+    server.cut_after[PATH] = 100_000
+    assert fetch(recipe, tmp_path)["archive"].read_bytes() == DATA
+    assert "a.bin: the connection was cut; again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fault", ["flip", "shorter", "longer", "about", "nothing"])
+def test_a_damaged_part_is_not_gone_on_from(fault: str, server: Server, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(module, "TRIES", 1)
+    server.cut_after[PATH] = 100_000
+    with pytest.raises(UnavailableError):
+        transfer(server.url + PATH, tmp_path / "a.bin")
+    part, about = tmp_path / "a.bin.part", tmp_path / "a.bin.part.json"
+    data = part.read_bytes()
+    if fault == "about":
+        about.write_text(about.read_text().replace("80000", "40000"))
+    else:
+        changed = {"flip": b"x" + data[1:], "shorter": data[:-1], "longer": data + b"x", "nothing": data}
+        part.write_bytes(changed[fault])
+    server.requests.clear()
+    transfer(server.url + PATH, tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == DATA
+    resumed = fault in ("longer", "nothing")  # what a killed process wrote and did not note is cut off
+    assert ("bytes=0-39999" in server.asked(PATH)) == (not resumed)
+
+
+def test_parts_that_nobody_can_go_on_from_are_removed(server: Server, tmp_path: Path, monkeypatch):
+    recipe, folder = recipe_of(server.url + PATH), raw_folder("own", tmp_path)
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(module, "TRIES", 1)
+    server.files["/x/b.bin"], server.cut_after["/x/b.bin"] = DATA, 100_000
+    with pytest.raises(UnavailableError):
+        transfer(f"{server.url}/x/b.bin", folder / "b.bin")
+    for name in ("c.bin.part", "d.bin.part.json"):
+        (folder / name).write_bytes(b"{")
+    fetch(recipe, tmp_path)
+    assert sorted(path.name for path in folder.glob("*.part*")) == ["b.bin.part", "b.bin.part.json"]

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from benchmark.data.ledger import Ledger
 from benchmark.data.places import DATA_VARIABLE, data_folder, file_name, locate, raw_folder
 from benchmark.data.recipe import Recipe
-from benchmark.data.transfer import UnavailableError, transfer
+from benchmark.data.transfer import UnavailableError, remove_useless_parts, transfer
 from benchmark.files import held, lacks
 from methods.errors import UserError
 
@@ -33,7 +33,7 @@ def fetch(recipe: Recipe, cache: Path) -> dict[str, Path]:
             if path is None and not writable:
                 raise lacks(raw_folder(recipe.name, cache), f"{_names(urls)}, to which it would be fetched")
             if path is None:
-                path, url = _download(recipe, urls, cache)
+                path, url = _download(recipe, urls, cache, ledger)
                 ledger.fetched(path, url)
             ledger.check(path)
             found[role] = path
@@ -69,10 +69,12 @@ def _ledger(recipe: Recipe, cache: Path) -> Iterator[tuple[Ledger, bool]]:
     """The recipe's ledger, which no other process holds meanwhile, and whether it can be written."""
     folder = raw_folder(recipe.name, cache)
     with held(folder / ".lock") as writable:
+        if writable:
+            remove_useless_parts(folder)
         yield Ledger(folder, cache, writable), writable
 
 
-def _download(recipe: Recipe, urls: Sequence[str], cache: Path) -> tuple[Path, str]:
+def _download(recipe: Recipe, urls: Sequence[str], cache: Path, ledger: Ledger) -> tuple[Path, str]:
     """Fetch a file from the first mirror that gives it; returns it and its URL."""
     root, told = data_folder(), dict[str, list[str]]()
     if root:
@@ -80,7 +82,8 @@ def _download(recipe: Recipe, urls: Sequence[str], cache: Path) -> tuple[Path, s
     for url in mirrors(recipe.name, urls):
         target = raw_folder(recipe.name, cache) / file_name(url)
         try:
-            transfer(url, target)
+            used = ledger.used([target.name])
+            transfer(url, target, used[1] if used else None)
             return target, url
         except UnavailableError as error:
             told.setdefault(str(error), []).append(url if error.reached else _host(url))

@@ -1,22 +1,27 @@
 """One file from one URL, through fsspec: `http(s)://`, `hf://` (Hugging Face hub) and `file://`.
 
 What has arrived stays in a `.part` file, from which the next try, or the next run, goes on by a range
-request, as long as size and ETag (or date) are the same; else it starts anew.
+request, as long as size and ETag (or date) are the same, and its bytes are those that arrived; else it starts
+anew. A file whose length nobody states is whole only if something else says so: see `_ends`.
 """
 
 from __future__ import annotations
 
-import json
+import gzip
+import hashlib
 import shutil
 import socket
 import sys
 import time
+import zipfile
+import zlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from benchmark.files import write_json
+from benchmark.files import DamagedError, digest_of, read_checked, write_checked
 from benchmark.llm.progress import Progress
 from methods.errors import UserError
 
@@ -28,6 +33,9 @@ WAIT_SECONDS = 1.0
 """Before the second try; doubled with every further one."""
 CONNECT_SECONDS, READ_SECONDS = 20.0, 60.0
 """Until a server that does not answer, or falls silent, counts as failed."""
+
+NOTED = 64 << 20
+"""Bytes that arrive between two notes of what the part is: what a kill loses at most."""
 
 _STAMPS = ("ETag", "Content-MD5", "Digest", "Last-Modified", "sha256", "blob_id", "mtime")
 """What file systems of fsspec tell of a file's version."""
@@ -57,12 +65,14 @@ class _Remote:
 
 
 class _Part:
-    """The file that grows, and beside it what it is a part of."""
+    """The file that grows, and beside it what it is a part of, how much of it is noted, and its SHA-256."""
 
     def __init__(self, target: Path) -> None:
         self.path = target.with_name(target.name + ".part")
         self._about = target.with_name(target.name + ".part.json")
         self._target = target
+        self._sha, self._noted = hashlib.sha256(), 0
+        self._remote: _Remote | None = None
 
     @property
     def size(self) -> int:
@@ -70,42 +80,89 @@ class _Part:
 
     def begin(self, remote: _Remote) -> int:
         """Keep what belongs to `remote`, drop what does not; returns how many bytes are there."""
-        have = self.size if remote.stamp and self._belongs_to(remote) else 0
-        if have > (remote.size or 0):
-            have = 0
+        have = self._intact(remote) if remote.stamp and remote.size is not None else 0
         free = shutil.disk_usage(self.path.parent).free
         if remote.size is not None and remote.size - have > free:
             raise UserError(
                 f"{remote.url} needs {(remote.size - have) / 1e9:.1f} GB in {self.path.parent}, which has "
                 f"{free / 1e9:.1f} GB left; make room, or set ADAPTREC_CACHE to a folder on a larger disk."
             )
+        self._remote = remote
         if not have:
-            self.path.write_bytes(b"")
-            write_json(self._about, asdict(remote))
+            self.restart()
         return have
 
-    def _belongs_to(self, remote: _Remote) -> bool:
+    def restart(self) -> None:
+        """Drop what is there."""
+        self.path.unlink(missing_ok=True)  # a link of that name leads elsewhere
+        self.path.touch()
+        self._sha = hashlib.sha256()
+        self.note()
+
+    def add(self, data: bytes, file: BinaryIO) -> None:
+        """Append `data` to the part, which is open as `file`."""
+        file.write(data)
+        file.flush()
+        self._sha.update(data)
+        if self.size - self._noted >= NOTED:
+            self.note()
+
+    def note(self) -> None:
+        """Write down what is there."""
+        assert self._remote is not None
+        self._noted = self.size
+        about = {**asdict(self._remote), "bytes": self._noted, "sha256": self._sha.hexdigest()}
+        write_checked(self._about, about)
+
+    def _intact(self, remote: _Remote) -> int:
+        """Bytes that are there, are a part of `remote`, and are those that arrived; the rest is cut off."""
         try:
-            return bool(json.loads(self._about.read_text(encoding="utf-8")) == asdict(remote))
-        except (OSError, ValueError):
-            return False
+            noted = read_checked(self._about, (*asdict(remote), "bytes", "sha256"))
+        except (FileNotFoundError, DamagedError):
+            return 0
+        size = noted.pop("bytes")
+        if {**asdict(remote), "sha256": noted["sha256"]} != noted or size > min(self.size, remote.size or 0):
+            return 0
+        with self.path.open("r+b") as file:
+            file.truncate(size)
+            self._sha = hashlib.file_digest(file, "sha256")
+        self._noted = size
+        return size if self._sha.hexdigest() == noted["sha256"] else 0
 
     def finish(self) -> None:
         self.path.replace(self._target)
         self._about.unlink()
 
 
-def transfer(url: str, target: Path) -> None:
+def remove_useless_parts(folder: Path) -> None:
+    """Remove parts from which no download can go on, as killed ones leave them. The caller holds a lock."""
+    for about in folder.glob("*.part.json"):
+        part, target = about.with_suffix(""), about.with_suffix("").with_suffix("")
+        try:
+            fields = read_checked(about, ("url", "size", "stamp", "bytes", "sha256"))
+            useful = part.exists() and fields["stamp"] and fields["size"] and not target.exists()
+        except DamagedError:
+            useful = False
+        if not useful:
+            part.unlink(missing_ok=True)
+            about.unlink()
+    for part in folder.glob("*.part"):
+        if not part.with_name(part.name + ".json").exists():
+            part.unlink()
+
+
+def transfer(url: str, target: Path, sha256: str | None = None) -> None:
     """Fetch `url` into `target`, which appears when it is whole.
 
-    Raises `UnavailableError` where this URL does not give the file, `UserError` where the disk has no room.
+    `sha256` is the file's, where it is known. Raises `UnavailableError` where this URL does not give the
+    file, `UserError` where the disk has no room.
     """
     part, failures, most, stream = _Part(target), 0, 0, False
     while True:
         try:
-            _try(url, part, stream)
+            _try(url, part, stream, lambda path: _ends(path, target.name, sha256))
             return
-        except (UserError, KeyboardInterrupt):
+        except (UserError, UnavailableError, KeyboardInterrupt):
             raise
         except Exception as error:  # of any of the libraries behind fsspec
             # A server may answer a range with the whole file: fsspec says so with a ValueError.
@@ -120,25 +177,52 @@ def transfer(url: str, target: Path) -> None:
             time.sleep(wait)
 
 
-def _try(url: str, part: _Part, stream: bool) -> None:
+def _try(url: str, part: _Part, stream: bool, ends: Callable[[Path], bool | None]) -> None:
     files, path = _file_system(url)
     remote = _describe(files, path, url)
     have = part.begin(remote)
-    _copy(files, path, remote, part, have, stream)
+    stated = _copy(files, path, remote, part, have, stream)
     if remote.size is not None and part.size != remote.size:
         raise _IncompleteError(f"{part.size:,} of {remote.size:,} bytes arrived")
+    if not stated and not (whole := ends(part.path)):
+        if whole is None:
+            raise UnavailableError("the server does not state where the file ends, nor does its format", True)
+        raise _IncompleteError("the connection was cut")
     if _describe(files, path, url) != remote:
         raise _IncompleteError("the file has changed on the server meanwhile")
     part.finish()
 
 
-def _copy(files: Any, path: str, remote: _Remote, part: _Part, have: int, stream: bool) -> None:
+def _ends(path: Path, name: str, sha256: str | None) -> bool | None:
+    """Whether a file whose length nobody states is whole: by its digest, where that is known, or its format.
+
+    A gzip file ends with the length and checksum of its content, a zip file with its directory. Of others,
+    such as plain text, nothing tells: None.
+    """
+    if sha256 is not None:
+        return digest_of(path) == sha256
+    try:
+        if name.endswith(".gz"):
+            with gzip.open(path) as file:
+                while file.read(BLOCK):
+                    pass
+            return path.stat().st_size > 0
+        if name.endswith(".zip"):
+            with zipfile.ZipFile(path) as archive:
+                return archive.testzip() is None
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile):
+        return False
+    return None
+
+
+def _copy(files: Any, path: str, remote: _Remote, part: _Part, have: int, stream: bool) -> bool:
+    """Append what is missing: -> whether the server stated where the file ends."""
     title = path.rpartition("/")[2]
     print(f"{title}: {'going on with' if have else 'fetching'} {remote.url}", file=sys.stderr, flush=True)
     # Without a size there is nothing to ask ranges of.
     block = 0 if stream or remote.size is None else BLOCK
-    if stream or remote.size is None:
-        part.path.write_bytes(b"")
+    if stream and have:
+        part.restart()
         have = 0
     with (
         files.open(path, "rb", block_size=block, cache_type="none") as source,
@@ -147,10 +231,16 @@ def _copy(files: Any, path: str, remote: _Remote, part: _Part, have: int, stream
     ):
         if have:
             source.seek(have)
-        while data := source.read(BLOCK):
-            target.write(data)
-            target.flush()
-            progress.advance(len(data))
+        try:
+            while data := source.read(BLOCK):
+                part.add(data, target)
+                progress.advance(len(data))
+        finally:
+            part.note()
+        # chunks of HTTP have an end mark, and its library complains where that, or a stated length, is missed
+        headers = getattr(getattr(source, "r", None), "headers", {})
+        framed = "chunked" in headers.get("Transfer-Encoding", "").lower() or "Content-Length" in headers
+        return remote.size is not None or framed or not remote.url.startswith("http")
 
 
 def _file_system(url: str) -> tuple[Any, str]:
