@@ -273,6 +273,35 @@ def test_lists_of_texts_are_joined_as_publishers_are(tmp_path, kind):
     assert read(recipe).texts == ["red pen", "", ""]
 
 
+def invalid(count: int) -> Any:
+    """Strings of two bytes that are not UTF-8."""
+    ends = pa.py_buffer(np.arange(count + 1, dtype=np.int32) * 2)
+    return pa.Array.from_buffers(pa.string(), count, [None, ends, pa.py_buffer(b"\xff\xfe" * count)])
+
+
+@pytest.mark.parametrize(("file", "name"), [("interactions", "user_id"), ("items", "title")])
+def test_bytes_of_parquet_that_are_not_utf_8_are_refused_or_replaced(tmp_path, file, name):
+    wrong = {name: invalid(3)}
+    both = {"interactions": BASE, "items": ITEMS}
+    both[file] = {**both[file], **wrong}
+    recipe = parquet(tmp_path / "own", both["interactions"], both["items"])
+    with pytest.raises(UserError, match=rf"{file}\.parquet, row 1: byte 0xff is not UTF-8; .*bad_bytes"):
+        read(recipe)
+    assert read(recipe_of(tmp_path / "own", bad_bytes="replace")).repairs["undecodable bytes replaced"] == 6
+
+
+def test_lists_of_bytes_that_are_not_utf_8_are_refused(tmp_path):
+    lists = pa.ListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), invalid(3))
+    with pytest.raises(UserError, match="'title' has bytes that are not UTF-8, between the rows 1 and 3"):
+        read(parquet(tmp_path / "own", BASE, {**ITEMS, "title": lists}))
+
+
+def test_columns_that_can_be_no_text_are_named_where_there_is_no_other(tmp_path):
+    recipe = parquet(tmp_path / "own", BASE, {**ITEMS, "title": [{"a": "x"}] * 3})
+    with pytest.raises(UserError, match=r"has no text column: title \(struct<a: string>\) cannot be"):
+        read(recipe)
+
+
 def test_a_text_of_another_type_is_named_where_it_is_asked_for(tmp_path):
     recipe = parquet(tmp_path / "own", BASE, {**ITEMS, "image": [b"1", b"2", b"3"]})
     assert read(recipe).texts == ["x", "y", "z"]

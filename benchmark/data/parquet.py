@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmark.data.delimited import Part
+from benchmark.data.lines import decoded
 from benchmark.data.raw import BATCH_ROWS
 from benchmark.data.recipe import Recipe
 from benchmark.data.texts import field_text
@@ -34,10 +35,10 @@ Rows = npt.NDArray[np.int64]
 class ParquetTable:
     """A Parquet file; raises `UserError` where it is damaged."""
 
-    def __init__(self, path: Path, recipe: Recipe) -> None:
+    def __init__(self, path: Path, recipe: Recipe, repairs: Counter[str]) -> None:
         import pyarrow.parquet as pq
 
-        self.path = path
+        self.path, self._recipe, self._repairs = path, recipe, repairs
         try:
             self._file = pq.ParquetFile(path)
         except (pa.ArrowException, OSError) as error:
@@ -46,10 +47,16 @@ class ParquetTable:
             raise UserError(f"{path} has no rows.")
         schema = self._file.schema_arrow
         self.columns = tuple(schema.names)
+        if twice := [name for name in self.columns if self.columns.count(name) > 1]:
+            raise UserError(f"{path}: the column '{twice[0]}' occurs twice; rename one.")
         self.names = recipe.renamed(self.columns)
         self._types = {name: _stored(field.type) for name, field in zip(self.names, schema, strict=True)}
         self._sources = dict(zip(self.names, self.columns, strict=True))
         self.texts = tuple(name for name, kind in self._types.items() if _is_text(kind) or _is_texts(kind))
+
+        self.no_texts = tuple(
+            f"{name} ({kind})" for name, kind in self._types.items() if name not in (*self.texts, "item_id")
+        )
 
     def _unreadable(self, error: Exception) -> UserError:
         return UserError(f"{self.path} is not a readable Parquet file: {str(error).splitlines()[0]}")
@@ -88,14 +95,33 @@ class ParquetTable:
         """A column as `parts` gives it."""
         kind, use = self._types[name], _KINDS.get(name, "text")
         column = column if column.type == kind else column.cast(kind)
+        if _is_texts(kind) or _is_text(kind):
+            column = self._decoded(column, name, rows)
         if _is_texts(kind):
-            nothing: Counter[str] = Counter()
-            return pa.array([field_text(value, "none", nothing) for value in column.to_pylist()], pa.string())
+            texts = (field_text(value, "none", self._repairs) for value in column.to_pylist())
+            return pa.array(texts, pa.string())
         if use == "time" and not _is_text(kind):
             return column
         if use == "name" and (pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
             column = self._whole(column, name, rows)
         return pc.fill_null(column.cast(pa.string()), "")
+
+    def _decoded(self, column: Any, name: str, rows: Rows) -> Any:
+        """A column whose texts are UTF-8; bytes that are not are refused, or replaced and counted."""
+        try:
+            column.validate(full=True)
+            return column
+        except pa.ArrowInvalid as error:
+            if not _is_text(column.type):
+                raise UserError(
+                    f"{self.path}: the column '{self._sources[name]}' has bytes that are not UTF-8, between "
+                    f"the rows {rows[0]:,} and {rows[-1]:,}; store its texts as UTF-8."
+                ) from error
+        texts = (
+            data if data is None else decoded(data, self.path, f"row {row}", self._recipe, self._repairs)
+            for data, row in zip(column.cast(pa.binary()).to_pylist(), rows, strict=True)
+        )
+        return pa.array(texts, pa.string())
 
     def _whole(self, column: Any, name: str, rows: Rows) -> Any:
         """Ids that are stored as floats or decimals, as whole numbers; NaN, pandas' gap, as a null."""

@@ -40,6 +40,8 @@ class Table(Protocol):
     """The same columns by the names that the recipe gives them."""
     texts: tuple[str, ...]
     """Those of `names` that can be item text, in file order."""
+    no_texts: tuple[str, ...]
+    """The others but `item_id`, with their types, for an error."""
 
     def parts(self, wanted: Sequence[str]) -> Iterator[Part]:
         """Rows with the columns `wanted`; raises `UserError` when there are none."""
@@ -116,10 +118,8 @@ def item_batches(path: Path, recipe: Recipe, repairs: Counter[str]) -> Iterator[
     others = tuple(name for name in table.texts if name != "item_id" and not name.startswith(UNUSED))
     chosen = recipe.text_fields or others
     if not chosen:
-        have = ", ".join(table.columns)
-        raise UserError(
-            f"{path} has no text column (its columns are {have}); give each item at least a title."
-        )
+        unread = f": {', '.join(table.no_texts)} cannot be text" if table.no_texts else ""
+        raise UserError(f"{path} has no text column{unread}; give each item at least a title.")
     place = partial(_place, path, _UNITS.get(recipe.format, "line"))
     for part in table.parts(tuple(dict.fromkeys(("item_id", *chosen)))):
         good = _filled(part.columns["item_id"])
@@ -158,7 +158,7 @@ def need(table: Table, recipe: Recipe, *names: str) -> None:
 def open_table(path: Path, recipe: Recipe, repairs: Counter[str]) -> Table:
     """A file of the recipe's format."""
     if recipe.format == "parquet":
-        return ParquetTable(path, recipe)
+        return ParquetTable(path, recipe, repairs)
     delimiter = recipe.separator or ("," if recipe.format == "csv" else "\t")
     return _DelimitedTable(path, delimiter, recipe, repairs, recipe.format in ("recbole", "unisrec"))
 
@@ -173,6 +173,9 @@ class _DelimitedTable:
         self._file = Delimited(path, delimiter, recipe, repairs)
         self.columns, texts = _header(self._file.header, path, typed)
         self.names = recipe.renamed(self.columns)
+        self.no_texts = tuple(
+            column for column in self.columns if column not in texts and column != "item_id"
+        )
         self.texts = tuple(
             name for name, column in zip(self.names, self.columns, strict=True) if column in texts
         )
