@@ -6,8 +6,6 @@ with a few numbers a user and an item in memory.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +20,7 @@ import pyarrow.compute as pc
 
 from benchmark.data import filters
 from benchmark.data.amazon import EDITIONS, read_amazon
-from benchmark.data.cautions import MISSING_WORDS
+from benchmark.data.fingerprint import UNKNOWN_ITEM, chunks, fingerprint, numbers
 from benchmark.data.movielens import read_movielens
 from benchmark.data.raw import Raw
 from benchmark.data.readers import read_tables
@@ -32,8 +30,6 @@ from benchmark.data.staging import Staged, stage
 from benchmark.data.unisrec import read_unisrec
 from methods.errors import UserError
 
-UNKNOWN_ITEM = "unknown item"
-"""Text of an item that has none, where the recipe keeps such items."""
 _READERS: dict[str, Callable[[Mapping[str, Path], Recipe, Counter[str]], Raw]] = {
     **dict.fromkeys(("tsv", "csv", "parquet", "recbole"), read_tables),
     "unisrec": read_unisrec,
@@ -121,12 +117,8 @@ def _choose(staged: Staged, recipe: Recipe, raw: Raw, begin: Begin) -> _Chosen:
         _drop_short_users(staged, chosen, recipe, raw)
     if (chosen.before == 0).any():
         chosen.narrow += ' SEMI JOIN wanted_users USING ("user")'
-        chosen.tables["wanted_users"] = _numbers(user=np.flatnonzero(chosen.before))
+        chosen.tables["wanted_users"] = numbers(user=np.flatnonzero(chosen.before))
     return chosen
-
-
-def _numbers(**columns: Ints) -> Any:
-    return pa.table({name: pa.array(values.astype(np.int32)) for name, values in columns.items()})
 
 
 def _core(staged: Staged, k: int, begin: Begin) -> _Chosen:
@@ -145,7 +137,7 @@ def _core(staged: Staged, k: int, begin: Begin) -> _Chosen:
     path.unlink()
     before = core.per_user.astype(np.int64)
     staged.drop(staged.interactions - int(before.sum()), f"interactions outside the {k}-core")
-    items = _numbers(item=np.flatnonzero(core.items))
+    items = numbers(item=np.flatnonzero(core.items))
     return _Chosen(before, before, " SEMI JOIN wanted_items USING (item)", {"wanted_items": items})
 
 
@@ -198,20 +190,20 @@ def _finish(
     lengths = chosen.lengths[kept]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)  # [U+1]
     touched = np.zeros(len(staged.allowed), dtype=bool)  # [I in the file]
-    for chunk in _chunks(len(items)):
+    for chunk in chunks(len(items)):
         touched[items[chunk]] = True
     wanted = staged.allowed if recipe.untouched == "keep" else touched
     catalogue = np.flatnonzero(wanted)
     if missed := int((staged.allowed & ~touched).sum()) if recipe.untouched == "drop" else 0:
         staged.dropped["items without interactions"] += missed
     renumber = np.cumsum(wanted, dtype=np.int32) - 1
-    for chunk in _chunks(len(items)):
+    for chunk in chunks(len(items)):
         items[chunk] = renumber[items[chunk]]
     if recipe.split == "temporal":
         split = filters.temporal(times, offsets, recipe.valid_share, recipe.test_share, staged.where)
     else:
         split = filters.leave_one_out(lengths)
-    users = _numbers(user=kept)
+    users = numbers(user=kept)
     names = 'SELECT user_id FROM users SEMI JOIN wanted USING ("user") ORDER BY "user"'
     built = Built(
         user_ids=staged.scratch.column(names, wanted=users),
@@ -227,16 +219,8 @@ def _finish(
             f"{staged.where}: the catalogue has one item, so nothing can be ranked; it needs at least two "
             "items with interactions."
         )
-    shared = _shared_texts(staged.scratch, catalogue)
-    facts = _fingerprint(built, len(catalogue), int(staged.no_text[catalogue].sum()), shared)
-    facts["share_equal_times"] = _equal_neighbours(times, offsets) / max(1, len(items) - len(kept))
-    facts["texts_like_missing"] = _texts_like_missing(staged.scratch, catalogue)
-    built.fingerprint = facts
+    built.fingerprint = fingerprint(built, staged, catalogue, times)
     return built
-
-
-def _chunks(length: int) -> Iterator[slice]:
-    return (slice(start, start + filters.CHUNK) for start in range(0, length, filters.CHUNK))
 
 
 def _catalogue(scratch: Scratch, wanted: filters.Mask) -> Iterator[Any]:
@@ -250,104 +234,3 @@ def _catalogue(scratch: Scratch, wanted: filters.Mask) -> Iterator[Any]:
         names, texts = (column.filter(pa.array(wanted[numbers])) for column in batch.columns[1:])
         texts = pc.if_else(pc.equal(pc.binary_length(texts), 0), UNKNOWN_ITEM, texts)
         yield pa.RecordBatch.from_pydict({"item_id": names, "text": texts})
-
-
-def _shared_texts(scratch: Scratch, catalogue: Ints) -> int:
-    """How many items of the catalogue have a text that another one has too."""
-    (count,) = scratch.row(
-        f"""SELECT coalesce(sum(copies), 0) FROM (
-            SELECT count(*) AS copies FROM items SEMI JOIN catalogue USING (item)
-            WHERE text NOT IN ('', '{UNKNOWN_ITEM}') GROUP BY text HAVING count(*) > 1
-        )""",
-        catalogue=_numbers(item=catalogue),
-    )
-    return int(count)
-
-
-def _texts_like_missing(scratch: Scratch, catalogue: Ints) -> int:
-    """How many items of the catalogue have a text of nothing but words for a missing value."""
-    word = "|".join(map(re.escape, MISSING_WORDS))
-    (count,) = scratch.row(
-        f"""SELECT count(*) FROM items SEMI JOIN catalogue USING (item)
-        WHERE regexp_full_match(lower(text), '({word})( ({word}))*')""",
-        catalogue=_numbers(item=catalogue),
-    )
-    return int(count)
-
-
-def _equal_neighbours(times: npt.NDArray[Any], offsets: Ints) -> int:
-    """How many interactions have the time of the one before them of the same user."""
-    count = 0
-    for first, last in _user_chunks(offsets):
-        part = times[offsets[first] : offsets[last]]
-        same = part[1:] == part[:-1]
-        same[offsets[first + 1 : last] - offsets[first] - 1] = False  # between two users
-        count += int(same.sum())
-    return count
-
-
-def _fingerprint(built: Built, items: int, without_text: int, shared: int) -> dict[str, Any]:
-    """Counts, shares and digest of what was built; cold items are those that never occur in training."""
-    users, interactions = len(built.offsets) - 1, len(built.items)
-    trained, held_out = np.zeros(items, dtype=bool), np.zeros(items, dtype=bool)  # [I]
-    for first, last in _user_chunks(built.offsets):
-        begin = built.offsets[first]
-        part = built.items[begin : built.offsets[last]]
-        lengths = np.diff(built.offsets[first : last + 1])
-        position = np.arange(len(part)) - np.repeat(built.offsets[first:last] - begin, lengths)
-        trained[part[position < np.repeat(built.split.train_end[first:last], lengths)]] = True
-        held_out[part] = True
-    facts: dict[str, Any] = {
-        "users": users,
-        "items": items,
-        "interactions": interactions,
-        "interactions_per_user": interactions / users,
-        "interactions_per_item": interactions / items,
-        "share_without_text": without_text / items,
-        "share_duplicate_text": shared / items,
-        "cold_items": int((~trained & held_out).sum()),
-        "items_without_interactions": int((~held_out).sum()),
-    }
-    for name, at in (("valid", built.split.valid_at), ("test", built.split.test_at)):
-        targets = built.items[(built.offsets[:-1] + at)[at >= 0]]
-        facts[f"{name}_targets"] = len(targets)
-        facts[f"cold_{name}_targets"] = int((~trained)[targets].sum())
-    facts["sha256"] = _content_digest(built)
-    return facts
-
-
-def _user_chunks(offsets: Ints) -> Iterator[tuple[int, int]]:
-    """Ranges of users that together have about `filters.CHUNK` interactions each."""
-    edges = np.searchsorted(offsets, np.arange(0, offsets[-1], filters.CHUNK), side="left")
-    edges = np.unique(np.append(edges, len(offsets) - 1))
-    return zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
-
-
-def _content_digest(built: Built) -> str:
-    """SHA-256 over sequences, split, ids and texts, the same on every machine."""
-    result = hashlib.sha256()
-    split = built.split
-    for array in (built.offsets, built.items, split.train_end, split.valid_at, split.test_at):
-        for chunk in _chunks(len(array)):
-            result.update(array[chunk].astype("<i8").tobytes())
-    for chunk in built.user_ids.chunks:
-        result.update(_framed(chunk))
-    for name in ("item_id", "text"):
-        for batch in built.catalogue():
-            result.update(_framed(batch.column(name)))
-    return result.hexdigest()
-
-
-def _framed(strings: Any) -> bytes:
-    """Every string as its length in bytes (8 bytes, little-endian) and its UTF-8, one after another."""
-    column = strings.cast(pa.large_string())
-    _, ends, data = column.buffers()
-    edges = np.frombuffer(ends, np.int64)[column.offset : column.offset + len(column) + 1]
-    lengths, before = np.diff(edges), edges[:-1] - edges[0]
-    result = np.empty(edges[-1] - edges[0] + 8 * len(column), np.uint8)
-    heads = (before + 8 * np.arange(len(column)))[:, None] + np.arange(8)  # [n, 8]
-    result[heads] = lengths.astype("<i8")[:, None].view(np.uint8)
-    body = np.ones(len(result), dtype=bool)
-    body[heads] = False
-    result[body] = np.frombuffer(data, np.uint8)[edges[0] : edges[-1]] if data else []
-    return result.tobytes()
