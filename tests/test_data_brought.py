@@ -6,6 +6,7 @@ import datetime as dt
 import decimal
 import gzip
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -105,7 +106,17 @@ def test_columns_that_do_not_fit_are_told_how_to_be_mapped(tmp_path):
     with pytest.raises(UserError) as caught:
         read(recipe_of(folder))
     assert "its columns are user, asin, time" in str(caught.value)
-    assert "--columns user_id=user,item_id=<column>,timestamp=time" in str(caught.value)
+    assert "--columns user_id=user,item_id=COLUMN,timestamp=time" in str(caught.value)
+
+
+def test_a_mapping_to_copy_is_quoted_for_a_shell(tmp_path):
+    folder = write(tmp_path / "own", [("user_id", " item_id", "timestamp"), *interaction_rows()], PLAIN_ITEMS)
+    with pytest.raises(UserError, match=r"--columns 'item_id= item_id', or") as caught:
+        read(recipe_of(folder))
+    parser = Parser("run", "")
+    add_reading(parser)
+    given = shlex.split(str(caught.value).partition("with ")[2].partition(", or")[0])
+    assert same_as_plain(tmp_path, find(str(folder), reading(parser.parse_args(given))))
 
 
 def test_text_fields_of_other_names_and_an_item_id_that_is_not_meant(tmp_path):

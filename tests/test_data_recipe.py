@@ -90,6 +90,12 @@ def test_a_category_that_is_no_plain_name_is_refused(tmp_path, monkeypatch, cate
     assert available(tmp_path)["evil"].summary.startswith("unusable: ")
 
 
+def test_a_name_like_a_recipe_without_its_files_is_unknown(monkeypatch):
+    monkeypatch.delenv("ADAPTREC_DATA", raising=False)
+    with pytest.raises(UserError, match=r"unknown dataset 'scientific-2'\. Did you mean 'scientific'"):
+        find("scientific-2")
+
+
 @pytest.mark.parametrize("name", ["x" * 5000, "a/" + "x" * 5000, "a\0b", "~nobody-of-this-name/x", "\0"])
 def test_names_that_no_file_system_has_are_one_line(name):
     with pytest.raises(UserError, match=r"there is no dataset folder '|unknown dataset '") as caught:
@@ -123,6 +129,15 @@ def test_values_that_nothing_can_hold_are_one_line(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as caught:
         find(str(write_folder(tmp_path / "own", recipe=text)))
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_whose_name_is_too_long_is_not_there(tmp_path, monkeypatch):
+    write_folder(tmp_path / "datasets" / "own", recipe=f'folder = "{"x" * 5000}"')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ADAPTREC_DATA", str(tmp_path))
+    with pytest.raises(UserError, match="there is no folder .*xxx"):
+        find("own")
+    assert available(tmp_path)["own"].state == "not here"
 
 
 @pytest.mark.parametrize("url", ["https://x.org/..", "https://x.org/a\\u0000b", "https://x.org/a\\nb", ""])

@@ -92,7 +92,7 @@ def reading(options: argparse.Namespace) -> Reading:
 
 def _columns(text: str) -> tuple[tuple[str, str], ...]:
     pairs = [pair.partition("=") for pair in names(text)]
-    found = {name.strip(): column.strip() for name, _, column in pairs}
+    found = {name.strip(): column for name, _, column in pairs}
     if len(found) < len(pairs) or not all(found) or not all(found.values()):
         raise argparse.ArgumentTypeError(f"'{text}' is not NAME=COLUMN,... with each name once")
     return tuple(found.items())

@@ -47,8 +47,9 @@ PLAIN = Reading()
 def mapping_hint(needed: Iterable[str], have: Iterable[str]) -> str:
     """What to do about columns that have other names: an option to copy, the likely columns filled in."""
     import difflib
+    import shlex
 
     columns = list(have)
     likely = ((name, difflib.get_close_matches(name, columns, n=1)) for name in needed)
-    pairs = ",".join(f"{name}={near[0] if near else '<column>'}" for name, near in likely)
-    return f"name yours with --columns {pairs}, or in a table [columns] of recipe.toml"
+    pairs = ",".join(f"{name}={near[0] if near else 'COLUMN'}" for name, near in likely)
+    return f"name yours with --columns {shlex.quote(pairs)}, or in a table [columns] of recipe.toml"

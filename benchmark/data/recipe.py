@@ -175,8 +175,8 @@ def find(name_or_folder: str, reading: Reading = PLAIN) -> Recipe:
 def _refuse_faulty_family(name: str, known: dict[str, _Entry]) -> None:
     """Raise the fault of the recipe of whose family `name` would be, where that recipe has one."""
     for stem, entry in known.items():
-        if name.startswith(f"{stem}-") and not entry.category:
-            checked(stem, entry.content(), entry.path, None)
+        if name.startswith(f"{stem}-") and not entry.category and "categories" in (raw := entry.content()):
+            check("categories", raw["categories"], entry.path)
 
 
 def input_files(recipe: Recipe, cache: Path) -> dict[str, Path]:
@@ -341,7 +341,7 @@ def _source(raw: dict[str, Any], path: Path) -> Path | None:
     if "folder" not in raw:
         return None if "download" in raw else path.parent.resolve()
     root = data_folder()
-    source = root and root / raw["folder"]
+    source = root and path_of(str(root / raw["folder"]))
     return source if source and source.is_dir() else None
 
 
