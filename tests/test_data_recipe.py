@@ -135,7 +135,7 @@ def test_a_folder_whose_name_is_too_long_is_not_there(tmp_path, monkeypatch):
     write_folder(tmp_path / "datasets" / "own", recipe=f'folder = "{"x" * 5000}"')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ADAPTREC_DATA", str(tmp_path))
-    with pytest.raises(UserError, match="there is no folder .*xxx"):
+    with pytest.raises(UserError, match=r"there is no folder .*xxx"):
         find("own")
     assert available(tmp_path)["own"].state == "not here"
 
