@@ -24,7 +24,18 @@ BENCHMARK = sorted(name for name in SOURCES if name.split(".")[0] == "benchmark"
 METHODS = sorted(name for name in SOURCES if name.split(".")[0] == "methods")
 
 FLOORS = (
-    {"import_path", "config", "files", "metrics", "schema", "record", "measure", "published", "threads"},
+    {
+        "import_path",
+        "config",
+        "files",
+        "stored",
+        "metrics",
+        "schema",
+        "record",
+        "measure",
+        "published",
+        "threads",
+    },
     {"data", "llm"},
     {"model"},
     {"train"},

@@ -7,6 +7,7 @@ anew. A file whose length nobody states is whole only if something else says so:
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import shutil
@@ -165,6 +166,8 @@ def transfer(url: str, target: Path, sha256: str | None = None) -> None:
         except (UserError, UnavailableError, KeyboardInterrupt):
             raise
         except Exception as error:  # of any of the libraries behind fsspec
+            if _of_this_machine(error):
+                raise
             # A server may answer a range with the whole file: fsspec says so with a ValueError.
             no_ranges = isinstance(error, ValueError) and part.size > 0 and not stream
             stream = stream or no_ranges
@@ -284,6 +287,14 @@ def _status(error: BaseException) -> int | None:
         if isinstance(status, int):
             return status
     return None
+
+
+def _of_this_machine(error: BaseException) -> bool:
+    """Whether the disk here fails, and not the server: another try or another mirror would not help."""
+    import aiohttp
+
+    here = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE)
+    return isinstance(error, OSError) and not isinstance(error, aiohttp.ClientError) and error.errno in here
 
 
 def _temporary(error: BaseException, begun: bool) -> bool:

@@ -92,6 +92,7 @@ class Parts:
         """Batches, `[m, A, D]` and seconds of one part; None where it cannot be trusted."""
         from safetensors import SafetensorError, safe_open
 
+        path.open("rb").close()  # safetensors says of a file without permission that there is none
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
