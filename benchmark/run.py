@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.describe import add_cost, add_quality, add_texts, add_training, blank
-from benchmark.files import write_atomically
+from benchmark.files import remove_abandoned, write_atomically
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.model.parallel import is_main, say, world_size
 from benchmark.record import BusyError, RunRecord, ranks_path
@@ -45,6 +45,7 @@ def run(cell: Cell, results: Path, fresh: bool = False) -> tuple[Path, RunRecord
     path = resolved.record_path(results)
     checkpoint = Checkpoint(path.with_suffix(".checkpoint"), resolved.identity)
     with _alone(path, accelerator):
+        remove_abandoned(path.parent)
         done = None if fresh else finished(path, resolved.code)
         old = not fresh and outdated(path, resolved.code)
         accelerator.wait_for_everyone()

@@ -10,9 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from data_folders import BLINK
 from forked import die, ended, fork
 
 from benchmark import files
+from benchmark.cell import Cell, resolve_cell
 from benchmark.files import (
     DamagedError,
     held,
@@ -23,6 +25,8 @@ from benchmark.files import (
     replacing_folder,
     write_checked,
 )
+from benchmark.grid.claims import clear
+from benchmark.run import run
 from methods.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -163,3 +167,25 @@ def test_a_lock_waits_for_its_holder(tmp_path: Path) -> None:
         assert writable
     assert ended(process) == 0
     assert waited == [True]
+
+
+def leftover(path: Path) -> Path:
+    """What a process that was killed while it wrote `path` has left."""
+    left = path.with_name(f"{path.name}.abcdefgh.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    left.write_bytes(b"half of i")
+    return left
+
+
+def test_a_run_removes_what_killed_ones_left_beside_its_record(folder: Path, tmp_path: Path) -> None:
+    asked = Cell(str(folder), "none", "id", overrides=(*BLINK, "epochs=1"))
+    path = resolve_cell(asked).record_path(tmp_path)
+    for finished in (False, True):
+        left = [leftover(path), leftover(path.with_name("other-s0.ranks.parquet"))]
+        with replacing_checked(path.with_name("of a living process")):
+            run(asked, tmp_path)
+            assert len(list(path.parent.glob("of a living process.*.tmp"))) == 1
+        assert not any(one.exists() for one in left), finished
+    left = [leftover(path)]
+    clear(path)  # as a bench does that finds the record finished
+    assert not left[0].exists()

@@ -421,7 +421,8 @@ def test_parts_that_nobody_can_go_on_from_are_removed(server: Server, tmp_path: 
     server.files["/x/b.bin"], server.cut_after["/x/b.bin"] = DATA, 100_000
     with pytest.raises(UnavailableError):
         transfer(f"{server.url}/x/b.bin", folder / "b.bin")
-    for name in ("c.bin.part", "d.bin.part.json"):
+    for name in ("c.bin.part", "d.bin.part.json", "files.json.abcdefgh.tmp"):
         (folder / name).write_bytes(b"{")
     fetch(recipe, tmp_path)
     assert sorted(path.name for path in folder.glob("*.part*")) == ["b.bin.part", "b.bin.part.json"]
+    assert not list(folder.glob("*.tmp"))

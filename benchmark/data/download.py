@@ -13,7 +13,7 @@ from benchmark.data.ledger import Ledger
 from benchmark.data.places import DATA_VARIABLE, data_folder, file_name, locate, raw_folder
 from benchmark.data.recipe import Recipe
 from benchmark.data.transfer import UnavailableError, remove_useless_parts, transfer
-from benchmark.files import held, lacks
+from benchmark.files import held, lacks, remove_abandoned
 from methods.errors import UserError
 
 MIRROR_VARIABLE = "ADAPTREC_DATA_MIRROR"
@@ -70,6 +70,7 @@ def _ledger(recipe: Recipe, cache: Path) -> Iterator[tuple[Ledger, bool]]:
     folder = raw_folder(recipe.name, cache)
     with held(folder / ".lock") as writable:
         if writable:
+            remove_abandoned(folder)
             remove_useless_parts(folder)
         yield Ledger(folder, cache, writable), writable
 

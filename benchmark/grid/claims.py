@@ -14,6 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from benchmark.files import remove_abandoned
 from benchmark.record import RunRecord
 from benchmark.store import finished, ignore, usable
 from methods.errors import UserError
@@ -69,10 +70,12 @@ def _running(record_path: Path) -> bool:
 
 
 def clear(record_path: Path) -> None:
-    """Remove what a process that was killed has left beside a finished record: checkpoint, log and locks.
+    """Remove what a process that was killed has left beside a finished record: checkpoint, log and locks, and
+    temporary files.
 
     Nothing is removed where another process works on the cell.
     """
+    remove_abandoned(record_path.parent)
     checkpoint, log = record_path.with_suffix(".checkpoint"), record_path.with_suffix(".log")
     locks = record_path.with_suffix(".claim"), record_path.with_suffix(".lock")
     if not any(path.exists() for path in (checkpoint, log, *locks)) or (right := claim(record_path)) is None:

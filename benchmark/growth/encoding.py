@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
@@ -21,6 +20,7 @@ from benchmark.data.places import cache_folder
 from benchmark.data.prepare import prepare
 from benchmark.data.recipe import find
 from benchmark.data.steps import told_steps
+from benchmark.files import temporary_folder
 from benchmark.growth.record import EncodingRecord, command
 from benchmark.llm import encoder
 from benchmark.llm.catalogue import resolve
@@ -48,12 +48,12 @@ def measure_encoding(
     With `kill`, a second try is ended with SIGKILL on the way and a third goes on from there.
     """
     texts = _texts(dataset, items)
-    with TemporaryDirectory(dir=_parent(), prefix="growth.", suffix=".tmp") as folder:
+    with temporary_folder(_parent(), "growth") as folder:
         _say(f"{dataset}: {len(texts):,} texts, uninterrupted")
-        record = fresh(in_this_process, dataset, llm, items, tuple(layers), dtype, Path(folder) / "whole")
+        record = fresh(in_this_process, dataset, llm, items, tuple(layers), dtype, folder / "whole")
         if kill:
             _say(f"{dataset}: killed on the way, and taken up again")
-            _interrupted(record, dataset, llm, items, dtype, Path(folder))
+            _interrupted(record, dataset, llm, items, dtype, folder)
     words = ["encode", "--dataset", dataset, "--llm", llm, "--layers", ",".join(map(str, record.layers))]
     words += ["--states-dtype", dtype, *(["--items", str(items)] if items else [])]
     record.command = command(words + ([] if kill else ["--no-kill"]))
