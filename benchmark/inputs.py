@@ -205,8 +205,8 @@ def prepare_inputs(
     """
     with told_steps(dataset) as begin:
         prepared = prepare(find(dataset, reading), cache_folder(), begin)
-    yield describe(prepared)
     yield from (f"warning: {warning}" for warning in prepared.warnings)
+    yield describe(prepared)
     if llm is not None:
         yield from prepare_cells(
             Cell(
