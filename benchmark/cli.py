@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,7 +11,8 @@ from types import ModuleType
 
 from benchmark.commands import bench, explain, listing, prepare, report, run, speed
 from benchmark.commands.options import Parser, use_data_dir
-from methods.errors import UserError, unknown
+from benchmark.exit_status import exit_status
+from methods.errors import unknown
 
 DESCRIPTION = "AdaptRec: compare ways of adapting a language model to sequential recommendation."
 COMMANDS: dict[str, ModuleType] = {
@@ -28,18 +28,8 @@ COMMANDS: dict[str, ModuleType] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status. A user's mistake is one line on stderr and its status, 2."""
-    try:
-        return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
-    except UserError as error:
-        print(f"adaptrec: error: {error}", file=sys.stderr)
-        return error.status
-    except KeyboardInterrupt:
-        print("adaptrec: interrupted; the same command goes on where it stopped.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # `adaptrec list methods | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    """Run one command; returns the exit status."""
+    return exit_status(lambda: _dispatch(list(sys.argv[1:] if arguments is None else arguments)))
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -59,9 +59,20 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
             temporary.chmod(0o644)
             temporary.replace(path)  # under the lock: nobody can take it for abandoned
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        _name(error, path, temporary)
         raise
+
+
+def _name(error: BaseException | None, path: Path, temporary: Path | None = None) -> None:
+    """Let `error` name `path` where it comes from writing, which the system reports without a path or with
+    that of the temporary file."""
+    while error is not None:
+        unnamed = isinstance(error, OSError) and error.filename in (None, str(temporary))
+        if unnamed and isinstance(error, OSError) and error.errno is not None:
+            error.filename = str(path)
+        error = error.__cause__ or error.__context__
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -80,10 +91,14 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     for left in _leftovers(folder.parent, folder.name):
         shutil.rmtree(left, ignore_errors=True)
     remove_abandoned(folder.parent)
-    with temporary_folder(folder.parent, folder.name) as part:
-        yield part
-        part.chmod(0o755)
-        part.rename(folder)
+    try:
+        with temporary_folder(folder.parent, folder.name) as part:
+            yield part
+            part.chmod(0o755)
+            part.rename(folder)
+    except Exception as error:
+        _name(error, folder)
+        raise
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.describe import add_cost, add_quality, add_texts, add_training, blank
+from benchmark.exit_status import refusal
 from benchmark.files import remove_abandoned, write_atomically
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.model.parallel import is_main, say, world_size
@@ -83,7 +84,9 @@ def _attempt(
     except Exception as error:
         if out_of_memory(error):
             return _write(record, "oom", one_line(error, 500), path)
-        _write(record, "failed", f"{type(error).__name__}: {one_line(error, 500)}", path)
+        reason = refusal(error) or f"{type(error).__name__}: {one_line(error, 500)}"
+        with suppress(OSError):  # on a full disk there may be no room for this either
+            _write(record, "failed", reason, path)
         raise
     if accelerator.is_main_process:
         record.ranks_sha256 = _write_ranks(ranks, path)
@@ -157,10 +160,6 @@ def _alone(path: Path, accelerator: Accelerator) -> Iterator[None]:
         lock.acquire(timeout=1)  # a bench that looks whether it is free holds it for an instant
     except Timeout as error:
         raise BusyError(f"another process is working on {path}; wait for it or stop it.") from error
-    except OSError as error:
-        raise UserError(
-            f"records cannot be written to {path.parent}: {error}; choose another --results."
-        ) from error
     try:
         yield
     finally:

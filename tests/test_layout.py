@@ -26,6 +26,8 @@ METHODS = sorted(name for name in SOURCES if name.split(".")[0] == "methods")
 FLOORS = (
     {
         "import_path",
+        "terminal",
+        "exit_status",
         "config",
         "files",
         "stored",

@@ -239,7 +239,7 @@ def test_a_file_in_place_of_the_folder_is_one_line(tmp_path, capsys, below):
     (tmp_path / "taken").write_text("mine")
     assert main(["report", "--source", "paper", "--out", str(tmp_path / "taken" / below)]) == 2
     told = capsys.readouterr().err
-    assert re.match(r"adaptrec: error: --out: \S+ cannot be a folder \(.+\)\. Give a folder", told)
+    assert re.match(r"adaptrec: error: .*taken.* move it away, or name another folder \(--results", told)
     assert told.count("\n") == 1 and (tmp_path / "taken").read_text() == "mine"
 
 

@@ -18,18 +18,19 @@ import_path.secure()
 from benchmark.arithmetic.cost import Assumptions
 from benchmark.commands.options import Parser, names, numbers, protocols
 from benchmark.config import PROTOCOLS, parse
+from benchmark.exit_status import exit_status
 from methods.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the tables; returns the exit status. A user's mistake is one line on stderr and status 2."""
+    """Print the tables; returns the exit status."""
     warnings.filterwarnings("ignore", message="The pynvml package is deprecated")
-    try:
+
+    def command() -> int:
         print(_tables(_parser().parse_args(arguments)))
-    except UserError as error:
-        print(f"arithmetic: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return exit_status(command, "arithmetic")
 
 
 def _parser() -> Parser:

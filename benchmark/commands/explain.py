@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from benchmark.commands.options import Parser, add_metrics, metrics
-from methods.errors import UserError
 
 SUMMARY = "Say why two figures differ: settings, and each metric with its interval."
 SIDE = (
@@ -32,11 +31,6 @@ def call(options: argparse.Namespace) -> int:
 
     found = explain(*(find(side, options.results, metrics(options)) for side in (options.a, options.b)))
     if options.json:
-        try:
-            write_json(options.json, found)
-        except OSError as error:
-            raise UserError(
-                f"--json {options.json} cannot be written: {error.strerror}; choose another file."
-            ) from error
+        write_json(options.json, found)
     print(show(found))
     return 0

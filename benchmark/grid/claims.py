@@ -17,7 +17,6 @@ from filelock import FileLock, Timeout
 from benchmark.files import remove_abandoned
 from benchmark.record import RunRecord
 from benchmark.store import finished, ignore, usable
-from methods.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -33,20 +32,13 @@ class Claim:
 
 
 def claim(record_path: Path) -> Claim | None:
-    """The right to run the cell of `record_path`, or None where another process works on it.
-
-    Raises `UserError` where nothing can be written there.
-    """
+    """The right to run the cell of `record_path`, or None where another process works on it."""
     lock = FileLock(record_path.with_suffix(".claim"))
     try:
         record_path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         return None
-    except OSError as error:
-        raise UserError(
-            f"records cannot be written to {record_path.parent}: {error}; choose another --results."
-        ) from error
     found = Claim(lock)
     if _running(record_path):
         found.release()

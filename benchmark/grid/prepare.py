@@ -15,11 +15,13 @@ from dataclasses import asdict
 from pydantic import TypeAdapter
 
 from benchmark.cell import Cell, resolve_cell
+from benchmark.exit_status import exit_status
 from benchmark.grid import lifeline
 from benchmark.grid.child import Child, stop
 from methods.errors import UserError
 
-MISTAKE = "adaptrec: error: "
+PROGRAM = "adaptrec"
+MISTAKE = f"{PROGRAM}: error: "
 POLL = 0.1
 
 
@@ -32,7 +34,7 @@ def prepare(cells: Sequence[Cell], say: Callable[[str], None]) -> None:
     for (dataset, llm), group in groups.items():
         child = Child(
             [sys.executable, "-m", "benchmark.grid.prepare"],
-            listen=_unless_mistake(say),
+            listen=_unless_end(say),
             given=json.dumps([asdict(cell) for cell in group]) + "\n",
         )
         try:
@@ -48,8 +50,9 @@ def prepare(cells: Sequence[Cell], say: Callable[[str], None]) -> None:
             raise UserError(f"preparing {llm} for {dataset} failed ({last}); see above.")
 
 
-def _unless_mistake(say: Callable[[str], None]) -> Callable[[str], None]:
-    return lambda line: None if line.startswith(MISTAKE) else say(line)
+def _unless_end(say: Callable[[str], None]) -> Callable[[str], None]:
+    """All but the line that says why the process ends: this one says it."""
+    return lambda line: None if line.startswith(f"{PROGRAM}: ") else say(line)
 
 
 def read_cells(text: str) -> list[Cell]:
@@ -61,16 +64,13 @@ def main(cells: str) -> int:
     """Prepare what `cells`, as JSON, read."""
     from benchmark.inputs import prepare_cells
 
-    lines: Iterable[str] = prepare_cells(read_cells(cells))
-    try:
+    def command() -> int:
+        lines: Iterable[str] = prepare_cells(read_cells(cells))
         for line in lines:
             print(line, flush=True)
-    except UserError as error:
-        print(f"{MISTAKE}{error}", flush=True)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        return 0
+
+    return exit_status(command, PROGRAM)
 
 
 if __name__ == "__main__":

@@ -191,5 +191,5 @@ class Board:
 
     def _clear(self) -> None:
         if self._shown:
-            print("\r\033[K", end="", file=self._stream, flush=True)
+            print(f"\r{' ' * len(self._shown)}\r", end="", file=self._stream, flush=True)
             self._shown = ""

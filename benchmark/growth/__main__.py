@@ -21,6 +21,7 @@ threads.wait_briefly()
 
 from benchmark.commands.options import Parser, add_set, names, numbers, protocols
 from benchmark.config import PROTOCOLS
+from benchmark.exit_status import exit_status
 from methods.errors import UserError
 
 SIZES = ["synthetic-10000", "synthetic-30000", "synthetic-100000", "synthetic-300000", "synthetic-1000000"]
@@ -28,14 +29,14 @@ LLM = "random-bert-tiny"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status. A user's mistake is one line on stderr and status 2."""
+    """Run one command; returns the exit status."""
     warnings.filterwarnings("ignore", message="The pynvml package is deprecated")
-    try:
+
+    def command() -> int:
         options = _parser().parse_args(arguments)
         return int(options.call(options))
-    except UserError as error:
-        print(f"growth: error: {error}", file=sys.stderr)
-        return 2
+
+    return exit_status(command, "growth")
 
 
 def _parser() -> Parser:

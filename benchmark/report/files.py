@@ -16,16 +16,9 @@ MANIFEST = "manifest.json"
 def write(out: Path, files: Mapping[str, bytes]) -> list[Path]:
     """Write the files, then remove what an earlier report left; the manifest names them all throughout.
 
-    Raises `UserError` before it would write over a file that no report has made, and where `out` cannot be a
-    folder of ours.
+    Raises `UserError` before it would write over a file that no report has made.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--out: {out} cannot be a folder ({error.strerror}). Give a folder, there or new, that you may "
-            "write to."
-        ) from error
+    out.mkdir(parents=True, exist_ok=True)
     old = _manifest(out / MANIFEST)
     for name in files:
         if name not in old and (out / name).exists():

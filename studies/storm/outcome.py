@@ -34,6 +34,8 @@ KEPT = (".arrow", ".safetensors", ".parquet")
 """What is made once: no later command writes such a file again."""
 
 
+DIGESTS = re.compile(r"(^|/)digests/")
+"""Digests of input files are remembered only once a file has been unchanged for seconds: not in every try."""
 TRIAL = re.compile(r"tmp/[a-z0-9_]{8}")
 """What Python's `tempfile` writes and removes at once to see whether it may write to $TMPDIR: not ours."""
 
@@ -43,6 +45,8 @@ def snapshot(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
+        if DIGESTS.search(f"{name}/"):
+            continue
         if path.is_dir():
             found[f"{name}/"] = ""
         elif not TRIAL.fullmatch(name):

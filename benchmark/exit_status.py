@@ -1,0 +1,124 @@
+"""How a command ends: its exit status, and one line for whatever a user can do something about.
+
+That is a mistake of the user, ctrl-C, and what the operating system refuses: a full disk, a folder that may
+not be written, too many open files, too little memory. Anything else is a fault of the code, with a
+traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+
+from benchmark import terminal
+from methods.errors import UserError
+
+AGAIN = "then the same command goes on"
+ELSEWHERE = "name another folder (--results, --out, --json, ADAPTREC_CACHE)"
+_FULL = f"the disk of {{path}} is full; make room there, {AGAIN}."
+_FORBIDDEN = f"{{path}} may not be used by this user ({{reason}}); change its permissions, or {ELSEWHERE}."
+_OPEN = f"too many files are open, at {{path}}; raise the limit, as `ulimit -n 4096` does, {AGAIN}."
+_MEMORY = f"there is too little memory; end other programs or choose smaller settings, {AGAIN}."
+REFUSED = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: f"the quota of the disk of {{path}} is used up; make room there, {AGAIN}.",
+    errno.EFBIG: f"{{path}} would be larger than a file may be here; raise the limit (`ulimit -f`), {AGAIN}.",
+    errno.EROFS: f"{{path}} is on a disk that cannot be written to; {ELSEWHERE}.",
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.EMFILE: _OPEN,
+    errno.ENFILE: _OPEN,
+    errno.ENOMEM: _MEMORY,
+    errno.EISDIR: f"{{path}} is a folder, where a file is needed; move it away, or {ELSEWHERE}.",
+    errno.ENOTDIR: f"a part of {{path}} is a file, where a folder is needed; move it away, or {ELSEWHERE}.",
+    errno.EEXIST: f"{{path}} is there already and is of another kind; move it away, or {ELSEWHERE}.",
+    errno.ENOENT: "{path} is missing; restore it or change the command.",
+    errno.ENAMETOOLONG: "{path} is too long a name for this disk; choose a shorter one.",
+    errno.ELOOP: "{path} is a link that leads back to itself; remove it.",
+    errno.EAGAIN: f"the system allows no further process or thread; end some, {AGAIN}.",
+    errno.EIO: "{path} cannot be read or written ({reason}); check the disk.",
+}
+"""Error number -> what to say; all other numbers are faults of the code."""
+_TOLD = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENFILE,
+         errno.ENOMEM)  # fmt: skip
+"""Numbers whose text is looked for in exceptions of libraries that keep no number, as DuckDB's."""
+
+
+def exit_status(command: Callable[[], int], name: str = "adaptrec") -> int:
+    """Call `command`; returns the exit status. What a user can mend is one line on stderr."""
+    terminal.secure()
+    try:
+        status = command()
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        line, status = str(error), error.status
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; the same command goes on where it stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `adaptrec list methods | head`
+        _drop_output()
+        return 0
+    except Exception as error:
+        if (refused := refusal(error)) is None:
+            raise
+        line, status = refused, 2
+        if isinstance(error, OSError) and error.filename is None:  # it may be the output itself
+            _drop_output()
+    print(f"{name}: error: {line}", file=sys.stderr, flush=True)
+    return status
+
+
+def _drop_output() -> None:
+    """Let the interpreter not try again to write what is left of the output."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def refusal(error: BaseException) -> str | None:
+    """What the operating system refused, where that is what `error` comes from: a line that names the path
+    and says what to do. None for any other error."""
+    for one in _chain(error):
+        if isinstance(one, UserError):
+            return None
+        if (number := _number(one)) is not None:
+            path = _path(one)
+            return REFUSED[number].format(path=path, reason=os.strerror(number))
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """`error` and what led to it."""
+    one: BaseException | None = error
+    seen: set[int] = set()
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or one.__context__
+
+
+def _number(error: BaseException) -> int | None:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno if error.errno in REFUSED else None
+    if isinstance(error, MemoryError):
+        return errno.ENOMEM
+    text = str(error)
+    if "can't start new thread" in text:
+        return errno.EAGAIN
+    if "can't allocate memory" in text:  # torch, on a CPU
+        return errno.ENOMEM
+    return next((number for number in _TOLD if os.strerror(number) in text), None)
+
+
+def _path(error: BaseException) -> str:
+    """The path that `error` names, in a field or in quotes."""
+    named = getattr(error, "filename", None)
+    if isinstance(named, (str, bytes)):
+        return os.fsdecode(named)
+    quoted = re.search(r"[\"'](/[^\"']+)[\"']", str(error))
+    return quoted[1] if quoted else "a file or of the output"
