@@ -83,7 +83,7 @@ def _drop_output() -> None:
 def refusal(error: BaseException) -> str | None:
     """What the operating system refused, where that is what `error` comes from: a line that names the path
     and says what to do. None for any other error."""
-    for one in _chain(error):
+    for one in causes(error):
         if isinstance(one, UserError):
             return None
         if (number := _number(one)) is not None:
@@ -92,8 +92,8 @@ def refusal(error: BaseException) -> str | None:
     return None
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """`error` and what led to it."""
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """`error` and what led to it, each once: what is raised again in a handler may lead back to itself."""
     one: BaseException | None = error
     seen: set[int] = set()
     while one is not None and id(one) not in seen:

@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from benchmark.exit_status import causes
 from methods.errors import UserError
 
 CHECKSUM = "checksum"
@@ -65,14 +66,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def _name(error: BaseException | None, path: Path, temporary: Path | None = None) -> None:
+def _name(error: BaseException, path: Path, temporary: Path | None = None) -> None:
     """Let `error` name `path` where it comes from writing, which the system reports without a path or with
     that of the temporary file."""
-    while error is not None:
-        unnamed = isinstance(error, OSError) and error.filename in (None, str(temporary))
-        if unnamed and isinstance(error, OSError) and error.errno is not None:
-            error.filename = str(path)
-        error = error.__cause__ or error.__context__
+    for one in causes(error):
+        if isinstance(one, OSError) and one.errno is not None and one.filename in (None, str(temporary)):
+            one.filename = str(path)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -14,7 +14,7 @@ from data_folders import TEN, TWELVE, write_folder
 
 from benchmark import exit_status, terminal
 from benchmark.cli import main
-from benchmark.files import write_atomically
+from benchmark.files import replacing, write_atomically
 from methods.errors import UserError
 
 SMALL = ["--set", "width=8", "sasrec_inner=8", "epochs=1", "learning_rate=0.05", "precision=no"]
@@ -58,6 +58,17 @@ def test_the_cause_of_another_error_counts(capsys: pytest.CaptureFixture[str]) -
     error.__cause__ = OSError(errno.ENOSPC, "No space left on device", "/full/x")
     assert ended(error) == 2
     assert "the disk of /full/x is full" in capsys.readouterr().err
+
+
+def test_causes_that_lead_back_to_themselves_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As DuckDB's and fsspec's do on a full disk."""
+    error, full = RuntimeError("writing failed"), OSError(errno.ENOSPC, "No space left on device")
+    error.__cause__, full.__context__, full.__cause__ = full, error, error
+    with pytest.raises(RuntimeError), replacing(tmp_path / "file"):
+        raise error
+    assert full.filename == str(tmp_path / "file")
+    assert ended(error) == 2
+    assert f"the disk of {tmp_path / 'file'} is full" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ESPIPE, "Illegal seek"), ValueError("a fault of the code")])
