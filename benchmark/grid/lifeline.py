@@ -7,7 +7,6 @@ checkpoint, and frees its lock. Processes that a launcher such as torchrun start
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
 import sys
@@ -47,11 +46,18 @@ def keep_interruptions() -> None:
         if unraisable.exc_type is not KeyboardInterrupt:
             usual(unraisable)
             return
-        again = threading.Timer(AGAIN, _thread.interrupt_main)  # at once it would meet the same fate
+        again = threading.Timer(AGAIN, _interrupt)  # at once it would meet the same fate
         again.daemon = True
         again.start()
 
     sys.unraisablehook = hook
+
+
+def _interrupt() -> None:
+    """As ctrl-C, which also ends what the main thread waits for."""
+    main = threading.main_thread().ident
+    assert main is not None
+    signal.pthread_kill(main, signal.SIGINT)
 
 
 def _watch() -> None:
@@ -62,6 +68,6 @@ def _watch() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
-    os.kill(os.getpid(), signal.SIGINT)
+    _interrupt()
     threading.Event().wait(GRACE)
     os._exit(1)
