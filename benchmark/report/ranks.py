@@ -44,7 +44,9 @@ def read_ranks(path: Path, run: RunRecord) -> UserRanks:
     columns = MEAN_RANKS if run.schema_version == 1 else COLUMNS
     try:
         data = file.read_bytes()
-        table = pq.read_table(pa.BufferReader(data), columns=list(columns))
+        # by this thread alone: Arrow's own may be there when the interpreter ends, and then abort it
+        file_of_ranks = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+        table = file_of_ranks.read(columns=list(columns), use_threads=False)
         user, *values = (table.column(column).to_numpy() for column in columns)
     except FileNotFoundError as error:
         raise UserError(f"{name} is missing.") from error
