@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from benchmark.arithmetic import cost as arithmetic
-from benchmark.arithmetic.__main__ import main
-from benchmark.arithmetic.cost import Assumptions, Schedule, Work, cost
-from benchmark.arithmetic.table import span
-from benchmark.arithmetic.work import count, llm_forward, schedule
 from benchmark.llm.catalogue import resolve
+from studies.__main__ import main
+from studies.arithmetic import cost as arithmetic
+from studies.arithmetic.cost import Assumptions, Schedule, Work, cost
+from studies.arithmetic.table import span
+from studies.arithmetic.work import count, llm_forward, schedule
 
 A = Assumptions(
     items=1_000_000, users=100_000, interactions=1_300_000, text_tokens=10, epochs=2, evaluated_users=1000,
@@ -101,7 +101,7 @@ def test_the_schedule_is_the_protocols() -> None:
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--llm", "random-tiny", "--methods", "id,tmlp", "--gpus", "1,8"]
+    arguments = ["arithmetic", "--llm", "random-tiny", "--methods", "id,tmlp", "--gpus", "1,8"]
     assert main([*arguments, "--set", "items=1000000", "users=100000", "interactions=1300000"]) == 0
     told = capsys.readouterr().out
     assert "1.0 million predictions an epoch" in told and told.count("| tmlp ") == 4

@@ -26,8 +26,9 @@ from benchmark.data.prepare import prepare
 from benchmark.data.recipe import Recipe
 from benchmark.data.scratch import memory_budget, scratch
 from benchmark.data.strings import Strings
-from benchmark.prepare_speed import make, ours, with_pandas
 from methods.errors import UserError
+from studies.prepare_speed.generate import make
+from studies.prepare_speed.measure import ours, with_pandas
 
 Event = tuple[str, str, float]
 

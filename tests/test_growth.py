@@ -9,16 +9,17 @@ import pytest
 
 from benchmark.cell import Cell
 from benchmark.data.sequences import Rows
-from benchmark.growth import training
-from benchmark.growth.__main__ import main
-from benchmark.growth.encoding import in_this_process
-from benchmark.growth.plot import draw
-from benchmark.growth.record import GrowthRecord, Size, read, write
-from benchmark.growth.table import show
 from benchmark.record import PeakMemory
 from benchmark.speed.record import Timed, Variant
 from benchmark.speed.steps import Plan
+from studies.__main__ import main
+from studies.growth import training
+from studies.growth.encoding import in_this_process
+from studies.growth.plot import draw
+from studies.growth.record import GrowthRecord, Size, read, write
+from studies.growth.table import show
 
+ROOT = Path(__file__).resolve().parents[1]
 MIB = 2**20
 
 
@@ -74,11 +75,19 @@ def test_a_size_that_failed_is_told_and_not_drawn(tmp_path: Path) -> None:
     assert "synthetic-9000: out of memory: too large" in show(grown)
     write(grown, tmp_path / "growth.json")
     assert read(tmp_path / "growth.json") == grown
-    assert main(["plot", str(tmp_path / "growth.json"), "--folder", str(tmp_path)]) == 0
+    assert main(["growth", "plot", str(tmp_path / "growth.json"), "--folder", str(tmp_path)]) == 0
     assert (tmp_path / "growth.png").read_bytes()[:4] == b"\x89PNG"
     assert draw(grown) == draw(grown)
     (tmp_path / "bad.json").write_text("{}")
-    assert main(["show", str(tmp_path / "bad.json")]) == 2
+    assert main(["growth", "show", str(tmp_path / "bad.json")]) == 2
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "results" / "growth").rglob("*.json")), ids=lambda one: one.name
+)
+def test_committed_records_stay_readable(path: Path) -> None:
+    kept = read(path)
+    assert kept.command.startswith("python ") and show(kept).count("\n") > 5
 
 
 def test_one_cell_is_measured_on_random_states() -> None:
@@ -125,6 +134,6 @@ def test_mistakes_are_one_line(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "fresh", lambda call, *rest: call(*rest))
-    assert main(arguments) == 2
+    assert main(["growth", *arguments]) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("growth: error:") and said in line

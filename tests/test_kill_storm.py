@@ -11,8 +11,12 @@ import pytest
 from report_records import record, store
 
 from benchmark.record import RunRecord
+from studies.kill_storm.attempt import Attempt, Kill, Operation
+from studies.kill_storm.chain import Chain, Phase, adaptrec, write_data
+from studies.kill_storm.judge import saved_again
+from studies.kill_storm.outcome import differences, snapshot
+from studies.kill_storm.storm import Storm
 
-ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import json, os, subprocess, sys, time
 from pathlib import Path
@@ -47,24 +51,16 @@ if fault == "lock":
 
 
 @pytest.fixture
-def storm(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(ROOT / "studies"))
-    import kill_storm
-
-    return kill_storm
-
-
-@pytest.fixture
-def survive(storm: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+def survive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
     """A storm over PROGRAM that kills it once, just before its rename."""
 
     def run(fault: str, target: str = "tree") -> Any:
-        phase = storm.Phase("work", (sys.executable, "-c", PROGRAM, fault))
-        done = storm.Storm(storm.Chain((phase,), limit=0.5, patience=0.2), 1, 0, tmp_path, lambda line: None)
+        phase = Phase("work", (sys.executable, "-c", PROGRAM, fault))
+        done = Storm(Chain((phase,), limit=0.5, patience=0.2), 1, 0, tmp_path, lambda line: None)
         done.undisturbed()
 
         def plan(*_: object) -> list[Any]:
-            return [storm.Kill("operation", target, done.reference["work"].operations - AFTER.get(fault, 0))]
+            return [Kill("operation", target, done.reference["work"].operations - AFTER.get(fault, 0))]
 
         monkeypatch.setattr(done, "_plan", plan)
         done.run()
@@ -109,12 +105,10 @@ def test_children_that_outlive_a_killed_command_are_reported(survive: Callable[.
     assert found["check"] == "children of a killed command end by themselves"
 
 
-def test_of_a_record_all_but_what_a_clock_measures_is_compared(storm: Any, tmp_path: Path) -> None:
-    from storm.outcome import differences, snapshot
-
+def test_of_a_record_all_but_what_a_clock_measures_is_compared(tmp_path: Path) -> None:
     def kept(name: str, *runs: RunRecord) -> dict[str, str]:
         store(tmp_path / name / "results", list(runs))
-        return snapshot(tmp_path / name)  # type: ignore[no-any-return]
+        return snapshot(tmp_path / name)
 
     first = kept("first", record("id"), record("ssna", recall=0.2))
     assert differences(first, kept("slower", record("id"), record("ssna", recall=0.2, seconds=9.0))) == {}
@@ -124,10 +118,8 @@ def test_of_a_record_all_but_what_a_clock_measures_is_compared(storm: Any, tmp_p
     assert [*differences(first, kept("fewer", record("id")))] == ["a file is missing"]
 
 
-def test_an_epoch_that_is_saved_twice_is_reported(storm: Any) -> None:
+def test_an_epoch_that_is_saved_twice_is_reported() -> None:
     """Save for the one that a killed process had only announced."""
-    from storm.attempt import Attempt, Operation
-    from storm.judge import saved_again
 
     def save(process: int) -> Operation:
         return Operation(process, "os.rename", "results/x.checkpoint/last.pt")
@@ -140,17 +132,17 @@ def test_an_epoch_that_is_saved_twice_is_reported(storm: Any) -> None:
 
 
 def test_the_preparation_of_a_dataset_outlives_a_kill(
-    storm: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The real command, against a reference of which one digest is another's."""
-    chain = storm.adaptrec(storm.write_data(tmp_path / "data", 0))
+    chain = adaptrec(write_data(tmp_path / "data", 0))
     work = tmp_path / "work"
-    done = storm.Storm(storm.Chain(chain.phases[:1], chain.environment), 1, 0, work, lambda line: None)
+    done = Storm(Chain(chain.phases[:1], chain.environment), 1, 0, work, lambda line: None)
     done.undisturbed()
     known = done.reference["preparation"]
     changed = next(name for name in known.files if name.endswith("users.arrow"))
     known.files[changed] = "another digest"
-    plan = [storm.Kill("operation", "tree", known.operations // 2)]
+    plan = [Kill("operation", "tree", known.operations // 2)]
     monkeypatch.setattr(done, "_plan", lambda *_: plan)
     done.run()
     assert [row[:4] for row in done.rows] == [[0, "preparation", "operation", "process"]]

@@ -17,11 +17,12 @@ from methods import BUILTIN
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for package in ("benchmark", "methods")
+    for package in ("benchmark", "methods", "studies")
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 BENCHMARK = sorted(name for name in SOURCES if name.split(".")[0] == "benchmark")
 METHODS = sorted(name for name in SOURCES if name.split(".")[0] == "methods")
+STUDIES = sorted(name for name in SOURCES if name.split(".")[0] == "studies")
 
 FLOORS = (
     {
@@ -51,14 +52,12 @@ FLOORS = (
         "store",
         "speed",
         "settings_page",
-        "prepare_speed",
-        "plain_pandas",
         "facts",
         "sides",
         "explain",
     },
     {"grid"},
-    {"commands", "growth", "arithmetic"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 )
@@ -103,6 +102,31 @@ def test_every_room_has_a_floor() -> None:
 def test_methods_import_nothing_of_the_benchmark(module: str) -> None:
     wrong = [f"{line}: {name}" for line, name in imports_of(module) if name.split(".")[0] == "benchmark"]
     assert wrong == []
+
+
+@pytest.mark.parametrize("module", [*BENCHMARK, *METHODS])
+def test_the_packages_import_nothing_of_the_studies(module: str) -> None:
+    wrong = [f"{line}: {name}" for line, name in imports_of(module) if name.split(".")[0] == "studies"]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("module", STUDIES)
+def test_studies_use_public_names_of_the_packages(module: str) -> None:
+    """And none of another study."""
+    tree = ast.parse(SOURCES[module].read_text(encoding="utf-8"))
+    names = [
+        (node.lineno, name)
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom)
+            else [node.attr] if isinstance(node, ast.Attribute) and ast.unparse(node.value) != "self"
+            else []
+        )
+    ]  # fmt: skip
+    assert [one for one in names if one[1].startswith("_") and not one[1].startswith("__")] == []
+    study = ".".join(module.split(".")[:2])
+    imported = [name for _, name in imports_of(module) if name.startswith("studies.")]
+    assert [name for name in imported if not f"{name}.".startswith(f"{study}.")] == []
 
 
 @pytest.mark.parametrize("module", BENCHMARK)

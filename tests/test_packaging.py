@@ -32,7 +32,7 @@ def test_the_wheel_holds_recipes_and_published_figures(tmp_path: Path) -> None:
     """As setuptools lays them out, from a copy: it writes beside what it packages."""
     pytest.importorskip("setuptools", reason="wants setuptools")
     copy = tmp_path / "copy"
-    for name in ("benchmark", "methods", "datasets", "results/paper"):
+    for name in ("benchmark", "methods", "studies", "datasets", "results/paper"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)

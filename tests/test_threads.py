@@ -33,7 +33,7 @@ def test_threads_wait_as_the_user_says(
     assert tuple(os.environ.get(name) for name in NAMES) == found
 
 
-@pytest.mark.parametrize("module", ["benchmark.__main__", "benchmark.growth.__main__"])
+@pytest.mark.parametrize("module", ["benchmark.__main__", "studies.__main__"])
 def test_commands_say_it_before_torch_loads(module: str) -> None:
     code = (
         "import os, sys; os.environ.pop('OMP_WAIT_POLICY', 0); os.environ.pop('GOMP_SPINCOUNT', 0);"

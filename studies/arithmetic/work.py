@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.arithmetic.cost import Schedule, Work
 from benchmark.config import PROTOCOLS, Settings, parse
 from benchmark.data.batches import bin_width
 from benchmark.llm.catalogue import LLM
@@ -16,6 +15,7 @@ from benchmark.speed.count import Counter, counting
 from methods import registry
 from methods.base import Context, Items, Method
 from methods.errors import UserError
+from studies.arithmetic.cost import Schedule, Work
 
 EXAMPLE = 4
 """Items that are counted."""

@@ -1,34 +1,19 @@
-"""A seeded storm of SIGKILLs over preparation, encoding, training and report, and what it leaves behind.
-
-`python studies/kill_storm.py --kills 200 --seed 0 --json results/reliability/kill-storm.json`
-
-The four commands run once without kills in a fresh folder. Then they run again and again, each time in a
-fresh folder: a command is killed at a random moment, or just before a random file operation, and started
-again until its kills of this repetition are spent; it then has to end as if nothing had happened
-(`storm.judge.CHECKS`). The same seed gives the same plan of kills. The result is written after each
-repetition; after ctrl-C the same command goes on with the next one.
-"""
+"""The kills of one seed over a chain of commands, and what they leave behind."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import random
 import shutil
-import signal
-import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from storm.attempt import Attempt, Kill, attempt
-from storm.chain import Chain, Phase, adaptrec, write_data
-from storm.judge import CHECKS, IN_TIME, REPORT, Judge, Undisturbed, saves, tail
-from storm.outcome import snapshot
+from studies.kill_storm.attempt import Attempt, Kill, attempt
+from studies.kill_storm.chain import Chain, Phase
+from studies.kill_storm.judge import CHECKS, IN_TIME, REPORT, Judge, Undisturbed, saves, tail
+from studies.kill_storm.outcome import snapshot
 
 KILLS = (3, 6)
 """Least and most kills of a phase in one repetition."""
@@ -240,88 +225,3 @@ class Storm:
 
 def _counted(names: Any) -> dict[str, int]:
     return dict(sorted(Counter(names).items()))
-
-
-def facts() -> dict[str, Any]:
-    """The code and the machine."""
-    import torch
-
-    from benchmark.measure import environment
-
-    return environment(torch.device("cpu"), "no", 1).model_dump(exclude={"precision", "world_size"})
-
-
-def write(path: Path, result: Mapping[str, Any]) -> None:
-    """As JSON, a row of `rows` in one line."""
-    rows = ",\n  ".join(json.dumps(row) for row in result["rows"])
-    text = json.dumps({**result, "rows": []}, indent=1).replace('"rows": []', f'"rows": [\n  {rows}\n ]')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the storm; the exit status is 0 where nothing deviates."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--json", type=Path, help="where the result is written; goes on with an unfinished one"
-    )
-    parser.add_argument("--work", type=Path, help="folder for the repetitions (default: a temporary one)")
-    options = parser.parse_args(arguments)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    head = {
-        "study": "kill storm",
-        "seed": options.seed,
-        "columns_of_rows": ["repetition", "phase", "how", "target", "at", "exit status of the command"],
-        "environment": facts(),
-    }
-    work = Path(tempfile.mkdtemp(prefix="kill-storm.", dir=options.work)).resolve()
-    storm = Storm(adaptrec(write_data(work / "data", options.seed)), options.kills, options.seed, work, _say)
-    if (earlier := _earlier(options, head)) is not None:
-        storm.go_on(earlier)
-        _say(f"going on after {len(storm.rows)} kills")
-
-    def save() -> None:
-        if options.json:
-            complete = len(storm.rows) >= options.kills
-            write(options.json, {**head, "complete": complete, **storm.result()})
-
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore ctrl-C
-        signal.signal(number, signal.default_int_handler)
-    status = 130
-    try:
-        storm.run(save)
-        status = 1 if storm.deviations else 0
-    except KeyboardInterrupt:
-        _say("interrupted; the same command goes on with the next repetition")
-    _say(
-        f"{len(storm.rows)} kills, {len(storm.deviations)} deviations"
-        + (f"; see {work}" if storm.deviations else "")
-    )
-    if not storm.deviations:
-        shutil.rmtree(work)
-    return status
-
-
-def _earlier(options: argparse.Namespace, head: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The unfinished result of the same storm on the same code."""
-    if not options.json or not options.json.exists():
-        return None
-    found: dict[str, Any] = json.loads(options.json.read_text(encoding="utf-8"))
-    same = (
-        not found["complete"]
-        and (found["seed"], found["kills"]["asked"]) == (options.seed, options.kills)
-        and found["environment"]["git_commit"] == head["environment"]["git_commit"]
-    )
-    return found if same else None
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

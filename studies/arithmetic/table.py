@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
-from benchmark.arithmetic.cost import (
+from benchmark.speed.table import markdown, number, several
+from studies.arithmetic.cost import (
     Assumptions,
     Cost,
     Schedule,
@@ -17,7 +18,6 @@ from benchmark.arithmetic.cost import (
     predictions,
     recommender_flops,
 )
-from benchmark.speed.table import markdown, number, several
 
 
 def show(

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from storm.attempt import Attempt, alive
-from storm.outcome import KEPT, differences, finished_records, identity, snapshot, written_again
+from studies.kill_storm.attempt import Attempt, alive
+from studies.kill_storm.outcome import KEPT, differences, finished_records, identity, snapshot, written_again
 
 TRACEBACK = "Traceback (most recent call last)"
 TAIL = 15

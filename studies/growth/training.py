@@ -19,7 +19,6 @@ from benchmark.config import as_dict
 from benchmark.data.batches import EpochBatches
 from benchmark.data.sequences import Rows
 from benchmark.grid.probe import random_states, random_token_states
-from benchmark.growth.record import GrowthRecord, Size, command
 from benchmark.inputs import Sources
 from benchmark.llm.entry import DTYPES
 from benchmark.measure import environment, one_line, out_of_memory
@@ -32,6 +31,8 @@ from benchmark.train.loop import Trainer
 from benchmark.wiring import build_trainer
 from methods import registry
 from methods.errors import UserError
+from studies import command_line
+from studies.growth.record import GrowthRecord, Size
 
 STARTS = 3
 """Times that the beginning of an epoch is timed."""
@@ -61,7 +62,7 @@ def grow(cells: Sequence[Cell], users: int, rounds: int, plan: Plan) -> GrowthRe
     words += ["--passes", str(plan.passes), *(["--set", *first.overrides] if first.overrides else [])]
     return GrowthRecord(
         generation=GENERATION,
-        command=command(words),
+        command=command_line("growth", words),
         method=first.method,
         llm=None if registry.get(first.method).reads == "ids" else first.llm,
         protocol=first.protocol,

@@ -1,46 +1,33 @@
 """Measure how cost grows with the catalogue, and how fast a large catalogue is encoded.
 
-python -m benchmark.growth train --method M --json FILE     training and evaluation, size by size
-python -m benchmark.growth encode --json FILE               a million texts into the cache
-python -m benchmark.growth show FILE ...                    the tables again, from the records
-python -m benchmark.growth plot FILE --folder docs          the plot, as PNG and SVG
+python studies growth train --method M --json FILE     training and evaluation, size by size
+python studies growth encode --json FILE               a million texts into the cache
+python studies growth show FILE ...                    the tables again, from the records
+python studies growth plot FILE --folder docs          the plot, as PNG and SVG
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark import import_path, threads
-
-import_path.secure()
-threads.wait_briefly()
-
 from benchmark.commands.options import Parser, add_set, names, numbers, protocols
 from benchmark.config import PROTOCOLS
-from benchmark.exit_status import exit_status
 from methods.errors import UserError
 
 SIZES = ["synthetic-10000", "synthetic-30000", "synthetic-100000", "synthetic-300000", "synthetic-1000000"]
 LLM = "random-bert-tiny"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit status."""
-    warnings.filterwarnings("ignore", message="The pynvml package is deprecated")
-
-    def command() -> int:
-        options = _parser().parse_args(arguments)
-        return int(options.call(options))
-
-    return exit_status(command, "growth")
+    options = _parser().parse_args(arguments)
+    return int(options.call(options))
 
 
 def _parser() -> Parser:
-    parser = Parser("python -m benchmark.growth", description="Measure how cost grows.")
+    parser = Parser("python studies growth", description="Measure how cost grows.")
     sub = parser.add_subparsers(metavar="command", required=True, parser_class=Parser)
     train = sub.add_parser("train", description="Training and evaluation on datasets of growing size.")
     train.add_argument("--method", required=True, help="see `adaptrec list methods`")
@@ -78,10 +65,10 @@ def _parser() -> Parser:
 
 def _train(options: argparse.Namespace) -> int:
     from benchmark.cell import Cell
-    from benchmark.growth.record import write
-    from benchmark.growth.table import show
-    from benchmark.growth.training import grow
     from benchmark.speed.steps import Plan
+    from studies.growth.record import write
+    from studies.growth.table import show
+    from studies.growth.training import grow
 
     own = ("epochs=1", *options.set)  # the schedule of all epochs is not needed, and takes its time
     cells = [
@@ -96,9 +83,9 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _encode(options: argparse.Namespace) -> int:
-    from benchmark.growth.encoding import measure_encoding
-    from benchmark.growth.record import write
-    from benchmark.growth.table import show
+    from studies.growth.encoding import measure_encoding
+    from studies.growth.record import write
+    from studies.growth.table import show
 
     record = measure_encoding(
         options.dataset, options.llm, options.items, options.layers, options.states_dtype, not options.no_kill
@@ -110,23 +97,19 @@ def _encode(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from benchmark.growth.record import read
-    from benchmark.growth.table import show
+    from studies.growth.record import read
+    from studies.growth.table import show
 
     print("\n\n".join(show(read(path)) for path in options.files))
     return 0
 
 
 def _plot(options: argparse.Namespace) -> int:
-    from benchmark.growth.plot import save
-    from benchmark.growth.record import GrowthRecord, read
+    from studies.growth.plot import save
+    from studies.growth.record import GrowthRecord, read
 
     record = read(options.file)
     if not isinstance(record, GrowthRecord):
         raise UserError(f"{options.file} is a record of encoding, which has no plot; give one of `train`.")
     print(*save(record, options.folder), sep="\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,9 +8,9 @@ from statistics import median
 from typing import Any
 
 from benchmark.files import write_atomically
-from benchmark.growth.record import FLAT, GrowthRecord, Size
 from benchmark.report.drawing import forms, look_of, style
 from methods.errors import UserError
+from studies.growth.record import FLAT, GrowthRecord, Size
 
 WORDS = {"cpu_seconds": "CPU", "seconds": "wall"}
 

@@ -1,8 +1,7 @@
-"""The records of `python -m benchmark.growth`. Nothing heavy is imported."""
+"""The records of the study. Nothing heavy is imported."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import ClassVar, Literal
@@ -168,12 +167,5 @@ def read(path: Path) -> GrowthRecord | EncodingRecord:
     try:
         return cls.model_validate_json(data)
     except ValidationError as error:
-        do = "`python -m benchmark.growth` writes one."
+        do = "`python studies growth` writes one."
         raise not_valid(path, "growth record", error, do) from error
-
-
-def command(words: Sequence[str]) -> str:
-    """The command line as one would type it."""
-    from shlex import join
-
-    return join(["python", "-m", "benchmark.growth", *words])

@@ -81,7 +81,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Work:
-    """What a method does for one item, counted on an example (`benchmark.arithmetic.work`)."""
+    """What a method does for one item, counted on an example (`studies.arithmetic.work`)."""
 
     method: str
     reads: str

@@ -1,4 +1,4 @@
-"""What one would write with pandas to prepare a dataset: the yardstick of `benchmark.prepare_speed`."""
+"""What one would write with pandas to prepare a dataset: what this project's preparation is compared with."""
 
 from __future__ import annotations
 

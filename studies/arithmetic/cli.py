@@ -1,41 +1,29 @@
 """What a catalogue of any size would cost, on paper; what is assumed can be changed.
 
-python -m benchmark.arithmetic --llm random-distilbert --set items=1000000 users=1000000 gpu_hour=2
+python studies arithmetic --llm random-distilbert --set items=1000000 users=1000000 gpu_hour=2
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 
-from benchmark import import_path
-
-import_path.secure()
-
-from benchmark.arithmetic.cost import Assumptions
 from benchmark.commands.options import Parser, names, numbers, protocols
 from benchmark.config import PROTOCOLS, parse
-from benchmark.exit_status import exit_status
 from methods.errors import UserError
+from studies.arithmetic.cost import Assumptions
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Print the tables; returns the exit status."""
-    warnings.filterwarnings("ignore", message="The pynvml package is deprecated")
-
-    def command() -> int:
-        print(_tables(_parser().parse_args(arguments)))
-        return 0
-
-    return exit_status(command, "arithmetic")
+    print(_tables(_parser().parse_args(arguments)))
+    return 0
 
 
 def _parser() -> Parser:
     known = ", ".join(f"{one.name}={one.default}" for one in fields(Assumptions))
-    parser = Parser("python -m benchmark.arithmetic", description="Cost of a catalogue, on paper.")
+    parser = Parser("python studies arithmetic", description="Cost of a catalogue, on paper.")
     parser.add_argument("--llm", default="random-distilbert", help="whose shape is counted")
     parser.add_argument("--methods", type=names, help="by commas; all but frames if not given")
     parser.add_argument(
@@ -58,10 +46,10 @@ def _tables(options: argparse.Namespace) -> str:
     assumed = parse(Assumptions, pairs, "--set")
     if min(options.gpus) < 1:
         raise UserError("--gpus must be 1 or more.")
-    from benchmark.arithmetic.table import show
-    from benchmark.arithmetic.work import count, llm_forward, schedule
     from benchmark.llm.catalogue import resolve
     from methods import registry
+    from studies.arithmetic.table import show
+    from studies.arithmetic.work import count, llm_forward, schedule
 
     llm = resolve(options.llm)
     tokens = min(assumed.text_tokens, llm.max_tokens)
@@ -69,7 +57,3 @@ def _tables(options: argparse.Namespace) -> str:
     works = [count(name, llm, tokens, options.protocol) for name in chosen]
     forward = llm_forward(llm, tokens)
     return show(works, llm.name, forward, assumed, schedule(options.protocol), options.gpus)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -21,7 +21,6 @@ from benchmark.data.prepare import prepare
 from benchmark.data.recipe import find
 from benchmark.data.steps import told_steps
 from benchmark.files import temporary_folder
-from benchmark.growth.record import EncodingRecord, command
 from benchmark.llm import encoder
 from benchmark.llm.catalogue import resolve
 from benchmark.llm.entry import DTYPES
@@ -33,6 +32,8 @@ from benchmark.speed.parts import patched
 from benchmark.speed.record import Timed
 from benchmark.speed.run import fresh
 from methods.errors import UserError
+from studies import command_line
+from studies.growth.record import EncodingRecord
 
 WARM_UP = 3
 """Batches before the clock starts."""
@@ -56,7 +57,7 @@ def measure_encoding(
             _interrupted(record, dataset, llm, items, dtype, folder)
     words = ["encode", "--dataset", dataset, "--llm", llm, "--layers", ",".join(map(str, record.layers))]
     words += ["--states-dtype", dtype, *(["--items", str(items)] if items else [])]
-    record.command = command(words + ([] if kill else ["--no-kill"]))
+    record.command = command_line("growth", words + ([] if kill else ["--no-kill"]))
     return record
 
 

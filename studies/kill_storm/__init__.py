@@ -1,0 +1,1 @@
+"""Does anything get lost or damaged when processes are killed at any moment?"""
