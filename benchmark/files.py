@@ -44,11 +44,12 @@ def digest_of(path: Path) -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     """A new file that becomes `path` when the block ends well, and is gone when it does not.
 
     It is a neighbour of `path` named `<name>.<8 characters>.tmp`, under a lock that the system frees with the
-    process. What a killed process has left of an earlier try is removed.
+    process. What a killed process has left of an earlier try is removed. `durable` waits until the disk has
+    the file, which a loss of power needs and a kill does not.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path.parent, path.name)
@@ -57,7 +58,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with os.fdopen(handle, "w+b") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
             temporary.chmod(0o644)
             temporary.replace(path)  # under the lock: nobody can take it for abandoned
     except BaseException as error:
@@ -188,9 +190,9 @@ def checksum_of(fields: dict[str, Any]) -> str:
 
 
 @contextmanager
-def replacing_checked(path: Path) -> Iterator[BinaryIO]:
+def replacing_checked(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     """As `replacing`, for a file of any format; its SHA-256 is added as a last line."""
-    with replacing(path) as file:
+    with replacing(path, durable) as file:
         yield file
         size = file.tell()
         file.seek(0)

@@ -142,7 +142,9 @@ def _restore(model: nn.Module, weights: dict[str, Any], path: Path) -> None:
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    with replacing_checked(path) as file:  # ctrl-C too leaves nothing but what one goes on from
+    # ctrl-C too leaves nothing but what one goes on from. After a loss of power the checksum shows what the
+    # disk does not have: training then starts anew, and no epoch waits for the disk
+    with replacing_checked(path, durable=False) as file:
         torch.save(state, file)
 
 
