@@ -12,13 +12,14 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.schema import METRICS
 from methods.errors import UserError, unknown
+from methods.plugins import BROKEN, offered
 
 Floats = NDArray[np.float64]
 GROUP = "adaptrec.metrics"
@@ -65,11 +66,14 @@ class Metric:
     """Whether it needs a cut-off; one that does not may still have one."""
 
 
-BUILT_IN = (
-    Metric("recall", "R", np.ones_like, "share of users whose item is among the first k (hit rate)"),
-    Metric("ndcg", "N", lambda rank: 1 / np.log2(rank + 1), "1 / log2(rank + 1) within the first k"),
-    Metric("mrr", "MRR", lambda rank: 1 / rank, "1 / rank, within the first k if there is one", cutoff=False),
-)
+BUILT_IN = {
+    metric.name: metric
+    for metric in (
+        Metric("recall", "R", np.ones_like, "share of users whose item is among the first k (hit rate)"),
+        Metric("ndcg", "N", lambda rank: 1 / np.log2(rank + 1), "1 / log2(rank + 1) within the first k"),
+        Metric("mrr", "MRR", lambda rank: 1 / rank, "1 / rank, within the first k if any", cutoff=False),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -110,28 +114,37 @@ class Measure:
         return total / ranks.tied
 
 
-@cache
 def registered() -> dict[str, Metric]:
-    """Name -> metric, the built-in ones first; those of other packages that can be used."""
-    return {name: metric for name, metric in _entries().items() if isinstance(metric, Metric)}
+    """Name -> metric: the built-in ones, then those of other packages that can be used.
 
-
-@cache
-def _entries() -> dict[str, Metric | str]:
-    """Name -> metric, or why it cannot be used. An outsider never replaces a built-in name."""
-    found: dict[str, Metric | str] = {metric.name: metric for metric in BUILT_IN}
-    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
-        found.setdefault(point.name, _load(point))
+    Imports all of these packages.
+    """
+    found = dict(BUILT_IN)
+    for point in offered(GROUP):
+        metric = _load(point)
+        if isinstance(metric, Metric):
+            found.setdefault(point.name, metric)
     return found
 
 
+def _find(name: str) -> Metric | str | None:
+    """The metric of this name, or why it cannot be used; None where there is none.
+
+    A built-in one is never replaced, and no package is imported for it.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    return next((_load(point) for point in offered(GROUP) if point.name == name), None)
+
+
+@cache
 def _load(point: EntryPoint) -> Metric | str:
     source = (
         f"metric '{point.name}' of {point.dist.name if point.dist else 'an unknown package'} ({point.value})"
     )
     try:
         metric = point.load()
-    except (Exception, SystemExit) as error:  # whatever another package does affects its own metric alone
+    except BROKEN as error:
         return f"{source} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}."
     if not isinstance(metric, Metric) or metric.name != point.name or not _PLAIN.fullmatch(point.name):
         return (
@@ -149,7 +162,7 @@ def measure(name: str) -> Measure:
     whole number.
     """
     kind, sign, written = name.partition("@")
-    metric = _entries().get(kind)
+    metric = _find(kind)
     if metric is None:
         raise unknown("metric", name, [_spelling(one) for one in registered().values()])
     if isinstance(metric, str):

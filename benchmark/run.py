@@ -48,7 +48,7 @@ def run(cell: Cell, results: Path, fresh: bool = False) -> tuple[Path, RunRecord
     with _alone(path, accelerator):
         remove_abandoned(path.parent)
         done = None if fresh else finished(path, resolved.code)
-        old = not fresh and outdated(path, resolved.code)
+        old = not (fresh or done) and outdated(path, resolved.code)
         accelerator.wait_for_everyone()
         if done:
             if accelerator.is_main_process:

@@ -1,7 +1,7 @@
 """Names of methods: the built-in ones and those that other packages offer through an entry point.
 
 Nothing is imported until a method is asked for, so that `list` and `--help` answer at once. A package that is
-broken, or that claims a name of somebody else's, affects its own methods alone: where it would be used among
+broken, or that claims the name of another method, affects its own methods alone: where it would be used among
 others it is left out, with a warning in one line.
 """
 
@@ -11,22 +11,20 @@ import ast
 import importlib
 import importlib.util
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cache
-from importlib.metadata import EntryPoint, PackageNotFoundError, distributions, entry_points, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from methods.errors import UserError, unknown
+from methods.plugins import BROKEN, offered, warn
 
 if TYPE_CHECKING:
     from methods.base import Method
 
 GROUP = "adaptrec.methods"
-BROKEN = (Exception, SystemExit)
-"""What code of somebody else's may raise when it is imported."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def default_names() -> list[str]:
 
 def hyperparameters() -> Iterator[set[str]]:
     """The hyper-parameters of each method, built-in ones first: those of other packages are imported only
-    where somebody reads on. Broken ones are left out."""
+    if the caller asks for more. Broken ones are left out."""
     for _, cls in _usable():
         yield {field.name for field in fields(cls.Config)}
 
@@ -72,13 +70,7 @@ def _usable() -> Iterator[tuple[str, type[Method]]]:
         except UserError as error:
             if not entries()[name].external:
                 raise
-            _warn(f"{error} It is left out.")
-
-
-@cache
-def _warn(line: str) -> None:
-    """Say it, once a process."""
-    print(f"warning: {line}", file=sys.stderr)
+            warn(f"{error} It is left out.")
 
 
 @cache
@@ -90,7 +82,7 @@ def entries() -> dict[str, Entry]:
         name: Entry(name, target, "adaptrec", _version("adaptrec"), external=False)
         for name, target in BUILTIN.items()
     }
-    for point in sorted(_points(), key=lambda point: (point.name, point.value)):
+    for point in offered(GROUP):
         entry = _external(point)
         clash = found.get(entry.name)
         if clash is None:
@@ -120,23 +112,8 @@ def entry(name: str) -> Entry:
             line = f"method '{own.name}' from {found.distribution}: {found.problem}. Uninstall or rename it."
             if own.problem or own.external:
                 raise UserError(line)
-            _warn(line)
+            warn(line)
     return own
-
-
-def _points() -> list[EntryPoint]:
-    """What installed packages offer; one whose entry points cannot be read is left out."""
-    try:
-        return list(entry_points(group=GROUP))
-    except Exception:  # of which package, this does not say
-        found: list[EntryPoint] = []
-    for distribution in distributions():
-        try:
-            found += distribution.entry_points.select(group=GROUP)
-        except Exception as error:
-            name = distribution.metadata["Name"]
-            _warn(f"the entry points of {name} cannot be read ({type(error).__name__}); reinstall it.")
-    return found
 
 
 def get(name: str) -> type[Method]:

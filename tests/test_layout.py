@@ -62,7 +62,7 @@ FLOORS = (
     {"__main__"},
 )
 """Rooms of `benchmark` from the ground floor up. A room imports its own floor and those below."""
-GROUND_MAY_SEE = {"methods.errors", "methods.fields", "methods.base", "methods.pooling"}
+GROUND_MAY_SEE = {"methods.errors", "methods.fields", "methods.base", "methods.plugins", "methods.pooling"}
 """What `config`, `record`, `measure`, `data` and `llm` may know of methods: the contract, no method."""
 
 

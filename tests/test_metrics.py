@@ -106,7 +106,7 @@ rr_squared = Metric("rr_squared", "RR2", lambda rank: 1 / rank**2, cutoff=False)
 misnamed = Metric("other", "O", np.ones_like)
 
 
-CACHES = (metrics._entries, metrics.registered, metrics.measure)
+CACHES = (metrics._load, metrics.measure)
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def outsiders(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             "gone": "no_such_module:metric", "recall": "test_metrics:rr_squared",
         }.items()
     ]  # fmt: skip
-    monkeypatch.setattr(metrics, "entry_points", lambda group: points)
+    monkeypatch.setattr(metrics, "offered", lambda group: points)
     for one in CACHES:
         one.cache_clear()
     yield
@@ -134,7 +134,7 @@ def test_a_metric_of_another_package_is_one_entry_point() -> None:
 
 @pytest.mark.usefixtures("outsiders")
 def test_a_broken_metric_affects_only_itself() -> None:
-    assert measure("recall@10").metric is metrics.BUILT_IN[0]
+    assert measure("recall@10").metric is metrics.BUILT_IN["recall"]
     with pytest.raises(UserError, match=r"metric 'gone' of an unknown package .* cannot be imported: Module"):
         measure("gone@3")
     with pytest.raises(UserError, match=r"metric 'misnamed' .* whose name is that of its entry point"):

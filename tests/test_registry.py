@@ -17,7 +17,7 @@ from method_packages import install
 import methods
 from benchmark import cli
 from benchmark.cell import Cell, resolve_cell
-from methods import registry
+from methods import plugins, registry
 from methods.checks import check_method
 from methods.errors import UserError
 
@@ -49,7 +49,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(str(folder))
     before = set(sys.modules)
     registry.entries.cache_clear()
-    registry._warn.cache_clear()
+    plugins.warn.cache_clear()
     yield folder
     registry.entries.cache_clear()
     for name in set(sys.modules) - before:
@@ -213,7 +213,7 @@ def test_entry_points_that_cannot_be_read_affect_no_other_package(
     registry.entries.cache_clear()
     assert registry.names()[-1] == "sound" and "ssna" in listing(capsys)
     registry.entries.cache_clear()
-    registry._warn.cache_clear()
+    plugins.warn.cache_clear()
     registry.names()
     assert "the entry points of torn-pkg cannot be read" in capsys.readouterr().err
 

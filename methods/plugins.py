@@ -1,0 +1,38 @@
+"""What installed packages offer through entry points.
+
+Code of other packages may fail in any way when it is read or imported; it must affect itself alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from importlib.metadata import EntryPoint, distributions, entry_points
+
+BROKEN = (Exception, SystemExit)
+"""What code of another package may raise when it is imported."""
+
+
+@cache
+def warn(line: str) -> None:
+    """Print a warning to stderr, once a process."""
+    print(f"warning: {line}", file=sys.stderr)
+
+
+def offered(group: str) -> list[EntryPoint]:
+    """The entry points of `group` in the order of their names; packages that cannot be read are left out."""
+    return sorted(_read(group), key=lambda point: (point.name, point.value))
+
+
+def _read(group: str) -> list[EntryPoint]:
+    try:
+        return list(entry_points(group=group))
+    except Exception:  # of which package, this does not say
+        found: list[EntryPoint] = []
+    for distribution in distributions():
+        try:
+            found += distribution.entry_points.select(group=group)
+        except Exception as error:
+            name = distribution.metadata["Name"]
+            warn(f"the entry points of {name} cannot be read ({type(error).__name__}); reinstall it.")
+    return found
