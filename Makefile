@@ -47,7 +47,7 @@ export one_dataset = $(firstword $(call items,$(DATASETS)))
 export one_method = $(or $(firstword $(call items,$(METHODS))),ssna)
 export one_protocol = $(firstword $(call items,$(PROTOCOL)))
 
-# Threads that wait for each other spin for some microseconds and then sleep, as benchmark/threads.py has it.
+# Threads that wait for each other spin for some microseconds and then sleep, as benchmark/process/threads.py has it.
 ifeq ($(OMP_WAIT_POLICY)$(GOMP_SPINCOUNT),)
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmark import import_path, threads
+from benchmark.process import import_path, threads
 
 import_path.secure()
 threads.wait_briefly()

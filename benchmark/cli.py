@@ -11,7 +11,7 @@ from types import ModuleType
 
 from benchmark.commands import bench, explain, listing, prepare, report, run, speed
 from benchmark.commands.options import Parser, use_data_dir
-from benchmark.exit_status import exit_status
+from benchmark.process.exit_status import exit_status
 from methods.errors import unknown
 
 DESCRIPTION = "AdaptRec: compare ways of adapting a language model to sequential recommendation."

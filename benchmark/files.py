@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from benchmark.exit_status import causes
+from benchmark.process.exit_status import causes
 from methods.errors import UserError
 
 CHECKSUM = "checksum"
@@ -272,3 +272,8 @@ def nearest(folder: Path) -> Path:
 def writable(folder: Path) -> bool:
     """Whether something can be put into `folder`, which need not be there yet."""
     return os.access(nearest(folder), os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def path_component(name: str) -> str:
+    """`name`, such as a hub id, as one component of a path."""
+    return re.sub(r"[^\w.-]+", "--", name).strip("-")

@@ -17,7 +17,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from benchmark.record import Environment, PeakMemory
+from benchmark.results.record import Environment, PeakMemory
 
 PACKAGES = (
     "adaptrec",

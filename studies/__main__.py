@@ -8,7 +8,7 @@ from pathlib import Path
 if __name__ == "__main__":  # Python put this folder first; the packages of this checkout lie beside it
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmark import import_path, threads
+from benchmark.process import import_path, threads
 
 import_path.secure()
 threads.wait_briefly()
@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
-from benchmark.exit_status import exit_status
+from benchmark.process.exit_status import exit_status
 from methods.errors import unknown
 from studies import FOLDER
 

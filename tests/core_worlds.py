@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.cell import find_llm
 from benchmark.config import Settings
 from benchmark.data.batches import Sequences
 from benchmark.data.sequences import Ints, Rows, evaluation_rows, training_rows
@@ -19,6 +18,7 @@ from benchmark.llm.encoder import load_model
 from benchmark.llm.tokens import load_tokens
 from benchmark.model.items import ItemEncoder, ItemInputs
 from benchmark.model.recommender import Recommender
+from benchmark.run.spec import find_llm
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Task, Trainer
 from methods import registry

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from report_records import record
 
-from benchmark.metrics import Ranks, metrics_of
-from benchmark.record import RunRecord, ranks_path
+from benchmark.results.metrics import Ranks, metrics_of
+from benchmark.results.record import RunRecord, ranks_path
 
 Stored = tuple[Path, RunRecord]
 

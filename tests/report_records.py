@@ -8,8 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.record import METRICS, Certificate, Cost, Environment, Epoch, PeakMemory, RunRecord, ranks_path
-from benchmark.store import place
+from benchmark.results.record import (
+    METRICS,
+    Certificate,
+    Cost,
+    Environment,
+    Epoch,
+    PeakMemory,
+    RunRecord,
+    ranks_path,
+)
+from benchmark.results.store import place
 
 GIB = 2**30
 USERS = 10_000

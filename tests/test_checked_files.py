@@ -14,7 +14,6 @@ from data_folders import BLINK
 from forked import die, ended, fork
 
 from benchmark import files
-from benchmark.cell import Cell, resolve_cell
 from benchmark.files import (
     DamagedError,
     held,
@@ -26,7 +25,8 @@ from benchmark.files import (
     write_checked,
 )
 from benchmark.grid.claims import clear
-from benchmark.run import run
+from benchmark.run.run import run
+from benchmark.run.spec import Cell, resolve_cell
 from methods.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

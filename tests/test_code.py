@@ -13,10 +13,10 @@ import pytest
 import torch
 from data_folders import BLINK
 
-from benchmark.cell import Cell, resolve_cell
 from benchmark.cli import main
-from benchmark.record import read_record
-from benchmark.store import finished
+from benchmark.results.record import read_record
+from benchmark.results.store import finished
+from benchmark.run.spec import Cell, resolve_cell
 from benchmark.train.checkpoint import Checkpoint
 from methods import code, registry
 from methods.base import Method

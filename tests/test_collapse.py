@@ -8,7 +8,7 @@ import pytest
 from data_folders import BLINK, TEN, TWELVE, write_folder
 
 from benchmark.cli import main
-from benchmark.record import read_record
+from benchmark.results.record import read_record
 
 ETHIOPIC = {item: chr(0x1200 + number) for number, item in enumerate(TEN)}
 """A letter each, none of which the tokenizer knows."""

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from data_folders import BLINK, TEN, TWELVE, write_folder
 
-from benchmark.cell import Cell, resolve_cell
 from benchmark.cli import main
 from benchmark.config import Settings, parse, split_overrides
 from benchmark.grid import child
 from benchmark.grid.plan import expand
-from benchmark.record import METRICS, BusyError, RunRecord, read_record
+from benchmark.results.record import METRICS, BusyError, RunRecord, read_record
+from benchmark.run.spec import Cell, resolve_cell
 from benchmark.train import loop
 from methods import registry
 from methods.errors import UserError

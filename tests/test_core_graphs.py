@@ -9,11 +9,11 @@ import pytest
 import torch
 from core_worlds import make_world, recommender, trainer, with_settings
 
-from benchmark.cell import Cell, resolve_cell
 from benchmark.data.batches import EpochBatches
+from benchmark.run.build import build_trainer
+from benchmark.run.spec import Cell, resolve_cell
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.graphs import StepGraphs, filled_up, size
-from benchmark.wiring import build_trainer
 from methods.base import Method
 from methods.registry import get
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from benchmark.config import Settings
 from benchmark.data.batches import Sequences
-from benchmark.metrics import Ranks, chance, metrics_of
 from benchmark.model.recommender import Recommender
+from benchmark.results.metrics import Ranks, chance, metrics_of
 from benchmark.train import evaluate as evaluation
 from benchmark.train.evaluate import UserRanks, evaluate
 

@@ -14,10 +14,10 @@ from core_worlds import recommender, trainer, with_settings, world_of
 from data_folders import BLINK
 from forked import die, ended, fork
 
-from benchmark.cell import Cell, resolve_cell
 from benchmark.cli import main
 from benchmark.model.recommender import Recommender
-from benchmark.record import RunRecord, ranks_path, read_record
+from benchmark.results.record import RunRecord, ranks_path, read_record
+from benchmark.run.spec import Cell, resolve_cell
 from benchmark.train import checkpoint, loop
 from benchmark.train.checkpoint import Checkpoint
 from methods.errors import UserError

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 import pytest
 from data_folders import TEXTS, USERS, interaction_rows, lines, read, recipe_of, write_folder
 
-from benchmark.cell import Cell
 from benchmark.commands import run as run_options
 from benchmark.commands.options import Parser, add_reading, reading
 from benchmark.data.prepare import prepare
@@ -26,6 +25,7 @@ from benchmark.data.reading import Reading
 from benchmark.data.recipe import Recipe, find
 from benchmark.grid.child import run_command
 from benchmark.grid.prepare import read_cells
+from benchmark.run.spec import Cell
 from methods.errors import UserError
 
 HEADER = ("user_id", "item_id", "timestamp")

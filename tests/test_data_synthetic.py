@@ -20,7 +20,7 @@ from benchmark.data.planted import (
 from benchmark.data.prepare import prepare
 from benchmark.data.recipe import Recipe, find
 from benchmark.data.synthetic import generate
-from benchmark.metrics import Ranks, chance, measure
+from benchmark.results.metrics import Ranks, chance, measure
 from methods.errors import UserError
 
 TITLE = re.compile(f"({'|'.join(BRANDS)}) ({'|'.join(MATERIALS)}) ({'|'.join(USES)}), ({'|'.join(SIZES)})")

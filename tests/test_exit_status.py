@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from data_folders import TEN, TWELVE, write_folder
 
-from benchmark import exit_status, terminal
 from benchmark.cli import main
 from benchmark.files import replacing, write_atomically
+from benchmark.process import exit_status, terminal
 from methods.errors import UserError
 
 SMALL = ["--set", "width=8", "sasrec_inner=8", "epochs=1", "learning_rate=0.05", "precision=no"]

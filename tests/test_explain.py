@@ -13,10 +13,10 @@ from report_records import failure
 
 from benchmark import cli
 from benchmark.config import Settings
-from benchmark.explain import BOOTSTRAP, ERRORS, explain, show
-from benchmark.facts import NONE, TOPICS, UNKNOWN
-from benchmark.record import ranks_path
-from benchmark.sides import find
+from benchmark.explain.explain import BOOTSTRAP, ERRORS, explain, show
+from benchmark.explain.settings import NONE, TOPICS, UNKNOWN
+from benchmark.explain.sources import find
+from benchmark.results.record import ranks_path
 from methods.errors import UserError
 
 PAPER = "paper:distilbert/sci/ssna"

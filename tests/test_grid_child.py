@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from data_folders import write_folder
 
-from benchmark.cell import Cell, resolve_cell
 from benchmark.cli import main
 from benchmark.grid import engine as engine_module
 from benchmark.grid import launch, local
@@ -22,9 +21,10 @@ from benchmark.grid.child import Child, Listener
 from benchmark.grid.claims import clear
 from benchmark.grid.executor import Options
 from benchmark.grid.local import LocalExecutor
-from benchmark.record import BusyError, RunRecord
 from benchmark.report.tables import print_tables
-from benchmark.store import read_result
+from benchmark.results.record import BusyError, RunRecord
+from benchmark.results.store import read_result
+from benchmark.run.spec import Cell, resolve_cell
 
 LINES = 20_000
 """More than the 64 KiB that a pipe holds."""

@@ -10,7 +10,6 @@ from data_folders import BLINK
 from report_records import record as make_record
 from report_records import write_at
 
-from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.cli import main
 from benchmark.config import Settings
 from benchmark.grid import dryrun
@@ -21,7 +20,8 @@ from benchmark.grid.probe import Stored, random_states, random_token_states, sto
 from benchmark.llm.states import load_states
 from benchmark.llm.token_states import load_token_states
 from benchmark.llm.tokens import load_tokens
-from benchmark.record import PeakMemory
+from benchmark.results.record import PeakMemory
+from benchmark.run.spec import Cell, Resolved, resolve_cell
 from benchmark.speed import run as speed_run
 from benchmark.speed.record import Timed, Variant
 from benchmark.train.checkpoint import Checkpoint

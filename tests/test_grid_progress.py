@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from benchmark.cell import Cell
 from benchmark.grid.progress import STATUS_SECONDS, Board, Tracker
+from benchmark.run.spec import Cell
 from benchmark.train.told import EpochLine, duration, parse_line, time_range
 
 TMOE = [Cell("tiny", "minilm", "tmoe", "fair", seed) for seed in range(4)]

@@ -15,7 +15,6 @@ from data_folders import write_folder
 from filelock import FileLock
 from report_records import write_at
 
-from benchmark.cell import Cell, resolve_cell
 from benchmark.grid import engine as engine_module
 from benchmark.grid import lifeline
 from benchmark.grid.child import Child, stop
@@ -23,6 +22,7 @@ from benchmark.grid.claims import claim, clear, made_since, stamp
 from benchmark.grid.engine import Ended, Engine, Task
 from benchmark.grid.executor import Options, make_executor
 from benchmark.grid.local import share_of_machine, slots
+from benchmark.run.spec import Cell, resolve_cell
 from methods.errors import UserError
 
 Write = Callable[[Task], None]

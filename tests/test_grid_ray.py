@@ -15,12 +15,12 @@ import psutil
 import pytest
 from data_folders import write_folder
 
-from benchmark.cell import Cell, resolve_cell
 from benchmark.grid import ray as ray_module
 from benchmark.grid.executor import Options, make_executor
 from benchmark.grid.ray import RayExecutor
-from benchmark.record import RunRecord, ranks_path, read_record
-from benchmark.run import run
+from benchmark.results.record import RunRecord, ranks_path, read_record
+from benchmark.run.run import run
+from benchmark.run.spec import Cell, resolve_cell
 from methods.errors import UserError
 
 ray = pytest.importorskip("ray", reason="wants Ray: pip install 'adaptrec[ray]'")

@@ -14,8 +14,8 @@ import pytest
 from data_folders import BLINK
 
 from benchmark.cli import main
-from benchmark.record import RunRecord
-from benchmark.store import iter_records
+from benchmark.results.record import RunRecord
+from benchmark.results.store import iter_records
 from benchmark.train.checkpoint import Checkpoint
 
 LIMIT = 300

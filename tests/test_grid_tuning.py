@@ -13,17 +13,17 @@ import pytest
 from data_folders import write_folder
 from report_records import ENVIRONMENT, curve, metrics, write
 
-from benchmark.cell import Cell, resolve_cell
 from benchmark.cli import main
 from benchmark.config import held
-from benchmark.describe import blank
 from benchmark.grid.bench import bench
 from benchmark.grid.plan import Plan, expand, make_plan
 from benchmark.grid.tune import choose
-from benchmark.record import Cost, Environment, RunRecord, Tuning, is_as_written, read_record
 from benchmark.report.rows import groups
 from benchmark.report.tables import render
-from benchmark.store import finished, iter_records
+from benchmark.results.record import Cost, Environment, RunRecord, Tuning, is_as_written, read_record
+from benchmark.results.store import finished, iter_records
+from benchmark.run.describe import blank
+from benchmark.run.spec import Cell, resolve_cell
 from methods import BUILTIN, registry
 from methods.errors import UserError
 

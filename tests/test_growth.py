@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark.cell import Cell
 from benchmark.data.sequences import Rows
-from benchmark.record import PeakMemory
+from benchmark.results.record import PeakMemory
+from benchmark.run.spec import Cell
 from benchmark.speed.record import Timed, Variant
 from benchmark.speed.steps import Plan
 from studies.__main__ import main

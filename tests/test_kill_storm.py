@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from report_records import record, store
 
-from benchmark.record import RunRecord
+from benchmark.results.record import RunRecord
 from studies.kill_storm.attempt import Attempt, Kill, Operation
 from studies.kill_storm.chain import Chain, Phase, adaptrec, write_data
 from studies.kill_storm.judge import saved_again

@@ -387,7 +387,7 @@ def test_a_reader_needs_no_lock(llm: LLM, tmp_path: Path) -> None:
 def test_lines_where_there_is_no_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchmark.llm import progress
+    from benchmark import progress
 
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     with progress.Progress("encoding", 10, 4) as bar:

@@ -18,9 +18,9 @@ from method_packages import install
 from report_ranks import ranked, some_ranks
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMRR, RetrievalNormalizedDCG
 
-from benchmark import metrics
 from benchmark.cli import main
-from benchmark.metrics import Metric, Ranks, chance, measure, metrics_of
+from benchmark.results import metrics
+from benchmark.results.metrics import Metric, Ranks, chance, measure, metrics_of
 from methods.errors import UserError
 
 
@@ -169,7 +169,7 @@ def test_a_report_computes_any_measure_from_the_ranks(results: Path, tmp_path: P
 
 def test_records_of_every_age_have_every_measure() -> None:
     """All committed records, those with mean ranks among them."""
-    from benchmark.store import iter_records
+    from benchmark.results.store import iter_records
 
     root = Path(__file__).resolve().parents[1] / "results"
     records = list(iter_records(root, metrics=("mrr@10", "ndcg@5", "recall@20", "mrr")))

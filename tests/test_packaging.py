@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import import_path
-from benchmark.import_path import environment, packaged_data, secure
+from benchmark.process import import_path
+from benchmark.process.import_path import environment, packaged_data, secure
 
 ROOT = Path(__file__).parents[1]
 SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]

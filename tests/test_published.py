@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.published import Published, dataset_of, folder, published
+from benchmark.results.published import Published, dataset_of, folder, published
 from methods.errors import UserError
 from methods.registry import entries
 

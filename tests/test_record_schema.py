@@ -4,14 +4,16 @@ from pathlib import Path
 
 from report_records import record
 
-from benchmark.record import RunRecord, read_record
+from benchmark.results.record import RunRecord, read_record
 
 DOCS = Path(__file__).parents[1] / "docs"
 
 
 def test_the_published_schema_is_current():
     published = json.loads((DOCS / "record.schema.json").read_text())
-    assert published == RunRecord.model_json_schema(), "python -m benchmark.record > docs/record.schema.json"
+    assert published == RunRecord.model_json_schema(), (
+        "python -m benchmark.results.record > docs/record.schema.json"
+    )
 
 
 def test_every_field_of_a_record_is_explained():

@@ -16,7 +16,7 @@ from method_packages import install
 
 import methods
 from benchmark import cli
-from benchmark.cell import Cell, resolve_cell
+from benchmark.run.spec import Cell, resolve_cell
 from methods import plugins, registry
 from methods.checks import check_method
 from methods.errors import UserError

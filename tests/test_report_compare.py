@@ -8,10 +8,10 @@ import pytest
 from report_ranks import ranked, some_ranks
 from report_records import failure
 
-from benchmark.record import ranks_path
 from benchmark.report import compare
-from benchmark.report.ranks import user_gains
 from benchmark.report.stats import paired_t, randomisation
+from benchmark.results.ranks import user_gains
+from benchmark.results.record import ranks_path
 
 GOOD, MIDDLE, BAD = some_ranks(1, hit=0.45), some_ranks(2, hit=0.25), some_ranks(5, hit=0.25)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from report_records import failure, record, study, tuned
 
-from benchmark.record import Cost, Environment, PeakMemory, Trial, Tuning
 from benchmark.report import agreement, figures, ledger, plots, sweeps
 from benchmark.report.rows import groups
+from benchmark.results.record import Cost, Environment, PeakMemory, Trial, Tuning
 from benchmark.speed.record import SpeedRecord, Timed, Variant
 
 ROOT = Path("results")

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from report_records import few, record, store, tuned
 
-from benchmark.published import published
 from benchmark.report import agreement, compare, ledger, sweeps, tables
 from benchmark.report.build import build_report
 from benchmark.report.generations import MARK
 from benchmark.report.measured import of_records
 from benchmark.report.rows import groups
-from benchmark.store import iter_records
+from benchmark.results.published import published
+from benchmark.results.store import iter_records
 
 
 def test_only_older_rows_of_a_mixed_table_are_marked() -> None:

@@ -13,11 +13,11 @@ from report_page import BREAK, QUOTES, SCRIPT, SVG, front, nasty, runs, whole
 from report_records import record, store
 
 from benchmark.cli import _parsers
-from benchmark.record import Trial, Tuning
-from benchmark.report.behind import below_results, configuration, name_of
+from benchmark.report.behind import configuration, name_of
 from benchmark.report.page import page
 from benchmark.report.section import Part, Plot, Section
 from benchmark.report.styles import Block, Cell, number, numeric
+from benchmark.results.record import Trial, Tuning, below_results
 
 VOID = {"meta", "link", "img", "input", "br"}
 

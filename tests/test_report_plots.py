@@ -8,9 +8,9 @@ import pytest
 from matplotlib.figure import Figure
 from report_records import GIB, failure, record, study, tuned
 
-from benchmark.record import Cost, PeakMemory
 from benchmark.report import drawing, plots
 from benchmark.report.tables import groups
+from benchmark.results.record import Cost, PeakMemory
 
 
 def drawn(group, kind):

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from report_records import failure, record
 
-from benchmark.published import published
-from benchmark.record import RunRecord, Trial, Tuning
 from benchmark.report.derived import claims, table1, table5
 from benchmark.report.forms import render
 from benchmark.report.measured import Study, of_paper, of_records
 from benchmark.report.section import Section
 from benchmark.report.study import sections
 from benchmark.report.styles import Block
+from benchmark.results.published import published
+from benchmark.results.record import RunRecord, Trial, Tuning
 from methods.errors import UserError
 
 SCI = {"key": "k1", "fingerprint": {"users": 8442, "items": 4385, "interactions": 59427}}

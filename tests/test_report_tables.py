@@ -12,10 +12,10 @@ import statistics
 import pytest
 from report_records import GIB, failure, metrics, record, study, tuned
 
-from benchmark.record import METRICS, Cost, PeakMemory
 from benchmark.report.latex import FIT
 from benchmark.report.stats import estimate, t_quantile
 from benchmark.report.tables import groups, notes, print_tables, render
+from benchmark.results.record import METRICS, Cost, PeakMemory
 from methods.errors import UserError
 
 

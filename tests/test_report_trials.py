@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from report_records import failure, record
 
-from benchmark.record import RunRecord, Trial, Tuning
 from benchmark.report.rows import groups
 from benchmark.report.tables import blocks, render
+from benchmark.results.record import RunRecord, Trial, Tuning
 
 
 def search(sizes: Mapping[int, float | None], chosen: int | None, **changes: Any) -> Tuning:

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from benchmark.config import Settings
-from benchmark.settings_page import render
+from benchmark.explain.settings_page import render
 from methods import BUILTIN, registry
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 
 def test_page_is_current() -> None:
     assert PAGE.read_text(encoding="utf-8") == render(), (
-        "run: python -m benchmark.settings_page > docs/settings.md"
+        "run: python -m benchmark.explain.settings_page > docs/settings.md"
     )
 
 

@@ -13,11 +13,12 @@ import pytest
 import torch
 from data_folders import write_folder
 
-from benchmark.cell import Cell, resolve_cell
 from benchmark.cli import main
 from benchmark.data.batches import EpochBatches
 from benchmark.model.parallel import ShortOfMemoryError
-from benchmark.record import PeakMemory
+from benchmark.results.record import PeakMemory
+from benchmark.run.build import build_trainer
+from benchmark.run.spec import Cell, resolve_cell
 from benchmark.speed import run as speed_module
 from benchmark.speed.against import check_alike, compare
 from benchmark.speed.rate import SIZE
@@ -37,7 +38,6 @@ from benchmark.speed.steps import Plan
 from benchmark.speed.table import brief, several, show
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Trainer
-from benchmark.wiring import build_trainer
 from methods.errors import UserError
 
 ITEMS = "abcdefghij"

@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from data_folders import write_folder
 from torch import Tensor, nn
 
-from benchmark.cell import Cell, resolve_cell
 from benchmark.cli import main
+from benchmark.run.build import build_trainer
+from benchmark.run.spec import Cell, resolve_cell
 from benchmark.speed.count import Counter, counting
 from benchmark.speed.guard import guard
 from benchmark.speed.record import Counts
 from benchmark.speed.steps import count_evaluation, count_training
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Trainer
-from benchmark.wiring import build_trainer
 from methods.errors import UserError
 
 CPU = torch.device("cpu")

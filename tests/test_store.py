@@ -17,8 +17,8 @@ from report_records import failure, record, store
 
 from benchmark.cli import main
 from benchmark.files import digest_of
-from benchmark.record import ranks_path, read_record
-from benchmark.store import finished, iter_records, read_result, set_aside, usable
+from benchmark.results.record import ranks_path, read_record
+from benchmark.results.store import finished, iter_records, read_result, set_aside, usable
 from methods.errors import UserError
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"

@@ -18,9 +18,8 @@ import torch
 from data_folders import BLINK
 from permissions import permissions_bind
 from raw_server import amazon_2023, served, serving
+from stored_kinds import KINDS, kind_of
 
-from benchmark import cell as cells
-from benchmark.cell import Cell
 from benchmark.data import digests, transfer
 from benchmark.data.download import fetch
 from benchmark.data.prepare import prepare
@@ -30,10 +29,11 @@ from benchmark.llm.catalogue import resolve
 from benchmark.llm.states import load_states
 from benchmark.llm.token_states import load_token_states
 from benchmark.llm.tokens import load_tokens
-from benchmark.record import ranks_path
 from benchmark.report import files as report_files
-from benchmark.run import run
-from benchmark.stored import KINDS, kind_of
+from benchmark.results.record import ranks_path
+from benchmark.run import spec as cells
+from benchmark.run.run import run
+from benchmark.run.spec import Cell
 from benchmark.train import loop
 from methods.errors import UserError
 
@@ -223,7 +223,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def test_every_stored_file_is_of_a_kind_and_every_kind_is_read(world: World) -> None:
     kinds = [(place, kind_of(root, place)) for root, place in world.files()]  # type: ignore[arg-type]
-    assert [place for place, kind in kinds if kind is None] == [], "add a kind to benchmark/stored.py"
+    assert [place for place, kind in kinds if kind is None] == [], "add a kind to tests/stored_kinds.py"
     assert {kind.name for _, kind in kinds if kind} == {kind.name for kind in KINDS} == set(READERS)
 
 

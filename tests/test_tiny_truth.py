@@ -17,9 +17,9 @@ from math import comb, sqrt
 
 import pytest
 
-from benchmark.cell import Cell
-from benchmark.record import RunRecord
-from benchmark.run import run as run_cell
+from benchmark.results.record import RunRecord
+from benchmark.run.run import run as run_cell
+from benchmark.run.spec import Cell
 
 EPOCHS = {"tmoe": 2, "id": 8}
 """Fewest that show it well clear of luck: learned vectors start from nothing, and rise above chance later."""

@@ -13,13 +13,13 @@ import torch
 from data_folders import write_folder
 from forked import ended, fork_pair
 
-from benchmark.cell import Cell, resolve_cell
 from benchmark.cli import main
-from benchmark.record import RunRecord, read_record
-from benchmark.store import iter_records
+from benchmark.results.record import RunRecord, read_record
+from benchmark.results.store import iter_records
+from benchmark.run.build import build_trainer, make_accelerator
+from benchmark.run.spec import Cell, resolve_cell
 from benchmark.train import loop
 from benchmark.train.checkpoint import Checkpoint
-from benchmark.wiring import build_trainer, make_accelerator
 from methods.errors import UserError
 
 ITEMS = "abcdefghijkl"

@@ -25,9 +25,9 @@ def fill(parser: Parser) -> None:
 
 def call(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
-    from benchmark.explain import explain, show
+    from benchmark.explain.explain import explain, show
+    from benchmark.explain.sources import find
     from benchmark.files import write_json
-    from benchmark.sides import find
 
     found = explain(*(find(side, options.results, metrics(options)) for side in (options.a, options.b)))
     if options.json:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from benchmark.config import PROTOCOLS
 from benchmark.data.places import DATA_VARIABLE
 from benchmark.data.reading import Reading
-from benchmark.record import METRICS
+from benchmark.results.record import METRICS
 from methods.errors import UserError, unknown
 
 
@@ -115,7 +115,7 @@ def add_metrics(parser: Parser) -> None:
 
 def metrics(options: argparse.Namespace) -> tuple[str, ...]:
     """The measures to show, each once. Raises `UserError` for a name that is none."""
-    from benchmark.metrics import measure
+    from benchmark.results.metrics import measure
 
     return tuple(dict.fromkeys(measure(name).name for name in options.metrics or METRICS))
 

@@ -27,7 +27,7 @@ def fill(parser: Parser) -> None:
 
 def call(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
-    from benchmark.inputs import prepare_inputs
+    from benchmark.run.inputs import prepare_inputs
 
     lines = prepare_inputs(
         options.dataset, options.llm, options.methods, options.protocols, tuple(options.set), reading(options)

@@ -29,7 +29,7 @@ def fill(parser: Parser) -> None:
 def call(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     from benchmark.report.build import build_report
-    from benchmark.store import warn
+    from benchmark.results.store import warn
 
     wanted = {name: getattr(options, f"{name}s") for name in ("dataset", "llm", "method", "protocol")}
     only = {name: values for name, values in wanted.items() if values}

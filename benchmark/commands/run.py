@@ -32,8 +32,8 @@ def fill(parser: Parser) -> None:
 
 def call(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
-    from benchmark.cell import Cell
-    from benchmark.run import run
+    from benchmark.run.run import run
+    from benchmark.run.spec import Cell
 
     cell = Cell(
         options.dataset, options.llm, options.method, options.protocol, options.seed, overrides(options),

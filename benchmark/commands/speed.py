@@ -69,7 +69,7 @@ def call(options: argparse.Namespace) -> int:
         _alone(options, "show", "prints what was measured", ("vary", "json", "set"))
         records, status = [read_speed(path) for path in options.show], 0
     else:
-        from benchmark.cell import Cell
+        from benchmark.run.spec import Cell
         from benchmark.speed.run import speed
         from benchmark.speed.steps import Plan
 

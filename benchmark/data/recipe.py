@@ -17,7 +17,7 @@ from benchmark.data.folders import detect, folder_files, formats_in
 from benchmark.data.places import DATA_VARIABLE, data_folder, file_name, path_of, shortened
 from benchmark.data.reading import PLAIN, Reading
 from benchmark.data.rules import ROLES, check, check_columns, check_files
-from benchmark.import_path import packaged_data
+from benchmark.process.import_path import packaged_data
 from methods.errors import UserError, unknown
 from methods.fields import hashed, later
 

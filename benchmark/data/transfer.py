@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from benchmark.files import DamagedError, digest_of, read_checked, write_checked
-from benchmark.llm.progress import Progress
+from benchmark.progress import Progress
 from methods.errors import UserError
 
 BLOCK = 8 << 20

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.cell import Cell, resolve_cell
 from benchmark.grid.executor import Executor
 from benchmark.grid.plan import Plan, Search, where
 from benchmark.grid.tune import choose, note, searched, taken_from_paper
-from benchmark.record import METRICS, RunRecord, Tuning
 from benchmark.report.tables import print_tables
-from benchmark.store import with_metrics
+from benchmark.results.record import METRICS, RunRecord, Tuning
+from benchmark.results.store import with_metrics
+from benchmark.run.spec import Cell, resolve_cell
 
 
 def bench(plan: Plan, executor: Executor, results: Path, metrics: Sequence[str] = METRICS) -> int:

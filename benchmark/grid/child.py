@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 
-from benchmark import import_path
-from benchmark.cell import Cell
 from benchmark.grid import lifeline
 from benchmark.grid.memory import Memory
+from benchmark.process import import_path
+from benchmark.run.spec import Cell
 
 GRACE = lifeline.GRACE
 TAIL = 30

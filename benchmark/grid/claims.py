@@ -15,8 +15,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from benchmark.files import remove_abandoned
-from benchmark.record import RunRecord
-from benchmark.store import finished, ignore, usable
+from benchmark.results.record import RunRecord
+from benchmark.results.store import finished, ignore, usable
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import psutil
 from tabulate import tabulate
 
-from benchmark.cell import Cell, Resolved
 from benchmark.data.places import cache_folder
 from benchmark.grid.estimate import STATES, Estimate, Row, estimate
 from benchmark.grid.executor import Options
@@ -16,6 +15,7 @@ from benchmark.grid.local import visible_gpus
 from benchmark.grid.plan import Plan
 from benchmark.grid.probe import Stored, probe_states, probe_training
 from benchmark.llm.token_states import SPARE, free_bytes
+from benchmark.run.spec import Cell, Resolved
 from benchmark.speed.record import Variant
 from benchmark.train.told import duration, time_range
 

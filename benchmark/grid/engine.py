@@ -13,12 +13,12 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from benchmark.cell import Cell, resolve_cell
 from benchmark.grid.claims import Claim, Stamp, claim, clear, stamp, standing
 from benchmark.grid.executor import Options
 from benchmark.grid.progress import Board, Tracker, outcome
-from benchmark.record import RunRecord
-from benchmark.store import finished, outdated, set_aside, usable
+from benchmark.results.record import RunRecord
+from benchmark.results.store import finished, outdated, set_aside, usable
+from benchmark.run.spec import Cell, resolve_cell
 
 POLL = 0.1
 """Seconds between two looks at what runs."""

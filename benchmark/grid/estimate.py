@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.config import Settings
 from benchmark.grid.local import visible_gpus
 from benchmark.grid.plan import Plan, Search
-from benchmark.record import PeakMemory, RunRecord
+from benchmark.results.record import PeakMemory, RunRecord
+from benchmark.results.store import finished, iter_records
+from benchmark.run.spec import Cell, Resolved, resolve_cell
 from benchmark.speed.record import ENDINGS, Variant
-from benchmark.store import finished, iter_records
 from benchmark.train.checkpoint import Checkpoint
 
 Range = tuple[float, float]

@@ -20,9 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from benchmark.cell import Cell
 from benchmark.config import EXECUTORS
-from benchmark.record import RunRecord
+from benchmark.results.record import RunRecord
+from benchmark.run.spec import Cell
 from methods.errors import UserError, unknown
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from benchmark.cell import Cell, resolve_cell
 from benchmark.grid.child import Child
 from benchmark.grid.claims import Stamp, stamp
 from benchmark.measure import environment, pick_device
-from benchmark.record import PeakMemory
-from benchmark.store import finished
+from benchmark.results.record import PeakMemory
+from benchmark.results.store import finished
+from benchmark.run.spec import Cell, resolve_cell
 
 GIB = 2**30
 
@@ -20,8 +20,8 @@ def record_killed(cell: Cell, path: Path, before: Stamp, processes: int, child: 
 
     A record that the run itself has written since `before` stays, as does a finished one.
     """
-    from benchmark.describe import blank
-    from benchmark.wiring import pick_precision
+    from benchmark.run.build import pick_precision
+    from benchmark.run.describe import blank
 
     again = "goes on from the last epoch" if path.with_suffix(".checkpoint").exists() else "runs it again"
     error = f"{_reason(child)}; the same command {again}"

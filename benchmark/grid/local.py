@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from benchmark.cell import Cell
 from benchmark.grid.child import Child, run_command, stop
 from benchmark.grid.engine import Ended, Engine, Task, log_path
 from benchmark.grid.executor import Options
 from benchmark.grid.killed import record_killed
 from benchmark.grid.prepare import prepare
 from benchmark.measure import usable_cores
-from benchmark.record import BusyError
+from benchmark.results.record import BusyError
+from benchmark.run.spec import Cell
 from methods.errors import UserError
 
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
-from benchmark.cell import Cell, Resolved, check_protocol, find_llm, resolve_cell
 from benchmark.config import TUNE, Tune, accepted, applicable, held
 from benchmark.data.reading import PLAIN, Reading
 from benchmark.data.recipe import find
-from benchmark.published import dataset_of
-from benchmark.record import NO_LLM
+from benchmark.results.published import dataset_of
+from benchmark.results.record import NO_LLM
+from benchmark.run.spec import Cell, Resolved, check_protocol, find_llm, resolve_cell
 from methods import registry
 from methods.errors import UserError, unknown
 

@@ -14,10 +14,10 @@ from dataclasses import asdict
 
 from pydantic import TypeAdapter
 
-from benchmark.cell import Cell, resolve_cell
-from benchmark.exit_status import exit_status
 from benchmark.grid import lifeline
 from benchmark.grid.child import Child, stop
+from benchmark.process.exit_status import exit_status
+from benchmark.run.spec import Cell, resolve_cell
 from methods.errors import UserError
 
 PROGRAM = "adaptrec"
@@ -62,7 +62,7 @@ def read_cells(text: str) -> list[Cell]:
 
 def main(cells: str) -> int:
     """Prepare what `cells`, as JSON, read."""
-    from benchmark.inputs import prepare_cells
+    from benchmark.run.inputs import prepare_cells
 
     def command() -> int:
         lines: Iterable[str] = prepare_cells(read_cells(cells))

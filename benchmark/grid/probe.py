@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.data.places import cache_folder
-from benchmark.inputs import Sources
 from benchmark.llm import encoder, states, token_states
 from benchmark.llm.catalogue import LLM
 from benchmark.llm.entry import DTYPES
@@ -20,6 +18,8 @@ from benchmark.llm.states import States, token_budget
 from benchmark.llm.token_states import TokenStates, keep_token_states, token_states_bytes
 from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.measure import pick_device
+from benchmark.run.inputs import Sources
+from benchmark.run.spec import Cell, Resolved, resolve_cell
 from benchmark.speed.record import Variant
 from benchmark.speed.run import fresh, timed
 from benchmark.speed.steps import Plan

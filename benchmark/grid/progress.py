@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
-from benchmark.cell import Cell
-from benchmark.record import RunRecord
+from benchmark.results.record import RunRecord
+from benchmark.run.spec import Cell
 from benchmark.train.told import EpochLine, duration, parse_line, time_range
 
 STATUS_SECONDS = 300.0

@@ -18,8 +18,6 @@ from types import TracebackType
 from typing import Any
 from uuid import uuid4
 
-from benchmark import import_path
-from benchmark.cell import Cell, resolve_cell
 from benchmark.config import digest
 from benchmark.data.places import cache_folder
 from benchmark.files import write_atomically
@@ -30,7 +28,9 @@ from benchmark.grid.executor import Options
 from benchmark.grid.killed import record_killed
 from benchmark.grid.lifeline import GRACE
 from benchmark.grid.prepare import prepare
-from benchmark.record import BusyError, ranks_path
+from benchmark.process import import_path
+from benchmark.results.record import BusyError, ranks_path
+from benchmark.run.spec import Cell, resolve_cell
 from benchmark.train.told import parse_line
 from methods.errors import UserError
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from benchmark.cell import Cell, resolve_cell
 from benchmark.grid.plan import Published, Search
-from benchmark.record import RunRecord, Trial, Tuning
-from benchmark.store import usable
+from benchmark.results.record import RunRecord, Trial, Tuning
+from benchmark.results.store import usable
+from benchmark.run.spec import Cell, resolve_cell
 
 MISSING = "its process ended without a record"
 

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmark.files import path_component
 from benchmark.llm import files
 from methods.errors import UserError, unknown
 
@@ -67,7 +68,7 @@ class LLM:
     @property
     def slug(self) -> str:
         """The name as one component of a path."""
-        return slug(self.name)
+        return path_component(self.name)
 
     def details(self) -> dict[str, object]:
         """What a run record says about the model: JSON-able, and the same on every machine."""
@@ -84,11 +85,6 @@ class LLM:
             "width": self.width,
             "max_tokens": self.max_tokens,
         }
-
-
-def slug(name: str) -> str:
-    """The name of a language model as one component of a path."""
-    return re.sub(r"[^\w.-]+", "--", name).strip("-")
 
 
 def available() -> dict[str, str]:

@@ -23,9 +23,9 @@ from benchmark.files import write_atomically
 from benchmark.llm import encoder, parts
 from benchmark.llm.catalogue import LLM
 from benchmark.llm.entry import DTYPES, Entry, check_layers, digest, facts
-from benchmark.llm.progress import Progress
 from benchmark.llm.token_facts import TokenFacts, read_facts
 from benchmark.llm.tokens import load_tokens
+from benchmark.progress import Progress
 from methods.errors import UserError, unknown
 
 FORMAT = 1

@@ -25,9 +25,9 @@ from benchmark.llm import encoder
 from benchmark.llm.catalogue import LLM
 from benchmark.llm.entry import DTYPES, Entry, check_layers, digest, facts
 from benchmark.llm.growing import Growing
-from benchmark.llm.progress import Progress
 from benchmark.llm.states import check_finite, token_budget
 from benchmark.llm.tokens import Tokens
+from benchmark.progress import Progress
 from methods.errors import UserError, unknown
 
 FORMAT = 1

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from benchmark.metrics import measure
-from benchmark.report.behind import Stored
 from benchmark.report.compare import p_value
 from benchmark.report.drawing import forms, look_of, style
 from benchmark.report.generations import bare, note
@@ -19,6 +17,8 @@ from benchmark.report.searches import told
 from benchmark.report.section import Plot, Section
 from benchmark.report.styles import Block, Cell
 from benchmark.report.tables import share
+from benchmark.results.metrics import measure
+from benchmark.results.record import Stored
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from benchmark.record import RunRecord, Tuning
+from benchmark.results.record import RunRecord, Stored, Tuning, below_results
 
-Stored = tuple[Path, RunRecord]
-"""A record and the file it was read from, `.../<dataset>/<llm>/<method>/<hash>-s<seed>.json`."""
 SHOWN_ENVIRONMENT = (
     "device_name", "device", "world_size", "threads", "precision", "python", "platform", "git_commit",
     "git_dirty",
 )  # fmt: skip
-
-
-def below_results(path: Path) -> str:
-    """The path of a record's file below the folder of the results, whatever that folder is."""
-    return "/".join(path.parts[-4:])
 
 
 def name_of(stored: Stored) -> str:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from benchmark.metrics import measure
-from benchmark.published import COUNTS, Figure, Layout
-from benchmark.record import METRICS
 from benchmark.report.derived import mean_ratio, pairs
 from benchmark.report.measured import LABELS, Study
 from benchmark.report.study_tables import (
@@ -23,6 +20,9 @@ from benchmark.report.study_tables import (
     show_seconds,
 )
 from benchmark.report.styles import Block, Cell
+from benchmark.results.metrics import measure
+from benchmark.results.published import COUNTS, Figure, Layout
+from benchmark.results.record import METRICS
 
 PAIR_HEADS = ["paper", "ours", "difference"]
 RELATIVE = "relative %"

@@ -11,10 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmark.published import published
-from benchmark.record import METRICS
 from benchmark.report import compare, figures, runs, study
-from benchmark.report.behind import Stored
 from benchmark.report.files import write
 from benchmark.report.forms import Style, render
 from benchmark.report.latex import document
@@ -23,7 +20,9 @@ from benchmark.report.page import LEFT_OUT, Front, page
 from benchmark.report.section import Part, Section
 from benchmark.report.study import Source
 from benchmark.report.styles import escape_markdown, fenced, markdown
-from benchmark.store import Tell, ignore, iter_records
+from benchmark.results.published import published
+from benchmark.results.record import METRICS, Stored
+from benchmark.results.store import Tell, ignore, iter_records
 from methods.errors import UserError, unknown
 
 MADE_FROM: dict[Source, str] = {

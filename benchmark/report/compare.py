@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.metrics import measure
-from benchmark.record import METRICS
-from benchmark.report.behind import Stored, configuration, name_of
+from benchmark.report.behind import configuration, name_of
 from benchmark.report.names import stems_of
-from benchmark.report.ranks import UserGains, user_gains
 from benchmark.report.rows import Group, Row, groups
 from benchmark.report.section import Section
 from benchmark.report.stats import bootstrap, holm, paired_t, randomisation, wilcoxon
 from benchmark.report.styles import Block, Cell
 from benchmark.report.tables import share
+from benchmark.results.metrics import measure
+from benchmark.results.ranks import UserGains, user_gains
+from benchmark.results.record import METRICS, Stored
 
 COMPARED = ("recall@10", "ndcg@10")
 """Metrics that are tested, raw, unless others are asked for."""

@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from benchmark.published import IMPROVEMENT, Claim, Layout, Published
-from benchmark.record import METRICS
 from benchmark.report.measured import LABELS, Study
 from benchmark.report.stats import paired_t
+from benchmark.results.published import IMPROVEMENT, Claim, Layout, Published
+from benchmark.results.record import METRICS
 from methods.errors import unknown
 
 Ratio = Callable[[float, float], float]

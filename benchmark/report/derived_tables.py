@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark.published import Published
 from benchmark.report.derived import Derived, claims, other_definitions, table1, table5
 from benchmark.report.measured import Study
 from benchmark.report.section import Section
 from benchmark.report.study_tables import fixed
 from benchmark.report.styles import Block, Cell
+from benchmark.results.published import Published
 
 HEADS = ["figure", "computed", "printed", "difference", "inputs' rounding allows", "verdict", "where, remark"]
 NOTES = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmark.report import agreement, ledger, sweeps
-from benchmark.report.behind import Stored
 from benchmark.report.section import Section
+from benchmark.results.record import Stored
 
 
 def sections(records: Sequence[Stored]) -> list[Section]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from benchmark.record import RunRecord
+from benchmark.results.record import RunRecord
 
 MARK = " \N{DAGGER}"
 """Ends the label of a row that is older."""

@@ -15,8 +15,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from benchmark.record import RunRecord, Tuning
-from benchmark.report.behind import Stored, configuration, name_of
+from benchmark.report.behind import configuration, name_of
 from benchmark.report.generations import mark, newest, note, oldest
 from benchmark.report.ledger_plots import draw_costs, draw_epochs
 from benchmark.report.names import stems_of
@@ -24,6 +23,7 @@ from benchmark.report.rows import Group, Row, groups
 from benchmark.report.section import Plot, Section
 from benchmark.report.shown import count
 from benchmark.report.styles import Block, Cell
+from benchmark.results.record import RunRecord, Stored, Tuning
 from benchmark.speed.record import SpeedRecord, read_speed
 from methods.errors import UserError
 

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmark.metrics import measure
-from benchmark.published import COUNTS, Figure, Layout, Published, Source, dataset_of
-from benchmark.record import METRICS, RunRecord
-from benchmark.report.behind import Stored, configuration, name_of
+from benchmark.report.behind import configuration, name_of
 from benchmark.report.generations import bare, mark, newest, note, oldest
 from benchmark.report.rows import Group, Row, groups
 from benchmark.report.stats import Estimate
 from benchmark.report.tables import COST, peak_memory
+from benchmark.results.metrics import measure
+from benchmark.results.published import COUNTS, Figure, Layout, Published, Source, dataset_of
+from benchmark.results.record import METRICS, RunRecord, Stored
 
 MASKED = "masked "
 """Before a metric: the user's history is left out of the ranking."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from benchmark.published import Figure
-from benchmark.record import RunRecord
-from benchmark.report.behind import Stored
 from benchmark.report.styles import Block, Cell
+from benchmark.results.published import Figure
+from benchmark.results.record import RunRecord, Stored
 
 HEADS = [
     "dataset",

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from benchmark.record import RunRecord
 from benchmark.report.drawing import forms, look_of, style
 from benchmark.report.rows import Group, Row
 from benchmark.report.shown import gibibytes
 from benchmark.report.tables import COST, peak_memory, unlike_pools
+from benchmark.results.record import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmark.config import Settings
-from benchmark.metrics import chance
-from benchmark.record import METRICS, Metrics, RunRecord, Tuning
 from benchmark.report.generations import mark, newest, note, oldest
 from benchmark.report.searches import Searches, searches, told
 from benchmark.report.stats import Estimate, estimate
+from benchmark.results.metrics import chance
+from benchmark.results.record import METRICS, Metrics, RunRecord, Tuning
 from methods.errors import UserError
 
 BOUNDS = ("chance", "ceiling")

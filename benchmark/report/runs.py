@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmark.record import METRICS
 from benchmark.report import tables
-from benchmark.report.behind import Stored, configuration, name_of
+from benchmark.report.behind import configuration, name_of
 from benchmark.report.names import stems_of
 from benchmark.report.plots import Kind, draw
 from benchmark.report.rows import Group, groups
 from benchmark.report.section import Plot, Section
+from benchmark.results.record import METRICS, Stored
 
 PLOTS: dict[Kind, str] = {"curves": "Learning curves", "quality": "Quality, time and memory"}
 

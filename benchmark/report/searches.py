@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from benchmark.record import RunRecord, Tuning
+from benchmark.results.record import RunRecord, Tuning
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from benchmark.published import Layout, Published, published
-from benchmark.record import METRICS
 from benchmark.report import derived_tables, study_beside
 from benchmark.report import study_tables as forms
-from benchmark.report.behind import Stored
 from benchmark.report.measured import MASKED, MEMORIES, TIMES, Study, counts_of, of_paper, of_records, printed
 from benchmark.report.section import Section
 from benchmark.report.study_parts import (
@@ -31,6 +28,8 @@ from benchmark.report.study_parts import (
     plain,
     printed_counts,
 )
+from benchmark.results.published import Layout, Published, published
+from benchmark.results.record import METRICS, Stored
 from methods.errors import unknown
 
 Source = Literal["paper", "ours", "both"]

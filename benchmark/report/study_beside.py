@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from benchmark.published import Layout, Published
-from benchmark.record import METRICS
 from benchmark.report import beside
-from benchmark.report.behind import Stored
 from benchmark.report.measured import MASKED, MEMORIES, TIMES, Study, counts_of, printed
 from benchmark.report.names import slug
 from benchmark.report.section import Section
@@ -22,6 +19,8 @@ from benchmark.report.study_parts import (
     printed_counts,
 )
 from benchmark.report.styles import Block
+from benchmark.results.published import Layout, Published
+from benchmark.results.record import METRICS, Stored
 
 Blocks = list[Block | None]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmark.published import COUNTS, Figure, Layout, Published
-from benchmark.record import METRICS
 from benchmark.report.measured import MASKED, MEMORIES, TIMES, Study
 from benchmark.report.names import slug
 from benchmark.report.section import Section
 from benchmark.report.styles import Block
+from benchmark.results.published import COUNTS, Figure, Layout, Published
+from benchmark.results.record import METRICS
 
 STATISTICS = "paper:table1"
 UNMASKED = (

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmark.metrics import measure
-from benchmark.published import COUNTS, Figure, Layout
-from benchmark.record import METRICS
 from benchmark.report.derived import mean_ratio, p_value, pairs
 from benchmark.report.measured import Study
 from benchmark.report.stats import Estimate
 from benchmark.report.styles import Block, Cell, Mark
 from benchmark.report.tables import seconds, share, with_interval
+from benchmark.results.metrics import measure
+from benchmark.results.published import COUNTS, Figure, Layout
+from benchmark.results.record import METRICS
 
 MISSING = "-"
 Show = Callable[[Figure], str]

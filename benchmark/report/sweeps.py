@@ -14,14 +14,14 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from benchmark.config import Settings, digest
-from benchmark.record import RunRecord
-from benchmark.report.behind import Stored, configuration, name_of
+from benchmark.report.behind import configuration, name_of
 from benchmark.report.drawing import columns, forms, look_of, style
 from benchmark.report.generations import mark, newest, note, oldest
 from benchmark.report.names import slug
 from benchmark.report.section import Plot, Section
 from benchmark.report.styles import Block, Cell
 from benchmark.report.tables import share
+from benchmark.results.record import RunRecord, Stored
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmark.metrics import measure
-from benchmark.record import METRICS, RunRecord
 from benchmark.report import forms, trials
 from benchmark.report.rows import Group, Row, groups, shortened
 from benchmark.report.section import Section
 from benchmark.report.shown import count, gibibytes, seconds, share, with_interval
 from benchmark.report.styles import Block, Cell, Mark, one_line
+from benchmark.results.metrics import measure
+from benchmark.results.record import METRICS, RunRecord
 
 __all__ = ["Group", "Row", "groups", "print_tables", "render", "seconds", "section", "share", "with_interval"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from benchmark.record import Trial, Tuning
 from benchmark.report.rows import Group, Row
 from benchmark.report.shown import seconds, share
 from benchmark.report.stats import Estimate
 from benchmark.report.styles import Block, Cell, one_line
+from benchmark.results.record import Trial, Tuning
 
 SEARCH_HEADS = ["trials", "search s", "search CPU s"]
 TRIAL_HEADS = ["trial", "valid R@10", "chosen", "best / epochs", "s", "CPU s"]

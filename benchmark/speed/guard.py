@@ -15,15 +15,15 @@ from tempfile import TemporaryDirectory
 
 from pydantic import Field, ValidationError
 
-from benchmark.cell import Cell, resolve_cell
 from benchmark.files import write_atomically
 from benchmark.measure import environment
-from benchmark.schema import Part, not_valid
+from benchmark.results.schema import Part, not_valid
+from benchmark.run.build import build_trainer
+from benchmark.run.spec import Cell, resolve_cell
 from benchmark.speed.record import Counts
 from benchmark.speed.steps import count_evaluation, count_training
 from benchmark.speed.table import markdown
 from benchmark.train.checkpoint import Checkpoint
-from benchmark.wiring import build_trainer
 from methods.errors import UserError
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate")

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, ValidationError
 
 from benchmark.files import write_atomically
-from benchmark.record import Environment, PeakMemory
-from benchmark.schema import Part, Versioned, not_valid
+from benchmark.results.record import Environment, PeakMemory
+from benchmark.results.schema import Part, Versioned, not_valid
 from methods.errors import UserError
 
 DATA, OPTIMISER = "data", "optimiser"

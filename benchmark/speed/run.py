@@ -22,16 +22,16 @@ from shlex import join
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.config import Settings, accepted, as_dict, parse
-from benchmark.inputs import CACHE, Sources
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
-from benchmark.record import GENERATION
+from benchmark.results.record import GENERATION
+from benchmark.run.build import build_trainer, pick_precision
+from benchmark.run.inputs import CACHE, Sources
+from benchmark.run.spec import Cell, Resolved, resolve_cell
 from benchmark.speed.against import check_alike
 from benchmark.speed.record import SpeedRecord, Variant, read_speed
 from benchmark.speed.steps import Plan, measure
 from benchmark.train.checkpoint import Checkpoint
-from benchmark.wiring import build_trainer, pick_precision
 from methods import registry
 from methods.errors import UserError, unknown
 

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from benchmark.data.batches import Sequences, bin_width, share_of
 from benchmark.data.sequences import Ints, Rows, pack
-from benchmark.metrics import Ranks
 from benchmark.model.loss import normalise
 from benchmark.model.parallel import world_size
 from benchmark.model.recommender import Recommender
+from benchmark.results.metrics import Ranks
 
 CHUNK_USERS = 1024
 """Users that SASRec reads at once."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmark.model.parallel import world_size
 from benchmark.model.recommender import Recommender
-from benchmark.record import Certificate
+from benchmark.results.record import Certificate
 
 SHOWN = 3
 """Names of tensors that a problem spells out."""

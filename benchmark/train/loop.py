@@ -19,7 +19,6 @@ from benchmark.config import Settings
 from benchmark.data.batches import Batch, EpochBatches, Sequences
 from benchmark.data.sequences import Ints, Rows
 from benchmark.measure import MemoryGauge, Stopwatch, out_of_memory
-from benchmark.metrics import metrics_of
 from benchmark.model.parallel import (
     ShortOfMemoryError,
     any_process,
@@ -28,7 +27,8 @@ from benchmark.model.parallel import (
     world_size,
 )
 from benchmark.model.recommender import Recommender, StepLoss
-from benchmark.record import Certificate, Epoch, Metrics
+from benchmark.results.metrics import metrics_of
+from benchmark.results.record import Certificate, Epoch, Metrics
 from benchmark.train.checkpoint import Checkpoint, trained_part
 from benchmark.train.evaluate import NotFiniteError, UserRanks, evaluate
 from benchmark.train.graphs import StepGraphs

@@ -64,7 +64,7 @@ def _parser() -> Parser:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from benchmark.cell import Cell
+    from benchmark.run.spec import Cell
     from benchmark.speed.steps import Plan
     from studies.growth.record import write
     from studies.growth.table import show

@@ -27,7 +27,7 @@ from benchmark.llm.entry import DTYPES
 from benchmark.llm.states import load_states, token_budget
 from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.measure import MemoryGauge, Stopwatch, environment, pick_device
-from benchmark.record import GENERATION
+from benchmark.results.record import GENERATION
 from benchmark.speed.parts import patched
 from benchmark.speed.record import Timed
 from benchmark.speed.run import fresh

@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 from pydantic import ValidationError
 
 from benchmark.files import write_atomically
-from benchmark.record import Environment
-from benchmark.schema import Part, Versioned, not_valid
+from benchmark.results.record import Environment
+from benchmark.results.schema import Part, Versioned, not_valid
 from benchmark.speed.record import Timed, Variant
 from methods.errors import UserError
 

@@ -14,21 +14,21 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.config import as_dict
 from benchmark.data.batches import EpochBatches
 from benchmark.data.sequences import Rows
 from benchmark.grid.probe import random_states, random_token_states
-from benchmark.inputs import Sources
 from benchmark.llm.entry import DTYPES
 from benchmark.measure import environment, one_line, out_of_memory
-from benchmark.record import GENERATION
+from benchmark.results.record import GENERATION
+from benchmark.run.build import build_trainer
+from benchmark.run.inputs import Sources
+from benchmark.run.spec import Cell, Resolved, resolve_cell
 from benchmark.speed.record import Timed, Variant
 from benchmark.speed.run import fresh
 from benchmark.speed.steps import Plan, measure
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Trainer
-from benchmark.wiring import build_trainer
 from methods import registry
 from methods.errors import UserError
 from studies import command_line

@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection, Iterator
 from itertools import count
 from pathlib import Path
 
-from benchmark.llm.catalogue import slug
-from benchmark.metrics import metrics_of
-from benchmark.record import AGAIN, METRICS, NO_LLM, RunRecord, is_as_written, ranks_path, read_record
-from benchmark.report.ranks import UserRanks, read_ranks
+from benchmark.files import path_component
+from benchmark.results.metrics import metrics_of
+from benchmark.results.ranks import UserRanks, read_ranks
+from benchmark.results.record import AGAIN, METRICS, NO_LLM, RunRecord, is_as_written, ranks_path, read_record
 from methods.errors import UserError
 
 PATTERN = "*/*/*/*-s*.json"
@@ -37,7 +37,7 @@ def ignore(line: str) -> None:
 
 def place(run: RunRecord) -> Path:
     """Where the record of a run lies below the folder of the results."""
-    llm = slug(run.llm) if run.llm else NO_LLM
+    llm = path_component(run.llm) if run.llm else NO_LLM
     return Path(run.dataset, llm, run.method, f"{run.config_hash}-s{run.seed}.json")
 
 

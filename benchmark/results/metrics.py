@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoint
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.schema import METRICS
+from benchmark.results.schema import METRICS
 from methods.errors import UserError, unknown
 from methods.plugins import BROKEN, offered
 
@@ -148,8 +148,8 @@ def _load(point: EntryPoint) -> Metric | str:
         return f"{source} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}."
     if not isinstance(metric, Metric) or metric.name != point.name or not _PLAIN.fullmatch(point.name):
         return (
-            f"{source} must be an instance of benchmark.metrics.Metric whose name is that of its entry "
-            "point: a letter, then letters, digits and _, in lower case."
+            f"{source} must be an instance of benchmark.results.metrics.Metric whose name is that of its "
+            "entry point: a letter, then letters, digits and _, in lower case."
         )
     return metric
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from benchmark.cell import Resolved
 from benchmark.config import Settings
 from benchmark.data.batches import Sequences, total_steps
 from benchmark.data.sequences import Ints, evaluation_rows, training_rows
-from benchmark.inputs import CACHE, Inputs, Sources, build_method, load_inputs
 from benchmark.llm.frozen import FrozenMatrices
 from benchmark.measure import native_bf16, pick_device
 from benchmark.model.items import ItemEncoder
 from benchmark.model.parallel import say
 from benchmark.model.recommender import Recommender
+from benchmark.run.inputs import CACHE, Inputs, Sources, build_method, load_inputs
+from benchmark.run.spec import Resolved
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Task, Trainer
 from methods.errors import UserError

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from benchmark.config import Settings
 from benchmark.data.recipe import Recipe
-from benchmark.published import COUNTS, Published, folder
-from benchmark.record import RunRecord
+from benchmark.results.published import COUNTS, Published, folder
+from benchmark.results.record import RunRecord
 from methods.errors import UserError
 
 SETTINGS = "settings.toml"

@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.metrics import Ranks, measure, metrics_of
-from benchmark.record import RunRecord, ranks_path
-from benchmark.report.behind import Stored, below_results
-from benchmark.report.stats import Floats
+from benchmark.results.metrics import Floats, Ranks, measure, metrics_of
+from benchmark.results.record import RunRecord, Stored, below_results, ranks_path
 from methods.errors import UserError
 
 COLUMNS = ("user", "rank", "tied", "rank_masked", "tied_masked")

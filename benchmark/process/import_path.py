@@ -11,7 +11,7 @@ import site
 import sys
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).resolve().parents[1]
 """This package, in a checkout or installed."""
 ROOT = PACKAGE.parent
 """The folder that this package is imported from: a checkout, or a folder of installed packages."""

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.cell import Cell, Resolved, resolve_cell
 from benchmark.config import applicable
 from benchmark.data.places import cache_folder
 from benchmark.data.prepare import Prepared, describe, prepare
@@ -26,6 +25,7 @@ from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.measure import device_name, pick_device
 from benchmark.model.items import ItemInputs
 from benchmark.model.parallel import any_process, is_main, say
+from benchmark.run.spec import Cell, Resolved, resolve_cell
 from methods import registry
 from methods.base import Context, Items, Method, state_statistics
 from methods.errors import UserError

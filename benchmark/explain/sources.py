@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
-from benchmark.facts import Facts, facts_of_paper, facts_of_run
-from benchmark.published import Published, published
-from benchmark.record import METRICS
-from benchmark.report.behind import Stored, below_results, name_of
-from benchmark.report.ranks import UserGains, user_gains
-from benchmark.store import PATTERN, read_result, usable
+from benchmark.explain.settings import Facts, facts_of_paper, facts_of_run
+from benchmark.report.behind import name_of
+from benchmark.results.published import Published, published
+from benchmark.results.ranks import UserGains, user_gains
+from benchmark.results.record import METRICS, Stored, below_results
+from benchmark.results.store import PATTERN, read_result, usable
 from methods.errors import UserError, unknown
 
 PAPER = "paper:"

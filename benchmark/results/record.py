@@ -3,7 +3,7 @@
 Beside `<hash>-s<seed>.json` lies `<hash>-s<seed>.ranks.parquet` with every user's test rank and the number of
 items that tie there, raw and masked, so that each metric and p-value can be recomputed without running
 anything. `SCHEMA` is the version; docs/records.md explains the fields, docs/record.schema.json is the whole
-schema (`python -m benchmark.record` prints it).
+schema (`python -m benchmark.results.record` prints it).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from benchmark.files import CHECKSUM, checksum_of, write_atomically
-from benchmark.schema import (
+from benchmark.results.schema import (
     METRICS,
     CheckedMetrics,
     Count,
@@ -353,6 +353,15 @@ def is_as_written(path: Path) -> bool:
     """Whether the fields of a record that can be read match its checksum, where it has one."""
     fields = json.loads(path.read_bytes())
     return fields.pop(CHECKSUM, None) in (None, checksum_of(fields))
+
+
+Stored = tuple[Path, RunRecord]
+"""A record and the file it was read from, `.../<dataset>/<llm>/<method>/<hash>-s<seed>.json`."""
+
+
+def below_results(path: Path) -> str:
+    """The path of a record's file below the folder of the results, whatever that folder is."""
+    return "/".join(path.parts[-4:])
 
 
 def ranks_path(record_path: Path) -> Path:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from benchmark.import_path import packaged_data
+from benchmark.process.import_path import packaged_data
 from methods.errors import UserError, unknown
 
 Source = Literal["paper", "ours"]

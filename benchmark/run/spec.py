@@ -14,7 +14,7 @@ from benchmark.data.reading import PLAIN, Reading
 from benchmark.data.recipe import find
 from benchmark.data.steps import told_steps
 from benchmark.llm.catalogue import LLM, resolve
-from benchmark.record import NO_LLM
+from benchmark.results.record import NO_LLM
 from methods import registry
 from methods.code import code_digest
 from methods.errors import UserError, unknown

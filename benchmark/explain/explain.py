@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.facts import differences
-from benchmark.metrics import measure
-from benchmark.published import COUNTS
+from benchmark.explain.settings import differences
+from benchmark.explain.sources import Side
 from benchmark.report.compare import signed
 from benchmark.report.stats import bootstrap
 from benchmark.report.tables import share
-from benchmark.sides import Side
+from benchmark.results.metrics import measure
+from benchmark.results.published import COUNTS
 
 Z = 1.959964
 """Of a 95 % normal interval."""

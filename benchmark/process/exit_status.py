@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 
-from benchmark import terminal
+from benchmark.process import terminal
 from methods.errors import UserError
 
 AGAIN = "then the same command goes on"

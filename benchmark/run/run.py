@@ -14,18 +14,18 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from benchmark.cell import Cell, Resolved, resolve_cell
-from benchmark.describe import add_cost, add_quality, add_texts, add_training, blank
-from benchmark.exit_status import refusal
 from benchmark.files import remove_abandoned, write_atomically
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.model.parallel import is_main, say, world_size
-from benchmark.record import BusyError, RunRecord, ranks_path
-from benchmark.store import finished, outdated, set_aside
+from benchmark.process.exit_status import refusal
+from benchmark.results.record import BusyError, RunRecord, ranks_path
+from benchmark.results.store import finished, outdated, set_aside
+from benchmark.run.build import build_trainer, make_accelerator, pick_precision
+from benchmark.run.describe import add_cost, add_quality, add_texts, add_training, blank
+from benchmark.run.spec import Cell, Resolved, resolve_cell
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.evaluate import NotFiniteError, UserRanks
 from benchmark.train.liveness import NotAliveError
-from benchmark.wiring import build_trainer, make_accelerator, pick_precision
 from methods.errors import UserError
 
 if TYPE_CHECKING:

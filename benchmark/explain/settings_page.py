@@ -1,6 +1,6 @@
 """The page of all settings, made from the classes that declare them.
 
-python -m benchmark.settings_page > docs/settings.md
+python -m benchmark.explain.settings_page > docs/settings.md
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from methods import registry
 HEAD = """\
 # Settings and hyper-parameters
 
-Made by `python -m benchmark.settings_page > docs/settings.md`; a test fails where this page is out of date.
+Made by `python -m benchmark.explain.settings_page > docs/settings.md`; a test fails where this page is
+out of date.
 
 `--set name=value` changes any of them. Values are taken in this order, the later ones winning: the default,
 the protocol, the method's published schedule, what the dataset's recipe suggests (`[settings.all]`, then

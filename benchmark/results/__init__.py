@@ -1,0 +1,1 @@
+"""Records, ranks, metrics and published figures: the ground of the report."""

@@ -1,0 +1,1 @@
+"""One run: what it is, what it reads, its trainer, its record."""
