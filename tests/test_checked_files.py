@@ -26,7 +26,7 @@ from benchmark.files import (
 )
 from benchmark.grid.claims import clear
 from benchmark.run.run import run
-from benchmark.run.spec import Cell, resolve_cell
+from benchmark.run.spec import RunSpec, resolve_run
 from methods.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -178,8 +178,8 @@ def leftover(path: Path) -> Path:
 
 
 def test_a_run_removes_what_killed_ones_left_beside_its_record(folder: Path, tmp_path: Path) -> None:
-    asked = Cell(str(folder), "none", "id", overrides=(*BLINK, "epochs=1"))
-    path = resolve_cell(asked).record_path(tmp_path)
+    asked = RunSpec(str(folder), "none", "id", overrides=(*BLINK, "epochs=1"))
+    path = resolve_run(asked).record_path(tmp_path)
     for finished in (False, True):
         left = [leftover(path), leftover(path.with_name("other-s0.ranks.parquet"))]
         with replacing_checked(path.with_name("of a living process")):

@@ -16,7 +16,7 @@ from data_folders import BLINK
 from benchmark.cli import main
 from benchmark.results.record import read_record
 from benchmark.results.store import finished
-from benchmark.run.spec import Cell, resolve_cell
+from benchmark.run.spec import RunSpec, resolve_run
 from benchmark.train.checkpoint import Checkpoint
 from methods import code, registry
 from methods.base import Method
@@ -227,7 +227,7 @@ def test_a_checkpoint_of_other_code_is_not_gone_on_from(
         state = {"weights": model.state_dict(), "optimiser": {}, "progress": {"epoch": 3, "best_epoch": 3}}
         Checkpoint(tmp_path, identity).save(state, 3, None)
 
-    resolved = resolve_cell(Cell(str(folder), "none", "id"))
+    resolved = resolve_run(RunSpec(str(folder), "none", "id"))
     own = Checkpoint(tmp_path, resolved.identity)
     assert resolved.code is not None and resolved.code in resolved.identity
     save(resolved.identity)

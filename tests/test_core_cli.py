@@ -18,7 +18,7 @@ from benchmark.config import Settings, parse, split_overrides
 from benchmark.grid import child
 from benchmark.grid.plan import expand
 from benchmark.results.record import METRICS, BusyError, RunRecord, read_record
-from benchmark.run.spec import Cell, resolve_cell
+from benchmark.run.spec import RunSpec, resolve_run
 from benchmark.train import loop
 from methods import registry
 from methods.errors import UserError
@@ -216,7 +216,7 @@ def test_a_finished_run_is_skipped_and_fresh_runs_it(
 
 def test_seed_protocol_and_settings_name_other_records(folder: Path, tmp_path: Path) -> None:
     def path(*overrides: str, **changes: Any) -> Path:
-        return resolve_cell(Cell(str(folder), "none", "id", overrides=overrides, **changes)).record_path(
+        return resolve_run(RunSpec(str(folder), "none", "id", overrides=overrides, **changes)).record_path(
             tmp_path
         )
 
@@ -280,7 +280,7 @@ def test_a_record_that_is_none_is_kept_and_its_cell_runs(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], content: bytes, named: str
 ) -> None:
     overrides = (*BLINK, "epochs=2")
-    path = resolve_cell(Cell(str(folder), "none", "id", overrides=overrides)).record_path(tmp_path)
+    path = resolve_run(RunSpec(str(folder), "none", "id", overrides=overrides)).record_path(tmp_path)
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     assert main(run(folder, tmp_path)) == 0
@@ -345,7 +345,7 @@ def test_a_second_process_on_the_same_cell_is_told_so(
     from filelock import FileLock
 
     overrides = (*BLINK, "epochs=2")
-    path = resolve_cell(Cell(str(folder), "none", "id", overrides=overrides)).record_path(tmp_path)
+    path = resolve_run(RunSpec(str(folder), "none", "id", overrides=overrides)).record_path(tmp_path)
     path.parent.mkdir(parents=True)
     with FileLock(path.with_suffix(".lock")):
         line = complaint(capfd, run(folder, tmp_path), BusyError.status)

@@ -11,7 +11,7 @@ from core_worlds import make_world, recommender, trainer, with_settings
 
 from benchmark.data.batches import EpochBatches
 from benchmark.run.build import build_trainer
-from benchmark.run.spec import Cell, resolve_cell
+from benchmark.run.spec import RunSpec, resolve_run
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.graphs import StepGraphs, filled_up, size
 from methods.base import Method
@@ -112,8 +112,8 @@ def test_replayed_steps_are_those_of_the_operators(
     found = []
     for replay in ("off", "auto"):
         overrides = (*quiet, f"candidates={candidates}", "samples=5", f"replay={replay}")
-        cell = Cell(str(folder), "random-tiny", method, "paper", 0, overrides)
-        made, _ = build_trainer(resolve_cell(cell), Checkpoint(tmp_path / replay))
+        cell = RunSpec(str(folder), "random-tiny", method, "paper", 0, overrides)
+        made, _ = build_trainer(resolve_run(cell), Checkpoint(tmp_path / replay))
         made.fit()
         assert (made.graphs is not None) == (replay == "auto")
         assert made.graphs is None or (made.graphs.works and made.graphs.recorded > 0)

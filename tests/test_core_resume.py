@@ -17,7 +17,7 @@ from forked import die, ended, fork
 from benchmark.cli import main
 from benchmark.model.recommender import Recommender
 from benchmark.results.record import RunRecord, ranks_path, read_record
-from benchmark.run.spec import Cell, resolve_cell
+from benchmark.run.spec import RunSpec, resolve_run
 from benchmark.train import checkpoint, loop
 from benchmark.train.checkpoint import Checkpoint
 from methods.errors import UserError
@@ -34,7 +34,7 @@ def command(folder: Path, results: Path) -> list[str]:
 
 
 def record_path(folder: Path, results: Path) -> Path:
-    return resolve_cell(Cell(str(folder), "random-tiny", "tmoe", overrides=SET)).record_path(results)
+    return resolve_run(RunSpec(str(folder), "random-tiny", "tmoe", overrides=SET)).record_path(results)
 
 
 def said(record: RunRecord) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from benchmark.data.reading import Reading
 from benchmark.data.recipe import Recipe, find
 from benchmark.grid.child import run_command
 from benchmark.grid.prepare import read_cells
-from benchmark.run.spec import Cell
+from benchmark.run.spec import RunSpec
 from methods.errors import UserError
 
 HEADER = ("user_id", "item_id", "timestamp")
@@ -352,7 +352,7 @@ READINGS = [
 
 @pytest.mark.parametrize("given", READINGS, ids=lambda given: " ".join(given.words()))
 def test_a_child_of_a_bench_reads_the_folder_as_a_run_by_hand(given):
-    cell = Cell("folder", "minilm", "ssna", "fair", 3, ("epochs=1",), given)
+    cell = RunSpec("folder", "minilm", "ssna", "fair", 3, ("epochs=1",), given)
     words = run_command(cell, Path("results"), 1, fresh=False)
     parser = Parser("run", "")
     run_options.fill(parser)

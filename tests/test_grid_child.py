@@ -24,7 +24,7 @@ from benchmark.grid.local import LocalExecutor
 from benchmark.report.tables import print_tables
 from benchmark.results.record import BusyError, RunRecord
 from benchmark.results.store import read_result
-from benchmark.run.spec import Cell, resolve_cell
+from benchmark.run.spec import RunSpec, resolve_run
 
 LINES = 20_000
 """More than the 64 KiB that a pipe holds."""
@@ -70,8 +70,8 @@ def test_a_listener_that_fails_does_not_stop_the_child(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def cell(tmp_path_factory: pytest.TempPathFactory) -> Cell:
-    return Cell(str(write_folder(tmp_path_factory.mktemp("data") / "small")), "none", "id")
+def cell(tmp_path_factory: pytest.TempPathFactory) -> RunSpec:
+    return RunSpec(str(write_folder(tmp_path_factory.mktemp("data") / "small")), "none", "id")
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return code
 
 
-def bench(cell: Cell, results: Path) -> dict[Cell, RunRecord]:
+def bench(cell: RunSpec, results: Path) -> dict[RunSpec, RunRecord]:
     with LocalExecutor(Options(results), gpus=()) as executor:
         return executor.run([cell])
 
@@ -95,12 +95,12 @@ DIES = "import os, time; held = b'x' * {size}; time.sleep({seconds}); os.kill(os
 
 
 def test_a_run_that_the_system_killed_has_a_record_and_a_row(
-    cell: Cell, tmp_path: Path, runs: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+    cell: RunSpec, tmp_path: Path, runs: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     size = 200 * MIB
     runs(DIES.format(size=size, seconds=0.6, signal=signal.SIGKILL))
     record = bench(cell, tmp_path)[cell]
-    assert record.status == "killed" and record == read_result(resolve_cell(cell).record_path(tmp_path))
+    assert record.status == "killed" and record == read_result(resolve_run(cell).record_path(tmp_path))
     assert record.error is not None
     assert record.error.startswith("signal 9 (SIGKILL) ended the process, as the system does when memory ")
     assert "GiB of host memory; the same command runs it again" in record.error
@@ -109,7 +109,7 @@ def test_a_run_that_the_system_killed_has_a_record_and_a_row(
     assert "killed: signal 9 (SIGKILL) ended" in capsys.readouterr().err
 
     runs(DIES.format(size=1, seconds=0, signal=signal.SIGSEGV))
-    path = resolve_cell(cell).record_path(tmp_path)
+    path = resolve_run(cell).record_path(tmp_path)
     path.with_suffix(".checkpoint").mkdir()
     record = bench(cell, tmp_path)[cell]  # is tried again
     assert record.error is not None and record.error.startswith("signal 11 (SIGSEGV) ended the process; ")
@@ -117,7 +117,7 @@ def test_a_run_that_the_system_killed_has_a_record_and_a_row(
 
 
 def test_a_run_that_the_user_stopped_was_not_killed(
-    cell: Cell, tmp_path: Path, runs: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    cell: RunSpec, tmp_path: Path, runs: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even where it does not listen and is killed by the bench itself."""
     deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(1, flush=True)"
@@ -135,9 +135,9 @@ def test_a_run_that_the_user_stopped_was_not_killed(
 
 
 def test_a_folder_in_place_of_the_log_does_no_harm(
-    cell: Cell, tmp_path: Path, runs: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+    cell: RunSpec, tmp_path: Path, runs: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = resolve_cell(cell).record_path(tmp_path)
+    path = resolve_run(cell).record_path(tmp_path)
     path.with_suffix(".log").mkdir(parents=True)
     runs(f"{TALKS}\nraise SystemExit(1)")
     assert bench(cell, tmp_path) == {}
@@ -149,22 +149,22 @@ def test_a_folder_in_place_of_the_log_does_no_harm(
 
 
 def test_the_status_says_that_another_process_works_on_the_cell(
-    cell: Cell, tmp_path: Path, runs: Callable[[str], None]
+    cell: RunSpec, tmp_path: Path, runs: Callable[[str], None]
 ) -> None:
     runs(f"raise SystemExit({BusyError.status})")
     with LocalExecutor(Options(tmp_path), gpus=()) as executor:
-        task = engine_module.Task(cell, resolve_cell(cell).record_path(tmp_path), None, None)  # type: ignore[arg-type]
+        task = engine_module.Task(cell, resolve_run(cell).record_path(tmp_path), None, None)  # type: ignore[arg-type]
         executor.start(task)
         while not (ended := executor.ended()):
             time.sleep(0.01)
     assert ended[0].busy
 
 
-def test_a_run_that_is_busy_ends_with_that_status(cell: Cell, tmp_path: Path) -> None:
+def test_a_run_that_is_busy_ends_with_that_status(cell: RunSpec, tmp_path: Path) -> None:
     from filelock import FileLock
 
     exact = replace(cell, overrides=("precision=no",))  # as all other runs of this test session
-    path = resolve_cell(exact).record_path(tmp_path)
+    path = resolve_run(exact).record_path(tmp_path)
     path.parent.mkdir(parents=True)
     with FileLock(path.with_suffix(".lock")):
         words = ["run", "--dataset", cell.dataset, "--method", "id", "--results", str(tmp_path)]

@@ -21,14 +21,14 @@ from benchmark.llm.states import load_states
 from benchmark.llm.token_states import load_token_states
 from benchmark.llm.tokens import load_tokens
 from benchmark.results.record import PeakMemory
-from benchmark.run.spec import Cell, Resolved, resolve_cell
+from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from benchmark.speed import run as speed_run
 from benchmark.speed.record import Timed, Variant
 from benchmark.train.checkpoint import Checkpoint
 
 
-def cell(folder: Path, method: str = "id", seed: int = 0) -> Cell:
-    return Cell(str(folder), "random-tiny", method, "paper", seed)
+def cell(folder: Path, method: str = "id", seed: int = 0) -> RunSpec:
+    return RunSpec(str(folder), "random-tiny", method, "paper", seed)
 
 
 def variant(status: str = "ok", step: float = 0.4) -> Variant:
@@ -75,16 +75,16 @@ def test_records_are_used_where_there_are_some_and_only_the_rest_is_probed(
 ) -> None:
     probed: list[str] = []
 
-    def probe(resolved: Resolved) -> tuple[Variant, float]:
-        probed.append(resolved.cell.method)
+    def probe(resolved: ResolvedRun) -> tuple[Variant, float]:
+        probed.append(resolved.spec.method)
         return variant(), 5.0
 
     seeds = [cell(folder, seed=seed) for seed in range(3)]
-    first = resolve_cell(seeds[0])
+    first = resolve_run(seeds[0])
     write_at(first.record_path(tmp_path), seconds=2.0, epochs_run=30)
-    half = resolve_cell(seeds[1]).record_path(tmp_path).with_suffix(".checkpoint")
+    half = resolve_run(seeds[1]).record_path(tmp_path).with_suffix(".checkpoint")
     progress = {"epoch": 20, "best_epoch": 20}
-    Checkpoint(half, resolve_cell(seeds[1]).identity).save({"progress": progress}, 20, {})
+    Checkpoint(half, resolve_run(seeds[1]).identity).save({"progress": progress}, 20, {})
     before = sorted(tmp_path.rglob("*"))
     found = estimate(Plan((*seeds, cell(folder, "tmlp"))), tmp_path, False, probe)
     assert sorted(tmp_path.rglob("*")) == before, "the store stays as it is"
@@ -115,7 +115,7 @@ def test_what_follows_a_search_may_be_any_of_its_trials(folder: Path, tmp_path: 
 
 
 def test_stand_ins_have_the_shapes_of_what_they_stand_for(folder: Path, tmp_path: Path) -> None:
-    resolved = resolve_cell(cell(folder, "tmlp"))
+    resolved = resolve_run(cell(folder, "tmlp"))
     llm, texts = resolved.llm, resolved.prepared.texts
     assert llm is not None
     for dtype in ("float32", "bfloat16"):
@@ -137,14 +137,14 @@ def test_states_that_a_plan_needs(folder: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("ADAPTREC_CACHE", str(tmp_path))
     cells = [cell(folder, "tmlp"), cell(folder, "full"), cell(folder)]
     pooled, lower = stored_by(cells)
-    llm = resolve_cell(cells[0]).llm
+    llm = resolve_run(cells[0]).llm
     assert llm is not None and not pooled.there and not lower.there
     assert pooled.size == 10 * llm.width * 4, "one layer of ten items in fp32"
-    tokens = load_tokens(resolve_cell(cells[0]).prepared.texts, llm)
+    tokens = load_tokens(resolve_run(cells[0]).prepared.texts, llm)
     assert lower.size == len(tokens.ids) * llm.width * 4
     assert 0 < pooled.seconds[0] <= pooled.seconds[1]
     assert not list(tmp_path.glob("states/*")), "nothing is computed"
-    load_states(resolve_cell(cells[0]).prepared.texts, llm, [llm.n_layers], "auto", "float32", tmp_path)
+    load_states(resolve_run(cells[0]).prepared.texts, llm, [llm.n_layers], "auto", "float32", tmp_path)
     pooled, lower = stored_by(cells)
     assert pooled.there and pooled.seconds == (0, 0) and not lower.there
     assert stored_by(cells[2:]) == [], "ids need none"
@@ -178,7 +178,7 @@ def test_a_dry_run_ends_with_1_where_memory_or_disk_will_not_do(
 ) -> None:
     answers = {"id": variant("killed"), "tmlp": variant()}
     answers["tmlp"].peak_memory["train"].host = 2**60
-    monkeypatch.setattr(dryrun, "probe_training", lambda resolved: (answers[resolved.cell.method], 1.0))
+    monkeypatch.setattr(dryrun, "probe_training", lambda resolved: (answers[resolved.spec.method], 1.0))
     monkeypatch.setattr(dryrun, "probe_states", lambda _: [Stored("states", False, 2**60, (1.0, 2.0))])
     assert dry(folder, tmp_path / "results", "--jobs", "2", "--tune", "grid") == 1
     told = capfd.readouterr()

@@ -8,11 +8,11 @@ import re
 import pytest
 
 from benchmark.grid.progress import STATUS_SECONDS, Board, Tracker
-from benchmark.run.spec import Cell
+from benchmark.run.spec import RunSpec
 from benchmark.train.told import EpochLine, duration, parse_line, time_range
 
-TMOE = [Cell("tiny", "minilm", "tmoe", "fair", seed) for seed in range(4)]
-ID = Cell("tiny", "minilm", "id", "fair")
+TMOE = [RunSpec("tiny", "minilm", "tmoe", "fair", seed) for seed in range(4)]
+ID = RunSpec("tiny", "minilm", "id", "fair")
 
 
 def line(least: float, most: float, epoch: int = 3) -> EpochLine:

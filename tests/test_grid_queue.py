@@ -22,7 +22,7 @@ from benchmark.grid.claims import claim, clear, made_since, stamp
 from benchmark.grid.engine import Ended, Engine, Task
 from benchmark.grid.executor import Options, make_executor
 from benchmark.grid.local import share_of_machine, slots
-from benchmark.run.spec import Cell, resolve_cell
+from benchmark.run.spec import RunSpec, resolve_run
 from methods.errors import UserError
 
 Write = Callable[[Task], None]
@@ -39,20 +39,20 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "RETRY", 0.01)
 
 
-def cells(folder: Path, count: int) -> list[Cell]:
-    return [Cell(str(folder), "none", "id", seed=seed) for seed in range(count)]
+def cells(folder: Path, count: int) -> list[RunSpec]:
+    return [RunSpec(str(folder), "none", "id", seed=seed) for seed in range(count)]
 
 
 class Fake(Engine):
     """Cells end as `write` has it, in the order in which they began, one a look."""
 
-    def __init__(self, options: Options, write: Write, busy: Sequence[Cell] = ()) -> None:
+    def __init__(self, options: Options, write: Write, busy: Sequence[RunSpec] = ()) -> None:
         super().__init__(options)
-        self.begun: list[Cell] = []
+        self.begun: list[RunSpec] = []
         self.most = 0
         self._write, self._busy, self._running = write, list(busy), list[Task]()
 
-    def prepare(self, cells: Sequence[Cell]) -> None:
+    def prepare(self, cells: Sequence[RunSpec]) -> None:
         self.prepared = list(cells)
 
     def room(self) -> int:
@@ -98,7 +98,7 @@ def test_every_cell_is_run_once_and_not_again(folder: Path, tmp_path: Path, jobs
     assert [record.seed for record in found.values()] == [0, 1, 2, 3, 4]
     assert engine.most == jobs
     assert len(engine.prepared) == 1, "one configuration, whatever the seeds"
-    resolve_cell(asked[0]).record_path(tmp_path).with_suffix(".log").touch()  # by a bench that was killed
+    resolve_run(asked[0]).record_path(tmp_path).with_suffix(".log").touch()  # by a bench that was killed
     assert engine.run(asked) == found
     assert engine.begun == asked, "finished cells are returned"
     assert left_behind(tmp_path) == []
@@ -123,7 +123,7 @@ def test_a_process_that_leaves_no_record_is_told_and_absent(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (cell,) = cells(folder, 1)
-    ending("failed")(Task(cell, resolve_cell(cell).record_path(tmp_path), None, None))  # type: ignore[arg-type]
+    ending("failed")(Task(cell, resolve_run(cell).record_path(tmp_path), None, None))  # type: ignore[arg-type]
     assert Fake(Options(tmp_path), lambda _: None).run([cell]) == {}, (
         "the old record is not taken for a new one"
     )
@@ -131,8 +131,8 @@ def test_a_process_that_leaves_no_record_is_told_and_absent(
 
 
 def test_cells_of_the_same_configuration_are_run_once(folder: Path, tmp_path: Path) -> None:
-    plain = Cell(str(folder), "none", "id")
-    spelt = Cell(str(folder), "none", "id", overrides=("batch_size=256",))  # what the protocol has anyway
+    plain = RunSpec(str(folder), "none", "id")
+    spelt = RunSpec(str(folder), "none", "id", overrides=("batch_size=256",))  # what the protocol has anyway
     for jobs in (1, 2):
         engine = Fake(Options(tmp_path / str(jobs), jobs=jobs), ending())
         found = engine.run([plain, spelt])
@@ -143,7 +143,7 @@ def test_a_cell_of_another_bench_comes_last_and_its_record_is_taken(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = cells(folder, 3)
-    path = resolve_cell(asked[0]).record_path(tmp_path)
+    path = resolve_run(asked[0]).record_path(tmp_path)
     other = claim(path)
     assert other is not None
 
@@ -165,7 +165,7 @@ def test_a_cell_of_another_bench_comes_last_and_its_record_is_taken(
 
 def test_a_cell_of_another_bench_that_was_killed_is_run(folder: Path, tmp_path: Path) -> None:
     asked = cells(folder, 2)
-    other = claim(resolve_cell(asked[0]).record_path(tmp_path))
+    other = claim(resolve_run(asked[0]).record_path(tmp_path))
     assert other is not None
 
     def write(task: Task) -> None:
@@ -180,7 +180,7 @@ def test_a_cell_of_another_bench_that_was_killed_is_run(folder: Path, tmp_path: 
 
 def test_a_cell_that_somebody_runs_by_hand_is_waited_for(folder: Path, tmp_path: Path) -> None:
     asked = cells(folder, 2)
-    path = resolve_cell(asked[0]).record_path(tmp_path)
+    path = resolve_run(asked[0]).record_path(tmp_path)
     assert claim(path) is not None
     with FileLock(path.with_suffix(".lock")):
         engine = Fake(Options(tmp_path), ending(), busy=[asked[1]])
@@ -358,7 +358,7 @@ def test_what_a_killed_process_left_beside_a_finished_record_goes(
 ) -> None:
     """Unless another process works on the cell."""
     (cell,) = cells(folder, 1)
-    path = resolve_cell(cell).record_path(tmp_path)
+    path = resolve_run(cell).record_path(tmp_path)
     path.with_suffix(".checkpoint").mkdir(parents=True)
     for suffix in (".checkpoint/last.pt", ".lock", ".claim", ".log"):
         Path(f"{path.with_suffix('')}{suffix}").touch()

@@ -23,7 +23,7 @@ from benchmark.report.tables import render
 from benchmark.results.record import Cost, Environment, RunRecord, Tuning, is_as_written, read_record
 from benchmark.results.store import finished, iter_records
 from benchmark.run.describe import blank
-from benchmark.run.spec import Cell, resolve_cell
+from benchmark.run.spec import RunSpec, resolve_run
 from methods import BUILTIN, registry
 from methods.errors import UserError
 
@@ -48,9 +48,9 @@ def plan_of(
 class Fake:
     """An executor that trains nothing: `outcome` gives a cell's validation Recall@10, a status, or None."""
 
-    def __init__(self, results: Path, outcome: Callable[[Cell], float | str | None], test: float = 0.1):
+    def __init__(self, results: Path, outcome: Callable[[RunSpec], float | str | None], test: float = 0.1):
         self.results, self.outcome, self.test = results, outcome, test
-        self.made: list[Cell] = []
+        self.made: list[RunSpec] = []
         self.later: list[int] = []
 
     def __enter__(self) -> Fake:
@@ -59,11 +59,11 @@ class Fake:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def run(self, cells: Sequence[Cell], later: int = 0) -> dict[Cell, RunRecord]:
+    def run(self, cells: Sequence[RunSpec], later: int = 0) -> dict[RunSpec, RunRecord]:
         self.later.append(later)
         found = {}
         for cell in cells:
-            resolved = resolve_cell(cell)
+            resolved = resolve_run(cell)
             path = resolved.record_path(self.results)
             record = finished(path, resolved.code)
             if record is None and (record := self._make(cell)):
@@ -72,12 +72,12 @@ class Fake:
                 found[cell] = record
         return found
 
-    def _make(self, cell: Cell) -> RunRecord | None:
+    def _make(self, cell: RunSpec) -> RunRecord | None:
         self.made.append(cell)
         outcome = self.outcome(cell)
         if outcome is None:
             return None
-        record = blank(resolve_cell(cell), Environment(**ENVIRONMENT))
+        record = blank(resolve_run(cell), Environment(**ENVIRONMENT))
         record.data = {**record.data, "fingerprint": {}}  # which counts fewer users than the made-up ranks
         ended = "ok" if isinstance(outcome, float) else outcome
         record = record.model_copy(
@@ -94,13 +94,13 @@ class Fake:
         return record
 
 
-def by_overrides(values: dict[str, float | str | None], other: float = 0.01) -> Callable[[Cell], Any]:
+def by_overrides(values: dict[str, float | str | None], other: float = 0.01) -> Callable[[RunSpec], Any]:
     """An outcome by the last override of a cell."""
     return lambda cell: values.get(cell.overrides[-1], other) if cell.overrides else other
 
 
-def tuning_of(cell: Cell, results: Path) -> Tuning | None:
-    return read_record(resolve_cell(cell).record_path(results)).tuning
+def tuning_of(cell: RunSpec, results: Path) -> Tuning | None:
+    return read_record(resolve_run(cell).record_path(results)).tuning
 
 
 def test_a_plan_has_trials_and_what_follows_from_them(folder: Path) -> None:
@@ -191,7 +191,7 @@ def test_the_best_by_validation_is_chosen_and_runs_with_the_other_seeds(
     ]  # fmt: skip
     assert (tuning.trials[0].best_epoch, tuning.trials[0].epochs_run) == (3, 4)
     assert (tuning.train_seconds, tuning.train_cpu_seconds) == (16.0, 32.0)
-    assert read_record(resolve_cell(best).record_path(tmp_path)).trials == 2
+    assert read_record(resolve_run(best).record_path(tmp_path)).trials == 2
     assert tuning_of(plan.searches[0].trials[0], tmp_path) is None, "a trial that lost says nothing"
     told = capfd.readouterr()
     assert "top_layers=3 is the best of 2 trials by validation Recall@10 (0.4000, raw)" in told.err
@@ -287,7 +287,7 @@ def test_only_the_tuning_of_a_record_is_written(folder: Path, tmp_path: Path) ->
     plan = plan_of(folder, "ssna", "batch_size=64")
     fake = Fake(tmp_path, by_overrides({"top_layers=2": 0.2}))
     fake.run(plan.stages[0].cells)
-    path = resolve_cell(plan.searches[0].trials[0]).record_path(tmp_path)
+    path = resolve_run(plan.searches[0].trials[0]).record_path(tmp_path)
     before = json.loads(path.read_text())
     assert (before.pop("tuning"), before.pop("trials"), before.pop("initial")) == (None, 1, {})
     del before["checksum"]
@@ -333,7 +333,7 @@ def test_published_values_are_taken(
     assert bench(plan, Fake(tmp_path, lambda cell: 0.2), tmp_path) == 0
     tuning = tuning_of(plan.cells[3], tmp_path)
     assert tuning and (tuning.mode, tuning.source, tuning.trials) == ("paper", "random-tiny/sci", [])
-    assert read_record(resolve_cell(plan.cells[3]).record_path(tmp_path)).trials == 1
+    assert read_record(resolve_run(plan.cells[3]).record_path(tmp_path)).trials == 1
     assert "ssna (published: batch_size=128, top_layers=2)" in capfd.readouterr().out
     plan = plan_of(folder, "ssna", "top_layers=3", tune="paper", protocol="fair")
     assert [cell.overrides for cell in plan.cells] == [("top_layers=3",)] and not plan.published

@@ -9,7 +9,7 @@ import pytest
 
 from benchmark.data.sequences import Rows
 from benchmark.results.record import PeakMemory
-from benchmark.run.spec import Cell
+from benchmark.run.spec import RunSpec
 from benchmark.speed.record import Timed, Variant
 from benchmark.speed.steps import Plan
 from studies.__main__ import main
@@ -92,7 +92,7 @@ def test_committed_records_stay_readable(path: Path) -> None:
 
 def test_one_cell_is_measured_on_random_states() -> None:
     drawn = ("epochs=1", "candidates=sampled", "samples=64", "precision=no")
-    cell = Cell("tiny", "random-tiny", "ssna", "fair", 0, drawn)
+    cell = RunSpec("tiny", "random-tiny", "ssna", "fair", 0, drawn)
     one = training.blank(cell)
     assert (one.items, one.trained_items, one.states_bytes) == (300, 240, 300 * 3 * 32 * 4)
     assert one.table_bytes == 300 * 256 * 4

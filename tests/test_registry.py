@@ -16,7 +16,7 @@ from method_packages import install
 
 import methods
 from benchmark import cli
-from benchmark.run.spec import Cell, resolve_cell
+from benchmark.run.spec import RunSpec, resolve_run
 from methods import plugins, registry
 from methods.checks import check_method
 from methods.errors import UserError
@@ -189,7 +189,7 @@ def test_a_broken_outsider_affects_no_other_method(
     line, rest = capsys.readouterr().err.split("\n", 1)
     assert line.startswith("warning: method 'broken' from broken-pkg cannot be loaded") and not rest
     for name in methods.BUILTIN:
-        assert resolve_cell(Cell(str(folder), "random-tiny", name, "fair")).cls is registry.get(name)
+        assert resolve_run(RunSpec(str(folder), "random-tiny", name, "fair")).cls is registry.get(name)
     assert capsys.readouterr().err.count(module) == 0
 
 
@@ -197,7 +197,7 @@ def test_another_package_is_imported_only_for_a_name_that_no_built_in_method_has
     site: Path, folder: Path
 ) -> None:
     put(site, "sound-pkg", "sound", "sound_h:Sound", sound_h=SOUND)
-    resolve_cell(Cell(str(folder), "random-tiny", "id", "fair"))
+    resolve_run(RunSpec(str(folder), "random-tiny", "id", "fair"))
     assert "sound_h" not in sys.modules
     assert {"depth"} not in registry.hyperparameters()
     assert "sound_h" in sys.modules

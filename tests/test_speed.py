@@ -18,7 +18,7 @@ from benchmark.data.batches import EpochBatches
 from benchmark.model.parallel import ShortOfMemoryError
 from benchmark.results.record import PeakMemory
 from benchmark.run.build import build_trainer
-from benchmark.run.spec import Cell, resolve_cell
+from benchmark.run.spec import RunSpec, resolve_run
 from benchmark.speed import run as speed_module
 from benchmark.speed.against import check_alike, compare
 from benchmark.speed.rate import SIZE
@@ -58,12 +58,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def cell_of(folder: Path, *more: str, method: str = "lora") -> Cell:
-    return Cell(str(folder), "random-tiny", method, overrides=(*SMALL, *more))
+def cell_of(folder: Path, *more: str, method: str = "lora") -> RunSpec:
+    return RunSpec(str(folder), "random-tiny", method, overrides=(*SMALL, *more))
 
 
-def blank(cell: Cell) -> Variant:
-    settings = vars(resolve_cell(cell).settings)
+def blank(cell: RunSpec) -> Variant:
+    settings = vars(resolve_run(cell).settings)
     return Variant(value="", status="failed", settings=settings, hyperparameters={})
 
 
@@ -196,7 +196,7 @@ def test_a_step_is_all_its_batches(folder: Path, tmp_path: Path, encode: str) ->
     cell = cell_of(folder, f"encode={encode}", "chunk_tokens=16")
     done = time_cell(cell, blank(cell), Plan(steps=2, warm_up=1, passes=2))
     assert done.status == "ok"
-    trainer, _ = build_trainer(resolve_cell(cell), Checkpoint(tmp_path))
+    trainer, _ = build_trainer(resolve_run(cell), Checkpoint(tmp_path))
     task = trainer.task
     batches = EpochBatches(task.train, task.sequences, trainer.settings, 0, 1)
     assert done.batches_per_epoch == len(batches)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmark.cli import main
 from benchmark.run.build import build_trainer
-from benchmark.run.spec import Cell, resolve_cell
+from benchmark.run.spec import RunSpec, resolve_run
 from benchmark.speed.count import Counter, counting
 from benchmark.speed.guard import guard
 from benchmark.speed.record import Counts
@@ -124,8 +124,10 @@ def test_what_the_host_reads() -> None:
 
 
 def test_parts_add_up_and_watching_them_adds_nothing(folder: Path, tmp_path: Path) -> None:
-    cell = Cell(str(folder), "random-tiny", "lora", "paper", 0, (*SMALL, "accumulation=2", "chunk_tokens=16"))
-    trainer, _ = build_trainer(resolve_cell(cell), Checkpoint(tmp_path))
+    cell = RunSpec(
+        str(folder), "random-tiny", "lora", "paper", 0, (*SMALL, "accumulation=2", "chunk_tokens=16")
+    )
+    trainer, _ = build_trainer(resolve_run(cell), Checkpoint(tmp_path))
     count_training(trainer, 1, epoch=1)  # the optimiser makes its state
     whole = count_training(trainer, 0, epoch=1)
     assert whole.whole_epoch and whole.steps > 1 and not whole.not_counted

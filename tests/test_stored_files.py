@@ -33,7 +33,7 @@ from benchmark.report import files as report_files
 from benchmark.results.record import ranks_path
 from benchmark.run import spec as cells
 from benchmark.run.run import run
-from benchmark.run.spec import Cell
+from benchmark.run.spec import RunSpec
 from benchmark.train import loop
 from methods.errors import UserError
 
@@ -84,7 +84,9 @@ def tokens_on(root: Path) -> Any:
 def ran(root: Path, seed: int) -> Any:
     cells._prepared.cache_clear()
     overrides = (*BLINK, "epochs=3")
-    path, made = run(Cell(DATASET, "random-tiny", "tmoe", seed=seed, overrides=overrides), root / "results")
+    path, made = run(
+        RunSpec(DATASET, "random-tiny", "tmoe", seed=seed, overrides=overrides), root / "results"
+    )
     curve = [(row.loss, row.valid, row.valid_masked) for row in made.curve]
     return made.status, made.metrics, curve, made.best_epoch, ranks_path(path).read_bytes()
 

@@ -19,7 +19,7 @@ import pytest
 
 from benchmark.results.record import RunRecord
 from benchmark.run.run import run as run_cell
-from benchmark.run.spec import Cell
+from benchmark.run.spec import RunSpec
 
 EPOCHS = {"tmoe": 2, "id": 8}
 """Fewest that show it well clear of luck: learned vectors start from nothing, and rise above chance later."""
@@ -36,7 +36,7 @@ def record(tmp_path_factory: pytest.TempPathFactory):
         if method != "id":
             need_minilm()
         overrides = (f"epochs={EPOCHS[method]}", "precision=no")
-        cell = Cell(dataset, "minilm", method, "fair", overrides=overrides)
+        cell = RunSpec(dataset, "minilm", method, "fair", overrides=overrides)
         _, made = run_cell(cell, results)
         assert made.status == "ok"
         return made

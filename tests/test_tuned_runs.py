@@ -17,7 +17,7 @@ from benchmark.cli import main
 from benchmark.results.record import RunRecord, read_record
 from benchmark.results.store import iter_records
 from benchmark.run.build import build_trainer, make_accelerator
-from benchmark.run.spec import Cell, resolve_cell
+from benchmark.run.spec import RunSpec, resolve_run
 from benchmark.train import loop
 from benchmark.train.checkpoint import Checkpoint
 from methods.errors import UserError
@@ -37,8 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def cell(folder: Path, method: str, *more: str, protocol: str = "fair") -> Cell:
-    return Cell(str(folder), "random-tiny", method, protocol, overrides=(*SMALL, *more))
+def cell(folder: Path, method: str, *more: str, protocol: str = "fair") -> RunSpec:
+    return RunSpec(str(folder), "random-tiny", method, protocol, overrides=(*SMALL, *more))
 
 
 def command(folder: Path, method: str, results: Path, *more: str, protocol: str = "fair") -> list[str]:
@@ -54,7 +54,7 @@ def bench(folder: Path, methods: str) -> list[str]:
 
 def run(folder: Path, method: str, results: Path, *more: str, protocol: str = "fair") -> RunRecord:
     assert main(command(folder, method, results, *more, protocol=protocol)) == 0
-    return read_record(resolve_cell(cell(folder, method, *more, protocol=protocol)).record_path(results))
+    return read_record(resolve_run(cell(folder, method, *more, protocol=protocol)).record_path(results))
 
 
 def test_before_training_tokens_are_worth_what_states_are(folder: Path) -> None:
@@ -63,8 +63,8 @@ def test_before_training_tokens_are_worth_what_states_are(folder: Path) -> None:
     found = []
     for method, own in (("lora", ()), ("adalora", ()), ("tmlp", ("mlp_layers=1", "states_dtype=float32"))):
         overrides = ("precision=no", "width=8", "sasrec_inner=8", *own)
-        one = Cell(str(folder), "random-tiny", method, "fair", overrides=overrides)
-        made, _ = build_trainer(resolve_cell(one), Checkpoint(folder / "none.checkpoint"))
+        one = RunSpec(str(folder), "random-tiny", method, "fair", overrides=overrides)
+        made, _ = build_trainer(resolve_run(one), Checkpoint(folder / "none.checkpoint"))
         found.append(made.rank_users(made.task.test))
     first, *others = found
     assert (first.raw.best > 1).any()
@@ -159,8 +159,8 @@ def test_nothing_learned_is_a_failed_run_with_a_reason(
     arguments = command(folder, "lora", tmp_path)
     arguments = [argument for argument in arguments if not argument.startswith("learning_rate")] + [*more]
     assert main(arguments) == 1
-    subject = Cell(str(folder), "random-tiny", "lora", "fair", overrides=(*overrides, *more))
-    record = read_record(resolve_cell(subject).record_path(tmp_path))
+    subject = RunSpec(str(folder), "random-tiny", "lora", "fair", overrides=(*overrides, *more))
+    record = read_record(resolve_run(subject).record_path(tmp_path))
     assert record.status == "failed" and record.error and "training did not change" in record.error
     assert record.liveness is not None and record.liveness.problems[0] == record.error
     assert "failed: training did not change" in capfd.readouterr().err
@@ -206,7 +206,7 @@ def test_a_checkpoint_holds_no_frozen_weights(folder: Path, tmp_path: Path, monk
 
 def test_the_pool_of_fair_depends_on_the_size_of_the_catalogue(folder: Path) -> None:
     def candidates(*more: str) -> str:
-        return resolve_cell(cell(folder, "lora", *more)).settings.candidates
+        return resolve_run(cell(folder, "lora", *more)).settings.candidates
 
     assert candidates() == "catalogue"
     assert candidates("catalogue_limit=12") == "catalogue"
@@ -224,7 +224,7 @@ def test_two_machines_run_what_one_runs(folder: Path, tmp_path: Path) -> None:
     pair = fork_pair(work, tmp_path / "store", machines=2)
     one = run(folder, "lora", tmp_path / "one", *SILENT)
     assert [ended(process) for process in pair] == [0, 0]
-    two = read_record(resolve_cell(cell(folder, "lora", *SILENT)).record_path(tmp_path / "two"))
+    two = read_record(resolve_run(cell(folder, "lora", *SILENT)).record_path(tmp_path / "two"))
     assert (one.environment.world_size, two.environment.world_size) == (1, 2)
     assert [row.loss for row in two.curve] == pytest.approx([row.loss for row in one.curve], rel=1e-3)
     assert (two.best_epoch, two.metrics) == (one.best_epoch, one.metrics)
@@ -240,7 +240,7 @@ def test_a_process_that_fails_alone_leaves_a_row_and_ends_the_others(folder: Pat
         capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode != 0
-    record = read_record(resolve_cell(cell(folder, "lora")).record_path(tmp_path))
+    record = read_record(resolve_run(cell(folder, "lora")).record_path(tmp_path))
     assert (record.status, record.error) == ("oom", "CUDA out of memory.")
     assert record.cost.chunk_tokens == 4096 and record.cost.peak_memory
 

@@ -33,9 +33,9 @@ def fill(parser: Parser) -> None:
 def call(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     from benchmark.run.run import run
-    from benchmark.run.spec import Cell
+    from benchmark.run.spec import RunSpec
 
-    cell = Cell(
+    cell = RunSpec(
         options.dataset, options.llm, options.method, options.protocol, options.seed, overrides(options),
         reading(options),
     )  # fmt: skip

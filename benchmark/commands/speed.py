@@ -69,11 +69,11 @@ def call(options: argparse.Namespace) -> int:
         _alone(options, "show", "prints what was measured", ("vary", "json", "set"))
         records, status = [read_speed(path) for path in options.show], 0
     else:
-        from benchmark.run.spec import Cell
+        from benchmark.run.spec import RunSpec
         from benchmark.speed.run import speed
         from benchmark.speed.steps import Plan
 
-        cell = Cell(
+        cell = RunSpec(
             options.dataset, options.llm, options.method, options.protocol, 0, tuple(options.set),
             reading(options),
         )  # fmt: skip

@@ -12,7 +12,7 @@ from benchmark.grid.tune import choose, note, searched, taken_from_paper
 from benchmark.report.tables import print_tables
 from benchmark.results.record import METRICS, RunRecord, Tuning
 from benchmark.results.store import with_metrics
-from benchmark.run.spec import Cell, resolve_cell
+from benchmark.run.spec import RunSpec, resolve_run
 
 
 def bench(plan: Plan, executor: Executor, results: Path, metrics: Sequence[str] = METRICS) -> int:
@@ -47,9 +47,9 @@ def bench(plan: Plan, executor: Executor, results: Path, metrics: Sequence[str] 
     return _conclude(plan, [found[cell] for cell in (*wanted, *repeats) if cell in found], results, metrics)
 
 
-def _warn(cells: Sequence[Cell]) -> None:
+def _warn(cells: Sequence[RunSpec]) -> None:
     """Say once what each dataset is to be used with care for."""
-    for warning in dict.fromkeys(told for cell in cells for told in resolve_cell(cell).prepared.warnings):
+    for warning in dict.fromkeys(told for cell in cells for told in resolve_run(cell).prepared.warnings):
         _say(f"warning: {warning}")
 
 
@@ -64,7 +64,7 @@ def _conclude(plan: Plan, records: list[RunRecord], results: Path, metrics: Sequ
     return 1 if failed else 0
 
 
-def _told(search: Search, best: Cell | None, found: dict[Cell, RunRecord]) -> Tuning:
+def _told(search: Search, best: RunSpec | None, found: dict[RunSpec, RunRecord]) -> Tuning:
     """What the search came to; said in a line, and in one for each trial that it lost."""
     tuning, place = searched(search, found, best), where(search.untuned)
     for trial in tuning.trials:

@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmark.grid import lifeline
 from benchmark.grid.memory import Memory
 from benchmark.process import import_path
-from benchmark.run.spec import Cell
+from benchmark.run.spec import RunSpec
 
 GRACE = lifeline.GRACE
 TAIL = 30
@@ -30,7 +30,7 @@ ENVIRONMENT = {
 Listener = Callable[[str], None]
 
 
-def run_command(cell: Cell, results: Path, processes: int, fresh: bool) -> list[str]:
+def run_command(cell: RunSpec, results: Path, processes: int, fresh: bool) -> list[str]:
     """`python -m benchmark run` for `cell`, under torchrun where it takes several processes."""
     # torchrun: without MPI `accelerate launch --cpu --num_processes 2` starts one process and says nothing
     launcher = ["-m", "benchmark.grid.launch", "--standalone", "--nproc_per_node", str(processes)]

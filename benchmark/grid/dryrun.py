@@ -15,7 +15,7 @@ from benchmark.grid.local import visible_gpus
 from benchmark.grid.plan import Plan
 from benchmark.grid.probe import Stored, probe_states, probe_training
 from benchmark.llm.token_states import SPARE, free_bytes
-from benchmark.run.spec import Cell, Resolved
+from benchmark.run.spec import ResolvedRun, RunSpec
 from benchmark.speed.record import Variant
 from benchmark.train.told import duration, time_range
 
@@ -44,13 +44,13 @@ def dry_run(plan: Plan, options: Options) -> int:
     return 1 if shortages else 0
 
 
-def _probing(resolved: Resolved) -> tuple[Variant, float]:
-    print(f"a few steps of {resolved.cell}", file=sys.stderr, flush=True)
+def _probing(resolved: ResolvedRun) -> tuple[Variant, float]:
+    print(f"a few steps of {resolved.spec}", file=sys.stderr, flush=True)
     return probe_training(resolved)
 
 
-def _stored(cells: Sequence[Cell]) -> list[Stored]:
-    groups: dict[tuple[str, str], list[Cell]] = {}
+def _stored(cells: Sequence[RunSpec]) -> list[Stored]:
+    groups: dict[tuple[str, str], list[RunSpec]] = {}
     for cell in cells:
         groups.setdefault((cell.dataset, cell.llm), []).append(cell)
     return [one for group in groups.values() for one in probe_states(group)]

@@ -18,7 +18,7 @@ from benchmark.grid.executor import Options
 from benchmark.grid.progress import Board, Tracker, outcome
 from benchmark.results.record import RunRecord
 from benchmark.results.store import finished, outdated, set_aside, usable
-from benchmark.run.spec import Cell, resolve_cell
+from benchmark.run.spec import RunSpec, resolve_run
 
 POLL = 0.1
 """Seconds between two looks at what runs."""
@@ -30,7 +30,7 @@ RETRY = 2.0
 class Task:
     """A cell that was claimed and runs."""
 
-    cell: Cell
+    cell: RunSpec
     path: Path
     """Of its record."""
     claim: Claim
@@ -59,7 +59,7 @@ class Engine(ABC):
         self.options = options
         self.board, self.tracker = Board(), Tracker(())
         self._tasks: set[Task] = set()
-        self._prepared: set[Cell] = set()
+        self._prepared: set[RunSpec] = set()
         self._handler: Any = None
 
     def __enter__(self) -> Engine:
@@ -79,7 +79,7 @@ class Engine(ABC):
             signal.signal(signal.SIGTERM, self._handler)
 
     @abstractmethod
-    def prepare(self, cells: Sequence[Cell]) -> None:
+    def prepare(self, cells: Sequence[RunSpec]) -> None:
         """Compute what `cells`, which differ in more than their seeds, read of a language model."""
 
     @abstractmethod
@@ -98,10 +98,10 @@ class Engine(ABC):
     def stop(self) -> None:
         """Stop what runs, and return when nothing does."""
 
-    def run(self, cells: Sequence[Cell], later: int = 0) -> dict[Cell, RunRecord]:
+    def run(self, cells: Sequence[RunSpec], later: int = 0) -> dict[RunSpec, RunRecord]:
         """See `executor.Executor.run`."""
         results, fresh = self.options.results, self.options.fresh
-        asked = {cell: resolve_cell(cell) for cell in cells}
+        asked = {cell: resolve_run(cell) for cell in cells}
         paths = {cell: one.record_path(results) for cell, one in asked.items()}
         codes = {cell: one.code for cell, one in asked.items()}
         found = {
@@ -146,7 +146,7 @@ class Engine(ABC):
             self._tasks.clear()
         return {cell: found[cell] for cell in paths if cell in found}
 
-    def _begin_some(self, queue: _Queue, found: dict[Cell, RunRecord]) -> None:
+    def _begin_some(self, queue: _Queue, found: dict[RunSpec, RunRecord]) -> None:
         while queue and len(self._tasks) < self.room():
             task = queue.next()
             for cell in queue.newly_deferred():
@@ -166,7 +166,7 @@ class Engine(ABC):
                 self.board.say(f"{self._label(task)} {how}; its log: {log_path(task.path)}")
             self.start(task)
 
-    def _end_some(self, queue: _Queue, found: dict[Cell, RunRecord]) -> None:
+    def _end_some(self, queue: _Queue, found: dict[RunSpec, RunRecord]) -> None:
         for end in self.ended():
             task = end.task
             written = stamp(task.path) not in (None, task.before)
@@ -207,14 +207,14 @@ def log_path(record_path: Path) -> Path:
 class _Queue:
     """Cells that have not begun, those that another process does last."""
 
-    def __init__(self, paths: dict[Cell, Path], codes: dict[Cell, str | None], fresh: bool) -> None:
+    def __init__(self, paths: dict[RunSpec, Path], codes: dict[RunSpec, str | None], fresh: bool) -> None:
         self._paths, self._codes, self._fresh = paths, codes, fresh
         self._before = {cell: stamp(path) for cell, path in paths.items()}
         self._cells = deque(paths)
-        self._tried: dict[Cell, float] = {}
+        self._tried: dict[RunSpec, float] = {}
         """When a cell of another process was looked at last."""
-        self._new: list[Cell] = []
-        self._taken: list[tuple[Cell, RunRecord]] = []
+        self._new: list[RunSpec] = []
+        self._taken: list[tuple[RunSpec, RunRecord]] = []
 
     def __len__(self) -> int:
         return len(self._cells)
@@ -235,19 +235,19 @@ class _Queue:
                 return Task(cell, path, right, stamp(path))
         return None
 
-    def defer(self, cell: Cell) -> None:
+    def defer(self, cell: RunSpec) -> None:
         """Another process does it: look again later."""
         if cell not in self._tried:
             self._new.append(cell)
         self._tried[cell] = time.monotonic()
         self._cells.append(cell)
 
-    def newly_deferred(self) -> list[Cell]:
+    def newly_deferred(self) -> list[RunSpec]:
         """Those that were found to be another process's since the last call."""
         new, self._new = self._new, []
         return new
 
-    def taken(self) -> list[tuple[Cell, RunRecord]]:
+    def taken(self) -> list[tuple[RunSpec, RunRecord]]:
         """Those that another process has finished since the last call."""
         taken, self._taken = self._taken, []
         return taken

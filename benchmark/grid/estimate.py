@@ -15,7 +15,7 @@ from benchmark.grid.local import visible_gpus
 from benchmark.grid.plan import Plan, Search
 from benchmark.results.record import PeakMemory, RunRecord
 from benchmark.results.store import finished, iter_records
-from benchmark.run.spec import Cell, Resolved, resolve_cell
+from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from benchmark.speed.record import ENDINGS, Variant
 from benchmark.train.checkpoint import Checkpoint
 
@@ -28,7 +28,7 @@ epochs, or fewer."""
 State = str
 """`finished`, `to resume` or `to do`."""
 STATES = ("finished", "to resume", "to do")
-Probe = Callable[[Resolved], tuple[Variant, float]]
+Probe = Callable[[ResolvedRun], tuple[Variant, float]]
 """-> the figures of a few steps, and the seconds of starting and building."""
 
 
@@ -65,9 +65,9 @@ class Figures:
 class Row:
     """The cells of a plan that differ in their seeds alone."""
 
-    cell: Cell
+    cell: RunSpec
     """With the first seed."""
-    states: dict[Cell, State]
+    states: dict[RunSpec, State]
     epochs: Range
     figures: Figures
     seconds: Range = (0.0, 0.0)
@@ -78,7 +78,7 @@ class Row:
         return sum(found == state for found in self.states.values())
 
     @property
-    def left(self) -> list[Cell]:
+    def left(self) -> list[RunSpec]:
         """Cells that are not finished."""
         return [cell for cell, state in self.states.items() if state != "finished"]
 
@@ -116,7 +116,7 @@ def estimate(plan: Plan, results: Path, fresh: bool, probe: Probe) -> Estimate:
     """What `plan` will cost with the store `results`; `probe` measures what no record tells."""
     records = [record for _, record in iter_records(results)] if results.exists() else []
     records = [record for record in records if record.status == "ok" and record.curve]
-    rows: dict[Cell, Row] = {}
+    rows: dict[RunSpec, Row] = {}
     for same in _alike(plan.stages[0].cells):
         row = _row(same, results, fresh, records, probe)
         rows |= dict.fromkeys(same, row)
@@ -127,25 +127,27 @@ def estimate(plan: Plan, results: Path, fresh: bool, probe: Probe) -> Estimate:
     return found
 
 
-def _alike(cells: Iterable[Cell]) -> list[list[Cell]]:
+def _alike(cells: Iterable[RunSpec]) -> list[list[RunSpec]]:
     """Cells that differ in their seeds alone, together."""
-    groups: dict[Cell, list[Cell]] = {}
+    groups: dict[RunSpec, list[RunSpec]] = {}
     for cell in cells:
         groups.setdefault(replace(cell, seed=0), []).append(cell)
     return list(groups.values())
 
 
-def _row(same: Sequence[Cell], results: Path, fresh: bool, records: Sequence[RunRecord], probe: Probe) -> Row:
-    states: dict[Cell, State] = {}
-    done: dict[Cell, int] = {}
+def _row(
+    same: Sequence[RunSpec], results: Path, fresh: bool, records: Sequence[RunRecord], probe: Probe
+) -> Row:
+    states: dict[RunSpec, State] = {}
+    done: dict[RunSpec, int] = {}
     for cell in same:
-        asked = resolve_cell(cell)
+        asked = resolve_run(cell)
         path = asked.record_path(results)
         checkpoint = Checkpoint(path.with_suffix(".checkpoint"), asked.identity)
         done[cell] = 0 if fresh else checkpoint.epochs_done()
         over = not fresh and finished(path, asked.code) is not None
         states[cell] = "finished" if over else "to resume" if done[cell] else "to do"
-    resolved = resolve_cell(same[0])
+    resolved = resolve_run(same[0])
     own = [record for record in records if record.config_hash == resolved.config_hash]
     other = [one for one in records if (one.method, one.protocol) == (same[0].method, same[0].protocol)]
     epochs = epoch_range(resolved.settings, own, other)
@@ -213,7 +215,7 @@ def _peaks(phases: Sequence[PeakMemory]) -> tuple[int | None, int | None]:
     return max(host, default=None), max(gpu, default=None)
 
 
-def _follows(search: Search, rows: dict[Cell, Row]) -> Range:
+def _follows(search: Search, rows: dict[RunSpec, Row]) -> Range:
     """Seconds of the configuration that a search chooses, which may be any of its trials."""
     spans = []
     for trial in search.trials:

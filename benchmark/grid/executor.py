@@ -22,7 +22,7 @@ from typing import Protocol
 
 from benchmark.config import EXECUTORS
 from benchmark.results.record import RunRecord
-from benchmark.run.spec import Cell
+from benchmark.run.spec import RunSpec
 from methods.errors import UserError, unknown
 
 
@@ -52,7 +52,7 @@ class Options:
 class Executor(Protocol):
     """Runs cells, each in a fresh process, until every one has ended, well or not."""
 
-    def run(self, cells: Sequence[Cell], later: int = 0) -> dict[Cell, RunRecord]:
+    def run(self, cells: Sequence[RunSpec], later: int = 0) -> dict[RunSpec, RunRecord]:
         """Run `cells`; `later` more will follow, which only the time left takes into account.
 
         All are resolved before the first one starts, so that every mistake is found before the first hour

@@ -10,12 +10,12 @@ from benchmark.grid.claims import Stamp, stamp
 from benchmark.measure import environment, pick_device
 from benchmark.results.record import PeakMemory
 from benchmark.results.store import finished
-from benchmark.run.spec import Cell, resolve_cell
+from benchmark.run.spec import RunSpec, resolve_run
 
 GIB = 2**30
 
 
-def record_killed(cell: Cell, path: Path, before: Stamp, processes: int, child: Child) -> str:
+def record_killed(cell: RunSpec, path: Path, before: Stamp, processes: int, child: Child) -> str:
     """Write the record of `cell`, whose process `child` a signal ended, to `path`; returns what it says.
 
     A record that the run itself has written since `before` stays, as does a finished one.
@@ -26,7 +26,7 @@ def record_killed(cell: Cell, path: Path, before: Stamp, processes: int, child: 
     again = "goes on from the last epoch" if path.with_suffix(".checkpoint").exists() else "runs it again"
     error = f"{_reason(child)}; the same command {again}"
     if stamp(path) in (None, before) and finished(path, None) is None:
-        resolved, device, peak = resolve_cell(cell), pick_device(), child.memory.peak
+        resolved, device, peak = resolve_run(cell), pick_device(), child.memory.peak
         where = environment(device, pick_precision(resolved.settings, device), processes)
         record = blank(resolved, where)
         record.status, record.error = "killed", error

@@ -15,7 +15,7 @@ from benchmark.grid.killed import record_killed
 from benchmark.grid.prepare import prepare
 from benchmark.measure import usable_cores
 from benchmark.results.record import BusyError
-from benchmark.run.spec import Cell
+from benchmark.run.spec import RunSpec
 from methods.errors import UserError
 
 
@@ -56,7 +56,7 @@ class LocalExecutor(Engine):
         self._jobs = jobs
         self._running: dict[Task, tuple[Child, tuple[str, ...]]] = {}
 
-    def prepare(self, cells: Sequence[Cell]) -> None:
+    def prepare(self, cells: Sequence[RunSpec]) -> None:
         """See `Engine.prepare`."""
         prepare(cells, self.board.say)
 

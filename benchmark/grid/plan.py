@@ -17,7 +17,7 @@ from benchmark.data.reading import PLAIN, Reading
 from benchmark.data.recipe import find
 from benchmark.results.published import dataset_of
 from benchmark.results.record import NO_LLM
-from benchmark.run.spec import Cell, Resolved, check_protocol, find_llm, resolve_cell
+from benchmark.run.spec import ResolvedRun, RunSpec, check_protocol, find_llm, resolve_run
 from methods import registry
 from methods.errors import UserError, unknown
 
@@ -26,22 +26,22 @@ from methods.errors import UserError, unknown
 class Search:
     """One method's search on one dataset, language model and protocol."""
 
-    untuned: Cell
+    untuned: RunSpec
     """The cell with the trials' seed and nothing that the search sets."""
     grid: Mapping[str, tuple[Any, ...]]
     """What is searched -> its values."""
     fixed: Mapping[str, str]
     """What the method's grid names and the search leaves alone -> why."""
-    trials: tuple[Cell, ...]
+    trials: tuple[RunSpec, ...]
     """In the order of the grid, its first key slowest."""
     seeds: tuple[int, ...] = ()
     """Further seeds of the configuration that is chosen."""
 
-    def set_by(self, trial: Cell) -> list[str]:
+    def set_by(self, trial: RunSpec) -> list[str]:
         """What the search set in `trial`, as `key=value` pairs in the order of the grid."""
         return list(trial.overrides[len(self.untuned.overrides) :])
 
-    def repeats(self, trial: Cell) -> list[Cell]:
+    def repeats(self, trial: RunSpec) -> list[RunSpec]:
         """The configuration of `trial` with the further seeds."""
         return [replace(trial, seed=seed) for seed in self.seeds]
 
@@ -54,7 +54,7 @@ class Search:
 class Published:
     """A cell that takes values from the paper."""
 
-    cell: Cell
+    cell: RunSpec
     values: tuple[str, ...]
     """`key=value` pairs, which end the overrides of `cell`."""
     fixed: Mapping[str, str]
@@ -67,7 +67,7 @@ class Published:
 class Stage:
     """What may run side by side."""
 
-    cells: tuple[Cell, ...] = ()
+    cells: tuple[RunSpec, ...] = ()
     searches: tuple[Search, ...] = ()
     """Searches whose best trial this stage runs with `Search.seeds`: as many cells, not known before."""
 
@@ -79,7 +79,7 @@ class Stage:
 class Plan:
     """All that a bench will run."""
 
-    cells: tuple[Cell, ...]
+    cells: tuple[RunSpec, ...]
     """What runs as it is: no search decides on it."""
     searches: tuple[Search, ...] = ()
     published: tuple[Published, ...] = ()
@@ -103,7 +103,7 @@ def expand(
     seeds: Sequence[int],
     overrides: Sequence[str],
     reading: Reading = PLAIN,
-) -> list[Cell]:
+) -> list[RunSpec]:
     """All cells, in the order dataset, language model, protocol, method, seed.
 
     A method that reads no language model has one cell, with NO_LLM, not one a language model. An override
@@ -121,7 +121,7 @@ def expand(
             find_llm(llm)
     _check_keys(overrides, set().union(*(accepted(cls.Config) for cls in classes.values())))
     cells = {
-        Cell(
+        RunSpec(
             dataset, NO_LLM if classes[name].reads == "ids" else llm, name, protocol, seed,
             applicable(overrides, classes[name].Config), reading,
         ): None
@@ -139,7 +139,7 @@ def _check_keys(overrides: Sequence[str], everything: set[str]) -> None:
             raise unknown("setting in --set:", key, sorted(everything))
 
 
-def make_plan(cells: Iterable[Cell], tune: Tune = "none") -> Plan:
+def make_plan(cells: Iterable[RunSpec], tune: Tune = "none") -> Plan:
     """The plan that runs `cells` under `tune`.
 
     Trials take the first seed of a configuration, what is chosen the others too. Where tuning says something
@@ -150,7 +150,7 @@ def make_plan(cells: Iterable[Cell], tune: Tune = "none") -> Plan:
         raise unknown("value of --tune:", tune, TUNE)
     if tune == "none":
         return Plan(tuple(cells))
-    seeds: dict[Cell, list[Cell]] = {}
+    seeds: dict[RunSpec, list[RunSpec]] = {}
     for cell in cells:
         seeds.setdefault(replace(cell, seed=0), []).append(cell)
     making = _Making()
@@ -168,12 +168,12 @@ def make_plan(cells: Iterable[Cell], tune: Tune = "none") -> Plan:
 class _Making:
     """The parts of a plan as they come together."""
 
-    cells: list[Cell] = field(default_factory=list)
+    cells: list[RunSpec] = field(default_factory=list)
     searches: list[Search] = field(default_factory=list)
     published: list[Published] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, same: Sequence[Cell], tune: Tune) -> None:
+    def add(self, same: Sequence[RunSpec], tune: Tune) -> None:
         """Plan one configuration, `same` being its cells, one a seed."""
         cell = same[0]
         grid = registry.get(cell.method).grid
@@ -198,7 +198,7 @@ class _Making:
                 if pairs:
                     self.published.append(Published(taken, pairs, fixed, source))
 
-    def _fixed(self, cell: Cell, keys: Iterable[str]) -> dict[str, str]:
+    def _fixed(self, cell: RunSpec, keys: Iterable[str]) -> dict[str, str]:
         """Those of `keys` that stay as they are -> why; said in a note."""
         given, alike = {pair.partition("=")[0] for pair in cell.overrides}, held(cell.protocol)
         fixed: dict[str, str] = {}
@@ -210,14 +210,14 @@ class _Making:
         self.notes += [f"{cell.method}: {key} is not tuned: {why}" for key, why in fixed.items()]
         return fixed
 
-    def _trials(self, cell: Cell, grid: Mapping[str, Sequence[Any]]) -> list[Cell]:
+    def _trials(self, cell: RunSpec, grid: Mapping[str, Sequence[Any]]) -> list[RunSpec]:
         """Every combination that this language model and dataset allow."""
         trials, faults = [], []
         for values in product(*grid.values()):
             pairs = tuple(_pair(*item) for item in zip(grid, values, strict=True))
             trial = replace(cell, overrides=(*cell.overrides, *pairs))
             try:
-                _check_taken(resolve_cell(trial), dict(zip(grid, values, strict=True)))
+                _check_taken(resolve_run(trial), dict(zip(grid, values, strict=True)))
             except UserError as error:
                 faults.append(error)
                 self.notes.append(f"{where(cell)}: {', '.join(pairs)} is left out: {error}")
@@ -233,20 +233,20 @@ def _pair(key: str, value: Any) -> str:
     return f"{key}={json.dumps(value) if isinstance(value, dict | list | tuple) else value}"
 
 
-def _check_taken(resolved: Resolved, values: Mapping[str, Any]) -> None:
+def _check_taken(resolved: ResolvedRun, values: Mapping[str, Any]) -> None:
     """Raise unless the cell has exactly these `values`: text may read as another value than was meant."""
     for key, value in values.items():
         found = getattr(resolved.config, key, getattr(resolved.settings, key, None))
         if found != value:
             raise UserError(
-                f"method '{resolved.cell.method}': {key}={value!r} of its grid reads as {found!r} in --set; "
+                f"method '{resolved.spec.method}': {key}={value!r} of its grid reads as {found!r} in --set; "
                 "mend the method's grid."
             )
 
 
-def _published(cell: Cell) -> tuple[str, Mapping[str, Any]]:
+def _published(cell: RunSpec) -> tuple[str, Mapping[str, Any]]:
     """The paper's language model and dataset that `cell` has, and the method's best values there."""
-    resolved = resolve_cell(cell)
+    resolved = resolve_run(cell)
     table = resolved.cls.paper
     llms, datasets = (list(dict.fromkeys(key[side] for key in table)) for side in (0, 1))
     llm = resolved.llm.name if resolved.llm else NO_LLM
@@ -261,6 +261,6 @@ def _published(cell: Cell) -> tuple[str, Mapping[str, Any]]:
     )
 
 
-def where(cell: Cell) -> str:
+def where(cell: RunSpec) -> str:
     """A cell without its seed and overrides."""
     return f"{cell.dataset} {cell.llm} {cell.method} {cell.protocol}"

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from benchmark.grid import lifeline
 from benchmark.grid.child import Child, stop
 from benchmark.process.exit_status import exit_status
-from benchmark.run.spec import Cell, resolve_cell
+from benchmark.run.spec import RunSpec, resolve_run
 from methods.errors import UserError
 
 PROGRAM = "adaptrec"
@@ -25,11 +25,11 @@ MISTAKE = f"{PROGRAM}: error: "
 POLL = 0.1
 
 
-def prepare(cells: Sequence[Cell], say: Callable[[str], None]) -> None:
+def prepare(cells: Sequence[RunSpec], say: Callable[[str], None]) -> None:
     """Compute hidden states and try to build what `cells` train; raises `UserError` with the first fault."""
-    groups: dict[tuple[str, str], list[Cell]] = {}
+    groups: dict[tuple[str, str], list[RunSpec]] = {}
     for cell in cells:
-        if resolve_cell(cell).llm is not None:
+        if resolve_run(cell).llm is not None:
             groups.setdefault((cell.dataset, cell.llm), []).append(cell)
     for (dataset, llm), group in groups.items():
         child = Child(
@@ -55,9 +55,9 @@ def _unless_end(say: Callable[[str], None]) -> Callable[[str], None]:
     return lambda line: None if line.startswith(f"{PROGRAM}: ") else say(line)
 
 
-def read_cells(text: str) -> list[Cell]:
+def read_cells(text: str) -> list[RunSpec]:
     """The cells in what `prepare` wrote."""
-    return TypeAdapter(list[Cell]).validate_json(text)
+    return TypeAdapter(list[RunSpec]).validate_json(text)
 
 
 def main(cells: str) -> int:

@@ -19,7 +19,7 @@ from benchmark.llm.token_states import TokenStates, keep_token_states, token_sta
 from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.measure import pick_device
 from benchmark.run.inputs import Sources
-from benchmark.run.spec import Cell, Resolved, resolve_cell
+from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from benchmark.speed.record import Variant
 from benchmark.speed.run import fresh, timed
 from benchmark.speed.steps import Plan
@@ -45,7 +45,7 @@ def random_token_states(tokens: Tokens, llm: LLM, layer: int, dtype: str, *_: An
     return TokenStates(tokens, values, torch.zeros(2, llm.width), layer, "random", 0.0, hit=True)
 
 
-def probe_training(resolved: Resolved) -> tuple[Variant, float]:
+def probe_training(resolved: ResolvedRun) -> tuple[Variant, float]:
     """A few steps and one validation pass on states that are made up; and the seconds of all else."""
     begin = time.monotonic()
     variant = timed(resolved, "", STEPS, Sources(random_states, random_token_states))
@@ -66,14 +66,14 @@ class Stored:
     """What computing them takes; nothing where they are there."""
 
 
-def probe_states(cells: Sequence[Cell]) -> list[Stored]:
+def probe_states(cells: Sequence[RunSpec]) -> list[Stored]:
     """What `cells`, all of one dataset and language model, keep on disk, found in a fresh process."""
     return fresh(stored_by, list(cells))
 
 
-def stored_by(cells: Sequence[Cell]) -> list[Stored]:
+def stored_by(cells: Sequence[RunSpec]) -> list[Stored]:
     """The same in this process."""
-    readers = [resolved for cell in cells if (resolved := resolve_cell(cell)).llm is not None]
+    readers = [resolved for cell in cells if (resolved := resolve_run(cell)).llm is not None]
     if not readers:
         return []
     llm, texts = readers[0].llm, readers[0].prepared.texts
@@ -90,7 +90,7 @@ def stored_by(cells: Sequence[Cell]) -> list[Stored]:
 
 
 def _pooled(
-    readers: Sequence[Resolved], llm: LLM, texts: Sequence[str], cache: Path
+    readers: Sequence[ResolvedRun], llm: LLM, texts: Sequence[str], cache: Path
 ) -> list[tuple[Stored, float]]:
     """One vector an item and layer; the share of the model's depth that computing them runs."""
     wanted: dict[tuple[str, str], set[int]] = {}
@@ -108,7 +108,9 @@ def _pooled(
     return found
 
 
-def _lower(readers: Sequence[Resolved], llm: LLM, tokens: Tokens, cache: Path) -> list[tuple[Stored, float]]:
+def _lower(
+    readers: Sequence[ResolvedRun], llm: LLM, tokens: Tokens, cache: Path
+) -> list[tuple[Stored, float]]:
     """All tokens behind layers that are never trained, where they are to be kept."""
     found: dict[tuple[int, str], tuple[Stored, float]] = {}
     for one in readers:

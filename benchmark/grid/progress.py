@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from benchmark.results.record import RunRecord
-from benchmark.run.spec import Cell
+from benchmark.run.spec import RunSpec
 from benchmark.train.told import EpochLine, duration, parse_line, time_range
 
 STATUS_SECONDS = 300.0
@@ -44,37 +44,37 @@ class Tracker:
 
     def __init__(
         self,
-        cells: Iterable[Cell],
+        cells: Iterable[RunSpec],
         later: int = 0,
-        known: Mapping[Cell, RunRecord] | None = None,
+        known: Mapping[RunSpec, RunRecord] | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self.waiting = dict.fromkeys(cells)
         self.total, self.ended, self.later, self._clock = len(self.waiting), 0, later, clock
-        self.running: dict[Cell, Running] = {}
+        self.running: dict[RunSpec, Running] = {}
         self._costs = [(cell, run_seconds(record)) for cell, record in (known or {}).items()]
         self._begun = 0
 
-    def begin(self, cell: Cell) -> int:
+    def begin(self, cell: RunSpec) -> int:
         """-> the cell's number."""
         self.waiting.pop(cell, None)
         self._begun += 1
         self.running[cell] = Running(self._begun, self._clock())
         return self._begun
 
-    def said(self, cell: Cell, line: str) -> None:
+    def said(self, cell: RunSpec, line: str) -> None:
         """A line of the cell's output. May be called from any thread."""
         running, told = self.running.get(cell), parse_line(line)
         if running is not None and told is not None:
             running.line = told
 
-    def defer(self, cell: Cell) -> None:
+    def defer(self, cell: RunSpec) -> None:
         """It did not begin after all: another process works on it."""
         if self.running.pop(cell, None):
             self._begun -= 1
         self.waiting[cell] = None
 
-    def end(self, cell: Cell, ok: bool) -> float:
+    def end(self, cell: RunSpec, ok: bool) -> float:
         """-> the seconds since it began; 0 where another process did it."""
         self.ended += 1
         self.waiting.pop(cell, None)
@@ -102,7 +102,7 @@ class Tracker:
         low, high = (sum(cost[edge] for cost in costs if cost) / max(1, at_a_time) for edge in (0, 1))
         return max([low, *(one[0] for one in running)]), max([high, *(one[1] for one in running)])
 
-    def _cost(self, cell: Cell | None) -> Range | None:
+    def _cost(self, cell: RunSpec | None) -> Range | None:
         """What the most similar of the cells that ended did cost."""
         near = [(_likeness(cell, other) if cell else 0, seconds) for other, seconds in self._costs]
         if not near:
@@ -142,7 +142,7 @@ class Tracker:
         return " | ".join(parts)
 
 
-def _likeness(one: Cell, other: Cell) -> int:
+def _likeness(one: RunSpec, other: RunSpec) -> int:
     """How much of what decides the cost two cells share."""
     weights = {"method": 8, "dataset": 4, "llm": 2, "protocol": 1}
     return sum(weight for name, weight in weights.items() if getattr(one, name) == getattr(other, name))

@@ -30,7 +30,7 @@ from benchmark.grid.lifeline import GRACE
 from benchmark.grid.prepare import prepare
 from benchmark.process import import_path
 from benchmark.results.record import BusyError, ranks_path
-from benchmark.run.spec import Cell, resolve_cell
+from benchmark.run.spec import RunSpec, resolve_run
 from benchmark.train.told import parse_line
 from methods.errors import UserError
 
@@ -48,8 +48,8 @@ class Order:
     """What a task is told."""
 
     number: int
-    cell: Cell
-    together: tuple[Cell, ...]
+    cell: RunSpec
+    together: tuple[RunSpec, ...]
     """All cells of its dataset and language model, whose states are computed in one pass."""
     folder: Path
     """The driver's working directory, which relative paths of a cell mean."""
@@ -78,7 +78,7 @@ class RayExecutor(Engine):
         super().__init__(options)
         self._ray = _import_ray()
         self._mark = f".{uuid4().hex}.seen"
-        self._groups: dict[tuple[str, str], dict[Cell, None]] = {}
+        self._groups: dict[tuple[str, str], dict[RunSpec, None]] = {}
         self._running: dict[Any, Task] = {}
         self._lines: Any = None
         self._asked: Any = None
@@ -123,7 +123,7 @@ class RayExecutor(Engine):
         self.options.results.mkdir(parents=True, exist_ok=True)
         (self.options.results / self._mark).touch()
 
-    def prepare(self, cells: Sequence[Cell]) -> None:
+    def prepare(self, cells: Sequence[RunSpec]) -> None:
         """Each node does it before its first cell."""
         for cell in cells:
             self._groups.setdefault((cell.dataset, cell.llm), {})[cell] = None
@@ -233,7 +233,7 @@ class Lines:
         self._stopped = False
 
     def put(self, number: int, line: str) -> None:
-        """Cell `number` said `line`."""
+        """RunSpec `number` said `line`."""
         self._lines.append((number, line))
 
     def take(self) -> list[tuple[int, str]]:
@@ -268,7 +268,7 @@ def _import_ray() -> Any:
     return ray
 
 
-_prepared: set[tuple[Cell, ...]] = set()
+_prepared: set[tuple[RunSpec, ...]] = set()
 """What this process of a node has seen to."""
 
 
@@ -278,7 +278,7 @@ def do(order: Order, lines: Any) -> Outcome:
         os.chdir(order.folder)
     shared = (order.results / order.mark).exists()
     store = order.results if shared else _own_store(order)
-    path = resolve_cell(order.cell).record_path(store)
+    path = resolve_run(order.cell).record_path(store)
     path.parent.mkdir(parents=True, exist_ok=True)
     said: list[str] = []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmark.grid.plan import Published, Search
 from benchmark.results.record import RunRecord, Trial, Tuning
 from benchmark.results.store import usable
-from benchmark.run.spec import Cell, resolve_cell
+from benchmark.run.spec import RunSpec, resolve_run
 
 MISSING = "its process ended without a record"
 
@@ -24,15 +24,15 @@ def validation(record: RunRecord | None) -> float | None:
     return record.metrics[split]["recall@10"]
 
 
-def choose(search: Search, found: Mapping[Cell, RunRecord]) -> Cell | None:
+def choose(search: Search, found: Mapping[RunSpec, RunRecord]) -> RunSpec | None:
     """The best trial by `validation`, of equal ones the first in the grid; None where all were lost."""
     known = {trial: value for trial in search.trials if (value := validation(found.get(trial))) is not None}
     return max(known, key=lambda trial: known[trial], default=None)
 
 
-def searched(search: Search, found: Mapping[Cell, RunRecord], chosen: Cell | None) -> Tuning:
+def searched(search: Search, found: Mapping[RunSpec, RunRecord], chosen: RunSpec | None) -> Tuning:
     """What the records of the configuration `chosen` say of the search."""
-    untuned = resolve_cell(search.untuned)
+    untuned = resolve_run(search.untuned)
     trials = [_trial(search, cell, found.get(cell)) for cell in search.trials]
     return Tuning(
         mode="grid",
@@ -58,11 +58,11 @@ def taken_from_paper(published: Published) -> Tuning:
     )
 
 
-def _trial(search: Search, cell: Cell, record: RunRecord | None) -> Trial:
+def _trial(search: Search, cell: RunSpec, record: RunRecord | None) -> Trial:
     curve = record.curve if record else []
     return Trial(
         overrides=search.set_by(cell),
-        config_hash=resolve_cell(cell).config_hash,
+        config_hash=resolve_run(cell).config_hash,
         status=record.status if record else "missing",
         error=record.error if record else MISSING,
         recall=validation(record),
@@ -73,7 +73,7 @@ def _trial(search: Search, cell: Cell, record: RunRecord | None) -> Trial:
     )
 
 
-def note(tuning: Tuning, cells: Iterable[Cell], results: Path) -> dict[Cell, RunRecord]:
+def note(tuning: Tuning, cells: Iterable[RunSpec], results: Path) -> dict[RunSpec, RunRecord]:
     """Write `tuning` into the records of `cells` that stand in `results`, and nothing else.
 
     A record keeps what it says of a search that tried all of these trials and more: the larger number of
@@ -82,7 +82,7 @@ def note(tuning: Tuning, cells: Iterable[Cell], results: Path) -> dict[Cell, Run
     tuning = Tuning.model_validate(tuning.model_dump())  # every field set
     noted = {}
     for cell in cells:
-        path = resolve_cell(cell).record_path(results)
+        path = resolve_run(cell).record_path(results)
         record = usable(path)
         if record is None:
             continue

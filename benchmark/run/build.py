@@ -17,7 +17,7 @@ from benchmark.model.items import ItemEncoder
 from benchmark.model.parallel import say
 from benchmark.model.recommender import Recommender
 from benchmark.run.inputs import CACHE, Inputs, Sources, build_method, load_inputs
-from benchmark.run.spec import Resolved
+from benchmark.run.spec import ResolvedRun
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Task, Trainer
 from methods.errors import UserError
@@ -30,14 +30,14 @@ LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_trainer(
-    resolved: Resolved,
+    resolved: ResolvedRun,
     checkpoint: Checkpoint,
     accelerator: Accelerator | None = None,
     sources: Sources = CACHE,
 ) -> tuple[Trainer, Inputs]:
     """The recommender of a cell and its data on the device, ready to train."""
     accelerator = accelerator or make_accelerator(pick_precision(resolved.settings, pick_device()))
-    settings, seed = resolved.settings, resolved.cell.seed
+    settings, seed = resolved.settings, resolved.spec.seed
     inputs = load_inputs(resolved, accelerator.device, sources)
     task = _task(resolved, inputs.items.padding)
     steps = total_steps(task.train, task.sequences, settings, seed)
@@ -74,7 +74,7 @@ def pick_precision(settings: Settings, device: torch.device) -> str:
     return settings.precision
 
 
-def _task(resolved: Resolved, padding: int) -> Task:
+def _task(resolved: ResolvedRun, padding: int) -> Task:
     """Rows and the catalogue's facts. Items with the same input share their encoding."""
     prepared, settings = resolved.prepared, resolved.settings
     offsets, end = prepared.offsets.astype(np.int64), prepared.train_end.astype(np.int64)
@@ -109,7 +109,7 @@ def _check_negatives(task: Task, settings: Settings, name: str) -> None:
         )
 
 
-def _twins(resolved: Resolved) -> Ints:
+def _twins(resolved: ResolvedRun) -> Ints:
     """`[I]` the first item with the same text, for readers of texts; itself where items have own vectors."""
     texts = resolved.prepared.texts
     if resolved.llm is None or resolved.settings.ids == "add":

@@ -15,14 +15,14 @@ from benchmark.llm.frozen import held_in
 from benchmark.results.metrics import chance, metrics_of
 from benchmark.results.record import GENERATION, Cost, Environment, Metrics, RunRecord
 from benchmark.run.inputs import Inputs
-from benchmark.run.spec import Resolved
+from benchmark.run.spec import ResolvedRun
 from benchmark.train.evaluate import UserRanks
 from benchmark.train.loop import Task, Trainer
 
 
-def blank(resolved: Resolved, where: Environment) -> RunRecord:
+def blank(resolved: ResolvedRun, where: Environment) -> RunRecord:
     """All that is known before the run: `failed` until it has ended well."""
-    cell, prepared, entry = resolved.cell, resolved.prepared, resolved.entry
+    cell, prepared, entry = resolved.spec, resolved.prepared, resolved.entry
     return RunRecord(
         generation=GENERATION,
         status="failed",
@@ -50,7 +50,7 @@ def blank(resolved: Resolved, where: Environment) -> RunRecord:
     )  # fmt: skip
 
 
-def _chance(resolved: Resolved) -> dict[str, Metrics]:
+def _chance(resolved: ResolvedRun) -> dict[str, Metrics]:
     """What a random order of the catalogue would give on every split; masked: of what is left of it to each
     user, on average over users."""
     prepared = resolved.prepared
@@ -80,7 +80,7 @@ def _distinct_seen(prepared: Prepared, at: Ints) -> Ints:
     return np.bincount(pairs // len(prepared.texts), minlength=len(lengths))[users]
 
 
-def add_texts(record: RunRecord, resolved: Resolved, inputs: Inputs) -> str | None:
+def add_texts(record: RunRecord, resolved: ResolvedRun, inputs: Inputs) -> str | None:
     """What became of the items' texts as tokens: -> a warning, where the language model loses many."""
     if resolved.llm is None or inputs.texts is None:
         return None

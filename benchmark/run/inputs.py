@@ -25,7 +25,7 @@ from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.measure import device_name, pick_device
 from benchmark.model.items import ItemInputs
 from benchmark.model.parallel import any_process, is_main, say
-from benchmark.run.spec import Cell, Resolved, resolve_cell
+from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from methods import registry
 from methods.base import Context, Items, Method, state_statistics
 from methods.errors import UserError
@@ -58,7 +58,7 @@ CACHE = Sources()
 """The cache, and what it lacks computed."""
 
 
-def load_inputs(resolved: Resolved, device: torch.device, sources: Sources = CACHE) -> Inputs:
+def load_inputs(resolved: ResolvedRun, device: torch.device, sources: Sources = CACHE) -> Inputs:
     """The inputs of a cell's method, on `device`."""
     if resolved.llm is None:
         return Inputs(ItemInputs(lambda items, _: Items(ids=items)), {})
@@ -68,7 +68,7 @@ def load_inputs(resolved: Resolved, device: torch.device, sources: Sources = CAC
     return inputs
 
 
-def _check_texts(resolved: Resolved, llm: LLM, facts: TokenFacts | None) -> None:
+def _check_texts(resolved: ResolvedRun, llm: LLM, facts: TokenFacts | None) -> None:
     """Raise `UserError` where all items are one to the language model."""
     name, items = resolved.prepared.name, len(resolved.prepared.texts)
     if facts is not None and facts.token_sequences == 1 < items and resolved.settings.ids == "none":
@@ -90,14 +90,14 @@ def _told_texts(data: Prepared, llm: LLM, facts: TokenFacts | None) -> Iterator[
         yield f"warning: {warning}"
 
 
-def build_method(resolved: Resolved, inputs: Inputs, total_steps: int) -> Method:
+def build_method(resolved: ResolvedRun, inputs: Inputs, total_steps: int) -> Method:
     """The cell's method. Raises `UserError` where it cannot be put on this language model."""
     n_items = len(resolved.prepared.texts)
     context = Context(resolved.settings.width, n_items, total_steps, **inputs.context)
     return resolved.cls(resolved.config, context)
 
 
-def _states_inputs(resolved: Resolved, llm: LLM, device: torch.device, sources: Sources) -> Inputs:
+def _states_inputs(resolved: ResolvedRun, llm: LLM, device: torch.device, sources: Sources) -> Inputs:
     states = _pooled_states(resolved, llm, device, sources)
     values = states.values.to(device)  # [I, A, D]
     offset = states.mean.to(device) if states.mean.any() else None  # [A, D]; zero where states are fp32
@@ -110,7 +110,7 @@ def _states_inputs(resolved: Resolved, llm: LLM, device: torch.device, sources: 
     return Inputs(ItemInputs(read), context, states.seconds, device_name(device), states.facts)
 
 
-def _tokens_inputs(resolved: Resolved, llm: LLM, device: torch.device, sources: Sources) -> Inputs:
+def _tokens_inputs(resolved: ResolvedRun, llm: LLM, device: torch.device, sources: Sources) -> Inputs:
     """Tokens, or behind frozen lower layers their states; the language model goes to the method."""
     context = _about(llm) | {"pooling": resolve_pooling(resolved.settings.pooling, llm)}
     seconds: list[float] = []
@@ -150,7 +150,7 @@ def _states_reader(lower: TokenStates) -> ItemInputs:
     return ItemInputs(read, lower.tokens.lengths)
 
 
-def _pooled_states(resolved: Resolved, llm: LLM, device: torch.device, sources: Sources) -> States:
+def _pooled_states(resolved: ResolvedRun, llm: LLM, device: torch.device, sources: Sources) -> States:
     settings, layers = resolved.settings, resolved.cls.layers(resolved.config, llm.n_layers)
     texts = resolved.prepared.texts
     pooling, dtype = settings.pooling, settings.states_dtype
@@ -160,7 +160,7 @@ def _pooled_states(resolved: Resolved, llm: LLM, device: torch.device, sources: 
 
 
 def _lower_states(
-    resolved: Resolved, llm: LLM, tokens: Tokens, device: torch.device, sources: Sources
+    resolved: ResolvedRun, llm: LLM, tokens: Tokens, device: torch.device, sources: Sources
 ) -> TokenStates | None:
     """States behind the layers that the method never trains, where they are to be kept."""
     settings, layer = resolved.settings, resolved.cls.frozen_layers(resolved.config, llm.n_layers)
@@ -209,7 +209,7 @@ def prepare_inputs(
     yield describe(prepared)
     if llm is not None:
         yield from prepare_cells(
-            Cell(
+            RunSpec(
                 dataset, llm, name, protocol,
                 overrides=applicable(overrides, registry.get(name).Config), reading=reading,
             )
@@ -217,12 +217,12 @@ def prepare_inputs(
         )  # fmt: skip
 
 
-def prepare_cells(cells: Iterable[Cell]) -> Iterator[str]:
+def prepare_cells(cells: Iterable[RunSpec]) -> Iterator[str]:
     """Compute the states that `cells`, all of one dataset and language model, need, in one pass.
 
     Yields lines for the terminal.
     """
-    readers = [resolved for cell in cells if (resolved := resolve_cell(cell)).llm is not None]
+    readers = [resolved for cell in cells if (resolved := resolve_run(cell)).llm is not None]
     layers: dict[tuple[str, str], set[int]] = {}
     facts: TokenFacts | None = None
     for resolved in readers:
@@ -253,7 +253,7 @@ def prepare_cells(cells: Iterable[Cell]) -> Iterator[str]:
         build_method(resolved, inputs, total_steps=1_000)
 
 
-def _prepare_lower(tuned: Sequence[Resolved]) -> Iterator[str]:
+def _prepare_lower(tuned: Sequence[ResolvedRun]) -> Iterator[str]:
     """States behind the layers that methods never train, each once."""
     tokens: Tokens | None = None
     done: set[tuple[int, str]] = set()

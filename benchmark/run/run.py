@@ -22,7 +22,7 @@ from benchmark.results.record import BusyError, RunRecord, ranks_path
 from benchmark.results.store import finished, outdated, set_aside
 from benchmark.run.build import build_trainer, make_accelerator, pick_precision
 from benchmark.run.describe import add_cost, add_quality, add_texts, add_training, blank
-from benchmark.run.spec import Cell, Resolved, resolve_cell
+from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.evaluate import NotFiniteError, UserRanks
 from benchmark.train.liveness import NotAliveError
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def run(cell: Cell, results: Path, fresh: bool = False) -> tuple[Path, RunRecord]:
+def run(cell: RunSpec, results: Path, fresh: bool = False) -> tuple[Path, RunRecord]:
     """Run `cell`, or return its record where it is finished; go on where it was interrupted.
 
     `fresh` discards a finished record and a checkpoint. A fault of the run itself is recorded (`failed`,
     `oom`) and returned; a user's mistake raises `UserError`; ctrl-C leaves the checkpoint and re-raises.
     """
-    resolved = resolve_cell(cell)  # in every process; file locks let one prepare the data and the others wait
+    resolved = resolve_run(cell)  # in every process; file locks let one prepare the data and the others wait
     precision = pick_precision(resolved.settings, pick_device())
     accelerator = make_accelerator(precision)
     for warning in resolved.prepared.warnings:
@@ -68,7 +68,7 @@ def run(cell: Cell, results: Path, fresh: bool = False) -> tuple[Path, RunRecord
 
 
 def _attempt(
-    resolved: Resolved, precision: str, accelerator: Accelerator, path: Path, checkpoint: Checkpoint
+    resolved: ResolvedRun, precision: str, accelerator: Accelerator, path: Path, checkpoint: Checkpoint
 ) -> RunRecord:
     """Run to the end, and record how it ended."""
     record = blank(resolved, environment(accelerator.device, precision, world_size()))
@@ -97,7 +97,7 @@ def _attempt(
 
 
 def _execute(
-    resolved: Resolved, record: RunRecord, accelerator: Accelerator, checkpoint: Checkpoint
+    resolved: ResolvedRun, record: RunRecord, accelerator: Accelerator, checkpoint: Checkpoint
 ) -> UserRanks:
     """Train and test; fills `record` as it goes."""
     trainer, inputs = build_trainer(resolved, checkpoint, accelerator)

@@ -32,7 +32,7 @@ how texts are encoded changes what a run costs, and nothing else but which dropo
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunSpec:
     """What a user asks for: one run."""
 
     dataset: str
@@ -52,10 +52,10 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedRun:
     """A cell whose names were found, whose settings were checked, and whose data is prepared."""
 
-    cell: Cell
+    spec: RunSpec
     entry: registry.Entry
     cls: type[Method]
     settings: Settings
@@ -72,14 +72,14 @@ class Resolved:
         source = {"method": self.entry.name, "target": self.entry.target}
         values = {"settings": hashed(self.settings), "config": hashed(self.config)}
         return digest(
-            {"data": self.prepared.key, "llm": llm, "protocol": self.cell.protocol, **source, **values}
+            {"data": self.prepared.key, "llm": llm, "protocol": self.spec.protocol, **source, **values}
         )
 
     @property
     def protocol_hash(self) -> str:
         """Equal for rows that may stand in one table."""
         shared = {name: value for name, value in hashed(self.settings).items() if name not in ROW_SETTINGS}
-        return digest({"data": self.prepared.key, "protocol": self.cell.protocol, "settings": shared})
+        return digest({"data": self.prepared.key, "protocol": self.spec.protocol, "settings": shared})
 
     @property
     def code(self) -> str | None:
@@ -94,8 +94,8 @@ class Resolved:
     def record_path(self, results: Path) -> Path:
         """`<results>/<dataset>/<llm>/<method>/<hash>-s<seed>.json`."""
         llm = self.llm.slug if self.llm else NO_LLM
-        name = f"{self.config_hash}-s{self.cell.seed}.json"
-        return results / self.prepared.name / llm / self.cell.method / name
+        name = f"{self.config_hash}-s{self.spec.seed}.json"
+        return results / self.prepared.name / llm / self.spec.method / name
 
 
 def check_protocol(name: str) -> None:
@@ -104,7 +104,7 @@ def check_protocol(name: str) -> None:
         raise unknown("protocol", name, PROTOCOLS)
 
 
-def resolve_cell(cell: Cell) -> Resolved:
+def resolve_run(cell: RunSpec) -> ResolvedRun:
     """Check every name and value of `cell` and prepare its data. Raises `UserError` with the first fault."""
     entry, cls = registry.entry(cell.method), registry.get(cell.method)
     check_protocol(cell.protocol)
@@ -123,7 +123,7 @@ def resolve_cell(cell: Cell) -> Resolved:
     if llm is not None:
         cls.layers(config, llm.n_layers)  # these say so now where the language model is too shallow
         cls.frozen_layers(config, llm.n_layers)
-    return Resolved(cell, entry, cls, settings, config, prepared, llm)
+    return ResolvedRun(cell, entry, cls, settings, config, prepared, llm)
 
 
 @cache

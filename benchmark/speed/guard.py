@@ -19,7 +19,7 @@ from benchmark.files import write_atomically
 from benchmark.measure import environment
 from benchmark.results.schema import Part, not_valid
 from benchmark.run.build import build_trainer
-from benchmark.run.spec import Cell, resolve_cell
+from benchmark.run.spec import RunSpec, resolve_run
 from benchmark.speed.record import Counts
 from benchmark.speed.steps import count_evaluation, count_training
 from benchmark.speed.table import markdown
@@ -106,9 +106,9 @@ def _packages() -> dict[str, str]:
 
 
 def _count(cell: Guarded) -> Guarded:
-    asked = Cell(cell.dataset, cell.llm, cell.method, cell.protocol, 0, tuple(cell.overrides))
+    asked = RunSpec(cell.dataset, cell.llm, cell.method, cell.protocol, 0, tuple(cell.overrides))
     with TemporaryDirectory() as folder:
-        trainer, _ = build_trainer(resolve_cell(asked), Checkpoint(Path(folder)))
+        trainer, _ = build_trainer(resolve_run(asked), Checkpoint(Path(folder)))
         # what is made once, by the first step, counts for none of them
         count_training(trainer, 1, epoch=1)
         training, evaluation = count_training(trainer, cell.steps, epoch=2), count_evaluation(trainer)

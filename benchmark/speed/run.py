@@ -27,7 +27,7 @@ from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.results.record import GENERATION
 from benchmark.run.build import build_trainer, pick_precision
 from benchmark.run.inputs import CACHE, Sources
-from benchmark.run.spec import Cell, Resolved, resolve_cell
+from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from benchmark.speed.against import check_alike
 from benchmark.speed.record import SpeedRecord, Variant, read_speed
 from benchmark.speed.steps import Plan, measure
@@ -41,7 +41,7 @@ Vary = tuple[str, Sequence[str]] | None
 
 
 def speed(
-    cell: Cell, vary: Vary, plan: Plan, file: Path | None = None, against: Path | None = None
+    cell: RunSpec, vary: Vary, plan: Plan, file: Path | None = None, against: Path | None = None
 ) -> SpeedRecord:
     """Time `cell`, or one like it for each value of `vary`, one after another; write the record to `file`.
 
@@ -50,7 +50,7 @@ def speed(
     """
     key, values = vary or (None, [""])
     cells = [_varied(cell, key, value) for value in values] if key else [cell]
-    resolved = [resolve_cell(one) for one in cells]
+    resolved = [resolve_run(one) for one in cells]
     for one in resolved:
         pick_precision(one.settings, pick_device())
     blanks = [_blank(one, value) for one, value in zip(resolved, values, strict=True)]
@@ -62,7 +62,7 @@ def speed(
     if file is not None:
         _check_writable(file)
     for number, (one, value) in enumerate(zip(resolved, values, strict=True)):
-        print(f"[{number + 1}/{len(cells)}] {one.cell}", file=sys.stderr, flush=True)
+        print(f"[{number + 1}/{len(cells)}] {one.spec}", file=sys.stderr, flush=True)
         record.variants[number] = timed(one, value, plan)
     if file is not None:
         record.write(file)
@@ -70,7 +70,7 @@ def speed(
 
 
 def _record(
-    first: Resolved, overrides: Sequence[str], vary: Vary, plan: Plan, variants: list[Variant]
+    first: ResolvedRun, overrides: Sequence[str], vary: Vary, plan: Plan, variants: list[Variant]
 ) -> SpeedRecord:
     return SpeedRecord(
         generation=GENERATION,
@@ -79,8 +79,8 @@ def _record(
         data_key=first.prepared.key,
         llm=first.llm.name if first.llm else None,
         llm_details=first.llm.details() if first.llm else {},
-        method=first.cell.method,
-        protocol=first.cell.protocol,
+        method=first.spec.method,
+        protocol=first.spec.protocol,
         overrides=sorted(overrides),
         vary=vary[0] if vary else None,
         steps=plan.steps,
@@ -101,7 +101,7 @@ def _check_writable(file: Path) -> None:
         raise UserError(f"--json {file} is a folder; give the name of a file.")
 
 
-def _varied(cell: Cell, key: str, value: str) -> Cell:
+def _varied(cell: RunSpec, key: str, value: str) -> RunSpec:
     """`cell` with one more setting, whose name and value are checked."""
     config = registry.get(cell.method).Config
     if key not in accepted(config):
@@ -113,8 +113,8 @@ def _varied(cell: Cell, key: str, value: str) -> Cell:
     return replace(cell, overrides=(*cell.overrides, f"{key}={value}"))
 
 
-def _command(first: Resolved, overrides: Sequence[str], vary: Vary, plan: Plan) -> str:
-    cell = first.cell
+def _command(first: ResolvedRun, overrides: Sequence[str], vary: Vary, plan: Plan) -> str:
+    cell = first.spec
     words = ["python", "-m", "benchmark", "speed", "--dataset", first.prepared.name]
     words += ["--llm", first.llm.name] if first.llm else []
     words += ["--method", cell.method, "--protocol", cell.protocol]
@@ -145,18 +145,18 @@ def fresh(call: Callable[..., T], *arguments: Any) -> T:
             raise
 
 
-def _prepare(cells: Sequence[Cell]) -> None:
+def _prepare(cells: Sequence[RunSpec]) -> None:
     """Compute what is kept on disk, and find what is wrong with a method's settings."""
     for cell in cells:
         try:
             with TemporaryDirectory() as folder:
-                build_trainer(resolve_cell(cell), Checkpoint(Path(folder)))
+                build_trainer(resolve_run(cell), Checkpoint(Path(folder)))
         except Exception as error:
             if not out_of_memory(error):
                 raise
 
 
-def _blank(resolved: Resolved, value: str) -> Variant:
+def _blank(resolved: ResolvedRun, value: str) -> Variant:
     return Variant(
         value=value,
         status="failed",
@@ -165,11 +165,11 @@ def _blank(resolved: Resolved, value: str) -> Variant:
     )
 
 
-def timed(resolved: Resolved, value: str, plan: Plan, sources: Sources = CACHE) -> Variant:
+def timed(resolved: ResolvedRun, value: str, plan: Plan, sources: Sources = CACHE) -> Variant:
     """Time one cell in a fresh process; `sources` as of `load_inputs`."""
     blank = _blank(resolved, value)
     try:
-        return fresh(time_cell, resolved.cell, blank, plan, sources)
+        return fresh(time_cell, resolved.spec, blank, plan, sources)
     except BrokenProcessPool:
         return blank.model_copy(update={"status": "killed", "error": "the process was killed"})
     except UserError:
@@ -179,11 +179,11 @@ def timed(resolved: Resolved, value: str, plan: Plan, sources: Sources = CACHE) 
         return blank.model_copy(update={"error": f"{type(error).__name__}: {one_line(error, 300)}"})
 
 
-def time_cell(cell: Cell, variant: Variant, plan: Plan, sources: Sources = CACHE) -> Variant:
+def time_cell(cell: RunSpec, variant: Variant, plan: Plan, sources: Sources = CACHE) -> Variant:
     """Build `cell` and fill in its figures, in this process."""
     try:
         with TemporaryDirectory() as folder:
-            trainer, _ = build_trainer(resolve_cell(cell), Checkpoint(Path(folder)), sources=sources)
+            trainer, _ = build_trainer(resolve_run(cell), Checkpoint(Path(folder)), sources=sources)
             variant.environment = environment(trainer.device, trainer.precision, 1)
             measure(trainer, plan, variant)
     except Exception as error:

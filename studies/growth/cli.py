@@ -64,7 +64,7 @@ def _parser() -> Parser:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from benchmark.run.spec import Cell
+    from benchmark.run.spec import RunSpec
     from benchmark.speed.steps import Plan
     from studies.growth.record import write
     from studies.growth.table import show
@@ -72,7 +72,8 @@ def _train(options: argparse.Namespace) -> int:
 
     own = ("epochs=1", *options.set)  # the schedule of all epochs is not needed, and takes its time
     cells = [
-        Cell(dataset, options.llm, options.method, options.protocol, 0, own) for dataset in options.datasets
+        RunSpec(dataset, options.llm, options.method, options.protocol, 0, own)
+        for dataset in options.datasets
     ]
     plan = Plan(options.steps, options.warm_up, options.passes, detail=False)
     record = grow(cells, options.users, options.rounds, plan)

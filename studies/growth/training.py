@@ -23,7 +23,7 @@ from benchmark.measure import environment, one_line, out_of_memory
 from benchmark.results.record import GENERATION
 from benchmark.run.build import build_trainer
 from benchmark.run.inputs import Sources
-from benchmark.run.spec import Cell, Resolved, resolve_cell
+from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from benchmark.speed.record import Timed, Variant
 from benchmark.speed.run import fresh
 from benchmark.speed.steps import Plan, measure
@@ -38,7 +38,7 @@ STARTS = 3
 """Times that the beginning of an epoch is timed."""
 
 
-def grow(cells: Sequence[Cell], users: int, rounds: int, plan: Plan) -> GrowthRecord:
+def grow(cells: Sequence[RunSpec], users: int, rounds: int, plan: Plan) -> GrowthRecord:
     """Measure each of `cells`, which differ in their dataset alone, `rounds` times in turn.
 
     Hidden states are drawn at random in the language model's shape: what they say does not change what a
@@ -76,9 +76,9 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def blank(cell: Cell) -> Size:
+def blank(cell: RunSpec) -> Size:
     """What is known of a size before it is measured; prepares the dataset where it is not yet."""
-    resolved = resolve_cell(cell)
+    resolved = resolve_run(cell)
     prepared = resolved.prepared
     return Size(
         dataset=prepared.name,
@@ -95,7 +95,7 @@ def blank(cell: Cell) -> Size:
     )
 
 
-def _states_bytes(resolved: Resolved) -> int:
+def _states_bytes(resolved: ResolvedRun) -> int:
     if resolved.llm is None or resolved.cls.reads != "states":
         return 0
     layers = len(resolved.cls.layers(resolved.config, resolved.llm.n_layers))
@@ -103,9 +103,9 @@ def _states_bytes(resolved: Resolved) -> int:
     return len(resolved.prepared.texts) * layers * resolved.llm.width * size
 
 
-def _round(cell: Cell, size: Size, users: int, plan: Plan) -> None:
+def _round(cell: RunSpec, size: Size, users: int, plan: Plan) -> None:
     """Add one measurement to `size`, or why there is none."""
-    resolved = resolve_cell(cell)
+    resolved = resolve_run(cell)
     variant = Variant(
         value=size.dataset,
         status="failed",
@@ -127,13 +127,13 @@ def _round(cell: Cell, size: Size, users: int, plan: Plan) -> None:
     size.rounds.append(variant)
 
 
-def in_this_process(cell: Cell, variant: Variant, users: int, plan: Plan) -> tuple[Variant, Timed, int]:
+def in_this_process(cell: RunSpec, variant: Variant, users: int, plan: Plan) -> tuple[Variant, Timed, int]:
     """Build `cell` and measure it: -> its figures, the start of an epoch, and how many users were ranked."""
     start, ranked = Timed(), 0
     try:
         with TemporaryDirectory() as folder:
             sources = Sources(random_states, random_token_states)
-            trainer, _ = build_trainer(resolve_cell(cell), Checkpoint(Path(folder)), sources=sources)
+            trainer, _ = build_trainer(resolve_run(cell), Checkpoint(Path(folder)), sources=sources)
             trainer.task = replace(trainer.task, valid=evenly(trainer.task.valid, users))
             ranked = len(trainer.task.valid)
             variant.environment = environment(trainer.device, trainer.precision, 1)
