@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from types import ModuleType
 
-from benchmark.commands import bench, explain, listing, prepare, report, run, speed
+from benchmark.commands import bench, explain, listing, prepare, report, results, run, speed
 from benchmark.commands.options import Parser, use_data_dir
 from benchmark.process.exit_status import exit_status
 from methods.errors import unknown
@@ -20,6 +20,7 @@ COMMANDS: dict[str, ModuleType] = {
     "run": run,
     "bench": bench,
     "report": report,
+    "results": results,
     "explain": explain,
     "speed": speed,
     "list": listing,

@@ -1,0 +1,241 @@
+"""The long table: every stored and every published figure is one row of one data frame.
+
+Runs that did not finish have no rows. Columns (text is null where it does not apply):
+
+- `source`: `ours`, measured by this project, or `paper`, printed in the paper of `results/paper`.
+- `dataset`: as the records name it; of the paper, its own name; null for figures over all datasets.
+- `llm`: language model; null for a method that reads none, and for counts of a published dataset.
+- `method`: null for counts of a published dataset and for bounds.
+- `protocol`: protocol of the run; null in the paper and for bounds.
+- `configuration`: the method and its overrides, `tmoe (ids=add)`. Where two configurations of one dataset,
+  language model and protocol read alike, the beginning of the hash follows. `chance` and `ceiling` are
+  bounds: the expectation of a random order, and the best possible figure of a planted dataset.
+- `seed`: null in the paper and for bounds.
+- `split`: what a figure was taken on: `valid`, `test`, `test_warm`, `test_cold`; the same with `_masked`,
+  where the user's history is left out of the ranking; `initial_valid`, before training; of memory the
+  phase, `train` or `eval`. Null elsewhere.
+- `kind`: `quality` (rank metrics, from 0 to 1), `cost` (seconds, GB of 10^9 bytes, parameters, epochs, ...),
+  `count` (of a dataset), `setting` (settings and hyper-parameters that are numbers), `tuned`
+  (hyper-parameters that a search chose), `improvement` (per cent by which the paper's own method exceeds
+  `method`).
+- `measure`: `recall@10`, `epoch_seconds`, `users`, `top_layers`, ... Within a kind a measure has one unit.
+- `value`: a float.
+- `record`: `<dataset>/<llm>/<method>/<hash>-s<seed>`, the file of the record below the folder of the results
+  without `.json`; or `paper:<table>`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from benchmark.results.metrics import chance as random_order
+from benchmark.results.published import COUNTS, IMPROVEMENT, Figure, published
+from benchmark.results.record import METRICS, RunRecord, below_results
+from benchmark.results.store import Tell, iter_records, warn
+from methods.errors import UserError, unknown
+
+Source = Literal["ours", "paper", "both"]
+SOURCES: tuple[Source, ...] = ("ours", "paper", "both")
+COLUMNS = (
+    "source", "dataset", "llm", "method", "protocol", "configuration", "seed", "split", "kind", "measure",
+    "value", "record",
+)  # fmt: skip
+TYPES = dict.fromkeys(COLUMNS, "string") | {"seed": "Int64", "value": "float64"}
+NARROWED_BY = ("dataset", "llm", "method", "protocol")
+MEMORY = {
+    "allocated": "gpu_memory_gb",
+    "reserved": "gpu_memory_reserved_gb",
+    "process": "gpu_memory_process_gb",
+    "host": "host_memory_gb",
+}
+"""Field of `PeakMemory` in bytes -> measure in 10^9 bytes."""
+PAPER_COSTS = {"epoch_seconds": None, "gpu_memory_gb": "train"}
+"""Measures of cost that the paper prints -> their split."""
+
+Row = dict[str, Any]
+_Identity = tuple[str, str, str | None, str]
+"""Hash, dataset, language model and protocol of a configuration."""
+
+
+def load(
+    results: Path,
+    source: str = "both",
+    metrics: Sequence[str] = METRICS,
+    only: Mapping[str, Collection[str]] | None = None,
+    tell: Tell = warn,
+) -> pd.DataFrame:
+    """The long table of the records below `results` and of the published figures; `paper` reads no records.
+
+    `metrics` are the rank metrics that it holds; those which a record lacks are computed from its ranks.
+    `only` narrows the rows: column of NARROWED_BY -> its values; a row whose column is null stays. `tell` is
+    given why records do not count. Raises `UserError` for an unknown source, metric or value, and where no
+    row is left.
+    """
+    if source not in SOURCES:
+        raise unknown("source of figures:", source, SOURCES)
+    parts = []
+    if source != "paper":
+        runs = list(iter_records(results, tell, metrics))
+        if not runs:
+            raise UserError(
+                f"there are no usable run records below {results}. Give their folder by --results, or ask "
+                "for the published figures alone by --source paper."
+            )
+        parts.append(measured(runs, metrics))
+    if source != "ours":
+        parts.append(printed(published().figures, metrics))
+    return narrow(pd.concat(parts, ignore_index=True), only or {})
+
+
+def narrow(table: pd.DataFrame, only: Mapping[str, Collection[str]]) -> pd.DataFrame:
+    """The rows with one of these values, or null, in each of these columns.
+
+    Raises `UserError` for a value that the table does not have, and where no row is left that has them all.
+    """
+    kept = pd.Series(True, index=table.index)
+    named = pd.Series(True, index=table.index)
+    for column, values in only.items():
+        if not values:
+            continue
+        for value in values:
+            if value not in (known := sorted(table[column].dropna().unique())):
+                raise unknown(f"{column} among these figures:", value, known)
+        kept &= table[column].isin(list(values)) | table[column].isna()
+        named &= table[column].isin(list(values))
+    if not named.any():
+        asked = "; ".join(f"{name}: {', '.join(values)}" for name, values in only.items() if values)
+        raise UserError(f"no figure has all of these at once: {asked}. Ask for less.")
+    return table[kept].reset_index(drop=True)
+
+
+def measured(runs: Iterable[tuple[Path, RunRecord]], metrics: Sequence[str] = METRICS) -> pd.DataFrame:
+    """The figures of finished runs, and the bounds of their datasets.
+
+    The records hold those of `metrics` that they were read with (`read_result`).
+    """
+    finished = [(path, run) for path, run in runs if run.status == "ok"]
+    names = _configurations([run for _, run in finished])
+    rows: list[Row] = []
+    bounded: set[tuple[str, Any]] = set()
+    for path, run in finished:
+        record = below_results(path).removesuffix(".json")
+        whole = {"source": "ours", "dataset": run.dataset, "record": record}
+        mine = {"llm": run.llm, "method": run.method, "protocol": run.protocol, "seed": run.seed}
+        mine["configuration"] = names[_identity(run)]
+        rows += [{**whole, **mine, **figure} for figure in _figures(run, metrics)]
+        if (data := (run.dataset, run.data.get("key"))) not in bounded:
+            bounded.add(data)
+            rows += [{**whole, **figure} for figure in _bounds(run, metrics)]
+    return _table(rows)
+
+
+def printed(figures: Iterable[Figure], metrics: Collection[str] = METRICS) -> pd.DataFrame:
+    """Published figures; of rank metrics those of `metrics`."""
+    rows = []
+    for figure in figures:
+        kind, measure, split = "tuned", figure.measure, None
+        if measure.startswith(IMPROVEMENT):
+            kind, measure, split = "improvement", measure.removeprefix(IMPROVEMENT), "test"
+        elif measure in METRICS:
+            kind, split = "quality", "test"
+        elif measure in PAPER_COSTS:
+            kind, split = "cost", PAPER_COSTS[measure]
+        elif measure.startswith(COUNTS):
+            kind = "count"
+        if kind in ("quality", "improvement") and measure not in metrics:
+            continue
+        rows.append(
+            {
+                "source": "paper",
+                "dataset": figure.dataset or None,
+                "llm": figure.llm,
+                "method": figure.method or None,
+                "configuration": figure.method or None,
+                **_figure(kind, measure, figure.value, split),
+                "record": figure.record,
+            }
+        )
+    return _table(rows)
+
+
+def _table(rows: Sequence[Row]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(TYPES)
+
+
+def _figure(kind: str, measure: str, value: float, split: str | None = None) -> Row:
+    return {"kind": kind, "measure": measure, "value": float(value), "split": split}
+
+
+def _numbers(kind: str, values: Iterable[tuple[str, Any]], split: str | None = None) -> Iterator[Row]:
+    """A row for each value that is a number."""
+    for measure, value in values:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield _figure(kind, measure, value, split)
+
+
+def _figures(run: RunRecord, metrics: Sequence[str]) -> Iterator[Row]:
+    """What was measured in one run, and what it was measured with."""
+    splits = {**run.metrics, **{f"initial_{split}": values for split, values in run.initial.items()}}
+    for split, values in splits.items():
+        yield from _numbers("quality", ((name, values.get(name)) for name in metrics), split)
+    yield from _numbers("cost", run.cost)
+    for phase, peak in run.cost.peak_memory.items():
+        bytes_of = {measure: getattr(peak, name) for name, measure in MEMORY.items()}
+        yield from _numbers("cost", ((n, b / 1e9) for n, b in bytes_of.items() if b is not None), phase)
+    search = run.tuning
+    progress = {
+        "epochs_run": run.epochs_run,
+        "best_epoch": run.best_epoch,
+        "trials": run.trials,
+        "search_seconds": search and search.train_seconds,
+        "search_cpu_seconds": search and search.train_cpu_seconds,
+        "ranks_moved": run.liveness and run.liveness.ranks_moved,
+    }
+    yield from _numbers("cost", progress.items())
+    yield from _numbers("count", (run.data.get("fingerprint") or {}).items())
+    yield from _numbers("count", [("cold_targets", run.cold_targets)])
+    yield from _numbers("setting", {**run.settings, **run.hyperparameters}.items())
+    values = {**run.settings, **run.hyperparameters}
+    chosen = search.chosen if search and search.mode == "grid" else ()
+    names = [pair.partition("=")[0] for pair in chosen]
+    yield from _numbers("tuned", ((name, values.get(name)) for name in names))
+
+
+def _bounds(run: RunRecord, metrics: Sequence[str]) -> Iterator[Row]:
+    """The expected figures of a random order and the best possible ones, as far as the record knows them.
+
+    A random order needs for metrics that are not recorded the size of the catalogue, and for masked ones what
+    each user's history leaves of it, which no record holds.
+    """
+    items = (run.data.get("fingerprint") or {}).get("items")
+    absent = [name for name in metrics if name not in METRICS]
+    for bound in ("chance", "ceiling"):
+        splits = dict(run.data.get(bound) or {})
+        if bound == "chance" and splits and absent and items:
+            splits["test"] = {**splits["test"], **random_order(np.array([items]), absent)}
+        for split, values in splits.items():
+            for row in _numbers("quality", ((name, values.get(name)) for name in metrics), split):
+                yield {"configuration": bound, **row}
+
+
+def _configurations(runs: Iterable[RunRecord]) -> dict[_Identity, str]:
+    """The configuration's name, unique among those of one dataset, language model and protocol."""
+    labels = {
+        _identity(run): run.method + (f" ({', '.join(run.overrides)})" if run.overrides else "")
+        for run in runs
+    }
+    uses = Counter((label, *identity[1:]) for identity, label in labels.items())
+    return {
+        identity: label + (f" #{identity[0][:8]}" if uses[label, *identity[1:]] > 1 else "")
+        for identity, label in labels.items()
+    }
+
+
+def _identity(run: RunRecord) -> _Identity:
+    return run.config_hash, run.dataset, run.llm, run.protocol
