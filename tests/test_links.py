@@ -1,4 +1,4 @@
-"""Relative links of the documents lead somewhere, to a heading where they name one."""
+"""Documents: relative links lead to a file and, where they name one, to a heading; pages are short."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = (".", "docs", "docs/measurements", "studies", "datasets/*", "results/paper", "reports")
 DOCUMENTS = sorted(
-    path.relative_to(ROOT).as_posix()
-    for pattern in ("*.md", "docs/*.md", "datasets/*/*.md", "results/paper/*.md", "reports/*.md")
-    for path in ROOT.glob(pattern)
+    path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in ROOT.glob(f"{folder}/*.md")
 )
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
 
 def prose(path: Path) -> str:
-    """What a reader sees as text: no blocks of code."""
+    """The page without blocks of code."""
     return re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 
 
@@ -28,24 +27,19 @@ def anchors(path: Path) -> set[str]:
 
 
 def links(document: str) -> list[tuple[Path, str]]:
-    """Files and anchors that a document names, addresses of other hosts left out."""
+    """Files and anchors that a document names, without addresses of other hosts."""
     path = ROOT / document
-    found = []
-    for link in LINK.findall(prose(path)):
-        if not re.match(r"\w+:", link):
-            name, _, anchor = link.partition("#")
-            found.append(((path.parent / name).resolve() if name else path, anchor))
-    return found
+    relative = [link.partition("#") for link in LINK.findall(prose(path)) if not re.match(r"\w+:", link)]
+    return [((path.parent / name).resolve() if name else path, anchor) for name, _, anchor in relative]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document: str) -> None:
-    found = links(document)
-    gone = [str(path.relative_to(ROOT)) for path, _ in found if not path.exists()]
-    assert gone == []
-    named = [(path, anchor) for path, anchor in found if anchor and path.suffix == ".md"]
-    assert [f"{path.name}#{anchor}" for path, anchor in named if anchor not in anchors(path)] == []
+    targets = links(document)
+    assert [str(path.relative_to(ROOT)) for path, _ in targets if not path.exists()] == []
+    headings = [(path, anchor) for path, anchor in targets if anchor and path.suffix == ".md"]
+    assert [f"{path.name}#{anchor}" for path, anchor in headings if anchor not in anchors(path)] == []
 
 
 def test_there_are_links_to_follow() -> None:
-    assert len([one for document in DOCUMENTS for one in links(document)]) > 50
+    assert sum(len(links(document)) for document in DOCUMENTS) > 50

@@ -430,19 +430,3 @@ def test_what_measured_something_else_is_refused_in_one_line(changes: dict[str, 
     # a choice that there was not yet is no difference
     newer = variant("cached", settings={"accumulation": 2, "new": "x"}, hyperparameters={"rank": 8})
     check_alike(record_of(newer), then, Path("x.json"))
-
-
-def test_tables_in_the_docs_are_those_of_their_records() -> None:
-    root = Path(__file__).parents[1]
-    page = (root / "docs" / "costs.md").read_text(encoding="utf-8")
-    files = sorted((root / "results" / "speed").glob("*.json"))
-    all_of_them = f"<!-- table: by machine -->\n{brief([read_speed(file) for file in files])}\n"
-    assert all_of_them in page, "docs/costs.md: the table by machine is out of date"
-    for part in page.split("\n<!-- table: ")[1:]:
-        name, _, after = part.partition(" -->\n")
-        file = root / "results" / "speed" / f"{name}.json"
-        if file.exists():
-            told = show(read_speed(file))
-            if (before := file.parent / "before" / file.name).exists():
-                told += f"\n\n{compare(read_speed(file), read_speed(before), before)}"
-            assert after.lstrip("\n").startswith(f"{told}\n"), f"docs/costs.md: {name} is out of date"
