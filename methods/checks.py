@@ -1,18 +1,18 @@
-"""The conformance checks of a method, each with a name, for its author's own tests.
+"""Conformance checks of a method, each with a name, for use in the tests of its author.
 
 ```python
 from methods.checks import check_method, parametrize_checks
 
-@parametrize_checks(MyMethod)             # one test of pytest a check
+@parametrize_checks(MyMethod)             # pytest reports each check as a test
 def test_my_method(check):
     check()
 
-check_method(MyMethod)                    # or all of them at once, the first failure raised
+check_method(MyMethod)                    # all checks at once; raises the first failure
 ```
 
-They train the method for a few steps on small random inputs. They need no data, no network and no language
-model, take about a second, and know nothing of the harness. A check that fails raises `AssertionError` with
-one line that says which promise of `methods.base` is not kept. Symbols of shape comments as there.
+The checks train the method for a few steps on small random inputs. They need no data, no network and no
+language model, and take about a second. A check that fails raises `AssertionError` with one line that says
+which rule of `methods.base` the method breaks. Symbols of shape comments are those of `methods.base`.
 """
 
 from __future__ import annotations
@@ -29,180 +29,182 @@ from torch import Tensor
 
 from methods.base import Items, Method
 from methods.declarations import check_class, check_frozen_layers, check_tables
-from methods.trial import BATCH, LAYERS, OUT_DIM, Trial, all_states
+from methods.under_test import BATCH, LAYERS, OUT_DIM, MethodUnderTest, all_states
 
 QUERIES = 64
 
 
-def hyper_parameters(trial: Trial) -> None:
-    """`reads` is known; `Config` is a frozen dataclass whose defaults fit their types and go into JSON."""
-    _ = trial.config
+def hyper_parameters(test: MethodUnderTest) -> None:
+    """`reads` is valid; `Config` is a frozen dataclass whose defaults fit their types and go into JSON."""
+    _ = test.config
 
 
-def tables(trial: Trial) -> None:
-    """`grid`, `paper` and `schedule` name settings that exist, with values that they take."""
-    check_tables(trial.cls)
+def tables(test: MethodUnderTest) -> None:
+    """`grid`, `paper` and `schedule` name settings that exist, with valid values."""
+    check_tables(test.cls)
 
 
-def layers_exist(trial: Trial) -> None:
-    """`layers` names distinct layers that the language model has, or refuses it with a `UserError`."""
-    _ = trial.inputs
+def layers_exist(test: MethodUnderTest) -> None:
+    """`layers` names distinct layers of the language model, or raises `UserError`."""
+    _ = test.inputs
 
 
-def training(trial: Trial) -> None:
-    """It builds, and trains: `[M, d]` of finite floats, `param_groups` as promised, finite gradients."""
-    _ = trial.training
+def training(test: MethodUnderTest) -> None:
+    """It builds and trains: `[M, d]` of finite floats, `param_groups` lists what trains, finite gradients."""
+    _ = test.trained
 
 
-def gradients(trial: Trial) -> None:
-    """Every parameter that is promised to train gets a gradient other than zero."""
+def gradients(test: MethodUnderTest) -> None:
+    """Every parameter of `param_groups` gets a gradient other than zero."""
     # in several steps, not in one: a factor that starts at zero, as in LoRA, hides its partner's gradient
-    dead = sorted(set(trial.training.promised) - trial.training.reached)
-    trial.require(not dead, f"{', '.join(dead)} never gets a gradient other than zero")
+    dead = sorted(set(test.trained.listed) - test.trained.with_gradient)
+    test.require(not dead, f"{', '.join(dead)} never gets a gradient other than zero")
 
 
-def movement(trial: Trial) -> None:
-    """What is promised to train moves; what is frozen does not."""
-    done = trial.training
-    for name, parameter in done.everything.items():
-        promised, moved = any(parameter is one for one in done.promised.values()), name in done.moved
-        trial.require(moved or not promised, f"{name} is promised to train, but it does not move")
-        trial.require(promised or not moved, f"{name} is frozen, but it moves in training")
+def movement(test: MethodUnderTest) -> None:
+    """Training changes every parameter of `param_groups` and no other."""
+    trained = test.trained
+    for name, parameter in trained.parameters.items():
+        listed = any(parameter is other for other in trained.listed.values())
+        changed = name in trained.changed
+        test.require(changed or not listed, f"{name} is in param_groups, but training does not change it")
+        test.require(listed or not changed, f"{name} is frozen, but training changes it")
 
 
-def fault(trial: Trial) -> None:
+def fault(test: MethodUnderTest) -> None:
     """`fault` returns None or one line of text."""
-    message = trial.attempt("fault", trial.training.method.fault)
+    message = test.attempt("fault", test.trained.method.fault)
     one_line = message is None or (isinstance(message, str) and message != "" and "\n" not in message)
-    trial.require(one_line, f"fault must return None or one line of text, not {message!r}")
+    test.require(one_line, f"fault must return None or one line of text, not {message!r}")
 
 
-def items_differ(trial: Trial) -> None:
-    """Two items do not all get the same embedding."""
-    whole = trial.training.after
-    trial.require(bool((whole - whole[0]).any()), "every item gets the same embedding")
+def items_differ(test: MethodUnderTest) -> None:
+    """Not all items get the same embedding."""
+    embedded = test.trained.after
+    test.require(bool((embedded - embedded[0]).any()), "every item gets the same embedding")
 
 
-def repeatable(trial: Trial) -> None:
-    """In eval mode an embedding does not depend on chance."""
-    again = trial.embed(trial.training.method)
-    _agree(trial, again, trial.training.after, "it is random in eval mode: two calls on one input differ")
+def repeatable(test: MethodUnderTest) -> None:
+    """In eval mode an embedding is not random."""
+    again = test.embed(test.trained.method)
+    _require_same(test, again, test.trained.after, "it is random in eval mode: two calls on one input differ")
 
 
-def order(trial: Trial) -> None:
-    """An item's embedding does not depend on its place in the batch."""
-    rows, done = torch.randperm(BATCH), trial.training
-    shuffled = trial.embed(done.method, _take(trial.items, rows))
-    _agree(trial, shuffled, done.after[rows], "an item's embedding depends on the order of the batch")
+def order(test: MethodUnderTest) -> None:
+    """An item's embedding does not depend on its position in the batch."""
+    rows = torch.randperm(BATCH)
+    shuffled = test.embed(test.trained.method, _take(test.items, rows))
+    message = "an item's embedding depends on the order of the batch"
+    _require_same(test, shuffled, test.trained.after[rows], message)
 
 
-def neighbours(trial: Trial) -> None:
+def neighbours(test: MethodUnderTest) -> None:
     """An item's embedding does not depend on the other items of the batch."""
-    done = trial.training
-    each = [trial.embed(done.method, _take(trial.items, row[None])) for row in torch.arange(BATCH)]
-    _agree(trial, torch.cat(each), done.after, "an item's embedding depends on its neighbours in the batch")
+    alone = [test.embed(test.trained.method, _take(test.items, row[None])) for row in torch.arange(BATCH)]
+    message = "an item's embedding depends on its neighbours in the batch"
+    _require_same(test, torch.cat(alone), test.trained.after, message)
 
 
-def padding(trial: Trial) -> None:
+def padding(test: MethodUnderTest) -> None:
     """An item's embedding does not depend on how far its tokens are padded."""
-    ids, mask = trial.items.input_ids, trial.items.attention_mask
+    ids, mask = test.items.input_ids, test.items.attention_mask
     if ids is not None and mask is not None:
         padded = Items(input_ids=F.pad(ids, (0, 5)), attention_mask=F.pad(mask, (0, 5)))  # [M, T + 5]
-        embedded = trial.embed(trial.training.method, padded)
-        _agree(trial, embedded, trial.training.after, "an item's embedding depends on padding")
+        embedded = test.embed(test.trained.method, padded)
+        _require_same(test, embedded, test.trained.after, "an item's embedding depends on padding")
 
 
-def layers_used(trial: Trial) -> None:
-    """Every layer on axis `A` counts: preparing one costs a user time and disk."""
-    states, done = trial.items.states, trial.training
+def layers_used(test: MethodUnderTest) -> None:
+    """The embedding depends on every layer of axis `A`, since each costs time and disk."""
+    states, trained = test.items.states, test.trained
     if states is None:
         return
-    for place, layer in enumerate(trial.cls.layers(trial.config, LAYERS)):
+    for index, layer in enumerate(test.cls.layers(test.config, LAYERS)):
         changed = states.clone()
-        changed[:, place] = changed[:, place].roll(1, dims=0)  # every item gets another one's states
-        same = torch.equal(trial.embed(done.method, Items(states=changed)), done.after)
-        trial.require(not same, f"layers() asks for layer {layer}, but the embedding does not depend on it")
+        changed[:, index] = changed[:, index].roll(1, dims=0)  # every item gets another item's states
+        same = torch.equal(test.embed(trained.method, Items(states=changed)), trained.after)
+        test.require(not same, f"layers() asks for layer {layer}, but the embedding does not depend on it")
 
 
-def lower_layers(trial: Trial) -> None:
-    """Layers that are promised never to train may run once, outside the method, with the same result."""
-    items, llm, done = trial.items, trial.context.llm, trial.training
+def lower_layers(test: MethodUnderTest) -> None:
+    """The layers of `frozen_layers` may run once, outside the method, with the same result."""
+    items, llm, trained = test.items, test.context.llm, test.trained
     if llm is None or items.attention_mask is None:
         return
-    lower = check_frozen_layers(trial.cls, trial.config, LAYERS)
+    lower = check_frozen_layers(test.cls, test.config, LAYERS)
     if not lower:
         return
     hidden = all_states(llm, items)[lower] * items.attention_mask[:, :, None]  # [M, T, D]
-    twin, _ = trial.build(lower)
-    names = {name for name, parameter in done.method.named_parameters() if not parameter.requires_grad}
-    learned = {name: value for name, value in done.method.state_dict().items() if name not in names}
-    unknown = twin.load_state_dict(learned, strict=False).unexpected_keys
-    trial.require(not unknown, f"with Context.lower = {lower} it has no {', '.join(unknown)}")
-    embedded = trial.embed(twin, Items(hidden=hidden, attention_mask=items.attention_mask))
-    far = float((embedded - done.after).abs().max())
-    trial.require(
-        far <= done.limit,
-        f"frozen_layers() is {lower}, but an embedding from the states behind layer {lower} is another than"
-        f" from the tokens (by up to {far:.2g})",
+    twin, _ = test.build(lower)
+    frozen = {name for name, parameter in trained.method.named_parameters() if not parameter.requires_grad}
+    learned = {name: value for name, value in trained.method.state_dict().items() if name not in frozen}
+    unexpected = twin.load_state_dict(learned, strict=False).unexpected_keys
+    test.require(not unexpected, f"with Context.lower = {lower} it has no {', '.join(unexpected)}")
+    embedded = test.embed(twin, Items(hidden=hidden, attention_mask=items.attention_mask))
+    _require_same(
+        test,
+        embedded,
+        trained.after,
+        f"frozen_layers() is {lower}, but the states after layer {lower} give another embedding than the"
+        " tokens",
     )
 
 
-def saving(trial: Trial) -> None:
+def saving(test: MethodUnderTest) -> None:
     """The state dict is all that evaluation needs."""
-    done, file = trial.training, io.BytesIO()
-    trial.attempt("saving its state_dict", lambda: torch.save(done.method.state_dict(), file))
+    trained, file = test.trained, io.BytesIO()
+    test.attempt("saving its state_dict", lambda: torch.save(trained.method.state_dict(), file))
     file.seek(0)
-    state = trial.attempt("loading weights only", lambda: torch.load(file, weights_only=True))
-    twin, _ = trial.build()
-    trial.attempt("load_state_dict in a new instance", lambda: twin.load_state_dict(state))
-    far = float((trial.embed(twin) - done.after).abs().max())
-    trial.require(
-        far <= done.limit,
-        f"a new instance with the saved state_dict embeds otherwise (by up to {far:.2g}); "
-        "keep what training changes in parameters or persistent buffers",
+    state = test.attempt("loading weights only", lambda: torch.load(file, weights_only=True))
+    twin, _ = test.build()
+    test.attempt("load_state_dict in a new instance", lambda: twin.load_state_dict(state))
+    _require_same(
+        test,
+        test.embed(twin),
+        trained.after,
+        "a new instance with the saved state_dict embeds otherwise; keep what training changes in parameters"
+        " or persistent buffers",
     )
 
 
-def extra_record(trial: Trial) -> None:
+def extra_record(test: MethodUnderTest) -> None:
     """`extra_record` goes into JSON."""
-    extra = trial.attempt("extra_record", trial.training.method.extra_record)
-    trial.attempt("writing extra_record as JSON", lambda: json.dumps(extra))
+    extra = test.attempt("extra_record", test.trained.method.extra_record)
+    test.attempt("writing extra_record as JSON", lambda: json.dumps(extra))
 
 
-def adaptation(trial: Trial) -> None:
-    """Training reorders the items for random queries; a shift or scale common to all would not."""
+def adaptation(test: MethodUnderTest) -> None:
+    """Training changes how items rank for random queries; a common shift or scale would not."""
     queries = torch.randn(OUT_DIM, QUERIES)  # [d, q]
     # each [M, d] x [d, q] -> [M, q]
-    first, last = ((table @ queries).argsort(0) for table in (trial.training.before, trial.training.after))
-    moved = not torch.equal(first, last)
-    trial.require(moved, "it does not adapt: items rank the same before and after training")
+    before, after = ((table @ queries).argsort(0) for table in (test.trained.before, test.trained.after))
+    adapted = not torch.equal(before, after)
+    test.require(adapted, "it does not adapt: items rank the same before and after training")
 
 
-def bf16(trial: Trial) -> None:
-    """The harness chooses the precision: a step in bf16 works and stays finite."""
-    method, _ = trial.build()
+def bf16(test: MethodUnderTest) -> None:
+    """A step in bf16 works and stays finite, since the harness chooses the precision."""
+    method, _ = test.build()
     with torch.autocast("cpu", torch.bfloat16):
-        output = trial.attempt("forward in bf16 autocast", lambda: method.train()(trial.items))
+        output = test.attempt("forward in bf16 autocast", lambda: method.train()(test.items))
     finite = bool(output.isfinite().all())
-    trial.require(finite, "forward in bf16 autocast gives nan or infinity")
-    trial.attempt("backward in bf16 autocast", output.float().mean().backward)
+    test.require(finite, "forward in bf16 autocast gives nan or infinity")
+    test.attempt("backward in bf16 autocast", output.float().mean().backward)
 
 
-def random_seed(trial: Trial) -> None:
-    """The harness chooses the seed: after the method has run, its random numbers are still the harness's."""
+def random_seed(test: MethodUnderTest) -> None:
+    """The method does not set torch's seed, since the harness chooses it."""
     draws = []
     for seed in (1, 2):
         torch.default_generator.manual_seed(seed)
-        method, _ = trial.build()
-        trial.run(method.train(), trial.items)
+        method, _ = test.build()
+        test.run(method.train(), test.items)
         draws.append(torch.rand(()))
-    trial.require(
-        not torch.equal(*draws),
-        "it sets the seed of torch's random numbers, which is the harness's to choose",
-    )
+    message = "it sets the seed of torch's random numbers, which is the harness's to choose"
+    test.require(not torch.equal(*draws), message)
 
 
-CHECKS: dict[str, Callable[[Trial], None]] = {
+CHECKS: dict[str, Callable[[MethodUnderTest], None]] = {
     function.__name__: function
     for function in (
         hyper_parameters, tables, layers_exist, training, gradients, movement, fault, items_differ,
@@ -210,32 +212,46 @@ CHECKS: dict[str, Callable[[Trial], None]] = {
         bf16, random_seed,
     )
 }  # fmt: skip
-"""Name -> check, in the order in which they run; the first line of a docstring says what a check holds."""
+"""Name -> check, in the order in which they run. The first line of a docstring states the rule."""
 
 
 @dataclass(frozen=True)
-class Check:
-    """One check of one method; calling it raises `AssertionError` where the method fails it."""
-
-    name: str
-    trial: Trial
-    expected_failure: str | None = None
-    """Why the method is known to fail it; None where it should pass."""
-
-    def __call__(self) -> None:
-        """Run the check. The global random number generators are the same afterwards."""
-        with self.trial.seeded(2 + list(CHECKS).index(self.name)):
-            CHECKS[self.name](self.trial)
-
-
-@dataclass(frozen=True)
-class Result:
+class CheckResult:
     """How a check ended."""
 
     name: str
     status: Literal["passed", "failed", "failed as expected", "passed unexpectedly"]
     message: str = ""
-    """What was wrong, or why the failure was expected."""
+    """What is wrong, or the reason of the expected failure."""
+
+
+@dataclass(frozen=True)
+class MethodCheck:
+    """One check of one method. Calling it raises `AssertionError` where the method fails."""
+
+    name: str
+    test: MethodUnderTest
+    expected_failure: str | None = None
+    """Why the method is known to fail the check; None where it should pass."""
+
+    def __call__(self) -> None:
+        """Run the check. The global random number generators are restored afterwards."""
+        with self.test.seeded(2 + list(CHECKS).index(self.name)):
+            CHECKS[self.name](self.test)
+
+    def result(self) -> CheckResult:
+        """Run the check and return how it ended."""
+        reason = self.expected_failure
+        try:
+            self()
+        except AssertionError as error:
+            if reason is None:
+                return CheckResult(self.name, "failed", str(error))
+            return CheckResult(self.name, "failed as expected", reason)
+        if reason is None:
+            return CheckResult(self.name, "passed")
+        message = f"{self.test.cls.__name__}: {self.name} passes; remove it from expected_failures"
+        return CheckResult(self.name, "passed unexpectedly", message)
 
 
 def method_checks(
@@ -244,20 +260,20 @@ def method_checks(
     *,
     seed: int = 0,
     expected_failures: Mapping[str, str] | None = None,
-) -> list[Check]:
-    """Every check of `cls`, not run yet; they share one training.
+) -> list[MethodCheck]:
+    """All checks of `cls`, not run yet. They share one training.
 
-    `config` is an instance of `cls.Config`, its defaults when left out; `seed` chooses the random inputs and
-    weights; `expected_failures` has names of checks that the method is known to fail, with the reason. Raises
+    `config` is an instance of `cls.Config`, by default its defaults; `seed` chooses the random inputs and
+    weights; `expected_failures` maps names of checks that the method is known to fail to the reason. Raises
     `AssertionError` where `cls` is no method class, and ValueError for a name that is no check.
     """
     check_class(cls)
-    known = expected_failures or {}
-    for name, reason in known.items():
+    reasons = expected_failures or {}
+    for name, reason in reasons.items():
         if name not in CHECKS or not reason.strip():
             raise ValueError(f"expected_failures: {name!r} needs a reason and must be one of {list(CHECKS)}")
-    trial = Trial(cls, config, seed)
-    return [Check(name, trial, known.get(name)) for name in CHECKS]
+    test = MethodUnderTest(cls, config, seed)
+    return [MethodCheck(name, test, reasons.get(name)) for name in CHECKS]
 
 
 def check_method(
@@ -267,33 +283,18 @@ def check_method(
     seed: int = 0,
     expected_failures: Mapping[str, str] | None = None,
     on_failure: Literal["raise", "report"] = "raise",
-) -> list[Result]:
+) -> list[CheckResult]:
     """Run `method_checks` and return how each ended.
 
-    Raises `AssertionError` with the first failure, or where a check passes that is expected to fail;
-    `on_failure="report"` runs all of them and raises nothing.
+    Raises `AssertionError` at the first check that fails, or that passes although `expected_failures` names
+    it; with `on_failure="report"` it runs all checks and raises nothing.
     """
     results = []
     for check in method_checks(cls, config, seed=seed, expected_failures=expected_failures):
-        result, error = _result(check)
-        if on_failure == "raise" and result.status == "failed":
-            assert error is not None
-            raise error
-        if on_failure == "raise" and result.status == "passed unexpectedly":
-            raise AssertionError(f"{cls.__name__}: {check.name} passes; take it out of expected_failures")
-        results.append(result)
+        results.append(check.result())
+        if on_failure == "raise" and results[-1].status in ("failed", "passed unexpectedly"):
+            raise AssertionError(results[-1].message)
     return results
-
-
-def _result(check: Check) -> tuple[Result, AssertionError | None]:
-    expected = check.expected_failure
-    try:
-        check()
-    except AssertionError as error:
-        if expected is not None:
-            return Result(check.name, "failed as expected", expected), error
-        return Result(check.name, "failed", str(error)), error
-    return Result(check.name, "passed" if expected is None else "passed unexpectedly", expected or ""), None
 
 
 def parametrize_checks(
@@ -303,29 +304,26 @@ def parametrize_checks(
     seed: int = 0,
     expected_failures: Mapping[str, str] | None = None,
 ) -> Any:
-    """A decorator for a test of pytest with the argument `check`: one test a check.
+    """Decorate a pytest function with the argument `check`, so that each check is a test of its own.
 
     An expected failure is a strict `xfail` with its reason.
     """
     import pytest
 
-    def marks(check: Check) -> list[Any]:
+    parameters = []
+    for check in method_checks(cls, config, seed=seed, expected_failures=expected_failures):
         reason = check.expected_failure
-        return (
-            [] if reason is None else [pytest.mark.xfail(reason=reason, raises=AssertionError, strict=True)]
-        )
-
-    checks = method_checks(cls, config, seed=seed, expected_failures=expected_failures)
-    return pytest.mark.parametrize(
-        "check", [pytest.param(check, id=check.name, marks=marks(check)) for check in checks]
-    )
+        xfail = pytest.mark.xfail(reason=reason or "", raises=AssertionError, strict=True)
+        parameters.append(pytest.param(check, id=check.name, marks=xfail if reason else ()))
+    return pytest.mark.parametrize("check", parameters)
 
 
-def _agree(trial: Trial, other: Tensor, whole: Tensor, message: str) -> None:
+def _require_same(test: MethodUnderTest, embedded: Tensor, expected: Tensor, message: str) -> None:
     """Fail with `message` unless two computations of the same embeddings `[M, d]` agree."""
-    far, done = float((other - whole).abs().max()), trial.training
-    trial.require(
-        far <= done.limit, f"{message} (by up to {far:.2g}; the spread between items is {done.spread:.2g})"
+    distance, trained = float((embedded - expected).abs().max()), test.trained
+    test.require(
+        distance <= trained.limit,
+        f"{message} (they differ by up to {distance:.2g}; the spread between items is {trained.spread:.2g})",
     )
 
 

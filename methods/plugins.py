@@ -1,6 +1,6 @@
-"""What installed packages offer through entry points.
+"""Entry points of installed packages.
 
-Code of other packages may fail in any way when it is read or imported; it must affect itself alone.
+Code of other packages may fail in any way when it is read or imported; that must affect those packages alone.
 """
 
 from __future__ import annotations
@@ -13,26 +13,31 @@ BROKEN = (Exception, SystemExit)
 """What code of another package may raise when it is imported."""
 
 
+def one_line(error: BaseException) -> str:
+    """Kind and message of `error` on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 @cache
 def warn(line: str) -> None:
-    """Print a warning to stderr, once a process."""
+    """Print a warning to stderr, once per process."""
     print(f"warning: {line}", file=sys.stderr)
 
 
 def offered(group: str) -> list[EntryPoint]:
-    """The entry points of `group` in the order of their names; packages that cannot be read are left out."""
+    """The entry points of `group`, sorted by name; packages that cannot be read are left out."""
     return sorted(_read(group), key=lambda point: (point.name, point.value))
 
 
 def _read(group: str) -> list[EntryPoint]:
     try:
         return list(entry_points(group=group))
-    except Exception:  # of which package, this does not say
-        found: list[EntryPoint] = []
+    except Exception:  # the error does not say which package is broken
+        points: list[EntryPoint] = []
     for distribution in distributions():
         try:
-            found += distribution.entry_points.select(group=group)
+            points += distribution.entry_points.select(group=group)
         except Exception as error:
             name = distribution.metadata["Name"]
             warn(f"the entry points of {name} cannot be read ({type(error).__name__}); reinstall it.")
-    return found
+    return points

@@ -1,8 +1,8 @@
 """Names of methods: the built-in ones and those that other packages offer through an entry point.
 
 Nothing is imported until a method is asked for, so that `list` and `--help` answer at once. A package that is
-broken, or that claims the name of another method, affects its own methods alone: where it would be used among
-others it is left out, with a warning in one line.
+broken, or that claims the name of another method, affects its own methods alone: where all methods are asked
+for, it is left out with a warning of one line.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.metadata import EntryPoint, PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from methods.errors import UserError, unknown
-from methods.plugins import BROKEN, offered, warn
+from methods.plugins import BROKEN, offered, one_line, warn
 
 if TYPE_CHECKING:
     from methods.base import Method
@@ -28,8 +28,8 @@ GROUP = "adaptrec.methods"
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One registered name."""
+class RegisteredMethod:
+    """A name of a method and where its class is."""
 
     name: str
     target: str
@@ -38,7 +38,7 @@ class Entry:
     version: str
     external: bool
     problem: str = ""
-    """Why it cannot be used (a clash, a module that is missing), or empty."""
+    """Why it cannot be used (a name that is taken, a module that is missing), or empty."""
 
     @property
     def summary(self) -> str:
@@ -57,8 +57,10 @@ def default_names() -> list[str]:
 
 
 def hyperparameters() -> Iterator[set[str]]:
-    """The hyper-parameters of each method, built-in ones first: those of other packages are imported only
-    if the caller asks for more. Broken ones are left out."""
+    """The hyper-parameters of each method, built-in ones first. Broken methods are left out.
+
+    A method is imported only when the iterator reaches it.
+    """
     for _, cls in _usable():
         yield {field.name for field in fields(cls.Config)}
 
@@ -74,42 +76,37 @@ def _usable() -> Iterator[tuple[str, type[Method]]]:
 
 
 @cache
-def entries() -> dict[str, Entry]:
-    """All registered names, the broken ones included. An outsider never replaces a name."""
+def entries() -> dict[str, RegisteredMethod]:
+    """All registered names, those with a problem included. An external method never replaces another."""
     from methods import BUILTIN
 
-    found = {
-        name: Entry(name, target, "adaptrec", _version("adaptrec"), external=False)
+    try:
+        own_version = version("adaptrec")
+    except PackageNotFoundError:
+        own_version = "not installed"
+    registered = {
+        name: RegisteredMethod(name, target, "adaptrec", own_version, external=False)
         for name, target in BUILTIN.items()
     }
     for point in offered(GROUP):
         entry = _external(point)
-        clash = found.get(entry.name)
-        if clash is None:
-            found[entry.name] = entry
-        elif clash.target != entry.target:
+        clash = registered.setdefault(entry.name, entry)
+        if clash.target != entry.target:
             problem = f"the name '{entry.name}' is already taken by {clash.distribution} ({clash.target})"
-            key = f"{entry.name} ({entry.distribution})"
-            found[key] = Entry(
-                entry.name, entry.target, entry.distribution, entry.version, external=True, problem=problem
-            )
-            if clash.external:  # neither of two outsiders wins by the order of installation
-                found[entry.name] = Entry(
-                    clash.name, clash.target, clash.distribution, clash.version, external=True,
-                    problem=f"the name is also claimed by {entry.distribution} ({entry.target})",
-                )  # fmt: skip
-    return found
+            registered[f"{entry.name} ({entry.distribution})"] = replace(entry, problem=problem)
+            if clash.external:  # the order of installation does not decide between two external methods
+                problem = f"the name is also claimed by {entry.distribution} ({entry.target})"
+                registered[entry.name] = replace(clash, problem=problem)
+    return registered
 
 
-def entry(name: str) -> Entry:
-    """The entry of `name`; raises `UserError` for an unknown, clashing or broken one."""
-    everything = entries()
-    own = everything.get(name)
-    if own is None:
+def entry(name: str) -> RegisteredMethod:
+    """The entry of `name`. Raises `UserError` where it is unknown, taken twice or broken."""
+    if (own := entries().get(name)) is None:
         raise unknown("method", name, names(), "`adaptrec list methods` describes them.")
-    for found in everything.values():
-        if found.name == own.name and found.problem:
-            line = f"method '{own.name}' from {found.distribution}: {found.problem}. Uninstall or rename it."
+    for other in entries().values():
+        if other.name == own.name and other.problem:
+            line = f"method '{own.name}' from {other.distribution}: {other.problem}. Uninstall or rename it."
             if own.problem or own.external:
                 raise UserError(line)
             warn(line)
@@ -117,34 +114,33 @@ def entry(name: str) -> Entry:
 
 
 def get(name: str) -> type[Method]:
-    """Import the class of method `name`."""
-    from methods.declarations import check_class, line
+    """Import the class of method `name`. Raises `UserError` where that fails or it is no valid method."""
+    from methods.declarations import check_class
 
-    found = entry(name)
-    module, _, attribute = found.target.partition(":")
+    registered = entry(name)
+    module, _, attribute = registered.target.partition(":")
+    source = f"method '{name}' from {registered.distribution}"
     try:
         cls: type[Method] = getattr(importlib.import_module(module), attribute)
     except BROKEN as error:
-        reason = f"importing {found.target} raised {line(error)}"
-        raise UserError(f"method '{name}' from {found.distribution} cannot be loaded: {reason}.") from error
+        reason = f"importing {registered.target} raised {one_line(error)}"
+        raise UserError(f"{source} cannot be loaded: {reason}.") from error
     try:
         check_class(cls)
     except AssertionError as error:
-        raise UserError(f"method '{name}' from {found.distribution} cannot be used: {error}.") from error
+        raise UserError(f"{source} cannot be used: {error}.") from error
     return cls
 
 
-def _external(point: EntryPoint) -> Entry:
-    distribution = point.dist.name if point.dist else "unknown"
-    number = point.dist.version if point.dist else "unknown"
-    target = "".join(point.value.partition("[")[0].split())  # without extras and spaces, which may be there
-    return Entry(
-        point.name, target, distribution, number, external=True, problem=_problem(point.name, target)
-    )
+def _external(point: EntryPoint) -> RegisteredMethod:
+    distribution, number = (point.dist.name, point.dist.version) if point.dist else ("unknown", "unknown")
+    target = "".join(point.value.partition("[")[0].split())  # without extras and spaces
+    problem = _problem(point.name, target)
+    return RegisteredMethod(point.name, target, distribution, number, external=True, problem=problem)
 
 
 def _problem(name: str, target: str) -> str:
-    """Why `target` cannot be offered as `name`, or nothing."""
+    """Why `target` cannot be offered as `name`, or empty."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         return "the name of a method may hold letters, digits, '.', '_' and '-' only"
     if not re.fullmatch(r"[\w.]+:\w+", target):
@@ -152,24 +148,17 @@ def _problem(name: str, target: str) -> str:
     module = target.partition(":")[0]
     try:
         return "" if importlib.util.find_spec(module) else f"there is no module '{module}'"
-    except BROKEN as error:  # looking runs the packages that the module lies in
-        return f"module '{module}' cannot be found: {type(error).__name__}: {' '.join(str(error).split())}"
+    except BROKEN as error:  # find_spec imports the packages that contain the module
+        return f"module '{module}' cannot be found: {one_line(error)}"
 
 
 def _summary(module: str, attribute: str) -> str:
     try:
         spec = importlib.util.find_spec(module)
         tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else None
-    except BROKEN:  # the summary is a courtesy
+    except BROKEN:  # a list without a summary is better than none
         return ""
     for node in tree.body if tree else ():
         if isinstance(node, ast.ClassDef) and node.name == attribute:
             return (ast.get_docstring(node) or "").partition("\n")[0]
     return ""
-
-
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return "not installed"

@@ -443,7 +443,7 @@ BROKEN: list[tuple[type[Method], str]] = [
     (RecurrentOverBatch, "depends on the order of the batch"),
     (UnmaskedMean, "depends on padding"),
     (ForgetsMask, "depends on padding"),
-    (FrozenBias, r"linear\.bias is promised to train, but it is frozen"),
+    (FrozenBias, r"linear\.bias is in param_groups, but it is frozen"),
     (QuietlyFrozen, r"linear\.bias is frozen; make it a buffer"),
     (LeftOut, r"linear\.bias has requires_grad but is in no group"),
     (Twice, "names a parameter twice"),
@@ -451,8 +451,8 @@ BROKEN: list[tuple[type[Method], str]] = [
     (Nothing, "no parameter to train"),
     (Dead, "spare never gets a gradient other than zero"),
     (Detached, "gain never gets a gradient other than zero"),
-    (Stuck, r"linear\.bias is promised to train, but it does not move"),
-    (MovesFrozen, r"word_embeddings\.weight is frozen, but it moves"),
+    (Stuck, r"linear\.bias is in param_groups, but training does not change it"),
+    (MovesFrozen, r"word_embeddings\.weight is frozen, but training changes it"),
     (FlatOutput, r"must return \[M, d\] = \[24, 32\], not \[768\]"),
     (KeepsLayers, r"must return \[M, d\] = \[24, 32\], not \[24, 1, 32\]"),
     (WholeNumbers, "floating numbers, not torch.int64"),
@@ -473,9 +473,9 @@ BROKEN: list[tuple[type[Method], str]] = [
     (Seeds, "sets the seed"),
     (VectorLoss, "aux_loss must return None or a scalar"),
     (InfiniteLoss, "aux_loss gives nan"),
-    (TrainsBelow, "frozen_layers.. is 6, but an embedding from the states behind layer 6 is another"),
+    (TrainsBelow, "frozen_layers.. is 6, but the states after layer 6 give another embedding"),
     (ForgetsLower, "forward in eval mode raised ValueError"),
-    (OneOff, "frozen_layers.. is 6, but an embedding from the states behind layer 6 is another"),
+    (OneOff, "frozen_layers.. is 6, but the states after layer 6 give another embedding"),
     (FrozenBelowZero, "of 1 layers must return a whole number in 0 to 1, not -5; raise UserError"),
     (LongFault, "fault must return None or one line"),
     (declared(layers=classmethod(lambda cls, config, n: ())), "must name a layer to read"),
@@ -552,7 +552,7 @@ def test_an_expected_failure_has_a_reason_and_must_fail() -> None:
     results = check_method(CentredOnBatch, expected_failures={"neighbours": "it centres on the batch"})
     (known,) = (one for one in results if one.status != "passed")
     assert (known.status, known.message) == ("failed as expected", "it centres on the batch")
-    with pytest.raises(AssertionError, match="Linear: neighbours passes; take it out of expected_failures"):
+    with pytest.raises(AssertionError, match="Linear: neighbours passes; remove it from expected_failures"):
         check_method(Linear, expected_failures={"neighbours": "it centres on the batch"})
     with pytest.raises(ValueError, match="'neighbors' needs a reason and must be one of"):
         check_method(Linear, expected_failures={"neighbors": "a slip"})

@@ -56,7 +56,7 @@ class ResolvedRun:
     """A cell whose names were found, whose settings were checked, and whose data is prepared."""
 
     spec: RunSpec
-    entry: registry.Entry
+    entry: registry.RegisteredMethod
     cls: type[Method]
     settings: Settings
     config: Any
