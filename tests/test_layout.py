@@ -43,6 +43,13 @@ GROUND_MAY_SEE = {"methods.errors", "methods.fields", "methods.base", "methods.p
 """What `config`, `record`, `measure`, `data` and `llm` may know of methods: the contract, no method."""
 
 
+SHARED_CLASS_NAMES = {
+    "Block", "Claim", "Cost", "Entry", "Estimate", "Line", "Lines", "Part", "Place", "Plan", "Progress",
+    "Published", "Row", "Side", "Table", "Task", "UserRanks",
+}  # fmt: skip
+"""Class names with more than one meaning today. Remove a name once it has one; add none."""
+
+
 def floor_of(module: str) -> int:
     room = module.split(".")[1] if "." in module else ""
     return next((level for level, rooms in enumerate(FLOORS) if room in rooms), -1)
@@ -73,6 +80,21 @@ def imports_of(module: str, lazy: bool = True) -> Iterator[tuple[int, str]]:
 
 def test_every_room_has_a_floor() -> None:
     assert [name for name in BENCHMARK if name != "benchmark" and floor_of(name) < 0] == []
+
+
+def test_a_floor_has_at_most_four_rooms() -> None:
+    assert [sorted(rooms) for rooms in FLOORS if len(rooms) > 4] == []
+
+
+def test_a_class_name_has_one_meaning() -> None:
+    """In all packages and studies, leading underscores aside."""
+    modules: dict[str, list[str]] = {}
+    for module, path in SOURCES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                modules.setdefault(node.name.lstrip("_"), []).append(module)
+    shared = {name: where for name, where in modules.items() if len(where) > 1}
+    assert {name: where for name, where in shared.items() if name not in SHARED_CLASS_NAMES} == {}
 
 
 @pytest.mark.parametrize("module", METHODS)
