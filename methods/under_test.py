@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from methods.base import Context, Items, Method, Reads, state_statistics, trainable
-from methods.declarations import check_class, check_config, check_layers, one_line, require
+from methods.declarations import check_class, check_config, check_layers, require
+from methods.plugins import one_line
 from methods.pooling import pool
 
 T = TypeVar("T")
