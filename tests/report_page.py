@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from report_records import study
+from report_records import as_runs, grouped, study
 
 from benchmark.report import tables
 from benchmark.report.overview import overview, tiles
 from benchmark.report.page import Front, page
-from benchmark.report.rows import groups
 from benchmark.report.section import Part, Plot, Section
 from benchmark.report.styles import Block, Cell
 
@@ -43,7 +42,7 @@ def nasty() -> Section:
 def runs() -> list[Section]:
     """The tables of the made-up study, without plots."""
     found = []
-    for group in groups(study()):
+    for group in grouped(study()):
         behind = {
             row.label: (
                 f"toy/minilm/{row.label}",
@@ -57,7 +56,7 @@ def runs() -> list[Section]:
 
 def front(**changes: str) -> Front:
     """What the page says first."""
-    stored = [(None, run) for run in study()]
+    stored = as_runs(study())
     said = {"title": "AdaptRec report", "source": "records", "command": "python -m benchmark report"}
     return Front(**{**said, **changes}, results="../results", counts=tiles(stored), runs=overview(stored))
 

@@ -10,14 +10,13 @@ import pandas as pd
 from report_records import record
 
 from benchmark.results.metrics import Ranks, metrics_of
-from benchmark.results.record import RunRecord, ranks_path
-
-Stored = tuple[Path, RunRecord]
+from benchmark.results.record import ranks_path
+from benchmark.results.stored import StoredRun
 
 
 def ranked(
     folder: Path, method: str, best: np.ndarray, seed: int = 0, valid: float = 0.1, **changes: Any
-) -> Stored:
+) -> StoredRun:
     """A run whose users have these test ranks, written where a run would; masked ranks are one better."""
     run = record(method, 0.1, seed, **changes)
     alone = np.ones_like(best)
@@ -30,7 +29,7 @@ def ranked(
     columns = {"rank": best, "tied": alone, "rank_masked": masked.best, "tied_masked": alone}
     table = pd.DataFrame({"user": np.arange(len(ranks)), **columns})
     table.to_parquet(ranks_path(path))
-    return path, run
+    return StoredRun(path, run)
 
 
 def some_ranks(seed: int, users: int = 300, hit: float = 0.2) -> np.ndarray:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from benchmark.report.rows import Group, groups
 from benchmark.results.record import (
     METRICS,
     Certificate,
@@ -19,6 +21,7 @@ from benchmark.results.record import (
     ranks_path,
 )
 from benchmark.results.store import place
+from benchmark.results.stored import StoredRun
 
 GIB = 2**30
 USERS = 10_000
@@ -187,6 +190,16 @@ def study() -> list[RunRecord]:
 def few() -> list[RunRecord]:
     """A part of the study that is quick to draw: two protocols, several seeds, a control, a failure."""
     return [run for run in study() if run.method in {"ssna", "tmlp", "id", "adalora"} and not run.overrides]
+
+
+def as_runs(records: Iterable[RunRecord], root: Path = Path("results")) -> list[StoredRun]:
+    """The runs of records, as if they lay below `root`; their ranks do not."""
+    return [StoredRun(root / place(record), record) for record in records]
+
+
+def grouped(records: Iterable[RunRecord], metrics: Sequence[str] = METRICS) -> list[Group]:
+    """The tables of these records."""
+    return groups(as_runs(records), metrics)
 
 
 def store(folder: Path, runs: list[RunRecord]) -> Path:

@@ -23,7 +23,7 @@ from benchmark.grid.executor import Options
 from benchmark.grid.local import LocalExecutor
 from benchmark.report.tables import print_tables
 from benchmark.results.record import BusyError, RunRecord
-from benchmark.results.store import read_result
+from benchmark.results.store import as_stored, read_result
 from benchmark.run.spec import RunSpec, resolve_run
 
 LINES = 20_000
@@ -100,12 +100,13 @@ def test_a_run_that_the_system_killed_has_a_record_and_a_row(
     size = 200 * MIB
     runs(DIES.format(size=size, seconds=0.6, signal=signal.SIGKILL))
     record = bench(cell, tmp_path)[cell]
-    assert record.status == "killed" and record == read_result(resolve_run(cell).record_path(tmp_path))
+    path = resolve_run(cell).record_path(tmp_path)
+    assert record.status == "killed" and record == read_result(path).record
     assert record.error is not None
     assert record.error.startswith("signal 9 (SIGKILL) ended the process, as the system does when memory ")
     assert "GiB of host memory; the same command runs it again" in record.error
     assert size < (record.cost.peak_memory["run"].host or 0) < size + 100 * MIB
-    assert re.search(r"id +killed +killed", print_tables([record]))
+    assert re.search(r"id +killed +killed", print_tables([as_stored(record, tmp_path)]))
     assert "killed: signal 9 (SIGKILL) ended" in capsys.readouterr().err
 
     runs(DIES.format(size=1, seconds=0, signal=signal.SIGSEGV))

@@ -15,7 +15,7 @@ from data_folders import BLINK
 
 from benchmark.cli import main
 from benchmark.results.record import RunRecord
-from benchmark.results.store import iter_records
+from benchmark.results.store import iter_runs
 from benchmark.train.checkpoint import Checkpoint
 
 LIMIT = 300
@@ -36,7 +36,7 @@ def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def records(results: Path) -> dict[int, RunRecord]:
-    return {record.seed: record for _, record in iter_records(results)}
+    return {run.record.seed: run.record for run in iter_runs(results)}
 
 
 def left_behind(results: Path) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from data_folders import write_folder
-from report_records import ENVIRONMENT, curve, metrics, write
+from report_records import ENVIRONMENT, curve, grouped, metrics, write
 
 from benchmark.cli import main
 from benchmark.config import held
@@ -21,7 +21,7 @@ from benchmark.grid.tune import choose
 from benchmark.report.rows import groups
 from benchmark.report.tables import render
 from benchmark.results.record import Cost, Environment, RunRecord, Tuning, is_as_written, read_record
-from benchmark.results.store import finished, iter_records
+from benchmark.results.store import finished, iter_runs
 from benchmark.run.describe import blank
 from benchmark.run.spec import RunSpec, resolve_run
 from methods import BUILTIN, registry
@@ -264,7 +264,7 @@ def test_finished_trials_are_reused_whoever_made_them_and_a_grid_grows(folder: P
     fake.made.clear()
     assert bench(large, fake, tmp_path) == 0
     assert len(fake.made) == 6 + 1
-    (table,) = groups(record for _, record in iter_records(tmp_path))
+    (table,) = groups(iter_runs(tmp_path))
     untuned, tuned = table.rows
     assert (untuned.label, tuned.label) == ("ssna", "ssna (tuned: batch_size=128, top_layers=2)")
     assert [run.seed for run in tuned.runs] == [0, 1]
@@ -396,7 +396,7 @@ def test_a_search_through_the_command_line(
     assert tuning.chosen == best.overrides and best.config_hash == tuned[0].config_hash
     assert tuned[0].metrics["valid"]["recall@10"] == best.recall
     assert f"ssna (tuned: {tuning.chosen[0]})" in told.out and "the best of 2 trials" in told.err
-    (table,) = groups(records)
+    (table,) = grouped(records)
     lines = list(csv.DictReader(io.StringIO(render(table, "csv"))))
     trials = [line for line in lines if line["kind"] == "trial"]
     assert [line["chosen"] for line in trials].count("yes") == 1 and len(trials) == 2

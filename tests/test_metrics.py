@@ -169,14 +169,15 @@ def test_a_report_computes_any_measure_from_the_ranks(results: Path, tmp_path: P
 
 def test_records_of_every_age_have_every_measure() -> None:
     """All committed records, those with mean ranks among them."""
-    from benchmark.results.store import iter_records
+    from benchmark.results.store import iter_runs
 
     root = Path(__file__).resolve().parents[1] / "results"
-    records = list(iter_records(root, metrics=("mrr@10", "ndcg@5", "recall@20", "mrr")))
+    records = list(iter_runs(root, metrics=("mrr@10", "ndcg@5", "recall@20", "mrr")))
     assert len(records) > 40
-    for path, run in records:
-        if run.status == "ok":
-            found = run.metrics["test"]
+    for run in records:
+        path = run.name
+        if run.record.status == "ok":
+            found = run.record.metrics["test"]
             assert found["recall@10"] <= found["recall@20"] <= found["recall@50"], path
             assert found["ndcg@5"] <= found["ndcg@10"] and found["mrr@10"] <= found["mrr"], path
 

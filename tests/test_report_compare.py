@@ -10,8 +10,8 @@ from report_records import failure
 
 from benchmark.report import compare
 from benchmark.report.stats import paired_t, randomisation
-from benchmark.results.ranks import user_gains
 from benchmark.results.record import ranks_path
+from benchmark.results.stored import StoredRun, user_gains
 
 GOOD, MIDDLE, BAD = some_ranks(1, hit=0.45), some_ranks(2, hit=0.25), some_ranks(5, hit=0.25)
 
@@ -80,7 +80,7 @@ def test_a_test_over_seeds_only_from_five_matched_ones(tmp_path):
 
 def test_missing_and_damaged_ranks_are_told_and_the_rest_goes_on(tmp_path):
     records = [ranked(tmp_path, name, some_ranks(7, hit=0.3)) for name in "abcdef"]
-    files = [ranks_path(path) for path, _ in records]
+    files = [ranks_path(run.path) for run in records]
     files[2].unlink()
     files[3].write_bytes(b"PAR1 and then nothing")
     table = pd.read_parquet(files[4])
@@ -104,7 +104,9 @@ def test_ranks_of_other_users_are_not_compared(tmp_path):
 
 def test_a_table_of_one_finished_row_has_no_tests(tmp_path):
     lost = failure("b")
-    assert compare.sections([ranked(tmp_path, "a", GOOD), (tmp_path / "x/y/z/b-s0.json", lost)]) == []
+    assert (
+        compare.sections([ranked(tmp_path, "a", GOOD), StoredRun(tmp_path / "x/y/z/b-s0.json", lost)]) == []
+    )
 
 
 def test_of_many_rows_each_meets_the_reference_alone(tmp_path):
@@ -121,9 +123,9 @@ def test_enough_flips_for_holm_to_reject():
 
 
 def test_gains_of_no_usable_run_are_none(tmp_path):
-    path, run = ranked(tmp_path, "a", GOOD)
-    ranks_path(path).unlink()
-    found, faults = user_gains([(path, run)], compare.COMPARED)
+    run = ranked(tmp_path, "a", GOOD)
+    ranks_path(run.path).unlink()
+    found, faults = user_gains([run], compare.COMPARED)
     assert found is None and len(faults) == 1
 
 

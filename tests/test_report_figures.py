@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
-from report_records import failure, record, study, tuned
+from report_records import as_runs, failure, grouped, record, study, tuned
 
 from benchmark.report import agreement, figures, ledger, plots, sweeps
-from benchmark.report.rows import groups
 from benchmark.results.record import Cost, Environment, PeakMemory, Trial, Tuning
 from benchmark.speed.record import SpeedRecord, Timed, Variant
-
-ROOT = Path("results")
-
-
-def stored(runs, root=ROOT):
-    return [
-        (root / run.dataset / (run.llm or "none") / run.method / f"{run.config_hash}-s{run.seed}.json", run)
-        for run in runs
-    ]
 
 
 def swept(values, name="depth", recall=lambda value: 0.1 + value / 100, **changes):
@@ -40,40 +29,40 @@ def swept(values, name="depth", recall=lambda value: 0.1 + value / 100, **change
 
 
 def test_three_values_of_one_setting_are_a_sweep_and_two_are_not():
-    (sweep,) = sweeps.sweeps(stored(swept([2, 1, 4])))
+    (sweep,) = sweeps.sweeps(as_runs(swept([2, 1, 4])))
     assert (sweep.name, sweep.method, list(sweep.lines[0].runs)) == ("depth", "m", [1, 2, 4])
-    assert sweeps.sweeps(stored(swept([1, 2]))) == []
+    assert sweeps.sweeps(as_runs(swept([1, 2]))) == []
 
 
 def test_what_else_differs_parts_the_lines():
     wide = {"width": 16}
     runs = [*swept([1, 2, 3]), *swept([1, 2], hyperparameters=wide, overrides=["width=16"])]
-    (sweep,) = sweeps.sweeps(stored(runs))
+    (sweep,) = sweeps.sweeps(as_runs(runs))
     assert [list(line.runs) for line in sweep.lines] == [[1, 2, 3]]
     runs += swept([3], hyperparameters=wide, overrides=["width=16"])
-    (sweep,) = sweeps.sweeps(stored(runs))
+    (sweep,) = sweeps.sweeps(as_runs(runs))
     assert sweep.labels() == ["minilm, width=8", "minilm, width=16"]
 
 
 def test_language_models_are_lines_of_one_plot_and_datasets_and_protocols_are_not():
     runs = [*swept([1, 2, 3]), *swept([1, 2, 3], llm="bigger")]
-    assert sweeps.sweeps(stored(runs))[0].labels() == ["minilm", "bigger"]
+    assert sweeps.sweeps(as_runs(runs))[0].labels() == ["minilm", "bigger"]
     runs += [*swept([1, 2, 3], dataset="other"), *swept([1, 2, 3], protocol="fair")]
-    assert len(sweeps.sweeps(stored(runs))) == 3
+    assert len(sweeps.sweeps(as_runs(runs))) == 3
 
 
 def test_only_whole_numbers_are_swept_and_failed_runs_do_not_count():
-    assert sweeps.sweeps(stored(swept([True, 0.1, 0.2, 0.3]))) == []
+    assert sweeps.sweeps(as_runs(swept([True, 0.1, 0.2, 0.3]))) == []
     runs = swept([1, 2])
     runs.append(failure("m", overrides=["depth=3"], hyperparameters={"width": 8, "depth": 3}))
-    assert sweeps.sweeps(stored(runs)) == []
+    assert sweeps.sweeps(as_runs(runs)) == []
 
 
 def test_a_setting_that_came_after_a_record_has_its_default():
     old, *new = swept([1, 2, 3])
     for run in new:
         run.settings["chunk_tokens"] = 0
-    (sweep,) = sweeps.sweeps(stored([old, *new]))
+    (sweep,) = sweeps.sweeps(as_runs([old, *new]))
     assert list(sweep.lines[0].runs) == [1, 2, 3]
 
 
@@ -81,7 +70,7 @@ def test_the_value_to_choose_is_the_best_on_validation():
     runs = swept([1, 2, 3], recall=lambda value: value / 10)
     for run in runs:
         run.metrics["valid"]["recall@10"] = 0.5 - abs(run.hyperparameters["depth"] - 2) / 10
-    (section,) = sweeps.sections(stored(runs))
+    (section,) = sweeps.sections(as_runs(runs))
     assert [row[1].text for row in section.blocks[0].rows] == ["1", "2 *", "3"]
     assert [line["test_recall@10"] for line in section.lines] == pytest.approx([0.1, 0.2, 0.3])
     assert set(section.plots[0].forms) == {"png", "svg"}
@@ -91,7 +80,7 @@ def test_a_run_without_test_figures_has_its_place_on_validation():
     runs = swept([1, 2, 3])
     for name in ("test", "test_masked"):
         del runs[1].metrics[name]
-    (section,) = sweeps.sections(stored(runs))
+    (section,) = sweeps.sections(as_runs(runs))
     assert [row[4].text for row in section.blocks[0].rows] == [".1100", "n/a", ".1300"]
 
 
@@ -122,7 +111,7 @@ def test_break_even_by_hand():
 
 def test_the_whole_cost_of_a_run_part_by_part():
     run = costly("m", 30.0, 2.0)
-    (section,) = ledger.sections(stored([run]))
+    (section,) = ledger.sections(as_runs([run]))
     line = section.lines[0]
     assert line["preparation"] == 30.0
     assert (line["training to the best epoch"], line["training after it"]) == (16.0, 8.0)
@@ -144,7 +133,7 @@ def test_tuning_is_the_trials_that_are_no_run_of_the_row():
 
     for seed, seconds in ((0, 7.0), (3, 12.0)):  # seed 0 is a run of the row, seed 3 is not
         runs = [costly("m", 1.0, 1.0, seed=n, tuning=search(seed)) for n in range(2)]
-        (section,) = ledger.sections(stored(runs))
+        (section,) = ledger.sections(as_runs(runs))
         assert section.lines[0]["tuning"] == seconds
 
 
@@ -154,7 +143,7 @@ def test_cached_and_tuned_rows_are_told_by_what_they_did():
         costly("trainer", 10.0, 20.0, 1.0, tuned_llm=True),
         costly("control", None, 1.0, llm=None),
     ]
-    (section,) = ledger.sections(stored(runs))
+    (section,) = ledger.sections(as_runs(runs))
     pairs = [line for line in section.lines if line["kind"] == "break-even"]
     assert [(line["row"], line["against"]) for line in pairs] == [("reader", "trainer")]
     assert pairs[0]["break_even_epochs"] == pytest.approx(90 / 18)
@@ -164,7 +153,7 @@ def test_cached_and_tuned_rows_are_told_by_what_they_did():
 
 def test_no_dot_is_promised_where_nothing_breaks_even():
     runs = [costly("reader", 10.0, 2.0, 1.0), costly("trainer", 10.0, 20.0, 1.0, tuned_llm=True)]
-    (section,) = ledger.sections(stored(runs))
+    (section,) = ledger.sections(as_runs(runs))
     drawn = section.plots[1].forms["svg"]
     assert b"solid: cached; dashed: tuned" in drawn and b"break-even" not in drawn
 
@@ -191,7 +180,7 @@ def speed(folder, **changes):
 def test_a_speed_record_stands_in_where_no_run_trains_the_language_model(tmp_path):
     runs = [costly("reader", 64.0, 2.0, 1.0)]
     speed(tmp_path)
-    (section,) = ledger.sections(stored(runs, tmp_path))
+    (section,) = ledger.sections(as_runs(runs, tmp_path))
     line = section.lines[-1]
     assert (line["against"], line["source"]) == (
         "slow [speed/slow.json]",
@@ -206,7 +195,7 @@ def test_a_speed_record_stands_in_where_no_run_trains_the_language_model(tmp_pat
 )
 def test_a_speed_record_of_something_else_does_not(tmp_path, unlike):
     speed(tmp_path, **unlike)
-    (section,) = ledger.sections(stored([costly("reader", 64.0, 2.0)], tmp_path))
+    (section,) = ledger.sections(as_runs([costly("reader", 64.0, 2.0)], tmp_path))
     assert [line["kind"] for line in section.lines] == ["cost"]
 
 
@@ -214,7 +203,7 @@ def test_nor_does_it_beside_a_run_and_a_broken_one_is_told(tmp_path):
     speed(tmp_path)
     (tmp_path / "speed" / "half.json").write_text(json.dumps({"command": ""}))
     runs = [costly("reader", 64.0, 2.0), costly("trainer", 1.0, 20.0, tuned_llm=True)]
-    (section,) = ledger.sections(stored(runs, tmp_path))
+    (section,) = ledger.sections(as_runs(runs, tmp_path))
     assert [line["against"] for line in section.lines if line["kind"] == "break-even"] == ["trainer"]
     assert any("speed/half.json was left out" in note for note in section.notes)
 
@@ -224,7 +213,7 @@ def test_nor_does_it_beside_a_run_and_a_broken_one_is_told(tmp_path):
 
 def orders(**figures):
     """Protocol -> (recall of a, b, c, ...) as stored runs."""
-    return stored(
+    return as_runs(
         record(name, recall, protocol=protocol)
         for protocol, recalls in figures.items()
         for name, recall in zip("abcdef", recalls, strict=False)
@@ -244,7 +233,7 @@ def test_a_p_value_below_the_last_digit_is_no_zero():
         for protocol in ("fair", "paper")
         for n in range(12)
     ]
-    (section,) = agreement.sections(stored(runs))
+    (section,) = agreement.sections(as_runs(runs))
     texts = [cell.text for block in section.blocks for row in block.rows for cell in row]
     assert "<.0001" in texts and ".0000" not in texts
 
@@ -268,7 +257,7 @@ def test_figures_that_print_alike_are_tied():
 
 def test_a_searched_row_is_matched_whatever_the_search_chose():
     records = orders(fair=(0.3, 0.2, 0.1), paper=(0.3, 0.2, 0.1))
-    for (_, run), chosen in zip(records[::3], ("x=1", "x=2"), strict=True):
+    for run, chosen in zip((one.record for one in records[::3]), ("x=1", "x=2"), strict=True):
         run.overrides, run.config_hash = [chosen], f"{run.config_hash}-{chosen}"
         run.tuning = Tuning(mode="grid", chosen=[chosen], grid={"x": [1, 2]}, seed=0)
     line = between(records)["recall@10"]
@@ -283,7 +272,7 @@ def test_fewer_than_three_rows_in_common_are_no_order():
 
 def test_masking_can_turn_an_order_round():
     records = orders(fair=(0.3, 0.2, 0.1))
-    records[0][1].metrics["test_masked"]["recall@10"] = 0.01
+    records[0].record.metrics["test_masked"]["recall@10"] = 0.01
     (section,) = agreement.sections(records)
     assert [line["turned_round"] for line in section.lines] == ["a and b; a and c", ""]
 
@@ -292,7 +281,7 @@ def test_masking_can_turn_an_order_round():
 
 
 def test_equal_records_give_equal_bytes_and_no_date():
-    records = stored([*study(), *swept([1, 2, 3], dataset="toy2")])
+    records = as_runs([*study(), *swept([1, 2, 3], dataset="toy2")])
     once, again = figures.sections(records), figures.sections(records)
     assert [section.stem for section in once] == [section.stem for section in again]
     assert len({section.stem for section in once}) == len(once) == 3
@@ -311,7 +300,7 @@ def test_the_front_is_of_quality_time_and_memory():
         record("beaten", 0.1, seconds=9.5, memory=PeakMemory(host=4 * gib)),
         tuned("unknown", 0.15, seconds=9.8, memory=PeakMemory()),
     ]
-    (group,) = groups(runs)
+    (group,) = grouped(runs)
     points, _ = plots._points(group)
     kept = {point.label for point in points if plots.not_dominated(point, points)}
     assert kept == {"best", "lean", "quick"}

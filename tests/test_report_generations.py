@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from report_records import few, record, store, tuned
+from report_records import as_runs, few, grouped, record, store, tuned
 
 from benchmark.report import agreement, compare, ledger, sweeps, tables
 from benchmark.report.build import build_report
 from benchmark.report.generations import MARK
 from benchmark.report.measured import of_records
-from benchmark.report.rows import groups
 from benchmark.results.published import published
-from benchmark.results.store import iter_records
+from benchmark.results.store import iter_runs
 
 
 def test_only_older_rows_of_a_mixed_table_are_marked() -> None:
     old = [record("a", 0.1), record("b", 0.2, seed=0), record("b", 0.2, seed=1, generation=1)]
-    (group,) = groups([*old, record("c", 0.3, generation=1), record("d", status="failed", error="x")])
+    (group,) = grouped([*old, record("c", 0.3, generation=1), record("d", status="failed", error="x")])
     assert [row.label for row in group.rows] == ["a" + MARK, "b" + MARK, "c", "d"]
     assert "of generation 0 of the harness, not of 1, the newest here" in group.caption
     text = tables.render(group, "text")
@@ -36,7 +35,7 @@ def test_costs_and_tests_and_plots_carry_the_mark(tmp_path: Path) -> None:
     runs = [record("ssna", 0.3), tuned("lora", 0.4, generation=1)]
     for run in runs:
         run.cost.seconds_to_best = 8.0
-    stored = list(iter_records(store(tmp_path, runs)))
+    stored = list(iter_runs(store(tmp_path, runs)))
     (costs,) = ledger.sections(stored)
     assert [cell[0].text for cell in costs.blocks[0].rows] == ["lora", "ssna" + MARK]
     assert costs.blocks[1].rows[0][0].text == f"ssna{MARK} against lora"
@@ -49,7 +48,7 @@ def test_costs_and_tests_and_plots_carry_the_mark(tmp_path: Path) -> None:
 def test_a_speed_record_of_another_generation_is_marked_beside_runs() -> None:
     run = record("ssna", 0.3, generation=1)
     run.cost.seconds_to_best = 8.0
-    (group,) = groups([run])
+    (group,) = grouped([run])
     courses = ledger._courses(group, [])
     assert [one.label for one in courses] == ["ssna"]
     assert ledger._mixed(group, courses) == []
@@ -59,7 +58,7 @@ def test_a_speed_record_of_another_generation_is_marked_beside_runs() -> None:
 
 def test_the_papers_tables_name_the_older_figures(tmp_path: Path) -> None:
     runs = [record("ssna", 0.3), record("tmlp", 0.3, generation=1), record("lora", 0.3, dataset="other")]
-    (study,) = of_records(list(iter_records(store(tmp_path, runs))), published().layout)
+    (study,) = of_records(list(iter_runs(store(tmp_path, runs))), published().layout)
     assert list(study.datasets.values()) == ["other" + MARK, "toy" + MARK]
     assert "toy: of an older generation are ssna." in study.notes
     assert not any("is ssna" in line for line in study.notes), "the mark is no setting"
@@ -68,7 +67,7 @@ def test_the_papers_tables_name_the_older_figures(tmp_path: Path) -> None:
 def test_orders_match_rows_whatever_their_mark(tmp_path: Path) -> None:
     runs = [record(name, 0.1 * n, generation=n % 2) for n, name in enumerate("abc", 1)]
     runs += [record(name, 0.1 * n, protocol="fair", generation=1) for n, name in enumerate("abc", 1)]
-    (section,) = agreement.sections(list(iter_records(store(tmp_path, runs))))
+    (section,) = agreement.sections(list(iter_runs(store(tmp_path, runs))))
     assert all(MARK not in line["first_figures"] for line in section.lines)
     assert any("of generation 0 of the harness" in line for line in section.notes)
 
@@ -78,7 +77,6 @@ def test_a_sweep_marks_its_older_values() -> None:
         record("ssna", 0.1 * n, hyperparameters={"heads": n}, config_hash=f"h{n}", generation=n > 1)
         for n in (1, 2, 3, 4)
     ]
-    stored = [(Path(f"toy/minilm/ssna/{run.config_hash}-s0.json"), run) for run in runs]
-    (section,) = sweeps.sections(stored)
+    (section,) = sweeps.sections(as_runs(runs))
     marked = [row[1].text for row in section.blocks[0].rows]
     assert [MARK.strip() in text for text in marked] == [True, False, False, False]

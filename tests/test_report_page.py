@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 import shlex
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 from report_page import BREAK, QUOTES, SCRIPT, SVG, front, nasty, runs, whole
-from report_records import record, store
+from report_records import as_runs, record, store
 
 from benchmark.cli import _parsers
-from benchmark.report.behind import configuration, name_of
 from benchmark.report.page import page
+from benchmark.report.provenance import configuration
 from benchmark.report.section import Part, Plot, Section
 from benchmark.report.styles import Block, Cell, number, numeric
 from benchmark.results.record import Trial, Tuning, below_results
@@ -186,12 +185,10 @@ def test_figures_carry_the_number_they_are_sorted_by(text):
 def test_of_several_seeds_one_configuration_with_all_files(tmp_path):
     made = [record(seed=seed, overrides=["ids=add", "x=a b"], world_size=2) for seed in (0, 1)]
     folder = store(tmp_path / "results", made)
-    stored = [
-        (folder / "toy" / "minilm" / "ssna" / f"{run.config_hash}-s{run.seed}.json", run) for run in made
-    ]
+    stored = as_runs(made, folder)
     found = configuration(stored)
-    assert name_of(stored[0]) == name_of(stored[1]) == f"toy/minilm/ssna/{made[0].config_hash}"
-    assert found["files"] == [below_results(path) for path, _ in stored]
+    assert stored[0].configuration == stored[1].configuration == f"toy/minilm/ssna/{made[0].config_hash}"
+    assert found["files"] == [below_results(run.path) for run in stored]
     assert str(tmp_path) not in str(found)
     assert found["seeds"] == dict.fromkeys(["seed 0", "seed 1"], "12 epochs, the best 8")
     assert found["settings"] == made[0].settings
@@ -202,7 +199,7 @@ def test_a_configuration_says_how_it_was_tuned():
     trials = [Trial(overrides=[f"heads={n}"], config_hash=str(n), status="ok", recall=0.1) for n in (1, 2)]
     search = Tuning(mode="grid", chosen=["heads=2"], grid={"heads": [1, 2]}, seed=5, trials=trials)
     run = record(tuning=search, trials=2)
-    found = configuration([(Path("r/toy/minilm/ssna/h-s0.json"), run)])["tuning"]
+    found = configuration(as_runs([run]))["tuning"]
     assert found == {
         "mode": "grid", "chosen": ["heads=2"], "searched": {"heads": [1, 2]}, "trials": 2, "seed": 5,
     }  # fmt: skip
@@ -210,8 +207,7 @@ def test_a_configuration_says_how_it_was_tuned():
 
 def test_the_command_of_a_configuration_is_one_that_bench_takes():
     made = [record(seed=seed, overrides=["ids=add", "x=a b"], world_size=2) for seed in (3, 1)]
-    paths = [Path(f"results/toy/minilm/ssna/h-s{run.seed}.json") for run in made]
-    words = shlex.split(configuration(list(zip(paths, made, strict=True)))["command"])
+    words = shlex.split(configuration(as_runs(made))["command"])
     assert words[:3] == ["python", "-m", "benchmark"]
     options = _parsers()[0].parse_args(words[3:])
     assert (options.command, options.datasets, options.llms, options.methods) == (

@@ -6,10 +6,9 @@ import re
 
 import pytest
 from matplotlib.figure import Figure
-from report_records import GIB, failure, record, study, tuned
+from report_records import GIB, failure, grouped, record, study, tuned
 
 from benchmark.report import drawing, plots
-from benchmark.report.tables import groups
 from benchmark.results.record import Cost, PeakMemory
 
 
@@ -22,7 +21,7 @@ def drawn(group, kind):
 
 
 def test_one_bold_line_a_row_with_the_chosen_epoch_marked():
-    group = groups(study())[0]
+    group = grouped(study())[0]
     _, figure, axes = drawn(group, "curves")
     bold = [line for line in axes.lines if line.get_linewidth() > 1]
     assert [line.get_label() for line in bold] == [row.label for row in group.rows if row.ok]
@@ -32,7 +31,7 @@ def test_one_bold_line_a_row_with_the_chosen_epoch_marked():
 
 
 def test_curves_begin_before_training_where_a_record_knows_it():
-    (group,) = groups([tuned("lora", 0.3), record("ssna")])
+    (group,) = grouped([tuned("lora", 0.3), record("ssna")])
     _, _, axes = drawn(group, "curves")
     lora, ssna = axes.lines
     assert axes.get_xlabel() == "epoch (0: before training)"
@@ -43,31 +42,31 @@ def test_curves_begin_before_training_where_a_record_knows_it():
 def test_a_beginning_near_chance_does_not_press_the_curves_into_a_strip():
     low = record("id", 0.1, curve=[*record("id", 0.1).curve])
     low.curve[0].valid["recall@10"] = 0.001
-    (group,) = groups([low, record("ssna", 0.12)])
+    (group,) = grouped([low, record("ssna", 0.12)])
     _, figure, axes = drawn(group, "curves")
     ends = [max(line.get_ydata()) for line in axes.lines]
     bottom, top = axes.get_ylim()
     assert 0.001 < bottom == pytest.approx(min(ends) * (1 - plots.BELOW)) and max(ends) < top
     assert "lowest beginnings cut off" in figure.legends[0].get_title().get_text()
-    whole = drawn(groups([record("ssna", 0.12)])[0], "curves")
+    whole = drawn(grouped([record("ssna", 0.12)])[0], "curves")
     assert whole[2].get_ylim()[0] < min(whole[2].lines[0].get_ydata())
     assert "cut off" not in whole[1].legends[0].get_title().get_text()
 
 
 def test_bars_are_the_least_and_the_most_of_the_seeds():
-    (group,) = groups([record("a", recall, seed) for seed, recall in enumerate((0.1, 0.5, 0.2))])
+    (group,) = grouped([record("a", recall, seed) for seed, recall in enumerate((0.1, 0.5, 0.2))])
     _, figure, axes = drawn(group, "quality")
     bars = [
         list(line.get_ydata()) for line in axes.lines if line.get_marker() == "_" and len(line.get_xdata())
     ]
     assert bars == [[0.1, 0.5]]
     assert "least to most of the seeds" in [text.get_text() for text in figure.legends[0].get_texts()]
-    _, figure, _ = drawn(groups([record("a", 0.1)])[0], "quality")
+    _, figure, _ = drawn(grouped([record("a", 0.1)])[0], "quality")
     assert "least to most of the seeds" not in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_a_plot_of_rows_with_unlike_candidates_says_so():
-    unlike, alike = (groups([tuned("lora", 0.3, 31.0), tuned("full", 0.3, n)])[0] for n in (252.0, 31.0))
+    unlike, alike = (grouped([tuned("lora", 0.3, 31.0), tuned("full", 0.3, n)])[0] for n in (252.0, 31.0))
     said = b"differ in their number of candidates"
     for kind in ("curves", "quality"):
         assert said in plots.draw(unlike, kind)["svg"]
@@ -75,7 +74,7 @@ def test_a_plot_of_rows_with_unlike_candidates_says_so():
 
 
 def test_the_line_of_several_seeds_is_the_median_one():
-    (group,) = groups([record("a", recall, seed) for seed, recall in enumerate((0.1, 0.5, 0.2))])
+    (group,) = grouped([record("a", recall, seed) for seed, recall in enumerate((0.1, 0.5, 0.2))])
     _, _, axes = drawn(group, "curves")
     (bold,) = [line for line in axes.lines if line.get_linewidth() > 1]
     assert max(bold.get_ydata()) == pytest.approx(0.2)
@@ -89,7 +88,7 @@ def test_looks_of_28_rows_differ_even_without_colour_in_seven():
 
 def test_area_is_in_proportion_to_memory_and_hollow_where_unknown():
     memory = [PeakMemory(host=4 * GIB), PeakMemory(host=GIB), PeakMemory()]
-    (group,) = groups([record(name, 0.1, memory=one) for name, one in zip("abc", memory, strict=True)])
+    (group,) = grouped([record(name, 0.1, memory=one) for name, one in zip("abc", memory, strict=True)])
     _, _, axes = drawn(group, "quality")
     bubbles = [c for c in axes.collections if len(c.get_offsets()) == 1]
     assert bubbles[0].get_sizes()[0] == pytest.approx(4 * bubbles[1].get_sizes()[0])
@@ -107,7 +106,7 @@ def test_area_is_in_proportion_to_memory_and_hollow_where_unknown():
 )
 def test_the_legend_shows_the_largest_and_the_smallest_bubble(memory, said):
     peaks = [PeakMemory(host=int(size * GIB)) for size in memory] or [PeakMemory()]
-    (group,) = groups([record(f"m{n}", 0.1, memory=one) for n, one in enumerate(peaks)])
+    (group,) = grouped([record(f"m{n}", 0.1, memory=one) for n, one in enumerate(peaks)])
     _, figure, axes = drawn(group, "quality")
     areas = {c.get_label(): c.get_sizes()[0] / plots.LARGEST for c in axes.collections if c.get_label()}
     shown = [text.get_text() for text in figure.legends[0].get_texts() if "GiB" in text.get_text()]
@@ -116,13 +115,13 @@ def test_the_legend_shows_the_largest_and_the_smallest_bubble(memory, said):
 
 @pytest.mark.parametrize(("slow", "scale"), [(19.0, "linear"), (21.0, "log")])
 def test_the_axis_of_seconds_is_logarithmic_from_a_factor_of_ten(slow, scale):
-    (group,) = groups([record("a", seconds=2.0), record("b", seconds=slow)])
+    (group,) = grouped([record("a", seconds=2.0), record("b", seconds=slow)])
     assert drawn(group, "quality")[2].get_xscale() == scale
 
 
 def test_labels_hide_neither_each_other_nor_bubbles_and_stay_inside():
     crowd = [record(f"method-{n}", 0.2 + 0.004 * (n % 4), seconds=5 + 0.3 * (n // 4)) for n in range(12)]
-    (group,) = groups(crowd)
+    (group,) = grouped(crowd)
     _, figure, axes = drawn(group, "quality")
     figure.draw_without_rendering()
     labels = [plots.Box(*text.get_window_extent().extents) for text in axes.texts]
@@ -140,21 +139,21 @@ def places(axes):
 
 @pytest.mark.parametrize("kind", ["curves", "quality"])
 def test_nothing_to_show_gives_no_files(kind):
-    (group,) = groups([failure("a"), record("b", curve=[], cost=Cost())])
+    (group,) = grouped([failure("a"), record("b", curve=[], cost=Cost())])
     assert plots.draw(group, kind) == {}
 
 
 def test_a_name_with_dollars_is_drawn_as_it_is():
-    (group,) = groups([record("a", overrides=["x=$\\frac$"]), record("b", 0.3)])
+    (group,) = grouped([record("a", overrides=["x=$\\frac$"]), record("b", 0.3)])
     assert set(plots.draw(group, "quality")) == {"png", "svg"}
 
 
 def test_vector_plots_carry_no_date():
-    svg = plots.draw(groups(study())[0], "curves")["svg"].decode()
+    svg = plots.draw(grouped(study())[0], "curves")["svg"].decode()
     assert not re.search(r"<dc:date>|20\d\d-\d\d-\d\d", svg)
 
 
 def test_a_run_of_one_epoch_is_drawn():
     short = record("a", curve=record().curve[:1], epochs_run=1, best_epoch=1)
-    (group,) = groups([short, record("b")])
+    (group,) = grouped([short, record("b")])
     assert set(plots.draw(group, "curves")) == {"png", "svg"}

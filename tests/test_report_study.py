@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from report_records import failure, record
+from report_records import as_runs, failure, record
 
 from benchmark.report.derived import claims, table1, table5
 from benchmark.report.forms import render
@@ -20,14 +19,6 @@ from methods.errors import UserError
 
 SCI = {"key": "k1", "fingerprint": {"users": 8442, "items": 4385, "interactions": 59427}}
 TOOLS = {"key": "k2", "fingerprint": {"users": 8959, "items": 5871, "interactions": 145681}}
-
-
-def stored(runs: list[RunRecord]) -> list[tuple[Path, RunRecord]]:
-    root = Path("results")
-    return [
-        (root / run.dataset / (run.llm or "none") / run.method / f"{run.config_hash}-s{run.seed}.json", run)
-        for run in runs
-    ]
 
 
 def cell(block: Block, *labels: str, column: str) -> str:
@@ -177,7 +168,7 @@ def ours() -> list[RunRecord]:
 
 
 def test_ours_never_mixes_protocols_and_puts_paper_first() -> None:
-    found = [section.stem for section in sections("ours", stored(ours()))]
+    found = [section.stem for section in sections("ours", as_runs(ours()))]
     assert found == [
         "ours-datasets",
         "ours-quality-minilm-paper", "ours-improvement-paper", "ours-time-paper", "ours-memory-paper",
@@ -187,7 +178,7 @@ def test_ours_never_mixes_protocols_and_puts_paper_first() -> None:
 
 
 def test_ours_in_the_papers_form() -> None:
-    found = sections("ours", stored(ours()))
+    found = sections("ours", as_runs(ours()))
     quality = find(found, "ours-quality-minilm-paper")
     raw, masked = quality.blocks
     assert raw.heads == ["dataset", "metric", "lora", "adalora", "full", "tmlp", "tmoe", "ssna", "id"]
@@ -210,7 +201,7 @@ def test_ours_in_the_papers_form() -> None:
 
 def test_whole_numbers_are_whole_in_the_csv() -> None:
     assert "\nours,toy,1200,300,9000\n" in render(
-        find(sections("ours", stored(ours())), "ours-datasets"), "csv"
+        find(sections("ours", as_runs(ours())), "ours-datasets"), "csv"
     )
     found = sections("paper")
     for stem, whole in (("paper-table1", "interactions,59427,"), ("paper-tableS1", "ssna,batch_size,256,")):
@@ -218,7 +209,7 @@ def test_whole_numbers_are_whole_in_the_csv() -> None:
 
 
 def test_improvement_and_speedup_of_ours_by_hand() -> None:
-    found = sections("ours", stored(ours()))
+    found = sections("ours", as_runs(ours()))
     shown = find(found, "ours-improvement-paper").blocks[0]
     by_hand = 100 * ((0.11 / 0.10 - 1) + (0.06 / 0.05 - 1)) / 2
     assert cell(shown, "minilm", "R@10", column="lora").rstrip("*") == f"{by_hand:.1f}"
@@ -228,7 +219,7 @@ def test_improvement_and_speedup_of_ours_by_hand() -> None:
 
 
 def test_side_by_side_gives_differences_and_says_that_the_language_model_differs() -> None:
-    found = sections("both", stored(ours()))
+    found = sections("both", as_runs(ours()))
     pair = find(found, "both-quality-minilm-paper")
     assert "DistilBERT in the paper, minilm here" in pair.caption
     assert "Not among our records: Pantry, Toys, Ins." in pair.notes
@@ -257,7 +248,7 @@ def test_side_by_side_gives_differences_and_says_that_the_language_model_differs
 
 def test_a_language_model_of_the_paper_stands_beside_its_own_table() -> None:
     run = record("ssna", 0.1, dataset="scientific", data=SCI, llm="bert-medium")
-    found = sections("both", stored([run]))
+    found = sections("both", as_runs([run]))
     pair = find(found, "both-quality-bert-medium-paper")
     assert pair.title.startswith("Table 4 beside ours") and "differs" not in pair.caption
     assert "paper-table4" not in [section.stem for section in found]
@@ -272,7 +263,7 @@ def test_without_records_both_is_the_papers_and_ours_is_nothing() -> None:
 
 def test_a_recipe_with_a_name_but_not_the_counts_of_the_paper_is_not_its_dataset() -> None:
     run = record("ssna", 0.1, dataset="sci")
-    (study,) = of_records(stored([run]), published().layout)
+    (study,) = of_records(as_runs([run]), published().layout)
     assert list(study.datasets) == ["sci (not the paper's counts)"]
 
 

@@ -10,11 +10,11 @@ import re
 import statistics
 
 import pytest
-from report_records import GIB, failure, metrics, record, study, tuned
+from report_records import GIB, as_runs, failure, grouped, metrics, record, study, tuned
 
 from benchmark.report.latex import FIT
 from benchmark.report.stats import estimate, t_quantile
-from benchmark.report.tables import groups, notes, print_tables, render
+from benchmark.report.tables import notes, print_tables, render
 from benchmark.results.record import METRICS, Cost, PeakMemory
 from methods.errors import UserError
 
@@ -72,7 +72,7 @@ def test_estimate_by_hand():
     ids=lambda change: next(iter(change)),
 )
 def test_unlike_records_never_share_a_table_and_none_is_lost(change):
-    found = groups([record("ssna"), record("tmlp", **change)])
+    found = grouped([record("ssna"), record("tmlp", **change)])
     assert [[row.label for row in group.rows] for group in found] in (
         [["ssna"], ["tmlp"]],
         [["tmlp"], ["ssna"]],
@@ -88,7 +88,7 @@ def test_caption_says_which_counts_the_recipe_expects_where_the_data_have_others
         ({**counts, "items": 301}, "data key k1), not the 301 items that its recipe expects; language model"),
     ):
         one = record(data={"key": "k1", "fingerprint": counts, "recipe": {"expected": expected}})
-        assert said in groups([one])[0].caption
+        assert said in grouped([one])[0].caption
 
 
 def test_caption_says_what_sets_a_table_apart():
@@ -96,11 +96,11 @@ def test_caption_says_what_sets_a_table_apart():
     two = record(
         "ssna", settings={"candidates": "batch", "batch_size": 512}, protocol_hash="h2", created="2026-02"
     )
-    first, second = groups([two, one])
+    first, second = grouped([two, one])
     assert "batch_size=256" in first.caption
     assert "batch_size=512" in second.caption
     assert "candidates" not in first.caption + second.caption
-    alone = groups([one])[0].caption
+    alone = grouped([one])[0].caption
     for said in ("toy", "1,200 users", "minilm", "paper", "A CPU", "1 process", "precision: no"):
         assert said in alone
 
@@ -112,7 +112,7 @@ def test_control_joins_every_language_model_of_its_data_and_protocol():
         record("id", llm=None),
         record("ssna", protocol="fair"),
     ]
-    found = {(g.key.llm, g.key.protocol): [row.label for row in g.rows] for g in groups(runs)}
+    found = {(g.key.llm, g.key.protocol): [row.label for row in g.rows] for g in grouped(runs)}
     assert found == {
         ("minilm", "paper"): ["ssna", "id"],
         ("bert", "paper"): ["ssna", "id"],
@@ -122,7 +122,7 @@ def test_control_joins_every_language_model_of_its_data_and_protocol():
 
 @pytest.mark.parametrize("change", [{"data": {"key": "k2"}}, {"device_name": "B"}, {"world_size": 2}])
 def test_control_of_other_data_or_hardware_stands_alone(change):
-    found = groups([record("ssna"), record("id", llm=None, **change)])
+    found = grouped([record("ssna"), record("id", llm=None, **change)])
     assert sorted((g.key.llm or "", [row.label for row in g.rows]) for g in found) == [
         ("", ["id"]),
         ("minilm", ["ssna"]),
@@ -137,7 +137,7 @@ def test_control_joins_the_table_with_its_settings():
         record("id", llm=None, settings=small),
         record("id", llm=None, settings=large, protocol_hash="h3", overrides=["batch_size=512"]),
     ]
-    found = {group.key.protocol_hash: group for group in groups(runs)}
+    found = {group.key.protocol_hash: group for group in grouped(runs)}
     assert [run.settings for row in found["h2"].rows for run in row.runs] == [large, large]
     assert [row.label for row in found["h2"].rows] == ["ssna", "id"]
     assert found["h2"].shared == ("batch_size=512",)
@@ -150,7 +150,7 @@ def test_control_never_joins_a_table_with_another_pool_of_candidates():
 
     def hosts(settings):
         control = record("id", llm=None, settings=settings, protocol_hash="h3")
-        found = groups([*tables, control])
+        found = grouped([*tables, control])
         return [group.rows[0].runs[0].settings for group in found if group.rows[-1].label == "id"]
 
     assert hosts(whole) == [whole]
@@ -163,12 +163,12 @@ def test_rows_that_encode_otherwise_are_told_apart_whoever_set_it():
     settings = [{"encode": "cached"}, {"encode": "occurrences"}, {}]
     runs = [tuned("full", 0.3, settings=settings[0]), tuned("lora", 0.3, settings=settings[1])]
     runs += [record("ssna", settings=settings[2])]  # older than the setting
-    (group,) = groups(runs)
+    (group,) = grouped(runs)
     assert [row.label for row in group.rows] == ["full", "lora (encode=occurrences)", "ssna"]
     runs = [run.model_copy(update={"settings": settings[1]}) for run in runs]
-    assert [row.label for row in groups(runs)[0].rows] == ["full", "lora", "ssna"]
+    assert [row.label for row in grouped(runs)[0].rows] == ["full", "lora", "ssna"]
     by_hand = [tuned("lora", 0.3, overrides=["encode=occurrences"], settings=settings[1]), tuned("lora", 0.3)]
-    assert [row.label for row in groups(by_hand)[0].rows] == ["lora", "lora (encode=occurrences)"]
+    assert [row.label for row in grouped(by_hand)[0].rows] == ["lora", "lora (encode=occurrences)"]
 
 
 def test_records_older_than_a_setting_are_no_other_table():
@@ -176,7 +176,7 @@ def test_records_older_than_a_setting_are_no_other_table():
     first = record("ssna", settings=old)
     second = record("ssna", settings=new, protocol_hash="h2", device_name="B")
     control = record("id", llm=None, settings=old)
-    found = groups([first, second, control])
+    found = grouped([first, second, control])
     assert not any("encode" in part for group in found for part in group.differs)
     assert {g.key.device_name: [row.label for row in g.rows] for g in found} == {
         "A CPU": ["ssna", "id"],
@@ -186,28 +186,28 @@ def test_records_older_than_a_setting_are_no_other_table():
 
 def test_long_overrides_are_cut_in_labels_and_whole_in_the_notes():
     texts = ['config={"peft_type": "IA3", "target_modules": ["query"]}', "config=" + "x" * 33]
-    (group,) = groups([record("peft", overrides=[text]) for text in texts])
+    (group,) = grouped([record("peft", overrides=[text]) for text in texts])
     assert [row.label for row in group.rows] == [
         f"peft ({texts[1]})",
         f"peft ({texts[0][:37]}...)",
     ]
     assert f"{group.rows[1].label}: {texts[0]}" in notes(group)
-    (twins,) = groups([record("peft", overrides=[texts[0] + end], config_hash=end * 9) for end in "ab"])
+    (twins,) = grouped([record("peft", overrides=[texts[0] + end], config_hash=end * 9) for end in "ab"])
     assert [row.label[-14:] for row in twins.rows] == ["...) #aaaaaaaa", "...) #bbbbbbbb"]
 
 
 def test_candidates_stand_in_the_table_and_unlike_ones_in_the_notes():
-    (group,) = groups([record("ssna"), tuned("lora", 0.3, 31.42), tuned("full", 0.3, 1001.0)])
+    (group,) = grouped([record("ssna"), tuned("lora", 0.3, 31.42), tuned("full", 0.3, 1001.0)])
     assert [cells_of(group, label)[5] for label in ("ssna", "lora", "full")] == ["n/a", "31.4", "1,001"]
     (said,) = [note for note in notes(group) if "different numbers" in note]
     assert "31.4 candidates: lora; 1,001 candidates: full." in said
-    (alike,) = groups([tuned("lora", 0.3, 250.0), tuned("full", 0.3, 252.0)])
+    (alike,) = grouped([tuned("lora", 0.3, 250.0), tuned("full", 0.3, 252.0)])
     assert not any("different numbers" in note for note in notes(alike))
 
 
 def test_a_run_that_is_not_alive_shows_no_figures_even_where_it_has_them():
     dead = tuned("adalora", 0.3, status="failed", error="no rank moved")
-    (group,) = groups([dead, record("ssna")])
+    (group,) = grouped([dead, record("ssna")])
     assert cells_of(group, "adalora")[1:] == ["failed"] * 11 + ["0 of 1"]
     assert "adalora, seed 0: failed: no rank moved" in notes(group)
 
@@ -215,7 +215,7 @@ def test_a_run_that_is_not_alive_shows_no_figures_even_where_it_has_them():
 def test_readers_of_tokens_show_preparation_halvings_and_start():
     run = tuned("full", 0.3)
     run.cost.chunk_halvings = 2
-    (group,) = groups([run, record("ssna")])
+    (group,) = grouped([run, record("ssna")])
     assert cells_of(group, "full")[9] == cells_of(group, "ssna")[9] == "31.2"
     assert "full, seed 0: chunks of texts were halved for want of memory (2x, to 4,096 tokens)." in notes(
         group
@@ -232,13 +232,13 @@ def test_readers_of_tokens_show_preparation_halvings_and_start():
 
 def test_labels_show_only_overrides_that_not_all_rows_have():
     runs = [record("ssna", overrides=["ids=add", "epochs=3"]), record("ssna", overrides=["epochs=3"])]
-    (group,) = groups(runs)
+    (group,) = grouped(runs)
     assert [row.label for row in group.rows] == ["ssna", "ssna (ids=add)"]
     assert "every row with epochs=3" in group.caption
 
 
 def test_equal_labels_of_two_configurations_are_told_apart():
-    (group,) = groups(
+    (group,) = grouped(
         [record("ssna", config_hash="aaaabbbbcccc"), record("ssna", config_hash="ddddeeeeffff")]
     )
     assert [row.label for row in group.rows] == ["ssna #aaaabbbb", "ssna #ddddeeee"]
@@ -246,13 +246,13 @@ def test_equal_labels_of_two_configurations_are_told_apart():
 
 def test_external_methods_name_their_distribution():
     source = {"distribution": "their-pkg", "version": "2.1", "external": True}
-    (group,) = groups([record("mine", method_source=source)])
+    (group,) = grouped([record("mine", method_source=source)])
     assert group.rows[0].label == "mine [external: their-pkg 2.1]"
 
 
 def test_seeds_are_one_row_with_mean_and_interval():
     values = [0.30, 0.31, 0.35]
-    (group,) = groups(
+    (group,) = grouped(
         [record("ssna", value, seed) for seed, value in enumerate(values)] + [record("tmlp", 0.2)]
     )
     half = 4.302653 * statistics.stdev(values) / math.sqrt(3)
@@ -267,7 +267,7 @@ def test_seeds_are_one_row_with_mean_and_interval():
 
 def test_one_seed_twice_is_refused():
     with pytest.raises(UserError, match=r"2 records of ssna on toy .* seed 0; keep one"):
-        groups([record("ssna"), record("ssna")])
+        grouped([record("ssna"), record("ssna")])
 
 
 def test_best_and_second_by_column_bounds_apart():
@@ -275,7 +275,7 @@ def test_best_and_second_by_column_bounds_apart():
     runs = [record("a", 0.2), record("b", 0.3), record("c", 0.3), record("d", 0.1)]
     runs = [run.model_copy(update={"data": data}) for run in runs]
     runs[3].metrics["test"]["ndcg@10"] = 0.44
-    (group,) = groups(runs)
+    (group,) = grouped(runs)
     cells = {label: cells_of(group, label) for label in ("a", "b", "c", "d", "chance", "ceiling")}
     assert [cells[label][1] for label in "abcd"] == ["+ .2000", "* .3000", "* .3000", ".1000"]
     assert [cells[label][3] for label in "abcd"] == [".1000", "+ .1500", "+ .1500", "* .4400"]
@@ -286,7 +286,7 @@ def test_best_and_second_by_column_bounds_apart():
 
 
 def test_rows_without_figures_show_their_status_and_reason():
-    (group,) = groups(
+    (group,) = grouped(
         [record("ssna"), failure("lora", "oom"), failure("full"), record("tmlp"), failure("tmlp", seed=1)]
     )
     assert cells_of(group, "lora")[1:] == ["oom"] * 11 + ["0 of 1"]
@@ -306,7 +306,7 @@ def test_rows_without_figures_show_their_status_and_reason():
 
 def test_what_was_not_measured_is_never_zero():
     runs = [record("a", cost=Cost()), record("b", memory=PeakMemory(), llm=None)]
-    (group,) = groups(runs)
+    (group,) = grouped(runs)
     assert cells_of(group, "a")[5:] == ["n/a", "n/a", "n/a", "8 / 12", "n/a", "n/a", "n/a", "1"]
     assert cells_of(group, "b")[9:11] == ["n/a", "n/a"]
     line = lines_of(group)[0]
@@ -317,7 +317,7 @@ def test_memory_says_its_kind_and_takes_the_largest_seed():
     both = [PeakMemory(allocated=GIB * size, host=9 * GIB) for size in (2, 3)]
     runs = [record("a", seed=seed, memory=memory) for seed, memory in enumerate(both)]
     runs += [record("b", memory=PeakMemory(host=GIB // 2))]
-    (group,) = groups(runs)
+    (group,) = grouped(runs)
     assert cells_of(group, "a")[10] == "3.00 GPU"
     assert cells_of(group, "b")[10] == "0.50 host"
     assert [(line["peak_memory_bytes"], line["peak_memory_kind"]) for line in lines_of(group)] == [
@@ -331,20 +331,20 @@ def test_memory_says_its_kind_and_takes_the_largest_seed():
     [(0.00123, "0.0012"), (0.5, "0.50"), (9.87, "9.87"), (31.25, "31.2"), (1234.5, "1,234")],
 )
 def test_seconds_keep_about_three_digits(value, shown):
-    (group,) = groups([record("a", seconds=value)])
+    (group,) = grouped([record("a", seconds=value)])
     assert cells_of(group, "a")[6] == shown
 
 
 def test_who_is_alone_is_neither_best_nor_second():
-    (alone,) = groups([record("a", 0.2), failure("b")])
+    (alone,) = grouped([record("a", 0.2), failure("b")])
     assert "Best in" not in render(alone, "markdown") and "**.2000**" not in render(alone, "markdown")
-    (two,) = groups([record("a", 0.2), record("b", 0.3)])
+    (two,) = grouped([record("a", 0.2), record("b", 0.3)])
     assert "**.3000**" in render(two, "markdown") and "<ins>.2000</ins>" in render(two, "markdown")
 
 
 def test_warm_and_cold_stand_only_where_there_are_cold_targets():
-    (without,) = groups([record("a")])
-    (group,) = groups([record("a", 0.2, cold=0.1), record("b", 0.3)])
+    (without,) = grouped([record("a")])
+    (group,) = grouped([record("a", 0.2, cold=0.1), record("b", 0.3)])
     assert "cold" not in render(without, "text")
     assert cells_of(group, "a", block=1)[5:] == [".2004", ".1002", ".1000", ".0500"]
     assert cells_of(group, "b", block=1)[5:] == ["n/a"] * 4
@@ -355,7 +355,7 @@ NASTY = r"a_b & c% #1 ${x}$ ~^ \ | <i> [2] --x `q`"
 
 
 def test_latex_escapes_everything_and_its_columns_agree():
-    (group,) = groups([record("x", overrides=[NASTY]), record("y"), failure("z", error=NASTY)])
+    (group,) = grouped([record("x", overrides=[NASTY]), record("y"), failure("z", error=NASTY)])
     text = render(group, "latex")
     body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
     math_free = body.replace(r"$\pm$", "").replace(FIT, "{")
@@ -376,7 +376,7 @@ def test_latex_escapes_everything_and_its_columns_agree():
 
 
 def test_markdown_has_as_many_cells_in_each_line_whatever_the_names():
-    (group,) = groups([record("x", overrides=[NASTY]), record("_y_*"), record("z")])
+    (group,) = grouped([record("x", overrides=[NASTY]), record("_y_*"), record("z")])
     text = render(group, "markdown")
     tables = re.findall(r"(?:^\|.*\n)+", text, re.M)
     assert len(tables) == 2
@@ -387,7 +387,7 @@ def test_markdown_has_as_many_cells_in_each_line_whatever_the_names():
 
 
 def test_markdown_marks_best_and_second():
-    (group,) = groups([record("a", 0.2), record("b", 0.3)])
+    (group,) = grouped([record("a", 0.2), record("b", 0.3)])
     text = render(group, "markdown")
     assert "**.3000**" in text
     assert "<ins>.2000</ins>" in text
@@ -395,7 +395,7 @@ def test_markdown_marks_best_and_second():
 
 def test_csv_keeps_full_precision_and_has_one_line_a_row():
     value = 0.1234567890123456
-    (group,) = groups([record("a", value), record('b, "c"\n', 0.2)])
+    (group,) = grouped([record("a", value), record('b, "c"\n', 0.2)])
     lines = lines_of(group)
     assert len(lines) == 2
     assert float(lines[0]["test_recall@10"]) == value
@@ -406,11 +406,11 @@ def test_csv_keeps_full_precision_and_has_one_line_a_row():
 
 def test_unknown_style_names_the_nearest():
     with pytest.raises(UserError, match="Did you mean 'markdown'"):
-        render(groups([record()])[0], "markdwn")  # type: ignore[arg-type]
+        render(grouped([record()])[0], "markdwn")  # type: ignore[arg-type]
 
 
 def test_printed_tables_are_those_of_every_group():
-    text = print_tables(study())
+    text = print_tables(as_runs(study()))
     assert text.count("Test, full catalogue, and cost") == 2
     assert all(name in text for name in ("protocol fair", "protocol paper", "chance", "ceiling", "oom"))
-    assert print_tables(reversed(study())) == text
+    assert print_tables(as_runs(reversed(study()))) == text

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from report_records import failure, record
+from report_records import failure, grouped, record
 
-from benchmark.report.rows import groups
 from benchmark.report.tables import blocks, render
 from benchmark.results.record import RunRecord, Trial, Tuning
 
@@ -51,14 +50,14 @@ SIZES: dict[int, float | None] = {32: 0.2, 64: 0.3, 128: None}
 
 
 def labels(runs: list[RunRecord]) -> list[str]:
-    (group,) = groups(runs)
+    (group,) = grouped(runs)
     return [row.label for row in group.rows]
 
 
 def test_a_tuned_row_says_what_was_chosen_and_other_trials_have_none() -> None:
     tuning = search(SIZES, 64)
     runs = [run(32, 0.9), run(64, 0.1, tuning), run(64, 0.2, tuning, 1), record("id", 0.05, llm=None)]
-    (group,) = groups(runs)
+    (group,) = grouped(runs)
     assert [row.label for row in group.rows] == ["tmoe (tuned: batch_size=64)", "id"]
     main, _, trials = blocks(group)
     assert main.heads[-3:] == ["trials", "search s", "search CPU s"]
@@ -78,7 +77,7 @@ def test_a_tuned_row_says_what_was_chosen_and_other_trials_have_none() -> None:
 
 
 def test_trials_stand_in_the_csv_without_test_figures() -> None:
-    (group,) = groups([run(32, 0.9), run(64, 0.1, search(SIZES, 64))])
+    (group,) = grouped([run(32, 0.9), run(64, 0.1, search(SIZES, 64))])
     lines = list(csv.DictReader(io.StringIO(render(group, "csv"))))
     assert [(line["kind"], line["config_hash"], line["tuned"] + line["chosen"]) for line in lines] == [
         ("run", "h64", "batch_size=64"),
@@ -99,7 +98,7 @@ def test_of_two_searches_the_one_that_tried_more_counts(order: int) -> None:
     beside = run(128, 0.2, search({64: 0.3, 128: 0.4}, 128))
     assert len(labels([small, beside][::order])) == 2, "neither tried all that the other did"
     grown = run(64, 0.3, search(SIZES, 64), seed=1)
-    (group,) = groups([small, grown][::order])
+    (group,) = grouped([small, grown][::order])
     assert group.rows[0].tuning == grown.tuning, "seeds of before the grid grew"
 
 
@@ -116,7 +115,7 @@ def test_labels_tell_the_users_values_from_the_searchs() -> None:
     told = labels([tuned, record("tmoe", 0.2, overrides=["batch_size=64"])])
     assert told == ["tmoe (batch_size=64)", "tmoe (ids=add; tuned: batch_size=64)"]
     paper = Tuning(mode="paper", chosen=["batch_size=64"], source="distilbert/sci")
-    (group,) = groups([run(64, 0.3, paper)])
+    (group,) = grouped([run(64, 0.3, paper)])
     assert group.rows[0].label == "tmoe (published: batch_size=64)" and "every row" not in group.caption
     text = render(group, "text")
     assert "Trials" not in text and "values of the paper's distilbert/sci" in text
@@ -132,5 +131,5 @@ def test_a_search_that_lost_everything_is_one_row() -> None:
 
 
 def test_tables_without_tuning_have_no_column_of_it() -> None:
-    (group,) = groups([record("tmoe", 0.1)])
+    (group,) = grouped([record("tmoe", 0.1)])
     assert "search s" not in render(group, "markdown") and "search" not in render(group, "csv")

@@ -68,7 +68,7 @@ def test_bounds_stand_once_a_dataset(results: Path) -> None:
 
 def test_configurations_that_read_alike_are_told_apart() -> None:
     pair = [records.record(config_hash=name, overrides=["ids=add"]) for name in ("a" * 12, "b" * 12)]
-    runs = [(Path(f"results/toy/minilm/ssna/{run.config_hash}-s0.json"), run) for run in pair]
+    runs = records.as_runs(pair)
     assert set(measured(runs).configuration) == {"ssna (ids=add) #aaaaaaaa", "ssna (ids=add) #bbbbbbbb"}
     assert set(measured(runs[:1]).configuration) == {"ssna (ids=add)"}
 
@@ -77,7 +77,7 @@ def test_what_a_search_chose() -> None:
     search = {"mode": "grid", "chosen": ["top_layers=2", "init=paper"], "train_seconds": 7.0}
     own = {"tuning": search, "hyperparameters": {"top_layers": 2, "init": "paper"}}
     run = records.record(overrides=["init=paper", "top_layers=2"], **own)
-    table = measured([(Path("toy/minilm/ssna/x-s0.json"), run)])
+    table = measured(records.as_runs([run]))
     tuned = table[table.kind == "tuned"]
     assert list(tuned.measure) == ["top_layers"] and list(tuned.value) == [2]
     assert list(table[table.measure == "search_seconds"].value) == [7]

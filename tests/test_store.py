@@ -18,7 +18,7 @@ from report_records import failure, record, store
 from benchmark.cli import main
 from benchmark.files import digest_of
 from benchmark.results.record import ranks_path, read_record
-from benchmark.results.store import finished, iter_records, read_result, set_aside, usable
+from benchmark.results.store import finished, iter_runs, read_result, set_aside, usable
 from methods.errors import UserError
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -160,22 +160,23 @@ def test_figures_that_do_not_follow_from_the_ranks_do_not_count(path: Path, chan
 
 
 def test_a_finished_run_without_ranks_does_not_count_and_another_needs_none(tmp_path: Path) -> None:
-    whole, bare = (ranked(tmp_path, method, some_ranks(1))[0] for method in "ab")
+    whole, bare = (ranked(tmp_path, method, some_ranks(1)).path for method in "ab")
     ranks_path(bare).unlink()
     store(tmp_path, [failure("c")])
     lines: list[str] = []
-    assert [run.method for _, run in iter_records(tmp_path, lines.append)] == ["a", "c"]
+    assert [run.record.method for run in iter_runs(tmp_path, lines.append)] == ["a", "c"]
     assert len(lines) == 1 and "b-paper-s0.ranks.parquet is missing" in lines[0]
     assert finished(whole, None) is not None
 
 
 def test_ranks_of_before_ties_were_counted_are_read_by_their_own_rule(tmp_path: Path) -> None:
-    path, run = ranked(tmp_path, "a", some_ranks(1))
+    stored = ranked(tmp_path, "a", some_ranks(1))
+    path, run = stored.path, stored.record
     edit(path, put("schema_version", value=1))
     edit(path, put("checksum", value=None))
     table = pd.read_parquet(ranks_path(path)).drop(columns=["tied", "tied_masked"])
     table.astype({"rank": float, "rank_masked": float}).to_parquet(ranks_path(path))
-    assert read_result(path).metrics == run.metrics
+    assert read_result(path).record.metrics == run.metrics
 
 
 @pytest.mark.parametrize("field", ["loss", "train_seconds"])
@@ -187,10 +188,11 @@ def test_a_changed_figure_that_nothing_else_tells_of_does_not_count(field: str, 
 
 def test_ranks_of_other_users_do_not_count(tmp_path: Path) -> None:
     """The metrics are as before: a checksum alone tells that users changed places."""
-    path, run = ranked(tmp_path, "a", some_ranks(1))
+    stored = ranked(tmp_path, "a", some_ranks(1))
+    path, run = stored.path, stored.record
     record = run.model_copy(update={"ranks_sha256": digest_of(ranks_path(path))})
     record.write(path)
-    assert read_result(path) == record
+    assert read_result(path).record == record
     table = pd.read_parquet(ranks_path(path))
     table["user"] = table["user"].to_numpy()[::-1]
     table.to_parquet(ranks_path(path))
@@ -200,9 +202,10 @@ def test_ranks_of_other_users_do_not_count(tmp_path: Path) -> None:
 
 def test_all_committed_records_count_and_are_written_as_they_were(tmp_path: Path) -> None:
     lines: list[str] = []
-    found = [*iter_records(RESULTS, lines.append), *iter_records(RESULTS / "precision", lines.append)]
+    found = [*iter_runs(RESULTS, lines.append), *iter_runs(RESULTS / "precision", lines.append)]
     assert lines == [] and len(found) >= 49
-    for path, run in found:
+    for stored in found:
+        path, run = stored.path, stored.record
         older = run.model_dump_json(indent=1, exclude_unset=True) + "\n"
         new = run.write(tmp_path / "record.json", exclude_unset=True).read_text()
         assert path.read_text() in (older, new)
@@ -218,7 +221,7 @@ def test_a_record_that_does_not_count_is_kept_under_another_name(path: Path) -> 
         )
         assert not path.exists() and path.with_name(f"{path.name}.{name}").read_bytes() == b"{"
     assert path.with_name(f"{ranks_path(path).name}.damaged").exists()
-    assert list(iter_records(path.parents[3])) == []
+    assert list(iter_runs(path.parents[3])) == []
 
 
 def test_one_bad_record_stops_no_other_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,7 +239,7 @@ def test_one_bad_record_stops_no_other_run(tmp_path: Path, capsys: pytest.Captur
         assert main(["bench", *common, "--seeds", "0,1,2"]) == 0
     said = capsys.readouterr().err
     assert "finished already" not in said and said.count("its cell is run again") == 2
-    assert [run.seed for _, run in iter_records(tmp_path / "r")] == [0, 1, 2]
+    assert [run.record.seed for run in iter_runs(tmp_path / "r")] == [0, 1, 2]
     assert read_record(second).metrics == honest
     assert len(list(tmp_path.rglob("*.json.damaged"))) == 2
     first.write_bytes(b"")

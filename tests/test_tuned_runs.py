@@ -15,7 +15,7 @@ from forked import ended, fork_pair
 
 from benchmark.cli import main
 from benchmark.results.record import RunRecord, read_record
-from benchmark.results.store import iter_records
+from benchmark.results.store import iter_runs
 from benchmark.run.build import build_trainer, make_accelerator
 from benchmark.run.spec import RunSpec, resolve_run
 from benchmark.train import loop
@@ -267,7 +267,7 @@ def test_cells_side_by_side_run_as_alone(
     assert main([*grid, "--results", str(tmp_path / "both"), "--jobs", "2"]) == 0
     assert "2 of 2 cells ended" in capfd.readouterr().err
     alone = run(folder, "id", tmp_path / "alone")
-    both = {record.seed: record for _, record in iter_records(tmp_path / "both")}
+    both = {run.record.seed: run.record for run in iter_runs(tmp_path / "both")}
     losses = {seed: [row.loss for row in record.curve] for seed, record in both.items()}
     assert losses.keys() == {0, 1} and losses[1] != pytest.approx(losses[0], rel=1e-5)
     assert losses[0] == pytest.approx([row.loss for row in alone.curve], rel=1e-5)

@@ -10,11 +10,10 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmark.explain.settings import Facts, facts_of_paper, facts_of_run
-from benchmark.report.behind import name_of
 from benchmark.results.published import Published, published
-from benchmark.results.ranks import UserGains, user_gains
-from benchmark.results.record import METRICS, Stored, below_results
-from benchmark.results.store import PATTERN, read_result, usable
+from benchmark.results.record import METRICS, below_results
+from benchmark.results.store import PATTERN, read_result, usable_run
+from benchmark.results.stored import StoredRun, UserGains, user_gains
 from methods.errors import UserError, unknown
 
 PAPER = "paper:"
@@ -57,14 +56,14 @@ def find(reference: str, results: Path, metrics: Sequence[str] = METRICS) -> Sid
         return _of_paper(reference)
     path = Path(reference)
     if path.suffix == ".json":
-        return _of_runs([(path, read_result(path, metrics))], metrics)
+        return _of_runs([read_result(path, metrics)], metrics)
     paths = sorted(results.glob(PATTERN))
     names = {one: below_results(one).removesuffix(".json") for one in paths}
     asked = path.relative_to(results).as_posix() if path.is_relative_to(results) else reference
     matching = [one for one in paths if names[one].startswith(asked)]
     faults: list[str] = []
-    found = [(one, run) for one in matching if (run := usable(one, faults.append, metrics)) is not None]
-    configurations = sorted({name_of(stored) for stored in found})
+    found = [run for one in matching if (run := usable_run(one, faults.append, metrics))]
+    configurations = sorted({run.configuration for run in found})
     if len(configurations) > 1:
         listed = ", ".join(configurations[:SHOWN])
         more = f" and {len(configurations) - SHOWN} more" if len(configurations) > SHOWN else ""
@@ -123,13 +122,14 @@ def _example(paper: Published) -> str:
     return f"{PAPER}{first.llm}/{first.dataset}/{first.method}"
 
 
-def _of_runs(runs: Sequence[Stored], metrics: Sequence[str], left_out: Sequence[str] = ()) -> Side:
+def _of_runs(runs: Sequence[StoredRun], metrics: Sequence[str], left_out: Sequence[str] = ()) -> Side:
     """A configuration; runs that did not end well are told and left out, as are those of `left_out`."""
-    name = name_of(runs[0])
-    lost = [f"seed {run.seed} of {name} is left out: {run.status}." for _, run in runs if run.status != "ok"]
-    done = [stored for stored in runs if stored[1].status == "ok"]
+    name = runs[0].configuration
+    records = [run.record for run in runs]
+    lost = [f"seed {run.seed} of {name} is left out: {run.status}." for run in records if run.status != "ok"]
+    done = [run for run in runs if run.record.status == "ok"]
     if not done:
-        run = runs[0][1]
+        run = records[0]
         raise UserError(f"{name} has no finished run: {run.status}: {run.error or 'no reason recorded'}.")
     seeds = {
         run.seed: {
@@ -137,7 +137,7 @@ def _of_runs(runs: Sequence[Stored], metrics: Sequence[str], left_out: Sequence[
             for masked, split in ((False, "test"), (True, "test_masked"))
             for metric in metrics
         }
-        for _, run in done
+        for run in (stored.record for stored in done)
     }
     gains: dict[bool, UserGains] = {}
     faults: list[str] = []
@@ -146,7 +146,7 @@ def _of_runs(runs: Sequence[Stored], metrics: Sequence[str], left_out: Sequence[
         faults += [fault for fault in said if fault not in faults]
         if found is not None and len(found.by_seed) == len(done):
             gains[masked] = found
-    run = done[0][1]
+    run = done[0].record
     counts = run.data.get("fingerprint") or {}
     return Side(
         name,

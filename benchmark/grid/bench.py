@@ -11,7 +11,7 @@ from benchmark.grid.plan import Plan, Search, where
 from benchmark.grid.tune import choose, note, searched, taken_from_paper
 from benchmark.report.tables import print_tables
 from benchmark.results.record import METRICS, RunRecord, Tuning
-from benchmark.results.store import with_metrics
+from benchmark.results.store import as_stored
 from benchmark.run.spec import RunSpec, resolve_run
 
 
@@ -56,7 +56,7 @@ def _warn(cells: Sequence[RunSpec]) -> None:
 def _conclude(plan: Plan, records: list[RunRecord], results: Path, metrics: Sequence[str]) -> int:
     """Print the tables; the exit status."""
     if records:
-        print(print_tables([with_metrics(record, results, metrics) for record in records], metrics))
+        print(print_tables([as_stored(record, results, metrics) for record in records], metrics))
     asked = len(plan.cells) + sum(1 + len(search.seeds) for search in plan.searches)
     failed = asked - sum(record.status == "ok" for record in records)
     if failed:

@@ -14,7 +14,7 @@ from benchmark.config import Settings
 from benchmark.grid.local import visible_gpus
 from benchmark.grid.plan import Plan, Search
 from benchmark.results.record import PeakMemory, RunRecord
-from benchmark.results.store import finished, iter_records
+from benchmark.results.store import finished, iter_runs
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from benchmark.speed.record import ENDINGS, Variant
 from benchmark.train.checkpoint import Checkpoint
@@ -114,7 +114,7 @@ class Estimate:
 
 def estimate(plan: Plan, results: Path, fresh: bool, probe: Probe) -> Estimate:
     """What `plan` will cost with the store `results`; `probe` measures what no record tells."""
-    records = [record for _, record in iter_records(results)] if results.exists() else []
+    records = [run.record for run in iter_runs(results)] if results.exists() else []
     records = [record for record in records if record.status == "ok" and record.curve]
     rows: dict[RunSpec, Row] = {}
     for same in _alike(plan.stages[0].cells):

@@ -18,7 +18,7 @@ from benchmark.report.section import Plot, Section
 from benchmark.report.styles import Block, Cell
 from benchmark.report.tables import share
 from benchmark.results.metrics import measure
-from benchmark.results.record import Stored
+from benchmark.results.stored import StoredRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,10 +98,10 @@ def agreement(first: str, second: str, metric: str, a: Scores, b: Scores) -> Agr
     return Agreement(first, second, metric, {x: a[x] for x in both}, {x: b[x] for x in both})
 
 
-def sections(records: Sequence[Stored]) -> list[Section]:
+def sections(records: Sequence[StoredRun]) -> list[Section]:
     """A section for each dataset and language model with two orders or more."""
     families: dict[tuple[str, str, str | None], dict[str, Group]] = {}
-    for stem, group in stems_of(groups(run for _, run in records)).items():
+    for stem, group in stems_of(groups(records)).items():
         key = group.key
         families.setdefault((key.dataset, key.data_key, key.llm), {})[stem] = group
     made: list[Section] = []

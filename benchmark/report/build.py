@@ -21,8 +21,9 @@ from benchmark.report.section import Part, Section
 from benchmark.report.study import Source
 from benchmark.report.styles import escape_markdown, fenced, markdown
 from benchmark.results.published import published
-from benchmark.results.record import METRICS, Stored
-from benchmark.results.store import Tell, ignore, iter_records
+from benchmark.results.record import METRICS
+from benchmark.results.store import Tell, ignore, iter_runs
+from benchmark.results.stored import StoredRun
 from methods.errors import UserError, unknown
 
 MADE_FROM: dict[Source, str] = {
@@ -82,7 +83,7 @@ def build_report(
     return write(out, files)
 
 
-def _parts(source: Source, records: Sequence[Stored], metrics: Sequence[str]) -> list[Part]:
+def _parts(source: Source, records: Sequence[StoredRun], metrics: Sequence[str]) -> list[Part]:
     """All sections; parts without any left out."""
     published = Part("The paper's tables", study.sections(source, records))
     own = [
@@ -96,9 +97,9 @@ def _parts(source: Source, records: Sequence[Stored], metrics: Sequence[str]) ->
 
 def _select(
     results: Path, wanted: Mapping[str, Collection[str]], left_out: list[str], metrics: Sequence[str]
-) -> list[Stored]:
+) -> list[StoredRun]:
     """The records that are wanted; appends to `left_out` why others do not count."""
-    stored = list(iter_records(results, left_out.append, metrics))
+    stored = list(iter_runs(results, left_out.append, metrics))
     if left_out and not stored:
         raise UserError(f"none of the {len(left_out)} run records below {results} counts. {left_out[0]}")
     if not stored:
@@ -111,11 +112,13 @@ def _select(
     for name, values in wanted.items():
         if name not in FIELDS:
             raise unknown("field to select records by:", name, FIELDS)
-        there = sorted({str(getattr(run, name)) for _, run in stored if getattr(run, name) is not None})
+        there = sorted({str(value) for run in stored if (value := getattr(run.record, name)) is not None})
         for value in values:
             if value not in there:
                 raise unknown(f"{name} among the records below {results}:", value, there)
-    chosen = [one for one in stored if all(getattr(one[1], name) in {None, *wanted[name]} for name in wanted)]
+    chosen = [
+        run for run in stored if all(getattr(run.record, name) in {None, *wanted[name]} for name in wanted)
+    ]
     if not chosen:
         asked = "; ".join(f"{name}: {', '.join(values)}" for name, values in wanted.items())
         raise UserError(f"no record below {results} has all of these at once: {asked}. Ask for less.")

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.report.behind import configuration, name_of
 from benchmark.report.names import stems_of
+from benchmark.report.provenance import configuration
 from benchmark.report.rows import Group, Row, groups
 from benchmark.report.section import Section
 from benchmark.report.stats import bootstrap, holm, paired_t, randomisation, wilcoxon
 from benchmark.report.styles import Block, Cell
 from benchmark.report.tables import share
 from benchmark.results.metrics import measure
-from benchmark.results.ranks import UserGains, user_gains
-from benchmark.results.record import METRICS, Stored
+from benchmark.results.record import METRICS
+from benchmark.results.stored import StoredRun, UserGains, user_gains
 
 COMPARED = ("recall@10", "ndcg@10")
 """Metrics that are tested, raw, unless others are asked for."""
@@ -38,13 +38,15 @@ class Side:
     """A row of a table and what its users got."""
 
     row: Row
-    runs: tuple[Stored, ...]
+    runs: tuple[StoredRun, ...]
     gains: UserGains
 
     @property
     def valid(self) -> float:
         """Mean validation Recall@10 over the seeds."""
-        return float(np.mean([run.metrics.get("valid", {}).get("recall@10", 0.0) for _, run in self.runs]))
+        return float(
+            np.mean([run.record.metrics.get("valid", {}).get("recall@10", 0.0) for run in self.runs])
+        )
 
 
 @dataclass(frozen=True)
@@ -97,27 +99,26 @@ def tested(group: Group) -> tuple[str, ...]:
     return COMPARED if group.metrics == METRICS else group.metrics
 
 
-def sections(records: Sequence[Stored], metrics: Sequence[str] = METRICS) -> list[Section]:
+def sections(records: Sequence[StoredRun], metrics: Sequence[str] = METRICS) -> list[Section]:
     """A section for each table of two rows or more whose runs came to their end."""
-    paths = {id(run): path for path, run in records}
     made = []
-    for stem, group in stems_of(groups((run for _, run in records), metrics)).items():
-        rows = [(row, tuple((paths[id(run)], run) for run in row.ok)) for row in group.rows if row.ok]
+    for stem, group in stems_of(groups(records, metrics)).items():
+        rows = [row for row in group.rows if row.finished]
         if len(rows) > 1:
             made.append(_section(_table(stem, group, rows)))
     return made
 
 
-def _table(stem: str, group: Group, rows: Sequence[tuple[Row, tuple[Stored, ...]]]) -> _Table:
+def _table(stem: str, group: Group, rows: Sequence[Row]) -> _Table:
     sides: list[Side] = []
     faults: list[str] = []
-    for row, runs in rows:
-        found, said = user_gains(runs, tested(group))
+    for row in rows:
+        found, said = user_gains(row.finished, tested(group))
         faults += [f"{row.label}: {fault}" for fault in said]
         if found is not None and sides and not np.array_equal(found.user, sides[0].gains.user):
             faults.append(f"{row.label}: its ranks are of other users than those of {sides[0].row.label}.")
         elif found is not None:
-            used = tuple(stored for stored in runs if stored[1].seed in found.by_seed)
+            used = tuple(run for run in row.finished if run.record.seed in found.by_seed)
             sides.append(Side(row, used, found))
     if len(sides) < 2:
         return _Table(stem, group, sides, 0, [], faults)
@@ -181,7 +182,7 @@ def _section(table: _Table) -> Section:
         blocks,
         [*_notes(table), *table.faults],
         lines=[_line(table, one) for one in table.found],
-        records={name_of(side.runs[0]): configuration(side.runs) for side in table.sides},
+        records={side.runs[0].configuration: configuration(side.runs) for side in table.sides},
     )
 
 
@@ -212,7 +213,7 @@ def _against_reference(table: _Table, metric: str) -> Block:
         spread = side.gains.spread(column)
         head = [
             Cell(side.row.label),
-            Cell(share(float(side.gains.mean[:, column].mean())), record=name_of(side.runs[0])),
+            Cell(share(float(side.gains.mean[:, column].mean())), record=side.runs[0].configuration),
             Cell(str(len(side.runs))),
             Cell("n/a" if spread is None else share(spread)),
         ]
@@ -268,7 +269,7 @@ def _line(table: _Table, one: Comparison) -> dict[str, Any]:
         side = table.sides[place]
         line |= {
             name: side.row.label,
-            f"{name}_config_hash": side.runs[0][1].config_hash,
+            f"{name}_config_hash": side.runs[0].record.config_hash,
             f"{name}_seeds": " ".join(str(seed) for seed in side.gains.by_seed),
             f"{name}_mean": float(side.gains.mean[:, column].mean()),
             f"{name}_seed_sd": side.gains.spread(column),

@@ -15,15 +15,16 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from benchmark.report.behind import configuration, name_of
 from benchmark.report.generations import mark, newest, note, oldest
 from benchmark.report.ledger_plots import draw_costs, draw_epochs
 from benchmark.report.names import stems_of
+from benchmark.report.provenance import configuration
 from benchmark.report.rows import Group, Row, groups
 from benchmark.report.section import Plot, Section
 from benchmark.report.shown import count
 from benchmark.report.styles import Block, Cell
-from benchmark.results.record import RunRecord, Stored, Tuning
+from benchmark.results.record import RunRecord, Tuning
+from benchmark.results.stored import StoredRun
 from benchmark.speed.record import SpeedRecord, read_speed
 from methods.errors import UserError
 
@@ -47,27 +48,27 @@ class Costs:
     """What the finished runs of a row cost."""
 
     label: str
-    runs: tuple[Stored, ...]
+    runs: tuple[StoredRun, ...]
     search: Tuning | None
 
     @property
     def parts(self) -> dict[str, float]:
         """Seconds of each of COLUMNS: means over the runs, and the search once."""
-        own = {name: fmean(of(run) or 0.0 for _, run in self.runs) for name, of in PARTS.items()}
+        own = {name: fmean(of(run.record) or 0.0 for run in self.runs) for name, of in PARTS.items()}
         return {**own, "tuning": self._tuning()}
 
     def _tuning(self) -> float:
         """Training seconds of the trials, save the one that is among the runs."""
         if self.search is None:
             return 0.0
-        mine = {(run.config_hash, run.seed) for _, run in self.runs}
+        mine = {(run.record.config_hash, run.record.seed) for run in self.runs}
         seed = self.search.seed
         return sum(one.train_seconds for one in self.search.trials if (one.config_hash, seed) not in mine)
 
     @property
     def name(self) -> str:
         """As `Cell.record` says it."""
-        return name_of(self.runs[0])
+        return self.runs[0].configuration
 
 
 @dataclass(frozen=True)
@@ -100,16 +101,12 @@ def break_even(cached: Course, tuned: Course) -> float | None:
     return max(0.0, ahead / (tuned.epoch - cached.epoch))
 
 
-def sections(records: Sequence[Stored]) -> list[Section]:
+def sections(records: Sequence[StoredRun]) -> list[Section]:
     """A section for each table that has finished runs."""
-    paths = {id(run): path for path, run in records}
-    speeds, faults = _speed_records({path.parents[3] for path, _ in records})
+    speeds, faults = _speed_records({run.path.parents[3] for run in records})
     made = []
-    for stem, group in stems_of(groups(run for _, run in records)).items():
-        rows = [
-            Costs(row.label, tuple((paths[id(run)], run) for run in row.ok), row.tuning)
-            for row in _timed(group)
-        ]
+    for stem, group in stems_of(groups(records)).items():
+        rows = [Costs(row.label, row.finished, row.tuning) for row in _timed(group)]
         if rows:
             made.append(_section(stem, group, rows, _courses(group, speeds), faults))
     return made

@@ -6,14 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmark.report.behind import configuration, name_of
 from benchmark.report.generations import bare, mark, newest, note, oldest
+from benchmark.report.provenance import configuration
 from benchmark.report.rows import Group, Row, groups
 from benchmark.report.stats import Estimate
 from benchmark.report.tables import COST, peak_memory
 from benchmark.results.metrics import measure
 from benchmark.results.published import COUNTS, Figure, Layout, Published, Source, dataset_of
-from benchmark.results.record import METRICS, RunRecord, Stored
+from benchmark.results.record import METRICS, RunRecord
+from benchmark.results.stored import StoredRun
 
 MASKED = "masked "
 """Before a metric: the user's history is left out of the ranking."""
@@ -77,7 +78,7 @@ def printed(record: str, layout: Layout) -> dict[str, Any]:
     }
 
 
-def of_records(records: Sequence[Stored], layout: Layout) -> list[Study]:
+def of_records(records: Sequence[StoredRun], layout: Layout) -> list[Study]:
     """One study a protocol and language model of the records: the protocol `paper` and the paper's language
     models first, then by name.
 
@@ -85,9 +86,8 @@ def of_records(records: Sequence[Stored], layout: Layout) -> list[Study]:
     paper's values, else one with the fewest settings of its own; of several the best by validation Recall@10.
     The notes say which, and what was left out.
     """
-    paths = {id(run): path for path, run in records}
     tables: dict[tuple[str, str], dict[str, list[Group]]] = {}
-    for group in groups(run for _, run in records):
+    for group in groups(records):
         if group.key.llm is not None:
             family = tables.setdefault((group.key.llm, group.key.protocol), {})
             family.setdefault(dataset_key(group.rows[0].runs[0], layout), []).append(group)
@@ -103,8 +103,7 @@ def of_records(records: Sequence[Stored], layout: Layout) -> list[Study]:
         )
 
     return [
-        _study(llm, protocol, tables[llm, protocol], layout, paths)
-        for llm, protocol in sorted(tables, key=place)
+        _study(llm, protocol, tables[llm, protocol], layout) for llm, protocol in sorted(tables, key=place)
     ]
 
 
@@ -116,9 +115,7 @@ def dataset_key(run: RunRecord, layout: Layout) -> str:
     )
 
 
-def _study(
-    llm: str, protocol: str, found: Mapping[str, list[Group]], layout: Layout, paths: Mapping[int, Any]
-) -> Study:
+def _study(llm: str, protocol: str, found: Mapping[str, list[Group]], layout: Layout) -> Study:
     order = [name for name in layout.datasets if name in found] + sorted(set(found) - set(layout.datasets))
     figures: dict[tuple[str, str, str], Figure] = {}
     shown, notes, behind = {}, [], {}
@@ -137,7 +134,7 @@ def _study(
             )
         for method, rows in _by_method(group).items():
             row = rows[0]
-            stored = [(paths[id(run)], run) for run in row.ok]
+            stored = row.finished
             if not stored:
                 notes.append(f"{row.label} on {shown[dataset]}: {row.status}.")
                 continue
@@ -145,7 +142,7 @@ def _study(
             if len(rows) > 1 or bare(row.label) != method:
                 left = f" (not: {'; '.join(other.label for other in rows[1:])})" if rows[1:] else ""
                 notes.append(f"{method} on {shown[dataset]} is {row.label}{left}.")
-            record = name_of(stored[0])
+            record = stored[0].configuration
             behind[record] = configuration(stored)
             for name, value in _measures(row).items():
                 figures[dataset, method, name] = Figure(
@@ -227,10 +224,10 @@ def searched(row: Row) -> dict[str, float]:
     return found
 
 
-def counts_of(records: Sequence[Stored], layout: Layout) -> dict[str, tuple[str, dict[str, float]]]:
+def counts_of(records: Sequence[StoredRun], layout: Layout) -> dict[str, tuple[str, dict[str, float]]]:
     """Dataset -> (as shown, its counts), of all records."""
     found: dict[str, tuple[str, dict[str, float]]] = {}
-    for _, run in records:
+    for run in (stored.record for stored in records):
         print_ = run.data.get("fingerprint") or {}
         if all(name in print_ for name in COUNTS):
             key = dataset_key(run, layout)

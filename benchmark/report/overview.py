@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 
 from benchmark.report.styles import Block, Cell
 from benchmark.results.published import Figure
-from benchmark.results.record import RunRecord, Stored
+from benchmark.results.record import RunRecord
+from benchmark.results.stored import StoredRun
 
 HEADS = [
     "dataset",
@@ -21,10 +22,10 @@ HEADS = [
 ]
 
 
-def overview(records: Sequence[Stored]) -> Block:
+def overview(records: Sequence[StoredRun]) -> Block:
     """A row for each dataset, language model and protocol; runs without a language model have their own."""
     kinds: dict[tuple[str, str, str, str], list[RunRecord]] = {}
-    for _, run in records:
+    for run in (stored.record for stored in records):
         key = (run.dataset, run.llm or "none", run.protocol, str(run.data.get("key")))
         kinds.setdefault(key, []).append(run)
     return Block("What was run", HEADS, [_row(kinds[key]) for key in sorted(kinds)])
@@ -58,9 +59,9 @@ def printed(figures: Collection[Figure]) -> dict[str, int]:
     }
 
 
-def tiles(records: Sequence[Stored]) -> dict[str, int]:
+def tiles(records: Sequence[StoredRun]) -> dict[str, int]:
     """Counts that tell the size of the study at a glance."""
-    runs = [run for _, run in records]
+    runs = [stored.record for stored in records]
     failed = sum(run.status != "ok" for run in runs)
     found = {
         "runs": len(runs) - failed,

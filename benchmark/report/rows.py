@@ -15,6 +15,7 @@ from benchmark.report.searches import Searches, searches, told
 from benchmark.report.stats import Estimate, estimate
 from benchmark.results.metrics import chance
 from benchmark.results.record import METRICS, Metrics, RunRecord, Tuning
+from benchmark.results.stored import StoredRun
 from methods.errors import UserError
 
 BOUNDS = ("chance", "ceiling")
@@ -43,16 +44,26 @@ class Row:
     """The runs of one configuration, one a seed; or a bound (`chance`, `ceiling`), which has no runs."""
 
     label: str
-    runs: tuple[RunRecord, ...] = ()
+    stored: tuple[StoredRun, ...] = ()
     bound: Mapping[str, Metrics] = field(default_factory=dict)
     """Split -> metrics, of a bound."""
     tuning: Tuning | None = None
     """How the configuration was chosen, where it was."""
 
     @property
-    def ok(self) -> tuple[RunRecord, ...]:
+    def runs(self) -> tuple[RunRecord, ...]:
+        """The records of the runs."""
+        return tuple(run.record for run in self.stored)
+
+    @property
+    def finished(self) -> tuple[StoredRun, ...]:
         """The runs that came to their end."""
-        return tuple(run for run in self.runs if run.status == "ok")
+        return tuple(run for run in self.stored if run.record.status == "ok")
+
+    @property
+    def ok(self) -> tuple[RunRecord, ...]:
+        """Their records."""
+        return tuple(run.record for run in self.finished)
 
     @property
     def status(self) -> str:
@@ -138,8 +149,8 @@ def key_of(run: RunRecord) -> Key:
     )
 
 
-def groups(records: Iterable[RunRecord], metrics: Sequence[str] = METRICS) -> list[Group]:
-    """Sort records into tables that show `metrics`.
+def groups(stored: Iterable[StoredRun], metrics: Sequence[str] = METRICS) -> list[Group]:
+    """Sort runs into tables that show `metrics`.
 
     A run that reads no language model joins the tables of its data, protocol and hardware, whatever their
     language model; of several tables with one language model, those whose settings are most like its own. It
@@ -147,21 +158,21 @@ def groups(records: Iterable[RunRecord], metrics: Sequence[str] = METRICS) -> li
     the record of what it chose tells of them. Raises `UserError` for two records of one
     configuration and seed in a table: they would narrow its interval without being a new seed.
     """
-    members: dict[Key, list[RunRecord]] = {}
-    controls: list[RunRecord] = []
-    runs = list(records)
-    chosen_by = searches(runs)
+    members: dict[Key, list[StoredRun]] = {}
+    controls: list[StoredRun] = []
+    runs = list(stored)
+    chosen_by = searches(run.record for run in runs)
     lost = chosen_by.lost
     for run in runs:
-        if run.config_hash in lost:
+        if run.record.config_hash in lost:
             continue
-        if run.llm is None:
+        if run.record.llm is None:
             controls.append(run)
         else:
-            members.setdefault(key_of(run), []).append(run)
-    common = {key: _settings(same) for key, same in members.items()}
+            members.setdefault(key_of(run.record), []).append(run)
+    common = {key: _settings([run.record for run in same]) for key, same in members.items()}
     for run in controls:
-        for key in _hosts(run, common) or [key_of(run)]:
+        for key in _hosts(run.record, common) or [key_of(run.record)]:
             members.setdefault(key, []).append(run)
     found = [_group(key, same, chosen_by, tuple(metrics)) for key, same in members.items()]
     found.sort(key=lambda group: _sorting(group.key, group))
@@ -198,10 +209,12 @@ def _sorting(key: Key, group: Group) -> tuple[Any, ...]:
     return (key.dataset, key.llm or "", key.protocol, oldest, tuple(map(str, key)))
 
 
-def _group(key: Key, runs: list[RunRecord], chosen_by: Searches, metrics: tuple[str, ...]) -> Group:
-    cells: dict[str, list[RunRecord]] = {}
-    for run in runs:
-        cells.setdefault(run.config_hash, []).append(run)
+def _group(key: Key, stored: list[StoredRun], chosen_by: Searches, metrics: tuple[str, ...]) -> Group:
+    runs = [run.record for run in stored]
+    by_config: dict[str, list[StoredRun]] = {}
+    for run in stored:
+        by_config.setdefault(run.record.config_hash, []).append(run)
+    cells = {config: [run.record for run in same] for config, same in by_config.items()}
     for config, same in cells.items():
         seed, times = Counter(run.seed for run in same).most_common(1)[0]
         if times > 1:
@@ -220,8 +233,8 @@ def _group(key: Key, runs: list[RunRecord], chosen_by: Searches, metrics: tuple[
     rows = []
     for config in sorted(cells, key=lambda name: (cells[name][0].llm is None, labels[name], name)):
         label = labels[config] + (f" #{config[:8]}" if twice[labels[config]] > 1 else "")
-        seeds = tuple(sorted(cells[config], key=lambda run: run.seed))
-        label = mark(label, oldest(seeds, last) < last)
+        seeds = tuple(sorted(by_config[config], key=lambda run: run.record.seed))
+        label = mark(label, oldest(cells[config], last) < last)
         rows.append(Row(label, seeds, tuning=chosen_by.chosen.get(config)))
     limits = {name: _first(run.data.get(name) for run in runs) for name in BOUNDS}
     limits["chance"] = _chance(limits["chance"], runs, metrics)

@@ -38,7 +38,7 @@ class Section:
     """The figures in full precision for the CSV, a dictionary a line; None is empty."""
     records: Mapping[str, Any] = field(default_factory=dict)
     """Name that a `Cell.record` gives -> the configuration behind it, JSON-able; of runs, what
-    `benchmark.report.behind` gives (`name_of`, `configuration`)."""
+    `benchmark.report.provenance.configuration` gives."""
 
     def __post_init__(self) -> None:
         known = {"", *self.records}

@@ -29,14 +29,15 @@ from benchmark.report.study_parts import (
     printed_counts,
 )
 from benchmark.results.published import Layout, Published, published
-from benchmark.results.record import METRICS, Stored
+from benchmark.results.record import METRICS
+from benchmark.results.stored import StoredRun
 from methods.errors import unknown
 
 Source = Literal["paper", "ours", "both"]
 SOURCES: tuple[Source, ...] = ("paper", "ours", "both")
 
 
-def sections(source: str, records: Sequence[Stored] = ()) -> list[Section]:
+def sections(source: str, records: Sequence[StoredRun] = ()) -> list[Section]:
     """The paper's tables from a source: `paper` needs no records, `ours` needs only them.
 
     Raises `UserError` for another source, and for a published file that is damaged.
@@ -63,7 +64,7 @@ def _paper(paper: Published) -> list[Section]:
     return [*found, derived_tables.section(paper, studies)]
 
 
-def _ours(studies: Sequence[Study], layout: Layout, records: Sequence[Stored]) -> list[Section]:
+def _ours(studies: Sequence[Study], layout: Layout, records: Sequence[StoredRun]) -> list[Section]:
     found = _statistics(layout, records)
     for protocol in dict.fromkeys(study.protocol for study in studies):
         same = [study for study in studies if study.protocol == protocol]
@@ -78,7 +79,7 @@ def _ours(studies: Sequence[Study], layout: Layout, records: Sequence[Stored]) -
     return found
 
 
-def _both(paper: Published, ours: Sequence[Study], records: Sequence[Stored]) -> list[Section]:
+def _both(paper: Published, ours: Sequence[Study], records: Sequence[StoredRun]) -> list[Section]:
     """Side by side what both have; of the paper alone what ours have no counterpart of."""
     layout, theirs = paper.layout, {study.llm: study for study in of_paper(paper)}
     found = [study_beside.statistics(paper, records)]
@@ -108,7 +109,7 @@ def _printed_statistics(paper: Published) -> Section:
     )
 
 
-def _statistics(layout: Layout, records: Sequence[Stored]) -> list[Section]:
+def _statistics(layout: Layout, records: Sequence[StoredRun]) -> list[Section]:
     counts = counts_of(records, layout)
     if not counts:
         return []

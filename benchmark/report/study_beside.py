@@ -20,12 +20,13 @@ from benchmark.report.study_parts import (
 )
 from benchmark.report.styles import Block
 from benchmark.results.published import Layout, Published
-from benchmark.results.record import METRICS, Stored
+from benchmark.results.record import METRICS
+from benchmark.results.stored import StoredRun
 
 Blocks = list[Block | None]
 
 
-def statistics(paper: Published, records: Sequence[Stored]) -> Section:
+def statistics(paper: Published, records: Sequence[StoredRun]) -> Section:
     """Table 1 beside the fingerprints of our datasets."""
     counts: Mapping[str, tuple[str, Mapping[str, float]]] = {
         **{name: (shown, {}) for name, shown in paper.layout.datasets.items()},

@@ -14,14 +14,15 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from benchmark.config import Settings, digest
-from benchmark.report.behind import configuration, name_of
 from benchmark.report.drawing import columns, forms, look_of, style
 from benchmark.report.generations import mark, newest, note, oldest
 from benchmark.report.names import slug
+from benchmark.report.provenance import configuration
 from benchmark.report.section import Plot, Section
 from benchmark.report.styles import Block, Cell
 from benchmark.report.tables import share
-from benchmark.results.record import RunRecord, Stored
+from benchmark.results.record import RunRecord
+from benchmark.results.stored import StoredRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +39,7 @@ class Line:
 
     facts: Mapping[str, Any]
     """Everything else, by name."""
-    runs: Mapping[int, tuple[Stored, ...]]
+    runs: Mapping[int, tuple[StoredRun, ...]]
     """Value of the setting -> its runs, one a seed; values rise."""
 
     def best(self) -> int:
@@ -60,7 +61,7 @@ class Sweep:
     @property
     def runs(self) -> list[RunRecord]:
         """All its runs."""
-        return [run for line in self.lines for runs in line.runs.values() for _, run in runs]
+        return [run.record for line in self.lines for runs in line.runs.values() for run in runs]
 
     def labels(self) -> list[str]:
         """The language model of each line, and what else the lines do not share."""
@@ -80,9 +81,9 @@ HIDDEN = {"llm", "digest", "data"}
 """Facts that tell lines apart but are no words of a label."""
 
 
-def mean_of(runs: Sequence[Stored], split: str, metric: str = METRIC) -> float | None:
+def mean_of(runs: Sequence[StoredRun], split: str, metric: str = METRIC) -> float | None:
     """Mean of a metric over runs; None where none has it."""
-    known = [run.metrics[split][metric] for _, run in runs if split in run.metrics]
+    known = [run.record.metrics[split][metric] for run in runs if split in run.record.metrics]
     return fmean(known) if known else None
 
 
@@ -91,11 +92,11 @@ def _values(run: RunRecord) -> dict[str, Any]:
     return {**asdict(Settings()), **run.settings, **run.hyperparameters}
 
 
-def sweeps(records: Sequence[Stored]) -> list[Sweep]:
+def sweeps(records: Sequence[StoredRun]) -> list[Sweep]:
     """Every sweep that the finished runs hold, by name."""
-    found: dict[tuple[str, str, str, str], dict[str, tuple[dict[str, Any], dict[int, list[Stored]]]]] = {}
+    found: dict[tuple[str, str, str, str], dict[str, tuple[dict[str, Any], dict[int, list[StoredRun]]]]] = {}
     for stored in records:
-        run = stored[1]
+        run = stored.record
         if run.status != "ok":
             continue
         values = _values(run)
@@ -122,7 +123,7 @@ def sweeps(records: Sequence[Stored]) -> list[Sweep]:
     return made
 
 
-def sections(records: Sequence[Stored]) -> list[Section]:
+def sections(records: Sequence[StoredRun]) -> list[Section]:
     """A section for each sweep."""
     return [_section(sweep) for sweep in sweeps(records)]
 
@@ -133,16 +134,19 @@ def _section(sweep: Sweep) -> Section:
     for label, line in zip(sweep.labels(), sweep.lines, strict=True):
         for value, runs in line.runs.items():
             chosen = " *" if value == line.best() else ""
-            behind[name_of(runs[0])] = configuration(runs)
+            behind[runs[0].configuration] = configuration(runs)
             figures = [mean_of(runs, split, metric) for split in SPLITS for metric in (METRIC, "ndcg@10")]
-            older = oldest((run for _, run in runs), last) < last
-            cells = [Cell("n/a" if one is None else share(one), record=name_of(runs[0])) for one in figures]
+            older = oldest((run.record for run in runs), last) < last
+            cells = [
+                Cell("n/a" if one is None else share(one), record=runs[0].configuration) for one in figures
+            ]
             rows.append([Cell(label), Cell(mark(f"{value}{chosen}", older)), *cells, Cell(str(len(runs)))])
             lines.append(
                 {
                     "dataset": sweep.dataset, "llm": line.facts["llm"], "protocol": sweep.protocol,
                     "method": sweep.method, "line": label, "setting": sweep.name, "value": value,
-                    "config_hash": runs[0][1].config_hash, "seeds": " ".join(str(r.seed) for _, r in runs),
+                    "config_hash": runs[0].record.config_hash,
+                    "seeds": " ".join(str(run.record.seed) for run in runs),
                     **{f"{s}_{m}": mean_of(runs, s, m) for s in SPLITS for m in (METRIC, "ndcg@10")},
                 }
             )  # fmt: skip
@@ -181,7 +185,7 @@ def draw(sweep: Sweep) -> dict[str, bytes]:
             axes.set_xlabel(sweep.name)
             axes.margins(y=0.1)
             for place, (label, line) in enumerate(zip(sweep.labels(), sweep.lines, strict=True)):
-                older = any(run.generation < last for runs in line.runs.values() for _, run in runs)
+                older = any(run.record.generation < last for runs in line.runs.values() for run in runs)
                 _draw_line(axes, line, split, mark(label, older), place)
             _ticks(axes, sorted({value for line in sweep.lines for value in line.runs}))
         pair[0].set_ylabel("Recall@10")
@@ -199,7 +203,7 @@ def _draw_line(axes: Axes, line: Line, split: str, label: str, place: int) -> No
     look: dict[str, Any] = {"color": colour, "linestyle": dash, "marker": marker}
     axes.plot(list(known), list(known.values()), label=label, linewidth=1.6, markersize=6, zorder=3, **look)
     for value in known:
-        seeds = [run.metrics[split][METRIC] for _, run in line.runs[value] if split in run.metrics]
+        seeds = [run.record.metrics[split][METRIC] for run in line.runs[value] if split in run.record.metrics]
         if len(seeds) > 1:
             axes.vlines(value, min(seeds), max(seeds), color=colour, linewidth=1.0, zorder=4)
     if (best := line.best()) in known:

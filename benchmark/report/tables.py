@@ -13,6 +13,7 @@ from benchmark.report.shown import count, gibibytes, seconds, share, with_interv
 from benchmark.report.styles import Block, Cell, Mark, one_line
 from benchmark.results.metrics import measure
 from benchmark.results.record import METRICS, RunRecord
+from benchmark.results.stored import StoredRun
 
 __all__ = ["Group", "Row", "groups", "print_tables", "render", "seconds", "section", "share", "with_interval"]
 
@@ -222,18 +223,18 @@ def title(group: Group) -> str:
     return f"{named} ({', '.join(apart[:3] + more)})" if apart else named
 
 
-def section(group: Group, stem: str, behind: Mapping[str, tuple[str, Any]]) -> Section:
-    """The tables of a group. `behind`: label of a row -> name and configuration of its runs."""
+def section(group: Group, stem: str, provenance: Mapping[str, tuple[str, Any]]) -> Section:
+    """The tables of a group. `provenance`: label of a row -> name and configuration of its runs."""
     tables = [
-        replace(block, rows=[_linked(row, behind.get(row[0].text)) for row in block.rows])
+        replace(block, rows=[_linked(row, provenance.get(row[0].text)) for row in block.rows])
         for block in blocks(group)
     ]
-    records = dict(behind.values())
+    records = dict(provenance.values())
     return Section(stem, title(group), group.caption, tables, notes(group), (), csv_rows(group), records)
 
 
-def _linked(row: list[Cell], behind: tuple[str, Any] | None) -> list[Cell]:
-    return [replace(cell, record=behind[0]) for cell in row] if behind else row
+def _linked(row: list[Cell], provenance: tuple[str, Any] | None) -> list[Cell]:
+    return [replace(cell, record=provenance[0]) for cell in row] if provenance else row
 
 
 def render(group: Group, style: forms.Style) -> str:
@@ -241,6 +242,6 @@ def render(group: Group, style: forms.Style) -> str:
     return forms.render(section(group, "", {}), style)
 
 
-def print_tables(records: Iterable[RunRecord], metrics: Sequence[str] = METRICS) -> str:
+def print_tables(records: Iterable[StoredRun], metrics: Sequence[str] = METRICS) -> str:
     """All tables of the records, with `metrics`, for a terminal."""
     return "\n".join(render(group, "text") for group in groups(records, metrics))

@@ -36,8 +36,9 @@ import pandas as pd
 
 from benchmark.results.metrics import chance as random_order
 from benchmark.results.published import COUNTS, IMPROVEMENT, Figure, published
-from benchmark.results.record import METRICS, RunRecord, below_results
-from benchmark.results.store import Tell, iter_records, warn
+from benchmark.results.record import METRICS, RunRecord
+from benchmark.results.store import Tell, iter_runs, warn
+from benchmark.results.stored import StoredRun
 from methods.errors import UserError, unknown
 
 Source = Literal["ours", "paper", "both"]
@@ -81,7 +82,7 @@ def load(
         raise unknown("source of figures:", source, SOURCES)
     parts = []
     if source != "paper":
-        runs = list(iter_records(results, tell, metrics))
+        runs = list(iter_runs(results, tell, metrics))
         if not runs:
             raise UserError(
                 f"there are no usable run records below {results}. Give their folder by --results, or ask "
@@ -114,18 +115,18 @@ def narrow(table: pd.DataFrame, only: Mapping[str, Collection[str]]) -> pd.DataF
     return table[kept].reset_index(drop=True)
 
 
-def measured(runs: Iterable[tuple[Path, RunRecord]], metrics: Sequence[str] = METRICS) -> pd.DataFrame:
+def measured(runs: Iterable[StoredRun], metrics: Sequence[str] = METRICS) -> pd.DataFrame:
     """The figures of finished runs, and the bounds of their datasets.
 
     The records hold those of `metrics` that they were read with (`read_result`).
     """
-    finished = [(path, run) for path, run in runs if run.status == "ok"]
-    names = _configurations([run for _, run in finished])
+    finished = [run for run in runs if run.record.status == "ok"]
+    names = _configurations([run.record for run in finished])
     rows: list[Row] = []
     bounded: set[tuple[str, Any]] = set()
-    for path, run in finished:
-        record = below_results(path).removesuffix(".json")
-        whole = {"source": "ours", "dataset": run.dataset, "record": record}
+    for stored in finished:
+        run = stored.record
+        whole = {"source": "ours", "dataset": run.dataset, "record": stored.name}
         mine = {"llm": run.llm, "method": run.method, "protocol": run.protocol, "seed": run.seed}
         mine["configuration"] = names[_identity(run)]
         rows += [{**whole, **mine, **figure} for figure in _figures(run, metrics)]

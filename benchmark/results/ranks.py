@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.results.metrics import Floats, Ranks, measure, metrics_of
-from benchmark.results.record import RunRecord, Stored, below_results, ranks_path
+from benchmark.results.metrics import Floats, Ranks, metrics_of
+from benchmark.results.record import RunRecord, below_results, ranks_path
 from methods.errors import UserError
 
 COLUMNS = ("user", "rank", "tied", "rank_masked", "tied_masked")
@@ -71,49 +71,3 @@ def _ranks(columns: Sequence[NDArray[Any]]) -> tuple[Ranks | Floats, Ranks | Flo
         return raw, masked
     best, tied, best_masked, tied_masked = (column.astype(np.int64) for column in columns)
     return Ranks(best, tied), Ranks(best_masked, tied_masked)
-
-
-@dataclass(frozen=True)
-class UserGains:
-    """What each user adds to metrics under one configuration, the mean over its seeds."""
-
-    user: NDArray[np.int64]
-    """`[U]`."""
-    mean: Floats
-    """`[U, M]`, a column a metric."""
-    by_seed: dict[int, Floats]
-    """Seed -> the metrics themselves, `[M]`: what differs from seed to seed."""
-
-    def spread(self, column: int) -> float | None:
-        """Standard deviation over seeds of a metric; None for one seed."""
-        values = [figures[column] for figures in self.by_seed.values()]
-        return float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-def user_gains(
-    runs: Sequence[Stored], metrics: Sequence[str], masked: bool = False
-) -> tuple[UserGains | None, list[str]]:
-    """Gains of the runs of one configuration, one a seed, and why ranks of some could not be used.
-
-    Seeds are repeated measures of the same users: they are averaged user by user, never stacked, so that `U`
-    is the number of users whatever the number of seeds. None where no run has usable ranks.
-    """
-    users: NDArray[np.int64] | None = None
-    found: dict[int, Floats] = {}
-    faults = []
-    for path, run in runs:
-        try:
-            ranks = read_ranks(path, run)
-        except UserError as error:
-            faults.append(str(error))
-            continue
-        if users is not None and not np.array_equal(users, ranks.user):
-            faults.append(f"{below_results(ranks_path(path))} has other users than the other seeds.")
-            continue
-        users = ranks.user
-        chosen = ranks.masked if masked else ranks.raw
-        found[run.seed] = np.stack([measure(metric).gains(chosen) for metric in metrics], axis=1)
-    if users is None:
-        return None, faults
-    mean = np.mean(list(found.values()), axis=0)
-    return UserGains(users, mean, {seed: values.mean(0) for seed, values in found.items()}), faults

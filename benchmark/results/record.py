@@ -355,12 +355,8 @@ def is_as_written(path: Path) -> bool:
     return fields.pop(CHECKSUM, None) in (None, checksum_of(fields))
 
 
-Stored = tuple[Path, RunRecord]
-"""A record and the file it was read from, `.../<dataset>/<llm>/<method>/<hash>-s<seed>.json`."""
-
-
 def below_results(path: Path) -> str:
-    """The path of a record's file below the folder of the results, whatever that folder is."""
+    """`<dataset>/<llm>/<method>/<file>`: the path of a file of a run below the folder of the results."""
     return "/".join(path.parts[-4:])
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from benchmark.files import path_component
 from benchmark.results.metrics import metrics_of
-from benchmark.results.ranks import UserRanks, read_ranks
 from benchmark.results.record import AGAIN, METRICS, NO_LLM, RunRecord, is_as_written, ranks_path, read_record
+from benchmark.results.stored import StoredRun
 from methods.errors import UserError
 
 PATTERN = "*/*/*/*-s*.json"
@@ -41,8 +41,8 @@ def place(run: RunRecord) -> Path:
     return Path(run.dataset, llm, run.method, f"{run.config_hash}-s{run.seed}.json")
 
 
-def read_result(path: Path, metrics: Collection[str] = METRICS) -> RunRecord:
-    """The record at `path`, compared with its path and its ranks.
+def read_result(path: Path, metrics: Collection[str] = METRICS) -> StoredRun:
+    """The run whose record is at `path`, compared with its path and its ranks.
 
     Those of `metrics` that it does not hold are computed from the ranks, for the whole test split. A run that
     did not end well has no ranks. Raises `UserError` naming the file and the first fault.
@@ -55,32 +55,35 @@ def read_result(path: Path, metrics: Collection[str] = METRICS) -> RunRecord:
             raise UserError(
                 f"{path} is not the record that its path names: its {part} gives {own}, not {named}. {AGAIN}"
             )
-    ranks = None
+    stored = StoredRun(path, run)
     if run.status == "ok":
         try:
-            ranks = _verify(path, run)
+            _verify(stored)
         except UserError as error:
             raise UserError(f"{path} does not count as a result: {error} {AGAIN}") from error
     if not is_as_written(path):
         raise UserError(f"{path} does not match its checksum. {AGAIN}")
-    for split, found in (("test", ranks.raw), ("test_masked", ranks.masked)) if ranks else ():
-        absent = [name for name in metrics if name not in run.metrics[split]]
-        run.metrics[split] |= metrics_of(found, absent)
-    return run
+    if run.status == "ok":
+        for split, ranks in (("test", stored.ranks.raw), ("test_masked", stored.ranks.masked)):
+            absent = [name for name in metrics if name not in run.metrics[split]]
+            run.metrics[split] |= metrics_of(ranks, absent)
+    return stored
 
 
-def with_metrics(run: RunRecord, results: Path, metrics: Collection[str]) -> RunRecord:
-    """The record with those of `metrics` that it does not hold, from the ranks of its run below `results`."""
+def as_stored(run: RunRecord, results: Path, metrics: Collection[str] = METRICS) -> StoredRun:
+    """The run of a record that was just written below `results`.
+
+    The record is read again only for those of `metrics` that it does not hold.
+    """
+    path = results / place(run)
     if run.status != "ok" or set(metrics) <= set(METRICS):
-        return run
-    return read_result(results / place(run), metrics)
+        return StoredRun(path, run)
+    return read_result(path, metrics)
 
 
-def _verify(path: Path, run: RunRecord) -> UserRanks:
-    """The ranks. Raises `UserError` unless the metrics follow from them and from the curve, as far as these
-    tell."""
-    ranks = read_ranks(path, run)
-    users = len(ranks.user)
+def _verify(stored: StoredRun) -> None:
+    """Raises `UserError` unless the metrics follow from the ranks, and those of validation from the curve."""
+    run, users = stored.record, len(stored.ranks.user)
     known = (run.data.get("fingerprint") or {}).get("test_targets", users)
     if users != known:
         raise UserError(f"its ranks are of {users:,} users, and its fingerprint has {known:,}.")
@@ -92,7 +95,6 @@ def _verify(path: Path, run: RunRecord) -> UserRanks:
         raise UserError("its validation metrics are not those of its best epoch.")
     for form in ("", "_masked"):
         _verify_parts(run, users, form)
-    return ranks
 
 
 def _verify_parts(run: RunRecord, users: int, form: str) -> None:
@@ -109,8 +111,8 @@ def _verify_parts(run: RunRecord, users: int, form: str) -> None:
             raise UserError(f"its {' and '.join(sizes)} metrics do not give its test{form} metrics.")
 
 
-def usable(path: Path, tell: Tell = warn, metrics: Collection[str] = METRICS) -> RunRecord | None:
-    """The record at `path`, as `read_result` gives it; None where there is none, or none that counts.
+def usable_run(path: Path, tell: Tell = warn, metrics: Collection[str] = METRICS) -> StoredRun | None:
+    """The run at `path`, as `read_result` gives it; None where there is no record, or none that counts.
 
     `tell` is given the reason.
     """
@@ -121,6 +123,12 @@ def usable(path: Path, tell: Tell = warn, metrics: Collection[str] = METRICS) ->
     except UserError as error:
         tell(str(error))
         return None
+
+
+def usable(path: Path, tell: Tell = warn) -> RunRecord | None:
+    """The record of the run at `path` alone, without its ranks; see `usable_run`."""
+    found = usable_run(path, tell)
+    return found.record if found else None
 
 
 def finished(path: Path, code: str | None) -> RunRecord | None:
@@ -136,14 +144,12 @@ def outdated(path: Path, code: str | None) -> bool:
     return record is not None and record.status == "ok" and record.made_by_other(code)
 
 
-def iter_records(
-    folder: Path, tell: Tell = warn, metrics: Collection[str] = METRICS
-) -> Iterator[tuple[Path, RunRecord]]:
-    """Records below `folder` that count (see `read_result`), in the order of their paths; `tell` is given why
-    others do not."""
+def iter_runs(folder: Path, tell: Tell = warn, metrics: Collection[str] = METRICS) -> Iterator[StoredRun]:
+    """The runs below `folder` whose records count (see `read_result`), in the order of their paths; `tell` is
+    given why others do not."""
     for path in sorted(folder.glob(PATTERN)):
-        if (record := usable(path, tell, metrics)) is not None:
-            yield path, record
+        if (run := usable_run(path, tell, metrics)) is not None:
+            yield run
 
 
 def set_aside(path: Path) -> str | None:

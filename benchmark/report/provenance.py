@@ -1,4 +1,4 @@
-"""What stands behind a figure of the report: the configuration of its runs, for `Section.records`."""
+"""The provenance of a figure of the report: the configuration of its runs, for `Section.records`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmark.results.record import RunRecord, Stored, Tuning, below_results
+from benchmark.results.record import RunRecord, Tuning, below_results
+from benchmark.results.stored import StoredRun
 
 SHOWN_ENVIRONMENT = (
     "device_name", "device", "world_size", "threads", "precision", "python", "platform", "git_commit",
@@ -14,33 +15,28 @@ SHOWN_ENVIRONMENT = (
 )  # fmt: skip
 
 
-def name_of(stored: Stored) -> str:
-    """What `Cell.record` says for a run: `<dataset>/<llm>/<method>/<hash>`, the same for all its seeds."""
-    path, run = stored
-    return below_results(path).removesuffix(f"-s{run.seed}.json")
-
-
-def configuration(runs: Sequence[Stored]) -> dict[str, Any]:
+def configuration(stored: Sequence[StoredRun]) -> dict[str, Any]:
     """The configuration that runs, one a seed, have in common, the command to make them again, their files.
 
     JSON-able. Two keys mean something to the page: `command` is code, `files` are links below the results.
     """
-    run = runs[0][1]
+    runs = [one.record for one in stored]
+    run = runs[0]
     packages = run.environment.packages
     environment = {name: getattr(run.environment, name) for name in SHOWN_ENVIRONMENT}
     trained = [
         f"{one.epochs_run} epochs, the best {one.best_epoch}" if one.status == "ok" else one.status
-        for _, one in runs
+        for one in runs
     ]
     return {
-        "command": _command([one for _, one in runs]),
-        "files": [below_results(path) for path, _ in runs],
+        "command": _command(runs),
+        "files": [below_results(one.path) for one in stored],
         "dataset": run.dataset,
         "language model": run.llm or "none",
         "method": run.method,
         "protocol": run.protocol,
         "overrides": list(run.overrides),
-        "seeds": {f"seed {one.seed}": said for (_, one), said in zip(runs, trained, strict=True)},
+        "seeds": {f"seed {one.seed}": status for one, status in zip(runs, trained, strict=True)},
         "tuning": _tuning(run.tuning),
         "hyper-parameters": dict(run.hyperparameters),
         "settings": dict(run.settings),
@@ -50,7 +46,7 @@ def configuration(runs: Sequence[Stored]) -> dict[str, Any]:
         **({"generation of the harness": run.generation} if run.generation else {}),
         "configuration hash": run.config_hash,
         "protocol hash": run.protocol_hash,
-        "made": ", ".join(one.created for _, one in runs),
+        "made": ", ".join(one.created for one in runs),
     }
 
 
