@@ -13,9 +13,9 @@ from core_worlds import World, make_world, recommender, token_recommender, train
 from torch import Tensor
 
 from benchmark.config import Settings
-from benchmark.data.batches import EpochBatches, build_batch
 from benchmark.model.parallel import average_gradients, world_size
 from benchmark.model.recommender import Recommender
+from benchmark.train.batches import EpochBatches, build_batch
 from benchmark.train.evaluate import evaluate
 from methods.base import Items, Method
 

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 
 from benchmark.config import Settings
-from benchmark.data.batches import Sequences
-from benchmark.data.sequences import Ints, Rows, evaluation_rows, training_rows
 from benchmark.llm.encoder import load_model
 from benchmark.llm.tokens import load_tokens
+from benchmark.model.batch import Ints
 from benchmark.model.items import ItemEncoder, ItemInputs
 from benchmark.model.recommender import Recommender
 from benchmark.run.spec import find_llm
+from benchmark.train.batches import Sequences
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Task, Trainer
+from benchmark.train.sequences import Rows, evaluation_rows, training_rows
 from methods import registry
 from methods.base import Context, Items, state_statistics
 

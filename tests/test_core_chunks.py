@@ -12,11 +12,11 @@ import torch
 from core_worlds import make_world, token_recommender, trainer, with_settings
 from torch import Tensor, nn
 
-from benchmark.data.batches import EpochBatches
 from benchmark.llm.frozen import FrozenMatrices, held_in
 from benchmark.model import chunks
 from benchmark.model.chunks import GraphBytes, length_chunks
 from benchmark.model.recommender import Recommender
+from benchmark.train.batches import EpochBatches
 from benchmark.train.evaluate import evaluate
 from methods.attention import products
 

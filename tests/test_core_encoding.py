@@ -16,10 +16,10 @@ from core_worlds import PLAIN, make_world, token_recommender, trainer, with_sett
 from torch import Tensor
 
 from benchmark.config import Settings
-from benchmark.data.batches import Batch, EpochBatches, Sequences, share_of
-from benchmark.data.sequences import Ints
+from benchmark.model.batch import Batch, Ints
 from benchmark.model.items import ItemEncoder
 from benchmark.model.recommender import Recommender
+from benchmark.train.batches import EpochBatches, Sequences, share_of
 from methods.base import Items
 
 WORLD = make_world(4, n_users=9, n_items=13)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from core_worlds import make_world, recommender, trainer, with_settings
 
-from benchmark.data.batches import EpochBatches
 from benchmark.run.build import build_trainer
 from benchmark.run.spec import RunSpec, resolve_run
+from benchmark.train.batches import EpochBatches
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.graphs import StepGraphs, filled_up, size
 from methods.base import Method

@@ -14,9 +14,10 @@ import torch
 from core_worlds import World, make_world, recommender, spread, trained_steps, with_settings, world_of
 
 from benchmark.config import Settings
-from benchmark.data.batches import Batch, EpochBatches, build_batch
+from benchmark.model.batch import Batch
 from benchmark.model.loss import CHUNK_SCORES, Candidates, Predictions, softmax_loss
 from benchmark.model.recommender import Recommender, StepLoss
+from benchmark.train.batches import EpochBatches, build_batch
 
 EVERYTHING = 10_000
 MODES = ("batch", "catalogue", "sampled")

@@ -13,10 +13,10 @@ from core_worlds import World, make_world, recommender, with_settings
 from numpy.typing import NDArray
 
 from benchmark.config import Settings
-from benchmark.data.batches import Sequences
 from benchmark.model.recommender import Recommender
 from benchmark.results.metrics import Ranks, chance, metrics_of
 from benchmark.train import evaluate as evaluation
+from benchmark.train.batches import Sequences
 from benchmark.train.evaluate import UserRanks, evaluate
 
 SETTINGS = with_settings()

@@ -7,8 +7,8 @@ import torch
 from core_worlds import PLAIN, make_world, recommender, with_settings
 from torch import Tensor, nn
 
-from benchmark.data.sequences import pack, training_rows
 from benchmark.model.sasrec import SASRec, causal_mask
+from benchmark.train.sequences import pack, training_rows
 
 WIDTH = PLAIN.width
 
@@ -204,7 +204,7 @@ def test_dropout_acts_in_training_only(rate: float) -> None:
 def test_user_states_of_a_batch_come_from_its_table() -> None:
     """The recommender gathers the right embedding into each slot."""
     world, settings = make_world(6), with_settings(batch_size=1000)
-    from benchmark.data.batches import build_batch
+    from benchmark.train.batches import build_batch
 
     bare = recommender(settings, world).eval()
     rows = world.task(settings).train

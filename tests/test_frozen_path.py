@@ -10,8 +10,8 @@ from core_worlds import make_world, recommender, with_settings
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmark.data.batches import EpochBatches
 from benchmark.model.sasrec import attend
+from benchmark.train.batches import EpochBatches
 from methods.gru import last_state
 from methods.moe import Mixture
 from methods.precision import ROWS, filled

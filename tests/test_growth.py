@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark.data.sequences import Rows
 from benchmark.results.record import PeakMemory
 from benchmark.run.spec import RunSpec
 from benchmark.speed.record import Timed, Variant
 from benchmark.speed.steps import Plan
+from benchmark.train.sequences import Rows
 from studies.__main__ import main
 from studies.growth import training
 from studies.growth.encoding import in_this_process

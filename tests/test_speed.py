@@ -14,7 +14,6 @@ import torch
 from data_folders import write_folder
 
 from benchmark.cli import main
-from benchmark.data.batches import EpochBatches
 from benchmark.model.parallel import ShortOfMemoryError
 from benchmark.results.record import PeakMemory
 from benchmark.run.build import build_trainer
@@ -36,6 +35,7 @@ from benchmark.speed.record import (
 from benchmark.speed.run import speed, time_cell
 from benchmark.speed.steps import Plan
 from benchmark.speed.table import brief, several, show
+from benchmark.train.batches import EpochBatches
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Trainer
 from methods.errors import UserError

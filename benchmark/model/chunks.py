@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from benchmark.data.sequences import Ints
+from benchmark.model.batch import Ints
 from benchmark.model.parallel import world_size
 
 MOST_TOKENS = {"cpu": 4_096, "cuda": 65_536}

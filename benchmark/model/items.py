@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from benchmark.config import Settings
-from benchmark.data.batches import Share
-from benchmark.data.sequences import Ints
 from benchmark.llm.frozen import FrozenMatrices
 from benchmark.measure import out_of_memory
+from benchmark.model.batch import Ints, Share
 from benchmark.model.chunks import PROBE_TOKENS, GraphBytes, chunk_cost, length_chunks, most_tokens, room
 from benchmark.model.parallel import ShortOfMemoryError, any_process, world_size
 from methods.base import Items, Method

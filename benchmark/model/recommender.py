@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.config import Settings
-from benchmark.data.batches import Batch, Share
+from benchmark.model.batch import Batch, Share
 from benchmark.model.items import ItemEncoder
 from benchmark.model.loss import Candidates, Predictions, normalise, softmax_loss
 from benchmark.model.parallel import gathered, world_size

@@ -9,17 +9,18 @@ import numpy as np
 import torch
 
 from benchmark.config import Settings
-from benchmark.data.batches import Sequences, total_steps
-from benchmark.data.sequences import Ints, evaluation_rows, training_rows
 from benchmark.llm.frozen import FrozenMatrices
 from benchmark.measure import native_bf16, pick_device
+from benchmark.model.batch import Ints
 from benchmark.model.items import ItemEncoder
 from benchmark.model.parallel import say
 from benchmark.model.recommender import Recommender
 from benchmark.run.inputs import CACHE, Inputs, Sources, build_method, load_inputs
 from benchmark.run.spec import ResolvedRun
+from benchmark.train.batches import Sequences, total_steps
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Task, Trainer
+from benchmark.train.sequences import evaluation_rows, training_rows
 from methods.errors import UserError
 
 if TYPE_CHECKING:

@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 import numpy as np
 
 from benchmark.config import as_dict
-from benchmark.data.batches import total_steps
 from benchmark.data.prepare import Prepared
-from benchmark.data.sequences import Ints
 from benchmark.llm.frozen import held_in
+from benchmark.model.batch import Ints
 from benchmark.results.metrics import chance, metrics_of
 from benchmark.results.record import GENERATION, Cost, Environment, Metrics, RunRecord
 from benchmark.run.inputs import Inputs
 from benchmark.run.spec import ResolvedRun
+from benchmark.train.batches import total_steps
 from benchmark.train.evaluate import UserRanks
 from benchmark.train.loop import Task, Trainer
 

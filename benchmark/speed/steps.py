@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import psutil
 from torch import Tensor
 
-from benchmark.data.batches import Batch, EpochBatches
+from benchmark.model.batch import Batch
 from benchmark.speed.count import counting
 from benchmark.speed.parts import Clock, Laps, Reading, add, evaluation_parts, patched, training_parts
 from benchmark.speed.rate import SIZE, time_products
@@ -26,6 +26,7 @@ from benchmark.speed.record import (
     Timed,
     Variant,
 )
+from benchmark.train.batches import EpochBatches
 from benchmark.train.loop import Trainer
 from methods.errors import UserError
 

@@ -18,12 +18,13 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.data.batches import Sequences, bin_width, share_of
-from benchmark.data.sequences import Ints, Rows, pack
+from benchmark.model.batch import Ints
 from benchmark.model.loss import normalise
 from benchmark.model.parallel import world_size
 from benchmark.model.recommender import Recommender
 from benchmark.results.metrics import Ranks
+from benchmark.train.batches import Sequences, bin_width, share_of
+from benchmark.train.sequences import Rows, pack
 
 CHUNK_USERS = 1024
 """Users that SASRec reads at once."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmark.data.batches import Batch, Share
+from benchmark.model.batch import Batch, Share
 
 FILL = {"segments": -1, "users": -1, "own": -1, "candidate_users": -1, "candidate_group": -1}
 """What a filler holds where it is not 0; its weight is 0."""

@@ -16,9 +16,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmark.config import Settings
-from benchmark.data.batches import Batch, EpochBatches, Sequences
-from benchmark.data.sequences import Ints, Rows
 from benchmark.measure import MemoryGauge, Stopwatch, out_of_memory
+from benchmark.model.batch import Batch, Ints
 from benchmark.model.parallel import (
     ShortOfMemoryError,
     any_process,
@@ -29,10 +28,12 @@ from benchmark.model.parallel import (
 from benchmark.model.recommender import Recommender, StepLoss
 from benchmark.results.metrics import metrics_of
 from benchmark.results.record import Certificate, Epoch, Metrics
+from benchmark.train.batches import EpochBatches, Sequences
 from benchmark.train.checkpoint import Checkpoint, trained_part
 from benchmark.train.evaluate import NotFiniteError, UserRanks, evaluate
 from benchmark.train.graphs import StepGraphs
 from benchmark.train.liveness import Liveness, NotAliveError
+from benchmark.train.sequences import Rows
 from benchmark.train.told import EpochLine
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.config import PROTOCOLS, Settings, parse
-from benchmark.data.batches import bin_width
 from benchmark.llm.catalogue import LLM
 from benchmark.llm.encoder import load_model, resolve_pooling
 from benchmark.speed.count import Counter, counting
+from benchmark.train.batches import bin_width
 from methods import registry
 from methods.base import Context, Items, Method
 from methods.errors import UserError

@@ -15,8 +15,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from benchmark.config import as_dict
-from benchmark.data.batches import EpochBatches
-from benchmark.data.sequences import Rows
 from benchmark.grid.probe import random_states, random_token_states
 from benchmark.llm.entry import DTYPES
 from benchmark.measure import environment, one_line, out_of_memory
@@ -27,8 +25,10 @@ from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from benchmark.speed.record import Timed, Variant
 from benchmark.speed.run import fresh
 from benchmark.speed.steps import Plan, measure
+from benchmark.train.batches import EpochBatches
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Trainer
+from benchmark.train.sequences import Rows
 from methods import registry
 from methods.errors import UserError
 from studies import command_line
