@@ -66,7 +66,7 @@ class Settings:
     epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 200
     """Epochs at most."""
     patience: Annotated[int, Field(ge=0, le=1_000_000)] = 10
-    """Epochs without a better validation Recall@10 before training stops; 0 never stops early."""
+    """Epochs without a better value of `select_by` before training stops; 0 never stops early."""
     clip_norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Gradient norm to clip at; 0 is off."""
     precision: Literal["auto", "bf16", "fp16", "no"] = "auto"
@@ -93,8 +93,10 @@ class Settings:
     replay: Literal["auto", "off"] = later("auto")
     """Whether steps on a GPU are recorded once for each shape of a batch and replayed (CUDA graphs); `auto`
     does for methods on frozen states or ids that allow it, in one process, without fp16."""
+    select_by: str = later("recall@10")
+    """Validation metric that selects the epoch, as `--metrics` takes it: `recall@10`, `ndcg@50`, `mrr`."""
     select: Literal["raw", "masked"] = "raw"
-    """Whether validation Recall@10 that picks the epoch has the user's history masked."""
+    """Whether the user's history is masked in the validation metric that selects the epoch."""
 
 
 PROTOCOLS: dict[str, dict[str, Any]] = {

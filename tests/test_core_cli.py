@@ -87,6 +87,8 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     ([*CELL, "--results", "a\0b"], ["--results", "'a\\x00b' holds a NUL character"]),
     (["prepare", "--dataset", "a\0b"], ["--dataset", "NUL"]),
     ([*CELL, "--set", "width=7"], ["width=7", "sasrec_heads=2"]),
+    ([*CELL, "--set", "select_by=ndgc@10"], ["unknown metric 'ndgc@10'", "Did you mean 'ndcg@k'?"]),
+    ([*CELL, "--set", "select_by=ndcg"], ["'ndcg' needs a cut-off", "ndcg@10"]),
     ([*CELL, "--epochs", "0"], ["epochs=0"]),
     ([*CELL, "--epochs", "many"], ["--epochs", "'many'"]),
     ([*CELL, "--seed", "one"], ["--seed", "'one'"]),
@@ -231,7 +233,7 @@ def test_a_failed_run_is_a_record_and_is_tried_again(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "_train", lambda *_: (float("nan"), 1.0))
+        patch.setattr(loop.Trainer, "train_epoch", lambda *_: (float("nan"), 1.0))
         assert main(run(folder, tmp_path)) == 1
     told = capfd.readouterr()
     path = Path(told.out.strip())
@@ -248,7 +250,7 @@ def test_ctrl_c_leaves_something_to_go_on_from(
 ) -> None:
     assert main(run(folder, tmp_path / "whole")) == 0
     whole = read_record(Path(capfd.readouterr().out.strip()))
-    real = loop.Trainer._train
+    real = loop.Trainer.train_epoch
 
     def interrupted(self: loop.Trainer, epoch: int) -> tuple[float, float]:
         if epoch == 2:
@@ -256,7 +258,7 @@ def test_ctrl_c_leaves_something_to_go_on_from(
         return real(self, epoch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "_train", interrupted)
+        patch.setattr(loop.Trainer, "train_epoch", interrupted)
         assert main(run(folder, tmp_path)) == 130
     told = capfd.readouterr()
     assert "interrupted" in told.err

@@ -13,7 +13,7 @@ from benchmark.run.build import build_trainer
 from benchmark.run.spec import RunSpec, resolve_run
 from benchmark.train.batches import EpochBatches
 from benchmark.train.checkpoint import Checkpoint
-from benchmark.train.graphs import StepGraphs, filled_up, size
+from benchmark.train.graphs import filled_up, size
 from methods.base import Method
 from methods.registry import get
 
@@ -79,7 +79,7 @@ def test_a_run_in_laid_out_batches_is_the_same(
         model = recommender(settings, WORLD, method, **hyper)
         made, _ = trainer(model, task, settings, tmp_path / str(replayed))
         if replayed:
-            made.graphs = StepGraphs(made._add_gradients, made.trained, made.device, made.say)
+            made.replay.enabled = True
         made.fit()
         found.append(
             ([row.loss for row in made.progress.curve], made.progress.candidates, model.encoder.encoded)
@@ -115,7 +115,8 @@ def test_replayed_steps_are_those_of_the_operators(
         cell = RunSpec(str(folder), "random-tiny", method, "paper", 0, overrides)
         made, _ = build_trainer(resolve_run(cell), Checkpoint(tmp_path / replay))
         made.fit()
-        assert (made.graphs is not None) == (replay == "auto")
-        assert made.graphs is None or (made.graphs.works and made.graphs.recorded > 0)
+        graphs = made.replay.graphs
+        assert (graphs is not None) == (replay == "auto")
+        assert graphs is None or (graphs.works and graphs.recorded > 0)
         found.append([row.loss for row in made.progress.curve])
     assert found[0] == pytest.approx(found[1], rel=1e-3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import torch
 from core_worlds import recommender, trainer, with_settings, world_of
 from data_folders import BLINK
 from forked import die, ended, fork
+from torch import Tensor
 
 from benchmark.cli import main
+from benchmark.model.batch import Batch
 from benchmark.model.recommender import Recommender
 from benchmark.results.record import RunRecord, ranks_path, read_record
 from benchmark.run.spec import RunSpec, resolve_run
@@ -54,14 +56,14 @@ def test_a_killed_run_ends_as_one_never_killed(
     assert main(command(folder, tmp_path / "whole")) == 0
 
     def victim() -> None:
-        optimise = loop.Trainer.optimise
+        step = loop.Trainer.step
 
-        def deadly(self: loop.Trainer) -> None:
+        def deadly(self: loop.Trainer, batches: Sequence[Batch]) -> Tensor:
             if (checkpoint / "last.pt").exists():
                 die()  # in the second epoch
-            optimise(self)
+            return step(self, batches)
 
-        loop.Trainer.optimise = deadly  # type: ignore[method-assign]
+        loop.Trainer.step = deadly  # type: ignore[method-assign]
         main(command(folder, tmp_path / "killed"))
 
     assert ended(fork(victim)) == -signal.SIGKILL
@@ -177,6 +179,22 @@ def test_the_best_epochs_weights_are_tested(tmp_path: Path) -> None:
     best = torch.load(tmp_path / f"best-{progress.best_epoch}.pt", weights_only=True)
     assert all((value == made.model.state_dict()[name]).all() for name, value in best.items())
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"best-{progress.best_epoch}.pt", "last.pt"]
+
+
+@pytest.mark.parametrize("select", ["raw", "masked"])
+@pytest.mark.parametrize("select_by", ["ndcg@10", "mrr", "ndcg@3"])
+def test_any_metric_selects_the_epoch(select_by: str, select: str, tmp_path: Path) -> None:
+    settings = with_settings(
+        batch_size=8, epochs=6, patience=0, learning_rate=0.05, select=select, select_by=select_by
+    )
+    made, _ = trainer(recommender(settings, WORLD), WORLD.task(settings), settings, tmp_path)
+    made.fit()
+    values = [row.selection for row in made.progress.curve]
+    assert made.progress.best_epoch == values.index(max(map(float, values))) + 1  # type: ignore[arg-type]
+    if select_by == "ndcg@10":
+        curve = made.progress.curve
+        assert values == [(row.valid_masked if select == "masked" else row.valid)[select_by] for row in curve]
+    assert made.progress.best_value == max(map(float, values))  # type: ignore[arg-type]
 
 
 def test_masked_selection_follows_the_masked_metric(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from data_folders import write_folder
 
 from benchmark.cli import main
 from benchmark.model.parallel import ShortOfMemoryError
+from benchmark.model.recommender import Recommender
 from benchmark.results.record import PeakMemory
 from benchmark.run.build import build_trainer
 from benchmark.run.spec import RunSpec, resolve_run
@@ -37,7 +38,6 @@ from benchmark.speed.steps import Plan
 from benchmark.speed.table import brief, several, show
 from benchmark.train.batches import EpochBatches
 from benchmark.train.checkpoint import Checkpoint
-from benchmark.train.loop import Trainer
 from methods.errors import UserError
 
 ITEMS = "abcdefghij"
@@ -226,27 +226,27 @@ def test_an_optimiser_step_is_taken_once_for_its_batches(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[str] = []
-    for name in ("forward", "optimise"):
-        original: Callable[..., Any] = getattr(Trainer, name)
+    for owner, name in ((Recommender, "forward"), (torch.optim.Adam, "step")):
+        original: Callable[..., Any] = getattr(owner, name)
 
         def noted(*arguments: Any, name: str = name, original: Callable[..., Any] = original) -> Any:
             called.append(name)
             return original(*arguments)
 
-        monkeypatch.setattr(Trainer, name, noted)
+        monkeypatch.setattr(owner, name, noted)
     cell = cell_of(folder)
     time_cell(cell, blank(cell), Plan(steps=1, warm_up=1, passes=1, detail=False))
-    assert called == ["forward", "optimise"] * 2
+    assert called == ["forward", "step"] * 2
     called.clear()
     cell = cell_of(folder, "encode=occurrences")
     time_cell(cell, blank(cell), Plan(steps=1, warm_up=1, passes=1, detail=False))
-    assert called == ["forward", "forward", "forward", "optimise"] * 2
+    assert called == ["forward", "forward", "forward", "step"] * 2
 
 
 def test_out_of_memory_is_a_status_and_halves_chunks_where_that_helps(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = Trainer.forward
+    forward = Recommender.forward
     failing: list[type[Exception]] = [torch.OutOfMemoryError]
 
     def short(*arguments: Any) -> Any:
@@ -254,7 +254,7 @@ def test_out_of_memory_is_a_status_and_halves_chunks_where_that_helps(
             raise failing.pop()("no\nroom")
         return forward(*arguments)
 
-    monkeypatch.setattr(Trainer, "forward", short)
+    monkeypatch.setattr(Recommender, "forward", short)
     cell = cell_of(folder, "encode=unique")
     done = time_cell(cell, blank(cell), ONE)
     assert (done.status, done.error) == ("oom", "no room")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from data_folders import write_folder
 from torch import Tensor, nn
 
 from benchmark.cli import main
+from benchmark.model.batch import Batch
 from benchmark.run.build import build_trainer
 from benchmark.run.spec import RunSpec, resolve_run
 from benchmark.speed.count import Counter, counting
@@ -131,7 +132,7 @@ def test_parts_add_up_and_watching_them_adds_nothing(folder: Path, tmp_path: Pat
     count_training(trainer, 1, epoch=1)  # the optimiser makes its state
     whole = count_training(trainer, 0, epoch=1)
     assert whole.whole_epoch and whole.steps > 1 and not whole.not_counted
-    unwatched = counted(lambda: trainer._train(1))
+    unwatched = counted(lambda: trainer.train_epoch(1))
     assert whole.total == unwatched
     parts = whole.parts
     # chunks run again as at first, but for the last product, which no gradient needs
@@ -170,13 +171,13 @@ def test_the_guard_catches_one_more_of_anything(
     assert guard(expected, write=True)[1]
     assert guard(expected) == (guard(expected)[0], True)
     assert "WORSE" not in guard(expected)[0]
-    optimise = Trainer.optimise
+    step = Trainer.step
 
-    def slower(trainer: Trainer) -> None:
+    def slower(trainer: Trainer, batches: Sequence[Batch]) -> Tensor:
         more()
-        optimise(trainer)
+        return step(trainer, batches)
 
-    monkeypatch.setattr(Trainer, "optimise", slower)
+    monkeypatch.setattr(Trainer, "step", slower)
     told, good = guard(expected)
     worse = {line.split("|")[1].split()[-1] for line in told.splitlines() if "WORSE" in line}
     assert (worse, good) == (figures, False)

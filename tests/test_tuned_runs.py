@@ -171,16 +171,16 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
     folder: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(folder, method, tmp_path / "whole")
-    real = loop.Trainer._epoch
+    real = loop.Trainer.run_epoch
 
     def stop_in_the_second(self: Any) -> None:
         if self.progress.epoch == 1:
             raise KeyboardInterrupt
         real(self)
 
-    monkeypatch.setattr(loop.Trainer, "_epoch", stop_in_the_second)
+    monkeypatch.setattr(loop.Trainer, "run_epoch", stop_in_the_second)
     assert main(command(folder, method, tmp_path / "cut")) == 130
-    monkeypatch.setattr(loop.Trainer, "_epoch", real)
+    monkeypatch.setattr(loop.Trainer, "run_epoch", real)
     cut = run(folder, method, tmp_path / "cut")
     assert [row.loss for row in cut.curve] == pytest.approx([row.loss for row in whole.curve], rel=1e-5)
     assert cut.metrics == whole.metrics

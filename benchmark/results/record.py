@@ -71,6 +71,9 @@ class Epoch(Part):
     save_seconds: float
     valid: CheckedMetrics
     valid_masked: CheckedMetrics
+    selection: float | None = None
+    """Validation metric that selects the epoch: `select_by` of `RunRecord.settings`, with the user's history
+    masked if `select` is `masked`; missing in older records, where it is Recall@10."""
 
 
 class PeakMemory(Part):

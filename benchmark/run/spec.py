@@ -14,6 +14,7 @@ from benchmark.data.reading import PLAIN, Reading
 from benchmark.data.recipe import find
 from benchmark.data.steps import told_steps
 from benchmark.llm.catalogue import LLM, resolve
+from benchmark.results.metrics import measure
 from benchmark.results.record import NO_LLM
 from methods import registry
 from methods.code import code_digest
@@ -176,6 +177,7 @@ def _settings(
 
 
 def _check_together(settings: Settings) -> None:
+    measure(settings.select_by)  # raises for an unknown metric
     if settings.width % settings.sasrec_heads:
         raise UserError(
             f"width={settings.width} cannot be split into sasrec_heads={settings.sasrec_heads}; "

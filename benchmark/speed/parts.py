@@ -140,10 +140,10 @@ def training_parts(trainer: Trainer, enter: Enter) -> Iterator[None]:
     done = method.register_forward_hook(again("encode again", "encode backward"), always_call=True)
     try:
         with (
-            patched(trainer, "graphs", None),  # a replay has no seams
+            patched(trainer.replay, "enabled", False),  # a replayed step has no parts
             patched(model, "embed", forward("encode", model.embed)),
             patched(model, "users", forward("sasrec", model.users)),
-            patched(trainer, "backward", backward(trainer.backward)),
+            patched(trainer.retry, "backward", backward(trainer.retry.backward)),
         ):
             yield
     finally:

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -105,17 +105,30 @@ def _products(trainer: Trainer) -> dict[str, Timed]:
 
 
 @contextlib.contextmanager
-def _optimising(trainer: Trainer, before: Callable[[], None], after: Callable[[], None]) -> Iterator[None]:
-    """Call `before` and `after` each optimiser step of the trainer; `after` may raise `_EnoughError`."""
-    run = trainer.optimise
+def _watching(
+    trainer: Trainer, optimiser: Callable[[], None], done: Callable[[Sequence[Batch]], None]
+) -> Iterator[None]:
+    """In each step of the trainer, call `optimiser` when all gradients are there, and `done` with the batches
+    after the step; `done` may raise `_EnoughError`."""
+    run_step, run_retry = trainer.step, trainer.retry.run
 
-    def optimise() -> None:
-        before()
-        run()
-        after()
+    def retry(action: Callable[[], Tensor]) -> Tensor:
+        sums = run_retry(action)
+        optimiser()
+        return sums
 
-    with patched(trainer, "optimise", optimise), contextlib.suppress(_EnoughError):
+    def step(batches: Sequence[Batch]) -> Tensor:
+        with patched(trainer.retry, "run", retry):
+            sums = run_step(batches)
+        done(batches)
+        return sums
+
+    with patched(trainer, "step", step), contextlib.suppress(_EnoughError):
         yield
+
+
+def _count(batches: Sequence[Batch]) -> int:
+    return sum(batch.members for batch in batches)
 
 
 class _Steps:
@@ -137,25 +150,15 @@ class _Steps:
 
     def run(self, epochs: Iterator[int]) -> None:
         """Train until enough was timed, or the plan's time is over."""
-        trainer, run = self.trainer, self.trainer._gradients
-
-        def gradients(members: list[Batch]) -> Tensor:
-            self.batches += sum(batch.members for batch in members)
-            return run(members)
-
-        with (
-            self.watch,
-            patched(trainer, "_gradients", gradients),
-            _optimising(trainer, self._optimiser, self._done),
-        ):
+        with self.watch, _watching(self.trainer, self._optimiser, self._done):
             for epoch in epochs:
                 self._begin()
-                trainer._train(epoch)
+                self.trainer.train_epoch(epoch)
                 self.watch.close()  # the step that was to come next came not
 
     def _begin(self) -> None:
         encoder = self.trainer.model.encoder
-        self.batches, self.encoded, self.halvings = 0, encoder.encoded, encoder.halvings
+        self.encoded, self.halvings = encoder.encoded, encoder.halvings
         self.laps = None
         if self.plan.detail and self.number >= self.plan.warm_up and len(self.by_part) < len(self.whole):
             self.laps = Laps(self.clock, DATA)
@@ -166,7 +169,7 @@ class _Steps:
         if self.laps is not None:
             self.laps.enter(OPTIMISER)
 
-    def _done(self) -> None:
+    def _done(self, batches: Sequence[Batch]) -> None:
         """A step is over: keep what was read, and go on to the next."""
         encoder, plan, variant = self.trainer.model.encoder, self.plan, self.variant
         end = self.clock.read()
@@ -178,7 +181,7 @@ class _Steps:
                 self.by_part.append(self.laps)
             else:
                 self.whole.append((self.begin, end))
-                variant.batches.append(self.batches)
+                variant.batches.append(_count(batches))
                 variant.encoded.append(encoder.encoded - self.encoded)
         self.number += 1
         enough = min(len(self.whole), len(self.by_part) if plan.detail else plan.steps) >= plan.steps
@@ -200,7 +203,7 @@ def _time_epochs(trainer: Trainer, plan: Plan, variant: Variant, epochs: Iterato
     clock = Clock(trainer.device)
     for epoch in itertools.islice(epochs, plan.epochs):
         begin = clock.read()
-        trainer._train(epoch)
+        trainer.train_epoch(epoch)
         wall, cpu = clock.between(begin, clock.read())
         variant.epoch.seconds.append(wall)
         variant.epoch.cpu_seconds.append(cpu)
@@ -222,28 +225,22 @@ def _time_evaluation(trainer: Trainer, plan: Plan, variant: Variant) -> None:
 
 def count_training(trainer: Trainer, steps: int, epoch: int) -> Counted:
     """Count `steps` optimiser steps from the beginning of `epoch`, or all of it where `steps` is 0."""
-    taken, batches, run = 0, 0, trainer._gradients
+    taken, counted_batches = 0, 0
 
-    def gradients(members: list[Batch]) -> Tensor:
-        nonlocal batches
-        batches += sum(batch.members for batch in members)
-        return run(members)
-
-    def done() -> None:
-        nonlocal taken
-        taken += 1
+    def done(batches: Sequence[Batch]) -> None:
+        nonlocal taken, counted_batches
+        taken, counted_batches = taken + 1, counted_batches + _count(batches)
         counter.enter(DATA)
         if taken == steps:
             raise _EnoughError
 
     with (
         counting(trainer.device, DATA) as counter,
-        patched(trainer, "_gradients", gradients),
         training_parts(trainer, counter.enter),
-        _optimising(trainer, lambda: counter.enter(OPTIMISER), done),
+        _watching(trainer, lambda: counter.enter(OPTIMISER), done),
     ):
-        trainer._train(epoch)
-    return counter.counted(steps=taken, batches=batches, whole_epoch=steps == 0)
+        trainer.train_epoch(epoch)
+    return counter.counted(steps=taken, batches=counted_batches, whole_epoch=steps == 0)
 
 
 def _count_kernels(trainer: Trainer, steps: int, epoch: int) -> float | None:
@@ -254,14 +251,14 @@ def _count_kernels(trainer: Trainer, steps: int, epoch: int) -> float | None:
 
     taken = 0
 
-    def done() -> None:
+    def done(_: Sequence[Batch]) -> None:
         nonlocal taken
         taken += 1
         if taken == steps:
             raise _EnoughError
 
-    with profile(activities=[ProfilerActivity.CUDA]) as seen, _optimising(trainer, lambda: None, done):
-        trainer._train(epoch)
+    with profile(activities=[ProfilerActivity.CUDA]) as seen, _watching(trainer, lambda: None, done):
+        trainer.train_epoch(epoch)
     # copies, fills and the optimiser's own mark are no kernels
     others = ("Memcpy", "Memset", "Optimizer.")
     on_gpu = [event.name for event in seen.events() or () if event.device_type == DeviceType.CUDA]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,31 +15,23 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmark.config import Settings
-from benchmark.measure import MemoryGauge, Stopwatch, out_of_memory
+from benchmark.measure import MemoryGauge, Stopwatch
 from benchmark.model.batch import Batch, Ints
-from benchmark.model.parallel import (
-    ShortOfMemoryError,
-    any_process,
-    average_gradients,
-    start_alike,
-    world_size,
-)
-from benchmark.model.recommender import Recommender, StepLoss
+from benchmark.model.parallel import average_gradients, start_alike, world_size
+from benchmark.model.recommender import Recommender
 from benchmark.results.metrics import metrics_of
 from benchmark.results.record import Certificate, Epoch, Metrics
 from benchmark.train.batches import EpochBatches, Sequences
 from benchmark.train.checkpoint import Checkpoint, trained_part
 from benchmark.train.evaluate import NotFiniteError, UserRanks, evaluate
-from benchmark.train.graphs import StepGraphs
 from benchmark.train.liveness import Liveness, NotAliveError
+from benchmark.train.replay import Replay
+from benchmark.train.retry import MemoryRetry
 from benchmark.train.sequences import Rows
-from benchmark.train.told import EpochLine
+from benchmark.train.status import RunStatus, publish
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-T = TypeVar("T")
-SELECT = "recall@10"
 
 
 @dataclass(frozen=True)
@@ -56,14 +47,15 @@ class Task:
 
 
 @dataclass
-class Progress:
-    """How far a run is; all of it lies in the checkpoint."""
+class TrainingProgress:
+    """How far a run is; all of it is in the checkpoint."""
 
     epoch: int = 0
     step: int = 0
     """Optimiser steps taken."""
     best_epoch: int = 0
     best_value: float = -math.inf
+    """Of the metric that selects the epoch."""
     candidates: float = 0.0
     """Mean number of softmax terms of a prediction in the last epoch."""
     encodings: int = 0
@@ -82,6 +74,27 @@ class Progress:
             return "patience"
         return "epochs" if self.epoch >= settings.epochs else None
 
+    def status(self, settings: Settings, valid: float, valid_masked: float) -> RunStatus:
+        """The status after the last epoch; `valid` is the metric that selects the epoch, raw and masked."""
+        last = self.curve[-1]
+        spent = sum(row.train_seconds + row.eval_seconds + row.save_seconds for row in self.curve)
+        most = settings.epochs - last.epoch
+        least = most
+        if settings.patience:
+            least = min(most, settings.patience - (last.epoch - self.best_epoch))
+        return RunStatus(
+            epoch=last.epoch,
+            epochs=settings.epochs,
+            loss=last.loss,
+            metric=settings.select_by,
+            valid=valid,
+            valid_masked=valid_masked,
+            best_epoch=self.best_epoch,
+            train_seconds=last.train_seconds,
+            eval_seconds=last.eval_seconds,
+            seconds_left=(least * spent / len(self.curve), most * spent / len(self.curve)),
+        )
+
 
 class Trainer:
     """Trains a recommender to early stopping, a checkpoint each epoch.
@@ -98,10 +111,10 @@ class Trainer:
         seed: int,
         accelerator: Accelerator,
         checkpoint: Checkpoint,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
         self.task, self.settings, self.seed = task, settings, seed
-        self.accelerator, self.checkpoint, self.say = accelerator, checkpoint, say
+        self.accelerator, self.checkpoint, self.log = accelerator, checkpoint, log
         self.device: torch.device = accelerator.device
         self.model = model
         self.precision: str = accelerator.mixed_precision
@@ -109,14 +122,12 @@ class Trainer:
         groups = parameter_groups(model, settings.learning_rate)
         self.trained = [parameter for group in groups for parameter in group["params"]]
         start_alike(self.trained)
-        # under a scaler, a fused step skips by itself what overflowed, and nobody learns of it
+        # a fused step under a scaler skips what overflowed without reporting it
         self.optimiser = accelerator.prepare(torch.optim.Adam(groups, fused=accelerator.scaler is None))
         self.liveness = Liveness(model, self.optimiser)
-        self.graphs = (
-            StepGraphs(self._add_gradients, self.trained, self.device, say) if self._replays() else None
-        )
-        """Where steps are replayed."""
-        self.progress = Progress()
+        self.retry = MemoryRetry(model.encoder, accelerator, self.optimiser.zero_grad, log)
+        self.replay = Replay(model, self.trained, accelerator, log)
+        self.progress = TrainingProgress()
         self.ranks: dict[str, NDArray[np.float64]] = {}
         """Each user's mean validation rank `[U]` before training ("first") and at the best epoch ("best")."""
 
@@ -128,7 +139,7 @@ class Trainer:
             self.ranks["first"] = ranks.raw.mean
             self.progress.initial = {"valid": metrics_of(ranks.raw), "valid_masked": metrics_of(ranks.masked)}
         while (reason := self.progress.stop_reason(self.settings)) is None:
-            self._epoch()
+            self.run_epoch()
         self.liveness.trained()
         return reason
 
@@ -141,85 +152,50 @@ class Trainer:
         """Proof of life of the weights that were tested; asked after `test`."""
         return self.liveness.certificate(float(np.mean(self.ranks["best"] != self.ranks["first"])))
 
-    def forward(self, batch: Batch) -> StepLoss:
-        """The loss of a batch, in the run's precision."""
-        with self.accelerator.autocast():
-            return self.model(batch.to(self.device))  # type: ignore[no-any-return]
+    def step(self, batches: Sequence[Batch]) -> Tensor:
+        """Take one optimiser step on the mean objective of `batches`, together with all other processes.
 
-    def backward(self, objective: Tensor) -> None:
-        """Add the gradients of `objective`; all processes learn where a chunk does not fit into memory."""
-        encoder, short = self.model.encoder, ""
-        try:
-            self.accelerator.backward(objective)
-        except Exception as error:
-            # before the chunks, other processes wait in an exchange: they must be ended, not told
-            told = world_size() == 1 or encoder.local_part
-            if not (encoder.shrinks and out_of_memory(error) and told):
-                raise
-            short = str(error) or "out of memory"
-        if encoder.shrinks and any_process(bool(short), self.device):
-            raise ShortOfMemoryError(short or "another process ran out of memory")
+        Returns the sums of the loss and of the softmax terms over this process's predictions, `[2]` fp64.
+        """
 
-    def optimise(self) -> None:
-        """One optimiser step on the gradients that have been gathered, all processes together."""
+        def gradients(batch: Batch) -> Tensor:
+            with self.accelerator.autocast():
+                loss = self.model(batch.to(self.device))
+            self.retry.backward(loss.objective / len(batches))
+            return torch.stack([loss.loss_sum.double(), loss.candidates_sum.double()])  # [2]
+
+        sums = self.retry.run(lambda: self.replay.run(gradients, batches))
         average_gradients(self.trained)
         if self.settings.clip_norm:
             self.accelerator.clip_grad_norm_(self.trained, self.settings.clip_norm)
         self.optimiser.step()
-        if not self.optimiser.step_was_skipped:  # as with fp16, where gradients overflow now and then
+        if not self.optimiser.step_was_skipped:  # fp16 skips a step whose gradients overflow
             self.progress.step += 1
             self.model.method.after_step(self.progress.step)
         self.optimiser.zero_grad()
-
-    def within_memory(self, action: Callable[[], T]) -> T:
-        """Do `action`; where a chunk of texts does not fit into memory, again with smaller chunks.
-
-        Only where all processes know of it: whoever tried again alone would wait for the others for ever.
-        """
-        if self.model.encoder.inputs.lengths is None:  # no texts, no chunks: nothing to remember either
-            return action()
-        while True:
-            random = _random_state(self.device)
-            try:
-                return action()
-            except ShortOfMemoryError:
-                if not self.model.encoder.halve():
-                    raise
-            # outside the handler, where the error no longer holds on to tensors
-            self.optimiser.zero_grad()
-            gc.collect()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            _set_random_state(random, self.device)
-            self.say(f"out of memory: going on with chunks of {self.model.encoder.chunk_tokens} tokens")
+        return sums
 
     def rank_users(self, rows: Rows) -> UserRanks:
         """Ranks of the targets of `rows` under the weights as they are."""
         data, start = self.task.sequences, self.task.history_start
-        return self.within_memory(lambda: evaluate(self.model, data, rows, start, self.device, self._rank))
+        return self.retry.run(lambda: evaluate(self.model, data, rows, start, self.device, self._rank))
 
     @property
     def _rank(self) -> int:
         return int(self.accelerator.process_index)
 
-    def _epoch(self) -> None:
-        progress = self.progress
+    def run_epoch(self) -> None:
+        """Train one epoch, validate, save a checkpoint, and report the status."""
+        progress, settings = self.progress, self.settings
         epoch = progress.epoch + 1
         with self.memory.phase("train"), self.clock.phase("train"):
-            loss, progress.candidates = self._train(epoch)
-        if not math.isfinite(loss):
-            raise NotFiniteError(
-                f"the training loss is {loss} in epoch {epoch}; lower learning_rate or set precision=no."
-            )
-        if progress.candidates <= self.settings.positive_in_denominator:
-            raise NotAliveError(
-                f"no prediction of epoch {epoch} had a negative, so that nothing was learnt: with "
-                f"candidates={self.settings.candidates} and batch_size={self.settings.batch_size} no batch "
-                "has another user's target that is another item; raise batch_size or take "
-                "candidates=catalogue."
-            )
+            loss, progress.candidates = self.train_epoch(epoch)
+        self._check_epoch(epoch, loss)
         with self.memory.phase("eval"), self.clock.phase("eval"):
             ranks = self.rank_users(self.task.valid)
+        select_by = settings.select_by
+        valid, valid_masked = (metrics_of(x, (select_by,))[select_by] for x in (ranks.raw, ranks.masked))
+        value = valid if settings.select == "raw" else valid_masked
         seconds = self.clock.seconds
         row = Epoch(
             epoch=epoch,
@@ -230,93 +206,62 @@ class Trainer:
             save_seconds=0.0,
             valid=metrics_of(ranks.raw),
             valid_masked=metrics_of(ranks.masked),
+            selection=value,
         )
         progress.epoch = epoch
         progress.curve.append(row)
         progress.chunk_tokens = self.model.encoder.chunk_tokens
         progress.halvings = self.model.encoder.halvings
-        value = (row.valid if self.settings.select == "raw" else row.valid_masked)[SELECT]
         if better := value > progress.best_value:
             progress.best_epoch, progress.best_value = epoch, value
             self.ranks["best"] = ranks.raw.mean
         with self.clock.phase("save"):
             self._save(better)
         row.save_seconds = seconds["save"]
-        self.say(str(self._line(row)))
+        status = progress.status(settings, valid, valid_masked)
+        self.log(str(status))
+        if self.accelerator.is_main_process:
+            publish(status)
 
-    def _train(self, epoch: int) -> tuple[float, float]:
-        """One epoch: mean loss and mean number of softmax terms of a prediction."""
+    def train_epoch(self, epoch: int) -> tuple[float, float]:
+        """All steps of one epoch: -> mean loss and mean number of softmax terms of a prediction."""
         torch.manual_seed(((self.seed * 100_003 + epoch) * 1_009 + self._rank) % 2**63)
         self.model.train()
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # [loss, terms, encodings]
         batches = EpochBatches(
             self.task.train, self.task.sequences, self.settings, self.seed, epoch, self._rank, world_size()
         )
-        encoder, steps = self.model.encoder, -(-len(batches) // self.settings.accumulation)
-        before = encoder.encoded
-        bar = tqdm(
+        encoded_before = self.model.encoder.encoded
+        steps = tqdm(
             batches.steps(),
             f"epoch {epoch}",
-            steps,
+            -(-len(batches) // self.settings.accumulation),
             leave=False,
             unit="step",
             disable=None if self._rank == 0 else True,
         )
-        for members in bar:
-            sums[:2] += self.within_memory(lambda members=members: self._gradients(members))  # type: ignore[misc]
-            self.optimise()
-        sums[2] = encoder.encoded - before
+        for step_batches in steps:
+            sums[:2] += self.step(step_batches)
+        sums[2] = self.model.encoder.encoded - encoded_before
         if world_size() > 1:
             dist.all_reduce(sums)
         self.progress.encodings = int(sums[2])
         loss, terms = (sums[:2] / int(self.task.train.predictions.sum())).tolist()
         return loss, terms
 
-    def _replays(self) -> bool:
-        """Whether a step does the same operations each time, alone on a GPU, so that it can be recorded."""
-        settings, model = self.settings, self.model
-        return (
-            settings.replay == "auto"
-            and self.device.type == "cuda"
-            and world_size() == 1
-            and self.accelerator.scaler is None
-            and type(model.method).replayable
-            and model.encoder.inputs.lengths is None
-            and settings.encode != "occurrences"
-        )
-
-    def _gradients(self, members: list[Batch]) -> Tensor:
-        """Leave the gradients of a step in the parameters: -> sums of loss and of softmax terms, `[2]`."""
-        if self.graphs is not None:
-            (batch,) = members
-            encoder, before = self.model.encoder, self.model.encoder.encoded
-            sums = self.graphs.run(batch)
-            encoder.encoded = before + len(batch.share.items)  # fillers and recording are no work
-            return sums
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for batch in members:
-            sums += self._add_gradients(batch, len(members))
-        return sums
-
-    def _add_gradients(self, batch: Batch, of: int = 1) -> Tensor:
-        """Add the gradients of `batch`, one `of` several of a step: -> its sums, `[2]` fp64."""
-        step = self.forward(batch)
-        self.backward(step.objective / of)
-        return torch.stack([step.loss_sum.double(), step.candidates_sum.double()])
-
-    def _line(self, row: Epoch) -> EpochLine:
-        """What a person watching wants to know after an epoch."""
-        settings, progress = self.settings, self.progress
-        spent = sum(e.train_seconds + e.eval_seconds + e.save_seconds for e in progress.curve) / len(
-            progress.curve
-        )
-        most = settings.epochs - row.epoch
-        since = row.epoch - progress.best_epoch
-        least = min(most, settings.patience - since) if settings.patience else most
-        return EpochLine(
-            row.epoch, settings.epochs, row.loss, row.valid[SELECT], row.valid_masked[SELECT],
-            progress.best_epoch, row.train_seconds, row.eval_seconds, least * spent, most * spent,
-        )  # fmt: skip
+    def _check_epoch(self, epoch: int, loss: float) -> None:
+        """Raise where the epoch's loss is not finite, or no prediction had a negative."""
+        settings = self.settings
+        if not math.isfinite(loss):
+            raise NotFiniteError(
+                f"the training loss is {loss} in epoch {epoch}; lower learning_rate or set precision=no."
+            )
+        if self.progress.candidates <= settings.positive_in_denominator:
+            raise NotAliveError(
+                f"no prediction of epoch {epoch} had a negative, so that nothing was learnt: with "
+                f"candidates={settings.candidates} and batch_size={settings.batch_size} no batch has another "
+                "user's target that is another item; raise batch_size or take candidates=catalogue."
+            )
 
     def _save(self, better: bool) -> None:
         if not self.accelerator.is_main_process:
@@ -340,11 +285,11 @@ class Trainer:
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         saved = state["progress"]
-        self.progress = Progress(**{**saved, "curve": [Epoch(**row) for row in saved["curve"]]})
+        self.progress = TrainingProgress(**{**saved, "curve": [Epoch(**row) for row in saved["curve"]]})
         self.ranks = {name: value.numpy() for name, value in state["ranks"].items()}
         self.model.encoder.chunk_tokens = self.progress.chunk_tokens
         self.model.encoder.halvings = self.progress.halvings
-        self.say(f"going on after epoch {self.progress.epoch} of {self.checkpoint.folder}")
+        self.log(f"going on after epoch {self.progress.epoch} of {self.checkpoint.folder}")
 
 
 def parameter_groups(model: Recommender, lr: float) -> list[dict[str, Any]]:
@@ -353,14 +298,3 @@ def parameter_groups(model: Recommender, lr: float) -> list[dict[str, Any]]:
     shared: list[Tensor] = [parameter for parameter in model.parameters() if id(parameter) not in own]
     own_groups = [{**group, "params": list(group["params"])} for group in model.method.param_groups(lr)]
     return [*own_groups, {"params": shared, "lr": lr}]
-
-
-def _random_state(device: torch.device) -> list[Tensor]:
-    states = [torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
-
-
-def _set_random_state(states: list[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states[1], device)

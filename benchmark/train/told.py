@@ -1,9 +1,13 @@
-"""The line that a run says after an epoch, written here and read here by who watches several runs."""
+"""Read the progress line that a run prints after each epoch. To be removed: see `status`."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+
+from benchmark.train.status import duration, time_range
+
+__all__ = ["EpochLine", "duration", "parse_line", "time_range"]
 
 
 @dataclass(frozen=True)
@@ -51,21 +55,6 @@ def parse_line(line: str) -> EpochLine | None:
         int(epoch), int(epochs), float(loss), float(valid), float(masked), int(best), float(train),
         float(evaluation), _seconds(least or most), _seconds(most),
     )  # fmt: skip
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `7.5 h` or `3.2 days`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
-
-
-def time_range(least: float, most: float) -> str:
-    """`2 min to 42 min`, or one duration where both read alike."""
-    low, high = duration(least), duration(most)
-    return high if low == high else f"{low} to {high}"
 
 
 def _seconds(text: str) -> float:
