@@ -162,7 +162,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
 ) -> None:
     monkeypatch.setattr(dryrun, "visible_gpus", lambda: [])
     for room in (probing, speed_run):  # tests of `speed` have the fresh processes
-        monkeypatch.setattr(room, "fresh", lambda call, *arguments: call(*arguments))
+        monkeypatch.setattr(room, "in_fresh_process", lambda call, *arguments: call(*arguments))
     assert dry(folder, tmp_path / "results", "--epochs", "3") == 0
     told = capfd.readouterr().out
     assert not (tmp_path / "results").exists()

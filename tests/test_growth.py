@@ -9,8 +9,8 @@ import pytest
 
 from benchmark.results.record import PeakMemory
 from benchmark.run.spec import RunSpec
+from benchmark.speed.measure import Amounts
 from benchmark.speed.record import Timed, Variant
-from benchmark.speed.steps import Plan
 from benchmark.train.sequences import Rows
 from studies.__main__ import main
 from studies.growth import training
@@ -97,8 +97,8 @@ def test_one_cell_is_measured_on_random_states() -> None:
     assert (one.items, one.trained_items, one.states_bytes) == (300, 240, 300 * 3 * 32 * 4)
     assert one.table_bytes == 300 * 256 * 4
     blank = Variant(value="tiny", status="failed", settings={"accumulation": 1}, hyperparameters={})
-    plan = Plan(steps=2, warm_up=0, passes=1, evaluation_warm_up=0, detail=False)
-    variant, start, ranked = training.in_this_process(cell, blank, 50, plan)
+    amounts = Amounts(steps=2, warm_up=0, passes=1, evaluation_warm_up=0, detail=False)
+    variant, start, ranked = training.in_this_process(cell, blank, 50, amounts)
     assert (variant.status, ranked, len(start.seconds)) == ("ok", 50, training.STARTS)
     assert len(variant.step.seconds) == 2 and variant.predictions_per_epoch == 4040 - 3 * 400
     assert {"encode", "sasrec", "rank"} == set(variant.evaluation_parts)
@@ -133,7 +133,7 @@ def test_encoding_is_measured_and_takes_the_predicted_disk(tmp_path: Path) -> No
 def test_mistakes_are_one_line(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "fresh", lambda call, *rest: call(*rest))
+    monkeypatch.setattr(training, "in_fresh_process", lambda call, *rest: call(*rest))
     assert main(["growth", *arguments]) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("growth: error:") and said in line

@@ -44,7 +44,7 @@ GROUND_MAY_SEE = {"methods.errors", "methods.fields", "methods.base", "methods.p
 
 
 SHARED_CLASS_NAMES = {
-    "Block", "Claim", "Cost", "Entry", "Estimate", "Line", "Lines", "Part", "Place", "Plan", "Progress",
+    "Block", "Claim", "Entry", "Estimate", "Line", "Lines", "Part", "Place", "Progress",
     "Published", "Row", "Side", "Table", "Task", "UserRanks",
 }  # fmt: skip
 """Class names with more than one meaning today. Remove a name once it has one; add none."""

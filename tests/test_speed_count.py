@@ -19,8 +19,8 @@ from benchmark.run.build import build_trainer
 from benchmark.run.spec import RunSpec, resolve_run
 from benchmark.speed.count import Counter, counting
 from benchmark.speed.guard import guard
+from benchmark.speed.measure import count_evaluation, count_training
 from benchmark.speed.record import Counts
-from benchmark.speed.steps import count_evaluation, count_training
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Trainer
 from methods.errors import UserError
@@ -151,7 +151,7 @@ def test_parts_add_up_and_watching_them_adds_nothing(folder: Path, tmp_path: Pat
 def expected(folder: Path, tmp_path: Path) -> Path:
     cell = {"dataset": str(folder), "llm": "none", "method": "id", "protocol": "paper", "steps": 2}
     file = tmp_path / "counted.json"
-    file.write_text(json.dumps({"cells": [{**cell, "overrides": SMALL}]}))
+    file.write_text(json.dumps({"runs": [{**cell, "overrides": SMALL}]}))
     return file
 
 
@@ -167,7 +167,7 @@ def test_the_guard_catches_one_more_of_anything(
     expected: Path, monkeypatch: pytest.MonkeyPatch, more: Callable[[], object], figures: set[str]
 ) -> None:
     told, good = guard(expected)
-    assert good and "new" in told and "Expected of nothing yet" in told
+    assert good and "new" in told and "Expected with no version yet" in told
     assert guard(expected, write=True)[1]
     assert guard(expected) == (guard(expected)[0], True)
     assert "WORSE" not in guard(expected)[0]
@@ -193,11 +193,11 @@ def test_other_versions_may_run_a_few_more_operators(expected: Path) -> None:
     guard(expected, write=True)
     saved = json.loads(expected.read_text())
     saved["packages"]["torch"] = "2.0"
-    counts = saved["cells"][0]["training"]
+    counts = saved["runs"][0]["training"]
     counts["operators"] = round(counts["operators"] / 1.04)
     expected.write_text(json.dumps(saved))
     told, good = guard(expected)
-    assert good and "let pass" in told and "torch 2.0" in told
+    assert good and "allowed" in told and "torch 2.0" in told
     counts["operators"] = round(counts["operators"] / 1.04)
     expected.write_text(json.dumps(saved))
     assert not guard(expected)[1]
@@ -209,13 +209,13 @@ def test_the_command_ends_with_1_for_a_change_for_the_worse(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert main(["speed", "--guard", str(expected), "--write"]) == 0
     saved = json.loads(expected.read_text())
-    saved["cells"][0]["evaluation"]["operators"] -= 1
+    saved["runs"][0]["evaluation"]["operators"] -= 1
     expected.write_text(json.dumps(saved))
     assert main(["speed", "--guard", str(expected)]) == 1
     assert "WORSE" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("content", [None, "{", '{"cells": [{}]}'])
+@pytest.mark.parametrize("content", [None, "{", '{"runs": [{}]}'])
 def test_a_file_that_is_none_is_one_line(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "x.json").write_text(content)

@@ -61,24 +61,23 @@ def call(options: argparse.Namespace) -> int:
         raise UserError("--write says what --guard FILE expects from now on; give both.")
     if options.guard:
         return _guard(options)
-    from benchmark.speed.against import compare
     from benchmark.speed.record import read_speed
-    from benchmark.speed.table import brief, show
+    from benchmark.speed.tables import brief, compare, show
 
     if options.show:
         _alone(options, "show", "prints what was measured", ("vary", "json", "set"))
         records, status = [read_speed(path) for path in options.show], 0
     else:
         from benchmark.run.spec import RunSpec
-        from benchmark.speed.run import speed
-        from benchmark.speed.steps import Plan
+        from benchmark.speed.measure import Amounts
+        from benchmark.speed.run import measure_speed
 
         cell = RunSpec(
             options.dataset, options.llm, options.method, options.protocol, 0, tuple(options.set),
             reading(options),
         )  # fmt: skip
-        plan = Plan(options.steps, options.warm_up, options.passes, options.epochs)
-        records = [speed(cell, options.vary, plan, options.json, options.against)]
+        amounts = Amounts(options.steps, options.warm_up, options.passes, options.epochs)
+        records = [measure_speed(cell, options.vary, amounts, options.json, options.against)]
         status = 0 if all(variant.status == "ok" for variant in records[0].variants) else 1
     if options.brief:
         print(brief(records))

@@ -20,11 +20,11 @@ from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.measure import pick_device
 from benchmark.run.inputs import Sources
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
+from benchmark.speed.measure import Amounts
 from benchmark.speed.record import Variant
-from benchmark.speed.run import fresh, timed
-from benchmark.speed.steps import Plan
+from benchmark.speed.run import in_fresh_process, time_variant
 
-STEPS = Plan(steps=6, warm_up=0, passes=1, evaluation_warm_up=0, limit=10.0, detail=False)
+STEPS = Amounts(steps=6, warm_up=0, passes=1, evaluation_warm_up=0, limit=10.0, detail=False)
 """The first step is a warm-up where there is time for another."""
 SAMPLE = 256
 """Texts that are encoded to learn what all of them cost."""
@@ -48,7 +48,7 @@ def random_token_states(tokens: Tokens, llm: LLM, layer: int, dtype: str, *_: An
 def probe_training(resolved: ResolvedRun) -> tuple[Variant, float]:
     """A few steps and one validation pass on states that are made up; and the seconds of all else."""
     begin = time.monotonic()
-    variant = timed(resolved, "", STEPS, Sources(random_states, random_token_states))
+    variant = time_variant(resolved, "", STEPS, Sources(random_states, random_token_states))
     taken = sum(variant.evaluation.seconds) + sum(variant.step.seconds)
     return variant, max(0.0, time.monotonic() - begin - taken)
 
@@ -68,7 +68,7 @@ class Stored:
 
 def probe_states(cells: Sequence[RunSpec]) -> list[Stored]:
     """What `cells`, all of one dataset and language model, keep on disk, found in a fresh process."""
-    return fresh(stored_by, list(cells))
+    return in_fresh_process(stored_by, list(cells))
 
 
 def stored_by(cells: Sequence[RunSpec]) -> list[Stored]:

@@ -1,7 +1,7 @@
-"""What a piece of training executes, counted operator by operator: nothing here depends on a machine's load.
+"""Count what training executes, operator by operator, independently of the machine's load.
 
-Floating-point operations are those of matrix products, by torch's own formulas and those below for what these
-lack. An operator that looks like a product and has no formula is named, so that none is missed in silence.
+Floating-point operations are those of matrix products, by torch's formulas and those below that torch lacks.
+An operator that looks like a product and has no formula is listed in `not_counted`.
 """
 
 from __future__ import annotations
@@ -25,77 +25,54 @@ aten = torch.ops.aten
 PRODUCT = re.compile(
     r"(^|_)([a-z]*mm|(add|b)?mv|(v|ve?c)?dot|ger|addr|linear|rnn|lstm|gru|attention|conv\w*|matmul)(_|$)"
 )
-"""Pieces of the names of operators that multiply matrices."""
-NONE = {"_thnn_fused_gru_cell", "_thnn_fused_gru_cell_backward", "_thnn_fused_lstm_cell", "constant_pad_nd"}
-"""Named like products, and none: their products are operators of their own."""
-OURS = {"aten", "prim", "prims", "profiler", "c10d", "_c10d_functional"}
-"""Namespaces of operators that are known by name; one from elsewhere may do anything."""
-
-
-def _addmm_activation(bias: Tensor, a: Tensor, b: Tensor, *_: Any, **__: Any) -> int:
-    return 2 * a.shape[0] * a.shape[1] * b.shape[1]
-
-
-def _vector(bias: Tensor | None, a: Tensor, *_: Any, **__: Any) -> int:
-    return 2 * a.numel()
-
-
-def _linear(x: Tensor, weight: Tensor, *_: Any, **__: Any) -> int:
-    return 2 * x.numel() * weight.shape[0]
+"""Matches the names of operators that multiply matrices."""
+NOT_PRODUCTS = {
+    "_thnn_fused_gru_cell",
+    "_thnn_fused_gru_cell_backward",
+    "_thnn_fused_lstm_cell",
+    "constant_pad_nd",
+}
+"""Named like products, but their products are operators of their own."""
+KNOWN_NAMESPACES = {"aten", "prim", "prims", "profiler", "c10d", "_c10d_functional"}
+"""Namespaces whose operators `PRODUCT` can judge by name; others may do anything."""
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> int:
-    """The whole square of scores, whatever a mask hides."""
+    """All scores, masked or not."""
     return sdpa_flop_count(q.shape, k.shape, v.shape)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _attention_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> int:
-    """Scores again, then the gradients of scores, values, queries and keys: five products."""
+    """Five products: scores again, then the gradients of scores, values, queries and keys."""
     batch, heads, queries, width = q.shape
     keys, own = k.shape[2], v.shape[3]
     return 2 * batch * heads * queries * keys * (3 * width + 2 * own)
 
 
 def _recurrent(x: Tensor, weights: Sequence[Tensor]) -> int:
-    """Each weight matrix meets every row of the input."""
+    """Each weight matrix is multiplied with every row of the input."""
     rows = x.numel() // x.shape[-1]
     return 2 * rows * sum(weight.numel() for weight in weights if weight.ndim == 2)
 
 
-def _cudnn_rnn(x: Tensor, weights: Sequence[Tensor], *_: Any, **__: Any) -> int:
-    return _recurrent(x, weights)
-
-
-def _cudnn_rnn_backward(x: Tensor, weights: Sequence[Tensor], *_: Any, **__: Any) -> int:
-    return 2 * _recurrent(x, weights)
-
-
-def _onednn_rnn(x: Tensor, *weights: Any, **__: Any) -> int:
-    return _recurrent(x, weights[:4])
-
-
-def _onednn_rnn_backward(x: Tensor, *weights: Any, **__: Any) -> int:
-    return 2 * _recurrent(x, weights[:4])
-
-
 FORMULAS: dict[Any, Callable[..., int]] = {
-    aten._addmm_activation: _addmm_activation,
     aten.mv: lambda a, *_, **__: 2 * int(a.numel()),
     aten.dot: lambda a, *_, **__: 2 * int(a.numel()),
-    aten.addmv: _vector,
-    aten.linear: _linear,
+    aten.addmv: lambda bias, a, *_, **__: 2 * int(a.numel()),
+    aten.linear: lambda x, weight, *_, **__: 2 * int(x.numel() * weight.shape[0]),
+    aten._addmm_activation: lambda bias, a, b, *_, **__: 2 * int(a.numel() * b.shape[1]),
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-    aten._cudnn_rnn: _cudnn_rnn,
-    aten._cudnn_rnn_backward: _cudnn_rnn_backward,
-    aten.mkldnn_rnn_layer: _onednn_rnn,
-    aten.mkldnn_rnn_layer_backward: _onednn_rnn_backward,
+    aten._cudnn_rnn: lambda x, weights, *_, **__: _recurrent(x, weights),
+    aten._cudnn_rnn_backward: lambda x, weights, *_, **__: 2 * _recurrent(x, weights),
+    aten.mkldnn_rnn_layer: lambda x, *weights, **__: _recurrent(x, weights[:4]),
+    aten.mkldnn_rnn_layer_backward: lambda x, *weights, **__: 2 * _recurrent(x, weights[:4]),
 }
-"""What torch's registry lacks; called with the operator's arguments."""
+"""Formulas that torch's registry lacks; called with the operator's arguments."""
 
 
 class Counter(TorchDispatchMode):
-    """Counts, while active, into the part that was entered last."""
+    """Counts, while active, for the part that was entered last."""
 
     def __init__(self, device: torch.device, part: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -119,34 +96,34 @@ class Counter(TorchDispatchMode):
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def enter(self, part: str) -> None:
-        """From now on it is `part`."""
+        """Count for `part` from now on."""
         self.part = part
 
     @property
     def counts(self) -> Counts:
-        """Of the part that is running."""
+        """Of the current part."""
         return self.parts.setdefault(self.part, Counts())
 
     def host_copy(self, size: int) -> None:
-        """The host got `size` bytes, or waited for the device to learn something."""
+        """The host got `size` bytes from the device, or waited for it."""
         self.counts.host_copies += 1
         self.counts.host_bytes += size
 
     def counted(self, **more: Any) -> Counted:
-        """What was counted."""
+        """The counts so far; `more` are further fields."""
         return Counted(parts=self.parts, not_counted=sorted(self.not_counted), **more)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator and count it."""
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if func.namespace == "profiler":  # marks of torch's own
+        if func.namespace == "profiler":  # marks of the profiler
             return out
         self.counts.operators += 1
         self._count_product(func, args, kwargs, out)
         if size := _to_host(func, args, kwargs, out):
             self.host_copy(size)
-        elif _waits(func, args):
+        elif _makes_host_wait(func, args):
             self.host_copy(0)
         return out
 
@@ -156,36 +133,38 @@ class Counter(TorchDispatchMode):
             self._add_flops(FORMULAS[packet](*args, **kwargs), args)
         elif packet in flop_registry:
             self._add_flops(flop_registry[packet](*args, **kwargs, out_val=out), args)
-        elif func.namespace not in OURS or (PRODUCT.search(packet.__name__) and packet.__name__ not in NONE):
+        elif func.namespace not in KNOWN_NAMESPACES or (
+            PRODUCT.search(packet.__name__) and packet.__name__ not in NOT_PRODUCTS
+        ):
             self.not_counted.add(f"{func.namespace}.{packet.__name__}")
 
     def _add_flops(self, flops: int, args: Any) -> None:
         self.counts.flops += flops
-        numbers = (one for one in tree_leaves(args) if isinstance(one, Tensor) and one.is_floating_point())
-        if next(numbers).dtype is torch.float32:
+        tensors = (leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
+        if next(tensor for tensor in tensors if tensor.is_floating_point()).dtype is torch.float32:
             self.counts.flops_fp32 += flops
 
 
 class _HostCalls(TorchFunctionMode):
-    """On a CPU nothing is copied to the host: the calls that would are seen before they reach an operator."""
+    """Counts, on a CPU, the calls that would copy to the host on a GPU: no operator stands for them."""
 
     def __init__(self, counter: Counter) -> None:
         super().__init__()
         self.counter = counter
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one call and count it where it reads a tensor from the host."""
+        """Run one call and count it where it is one of `HOST_CALLS`."""
         if func in HOST_CALLS and args[0].device.type == self.counter.device.type == "cpu":
             self.counter.host_copy(args[0].numel() * args[0].element_size())
         return func(*args, **(kwargs or {}))
 
 
 HOST_CALLS = (Tensor.numpy, Tensor.tolist, Tensor.__array__)
-"""Those that no operator stands for; `item` and its like have one."""
+"""Calls without an operator; `item` and the like have one."""
 
 
 def _to_host(func: Any, args: Any, kwargs: Any, out: Any) -> int:
-    """Bytes that an operator moves from a device to the host."""
+    """Bytes that an operator copies from a device to the host."""
     packet = func._overloadpacket
     if packet is aten._local_scalar_dense:
         return int(args[0].element_size())
@@ -196,18 +175,19 @@ def _to_host(func: Any, args: Any, kwargs: Any, out: Any) -> int:
     return 0
 
 
-def _waits(func: Any, args: Any) -> bool:
-    """Whether the shape of the result depends on values, so that the host has to wait for them."""
+def _makes_host_wait(func: Any, args: Any) -> bool:
+    """Whether the shape of the result depends on values, for which the host has to wait."""
     if torch.Tag.dynamic_output_shape not in func.tags:
         return torch.Tag.data_dependent_output in func.tags
     if func._overloadpacket is aten.index:  # only by a mask
-        return any(one.dtype in (torch.bool, torch.uint8) for one in tree_leaves(args[1]) if one is not None)
+        indices = (index for index in tree_leaves(args[1]) if index is not None)
+        return any(index.dtype in (torch.bool, torch.uint8) for index in indices)
     return True
 
 
 @contextlib.contextmanager
 def counting(device: torch.device, part: str) -> Iterator[Counter]:
-    """Count what runs inside; what was compiled runs operator by operator instead."""
+    """Count what runs inside; compiled code runs operator by operator."""
     with contextlib.ExitStack() as stack:
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))

@@ -1,15 +1,14 @@
-"""What a step executes, held against what was expected: a guard that a busy machine cannot mislead.
+"""Compare what a step executes with what was expected, independently of the machine's load.
 
-    adaptrec speed --guard tests/counted.json            # status 1 for a change for the worse
-    adaptrec speed --guard tests/counted.json --write    # the figures as they are now are what is expected
+    adaptrec speed --guard tests/counted.json            # status 1 where a count has grown
+    adaptrec speed --guard tests/counted.json --write    # expect the present counts from now on
 
-The file names the cells; their figures are those of a CPU. They are exact, so one operator more fails. Under
-other versions of torch and of what the methods are built on, a little more is let pass.
+The file lists the runs; their counts are those of a CPU. They are exact, so that one more operator fails.
+With other versions of torch and of the packages that methods use, a small growth is allowed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,20 +19,20 @@ from benchmark.measure import environment
 from benchmark.results.schema import Part, not_valid
 from benchmark.run.build import build_trainer
 from benchmark.run.spec import RunSpec, resolve_run
+from benchmark.speed.measure import count_evaluation, count_training
 from benchmark.speed.record import Counts
-from benchmark.speed.steps import count_evaluation, count_training
-from benchmark.speed.table import markdown
+from benchmark.speed.tables import markdown
 from benchmark.train.checkpoint import Checkpoint
 from methods.errors import UserError
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
-"""What decides which operators run."""
+"""Packages whose version decides which operators run."""
 OTHER_VERSIONS = {"flops": 0.01, "flops_fp32": 0.01, "operators": 0.05, "host_copies": 0.0, "host_bytes": 0.0}
-"""Figure -> share by which it may grow under other versions of `PACKAGES`."""
+"""Count -> share by which it may grow with other versions of `PACKAGES`."""
 
 
-class Guarded(Part):
-    """One cell, and what is expected of it."""
+class CountedRun(Part):
+    """A run and its expected counts."""
 
     dataset: str
     llm: str
@@ -43,54 +42,46 @@ class Guarded(Part):
     steps: int = 10
     """Optimiser steps that are counted."""
     training: Counts | None = None
-    """All these steps; null where nothing is expected yet."""
+    """Of all these steps; null where nothing is expected yet."""
     evaluation: Counts | None = None
-    """One validation pass."""
+    """Of one validation pass."""
     not_counted: list[str] = Field(default_factory=list)
     """Operators whose floating-point operations are not known."""
 
 
-class Expected(Part):
-    """What is expected of each cell, and of which versions that is true."""
+class ExpectedCounts(Part):
+    """The expected counts of each run, and the versions that they were counted with."""
 
-    cells: list[Guarded]
+    runs: list[CountedRun]
     packages: dict[str, str] = Field(default_factory=dict)
 
 
 def guard(file: Path, write: bool = False) -> tuple[str, bool]:
-    """Count the cells of `file`: -> a table beside what was expected, and whether nothing became worse.
+    """Count the runs of `file`: -> a table of counts and expected counts, and whether none has grown.
 
-    With `write`, what was found is what is expected from now on. Raises `UserError` for a file that is none.
+    With `write`, the counts become the expected ones. Raises `UserError` where `file` cannot be read.
     """
     expected = _read(file)
-    found = Expected(cells=[_count(cell) for cell in expected.cells], packages=_packages())
-    same = found.packages == expected.packages
-    rows, good = [], True
-    for old, new in zip(expected.cells, found.cells, strict=True):
-        for name, then, now in _figures(old, new):
-            verdict = _verdict(name.rpartition(" ")[2], then, now, same)
-            good = good and not verdict.startswith("WORSE")
-            rows.append(
-                [f"{new.method}, {name}", "none" if then is None else f"{then:,}", f"{now:,}", verdict]
-            )
-        for name in sorted({*new.not_counted} - {*old.not_counted}):
-            good = False
-            rows.append([f"{new.method}, {name}", "", "", "WORSE: its floating-point operations are unknown"])
-    told = [markdown(rows, ["counted", "expected", "now", ""])]
-    if not same:
-        versions = [f"{name} {version}" for name, version in expected.packages.items()]
-        told.append(f"Expected of {', '.join(versions) or 'nothing yet'}: a small growth is let pass here.")
+    counted = ExpectedCounts(runs=[_count(run) for run in expected.runs], packages=_packages())
+    same_versions = counted.packages == expected.packages
+    pairs = zip(expected.runs, counted.runs, strict=True)
+    rows = [row for old, new in pairs for row in _rows(old, new, same_versions)]
+    good = not any(row[-1].startswith("WORSE") for row in rows)
+    paragraphs = [markdown(rows, ["counted", "expected", "now", ""])]
+    if not same_versions:
+        versions = ", ".join(f"{name} {version}" for name, version in expected.packages.items())
+        paragraphs.append(f"Expected with {versions or 'no version yet'}: a small growth is allowed here.")
     if write:
-        write_atomically(file, found.model_dump_json(indent=1) + "\n")
-        told.append(f"Written to {file}: this is expected from now on.")
+        write_atomically(file, counted.model_dump_json(indent=1) + "\n")
+        paragraphs.append(f"Written to {file}: these counts are expected from now on.")
     elif not good:
-        told.append("If it has to be so, say so with --write and commit the file.")
-    return "\n\n".join(told), good or write
+        paragraphs.append("If the growth is intended, run this again with --write and commit the file.")
+    return "\n\n".join(paragraphs), good or write
 
 
-def _read(file: Path) -> Expected:
+def _read(file: Path) -> ExpectedCounts:
     try:
-        return Expected.model_validate_json(file.read_bytes())
+        return ExpectedCounts.model_validate_json(file.read_bytes())
     except OSError as error:
         raise UserError(f"--guard {file} cannot be read: {error.strerror}.") from error
     except ValidationError as error:
@@ -100,19 +91,18 @@ def _read(file: Path) -> Expected:
 def _packages() -> dict[str, str]:
     import torch
 
-    found = environment(torch.device("cpu"), "no", 1).packages
+    versions = environment(torch.device("cpu"), "no", 1).packages
     # a build for a GPU runs the same operators on a CPU
-    return {name: found[name].partition("+")[0] for name in PACKAGES if name in found}
+    return {name: versions[name].partition("+")[0] for name in PACKAGES if name in versions}
 
 
-def _count(cell: Guarded) -> Guarded:
-    asked = RunSpec(cell.dataset, cell.llm, cell.method, cell.protocol, 0, tuple(cell.overrides))
+def _count(run: CountedRun) -> CountedRun:
+    spec = RunSpec(run.dataset, run.llm, run.method, run.protocol, 0, tuple(run.overrides))
     with TemporaryDirectory() as folder:
-        trainer, _ = build_trainer(resolve_run(asked), Checkpoint(Path(folder)))
-        # what is made once, by the first step, counts for none of them
-        count_training(trainer, 1, epoch=1)
-        training, evaluation = count_training(trainer, cell.steps, epoch=2), count_evaluation(trainer)
-    return cell.model_copy(
+        trainer, _ = build_trainer(resolve_run(spec), Checkpoint(Path(folder)))
+        count_training(trainer, 1, epoch=1)  # the first step also does what is done only once
+        training, evaluation = count_training(trainer, run.steps, epoch=2), count_evaluation(trainer)
+    return run.model_copy(
         update={
             "training": training.total,
             "evaluation": evaluation.total,
@@ -121,22 +111,33 @@ def _count(cell: Guarded) -> Guarded:
     )
 
 
-def _figures(old: Guarded, new: Guarded) -> Iterator[tuple[str, int | None, int]]:
-    """Name, what was expected (None: nothing yet) and what was found."""
-    pairs = (
+def _rows(old: CountedRun, new: CountedRun, same_versions: bool) -> list[list[str]]:
+    """A row for each count: name, expected, now, verdict."""
+    rows = []
+    for phase, expected, counted in (
         (f"{new.steps} steps", old.training, new.training),
         ("evaluation", old.evaluation, new.evaluation),
-    )
-    for where, then, now in pairs:
-        for name, value in (now or Counts()).model_dump().items():
-            yield f"{where}: {name}", None if then is None else getattr(then, name), value
+    ):
+        for name, now in (counted or Counts()).model_dump().items():
+            then = None if expected is None else getattr(expected, name)
+            verdict = _verdict(then, now, 0.0 if same_versions else OTHER_VERSIONS[name])
+            rows.append(
+                [
+                    f"{new.method}, {phase}: {name}",
+                    "none" if then is None else f"{then:,}",
+                    f"{now:,}",
+                    verdict,
+                ]
+            )
+    for name in sorted({*new.not_counted} - {*old.not_counted}):
+        rows.append([f"{new.method}, {name}", "", "", "WORSE: its floating-point operations are unknown"])
+    return rows
 
 
-def _verdict(name: str, then: int | None, now: int, same_versions: bool) -> str:
+def _verdict(then: int | None, now: int, allowed_growth: float) -> str:
     if then is None:
         return "new"
     if now <= then:
         return "better" if now < then else ""
-    grown = f"{100 * (now / then - 1):.2g} % more" if then else "more"
-    allowed = 0.0 if same_versions else OTHER_VERSIONS[name]
-    return f"{grown}, let pass" if now <= then * (1 + allowed) else f"WORSE: {grown}"
+    growth = f"{100 * (now / then - 1):.2g} % more" if then else "more"
+    return f"{growth}, allowed" if now <= then * (1 + allowed_growth) else f"WORSE: {growth}"

@@ -1,4 +1,4 @@
-"""The record of a measurement of speed. Nothing heavy is imported: `--show` is quick."""
+"""The record of a measurement of speed. It imports nothing heavy, so that `--show` is quick."""
 
 from __future__ import annotations
 
@@ -18,39 +18,43 @@ STEP_PARTS = (
     DATA, "encode forward", "sasrec forward", "loss forward",
     "loss backward", "sasrec backward", "encode again", "encode backward", OPTIMISER,
 )  # fmt: skip
-"""Of an optimiser step, in the order of time; sums over its batches. `encode again` is the second forward
-pass of chunks whose graph was not kept. What lies between the others (the loop, sums) counts as data."""
+"""Parts of an optimiser step in the order of time, summed over its batches. `encode again` is the second
+forward pass of chunks whose graph was not kept. Time between the other parts (the loop, sums) is data."""
 EVALUATION_PARTS = ("encode", "sasrec", "rank")
-"""Of a validation pass."""
+"""Parts of a validation pass."""
 ENDINGS = {"oom": "out of memory", "killed": "killed, out of memory?", "failed": "failed"}
-"""What a variant that did not end well says of itself."""
+"""Status of a variant that did not end well -> its text in a table."""
 
 
 class Timed(Part):
-    """Seconds of the same thing, done several times."""
+    """Times of several repetitions."""
 
     seconds: list[float] = Field(default_factory=list)
     cpu_seconds: list[float] = Field(default_factory=list)
-    """CPU seconds of the process, over its threads: what other programs on the machine hardly disturb. Empty
-    where they were not taken."""
+    """CPU seconds of the process, over its threads, which other programs hardly affect. Empty where not
+    measured."""
+
+    def add(self, wall: float, cpu: float) -> None:
+        """Add one repetition."""
+        self.seconds.append(wall)
+        self.cpu_seconds.append(cpu)
 
 
 class Counts(Part):
-    """What does not depend on how fast or busy a machine is."""
+    """Figures that do not depend on how fast or busy a machine is."""
 
     flops: int = 0
-    """Floating-point operations of matrix products (a multiplication and an addition are two), as executed:
-    padding and what is computed twice included."""
+    """Floating-point operations of matrix products (a multiplication and an addition are two), as executed,
+    with padding and recomputation."""
     flops_fp32: int = 0
-    """Of these, those of products of 32-bit numbers, which take longer. 0 in older records, whatever it was.
-    """
+    """Those in products of 32-bit numbers. 0 in older records, whatever it was."""
     operators: int = 0
     """Operators that torch dispatched, views included."""
     host_copies: int = 0
-    """Times that values went from the device to the host, or the host had to wait for one. On a CPU, where
-    nothing moves, the calls that would (`item`, `tolist`, `numpy`)."""
+    """Copies of values from the device to the host, and waits of the host for one. On a CPU, the calls that
+    would do so on a GPU (`item`, `tolist`, `numpy`)."""
     host_bytes: int = 0
-    """Bytes of these."""
+    """Bytes of these copies."""
 
     def add(self, other: Counts) -> None:
         """Add `other` to this."""
@@ -59,19 +63,19 @@ class Counts(Part):
 
 
 class Counted(Part):
-    """Counts of so much training, or of one validation pass."""
+    """Counts of some training steps or of one validation pass."""
 
     steps: int = 0
-    """Optimiser steps; 0 of a validation pass."""
+    """Optimiser steps; 0 for a validation pass."""
     batches: int = 0
     whole_epoch: bool = False
-    """Whether that was exactly one epoch."""
+    """Whether the steps are exactly one epoch."""
     parts: dict[str, Counts] = Field(default_factory=dict)
     """Part -> sums over all steps."""
     not_counted: list[str] = Field(default_factory=list)
-    """Operators that may multiply matrices, but by no known formula: `flops` lacks theirs."""
+    """Operators that may multiply matrices and have no formula, so that `flops` lacks theirs."""
     kernels: float | None = None
-    """Kernels that a step of a few started on the GPU; null on a CPU."""
+    """Mean GPU kernels that a step started; null on a CPU."""
 
     @property
     def total(self) -> Counts:
@@ -83,7 +87,7 @@ class Counted(Part):
 
 
 class MatrixRate(Part):
-    """A large matrix product with the run's threads, before and after all else was measured."""
+    """Times of a large matrix product with the run's threads, before and after the other measurements."""
 
     dtype: str
     size: int
@@ -93,24 +97,24 @@ class MatrixRate(Part):
 
     @property
     def per_second(self) -> float:
-        """Floating-point operations a second: the median product's."""
+        """Floating-point operations per second of the median product."""
         return 2 * self.size**3 / median([*self.before.seconds, *self.after.seconds])
 
     @property
     def per_cpu_second(self) -> float:
-        """The same in CPU seconds."""
+        """Floating-point operations per CPU second."""
         return 2 * self.size**3 / median([*self.before.cpu_seconds, *self.after.cpu_seconds])
 
 
 class Variant(Part):
-    """The figures of one cell. Where `status` is not ok, they are those that there were until then."""
+    """The figures of one run. Where `status` is not ok, those measured until then."""
 
     value: str
-    """Of the setting that is varied; empty where none is."""
+    """Value of the varied setting; empty where none is varied."""
     status: Literal["ok", "oom", "killed", "failed"]
-    """`killed`: the process vanished, as the host ends one when it runs out of memory."""
+    """`killed`: the process disappeared, as when the host runs out of memory."""
     error: str | None = None
-    """One line where status is not ok."""
+    """The reason in one line where `status` is not ok."""
     settings: dict[str, Any]
     """Every harness setting, resolved."""
     hyperparameters: dict[str, Any]
@@ -121,49 +125,49 @@ class Variant(Part):
     """Optimiser steps of an epoch, each of `accumulation` batches; the last may have fewer."""
     predictions_per_epoch: int = 0
     step: Timed = Field(default_factory=Timed)
-    """Whole optimiser steps, with no clock inside."""
+    """Whole optimiser steps, without clocks inside."""
     batches: list[int] = Field(default_factory=list)
-    """Batches of each of these."""
+    """Batches of each of these steps."""
     encoded: list[int] = Field(default_factory=list)
-    """Items that each of them encoded; running a chunk again for its gradients is not counted."""
+    """Items that each of these steps encoded, without recomputation."""
     parts: dict[str, Timed] = Field(default_factory=dict)
-    """Part -> further steps, taken in turn with the whole ones, with a clock at each edge."""
+    """Part -> its time in further steps, which alternate with the whole ones."""
     epoch: Timed = Field(default_factory=Timed)
-    """Whole training epochs; empty where none was asked for."""
+    """Whole training epochs; empty unless asked for."""
     evaluation: Timed = Field(default_factory=Timed)
     """Validation passes."""
     evaluation_parts: dict[str, Timed] = Field(default_factory=dict)
-    """Part -> the same passes."""
+    """Part -> its time in the same passes."""
     counted: Counted | None = None
-    """Training, counted."""
+    """Counts of training."""
     counted_evaluation: Counted | None = None
-    """One validation pass, counted."""
+    """Counts of one validation pass."""
     matrix_rate: MatrixRate | None = None
     """In the run's precision."""
     fp32_rate: MatrixRate | None = None
-    """In fp32, where that is not the run's precision; null in older records."""
+    """In fp32, unless that is the run's precision; null in older records."""
     chunk_tokens: int | None = None
-    """Tokens of a chunk of item texts at the end; null where no texts are read."""
+    """Tokens of a chunk of item texts at the end; null where the method reads no texts."""
     halvings: int = 0
-    """Times that a chunk did not fit into memory and was halved."""
+    """How often the chunks were halved for lack of memory."""
     host_before: int = 0
-    """Resident bytes of the process when all is built and no step was taken."""
+    """Resident bytes of the process after building, before the first step."""
     peak_memory: dict[str, PeakMemory] = Field(default_factory=dict)
     """Phase ("train", "eval") -> peaks."""
 
     @property
     def epochs(self) -> Timed:
-        """Training epochs: whole ones where there are any, else all batches as fast as each timed step's."""
+        """Training epochs: whole ones where measured, else each timed step scaled to all batches."""
         if self.epoch.seconds:
             return self.epoch
         scales = [self.batches_per_epoch / batches for batches in self.batches]
         return Timed(
-            seconds=[one * scale for one, scale in zip(self.step.seconds, scales, strict=True)],
-            cpu_seconds=[one * scale for one, scale in zip(self.step.cpu_seconds, scales, strict=False)],
+            seconds=[time * scale for time, scale in zip(self.step.seconds, scales, strict=True)],
+            cpu_seconds=[time * scale for time, scale in zip(self.step.cpu_seconds, scales, strict=False)],
         )
 
     def counts(self) -> dict[str, float]:
-        """Counts of a step with as many batches as those that were timed."""
+        """Counts of a step with as many batches as the timed ones."""
         if self.counted is None or not self.batches:
             return {}
         scale = fmean(self.batches) / self.counted.batches
@@ -171,38 +175,38 @@ class Variant(Part):
 
     @property
     def epoch_scale(self) -> float:
-        """Training that was counted -> an epoch."""
+        """Factor from the counted training to an epoch."""
         counted = self.counted
         return 1.0 if counted is None or counted.whole_epoch else self.batches_per_epoch / counted.batches
 
     def least_seconds(self, counts: Counts, cpu: bool = False) -> float | None:
-        """What the products of `counts` take where each runs at the matrix rate of its precision; CPU seconds
-        with `cpu`. None where no rate was taken."""
+        """Time of the products of `counts` at the matrix rates of their precisions; CPU seconds with `cpu`.
+        None where no rate was measured."""
         rate = self.matrix_rate
         if rate is None:
             return None
         work = ((counts.flops - counts.flops_fp32, rate), (counts.flops_fp32, self.fp32_rate or rate))
-        return sum(flops / (of.per_cpu_second if cpu else of.per_second) for flops, of in work)
+        return sum(flops / (at.per_cpu_second if cpu else at.per_second) for flops, at in work)
 
 
 class SpeedRecord(Versioned):
-    """One measurement of all variants, on one machine, one after another."""
+    """One measurement of all variants, one after another on one machine."""
 
     reads: ClassVar[tuple[int, ...]] = (2,)
     schema_version: int = 2
     generation: int = 0
     """`GENERATION` of the harness that took it, see `RunRecord.generation`."""
     command: str
-    """Datasets and language models by their names, also where they were given as folders."""
+    """With the names of datasets and language models, also where they were given as folders."""
     dataset: str
     data_key: str
-    """Names the prepared data."""
+    """Identifies the prepared data."""
     llm: str | None
     llm_details: dict[str, Any]
     method: str
     protocol: str
     overrides: list[str]
-    """`key=value` pairs that all variants share."""
+    """`key=value` settings that all variants share."""
     vary: str | None
     """The setting in which variants differ."""
     steps: int
@@ -210,7 +214,7 @@ class SpeedRecord(Versioned):
     warm_up: int
     """Steps before them."""
     passes: int
-    """Timed validation passes, after one that is not timed."""
+    """Timed validation passes, after one warm-up pass."""
     epochs: int = 0
     """Timed whole epochs, after the steps."""
     variants: list[Variant]

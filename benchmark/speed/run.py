@@ -1,7 +1,7 @@
-"""Measure one cell, or several that differ in one setting, each in a process of its own.
+"""Measure the speed of a run, or of several that differ in one setting.
 
-Each variant is timed in a fresh process, so that peaks of memory, caches and an early end never leak into
-the next one. What a cell computes once (hidden states, tokens) is computed before, in a process of its own.
+Each variant is timed in a fresh process, so that peaks of memory, caches and crashes do not affect the next.
+What a run computes only once (hidden states, tokens) is computed before, in a process of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields, replace
@@ -28,10 +28,11 @@ from benchmark.results.record import GENERATION
 from benchmark.run.build import build_trainer, pick_precision
 from benchmark.run.inputs import CACHE, Sources
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
-from benchmark.speed.against import check_alike
+from benchmark.speed.measure import Amounts, measure
 from benchmark.speed.record import SpeedRecord, Variant, read_speed
-from benchmark.speed.steps import Plan, measure
+from benchmark.speed.tables import check_comparable
 from benchmark.train.checkpoint import Checkpoint
+from benchmark.train.loop import Trainer
 from methods import registry
 from methods.errors import UserError, unknown
 
@@ -40,60 +41,57 @@ Vary = tuple[str, Sequence[str]] | None
 """A setting and the values of it to compare."""
 
 
-def speed(
-    cell: RunSpec, vary: Vary, plan: Plan, file: Path | None = None, against: Path | None = None
+def measure_speed(
+    spec: RunSpec, vary: Vary, amounts: Amounts, file: Path | None = None, against: Path | None = None
 ) -> SpeedRecord:
-    """Time `cell`, or one like it for each value of `vary`, one after another; write the record to `file`.
+    """Time `spec`, or a variant of it for each value of `vary`, and write the record to `file`.
 
-    Every mistake is found before the first one starts, also that the record `against` measured something
-    else. A variant that runs out of memory is recorded as such.
+    Raises `UserError` before anything is timed, also where the record `against` measured something else. A
+    variant that runs out of memory is recorded as such.
     """
     key, values = vary or (None, [""])
-    cells = [_varied(cell, key, value) for value in values] if key else [cell]
-    resolved = [resolve_run(one) for one in cells]
-    for one in resolved:
-        pick_precision(one.settings, pick_device())
-    blanks = [_blank(one, value) for one, value in zip(resolved, values, strict=True)]
-    record = _record(resolved[0], cell.overrides, vary, plan, blanks)
+    specs = [_varied(spec, key, value) for value in values] if key else [spec]
+    runs = [resolve_run(variant) for variant in specs]
+    for run in runs:
+        pick_precision(run.settings, pick_device())
+    empty = [_empty_variant(run, value) for run, value in zip(runs, values, strict=True)]
+    record = _record(runs[0], spec.overrides, vary, amounts, empty)
     if against is not None:
-        check_alike(record, read_speed(against), against)
-    with contextlib.suppress(BrokenProcessPool):  # one of them is too large for the host: which, will show
-        fresh(_prepare, cells)
+        check_comparable(record, read_speed(against), against)
+    with contextlib.suppress(BrokenProcessPool):  # a variant is too large for the host; timing shows which
+        in_fresh_process(_prepare, specs)
     if file is not None:
         _check_writable(file)
-    for number, (one, value) in enumerate(zip(resolved, values, strict=True)):
-        print(f"[{number + 1}/{len(cells)}] {one.spec}", file=sys.stderr, flush=True)
-        record.variants[number] = timed(one, value, plan)
+    for number, (run, value) in enumerate(zip(runs, values, strict=True)):
+        print(f"[{number + 1}/{len(runs)}] {run.spec}", file=sys.stderr, flush=True)
+        record.variants[number] = time_variant(run, value, amounts)
     if file is not None:
         record.write(file)
     return record
 
 
 def _record(
-    first: ResolvedRun, overrides: Sequence[str], vary: Vary, plan: Plan, variants: list[Variant]
+    run: ResolvedRun, overrides: Sequence[str], vary: Vary, amounts: Amounts, variants: list[Variant]
 ) -> SpeedRecord:
     return SpeedRecord(
         generation=GENERATION,
-        command=_command(first, overrides, vary, plan),
-        dataset=first.prepared.name,
-        data_key=first.prepared.key,
-        llm=first.llm.name if first.llm else None,
-        llm_details=first.llm.details() if first.llm else {},
-        method=first.spec.method,
-        protocol=first.spec.protocol,
+        command=_command(run, overrides, vary, amounts),
+        dataset=run.prepared.name,
+        data_key=run.prepared.key,
+        llm=run.llm.name if run.llm else None,
+        llm_details=run.llm.details() if run.llm else {},
+        method=run.spec.method,
+        protocol=run.spec.protocol,
         overrides=sorted(overrides),
         vary=vary[0] if vary else None,
-        steps=plan.steps,
-        warm_up=plan.warm_up,
-        passes=plan.passes,
-        epochs=plan.epochs,
+        **{name: getattr(amounts, name) for name in ("steps", "warm_up", "passes", "epochs")},
         variants=variants,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
 def _check_writable(file: Path) -> None:
-    """Fail where the record could not be written after hours of measuring."""
+    """Raise where the record could not be written in the end."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=file.parent):
         pass
@@ -101,91 +99,95 @@ def _check_writable(file: Path) -> None:
         raise UserError(f"--json {file} is a folder; give the name of a file.")
 
 
-def _varied(cell: RunSpec, key: str, value: str) -> RunSpec:
-    """`cell` with one more setting, whose name and value are checked."""
-    config = registry.get(cell.method).Config
+def _varied(spec: RunSpec, key: str, value: str) -> RunSpec:
+    """`spec` with one more setting, whose name and value are checked."""
+    config = registry.get(spec.method).Config
     if key not in accepted(config):
         raise unknown("setting in --vary:", key, sorted(accepted(config)))
-    if key in {pair.partition("=")[0] for pair in cell.overrides}:
+    if key in {pair.partition("=")[0] for pair in spec.overrides}:
         raise UserError(f"--set and --vary both give '{key}'; leave it out of --set.")
     own = key in {field.name for field in fields(config)}
     parse(config if own else Settings, {key: value}, "--vary")
-    return replace(cell, overrides=(*cell.overrides, f"{key}={value}"))
+    return replace(spec, overrides=(*spec.overrides, f"{key}={value}"))
 
 
-def _command(first: ResolvedRun, overrides: Sequence[str], vary: Vary, plan: Plan) -> str:
-    cell = first.spec
-    words = ["python", "-m", "benchmark", "speed", "--dataset", first.prepared.name]
-    words += ["--llm", first.llm.name] if first.llm else []
-    words += ["--method", cell.method, "--protocol", cell.protocol]
-    words += cell.reading.words()
+def _command(run: ResolvedRun, overrides: Sequence[str], vary: Vary, amounts: Amounts) -> str:
+    words = ["python", "-m", "benchmark", "speed", "--dataset", run.prepared.name]
+    words += ["--llm", run.llm.name] if run.llm else []
+    words += ["--method", run.spec.method, "--protocol", run.spec.protocol, *run.spec.reading.words()]
     words += ["--set", *overrides] if overrides else []
     words += ["--vary", f"{vary[0]}={','.join(vary[1])}"] if vary else []
-    words += ["--steps", str(plan.steps), "--warm-up", str(plan.warm_up), "--passes", str(plan.passes)]
-    words += ["--epochs", str(plan.epochs)] if plan.epochs else []
+    for name in ("steps", "warm_up", "passes", *(["epochs"] if amounts.epochs else [])):
+        words += [f"--{name.replace('_', '-')}", str(getattr(amounts, name))]
     return join(words)
 
 
-def fresh(call: Callable[..., T], *arguments: Any) -> T:
-    """`call(*arguments)` in a process that starts from nothing; what it raises is raised here."""
-    # an interpreter that starts reads this; the filter that the command line sets does not reach it
+def in_fresh_process(call: Callable[..., T], *arguments: Any) -> T:
+    """`call(*arguments)` in a new interpreter; an exception there is raised here."""
+    # a new interpreter reads this variable; the command line's warning filter does not reach it
     os.environ.setdefault("PYTHONWARNINGS", "ignore:The pynvml package is deprecated")
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        # it inherits that: ctrl-C of a terminal, which reaches both, is for this process to tell of
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # the child inherits the mask: only this process handles ctrl-C, which a terminal sends to both
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            told = pool.submit(call, *arguments)
+            future = pool.submit(call, *arguments)
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
-            return told.result()
+            return future.result()
         except KeyboardInterrupt:
             for child in active_children():
                 child.kill()
             raise
 
 
-def _prepare(cells: Sequence[RunSpec]) -> None:
-    """Compute what is kept on disk, and find what is wrong with a method's settings."""
-    for cell in cells:
+@contextlib.contextmanager
+def _trainer(spec: RunSpec, sources: Sources = CACHE) -> Iterator[Trainer]:
+    """The trainer of `spec`, with a checkpoint in a temporary folder."""
+    with TemporaryDirectory() as folder:
+        yield build_trainer(resolve_run(spec), Checkpoint(Path(folder)), sources=sources)[0]
+
+
+def _prepare(specs: Sequence[RunSpec]) -> None:
+    """Build every run, which fills the cache on disk and raises `UserError` for a wrong setting."""
+    for spec in specs:
         try:
-            with TemporaryDirectory() as folder:
-                build_trainer(resolve_run(cell), Checkpoint(Path(folder)))
+            with _trainer(spec):
+                pass
         except Exception as error:
             if not out_of_memory(error):
                 raise
 
 
-def _blank(resolved: ResolvedRun, value: str) -> Variant:
+def _empty_variant(run: ResolvedRun, value: str) -> Variant:
     return Variant(
         value=value,
         status="failed",
-        settings=as_dict(resolved.settings),
-        hyperparameters=as_dict(resolved.config),
+        settings=as_dict(run.settings),
+        hyperparameters=as_dict(run.config),
     )
 
 
-def timed(resolved: ResolvedRun, value: str, plan: Plan, sources: Sources = CACHE) -> Variant:
-    """Time one cell in a fresh process; `sources` as of `load_inputs`."""
-    blank = _blank(resolved, value)
+def time_variant(run: ResolvedRun, value: str, amounts: Amounts, sources: Sources = CACHE) -> Variant:
+    """Time one run in a fresh process; `sources` as in `load_inputs`."""
+    variant = _empty_variant(run, value)
     try:
-        return fresh(time_cell, resolved.spec, blank, plan, sources)
+        return in_fresh_process(time_run, run.spec, variant, amounts, sources)
     except BrokenProcessPool:
-        return blank.model_copy(update={"status": "killed", "error": "the process was killed"})
+        return variant.model_copy(update={"status": "killed", "error": "the process was killed"})
     except UserError:
         raise
     except Exception as error:
         traceback.print_exception(error)
-        return blank.model_copy(update={"error": f"{type(error).__name__}: {one_line(error, 300)}"})
+        return variant.model_copy(update={"error": f"{type(error).__name__}: {one_line(error, 300)}"})
 
 
-def time_cell(cell: RunSpec, variant: Variant, plan: Plan, sources: Sources = CACHE) -> Variant:
-    """Build `cell` and fill in its figures, in this process."""
+def time_run(spec: RunSpec, variant: Variant, amounts: Amounts, sources: Sources = CACHE) -> Variant:
+    """Build `spec` and fill in the figures of `variant`, in this process."""
     try:
-        with TemporaryDirectory() as folder:
-            trainer, _ = build_trainer(resolve_run(cell), Checkpoint(Path(folder)), sources=sources)
+        with _trainer(spec, sources) as trainer:
             variant.environment = environment(trainer.device, trainer.precision, 1)
-            measure(trainer, plan, variant)
+            measure(trainer, amounts, variant)
     except Exception as error:
         if not out_of_memory(error):
             raise

@@ -105,7 +105,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Cost:
+class MethodCost:
     """What one method costs on `gpus` GPUs. Bytes and seconds."""
 
     gpus: int
@@ -186,7 +186,7 @@ def resident_bytes(work: Work, a: Assumptions, s: Schedule) -> float:
     return 4 * work.frozen + 16 * trained + work.kept * at_once + scores
 
 
-def cost(work: Work, llm_forward: float, a: Assumptions, s: Schedule, gpus: int) -> Cost:
+def cost(work: Work, llm_forward: float, a: Assumptions, s: Schedule, gpus: int) -> MethodCost:
     """Disk, memory, seconds and money of `work` on `gpus` GPUs, for the code as it is: every GPU has all
     weights, and rows and items of a step are dealt to the GPUs.
 
@@ -204,7 +204,7 @@ def cost(work: Work, llm_forward: float, a: Assumptions, s: Schedule, gpus: int)
     # an all-reduce sends and receives each gradient twice; embeddings are gathered, their gradients reduced
     moved = 2 * 4 * trained + 3 * 4 * items_of_prediction(a, s) * s.batch * s.width if gpus > 1 else 0
     score = a.evaluated_users * a.items * 2 * s.width / (a.fp32_tflops * 1e12 * a.utilisation * gpus)
-    found = Cost(
+    found = MethodCost(
         gpus=gpus,
         states=states,
         resident=resident,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
-from benchmark.speed.table import markdown, number, several
+from benchmark.speed.tables import markdown, number, several
 from studies.arithmetic.cost import (
     Assumptions,
-    Cost,
+    MethodCost,
     Schedule,
     Work,
     cost,
@@ -64,7 +64,7 @@ def _work(works: Sequence[Work], a: Assumptions, s: Schedule) -> str:
     return markdown(rows, heads)
 
 
-def _space(works: Sequence[Work], costs: dict[str, list[Cost]], a: Assumptions, s: Schedule) -> str:
+def _space(works: Sequence[Work], costs: dict[str, list[MethodCost]], a: Assumptions, s: Schedule) -> str:
     heads = ["method", "states on disk, GB", "a GPU, without states, GB", "one [I, d] matrix, GB"]
     heads += [f"fits {a.memory_gb:g} GB", "items at which it is full, millions"]
     rows = []
@@ -84,7 +84,9 @@ def _space(works: Sequence[Work], costs: dict[str, list[Cost]], a: Assumptions, 
     return markdown(rows, heads)
 
 
-def _time(works: Sequence[Work], costs: dict[str, list[Cost]], a: Assumptions, gpus: Sequence[int]) -> str:
+def _time(
+    works: Sequence[Work], costs: dict[str, list[MethodCost]], a: Assumptions, gpus: Sequence[int]
+) -> str:
     heads = ["method", "GPUs", "encode once", "products", "fetching states", "least", "optimiser", "exchange"]
     heads += ["epoch", "evaluation", "whole run", "dollars", "a day's predictions, millions"]
     rows = [

@@ -65,7 +65,7 @@ def _parser() -> Parser:
 
 def _train(options: argparse.Namespace) -> int:
     from benchmark.run.spec import RunSpec
-    from benchmark.speed.steps import Plan
+    from benchmark.speed.measure import Amounts
     from studies.growth.record import write
     from studies.growth.table import show
     from studies.growth.training import grow
@@ -75,8 +75,8 @@ def _train(options: argparse.Namespace) -> int:
         RunSpec(dataset, options.llm, options.method, options.protocol, 0, own)
         for dataset in options.datasets
     ]
-    plan = Plan(options.steps, options.warm_up, options.passes, detail=False)
-    record = grow(cells, options.users, options.rounds, plan)
+    amounts = Amounts(options.steps, options.warm_up, options.passes, detail=False)
+    record = grow(cells, options.users, options.rounds, amounts)
     if options.json:
         write(record, options.json)
     print(show(record))

@@ -28,9 +28,9 @@ from benchmark.llm.states import load_states, token_budget
 from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.measure import MemoryGauge, Stopwatch, environment, pick_device
 from benchmark.results.record import GENERATION
-from benchmark.speed.parts import patched
 from benchmark.speed.record import Timed
-from benchmark.speed.run import fresh
+from benchmark.speed.run import in_fresh_process
+from benchmark.speed.timing import patched
 from methods.errors import UserError
 from studies import command_line
 from studies.growth.record import EncodingRecord
@@ -51,7 +51,9 @@ def measure_encoding(
     texts = _texts(dataset, items)
     with temporary_folder(_parent(), "growth") as folder:
         _say(f"{dataset}: {len(texts):,} texts, uninterrupted")
-        record = fresh(in_this_process, dataset, llm, items, tuple(layers), dtype, folder / "whole")
+        record = in_fresh_process(
+            in_this_process, dataset, llm, items, tuple(layers), dtype, folder / "whole"
+        )
         if kill:
             _say(f"{dataset}: killed on the way, and taken up again")
             _interrupted(record, dataset, llm, items, dtype, folder)
@@ -173,7 +175,7 @@ def _interrupted(
     if not list(cache.glob("states/*/parts-*")):  # it was over before it could be killed
         return
     record.texts_before_kill = _kept(cache)
-    record.texts_after_kill = fresh(count_encoded, *arguments)
+    record.texts_after_kill = in_fresh_process(count_encoded, *arguments)
     record.same_after_kill = _digests(cache) == _digests(folder / "whole")
 
 

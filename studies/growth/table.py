@@ -7,7 +7,7 @@ from statistics import fmean, median
 
 from benchmark.results.record import Environment
 from benchmark.speed.record import ENDINGS
-from benchmark.speed.table import markdown, number
+from benchmark.speed.tables import markdown, number
 from studies.growth.record import FLAT, EncodingRecord, GrowthRecord, Size
 
 CLOCKS = {"seconds": "wall", "cpu_seconds": "CPU"}

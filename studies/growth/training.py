@@ -22,9 +22,9 @@ from benchmark.results.record import GENERATION
 from benchmark.run.build import build_trainer
 from benchmark.run.inputs import Sources
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
+from benchmark.speed.measure import Amounts, measure
 from benchmark.speed.record import Timed, Variant
-from benchmark.speed.run import fresh
-from benchmark.speed.steps import Plan, measure
+from benchmark.speed.run import in_fresh_process
 from benchmark.train.batches import EpochBatches
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Trainer
@@ -38,7 +38,7 @@ STARTS = 3
 """Times that the beginning of an epoch is timed."""
 
 
-def grow(cells: Sequence[RunSpec], users: int, rounds: int, plan: Plan) -> GrowthRecord:
+def grow(cells: Sequence[RunSpec], users: int, rounds: int, amounts: Amounts) -> GrowthRecord:
     """Measure each of `cells`, which differ in their dataset alone, `rounds` times in turn.
 
     Hidden states are drawn at random in the language model's shape: what they say does not change what a
@@ -49,17 +49,17 @@ def grow(cells: Sequence[RunSpec], users: int, rounds: int, plan: Plan) -> Growt
     sizes: list[Size] = []
     for cell in cells:
         _say(f"{cell.dataset}: prepare")
-        sizes.append(fresh(blank, cell))
+        sizes.append(in_fresh_process(blank, cell))
     for number in range(rounds):
         for cell, size in zip(cells, sizes, strict=True):
             if size.failed is None:
                 _say(f"{cell.dataset}: round {number + 1} of {rounds}")
-                _round(cell, size, users, plan)
+                _round(cell, size, users, amounts)
     first = cells[0]
     words = ["train", "--method", first.method, "--llm", first.llm, "--protocol", first.protocol]
     words += ["--datasets", ",".join(cell.dataset for cell in cells), "--users", str(users)]
-    words += ["--rounds", str(rounds), "--steps", str(plan.steps), "--warm-up", str(plan.warm_up)]
-    words += ["--passes", str(plan.passes), *(["--set", *first.overrides] if first.overrides else [])]
+    words += ["--rounds", str(rounds), "--steps", str(amounts.steps), "--warm-up", str(amounts.warm_up)]
+    words += ["--passes", str(amounts.passes), *(["--set", *first.overrides] if first.overrides else [])]
     return GrowthRecord(
         generation=GENERATION,
         command=command_line("growth", words),
@@ -103,7 +103,7 @@ def _states_bytes(resolved: ResolvedRun) -> int:
     return len(resolved.prepared.texts) * layers * resolved.llm.width * size
 
 
-def _round(cell: RunSpec, size: Size, users: int, plan: Plan) -> None:
+def _round(cell: RunSpec, size: Size, users: int, amounts: Amounts) -> None:
     """Add one measurement to `size`, or why there is none."""
     resolved = resolve_run(cell)
     variant = Variant(
@@ -113,7 +113,7 @@ def _round(cell: RunSpec, size: Size, users: int, plan: Plan) -> None:
         hyperparameters=as_dict(resolved.config),
     )
     try:
-        variant, start, ranked = fresh(in_this_process, cell, variant, users, plan)
+        variant, start, ranked = in_fresh_process(in_this_process, cell, variant, users, amounts)
         size.evaluated_users = ranked
         size.epoch_start.seconds += start.seconds
         size.epoch_start.cpu_seconds += start.cpu_seconds
@@ -127,7 +127,9 @@ def _round(cell: RunSpec, size: Size, users: int, plan: Plan) -> None:
     size.rounds.append(variant)
 
 
-def in_this_process(cell: RunSpec, variant: Variant, users: int, plan: Plan) -> tuple[Variant, Timed, int]:
+def in_this_process(
+    cell: RunSpec, variant: Variant, users: int, amounts: Amounts
+) -> tuple[Variant, Timed, int]:
     """Build `cell` and measure it: -> its figures, the start of an epoch, and how many users were ranked."""
     start, ranked = Timed(), 0
     try:
@@ -138,7 +140,7 @@ def in_this_process(cell: RunSpec, variant: Variant, users: int, plan: Plan) -> 
             ranked = len(trainer.task.valid)
             variant.environment = environment(trainer.device, trainer.precision, 1)
             start = time_start(trainer)
-            measure(trainer, plan, variant)
+            measure(trainer, amounts, variant)
             variant.status = "ok"
     except Exception as error:
         if not out_of_memory(error):
