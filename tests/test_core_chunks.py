@@ -12,7 +12,7 @@ import torch
 from core_worlds import make_world, token_recommender, trainer, with_settings
 from torch import Tensor, nn
 
-from benchmark.llm.frozen import FrozenMatrices, held_in
+from benchmark.llm.encoder import FrozenMatrices, held_in
 from benchmark.model import chunks
 from benchmark.model.chunks import GraphBytes, length_chunks
 from benchmark.model.recommender import Recommender

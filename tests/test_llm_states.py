@@ -20,11 +20,11 @@ from filelock import FileLock
 from forked import die, ended, fork
 from llm_folders import make_folder
 
-from benchmark.llm import encoder, parts, states
+from benchmark.llm import encoder, resumable, states
+from benchmark.llm.cache import CacheEntry
 from benchmark.llm.catalogue import LLM, resolve
-from benchmark.llm.entry import Entry
 from benchmark.llm.states import load_states
-from benchmark.llm.token_facts import TokenFacts
+from benchmark.llm.tokens import TokenStatistics
 from methods.errors import UserError
 
 TEXTS = [
@@ -98,18 +98,21 @@ def test_what_tokens_tell_apart_is_known_on_a_hit(
 ) -> None:
     texts = ["saw", "saw", "\u1200", "\u1208"]
     cold = load(llm, tmp_path, texts=texts)
-    assert cold.facts == TokenFacts(2, 4, 2, 2 / 4)
+    assert cold.statistics == TokenStatistics(2, 4, 2, 2 / 4)
     sidecar = tmp_path / "states" / cold.key / "states.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(states, "load_tokens", None)  # no text is tokenised anew
-        assert load(llm, tmp_path, texts=texts).facts == cold.facts
+        assert load(llm, tmp_path, texts=texts).statistics == cold.statistics
     stored = json.loads(sidecar.read_text())
     del stored["checksum"]
     for one in stored["passes"]:
         del one["texts"]  # as written before tokens were counted
     sidecar.write_text(json.dumps(stored))
     warm = load(llm, tmp_path, texts=texts)
-    assert warm.hit and warm.facts == cold.facts
+    assert warm.hit and warm.statistics == cold.statistics
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(states, "load_tokens", None)  # they were written back
+        assert load(llm, tmp_path, texts=texts).statistics == cold.statistics
 
 
 def test_order_of_layers(llm: LLM, tmp_path: Path) -> None:
@@ -260,22 +263,22 @@ def slow_copy(llm: LLM, tmp_path: Path, one_thread: None) -> Callable[[int | Non
             time.sleep(SLOW)
             return real(*arguments)
 
-        encoder.forward_layers, parts.PART_SECONDS = slow, 0.0  # type: ignore[assignment]
+        encoder.forward_layers, resumable.NOTE_SECONDS = slow, 0.0  # type: ignore[assignment]
         assert not load(llm, tmp_path, texts=MANY).hit
 
     return lambda batches: fork(lambda: work(batches))
 
 
-def test_parts_that_a_killed_process_left_behind_its_states_go(llm: LLM, tmp_path: Path) -> None:
+def test_work_that_a_killed_process_left_beside_its_states_goes(llm: LLM, tmp_path: Path) -> None:
     """Those of layers that are not there yet stay: they are work to go on with."""
     load(llm, tmp_path, layers=(2, 1))
     (sidecar,) = tmp_path.glob("states/*/states.json")
-    entry = Entry(sidecar.parent, {})
+    entry = CacheEntry(sidecar.parent, {})
     plan = "0" * 24
     done, begun = entry.unfinished((1, 2), plan), entry.unfinished((0, 1), plan)
     for left in (done, begun):
         left.mkdir()
-        (left / "part-000000-1.safetensors").touch()
+        (left / "states.safetensors").touch()
     assert load(llm, tmp_path, layers=(1,)).hit
     assert (done.exists(), begun.exists()) == (False, True)
 
@@ -291,60 +294,16 @@ def test_resumed_after_a_kill(
     monkeypatch.setattr(states, "TOKEN_BUDGET", {"cpu": 64})
     assert ended(slow_copy(4)) == -signal.SIGKILL
     assert not list(tmp_path.glob("states/*/layer-*"))
-    kept = sorted(tmp_path.glob("states/*/parts-*/part-*.safetensors"))
-    assert len(kept) == 3
-    kept[0].write_bytes(kept[0].read_bytes()[:-1])  # damaged: its texts are encoded again
+    assert len(list(tmp_path.glob("states/*/parts-*/journal.json"))) == 1
     with caplog.at_level(logging.WARNING):
         resumed = load(llm, tmp_path, texts=MANY)
-    assert "damaged or of another plan" in caplog.text and "resuming" in caplog.text
+    assert "damaged or of another plan" not in caplog.text and "resuming" in caplog.text
     assert 0 < sum(encoded) < len(MANY)
     assert not list(tmp_path.glob("states/*/parts-*"))
     # As if it had never been interrupted, bit for bit; and the time before the kill counts.
     whole = load(llm, tmp_path / "whole", texts=MANY)
     assert torch.equal(resumed.values, whole.values)
-    assert resumed.seconds > SLOW * (len(kept) - 1)
-
-
-def test_parts_of_another_plan_are_not_used(tmp_path: Path) -> None:
-    values = torch.arange(12.0).view(4, 1, 3)
-    first = parts.Parts(tmp_path, "a", [[0, 2], [1], [3]])
-    first.add(0, values)
-    first.flush(values)
-    same, other = parts.Parts(tmp_path, "a", [[0, 2], [1], [3]]), parts.Parts(tmp_path, "b", [[0, 1], [2, 3]])
-    target = torch.zeros_like(values)
-    assert same.load_into(target) > 0
-    assert (same.done, same.texts_done) == ({0}, 2)
-    assert torch.equal(target[[0, 2]], values[[0, 2]]) and not target[[1, 3]].any()
-    assert other.load_into(target) == 0 and not other.done and not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("change", ["batches", "seconds", "states", "no checksum"])
-def test_a_part_is_whole_or_not_used(change: str, tmp_path: Path) -> None:
-    """Also what stands beside its states: which rows they are of, and what they cost."""
-    values = torch.arange(12.0).view(4, 1, 3)
-    one = parts.Parts(tmp_path, "a", [[0], [1], [2], [3]])
-    one.add(1, values)
-    one.flush(values)
-    (file,) = tmp_path.iterdir()
-    data = file.read_bytes()
-    old, new = {
-        "batches": (b'"batches":"[1]"', b'"batches":"[2]"'),
-        "seconds": (b'"seconds":"', b'"seconds":"9'),
-        "states": (values[1].numpy().tobytes(), values[2].numpy().tobytes()),
-        "no checksum": (b'"sha256"', b'"sha257"'),
-    }[change]
-    assert old in data
-    if change == "seconds":
-        place = data.index(old) + len(old)
-        file.write_bytes(
-            data[:place] + (b"1" if data[place : place + 1] != b"1" else b"2") + data[place + 1 :]
-        )
-    else:
-        file.write_bytes(data.replace(old, new))
-    again = parts.Parts(tmp_path, "a", [[0], [1], [2], [3]])
-    assert again.load_into(torch.zeros_like(values)) == 0
-    assert not again.done
-    assert not list(tmp_path.iterdir())
+    assert resumed.seconds > 2 * SLOW
 
 
 def test_of_two_processes_one_computes(

@@ -20,7 +20,7 @@ from forked import die, ended, fork
 from llm_folders import SHAPES, make_folder
 from safetensors import safe_open
 
-from benchmark.llm import encoder, growing, parts, states, token_states
+from benchmark.llm import encoder, resumable, states, token_states
 from benchmark.llm.catalogue import LLM, resolve
 from benchmark.llm.token_states import TokenStates, keep_token_states, load_token_states, token_states_bytes
 from benchmark.llm.tokens import Tokens, load_tokens
@@ -217,7 +217,7 @@ def test_a_full_disk_is_said_and_freed(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(growing.Growing, "add", full)
+    monkeypatch.setattr(resumable.ResumableFile, "add", full)
     with pytest.raises(UserError, match=r"is full: token-level states need .* MiB; free some"):
         load(tokens, llm, tmp_path)
     assert not list(tmp_path.glob("states/*/*"))
@@ -243,7 +243,7 @@ def test_resumed_after_a_kill(
             time.sleep(0.05)
             return real(*arguments)
 
-        encoder.forward_layer, parts.PART_SECONDS = slow, 0.0  # type: ignore[assignment]
+        encoder.forward_layer, resumable.NOTE_SECONDS = slow, 0.0  # type: ignore[assignment]
         load(many, llm, tmp_path, 1, "bfloat16")
 
     assert ended(fork(victim)) == -signal.SIGKILL
@@ -264,7 +264,7 @@ def test_resumed_after_a_kill(
 
 def interrupt(llm: LLM, tokens: Tokens, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stop before the third batch: -> what is left behind."""
-    monkeypatch.setattr(parts, "PART_SECONDS", 0.0)
+    monkeypatch.setattr(resumable, "NOTE_SECONDS", 0.0)
     monkeypatch.setattr(states, "TOKEN_BUDGET", {"cpu": 16})
     calls = iter(range(100))
 

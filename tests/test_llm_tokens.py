@@ -14,8 +14,7 @@ from llm_folders import make_folder
 
 from benchmark.llm import encoder, tokens
 from benchmark.llm.catalogue import resolve
-from benchmark.llm.token_facts import TokenFacts, read_facts
-from benchmark.llm.tokens import load_tokens
+from benchmark.llm.tokens import TokenStatistics, load_tokens, read_statistics
 from methods.errors import UserError
 
 TEXTS = ["big saw", "saw", "a rather long title, about nothing in particular; blue", "saw", "glue"]
@@ -95,14 +94,14 @@ def test_what_the_tokens_cannot_tell_apart() -> None:
     llm = replace(resolve("random-tiny"), max_tokens=5)  # [CLS] and [SEP] are two of them
     texts = ["a", "a", "b", "c c c d", "c c c e", "\u1200\u1208", "\u1210\u1218"]
     found = load_tokens(texts, llm)
-    assert found.facts == TokenFacts(
+    assert found.statistics == TokenStatistics(
         token_sequences=4, items_with_equal_tokens=6, items_collapsed=4, unknown_tokens=2 / 10
     )
-    assert read_facts(json.loads(json.dumps(found.facts.stored()))) == found.facts
-    assert read_facts(None) is None and read_facts({"token_sequences": 4}) is None
-    said = found.facts.warning(7, "random-tiny", 5)
+    assert read_statistics(json.loads(json.dumps(found.statistics.stored()))) == found.statistics
+    assert read_statistics(None) is None and read_statistics({"token_sequences": 4}) is None
+    said = found.statistics.warning(7, "random-tiny", 5)
     assert said is not None and "4 of 7 items (57.1%)" in said and "20.0% of all tokens are unknown" in said
-    clear = load_tokens(["a", "a", "b"], llm).facts
+    clear = load_tokens(["a", "a", "b"], llm).statistics
     assert (clear.items_with_equal_tokens, clear.items_collapsed, clear.unknown_tokens) == (2, 0, 0)
     assert clear.warning(3, "random-tiny", 5) is None
 
@@ -113,7 +112,7 @@ def test_what_special_tokens_hide_is_not_counted(tmp_path: Path, monkeypatch: py
     tokenizer = encoder.load_tokenizer(llm)
     tokenizer.unk_token = tokenizer.sep_token
     monkeypatch.setattr(encoder, "load_tokenizer", lambda _: tokenizer)
-    assert load_tokens(["saw", "glue"], llm).facts.unknown_tokens == 0
+    assert load_tokens(["saw", "glue"], llm).statistics.unknown_tokens == 0
 
 
 def test_a_token_without_a_row_in_the_embedding(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from benchmark.data import digests, transfer
 from benchmark.data.download import fetch
 from benchmark.data.prepare import prepare
 from benchmark.data.recipe import find
-from benchmark.llm import parts, states, token_states
+from benchmark.llm import resumable, states, token_states
 from benchmark.llm.catalogue import resolve
 from benchmark.llm.states import load_states
 from benchmark.llm.token_states import load_token_states
@@ -71,7 +71,6 @@ def encoded(root: Path) -> Any:
 
 
 def pooled_on(root: Path) -> Any:
-    """What an interrupted encoding goes on to."""
     return load_states(MANY, resolve("random-tiny"), (2,), "auto", "float32", root / "cache").values.tolist()
 
 
@@ -79,6 +78,11 @@ def tokens_on(root: Path) -> Any:
     llm = resolve("random-tiny")
     found = load_token_states(load_tokens(MANY, llm), llm, 2, "bfloat16", root / "cache")
     return found.values.tolist(), found.centre.tolist()
+
+
+def continued(root: Path) -> Any:
+    """The results of both interrupted encodings."""
+    return pooled_on(root), tokens_on(root)
 
 
 def ran(root: Path, seed: int) -> Any:
@@ -113,9 +117,8 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "fingerprint": prepared,
     "hidden states": encoded,
     "description of states": encoded,
-    "parts of states": pooled_on,
-    "token states, growing": tokens_on,
-    "journal of token states": tokens_on,
+    "unfinished states": continued,
+    "journal of unfinished states": continued,
     "locks": encoded,
     "checkpoint, last epoch": lambda root: ran(root, 1),
     "checkpoint, best epoch": lambda root: ran(root, 1),
@@ -218,7 +221,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         patch.setenv("ADAPTREC_DATA_MIRROR", server.url)
         patch.delenv("ADAPTREC_DATA", raising=False)
         patch.setattr(digests, "_SETTLED", -1.0)
-        patch.setattr(parts, "PART_SECONDS", 0.0)
+        patch.setattr(resumable, "NOTE_SECONDS", 0.0)
         patch.setattr(states, "TOKEN_BUDGET", {"cpu": 32})
         yield World(tmp_path_factory.mktemp("stored") / "now", patch)
 

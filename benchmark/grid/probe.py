@@ -12,8 +12,8 @@ import torch
 
 from benchmark.data.places import cache_folder
 from benchmark.llm import encoder, states, token_states
+from benchmark.llm.cache import DTYPES
 from benchmark.llm.catalogue import LLM
-from benchmark.llm.entry import DTYPES
 from benchmark.llm.states import States, token_budget
 from benchmark.llm.token_states import TokenStates, keep_token_states, token_states_bytes
 from benchmark.llm.tokens import Tokens, load_tokens

@@ -2,30 +2,29 @@
 
 The cache is content-addressed: `<cache>/states/<key>/layer-06.safetensors`, each `[I, D]`, beside
 `states.json`, which holds the whole key, each file's SHA-256 and what computing it cost. Symbols in shape
-comments: `I` items, `U` distinct texts, `A` layers, `D` width, `M` texts of a batch, `m` of a part.
+comments: `I` items, `U` distinct texts, `A` layers, `D` width, `M` texts of a batch.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from benchmark.files import write_atomically
-from benchmark.llm import encoder, parts
+from benchmark.llm import encoder
+from benchmark.llm.cache import DTYPES, CacheEntry, check_layers, digest, pass_cost
 from benchmark.llm.catalogue import LLM
-from benchmark.llm.entry import DTYPES, Entry, check_layers, digest, facts
-from benchmark.llm.token_facts import TokenFacts, read_facts
-from benchmark.llm.tokens import load_tokens
-from benchmark.progress import Progress
+from benchmark.llm.resumable import ResumableFile, add_batches
+from benchmark.llm.tokens import TokenStatistics, load_tokens, read_statistics
 from methods.errors import UserError, unknown
 
 FORMAT = 1
@@ -34,7 +33,8 @@ TOKEN_BUDGET = {"cpu": 4_096, "cuda": 65_536}
 """Tokens of a batch with padding: enough to fill the device, few enough to stay in the processor's cache."""
 STATES_BYTES = 2**31
 """Largest size of one batch's hidden states over all layers."""
-log = logging.getLogger(__name__)
+TEXTS = "texts"
+"""What the token statistics are called among the costs of a pass."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class States:
     cost a pass of their own; the dearest pass counts, since one pass gives them all."""
     hit: bool
     """Whether nothing had to be computed."""
-    facts: TokenFacts | None = None
-    """Whether the texts can be told apart by their tokens; None for made-up states."""
+    statistics: TokenStatistics | None = None
+    """Of the texts; None for made-up states."""
 
 
 def load_states(
@@ -90,14 +90,16 @@ def load_states(
         wanted, lambda absent: _compute(entry, texts, llm, absent, dtype, torch.device(device))
     )
     values, mean = _read(entry, wanted)
-    # caches of before tokens were counted do not say it
-    facts = read_facts(entry.passes(wanted)[0].get("texts")) or load_tokens(texts, llm).facts
-    return States(values, mean, wanted, entry.folder.name, entry.seconds(wanted), hit, facts)
+    statistics = read_statistics(entry.passes(wanted)[0].get(TEXTS))
+    if statistics is None:  # a cache that was made before tokens were counted
+        statistics = load_tokens(texts, llm).statistics
+        entry.amend(wanted, {TEXTS: statistics.stored()})
+    return States(values, mean, wanted, entry.folder.name, entry.seconds(wanted), hit, statistics)
 
 
-def entry_of(texts: Sequence[str], llm: LLM, pooling: str, dtype: str, cache: Path) -> Entry:
+def entry_of(texts: Sequence[str], llm: LLM, pooling: str, dtype: str, cache: Path) -> CacheEntry:
     """Where the states of `texts` are kept."""
-    return Entry.of(cache, _key(texts, llm, encoder.resolve_pooling(pooling, llm), dtype))
+    return CacheEntry.of(cache, _key(texts, llm, encoder.resolve_pooling(pooling, llm), dtype))
 
 
 def _key(texts: Sequence[str], llm: LLM, pooling: str, dtype: str) -> dict[str, Any]:
@@ -120,7 +122,7 @@ def _key(texts: Sequence[str], llm: LLM, pooling: str, dtype: str) -> dict[str, 
     }
 
 
-def _read(entry: Entry, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _read(entry: CacheEntry, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
     """States about their mean `[I, A, D]` (one layer stays memory-mapped), and the mean `[A, D]`."""
     found = [entry.read(layer) for layer in layers]
     states = [file["states"] for file in found]  # A of [I, D]
@@ -129,9 +131,9 @@ def _read(entry: Entry, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def _write(
-    entry: Entry, layers: Sequence[int], values: Tensor, row: Tensor, dtype: str, cost: dict[str, Any]
+    entry: CacheEntry, layers: Sequence[int], values: Tensor, row: Tensor, dtype: str, cost: dict[str, Any]
 ) -> None:
-    """Add `values` `[U, A, D]` at `row` `[I]`, one file a layer, and then the sidecar that vouches for it."""
+    """Add `values` `[U, A, D]` at `row` `[I]`, one file a layer, and then their digests."""
     from safetensors.torch import save
 
     digests = {}
@@ -139,37 +141,50 @@ def _write(
         data = save(_stored(states[row], dtype))  # [U, D] -> [I, D]
         write_atomically(entry.file(layer), data)
         digests[layer] = hashlib.sha256(data).hexdigest()
-    entry.vouch(digests, cost)
+    entry.register(digests, cost)
 
 
 def _compute(
-    entry: Entry, texts: Sequence[str], llm: LLM, layers: Sequence[int], dtype: str, device: torch.device
+    entry: CacheEntry,
+    texts: Sequence[str],
+    llm: LLM,
+    layers: Sequence[int],
+    dtype: str,
+    device: torch.device,
 ) -> None:
-    """One forward pass over the distinct texts for all missing layers, in parts that survive a kill."""
+    """One forward pass over the distinct texts for all missing layers, in a file that survives a kill."""
+    from safetensors.torch import load_file
+
     start = time.perf_counter()
     tokens = load_tokens(texts, llm).to(device)
-    items, row = tokens.texts()  # [U], [I]
+    items, text_of_item = tokens.texts()  # [U], [I]
     budget = token_budget(llm, device)
     batches = encoder.length_batches(tokens.lengths[items].tolist(), token_budget=budget)
     # The batches, hence the numbers, depend on the plan alone and never on where an earlier try was cut off.
     plan = digest({"key": entry.key, "layers": list(layers), "budget": budget, "device": device.type})
-    store = parts.Parts(entry.unfinished(layers, plan), plan, batches)
-    values = torch.empty(len(items), len(layers), llm.width)  # [U, A, D]
-    earlier = store.load_into(values)
-    if store.done:
-        log.warning("resuming: %d of %d texts were encoded before", store.texts_done, len(items))
-    if len(store.done) < len(batches):
+
+    def load() -> Callable[[Sequence[int]], Iterable[Tensor]]:
         model = encoder.load_model(llm).to(device)
 
-        def encode(rows: Sequence[int]) -> Tensor:
-            of = items[rows]  # [M]
+        def encode(batch: Sequence[int]) -> Iterable[Tensor]:
+            of = items[batch]  # [M]
             ids, mask = tokens.batch(torch.from_numpy(of).to(device), int(tokens.lengths[of[0]]))  # [M, T]
-            return encoder.forward_layers(model, ids, mask, layers, entry.key["pooling"])  # [M, A, D]
+            states = encoder.forward_layers(model, ids, mask, layers, entry.key["pooling"])  # [M, A, D]
+            check_finite(states)
+            return (states.float().cpu(),)
 
-        _fill(values, store, encode)
+        return encode
+
+    shape = (len(items), len(layers), llm.width)
+    with ResumableFile(entry.unfinished(layers, plan), plan, {"states": (shape, torch.float32)}) as file:
+        earlier = file.seconds
+        add_batches(file, batches, "encoding item texts", load)
+        file.write_journal()
+    row = np.empty(len(items), np.int64)  # [U], where a text's states are in the file
+    row[np.concatenate(batches)] = np.arange(len(items))
     count, seconds = int(tokens.lengths[items].sum()), time.perf_counter() - start + earlier
-    cost = {**facts(seconds, len(texts), len(items), count, device), "texts": tokens.facts.stored()}
-    _write(entry, layers, values, torch.from_numpy(row), dtype, cost)
+    cost = pass_cost(seconds, len(texts), len(items), count, device) | {TEXTS: tokens.statistics.stored()}
+    _write(entry, layers, load_file(file.path)["states"], torch.from_numpy(row[text_of_item]), dtype, cost)
     for folder in entry.folder.glob("parts-*"):
         shutil.rmtree(folder)
 
@@ -192,17 +207,3 @@ def check_finite(states: Tensor) -> None:
     """Raise `UserError` where the language model gave something else than numbers."""
     if not states.isfinite().all():
         raise UserError("the language model gives states that are not finite; is the checkpoint whole?")
-
-
-def _fill(values: Tensor, store: parts.Parts, encode: Callable[[Sequence[int]], Tensor]) -> None:
-    """Encode the batches that are not done into their rows of `values` `[U, A, D]`, keeping parts."""
-    with Progress("encoding item texts", len(values), store.texts_done) as progress, torch.inference_mode():
-        for index, rows in enumerate(store.batches):
-            if index in store.done:
-                continue
-            states = encode(rows)  # [M, A, D]
-            check_finite(states)
-            values[torch.tensor(rows)] = states.to("cpu", values.dtype)  # [M, A, D]
-            store.add(index, values)
-            progress.advance(len(rows))
-    store.flush(values)

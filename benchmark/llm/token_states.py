@@ -11,10 +11,10 @@ import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,12 +22,11 @@ from torch import Tensor
 
 from benchmark.files import lacks, nearest, writable
 from benchmark.llm import encoder
+from benchmark.llm.cache import DTYPES, CacheEntry, check_layers, digest, pass_cost
 from benchmark.llm.catalogue import LLM
-from benchmark.llm.entry import DTYPES, Entry, check_layers, digest, facts
-from benchmark.llm.growing import Growing
+from benchmark.llm.resumable import ResumableFile, add_batches
 from benchmark.llm.states import check_finite, token_budget
 from benchmark.llm.tokens import Tokens
-from benchmark.progress import Progress
 from methods.errors import UserError, unknown
 
 FORMAT = 1
@@ -163,7 +162,7 @@ def _dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def entry_of(tokens: Tokens, llm: LLM, dtype: str, cache: Path) -> Entry:
+def entry_of(tokens: Tokens, llm: LLM, dtype: str, cache: Path) -> CacheEntry:
     """The cache entry. Its key has the tokens themselves: what made them matters no more."""
     _dtype(dtype)
     ids = tokens.ids.cpu().numpy()
@@ -177,11 +176,13 @@ def entry_of(tokens: Tokens, llm: LLM, dtype: str, cache: Path) -> Entry:
         "llm_config": llm.config_digest,
         "dtype": dtype if dtype == "float32" else f"{dtype} about two centres",
     }
-    return Entry.of(cache, key)
+    return CacheEntry.of(cache, key)
 
 
-def _compute(entry: Entry, tokens: Tokens, llm: LLM, layer: int, dtype: str, device: torch.device) -> None:
-    """One forward pass over the distinct texts into a file that grows, and that survives a kill."""
+def _compute(
+    entry: CacheEntry, tokens: Tokens, llm: LLM, layer: int, dtype: str, device: torch.device
+) -> None:
+    """One forward pass over the distinct texts into a file that survives a kill."""
     start = time.perf_counter()
     budget = token_budget(llm, device)
     # The batches, hence the numbers, depend on the plan alone and never on where an earlier try was cut off.
@@ -192,10 +193,11 @@ def _compute(entry: Entry, tokens: Tokens, llm: LLM, layer: int, dtype: str, dev
             shutil.rmtree(stale)
     shape = (len(tokens.ids), llm.width)
     try:
-        with Growing(folder, plan, (2, llm.width), shape, DTYPES[dtype]) as file:
+        spec = {"centre": ((2, llm.width), torch.float32), "states": (shape, DTYPES[dtype])}
+        with ResumableFile(folder, plan, spec) as file:
             earlier = file.seconds
             _fill(file, tokens, llm, layer, dtype, budget, device)
-            found = file.close()
+            file_digest = file.close()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -208,52 +210,42 @@ def _compute(entry: Entry, tokens: Tokens, llm: LLM, layer: int, dtype: str, dev
     file.path.replace(entry.file(layer))
     texts = len(tokens.distinct)
     seconds = tokens.seconds + earlier + time.perf_counter() - start
-    entry.vouch({layer: found}, facts(seconds, texts, texts, len(tokens.ids), device))
+    entry.register({layer: file_digest}, pass_cost(seconds, texts, texts, len(tokens.ids), device))
     shutil.rmtree(folder)
 
 
 def _fill(
-    file: Growing, tokens: Tokens, llm: LLM, layer: int, dtype: str, budget: int, device: torch.device
+    file: ResumableFile, tokens: Tokens, llm: LLM, layer: int, dtype: str, budget: int, device: torch.device
 ) -> None:
-    """Encode the batches that are not in `file` yet."""
+    """Encode the batches that are not in `file` yet: first the centre, then the states of all tokens."""
     batches = encoder.length_batches(tokens.distinct.tolist(), token_budget=budget)
-    texts = len(tokens.distinct)
-    done = sum(map(len, batches[: file.batches]))
-    if done:
-        log.warning("resuming: %d of %d texts were encoded before", done, texts)
-    if done == texts:
-        return
-    model = encoder.load_model(llm).to(device)
-    with Progress("encoding the tokens of item texts", texts, done) as progress, torch.inference_mode():
-        centre = file.centre() if done else None
-        for states, first, count in _encoded(model, tokens, layer, batches[file.batches :], device):
+    ends = np.cumsum(tokens.distinct)  # [U]
+
+    def load() -> Callable[[Sequence[int]], Iterable[Tensor]]:
+        model = encoder.load_model(llm).to(device)
+        centre = file.first_tensor() if file.batches else None  # [2, D]
+
+        def encode(batch: Sequence[int]) -> Iterator[Tensor]:
+            nonlocal centre
+            sizes = torch.from_numpy(tokens.distinct[batch])  # [M]
+            begin, end = int(ends[batch[0]] - tokens.distinct[batch[0]]), int(ends[batch[-1]])
+            real = torch.arange(int(sizes.max())) < sizes[:, None]  # [T] < [M, 1] -> [M, T]
+            ids = torch.full(real.shape, tokens.pad_id)  # [M, T]
+            ids[real] = tokens.ids[begin:end].cpu().long()  # [n] -> [M, T]
+            hidden = encoder.forward_layer(model, ids.to(device), real.long().to(device), layer)  # [M, T, D]
+            states = hidden[real.to(device)].float().cpu()  # [M, T, D] -> [n, D]
+            check_finite(states)
+            first = torch.zeros(len(states), dtype=torch.bool)  # [n], whether a token is its text's first
+            first[sizes.cumsum(0) - sizes] = True
             if centre is None:
                 centre = _centre(states, first, dtype)  # [2, D]
-                file.add(centre)
+                yield centre
             about = torch.where(first[:, None], centre[0], centre[1]) if centre.any() else 0.0  # [n, D]
-            file.add((states - about).to(DTYPES[dtype]))
-            file.finished()
-            progress.advance(count)
+            yield (states - about).to(DTYPES[dtype])
 
+        return encode
 
-def _encoded(
-    model: Any, tokens: Tokens, layer: int, batches: list[list[int]], device: torch.device
-) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """Of each batch of texts, each a stretch of rows, on the CPU: the states of its tokens `[n, D]` fp32,
-    which of these are first in their text `[n]`, and its texts."""
-    ends = np.cumsum(tokens.distinct)  # [U]
-    for rows in batches:
-        sizes = torch.from_numpy(tokens.distinct[rows])  # [M]
-        begin, end = int(ends[rows[0]] - tokens.distinct[rows[0]]), int(ends[rows[-1]])
-        real = torch.arange(int(sizes.max())) < sizes[:, None]  # [T] < [M, 1] -> [M, T]
-        ids = torch.full(real.shape, tokens.pad_id)  # [M, T]
-        ids[real] = tokens.ids[begin:end].cpu().long()  # [n] -> [M, T]
-        hidden = encoder.forward_layer(model, ids.to(device), real.long().to(device), layer)  # [M, T, D]
-        states = hidden[real.to(device)].float().cpu()  # [M, T, D] -> [n, D]
-        check_finite(states)
-        first = torch.zeros(len(states), dtype=torch.bool)  # [n]
-        first[sizes.cumsum(0) - sizes] = True
-        yield states, first, len(rows)
+    add_batches(file, batches, "encoding the tokens of item texts", load)
 
 
 def _centre(states: Tensor, first: Tensor, dtype: str) -> Tensor:

@@ -7,8 +7,8 @@ chunk, `T` the chunk's width, `D` the language model's width.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
 from typing import Any
 
@@ -19,11 +19,61 @@ from torch import Tensor
 
 from benchmark.llm import encoder
 from benchmark.llm.catalogue import LLM
-from benchmark.llm.token_facts import TokenFacts, token_facts
 from methods.errors import UserError
 
+WARN_FROM = 0.01
+"""Share of collapsed items, or of unknown tokens, from which a run warns."""
 BLOCK = 131_072
 """Texts that are tokenised at a time: a tokenizer keeps much beside the tokens themselves."""
+
+
+@dataclass(frozen=True)
+class TokenStatistics:
+    """Whether a language model can tell the texts of a catalogue apart.
+
+    Texts in a script of which a tokenizer knows no letter all become the same unknown tokens, and long texts
+    with one beginning are equal after the cut at the longest input. Such items have one embedding, whatever
+    is trained.
+    """
+
+    token_sequences: int
+    """Different token sequences of the items' texts."""
+    items_with_equal_tokens: int
+    """Items whose tokens are those of another item."""
+    items_collapsed: int
+    """Those of them whose tokens are also the tokens of another text."""
+    unknown_tokens: float
+    """Share of unknown tokens among those of the distinct texts, without the special tokens that a tokenizer
+    adds to each."""
+
+    def described(self, items: int) -> str:
+        """In words; `items` is the number of items in the catalogue."""
+        share = self.items_collapsed / items
+        return (
+            f"{self.items_collapsed} of {items} items ({share:.1%}) have the tokens of another text, "
+            f"{self.unknown_tokens:.1%} of all tokens are unknown"
+        )
+
+    def warning(self, items: int, llm: str, max_tokens: int) -> str | None:
+        """One line, where a part of the catalogue that counts is lost on the language model."""
+        if max(self.items_collapsed / items, self.unknown_tokens) < WARN_FROM:
+            return None
+        return (
+            f"{llm} loses a part of what the texts say: {self.described(items)}; its tokenizer may not know "
+            f"the script, or texts may be equal up to their first {max_tokens} tokens"
+        )
+
+    def stored(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+
+def read_statistics(stored: object) -> TokenStatistics | None:
+    """What `TokenStatistics.stored` gave; None where `stored` is something else."""
+    names = {field.name for field in fields(TokenStatistics)}
+    if not isinstance(stored, Mapping) or set(stored) != names:
+        return None
+    return TokenStatistics(**stored)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +98,7 @@ class Tokens:
     """Token of padded positions, which the mask hides."""
     seconds: float
     """What loading the tokenizer and tokenising took."""
-    facts: TokenFacts
-    """Whether the texts can be told apart by their tokens."""
+    statistics: TokenStatistics
 
     @property
     def empty(self) -> int:
@@ -107,7 +156,8 @@ def load_tokens(texts: Sequence[str], llm: LLM) -> Tokens:
         # 64 bits tell the sequences of even 10 million texts apart (two would be taken for one once in 10^5)
         sequences.append(np.fromiter(map(hash, map(tuple, found)), np.int64, len(found)))
         _check_rows(flat[-1], vocabulary, llm)
-    facts = _facts(tokenizer, flat, np.concatenate(sequences), [row[text] for text in texts])
+    text_rows = np.fromiter((row[text] for text in texts), np.int64, len(texts))  # [I]
+    statistics = _statistics(tokenizer, flat, np.concatenate(sequences), text_rows)
     if "" not in row:
         row[""] = len(row)
         # A tokenizer without special tokens makes nothing of it: one padding token, read as if it were real.
@@ -126,7 +176,7 @@ def load_tokens(texts: Sequence[str], llm: LLM) -> Tokens:
         # a padding token without a row, as is added to decoders: padding is masked, so any token serves
         pad_id=int(tokenizer.pad_token_id) if tokenizer.pad_token_id < vocabulary else 0,
         seconds=time.perf_counter() - start,
-        facts=facts,
+        statistics=statistics,
     )
 
 
@@ -141,17 +191,25 @@ def _check_rows(ids: NDArray[np.int32], vocabulary: int, llm: LLM) -> None:
         )
 
 
-def _facts(
-    tokenizer: Any, flat: Sequence[NDArray[np.int32]], sequences: NDArray[np.int64], text: Sequence[int]
-) -> TokenFacts:
-    """`flat` holds the tokens of the distinct texts `[U]`, `sequences` a number for those of each, `text` the
-    distinct text of each item `[I]`."""
+def _statistics(
+    tokenizer: Any, flat: Sequence[NDArray[np.int32]], sequences: NDArray[np.int64], text: NDArray[np.int64]
+) -> TokenStatistics:
+    """`flat` holds the tokens of the distinct texts `[U]`, `sequences` `[U]` a number for each, equal where
+    their tokens are, `text` `[I]` the distinct text of each item."""
     special = tokenizer("")["input_ids"]  # what every text gets
-    unknown = tokenizer.unk_token_id
-    count = 0 if unknown is None else sum(int((part == unknown).sum()) for part in flat)
-    count -= len(sequences) * special.count(unknown)
+    unknown_id = tokenizer.unk_token_id
+    unknown = 0 if unknown_id is None else sum(int((part == unknown_id).sum()) for part in flat)
+    unknown = max(0, unknown - len(sequences) * special.count(unknown_id))
     tokens = sum(map(len, flat)) - len(sequences) * len(special)
-    return token_facts(sequences, np.asarray(text, np.int64), max(count, 0), tokens)
+    _, sequence, texts = np.unique(sequences, return_inverse=True, return_counts=True)  # [U], [Q]
+    of_item = sequence[text]  # [U] at [I] -> [I]
+    items = np.bincount(of_item, minlength=len(texts))  # [Q]
+    return TokenStatistics(
+        token_sequences=len(texts),
+        items_with_equal_tokens=int((items[of_item] > 1).sum()),
+        items_collapsed=int((texts[of_item] > 1).sum()),
+        unknown_tokens=unknown / tokens if tokens else 0.0,
+    )
 
 
 def _longest_first(

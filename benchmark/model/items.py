@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from benchmark.config import Settings
-from benchmark.llm.frozen import FrozenMatrices
+from benchmark.llm.encoder import FrozenMatrices
 from benchmark.measure import out_of_memory
 from benchmark.model.batch import Ints, Share
 from benchmark.model.chunks import PROBE_TOKENS, GraphBytes, chunk_cost, length_chunks, most_tokens, room

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmark.config import Settings
-from benchmark.llm.frozen import FrozenMatrices
+from benchmark.llm.encoder import FrozenMatrices
 from benchmark.measure import native_bf16, pick_device
 from benchmark.model.batch import Ints
 from benchmark.model.items import ItemEncoder

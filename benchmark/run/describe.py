@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmark.config import as_dict
 from benchmark.data.prepare import Prepared
-from benchmark.llm.frozen import held_in
+from benchmark.llm.encoder import held_in
 from benchmark.model.batch import Ints
 from benchmark.results.metrics import chance, metrics_of
 from benchmark.results.record import GENERATION, Cost, Environment, Metrics, RunRecord

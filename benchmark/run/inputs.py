@@ -19,9 +19,8 @@ from benchmark.data.steps import told_steps
 from benchmark.llm.catalogue import LLM
 from benchmark.llm.encoder import load_model, resolve_pooling
 from benchmark.llm.states import States, load_states
-from benchmark.llm.token_facts import TokenFacts
 from benchmark.llm.token_states import TokenStates, keep_token_states, load_token_states
-from benchmark.llm.tokens import Tokens, load_tokens
+from benchmark.llm.tokens import Tokens, TokenStatistics, load_tokens
 from benchmark.measure import device_name, pick_device
 from benchmark.model.items import ItemInputs
 from benchmark.model.parallel import any_process, is_main, say
@@ -42,7 +41,7 @@ class Inputs:
     """Cold cost of what was computed once before training; None where nothing was."""
     states_on: str | None = None
     """The device that holds what was computed; None where nothing was."""
-    texts: TokenFacts | None = None
+    texts: TokenStatistics | None = None
     """Whether the language model can tell the items' texts apart; None where it reads none."""
 
 
@@ -68,25 +67,25 @@ def load_inputs(resolved: ResolvedRun, device: torch.device, sources: Sources = 
     return inputs
 
 
-def _check_texts(resolved: ResolvedRun, llm: LLM, facts: TokenFacts | None) -> None:
+def _check_texts(resolved: ResolvedRun, llm: LLM, statistics: TokenStatistics | None) -> None:
     """Raise `UserError` where all items are one to the language model."""
     name, items = resolved.prepared.name, len(resolved.prepared.texts)
-    if facts is not None and facts.token_sequences == 1 < items and resolved.settings.ids == "none":
+    if statistics is not None and statistics.token_sequences == 1 < items and resolved.settings.ids == "none":
         raise UserError(
             f"all {items} items of '{name}' have the same tokens for language model '{llm.name}' "
-            f"({facts.unknown_tokens:.1%} of them unknown to it), so that no method that reads texts alone "
-            "can tell the items apart; give them other texts, or take a language model that knows their "
-            "script, a larger max_tokens, or ids=add."
+            f"({statistics.unknown_tokens:.1%} of them unknown to it), so that no method that reads texts "
+            "alone can tell the items apart; give them other texts, or take a language model that knows "
+            "their script, a larger max_tokens, or ids=add."
         )
 
 
-def _told_texts(data: Prepared, llm: LLM, facts: TokenFacts | None) -> Iterator[str]:
+def _told_texts(data: Prepared, llm: LLM, statistics: TokenStatistics | None) -> Iterator[str]:
     """Lines for the terminal."""
-    if facts is None:
+    if statistics is None:
         return
     items = len(data.texts)
-    yield f"{data.name}: texts as tokens of {llm.name}: {facts.described(items)}"
-    if warning := facts.warning(items, llm.name, llm.max_tokens):
+    yield f"{data.name}: texts as tokens of {llm.name}: {statistics.described(items)}"
+    if warning := statistics.warning(items, llm.name, llm.max_tokens):
         yield f"warning: {warning}"
 
 
@@ -107,7 +106,7 @@ def _states_inputs(resolved: ResolvedRun, llm: LLM, device: torch.device, source
         return Items(states=found if offset is None else found + offset)  # [M, A, D] fp32
 
     context = _about(llm) | _statistics(states)
-    return Inputs(ItemInputs(read), context, states.seconds, device_name(device), states.facts)
+    return Inputs(ItemInputs(read), context, states.seconds, device_name(device), states.statistics)
 
 
 def _tokens_inputs(resolved: ResolvedRun, llm: LLM, device: torch.device, sources: Sources) -> Inputs:
@@ -130,7 +129,7 @@ def _tokens_inputs(resolved: ResolvedRun, llm: LLM, device: torch.device, source
         context,
         sum(seconds) if seconds else None,
         device_name(lower.values.device) if lower else None,
-        tokens.facts,
+        tokens.statistics,
     )
 
 
@@ -224,7 +223,7 @@ def prepare_cells(cells: Iterable[RunSpec]) -> Iterator[str]:
     """
     readers = [resolved for cell in cells if (resolved := resolve_run(cell)).llm is not None]
     layers: dict[tuple[str, str], set[int]] = {}
-    facts: TokenFacts | None = None
+    statistics: TokenStatistics | None = None
     for resolved in readers:
         assert resolved.llm is not None
         wanted = layers.setdefault((resolved.settings.pooling, resolved.settings.states_dtype), set())
@@ -236,20 +235,20 @@ def prepare_cells(cells: Iterable[RunSpec]) -> Iterator[str]:
             order = sorted(wanted, reverse=True)
             states = load_states(data.texts, model, order, pooling, dtype, cache_folder(), pick_device())
             yield f"{data.name}: hidden states of {model.name}, layers {order}: {_how(states)}"
-            if facts is None:
-                facts = states.facts
-                yield from _told_texts(data, model, facts)
+            if statistics is None:
+                statistics = states.statistics
+                yield from _told_texts(data, model, statistics)
     for resolved in readers:
         assert resolved.llm is not None
-        _check_texts(resolved, resolved.llm, facts)
+        _check_texts(resolved, resolved.llm, statistics)
     tuned = [resolved for resolved in readers if resolved.cls.reads == "tokens"]
     yield from _prepare_lower(tuned)
     for resolved in tuned:  # what does not fit the language model is said now, not when its turn comes
         inputs = load_inputs(resolved, pick_device())
-        if facts is None:
+        if statistics is None:
             assert resolved.llm is not None
-            facts = inputs.texts
-            yield from _told_texts(resolved.prepared, resolved.llm, facts)
+            statistics = inputs.texts
+            yield from _told_texts(resolved.prepared, resolved.llm, statistics)
         build_method(resolved, inputs, total_steps=1_000)
 
 

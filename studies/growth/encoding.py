@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import signal
 import sys
 import time
@@ -22,8 +23,8 @@ from benchmark.data.recipe import find
 from benchmark.data.steps import told_steps
 from benchmark.files import temporary_folder
 from benchmark.llm import encoder
+from benchmark.llm.cache import DTYPES
 from benchmark.llm.catalogue import resolve
-from benchmark.llm.entry import DTYPES
 from benchmark.llm.states import load_states, token_budget
 from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.measure import MemoryGauge, Stopwatch, environment, pick_device
@@ -166,28 +167,23 @@ def _interrupted(
     arguments = (dataset, llm, items, tuple(record.layers), dtype, cache)
     process = get_context("spawn").Process(target=count_encoded, args=arguments)
     process.start()
-    wanted = KILLED_AT * record.distinct_texts
-    while process.is_alive() and _kept(cache) < wanted:
+    wanted, row_bytes = KILLED_AT * record.distinct_texts, 4 * len(record.layers) * resolve(llm).width
+    while process.is_alive() and _kept(cache, row_bytes) < wanted:
         time.sleep(0.2)
     if process.pid is not None and process.is_alive():
         psutil.Process(process.pid).send_signal(signal.SIGKILL)
     process.join()
     if not list(cache.glob("states/*/parts-*")):  # it was over before it could be killed
         return
-    record.texts_before_kill = _kept(cache)
+    record.texts_before_kill = _kept(cache, row_bytes)
     record.texts_after_kill = in_fresh_process(count_encoded, *arguments)
     record.same_after_kill = _digests(cache) == _digests(folder / "whole")
 
 
-def _kept(cache: Path) -> int:
-    """Texts in the finished parts of an entry."""
-    from safetensors import safe_open
-
-    texts = 0
-    for path in cache.glob("states/*/parts-*/part-*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            texts += file.get_slice("states").get_shape()[0]
-    return texts
+def _kept(cache: Path, row_bytes: int) -> int:
+    """Texts whose states an unfinished entry holds, each of `row_bytes`."""
+    journals = cache.glob("states/*/parts-*/journal.json")
+    return sum(json.loads(path.read_text())["bytes"] // row_bytes for path in journals)  # less a short header
 
 
 def _digests(cache: Path) -> dict[str, str]:

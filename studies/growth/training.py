@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmark.config import as_dict
 from benchmark.grid.probe import random_states, random_token_states
-from benchmark.llm.entry import DTYPES
+from benchmark.llm.cache import DTYPES
 from benchmark.measure import environment, one_line, out_of_memory
 from benchmark.results.record import GENERATION
 from benchmark.run.build import build_trainer

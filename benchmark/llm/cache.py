@@ -1,7 +1,7 @@
 """One entry of the cache of hidden states.
 
 A folder, named by the digest of all that the states depend on, with a `layer-NN.safetensors` for each layer
-and a `states.json` that vouches for them.
+and a `states.json` with their digests and costs.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def _bits(layers: Iterable[int]) -> int:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """One folder of the cache and the key that it must hold."""
 
     folder: Path
     key: dict[str, Any]
 
     @classmethod
-    def of(cls, cache: Path, key: dict[str, Any]) -> Entry:
+    def of(cls, cache: Path, key: dict[str, Any]) -> CacheEntry:
         """The entry of `key` below the folder `cache`."""
         return cls(cache / "states" / digest(key), key)
 
@@ -79,7 +79,7 @@ class Entry:
         if not self.missing(layers, warn=False):
             self._remove_finished()
             return True
-        with held(self.folder.with_suffix(".lock"), self._say_that_we_wait) as writable:
+        with held(self.folder.with_suffix(".lock"), self._log_wait) as writable:
             missing = self.missing(layers, warn=True)  # another process may have done it meanwhile
             if missing and not writable:
                 raise lacks(self.folder.parent, f"hidden states of layers {missing} in {self.folder.name}")
@@ -100,16 +100,16 @@ class Entry:
                 if bits and not int(bits[1], 16) & ~there:
                     shutil.rmtree(folder)
 
-    def _say_that_we_wait(self) -> None:
+    def _log_wait(self) -> None:
         log.warning("another process is computing these hidden states; waiting for it (%s)", self.folder)
 
     def _read_sidecar(self, warn: bool) -> dict[str, Any]:
         """What is known about the layers; nothing where the file is absent, damaged or of another key."""
         empty: dict[str, Any] = {"key": self.key, "layers": {}, "passes": []}
         try:
-            found = read_checked(self._sidecar, empty)
-            if found["key"] == self.key:
-                return found
+            sidecar = read_checked(self._sidecar, empty)
+            if sidecar["key"] == self.key:
+                return sidecar
             problem = "it is about other states"
         except FileNotFoundError:
             return empty
@@ -140,28 +140,37 @@ class Entry:
         """What the file of `layer` holds, memory-mapped."""
         from safetensors.torch import load_file
 
-        found: dict[str, Tensor] = load_file(self.file(layer))
-        return found
+        tensors: dict[str, Tensor] = load_file(self.file(layer))
+        return tensors
 
     def seconds(self, layers: Sequence[int]) -> float:
         """Seconds of the dearest pass that gave one of `layers`."""
-        return float(max(one["seconds"] for one in self.passes(layers)))
+        return float(max(cost["seconds"] for cost in self.passes(layers)))
 
     def passes(self, layers: Sequence[int]) -> list[dict[str, Any]]:
-        """The facts of the pass that gave each of `layers`."""
+        """The cost of the pass that gave each of `layers`."""
         sidecar = self._read_sidecar(warn=False)
         return [sidecar["passes"][sidecar["layers"][str(layer)]["pass"]] for layer in layers]
 
-    def vouch(self, digests: Mapping[int, str], facts: dict[str, Any]) -> None:
-        """Write into the sidecar that the files of these layers have these SHA-256, and what they cost."""
+    def register(self, digests: Mapping[int, str], cost: dict[str, Any]) -> None:
+        """Write into the sidecar the SHA-256 of these layers' files, and what their pass did cost."""
         sidecar = self._read_sidecar(warn=False)
-        for layer, found in digests.items():
-            sidecar["layers"][str(layer)] = {"sha256": found, "pass": len(sidecar["passes"])}
-        sidecar["passes"].append(facts)
+        for layer, file_digest in digests.items():
+            sidecar["layers"][str(layer)] = {"sha256": file_digest, "pass": len(sidecar["passes"])}
+        sidecar["passes"].append(cost)
         write_checked(self._sidecar, sidecar)
 
+    def amend(self, layers: Sequence[int], values: dict[str, Any]) -> None:
+        """Add `values` to the passes that gave `layers`, where the cache can be written."""
+        with held(self.folder.with_suffix(".lock"), self._log_wait) as writable:
+            if writable:
+                sidecar = self._read_sidecar(warn=False)
+                for layer in layers:
+                    sidecar["passes"][sidecar["layers"][str(layer)]["pass"]] |= values
+                write_checked(self._sidecar, sidecar)
 
-def facts(seconds: float, items: int, distinct: int, tokens: int, device: torch.device) -> dict[str, Any]:
+
+def pass_cost(seconds: float, items: int, distinct: int, tokens: int, device: torch.device) -> dict[str, Any]:
     """What a pass over the catalogue cost, and on what."""
     from importlib.metadata import version
 
