@@ -1,8 +1,8 @@
 """adalora: low-rank updates whose ranks are allocated in training (Zhang et al. 2023, arXiv 2303.10512).
 
-An update is `P diag(E) Q`. PEFT's parts are used as its documentation asks: the orthogonality term of `P` and
-`Q` in the loss, which PEFT itself adds only to a model output that carries one, and `update_and_allocate`
-after each optimiser step, without which AdaLoRA is LoRA in another form.
+An update is `P diag(E) Q`. As PEFT's documentation asks, the loss includes the orthogonality term of `P` and
+`Q`, which PEFT itself adds only to a model output with a loss, and `update_and_allocate` is called after each
+optimiser step; without that call AdaLoRA is LoRA in another form.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from methods.adapters import Adapted, AdapterConfig, targets_of
 from methods.base import Context, published
 
 _HISTORY = ("ipt", "exp_avg_ipt", "exp_avg_unc")
-"""Where PEFT's rank allocator keeps what it knows of each weight's importance, outside any state dict."""
-
+"""Attributes of PEFT's rank allocator with the importance of each weight, which are in no state dict."""
 
 NEVER = -1
-"""Step of what has not happened."""
+"""Step number of an event that has not happened."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,8 @@ class AdaLoRA(Adapted):
         self.start = config.init_rank * len(self._e)
         self.target = config.target_rank * len(self._e)
         self.due = _schedule(config, context)[1]
-        self.steps = 0  # that made the weights what they are
-        # what the run has come to, which loading earlier weights for the test does not undo
+        self.steps = 0  # steps that the present weights have been trained
+        # of the whole run; loading the best epoch's weights for the test does not reset them
         self.run_steps, self.reached, self.least = 0, NEVER, self.start
 
     def peft_config(self, context: Context) -> Any:
@@ -132,7 +131,7 @@ class AdaLoRA(Adapted):
             self.reached = step
 
     def get_extra_state(self) -> dict[str, Any]:
-        """All that rank allocation goes on from: tensors, numbers and plain containers."""
+        """The state of rank allocation, as tensors, numbers and plain containers."""
         allocator, pattern = self._tuner.rankallocator, self._peft_config.rank_pattern
         return {
             "steps": self.steps,
@@ -143,7 +142,7 @@ class AdaLoRA(Adapted):
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take up `get_extra_state`'s; a run does not forget that it has been further."""
+        """Restore the state of `get_extra_state`; the figures of the whole run are kept."""
         self.steps = state["steps"]
         self.run_steps = max(self.run_steps, self.steps)
         self.reached = state["reached"] if self.reached == NEVER else self.reached
@@ -155,7 +154,7 @@ class AdaLoRA(Adapted):
             setattr(self._tuner.rankallocator, name, values)
 
     def extra_record(self) -> dict[str, Any]:
-        """Ranks under the weights as they are, the tested ones, and what became of the budget in the run."""
+        """Ranks of the present (tested) weights, and when the run reached its budget."""
         ranks = {name: int(values.detach().count_nonzero()) for name, values in self._e.items()}
         total, n = sum(ranks.values()), len(ranks)
         met = self.reached != NEVER
@@ -180,7 +179,7 @@ class AdaLoRA(Adapted):
         }
 
     def fault(self) -> str | None:
-        """Ranks that never moved in the run."""
+        """Whether the ranks never changed in the run."""
         if self.least < self.start:
             return None
         return (

@@ -1,4 +1,4 @@
-"""Adapters that PEFT puts into a language model, and the modules that they adapt."""
+"""Adapters that PEFT adds to a language model, and the modules that they adapt."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from methods.peft_names import EVERY_LINEAR, check_after, check_before, meets, n
 from methods.tuned import Tuned, TunedConfig
 
 KNOWN_TARGETS: Mapping[str, tuple[str, ...]] = {"distilbert": ("q_lin", "v_lin"), "modernbert": ("Wqkv",)}
-"""Targets for architectures that PEFT has no default for: the projections to queries and values, as PEFT
-chooses them in BERT, or the one projection that makes them."""
+"""Targets for architectures without a default in PEFT: the projections to queries and values, which are
+PEFT's default for BERT, or the one projection that computes both."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Adapted(Tuned):
         quicken(self.llm)
 
     def peft_config(self, context: Context) -> Any:
-        """The adapters, as PEFT describes them."""
+        """PEFT's configuration of the adapters."""
         raise NotImplementedError
 
     def extra_record(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def targets_of(names: str, llm: nn.Module, defaults: Mapping[str, Any]) -> Any:
                 f" targets=<names with commas between them> of {', '.join(_adaptable(llm))}, or"
                 " targets=all-linear."
             )
-        # those of them that this variant of the architecture has
+        # not every variant of the architecture has all of them
         return chosen if isinstance(chosen, str) else [name for name in chosen if meets(name, modules)]
     if names == EVERY_LINEAR:
         return names

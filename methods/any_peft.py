@@ -19,14 +19,14 @@ from methods.tuned import TunedConfig
 _STORAGE = frozenset(
     {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
 )
-"""What PEFT notes in a saved configuration that says nothing about the adapters."""
+"""Fields of a saved configuration that do not describe the adapters."""
 _ELSEWHERE = {
     "ADALORA": "its schedule and its loss need the method adalora: --method adalora",
     "ADAPTION_PROMPT": "it adds prompts to the layers of LLaMA alone",
     "POLY": "it needs the task that each text belongs to",
     "XLORA": "it needs adapters that have been trained before",
 }
-"""Kinds that do not work on a text alone, and why."""
+"""Kinds that need more than a text, and why."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def canonical(text: str) -> str:
     values = {name: value for name, value in values.items() if name not in _STORAGE}
     described = {"peft_type": kind.upper() if isinstance(kind, str) else kind, **values}
     build(described)
-    # the order of the fields says nothing; that inside a pattern does: the first key that fits counts
+    # the order of fields has no meaning, but that of the keys of a pattern has: the first that fits counts
     return json.dumps(dict(sorted(described.items())))
 
 
@@ -103,14 +103,14 @@ def build(described: dict[str, Any]) -> Any:
 
 
 def _check_types(cls: Any, values: dict[str, Any]) -> None:
-    """Raise `UserError` for a value whose type is not that of its field: PEFT takes it, and fails later.
+    """Raise `UserError` for a value of a wrong type: PEFT accepts it, and fails later.
 
-    What a `Literal` lists is left to PEFT, whose lists leave out forms such as `pissa_niter_4`.
+    The values of a `Literal` are left to PEFT, whose lists lack forms such as `pissa_niter_4`.
     """
     hints, defaults = get_type_hints(cls), {field.name: field.default for field in fields(cls)}
     for name, value in values.items():
         if value == defaults[name] and type(value) is type(defaults[name]):
-            continue  # as PEFT saves it, whatever its annotation says
+            continue  # PEFT itself saves this value, whatever the annotation says
         try:
             TypeAdapter(_types(hints[name])).validate_json(json.dumps(value), strict=True)
         except ValidationError as error:
@@ -124,7 +124,7 @@ def _check_types(cls: Any, values: dict[str, Any]) -> None:
 
 
 def _types(hint: Any) -> Any:
-    """`hint` with the types of its literals in their place."""
+    """`hint` with each literal replaced by its type."""
     if get_origin(hint) is Literal:
         return Union[tuple({type(one) for one in get_args(hint)})]  # noqa: UP007
     if get_origin(hint) in (Union, UnionType):

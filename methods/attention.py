@@ -1,7 +1,7 @@
 """Attention that trains quickly on a CPU.
 
-PyTorch has one kernel there that knows no dropout, and whose backward pass costs several times what matrix
-products do; with dropout it falls back to products in fp32 and draws its masks one number an element.
+PyTorch's kernel for CPUs has no dropout, and its backward pass takes several times as long as the matrix
+products; with dropout PyTorch falls back to fp32 products and draws one random number per element.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from methods.dropout import dropout as drop
 
 NAME = "adaptrec"
-"""What transformers calls it."""
+"""Its name in transformers' table of attention functions."""
 
 
 def quicken_attention(llm: nn.Module) -> None:
-    """Let `llm` attend as `attend` does, where it takes attention from transformers' table at all."""
+    """Let `llm` use `attend`, where its architecture supports attention functions of transformers."""
     from transformers import AttentionInterface, PreTrainedModel
     from transformers.masking_utils import AttentionMaskInterface
 
@@ -41,10 +41,10 @@ def attend(
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """In the form of transformers: `[M, H, T, D / H]` three times -> `[M, T, H, D / H]`, and no weights.
+    """As transformers calls attention: `[M, H, T, D / H]` three times -> `[M, T, H, D / H]`, and no weights.
 
-    Plain products on a CPU with dropout or in 16 bits; PyTorch's own attention elsewhere, where it is faster,
-    and for what plain products do not know.
+    Plain products on a CPU with dropout or in 16 bits; elsewhere, and for arguments that plain products
+    do not support, PyTorch's own attention, which is faster there.
     """
     plain = (
         query.device.type == "cpu"
@@ -69,12 +69,12 @@ def attend(
 
 
 def products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, share: float) -> Tensor:
-    """`[M, H, T, D / H]` three times, and whom each token may see `[M, 1, T, T]`: -> like `query`.
+    """`[M, H, T, D / H]` three times, and the mask `[M, 1, T, T]` of `mask`: -> like `query`.
 
     In the precision that autocast chooses for products; the softmax adds up in fp32 in any.
     """
     scores = query @ key.transpose(-1, -2)  # [M, H, T, D / H] x [M, H, D / H, T] -> [M, H, T, T]
-    with torch.no_grad():  # what is hidden gets the weight 0, and with it no gradient
+    with torch.no_grad():  # a masked score gets the weight 0 and no gradient
         scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
     weights = torch.softmax(scores, -1, dtype=scores.dtype)
     return drop(weights, share, share > 0) @ value  # -> [M, H, T, D / H]
@@ -83,7 +83,7 @@ def products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, share: flo
 def mask(**how: Any) -> Tensor:
     """The mask `[M, 1, T, T]`, True where a token may be seen.
 
-    Always made: to learn that none is needed would take a look at the device's memory, for each chunk.
+    It is always made: whether it is needed could only be read from the device's memory, for each chunk.
     """
     from transformers.masking_utils import sdpa_mask
 

@@ -34,8 +34,8 @@ class Items:
     attention_mask: Tensor | None = None
     """`[M, T]`, 1 where a token is real, padding on the right ("tokens")."""
     hidden: Tensor | None = None
-    """`[M, T, D]`, what the frozen lower layers make of the tokens; stands in place of `input_ids` where
-    `Context.lower` is not 0 ("tokens")."""
+    """`[M, T, D]`, states after the frozen lower layers; set instead of `input_ids` where `Context.lower` is
+    not 0 ("tokens")."""
 
     def __len__(self) -> int:
         for field in (self.ids, self.states, self.input_ids, self.hidden):
@@ -46,7 +46,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Context:
-    """All that a method may know about its surroundings when it is built."""
+    """All that a method may know when it is built."""
 
     out_dim: int
     """`d`, the width of an item embedding."""
@@ -67,8 +67,9 @@ class Context:
     pooling: Pooling = "first"
     """The token that stands for a text (`reads = "tokens"`)."""
     lower: int = 0
-    """Lowest layers that have run already: items come as `Items.hidden` behind layer `lower`, and the method
-    runs the layers above it. 0 where items come as tokens. Never more than `Method.frozen_layers`."""
+    """How many of the lowest layers the harness has run: items then have `Items.hidden`, the states after
+    layer `lower`, and the method runs the layers above. 0 where items have tokens. At most
+    `Method.frozen_layers`."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,10 @@ class Method(nn.Module):
         grid: hyper-parameter (or harness setting such as `batch_size`) -> values that the paper searched.
         paper: (language model, dataset) -> the paper's best values (Tables S1-S3).
         schedule: protocol -> harness settings that the published schedule fixes for this method.
-        by_default: whether "every method" includes it; not where it is a frame that a user fills in.
-        replayable: whether `forward` and `aux_loss` run the same operations at each call in training, on
-            inputs, parameters and buffers alone: no number that Python keeps and changes, no choice by a
-            tensor's values, no copy to or from the host. Steps of a reader of states or ids are then recorded
-            and replayed on a GPU.
+        by_default: whether "every method" includes it; False for a method that a user must configure first.
+        replayable: whether `forward` and `aux_loss` run the same operations at each training step, on inputs,
+            parameters and buffers alone: no Python number that changes, no branch on a tensor's values, no
+            copy to or from the host. The steps of a reader of states or ids then become CUDA graphs.
     """
 
     reads: ClassVar[Reads]
@@ -109,7 +109,7 @@ class Method(nn.Module):
 
     @classmethod
     def layers(cls, config: Any, n_layers: int) -> tuple[int, ...]:
-        """Layers that a reader of states wants, in the order of axis `A`; `n_layers` is the top one.
+        """Layers that a reader of states needs, in the order of axis `A`; `n_layers` is the top one.
 
         A reader of tokens gets their statistics alone (`Context.state_mean`, `state_std`) and may name none.
         Raises `UserError` where the language model has too few.
@@ -130,7 +130,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def aux_loss(self) -> Tensor | None:
-        """A scalar to add to the step's loss (AdaLoRA's orthogonality term, say), or None."""
+        """A scalar to add to the step's loss (such as AdaLoRA's orthogonality term), or None."""
         return None
 
     def after_step(self, step: int) -> None:
@@ -141,14 +141,13 @@ class Method(nn.Module):
         return [{"params": list(trainable(self)), "lr": lr}]
 
     def extra_record(self) -> dict[str, Any]:
-        """Facts for the run's record that only the method knows (final ranks of AdaLoRA, say)."""
+        """Entries of the run's record that only the method knows, such as the final ranks of AdaLoRA."""
         return {}
 
     def fault(self) -> str | None:
-        """Asked after training: why this method did not do what its name says, in one line, or None.
+        """After training: why the method did not do what its name says, in one line, or None.
 
-        A fault makes the run `failed`. What all methods promise (what trains, what does not) is checked
-        without it.
+        A fault makes the run `failed`. The harness itself checks what trains and what does not.
         """
         return None
 
@@ -170,7 +169,7 @@ def trainable(module: nn.Module) -> Iterable[nn.Parameter]:
 
 
 def states_of(items: Items) -> Tensor:
-    """`items.states`, `[M, A, D]`; a plain error where the harness handed in something else."""
+    """`items.states`, `[M, A, D]`. Raises TypeError where the items have none."""
     if items.states is None:
         raise TypeError("this method reads states; it was given none")
     return items.states
@@ -183,7 +182,7 @@ def _parts(states: Tensor, chunk: int) -> Iterator[Tensor]:
 def state_statistics(states: Tensor, chunk: int = 65_536) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation over items, in float64 sums: `[I, A, D]` -> two of `[A, D]` float32.
 
-    A dimension that never varies gets a spread of 1, so that dividing by it leaves it at zero.
+    A dimension that never varies gets the deviation 1, so that division leaves it at zero.
     """
     total = torch.zeros(states.shape[1:], dtype=torch.float64)  # [A, D]
     square = torch.zeros_like(total)  # [A, D]

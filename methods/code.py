@@ -1,9 +1,8 @@
-"""A digest of a method's code, so that a run of edited code is not taken for a run of today's.
+"""A digest of a method's code, so that runs of different code are kept apart.
 
-It covers the modules of the method's class and of its base classes, and all that these import from their
-own packages. Comments, docstrings and formatting do not count, nor does the version of Python that reads the
-code.
-Nothing is imported for it. A module that is imported by a computed name is not seen.
+It covers the modules of the method's class and of its base classes, and all modules that these import from
+their own packages. It ignores comments, docstrings and formatting, and does not depend on the version of
+Python. It imports nothing, and misses modules that are imported by a computed name.
 """
 
 from __future__ import annotations
@@ -21,89 +20,86 @@ from importlib.machinery import ModuleSpec
 LENGTH = 16
 """Hexadecimal digits of a digest."""
 _IGNORED = {"ctx", "kind", "type_comment", "type_ignores"}
-"""Fields of a node that follow from its place, or that only tools other than Python read."""
+"""Fields of a node that follow from its context, or that Python does not use."""
 
 
 def code_digest(cls: type) -> str | None:
-    """Digest of the code of the method `cls`, worked out once a process; None where no source is there."""
-    return _digest(cls)
-
-
-@cache
-def _digest(cls: type) -> str | None:
+    """Digest of the code of the method `cls`; None where its source is missing."""
     own = __name__.partition(".")[0]
     first = cls.__module__.partition(".")[0]
-    classes = [one for one in cls.__mro__ if one.__module__.partition(".")[0] in {first, own}]
-    found: dict[str, bytes] = {}
-    waiting = [one.__module__ for one in classes]
+    names = [base.__module__ for base in cls.__mro__]
+    canonical_forms: dict[str, bytes] = {}
+    waiting = [name for name in names if name.partition(".")[0] in {first, own}]
     while waiting:
         name = waiting.pop()
-        if name in found or (read := _read(name)) is None:
+        if name in canonical_forms or (module := read_module(name)) is None:
             continue
-        found[name], imports = read
+        canonical_forms[name], imports = module
         waiting += imports
-    if cls.__module__ not in found:
+    if cls.__module__ not in canonical_forms:
         if (source := _class_source(cls)) is None:
             return None
-        found[cls.__module__] = canonical(source)
-    whole = hashlib.sha256()
-    for name in sorted(found):
-        whole.update(f"{name} {hashlib.sha256(found[name]).hexdigest()}\n".encode())
-    return whole.hexdigest()[:LENGTH]
+        canonical_forms[cls.__module__] = canonical(source)
+    digest = hashlib.sha256()
+    for name, text in sorted(canonical_forms.items()):
+        digest.update(f"{name} {hashlib.sha256(text).hexdigest()}\n".encode())
+    return digest.hexdigest()[:LENGTH]
 
 
 def canonical(source: str) -> bytes:
     """The syntax of `source` without comments, docstrings and formatting, the same in all versions of Python.
 
-    Not by `ast.dump` or `ast.unparse`, which differ between versions. Raises `SyntaxError`.
+    `ast.dump` and `ast.unparse` differ between versions. Raises `SyntaxError`.
     """
     parts: list[str] = []
     waiting: list[object] = [ast.parse(source)]
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, ast.AST):
-            parts.append(f"{type(one).__name__}(")
+        node = waiting.pop()
+        if isinstance(node, ast.AST):
+            parts.append(f"{type(node).__name__}(")
             waiting.append(_END)
-            waiting += [part for name, value in reversed(_fields(one)) for part in (value, _Name(name))]
-        elif isinstance(one, list):
+            waiting += [part for name, value in reversed(_fields(node)) for part in (value, _Token(name))]
+        elif isinstance(node, list):
             parts.append("[")
             waiting.append(_END)
-            waiting += reversed(one)
+            waiting += reversed(node)
         else:
-            parts.append(str(one) if isinstance(one, _Name) else f"{type(one).__name__} {one!a}")
+            parts.append(str(node) if isinstance(node, _Token) else f"{type(node).__name__} {node!a}")
     return "\n".join(parts).encode()
 
 
-class _Name(str):
-    """Text of the canonical form itself, as opposed to a string of the code."""
+class _Token(str):
+    """Text of the canonical form, as opposed to a string of the code."""
 
 
-_END = _Name(")")
+_END = _Token(")")
 
 
 def _fields(node: ast.AST) -> list[tuple[str, object]]:
-    """What a node says: its fields without those that say nothing."""
-    found: list[tuple[str, object]] = []
+    """The fields of a node that have an effect."""
+    fields: list[tuple[str, object]] = []
     for name, value in ast.iter_fields(node):
-        said = [one for one in value if not _says_nothing(one, node)] if isinstance(value, list) else value
-        nothing = said == [] or (said is None and not isinstance(node, ast.Constant))
-        if name not in _IGNORED and not nothing:
-            found.append((name, said))
-    return found
+        kept = value
+        if isinstance(value, list):
+            kept = [child for child in value if not _without_effect(child, node)]
+        empty = kept == [] or (kept is None and not isinstance(node, ast.Constant))
+        if name not in _IGNORED and not empty:
+            fields.append((name, kept))
+    return fields
 
 
-def _says_nothing(node: object, above: ast.AST) -> bool:
-    """Whether a statement is a string alone, such as a docstring, or `pass`; in an f-string, an empty text,
-    which Python 3.12 puts there."""
+def _without_effect(node: object, parent: ast.AST) -> bool:
+    """Whether a node is a lone string such as a docstring, `pass`, or an empty text in an f-string, which
+    Python 3.12 adds."""
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-    if isinstance(above, ast.JoinedStr):
+    if isinstance(parent, ast.JoinedStr):
         return isinstance(node, ast.Constant) and node.value == ""
     return isinstance(node, ast.Pass)
 
 
 @cache
-def _read(module: str) -> tuple[bytes, tuple[str, ...]] | None:
+def read_module(module: str) -> tuple[bytes, tuple[str, ...]] | None:
     """The canonical form of a module and what it imports of its own package; None where it has no source."""
     if (spec := _spec(module)) is None:
         return None
@@ -113,7 +109,7 @@ def _read(module: str) -> tuple[bytes, tuple[str, ...]] | None:
             return None
         package = module if spec.submodule_search_locations is not None else module.rpartition(".")[0]
         return canonical(source), tuple(sorted(set(_imports(ast.parse(source), package, module))))
-    except (AttributeError, ImportError, OSError, SyntaxError, ValueError):  # compiled, or no source at hand
+    except (AttributeError, ImportError, OSError, SyntaxError, ValueError):  # compiled, or without source
         return None
 
 
@@ -136,24 +132,24 @@ def _imports(tree: ast.AST, package: str, module: str) -> Iterator[str]:
 
 
 def _spec(module: str) -> ModuleSpec | None:
-    """Where a module comes from; neither it nor its parents are imported."""
+    """The spec of a module. Neither it nor its parents are imported."""
     if module in sys.modules:
         return getattr(sys.modules[module], "__spec__", None)
     path = None
     if parent := module.rpartition(".")[0]:
-        above = _spec(parent)
-        if above is None or above.submodule_search_locations is None:
+        package = _spec(parent)
+        if package is None or package.submodule_search_locations is None:
             return None
-        path = list(above.submodule_search_locations)
+        path = list(package.submodule_search_locations)
     for finder in sys.meta_path:
         find = getattr(finder, "find_spec", None)
-        if find is not None and (found := find(module, path)) is not None:
-            return found  # type: ignore[no-any-return]
+        if find is not None and (spec := find(module, path)) is not None:
+            return spec  # type: ignore[no-any-return]
     return None
 
 
 def _class_source(cls: type) -> str | None:
-    """Of a class whose module has no source that can be found, as in a notebook."""
+    """The source of a class whose module has none, as in a notebook."""
     try:
         return textwrap.dedent(inspect.getsource(cls))
     except (OSError, TypeError):

@@ -1,7 +1,7 @@
 """Dropout that draws its masks quickly on a CPU.
 
-PyTorch's draws one random number an element there, a tenth of a training step on frozen states; here one
-64-bit draw serves four elements. On other devices it is PyTorch's own.
+PyTorch draws one random number per element, which takes a tenth of a training step on frozen states; here one
+64-bit number serves four elements. On other devices this is PyTorch's dropout.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Dropout(nn.Dropout):
 
 
 def quicken(module: nn.Module) -> None:
-    """Let every `nn.Dropout` inside `module` draw its masks as this one does."""
+    """Replace every `nn.Dropout` inside `module` by `Dropout`."""
     for parent in module.modules():
         for name, child in parent.named_children():
             if type(child) is nn.Dropout:

@@ -1,4 +1,4 @@
-"""What a user did wrong, in one line: what, where, what is allowed, what to do."""
+"""Errors of the user, in one line: what is wrong, where, what is allowed, what to do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def unknown(
 ) -> UserError:
     """The error for a name that does not exist: the value, the nearest match, all that is allowed.
 
-    `do` is an optional last sentence that says what to do instead; `shown` is a shorter way to say `allowed`.
+    `do` is an optional last sentence on what to do instead; `shown` replaces a long `allowed` in the message.
     """
     names = [str(name) for name in allowed]
     near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)

@@ -1,4 +1,4 @@
-"""How a setting is declared that came after records existed."""
+"""Declare settings that were added after records existed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _LATER = "later"
 
 
 def later(default: Any) -> Any:
-    """A dataclass field that leaves the hashes of configurations alone for as long as it has its default.
+    """A dataclass field that does not enter the hash of a configuration while it has its default.
 
-    A new setting or hyper-parameter must not rename the records of runs that did what its default does.
+    So a new setting or hyper-parameter leaves the names of earlier records as they are.
     """
     return field(default=default, metadata={_LATER: True})
 
 
 def hashed(config: Any) -> Mapping[str, Any]:
-    """Fields and values of the dataclass `config` that name a configuration."""
+    """Fields and values of the dataclass `config` that enter its hash."""
     return {
         one.name: getattr(config, one.name)
         for one in fields(config)

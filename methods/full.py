@@ -58,7 +58,7 @@ class Full(Tuned):
         return n_layers - config.layers
 
     def read(self, items: Items) -> Tensor:
-        """States of the top layer, from tokens or from states behind the frozen layers: -> `[M, T, D]`."""
+        """States of the top layer, from tokens or from states after the frozen layers: -> `[M, T, D]`."""
         if self.entrance is None:
             return super().read(items)
         self.entrance.hidden = items.hidden

@@ -1,7 +1,7 @@
 """The last state of a gated recurrent unit (Cho et al. 2014) over a few steps, from a zero state.
 
-PyTorch's unit on a CPU multiplies the zero state too, and runs each gate as operations of their own, forward
-and backward; here products are as few and as large as they can be. Its parameters are PyTorch's: gates in the
+On a CPU, PyTorch's unit multiplies the zero state too and runs each gate as separate operations; this one has
+as few and as large products as possible. Its parameters are PyTorch's: gates in the
 order reset, update, new. Symbols: `a` steps, `M` rows (`M'` filled up), `d` width.
 """
 
@@ -42,7 +42,10 @@ class LastState(torch.autograd.Function):
         d = w_h.shape[1]
         x = torch.stack([filled(one, low) for one in inputs])  # [a, M', d]
         gates = F.linear(x, w_x.to(low), (b_x + F.pad(b_h[: 2 * d], (0, d))).to(low))  # [a, M', 3 d]
-        weight, bias = w_h.to(low), F.pad(b_h[2 * d :], (2 * d, 0)).to(low)  # its own place in n alone
+        weight, bias = (
+            w_h.to(low),
+            F.pad(b_h[2 * d :], (2 * d, 0)).to(low),
+        )  # n alone adds b_h here
         states, own = torch.empty_like(x), torch.empty_like(x)
         for i, gate in enumerate(gates):
             if i:
@@ -69,8 +72,8 @@ class LastState(torch.autograd.Function):
         steps, _, d = x.shape
         dh = filled(gradients[0], x.dtype)  # [M', d]
         weight = w_h.to(x.dtype)
-        # new, reset, update, and new once more as it meets the state: so that what goes to W x, the first
-        # three, and what goes to W_h h, the last three, are each one piece
+        # in the order n, r, z and, for W_h h, n again: so the gradients of W x (the first three) and of W_h h
+        # (the last three) are one slice each
         d_gates = x.new_empty(*x.shape[:2], 4 * d)  # [a, M', 4 d]
         d_input, d_recurrent = d_gates[..., : 3 * d], d_gates[..., d:]  # 2 of [a, M', 3 d]
         for i in reversed(range(steps)):

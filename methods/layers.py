@@ -31,11 +31,10 @@ def find_layers(llm: nn.Module, n_layers: int) -> nn.ModuleList:
 
 
 class Entrance:
-    """Where the states behind the layers that have run already come in.
+    """Feeds the states after layer `lower` into the layers above.
 
-    It takes the place of the `lower` lowest layers of `llm`, whose weights, like those of the token
-    embeddings, then leave memory. Call the model with `inputs_embeds` of the right shape: what its embeddings
-    make of them is dropped.
+    It replaces the `lower` lowest layers of `llm` and the token embeddings, whose weights are freed. Call the
+    model with `inputs_embeds` of the right shape; their values do not matter.
     """
 
     hidden: Tensor | None = None
@@ -52,17 +51,17 @@ class Entrance:
 
 
 class _Passed(nn.Module):
-    """What is left of a layer that has run already."""
+    """Replaces a layer that the harness has run."""
 
     def __init__(self, layer: nn.Module, entrance: Entrance, in_tuple: bool) -> None:
         super().__init__()
-        for name, value in vars(layer).items():  # a model's loop over its layers may read one's kind, say
+        for name, value in vars(layer).items():  # a model's loop over its layers may read such attributes
             if isinstance(value, str | int | float) and not name.startswith("_"):
                 setattr(self, name, value)
         self.entrance, self.in_tuple = entrance, in_tuple
 
     def forward(self, *_: Any, **__: Any) -> Any:
-        """The states that come in, `[M, T, D]`, in the form in which the layer answered."""
+        """The states after the lower layers, `[M, T, D]`, in a tuple where the layer returned one."""
         return (self.entrance.hidden,) if self.in_tuple else self.entrance.hidden
 
 

@@ -22,7 +22,7 @@ from methods.precision import filled, product_dtype
 
 @dataclass(frozen=True)
 class StatesConfig:
-    """What every reader of frozen states has."""
+    """Hyper-parameters of every reader of frozen states."""
 
     init: Literal["paper", "whitened"] = "paper"
     """Starting point: `paper` random; `whitened` centred on the catalogue's mean and scaled by its spread."""
@@ -46,11 +46,11 @@ class MoEConfig(StatesConfig):
 
 
 class Whitening(nn.Module):
-    """The fixed affine map behind `init`, computed without losing digits in 16 bits.
+    """The fixed affine map of `init`, computed without losing digits in 16 bits.
 
     Hidden states have a large common mean. Multiplying them in bf16 would spend the mantissa on that mean,
-    so the states are centred in fp32 first and what the centring took away goes through the weights on its
-    own: `x W = centred W + origin W`, exactly, with `x = (h - shift) / scale`. `paper` has shift 0 and
+    so the states are centred in fp32 first, and the difference is multiplied by the weights separately:
+    `x W = centred W + origin W`, exactly, with `x = (h - shift) / scale`. `paper` has shift 0 and
     scale 1, so x = h; `whitened` has the catalogue's mean and spread. Either way a head (b', W') in the
     coordinates of x is a head (b, W) of Eq. 1 with `W = W' / scale`, `b = shift + scale b'`. The routing
     reads x too: `mu = x B'` is `h B - shift B` with `B = B' / scale`, so `whitened` has a tied constant
@@ -83,7 +83,7 @@ class StateDropout(nn.Module):
         self.share, self.on = share, on
 
     def forward(self, x: Tensor, origin: Tensor) -> Tensor:
-        """`x` centred, `[M, D]`, `origin` what centring took away, `[D]`: -> `[M, D]`, centred."""
+        """`x` centred, `[M, D]`, and `origin`, `[D]`, as in `Whitening`: -> `[M, D]`, centred."""
         if self.on == "centred" or not self.training:
             return dropout(x, self.share, self.training)
         return dropout(x + origin, self.share, self.training) - origin
@@ -92,8 +92,8 @@ class StateDropout(nn.Module):
 class Mixture(torch.autograd.Function):
     """`sum_k s_k (x + c_k) W_k` in fp32, with its products in the precision of x but for those of c.
 
-    What items have in common, c, can be a hundred times what tells them apart, so its part stays in fp32. The
-    derivatives are written out because autograd's would make a sum of two more tensors as large as W.
+    The part c that items have in common can be a hundred times as large as their differences, so it stays in
+    fp32. The derivatives are explicit because autograd would add up two more tensors of the size of W.
     """
 
     @staticmethod
@@ -138,7 +138,7 @@ class MoEAdapter(nn.Module):
         self.dropout = StateDropout(config.dropout, config.dropout_on)
         self.weight = nn.Parameter(torch.empty(width, heads, out_dim))  # W of Eq. 1
         self.shift = nn.Parameter(torch.empty(heads, width))  # b of Eq. 1
-        # what would never train does not exist: a single head has no rival, and no draw has no spread
+        # no parameter that would not train: one head needs no routing, and without noise there is no spread
         if heads > 1:
             self.route_mean = nn.Parameter(torch.empty(width, heads))  # B of Eq. 3
         if heads > 1 and self.noise != "never":
@@ -156,7 +156,7 @@ class MoEAdapter(nn.Module):
         x = self.dropout(x, self.whiten.origin)  # [M, D]
         x = filled(x, product_dtype(x))  # [M', D]
         share = self._share(x[: len(h)])  # [M, n_p]
-        with torch.autocast(h.device.type, enabled=False):  # it knows itself what is in 16 bits
+        with torch.autocast(h.device.type, enabled=False):  # Mixture chooses its precisions itself
             return Mixture.apply(x, share, self.weight, self.whiten.origin - self.shift)  # type: ignore[no-any-return, no-untyped-call]
 
     def _mask_each_expert(self, x: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ class MoEAdapter(nn.Module):
             return torch.einsum("mk,mkd,dko->mo", share, kept, self.weight)  # [M, d]
 
     def _share(self, x: Tensor) -> Tensor:
-        """Each head's share in an item, Eqs. 2 and 3: `[M, D]` -> `[M, n_p]` fp32."""
+        """The share of each head in an item, Eqs. 2 and 3: `[M, D]` -> `[M, n_p]` fp32."""
         origin, heads = self.whiten.origin, self.heads
         if heads == 1:
             return origin.new_ones(len(x), 1)

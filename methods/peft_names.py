@@ -1,8 +1,8 @@
-"""That every name in a configuration of PEFT meets something: modules, layers, parameters, tokens.
+"""Check that every name in a PEFT configuration matches something: modules, layers, parameters, tokens.
 
-PEFT passes over a name in a list that meets no module, so that a run would carry the label of a configuration
-of which a part did nothing. Fields are known by their names, which PEFT gives alike in all its kinds of
-adapters; a test lists those of the PEFT that is installed and fails where one is new.
+PEFT ignores a name in a list that matches no module, so that a part of the configuration would have no
+effect. Fields are recognised by their names, which are the same in all kinds of adapters; a test lists the
+fields of the installed PEFT and fails for a new one.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch import nn
 from methods.errors import UserError, unknown
 
 EVERY_LINEAR = "all-linear"
-"""Stands for all linear maps, in `target_modules` alone."""
+"""Means all linear maps, in `target_modules` only."""
 BY_PATH = ("target_modules", "exclude_modules")
-"""Lists whose names are whole parts of a module's path; elsewhere the end of a path will do."""
+"""Lists whose names must be whole parts of a module's path; elsewhere the end of a path is enough."""
 NOT_ADAPTED = ("exclude_modules", "modules_to_save")
 """Lists of modules that get no adapter."""
 
 
 def named_in(config: Any) -> Iterator[tuple[str, Any]]:
-    """Fields of the PEFT configuration `config` that name something and are not empty, as (name, value), and
-    those of configurations inside it."""
+    """(name, value) of the fields of the PEFT configuration `config` that name something and are not empty,
+    nested configurations included."""
     pairs = (
         config.items()
         if isinstance(config, Mapping)
@@ -40,9 +40,8 @@ def named_in(config: Any) -> Iterator[tuple[str, Any]]:
 
 
 def kind_of(field: str) -> str | None:
-    """What a field of a PEFT configuration names: `modules`, `keys` (modules that get a value of their own),
-    `prefixes` (what stands before the number of a layer), `layers`, `ranges`, `parameters`, `tokens`, or
-    nothing."""
+    """What a field of a PEFT configuration names: `modules`, `keys` (modules with a value of their own),
+    `prefixes` (the path before a layer's number), `layers`, `ranges`, `parameters`, `tokens`, or None."""
     exact = {
         "layers_to_transform": "layers",
         "layers_pattern": "prefixes",
@@ -60,7 +59,7 @@ def kind_of(field: str) -> str | None:
 
 
 def check_before(config: Any, llm: nn.Module) -> None:
-    """Raise `UserError` for a name in `config` that meets nothing in `llm`, which has no adapters yet."""
+    """Raise `UserError` for a name in `config` that matches nothing in `llm`, which has no adapters yet."""
     modules = [name for name, _ in llm.named_modules() if name]
     named = dict(named_in(config))
     targets = named.get("target_modules")
@@ -86,7 +85,7 @@ def check_before(config: Any, llm: nn.Module) -> None:
 
 
 def check_modules(field: str, value: Any, modules: Sequence[str]) -> None:
-    """Raise `UserError` where `value`, names or a regular expression in `field`, meets none of `modules`."""
+    """Raise `UserError` where `value`, names or a regular expression in `field`, matches no module."""
     if value == EVERY_LINEAR and field == "target_modules":
         return
     if not isinstance(value, str):
@@ -102,7 +101,7 @@ def _some_of(names: Iterable[str], modules: Sequence[str]) -> list[str]:
 
 
 def meets(name: str, modules: Iterable[str]) -> bool:
-    """Whether `name`, as `target_modules` lists it, is that of one of `modules`."""
+    """Whether `name`, as an entry of `target_modules`, matches one of `modules`."""
     return any(_is_part(name, module) for module in modules)
 
 
@@ -132,7 +131,7 @@ def check_after(named: Mapping[str, Any], adapted: Sequence[str]) -> None:
 
 
 def _check_keys(field: str, keys: Sequence[str], adapted: Sequence[str]) -> None:
-    """Each key gives a value to some adapted module: the first key that fits a module counts."""
+    """Each key must give a value to an adapted module: the first key that fits a module counts."""
     fits = {key: re.compile(rf"(.*\.)?({_pattern(field, key).pattern})$") for key in keys}
     used = {next((key for key in keys if fits[key].match(name)), None) for name in adapted}
     for key in keys:
@@ -146,13 +145,13 @@ def _check_keys(field: str, keys: Sequence[str], adapted: Sequence[str]) -> None
 def _check_layers(field: str, value: Any, prefixes: Any, adapted: Sequence[str]) -> None:
     forms = [rf"(?:^|.*?\.){prefix}" for prefix in _listed(prefixes)] if prefixes else [r".*?\.[^.]*"]
     found = _layers(forms, adapted)
-    for layer in _listed(value) if found else ():  # PEFT itself complains where it finds no layer at all
+    for layer in _listed(value) if found else ():  # PEFT itself raises where it finds no layer at all
         if layer not in found:
             raise unknown(f"layer with a module to adapt in {field}:", layer, sorted(found))
 
 
 def _layers(before: Iterable[str], modules: Iterable[str]) -> set[int]:
-    """Numbers of the layers in which `modules` lie, each after one of `before`; the first number counts."""
+    """Numbers of the layers of `modules`, each after one of `before`; the first number in a path counts."""
     forms = [re.compile(rf"{one}\.(\d+)\.") for one in before]
     return {int(found[1]) for name in modules for form in forms if (found := form.match(name))}
 

@@ -1,4 +1,4 @@
-"""How matrices are handed to products: in the precision of the run, and in few different shapes."""
+"""Precision and shapes of matrix products: the precision of the run, and few different shapes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 ROWS = 16
-"""Rows are filled up to a multiple of this."""
+"""Matrices are padded with rows to a multiple of this."""
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
@@ -18,8 +18,8 @@ def product_dtype(x: Tensor) -> torch.dtype:
 def filled(x: Tensor, dtype: torch.dtype) -> Tensor:
     """`x` in `dtype` with rows of zeros after its own: `[M, n]` -> `[M', n]`.
 
-    The number of items of a step differs from step to step, and a CPU's library makes a kernel for each new
-    shape, which takes as long as a tenth of a small product. A fill costs less.
+    The number of items differs from step to step, and a CPU library prepares a kernel for each new shape,
+    which takes a tenth of the time of a small product. Padding costs less.
     """
     rows = -(-len(x) // ROWS) * ROWS
     if rows == len(x):

@@ -73,7 +73,7 @@ class SSNA(_TopLayers):
     def __init__(self, config: SSNAConfig, context: Context) -> None:
         super().__init__(config, context)
         self.gru = nn.GRU(context.out_dim, context.out_dim)
-        if config.top_layers == 1:  # one step starts from a zero state: what multiplies that could not train
+        if config.top_layers == 1:  # weights that multiply only the zero state would not train
             weight = self.gru.get_parameter("weight_hh_l0").detach()
             del self.gru.weight_hh_l0
             self.gru.register_buffer("weight_hh_l0", weight, persistent=False)

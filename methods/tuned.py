@@ -1,4 +1,4 @@
-"""What methods that train the language model itself share: pooling, one linear layer, silent dropout.
+"""The common part of methods that train the language model: pooling, one linear layer, dropout switches.
 
 Symbols in shape comments: `M` items, `T` tokens, `D` the language model's width, `d` the recommender's.
 """
@@ -21,7 +21,7 @@ from methods.pooling import pool
 
 @dataclass(frozen=True)
 class TunedConfig:
-    """What every method has that trains the language model."""
+    """Hyper-parameters of every method that trains the language model."""
 
     init: Literal["paper", "whitened"] = "paper"
     """Starting point: `paper` plain; `whitened` has the pooled states centred on the mean that they have over
@@ -34,9 +34,9 @@ class TunedConfig:
 class Tuned(Method):
     """A language model of which something trains, its pooled states, and one linear layer to `d`.
 
-    The linear layer runs in fp32: states have a mean in common that is far larger than what tells items
-    apart, and 16 bits would spend their digits on it. Drawn first, it starts from the same weights in every
-    such method under one seed.
+    The linear layer runs in fp32: the common mean of the states is far larger than the differences between
+    items, and 16 bits would spend their digits on it. It is initialised first, so that it starts from the
+    same weights in every such method under one seed.
     """
 
     reads: ClassVar[Reads] = "tokens"
@@ -65,11 +65,11 @@ class Tuned(Method):
         return (n_layers,) if config.init == "whitened" else ()
 
     def silence(self, modules: Iterable[nn.Module]) -> None:
-        """Keep `modules` as they are now, and not those that are put into them later, in eval mode."""
+        """Keep `modules` in eval mode, without modules that are added to them later."""
         self._silent = tuple(modules)
 
     def train(self, mode: bool = True) -> Tuned:
-        """Set training or eval mode, of silent modules always eval mode."""
+        """Set training or eval mode; silenced modules stay in eval mode."""
         super().train(mode)
         for module in self._silent:
             module.training = False
@@ -86,5 +86,5 @@ class Tuned(Method):
         h = pool(self.read(items), items.attention_mask, self.pooling)  # [M, T, D] -> [M, D]
         with torch.autocast(h.device.type, enabled=False):
             h = h.to(self.head.weight.dtype)
-            x = h if self.whiten is None else self.whiten(h)  # the origin of `whitened` is zero
+            x = h if self.whiten is None else self.whiten(h)  # with `whitened` the origin is zero
             return self.head(x)  # type: ignore[no-any-return]  # [M, D] -> [M, d]

@@ -84,8 +84,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def forget() -> None:
-    code._digest.cache_clear()
-    code._read.cache_clear()
+    code.read_module.cache_clear()
 
 
 def digest() -> str | None:
@@ -145,21 +144,21 @@ def test_an_edit_counts_in_all_that_the_method_imports_of_its_package(
     assert (digest() != before) == counts
 
 
-def test_what_a_method_takes_from_this_project_counts(package: Path) -> None:
-    before, read = digest(), code._read
-    asked = []
+def test_what_a_method_imports_from_this_project_counts(package: Path) -> None:
+    """Not the libraries that this imports in turn."""
+    before, read = digest(), code.read_module
+    modules = []
 
-    def edited(name: str) -> tuple[bytes, tuple[str, ...]] | None:
-        asked.append(name)
-        found = read(name)
-        return (b"edited", found[1]) if found and name == "methods.pooling" else found
+    def with_edited_pooling(name: str) -> tuple[bytes, tuple[str, ...]] | None:
+        modules.append(name)
+        module = read(name)
+        return (b"edited", module[1]) if module and name == "methods.pooling" else module
 
-    code._digest.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(code, "_read", edited)
+        patch.setattr(code, "read_module", with_edited_pooling)
         assert code_digest(importlib.import_module("edited.method").Edited) != before
-    assert {"edited.third", "methods.base", "methods.pooling"} <= set(asked)
-    assert not any(name.startswith("torch") for name in asked)
+    assert {"edited.third", "methods.base", "methods.pooling"} <= set(modules)
+    assert not any(name.startswith("torch") for name in modules)
 
 
 def test_methods_of_other_files_have_other_digests() -> None:

@@ -50,19 +50,25 @@ if fault == "lock":
 """Does its work in a way that outlives kills, but for the fault that it is asked for."""
 
 
+class OneKill(Storm):
+    """A storm with a single, given kill."""
+
+    kill: Kill
+
+    def plan(self, *_: object) -> list[Kill]:
+        return [self.kill]
+
+
 @pytest.fixture
-def survive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+def survive(tmp_path: Path) -> Callable[..., Any]:
     """A storm over PROGRAM that kills it once, just before its rename."""
 
     def run(fault: str, target: str = "tree") -> Any:
         phase = Phase("work", (sys.executable, "-c", PROGRAM, fault))
-        done = Storm(Chain((phase,), limit=0.5, patience=0.2), 1, 0, tmp_path, lambda line: None)
+        done = OneKill(Chain((phase,), limit=0.5, patience=0.2), 1, 0, tmp_path, lambda line: None)
         done.undisturbed()
-
-        def plan(*_: object) -> list[Any]:
-            return [Kill("operation", target, done.reference["work"].operations - AFTER.get(fault, 0))]
-
-        monkeypatch.setattr(done, "_plan", plan)
+        operation = done.reference["work"].operations - AFTER.get(fault, 0)
+        done.kill = Kill("operation", target, operation)
         done.run()
         return done
 
@@ -131,19 +137,16 @@ def test_an_epoch_that_is_saved_twice_is_reported() -> None:
     assert saved_again(again, expected) == ["results/x.checkpoint/last.pt: 5 times, not 3"]
 
 
-def test_the_preparation_of_a_dataset_outlives_a_kill(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_preparation_of_a_dataset_outlives_a_kill(tmp_path: Path) -> None:
     """The real command, against a reference of which one digest is another's."""
     chain = adaptrec(write_data(tmp_path / "data", 0))
     work = tmp_path / "work"
-    done = Storm(Chain(chain.phases[:1], chain.environment), 1, 0, work, lambda line: None)
+    done = OneKill(Chain(chain.phases[:1], chain.environment), 1, 0, work, lambda line: None)
     done.undisturbed()
     known = done.reference["preparation"]
     changed = next(name for name in known.files if name.endswith("users.arrow"))
     known.files[changed] = "another digest"
-    plan = [Kill("operation", "tree", known.operations // 2)]
-    monkeypatch.setattr(done, "_plan", lambda *_: plan)
+    done.kill = Kill("operation", "tree", known.operations // 2)
     done.run()
     assert [row[:4] for row in done.rows] == [[0, "preparation", "operation", "process"]]
     assert [one["what"] for one in done.deviations] == [f"content differs: {changed}"]

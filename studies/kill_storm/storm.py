@@ -68,7 +68,7 @@ class Storm:
     def _repetition(self) -> None:
         number = self.repetitions
         chance = random.Random(f"{self.seed}/{number}")
-        plans = {phase.name: self._plan(phase, chance) for phase in self.chain.phases}
+        plans = {phase.name: self.plan(phase, chance) for phase in self.chain.phases}
         folder = self._fresh(f"repetition-{number}")
         judge, rows, whole, missed = Judge(folder), [], True, 0
         deviations: list[dict[str, Any]] = []
@@ -100,7 +100,7 @@ class Storm:
             shutil.rmtree(folder)
             shutil.rmtree(self.work / f"{folder.name}-logs")
 
-    def _plan(self, phase: Phase, chance: random.Random) -> list[Kill]:
+    def plan(self, phase: Phase, chance: random.Random) -> list[Kill]:
         """The kills of a phase in one repetition: each uniform over CPU time or file operations.
 
         In half of the cases the earlier ones come first: a command that goes on where it was killed has less
