@@ -9,7 +9,8 @@ from report_records import as_runs, few, grouped, record, store, tuned
 from benchmark.report import agreement, compare, ledger, sweeps, tables
 from benchmark.report.build import build_report
 from benchmark.report.generations import MARK
-from benchmark.report.measured import of_records
+from benchmark.report.paper_study import of_records
+from benchmark.results.figures import measured
 from benchmark.results.published import published
 from benchmark.results.store import iter_runs
 
@@ -58,7 +59,8 @@ def test_a_speed_record_of_another_generation_is_marked_beside_runs() -> None:
 
 def test_the_papers_tables_name_the_older_figures(tmp_path: Path) -> None:
     runs = [record("ssna", 0.3), record("tmlp", 0.3, generation=1), record("lora", 0.3, dataset="other")]
-    (study,) = of_records(list(iter_runs(store(tmp_path, runs))), published().layout)
+    stored = list(iter_runs(store(tmp_path, runs)))
+    (study,) = of_records(stored, measured(stored), published().layout)
     assert list(study.datasets.values()) == ["other" + MARK, "toy" + MARK]
     assert "toy: of an older generation are ssna." in study.notes
     assert not any("is ssna" in line for line in study.notes), "the mark is no setting"

@@ -9,10 +9,12 @@ from report_records import as_runs, failure, record
 
 from benchmark.report.derived import claims, table1, table5
 from benchmark.report.forms import render
-from benchmark.report.measured import Study, of_paper, of_records
+from benchmark.report.paper import sections
+from benchmark.report.paper_study import Study, of_paper, of_records
 from benchmark.report.section import Section
-from benchmark.report.study import sections
 from benchmark.report.styles import Block
+from benchmark.results.figures import measured
+from benchmark.results.figures import printed as printed_figures
 from benchmark.results.published import published
 from benchmark.results.record import RunRecord, Trial, Tuning
 from methods.errors import UserError
@@ -38,7 +40,7 @@ def printed() -> list[Section]:
 
 
 def studies() -> dict[str, Study]:
-    return {study.llm: study for study in of_paper(published())}
+    return {study.llm: study for study in of_paper(printed_figures(), published().layout)}
 
 
 def test_every_table_of_the_paper_is_made_from_the_paper_alone(printed: list[Section]) -> None:
@@ -263,7 +265,8 @@ def test_without_records_both_is_the_papers_and_ours_is_nothing() -> None:
 
 def test_a_recipe_with_a_name_but_not_the_counts_of_the_paper_is_not_its_dataset() -> None:
     run = record("ssna", 0.1, dataset="sci")
-    (study,) = of_records(as_runs([run]), published().layout)
+    runs = as_runs([run])
+    (study,) = of_records(runs, measured(runs), published().layout)
     assert list(study.datasets) == ["sci (not the paper's counts)"]
 
 

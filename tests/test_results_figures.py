@@ -63,7 +63,7 @@ def test_bounds_stand_once_a_dataset(results: Path) -> None:
     bounds = table[table.configuration.isin(["chance", "ceiling"]) & (table.measure == "recall@10")]
     test = bounds[bounds.split == "test"].set_index("configuration").value
     assert dict(test) == {"chance": 0.03, "ceiling": 0.6}
-    assert bounds[["method", "llm", "protocol", "seed"]].isna().all(axis=None)
+    assert bounds[["method", "llm", "protocol", "seed", "record"]].isna().all(axis=None)
 
 
 def test_configurations_that_read_alike_are_told_apart() -> None:
@@ -86,7 +86,7 @@ def test_what_a_search_chose() -> None:
 def test_published_figures_are_the_same_rows_with_another_source(results: Path) -> None:
     both, ours = load(results, "both"), load(results, "ours")
     paper = both[both.source == "paper"]
-    assert len(paper) == len(published().figures) and len(both) == len(paper) + len(ours)
+    assert len(paper) == len(published().rows) and len(both) == len(paper) + len(ours)
     mine = paper[(paper.dataset == "sci") & (paper.llm == "distilbert") & (paper.method == "ssna")]
     assert set(mine.kind) == {"quality", "cost", "tuned"}
     quality = mine[(mine.kind == "quality") & (mine.record == "paper:table2")]

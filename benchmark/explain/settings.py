@@ -156,19 +156,12 @@ def facts_of_paper(paper: Published, llm: str, dataset: str, method: str) -> Fac
         limits = {name: getattr(fact, name) for name in here}
         if all(limits[name] is None or here[name] in limits[name] for name in here):
             found[fact.name] = Value(fact.value, tuple(fact.agrees))
-    for figure in paper.figures:
-        if figure.dataset == dataset and figure.measure in COUNTS:
-            found[figure.measure] = Value(int(figure.value))
-        best = (figure.dataset, figure.llm, figure.method) == (dataset, llm, method)
-        if best and figure.record in BEST:
-            name = stated.names.get(method, {}).get(figure.measure, figure.measure)
-            value = figure.value
-            found[name] = Value(int(value) if value.is_integer() else value)
+    counts = paper.counts()[dataset]
+    found |= {name: Value(count) for name, count in zip(COUNTS, counts, strict=True)}
+    for measure, value in paper.best(method).get((llm, dataset), {}).items():
+        name = stated.names.get(method, {}).get(measure, measure)
+        found[name] = Value(int(value) if value.is_integer() else value)
     return {**found, "llm": Value(llm), "method": Value(method), "tuning": Value("grid")}
-
-
-BEST = tuple(f"paper:tableS{number}" for number in (1, 2, 3))
-"""Tables of best hyper-parameters."""
 
 
 class _Fact(BaseModel):

@@ -99,27 +99,26 @@ def _of_paper(reference: str) -> Side:
     for (kind, known), given in zip(names.items(), parts, strict=True):
         if given not in known:
             raise unknown(f"{kind} of the paper:", given, known)
-    mine = [one for one in paper.figures if (one.llm, one.dataset, one.method) == (llm, dataset, method)]
-    quality = [one for one in mine if one.measure in METRICS]
-    values = {one.measure: one for one in quality}
-    if not values:
+    key = {"kind": "quality", "llm": llm, "dataset": dataset, "method": method}
+    quality = [row for row in paper.rows if key.items() <= row.items()]
+    if not quality:
         raise UserError(f"the paper prints no quality of {reference}; it does of {_example(paper)}.")
-    tables = ", ".join(sorted({one.record.removeprefix(PAPER) for one in quality}))
+    tables = ", ".join(sorted({row["record"].removeprefix(PAPER) for row in quality}))
     facts = facts_of_paper(paper, llm, dataset, method)
     return Side(
         reference,
         f"{layout.methods[method]} on {layout.datasets[dataset]} with {layout.llms[llm]}, "
         f"{layout.source}, {tables}",
         facts,
-        {(name, masked): one.value for name, one in values.items() for masked in (False, True)},
+        {(row["measure"], masked): row["value"] for row in quality for masked in (False, True)},
         {},
         facts["users"].value if "users" in facts else None,
     )
 
 
 def _example(paper: Published) -> str:
-    first = next(one for one in paper.figures if one.measure in METRICS)
-    return f"{PAPER}{first.llm}/{first.dataset}/{first.method}"
+    first = next(row for row in paper.rows if row["kind"] == "quality")
+    return f"{PAPER}{first['llm']}/{first['dataset']}/{first['method']}"
 
 
 def _of_runs(runs: Sequence[StoredRun], metrics: Sequence[str], left_out: Sequence[str] = ()) -> Side:

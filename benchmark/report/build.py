@@ -11,16 +11,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmark.report import compare, figures, runs, study
+from benchmark.report import compare, figures, paper, runs
 from benchmark.report.files import write
 from benchmark.report.forms import Style, render
 from benchmark.report.latex import document
 from benchmark.report.overview import overview, printed, tiles
 from benchmark.report.page import LEFT_OUT, Front, page
 from benchmark.report.section import Part, Section
-from benchmark.report.study import Source
 from benchmark.report.styles import escape_markdown, fenced, markdown
-from benchmark.results.published import published
+from benchmark.results.published import Source, published
 from benchmark.results.record import METRICS
 from benchmark.results.store import Tell, ignore, iter_runs
 from benchmark.results.stored import StoredRun
@@ -75,7 +74,7 @@ def build_report(
     }
     command = _command(results, out, wanted, source, metrics)
     below = Path(os.path.relpath(results.resolve(), out.resolve())).as_posix()
-    counts = printed(published().figures) if source == "paper" else tiles(records)
+    counts = printed(published().rows) if source == "paper" else tiles(records)
     front = Front(TITLE, MADE_FROM[source], command, below, counts, overview(records), left_out)
     files["README.md"] = _index(front, parts).encode()
     files["report.tex"] = document(TITLE, parts, left_out).encode()
@@ -85,7 +84,7 @@ def build_report(
 
 def _parts(source: Source, records: Sequence[StoredRun], metrics: Sequence[str]) -> list[Part]:
     """All sections; parts without any left out."""
-    published = Part("The paper's tables", study.sections(source, records))
+    published = Part("The paper's tables", paper.sections(source, records))
     own = [
         Part("Runs", runs.sections(records, metrics)),
         published,

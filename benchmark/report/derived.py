@@ -1,4 +1,5 @@
-"""What follows from a table: improvements, speedups, reductions; and whether the paper's follow from its own.
+"""What follows from a table: improvements, speedups, reductions; and whether what the paper states follows
+from its own tables (section "Derived figures").
 
 Definitions, found by trying which give what the paper prints (`s` the proposed method's figure, `b` a
 baseline's, on a dataset; means are over datasets, unweighted):
@@ -13,13 +14,16 @@ baseline's, on a dataset; means are over datasets, unweighted):
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from benchmark.report.measured import LABELS, Study
+from benchmark.report.paper_study import LABELS, Study
+from benchmark.report.section import Section
 from benchmark.report.stats import paired_t
-from benchmark.results.published import IMPROVEMENT, Claim, Layout, Published
+from benchmark.report.styles import Block, Cell
+from benchmark.results.published import Claim, Layout, Published
 from benchmark.results.record import METRICS
 from methods.errors import unknown
 
@@ -67,6 +71,12 @@ class Derived:
         half = 0.5 * 10**-self.digits
         near = self.low <= float(self.printed) + half and self.high >= float(self.printed) - half
         return "within rounding" if near else "differs"
+
+
+def fixed(value: float, digits: int = 1, sign: str = "") -> str:
+    """A decimal number; zero has no sign."""
+    text = f"{value:{sign}.{digits}f}"
+    return text.lstrip("+-") if float(text) == 0 else text
 
 
 def pairs(
@@ -148,45 +158,144 @@ def _claim(claim: Claim, study: Study, layout: Layout) -> Derived:
 
 def table5(paper: Published, studies: Mapping[str, Study]) -> list[Derived]:
     """Every figure of Table 5, from Tables 2 to 4."""
-    layout, found = paper.layout, []
-    for figure in paper.figures:
-        if figure.measure.startswith(IMPROVEMENT) and figure.llm:
-            metric = figure.measure.removeprefix(IMPROVEMENT)
-            both = pairs(studies[figure.llm], layout.subject, figure.method, metric)
+    layout, derived = paper.layout, []
+    for row in paper.rows:
+        if row["kind"] == "improvement":
+            llm, metric, baseline = row["llm"], row["measure"], row["method"]
+            both = pairs(studies[llm], layout.subject, baseline, metric)
             low, high = bounds("improvement", both, HALF_UNIT[metric])
-            what = f"{layout.llms[figure.llm]}, {LABELS[metric]}, over {layout.methods[figure.method]}"
+            what = f"{layout.llms[llm]}, {LABELS[metric]}, over {layout.methods[baseline]}"
             value = mean_ratio("improvement", both) or 0.0
-            found.append(Derived(what, value, low, high, f"{figure.value:.1f}", "Table 5"))
-    return found
+            derived.append(Derived(what, value, low, high, f"{row['value']:.1f}", "Table 5"))
+    return derived
+
+
+def _counts(paper: Published) -> dict[tuple[str, str], float]:
+    """(dataset, count or average) -> Table 1."""
+    return {
+        (row["dataset"], row["measure"]): float(row["value"]) for row in paper.rows if row["kind"] == "count"
+    }
 
 
 def table1(paper: Published) -> list[Derived]:
     """Interactions per user and per item, from the counts."""
-    known = {(one.dataset, one.measure): one.value for one in paper.figures}
-    found = []
+    known, derived = _counts(paper), []
     for dataset, name in paper.layout.datasets.items():
         for per, of in (("interactions_per_user", "users"), ("interactions_per_item", "items")):
             value = known[dataset, "interactions"] / known[dataset, of]
             what = f"{name}, {per.replace('_', ' ')}"
-            found.append(Derived(what, value, value, value, f"{known[dataset, per]:.1f}", "Table 1"))
-    return found
+            derived.append(Derived(what, value, value, value, f"{known[dataset, per]:.1f}", "Table 1"))
+    return derived
 
 
 def other_definitions(paper: Published, study: Study, claim: Claim) -> dict[str, float]:
     """A claimed mean improvement by other definitions than the one that gives Table 5, by name."""
-    layout = paper.layout
-    known = {(one.dataset, one.measure): one.value for one in paper.figures}
-    both = dict(zip(study.datasets, pairs(study, layout.subject, claim.baseline, claim.measure), strict=True))
-    each = {dataset: RATIOS["improvement"](s, b) for dataset, (s, b) in both.items()}
-    found = {
-        "mean of ratios": fmean(each.values()),
-        "ratio of means": RATIOS["improvement"](
-            sum(s for s, _ in both.values()), sum(b for _, b in both.values())
-        ),
-    }
-    for measure in ("users", "items", "interactions", "interactions_per_user", "interactions_per_item"):
-        total = sum(known[dataset, measure] for dataset in each)
-        found[f"by {measure.replace('_', ' ')}"] = (
-            sum(known[dataset, measure] * value for dataset, value in each.items()) / total
+    known, ratio = _counts(paper), RATIOS["improvement"]
+    both = dict(
+        zip(
+            study.datasets,
+            pairs(study, paper.layout.subject, claim.baseline, claim.measure),
+            strict=True,
         )
-    return found
+    )
+    each = {dataset: ratio(s, b) for dataset, (s, b) in both.items()}
+    means = {
+        "mean of ratios": fmean(each.values()),
+        "ratio of means": ratio(sum(s for s, _ in both.values()), sum(b for _, b in both.values())),
+    }
+    for name in ("users", "items", "interactions", "interactions_per_user", "interactions_per_item"):
+        weights = [known[dataset, name] for dataset in each]
+        means[f"by {name.replace('_', ' ')}"] = fmean(each.values(), weights)
+    return means
+
+
+HEADS = ["figure", "computed", "printed", "difference", "inputs' rounding allows", "verdict", "where, remark"]
+NOTES = (
+    "Means are over the five datasets, unweighted; s: the proposed method's figure, b: the baseline's. "
+    "Improvement: mean of 100 (s / b - 1). Speedup: mean of b / s. Reduction: 100 (1 - s / b). Share: "
+    "100 s / b.",
+    "These definitions were found by trying: mean ratios give all of Table 5 and both speedups to the digit; "
+    "ratios of means give 8 of the 60 figures of Table 5, and speedups of 31.5 and 31.8.",
+    "Agrees: equal as printed. Within rounding: unequal, but what the printed inputs were rounded from may "
+    "give it. Differs: it may not, so that the paper's statement and its table contradict each other.",
+)
+CONFLICT = (
+    "The last table computes by other definitions those improvements that differ under that of Table 5. "
+    "Weighted by interactions per user three of the four are as printed, and the fourth is within what the "
+    "inputs' rounding allows; but the paper names no weights and Table 5 has none. These weights were found "
+    "by trying; a change of Table 8 after the text was written would explain the gap as well."
+)
+
+
+def section(paper: Published, studies: Sequence[Study]) -> Section:
+    """Every derived figure: computed, printed, and whether they agree."""
+    known = {study.llm: study for study in studies}
+    stated, improvements, per = claims(paper, known), table5(paper, known), table1(paper)
+    blocks = [
+        _block("Statements of the text", stated),
+        _block("Table 5 from Tables 2, 3 and 4", improvements),
+        _block("Averages of Table 1 from its counts", per),
+    ]
+    notes = list(NOTES)
+    if others := _others(paper, known):
+        blocks.append(others)
+        notes.append(CONFLICT)
+    every = [*stated, *improvements, *per]
+    counts = Counter(one.verdict for one in every)
+    caption = (
+        f"What {paper.layout.source} says of its tables, computed anew from them. Of {len(every)} figures "
+        f"{counts['agrees']} agree, {counts['within rounding']} agree within rounding, {counts['differs']} "
+        "do not."
+    )
+    lines = [
+        {
+            "figure": one.what,
+            "computed": one.computed,
+            "printed": one.printed,
+            "difference": one.computed - float(one.printed),
+            "low": one.low,
+            "high": one.high,
+            "verdict": one.verdict,
+            "where": one.where,
+        }
+        for one in every
+    ]
+    return Section("paper-derived", "Derived figures", caption, blocks, notes, (), lines)
+
+
+def _block(title: str, figures: Sequence[Derived]) -> Block:
+    rows = []
+    for one in figures:
+        digits = one.digits
+        exact = one.low == one.high
+        allowed = "-" if exact else f"{fixed(one.low, digits + 1)} to {fixed(one.high, digits + 1)}"
+        texts = [
+            one.what,
+            f"{one.computed:.{digits + 2 if digits else 0}f}",
+            one.printed,
+            fixed(one.difference, digits, "+"),
+            allowed,
+            one.verdict,
+            "; ".join(part for part in (one.where, one.remark) if part),
+        ]
+        rows.append([Cell(text) for text in texts])
+    return Block(title, HEADS, rows)
+
+
+def _others(paper: Published, studies: dict[str, Study]) -> Block | None:
+    """The statements of improvement that differ, by other definitions of a mean."""
+    differ = [
+        (claim, one)
+        for claim, one in zip(paper.layout.claims, claims(paper, studies), strict=True)
+        if claim.kind == "improvement" and one.verdict == "differs"
+    ]
+    if not differ:
+        return None
+    tried = [other_definitions(paper, studies[claim.llm], claim) for claim, _ in differ]
+    rows = [
+        [Cell(one.what), Cell(one.printed), *(Cell(f"{value:.2f}") for value in values.values())]
+        for (_, one), values in zip(differ, tried, strict=True)
+    ]
+    return Block(
+        "Other definitions of the mean improvement (by: weighted by)", ["figure", "printed", *tried[0]], rows
+    )

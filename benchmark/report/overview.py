@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from benchmark.report.styles import Block, Cell
-from benchmark.results.published import Figure
+from benchmark.results.published import Row
 from benchmark.results.record import RunRecord
 from benchmark.results.stored import StoredRun
 
@@ -49,14 +49,11 @@ def _row(runs: Sequence[RunRecord]) -> list[Cell]:
     return [Cell(text) for text in texts]
 
 
-def printed(figures: Collection[Figure]) -> dict[str, int]:
+def printed(rows: Collection[Row]) -> dict[str, int]:
     """The same of what the paper prints."""
-    return {
-        "published figures": len(figures),
-        "datasets": len({one.dataset for one in figures if one.dataset}),
-        "language models": len({one.llm for one in figures if one.llm}),
-        "methods": len({one.method for one in figures if one.method}),
-    }
+    columns = {"dataset": "datasets", "llm": "language models", "method": "methods"}
+    counts = {label: len({row[name] for row in rows if name in row}) for name, label in columns.items()}
+    return {"published figures": len(rows), **counts}
 
 
 def tiles(records: Sequence[StoredRun]) -> dict[str, int]:

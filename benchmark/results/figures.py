@@ -21,28 +21,27 @@ Runs that did not finish have no rows. Columns (text is null where it does not a
 - `measure`: `recall@10`, `epoch_seconds`, `users`, `top_layers`, ... Within a kind a measure has one unit.
 - `value`: a float.
 - `record`: `<dataset>/<llm>/<method>/<hash>-s<seed>`, the file of the record below the folder of the results
-  without `.json`; or `paper:<table>`.
+  without `.json`; or `paper:<table>`; null for bounds.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from benchmark.results.metrics import chance as random_order
-from benchmark.results.published import COUNTS, IMPROVEMENT, Figure, published
+from benchmark.results.published import SOURCES, Row, published
 from benchmark.results.record import METRICS, RunRecord
 from benchmark.results.store import Tell, iter_runs, warn
 from benchmark.results.stored import StoredRun
 from methods.errors import UserError, unknown
 
-Source = Literal["ours", "paper", "both"]
-SOURCES: tuple[Source, ...] = ("ours", "paper", "both")
 COLUMNS = (
     "source", "dataset", "llm", "method", "protocol", "configuration", "seed", "split", "kind", "measure",
     "value", "record",
@@ -56,10 +55,7 @@ MEMORY = {
     "host": "host_memory_gb",
 }
 """Field of `PeakMemory` in bytes -> measure in 10^9 bytes."""
-PAPER_COSTS = {"epoch_seconds": None, "gpu_memory_gb": "train"}
-"""Measures of cost that the paper prints -> their split."""
 
-Row = dict[str, Any]
 _Identity = tuple[str, str, str | None, str]
 """Hash, dataset, language model and protocol of a configuration."""
 
@@ -90,7 +86,7 @@ def load(
             )
         parts.append(measured(runs, metrics))
     if source != "ours":
-        parts.append(printed(published().figures, metrics))
+        parts.append(printed(metrics))
     return narrow(pd.concat(parts, ignore_index=True), only or {})
 
 
@@ -126,9 +122,9 @@ def measured(runs: Iterable[StoredRun], metrics: Sequence[str] = METRICS) -> pd.
     bounded: set[tuple[str, Any]] = set()
     for stored in finished:
         run = stored.record
-        whole = {"source": "ours", "dataset": run.dataset, "record": stored.name}
+        whole = {"source": "ours", "dataset": run.dataset}
         mine = {"llm": run.llm, "method": run.method, "protocol": run.protocol, "seed": run.seed}
-        mine["configuration"] = names[_identity(run)]
+        mine |= {"configuration": names[_identity(run)], "record": stored.name}
         rows += [{**whole, **mine, **figure} for figure in _figures(run, metrics)]
         if (data := (run.dataset, run.data.get("key"))) not in bounded:
             bounded.add(data)
@@ -136,33 +132,11 @@ def measured(runs: Iterable[StoredRun], metrics: Sequence[str] = METRICS) -> pd.
     return _table(rows)
 
 
-def printed(figures: Iterable[Figure], metrics: Collection[str] = METRICS) -> pd.DataFrame:
+def printed(metrics: Collection[str] = METRICS) -> pd.DataFrame:
     """Published figures; of rank metrics those of `metrics`."""
-    rows = []
-    for figure in figures:
-        kind, measure, split = "tuned", figure.measure, None
-        if measure.startswith(IMPROVEMENT):
-            kind, measure, split = "improvement", measure.removeprefix(IMPROVEMENT), "test"
-        elif measure in METRICS:
-            kind, split = "quality", "test"
-        elif measure in PAPER_COSTS:
-            kind, split = "cost", PAPER_COSTS[measure]
-        elif measure.startswith(COUNTS):
-            kind = "count"
-        if kind in ("quality", "improvement") and measure not in metrics:
-            continue
-        rows.append(
-            {
-                "source": "paper",
-                "dataset": figure.dataset or None,
-                "llm": figure.llm,
-                "method": figure.method or None,
-                "configuration": figure.method or None,
-                **_figure(kind, measure, figure.value, split),
-                "record": figure.record,
-            }
-        )
-    return _table(rows)
+    table = _table(published().rows)
+    metric = table.kind.isin(["quality", "improvement"])
+    return table[~metric | table.measure.isin(list(metrics))].reset_index(drop=True)
 
 
 def _table(rows: Sequence[Row]) -> pd.DataFrame:
@@ -202,10 +176,10 @@ def _figures(run: RunRecord, metrics: Sequence[str]) -> Iterator[Row]:
     yield from _numbers("count", (run.data.get("fingerprint") or {}).items())
     yield from _numbers("count", [("cold_targets", run.cold_targets)])
     yield from _numbers("setting", {**run.settings, **run.hyperparameters}.items())
-    values = {**run.settings, **run.hyperparameters}
-    chosen = search.chosen if search and search.mode == "grid" else ()
-    names = [pair.partition("=")[0] for pair in chosen]
-    yield from _numbers("tuned", ((name, values.get(name)) for name in names))
+    for pair in search.chosen if search and search.mode == "grid" else ():
+        name, _, text = pair.partition("=")
+        with suppress(ValueError):  # a hyper-parameter that is no number
+            yield _figure("tuned", name, float(text))
 
 
 def _bounds(run: RunRecord, metrics: Sequence[str]) -> Iterator[Row]:

@@ -1,7 +1,7 @@
 """What the paper prints (arXiv 2310.01612): `results/paper/*.csv`, and how its tables are laid out.
 
-Nothing here was measured by this project. `Figure` is also what run records are turned into
-(`benchmark.report.measured`), so that a table is one function of figures, wherever they come from.
+Nothing here was measured by this project. Each figure is a row of the long table
+(`benchmark.results.figures`), here a dictionary, so that whoever needs the counts alone does not load pandas.
 """
 
 from __future__ import annotations
@@ -13,37 +13,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from benchmark.process.import_path import packaged_data
 from methods.errors import UserError, unknown
 
-Source = Literal["paper", "ours"]
+Source = Literal["ours", "paper", "both"]
+SOURCES: tuple[Source, ...] = get_args(Source)
+"""What a report is made from: our records, the paper, or both."""
 COUNTS = ("users", "items", "interactions")
 LAYOUT = "tables.toml"
-IMPROVEMENT = "improvement in "
-"""Before a metric: the measure of Table 5, per cent."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One number of a table: published, or the mean over the seeds of one configuration."""
-
-    measure: str
-    """`recall@10`, `masked recall@10`, `epoch_seconds`, `gpu_memory_gb`, a count or a hyper-parameter, ..."""
-    value: float
-    dataset: str = ""
-    """The paper's name, or the record's own where the paper does not have it; empty: over all datasets."""
-    llm: str | None = None
-    method: str = ""
-    spread: float | None = None
-    """Half-width of the 95 % t interval over seeds; None where one number is known."""
-    n_seeds: int = 1
-    source: Source = "paper"
-    record: str = ""
-    """`paper:<table>`, or the record's name below the folder of the results."""
+Row = dict[str, Any]
+"""A row of the long table: those of its columns that are not null."""
 
 
 class _Part(BaseModel):
@@ -106,20 +89,33 @@ class Published:
     """Everything that the paper prints."""
 
     layout: Layout
-    figures: tuple[Figure, ...]
+    rows: tuple[Row, ...]
+    """Every figure, in the order of the files."""
 
     def counts(self) -> dict[str, tuple[int, ...]]:
         """Dataset -> users, items and interactions of Table 1."""
-        found = {(one.dataset, one.measure): int(one.value) for one in self.figures if one.measure in COUNTS}
-        return {name: tuple(found[name, measure] for measure in COUNTS) for name in self.layout.datasets}
+        known = {
+            (row["dataset"], row["measure"]): row["value"] for row in self.rows if row["kind"] == "count"
+        }
+        return {name: tuple(int(known[name, count]) for count in COUNTS) for name in self.layout.datasets}
+
+    def best(self, method: str) -> dict[tuple[str, str], dict[str, float]]:
+        """(language model, dataset) -> the best hyper-parameters of the method in Tables S1 to S3."""
+        found: dict[tuple[str, str], dict[str, float]] = {}
+        for row in self.rows:
+            if row["kind"] == "tuned" and row["method"] == method:
+                found.setdefault((row["llm"], row["dataset"]), {})[row["measure"]] = row["value"]
+        return found
 
 
 @dataclass(frozen=True)
 class _File:
     """Columns of a file: names that say what a figure is of, and the numbers."""
 
+    kind: str
+    """That of its figures in the long table."""
     names: tuple[str, ...]
-    values: tuple[str, ...]
+    values: tuple[str, ...] = ("value",)
     table: str = ""
     """Its table, where no column says so."""
 
@@ -130,13 +126,17 @@ class _File:
 
 FILES = {
     "datasets.csv": _File(
-        ("dataset",), (*COUNTS, "interactions_per_user", "interactions_per_item"), "table1"
+        "count", ("dataset",), (*COUNTS, "interactions_per_user", "interactions_per_item"), "table1"
     ),
-    "quality.csv": _File(("table", "llm", "dataset", "metric", "method"), ("value",)),
-    "improvement.csv": _File(("llm", "metric", "baseline"), ("{subject}_improvement_percent",), "table5"),
-    "efficiency.csv": _File(("table", "llm", "dataset", "measure", "method"), ("value",)),
-    "hyperparameters.csv": _File(("llm", "dataset", "method", "hyperparameter"), ("value",)),
+    "quality.csv": _File("quality", ("table", "llm", "dataset", "metric", "method")),
+    "improvement.csv": _File(
+        "improvement", ("llm", "metric", "baseline"), ("{subject}_improvement_percent",), "table5"
+    ),
+    "efficiency.csv": _File("cost", ("table", "llm", "dataset", "measure", "method")),
+    "hyperparameters.csv": _File("tuned", ("llm", "dataset", "method", "hyperparameter")),
 }
+SPLITS = {"quality": "test", "improvement": "test", "gpu_memory_gb": "train"}
+"""Kind or measure -> its split in the long table."""
 
 
 def folder() -> Path:
@@ -156,21 +156,21 @@ def published(where: Path | None = None) -> Published:
     """
     root = where or folder()
     layout = _layout(root / LAYOUT)
-    figures: list[Figure] = []
+    rows: list[Row] = []
     for name, file in FILES.items():
-        found: dict[tuple[str | None, ...], int] = {}
+        lines: dict[tuple[str | None, ...], int] = {}
         for line, row in _rows(root / name, (*file.names, *file.numbers(layout))):
             _check_names(row, layout, f"{root / name}, line {line}")
             for figure in _figures(row, file, layout, f"{root / name}, line {line}"):
-                key = (figure.record, figure.llm, figure.dataset, figure.method, figure.measure)
-                if key in found:
-                    raise UserError(f"{root / name}, line {line}: stands on line {found[key]} too; keep one.")
-                found[key] = line
-                figures.append(figure)
-    there = {figure.dataset for figure in figures if figure.measure in COUNTS}
-    if missing := [name for name in layout.datasets if name not in there]:
+                key = tuple(figure.get(part) for part in ("record", "llm", "dataset", "method", "measure"))
+                if key in lines:
+                    raise UserError(f"{root / name}, line {line}: stands on line {lines[key]} too; keep one.")
+                lines[key] = line
+                rows.append(figure)
+    counted = {row["dataset"] for row in rows if row["kind"] == "count"}
+    if missing := [name for name in layout.datasets if name not in counted]:
         raise UserError(f"{root / 'datasets.csv'}: no line for the dataset '{missing[0]}' of {LAYOUT}.")
-    return Published(layout, tuple(figures))
+    return Published(layout, tuple(rows))
 
 
 def dataset_of(fingerprint: Mapping[str, Any]) -> str | None:
@@ -232,19 +232,26 @@ def _check_names(row: Mapping[str, str], layout: Layout, where: str) -> None:
             raise unknown(f"{column} in {where}:", row[column], names)
 
 
-def _figures(row: Mapping[str, str], file: _File, layout: Layout, where: str) -> Iterator[Figure]:
+def _figures(row: Mapping[str, str], file: _File, layout: Layout, where: str) -> Iterator[Row]:
     """One figure a number of the row."""
     table = file.table or row.get("table") or f"table{layout.tables['best'].numbers[row['llm']]}"
     named = row.get("measure") or row.get("metric") or row.get("hyperparameter")
+    method = row.get("method") or row.get("baseline")
     for column in file.numbers(layout):
-        yield Figure(
-            measure=(IMPROVEMENT if "baseline" in row else "") + (named or column),
-            value=_number(row[column], column, where),
-            dataset=row.get("dataset", ""),
-            llm=row.get("llm"),
-            method=row.get("method") or row.get("baseline") or "",
-            record=f"paper:{table}",
-        )
+        measure = named or column
+        figure = {
+            "source": "paper",
+            "dataset": row.get("dataset"),
+            "llm": row.get("llm"),
+            "method": method,
+            "configuration": method,
+            "split": SPLITS.get(file.kind) or SPLITS.get(measure),
+            "kind": file.kind,
+            "measure": measure,
+            "value": _number(row[column], column, where),
+            "record": f"paper:{table}",
+        }
+        yield {name: value for name, value in figure.items() if value is not None}
 
 
 def _number(text: str, column: str, where: str) -> float:

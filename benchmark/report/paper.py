@@ -1,0 +1,440 @@
+"""The paper's tables as sections: from what the paper prints, from our records, or both side by side.
+
+A table of ours never mixes protocols: each protocol has its own, `paper` first. What is computed from the
+figures is defined in `benchmark.report.derived`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from benchmark.report import derived
+from benchmark.report import paper_blocks as tables
+from benchmark.report.names import slug
+from benchmark.report.paper_study import (
+    MASKED,
+    MEMORIES,
+    TIMES,
+    Mean,
+    Study,
+    counts_of,
+    of_paper,
+    of_records,
+    printed,
+)
+from benchmark.report.section import Section
+from benchmark.report.styles import Block
+from benchmark.results.published import COUNTS, SOURCES, Layout, Published, Table, published
+from benchmark.results.record import METRICS
+from benchmark.results.stored import StoredRun
+from methods.errors import unknown
+
+Lines = list[dict[str, Any]]
+Counts = Mapping[str, tuple[str, Mapping[str, float]]]
+STATISTICS = "paper:table1"
+UNMASKED = (
+    "The paper does not say whether items of the user's history are left out of the ranking. Ours are given "
+    "raw first, then with the history masked; the paper's ratio of N@10 to R@10 on Sci (0.63 to 0.65) is "
+    "nearer to that of our masked figures."
+)
+SPREAD = "±: half-width of the 95 % t interval over seeds; a figure without it is of one seed."
+ACROSS = "Best and second: among the methods of a row."
+IMPROVED = (
+    "Improvement: mean over datasets of 100 (s / b - 1), s the proposed method's figure and b the "
+    "baseline's. p: paired t-test of s - b over datasets, two-sided; *: p < {:.2f}. Whether the paper's test "
+    "has one side or two it does not say; a one-sided p is half as large."
+)
+OURS = (
+    "Means are over the datasets on which both methods have a figure. The t-test takes datasets as "
+    "independent, which a dataset and a part of it are not."
+)
+COST_NOTES = {
+    "time": "Mean speedup: mean over datasets of b / s, s the proposed method's seconds and b the row's.",
+    "memory": "Mean reduction: mean over datasets of 100 (1 - s / b), s the proposed method's memory and b "
+    "the row's. Ours: on a GPU what torch allocated, on a CPU the resident memory of the process; the "
+    "largest of the seeds, in 10^9 bytes. What the paper's GB counts it does not say.",
+}
+COSTS: tuple[tuple[str, Mapping[str, str], str], ...] = (
+    ("time", TIMES, "speedup"),
+    ("memory", MEMORIES, "reduction"),
+)
+"""Kind of a table, its measures, and what is averaged over datasets."""
+
+
+def sections(source: str, runs: Sequence[StoredRun] = ()) -> list[Section]:
+    """The paper's tables from a source: `paper` needs no runs, `ours` needs only them.
+
+    Raises `UserError` for another source, and for a published file that is damaged.
+    """
+    from benchmark.results.figures import measured
+    from benchmark.results.figures import printed as published_figures
+
+    if source not in SOURCES:
+        raise unknown("source of a report:", source, SOURCES)
+    paper = published()
+    layout = paper.layout
+    theirs = [] if source == "ours" else of_paper(published_figures(), layout)
+    if source == "paper":
+        return _paper(paper, theirs)
+    figures = measured(runs)
+    counts, ours = counts_of(figures, layout), of_records(runs, figures, layout)
+    if source == "ours":
+        return _ours(ours, layout, counts)
+    return _both(paper, theirs, ours, counts)
+
+
+def _paper(paper: Published, studies: Sequence[Study]) -> list[Section]:
+    layout = paper.layout
+    return [
+        _printed_statistics(paper),
+        *(_quality(study, layout) for study in studies),
+        _improvement(studies, layout),
+        *_costs(studies, layout),
+        *(section for study in studies for section in _integration(study, layout)),
+        *(_best(study, layout) for study in studies),
+        derived.section(paper, studies),
+    ]
+
+
+def _ours(studies: Sequence[Study], layout: Layout, counts: Counts) -> list[Section]:
+    found = _statistics(counts)
+    for protocol in dict.fromkeys(study.protocol for study in studies):
+        same = [study for study in studies if study.protocol == protocol]
+        found += [_quality(study, layout) for study in same if study.has(METRICS)]
+        if compared := [study for study in same if study.has(METRICS, [layout.subject])]:
+            found.append(_improvement(compared, layout))
+        found += _costs(same, layout)
+        for study in same:
+            found += _integration(study, layout)
+            if _tuned(study, layout):
+                found.append(_best(study, layout))
+    return found
+
+
+def _both(paper: Published, studies: Sequence[Study], ours: Sequence[Study], counts: Counts) -> list[Section]:
+    """Side by side what both have; of the paper alone what ours have no counterpart of."""
+    layout, theirs = paper.layout, {study.llm: study for study in studies}
+    found = [_compared_statistics(paper, counts)]
+    paired: set[str] = set()
+    for own in ours:
+        pair = _compared(theirs.get(own.llm, theirs[layout.stand_in]), own, layout)
+        single = {table.numbers.get(own.llm) for table in layout.tables.values()}
+        titles = (section.title.partition(" beside")[0] for section in pair)
+        paired |= {title for title in titles if title.removeprefix("Table ") in single}
+        found += pair
+    alone = [section for section in _paper(paper, studies) if section.title.partition(":")[0] not in paired]
+    return [*found, *(section for section in alone if section.stem != "paper-table1")]
+
+
+# --- Tables of one source -----------------------------------------------------------------------------------
+
+
+def _printed_counts(paper: Published) -> dict[str, dict[str, float]]:
+    """Table 1: dataset -> users, items, interactions."""
+    return {
+        dataset: dict(zip(COUNTS, map(float, values), strict=True))
+        for dataset, values in paper.counts().items()
+    }
+
+
+def _printed_statistics(paper: Published) -> Section:
+    layout = paper.layout
+    counts = {name: (layout.datasets[name], values) for name, values in _printed_counts(paper).items()}
+    rows = [row for row in paper.rows if row["record"] == STATISTICS]
+    lines = [
+        _line(Mean("paper", row["dataset"], "", row["measure"], row["value"], record=STATISTICS))
+        for row in rows
+    ]
+    return Section(
+        "paper-table1",
+        "Table 1: dataset statistics",
+        f"From what {layout.source} prints: users, items and interactions after preparation.",
+        [tables.dataset_statistics(counts, STATISTICS)],
+        lines=lines,
+        records={STATISTICS: printed(STATISTICS, layout)},
+    )
+
+
+def _statistics(counts: Counts) -> list[Section]:
+    if not counts:
+        return []
+    caption = "The datasets of our records, from their fingerprints; those with the paper's counts first."
+    lines = [
+        {"source": "ours", "dataset": name, **{count: _plain(value) for count, value in values.items()}}
+        for name, (_, values) in counts.items()
+    ]
+    title = "Ours, as Table 1: dataset statistics"
+    return [Section("ours-datasets", title, caption, [tables.dataset_statistics(counts)], lines=lines)]
+
+
+def _prefixes(study: Study) -> tuple[str, ...]:
+    return ("", MASKED) if study.source == "ours" else ("",)
+
+
+def _quality(study: Study, layout: Layout) -> Section:
+    methods = layout.tables["quality"].methods
+    blocks = [tables.quality(study, layout, methods, prefix) for prefix in _prefixes(study)]
+    notes = [ACROSS] if study.source == "paper" else [ACROSS, UNMASKED, SPREAD]
+    lines = _lines([study], _measures("quality", layout), [] if study.source == "ours" else methods)
+    return _section("quality", [study], layout, blocks, notes, lines)
+
+
+def _improvement(studies: Sequence[Study], layout: Layout) -> Section:
+    prefixes, baselines = _prefixes(studies[0]), layout.tables["improvement"].methods
+    blocks, lines = [], []
+    for prefix in prefixes:
+        blocks += tables.improvements(studies, layout, baselines, prefix)
+        lines += _improvement_lines(studies, layout, baselines, prefix)
+    notes = [IMPROVED.format(1 - layout.confidence)]
+    if studies[0].source == "paper":
+        notes.append("Computed from Tables 2 to 4; the printed figures stand under Derived figures.")
+    else:
+        notes += [OURS, UNMASKED]
+    return _section("improvement", studies, layout, blocks, notes, lines)
+
+
+def _improvement_lines(
+    studies: Sequence[Study], layout: Layout, baselines: Sequence[str], prefix: str
+) -> Lines:
+    """Improvements in full precision, with the number of datasets."""
+    lines = []
+    for study, metric, baseline in product(studies, METRICS, baselines):
+        if both := derived.pairs(study, layout.subject, baseline, prefix + metric):
+            lines.append(
+                {
+                    "source": study.source,
+                    "llm": study.llm,
+                    "protocol": study.protocol or None,
+                    "method": layout.subject,
+                    "baseline": baseline,
+                    "measure": prefix + metric,
+                    "improvement_percent": derived.mean_ratio("improvement", both),
+                    "p": derived.p_value(both),
+                    "datasets": len(both),
+                }
+            )
+    return lines
+
+
+def _costs(studies: Sequence[Study], layout: Layout) -> list[Section]:
+    found = []
+    for kind, measures, ratio in COSTS:
+        blocks = [
+            tables.costs([one for one in studies if one.has([measure])], layout, kind, measure, ratio, title)
+            for measure, title in measures.items()
+            if any(one.has([measure]) for one in studies)
+        ]
+        if blocks:
+            notes = [
+                "Best and second: the least of a language model's methods on a dataset.",
+                COST_NOTES[kind],
+            ]
+            found.append(_section(kind, studies, layout, blocks, notes, _lines(studies, measures, [])))
+    return found
+
+
+def _integration(study: Study, layout: Layout) -> list[Section]:
+    methods = layout.tables["integration"].methods
+    baselines = [name for name in methods if name != layout.subject]
+    if not study.has(METRICS, baselines):
+        return []
+    blocks, lines = [], _lines([study], _measures("integration", layout), methods)
+    for prefix in _prefixes(study):
+        blocks.append(tables.quality(study, layout, methods, prefix, others=False))
+        blocks += tables.improvements([study], layout, baselines, prefix)
+        lines += _improvement_lines([study], layout, baselines, prefix)
+    notes = [ACROSS, IMPROVED.format(1 - layout.confidence)]
+    notes += [OURS, UNMASKED, SPREAD] if study.source == "ours" else []
+    return [_section("integration", [study], layout, blocks, notes, lines)]
+
+
+def _tuned(study: Study, layout: Layout) -> bool:
+    """Whether it has a hyper-parameter of Tables S1 to S3."""
+    return any(study.has([column.hyperparameter], [column.method]) for column in layout.columns)
+
+
+def _best(study: Study, layout: Layout) -> Section:
+    symbols = dict.fromkeys(f"{one.symbol}: {one.hyperparameter}" for one in layout.columns)
+    notes = [f"{'; '.join(symbols)}."]
+    if study.source == "ours":
+        notes.append("A method that was not tuned has no value here.")
+    lines = _lines([study], _measures("best", layout), [])
+    return _section("best", [study], layout, [tables.best(study, layout)], notes, lines)
+
+
+def _section(
+    kind: str, studies: Sequence[Study], layout: Layout, blocks: Sequence[Block], notes: Sequence[str],
+    lines: Sequence[Mapping[str, Any]] = (),
+) -> Section:  # fmt: skip
+    """A section of the paper's figures, or of ours under one protocol."""
+    table, first = layout.tables[kind], studies[0]
+    number = _number(table, first.llm, layout)
+    named = table.title[0].lower() + table.title[1:]
+    single = "" not in table.numbers
+    if first.source == "paper":
+        about = f" ({layout.llms[first.llm]})" if single else ""
+        stem, title = f"paper-table{number}", f"Table {number}: {named}{about}"
+        caption = f"From what {layout.source} prints{about}."
+    else:
+        about = f"{first.llm}, protocol {first.protocol}" if single else f"protocol {first.protocol}"
+        stem = "-".join(["ours", kind, *([slug(first.llm)] if single else []), slug(first.protocol)])
+        title = f"Ours, as Table {number}: {named} ({about})"
+        models = ", ".join(dict.fromkeys(study.llm for study in studies))
+        caption = f"From our records: language model {models}, protocol {first.protocol}."
+        if others := [study.llm for study in studies if study.llm not in layout.llms]:
+            caption += f" {', '.join(others)}: not a language model of the paper."
+    several = len(studies) > 1
+    own = [f"{study.llm}: {note}" if several else note for study in studies for note in study.notes]
+    return Section(stem, title, caption, blocks, [*notes, *own], (), lines, _records(blocks, studies))
+
+
+# --- The paper's figures beside ours ------------------------------------------------------------------------
+
+
+def _compared_statistics(paper: Published, counts: Counts) -> Section:
+    """Table 1 beside the fingerprints of our datasets."""
+    layout = paper.layout
+    block = tables.compare_statistics(_printed_counts(paper), counts, layout.datasets, STATISTICS)
+    caption = f"Table 1 of {layout.source} beside the fingerprints of our records; ours minus the paper's."
+    title, records = "Table 1 beside ours: dataset statistics", {STATISTICS: printed(STATISTICS, layout)}
+    return Section("both-datasets", title, caption, [block] if block else [], records=records)
+
+
+def _compared(paper: Study, own: Study, layout: Layout) -> list[Section]:
+    """The tables of one language model and protocol of ours beside the paper's, where both have figures."""
+    if not tables.common(paper, own):
+        return []
+    baselines = layout.tables["improvement"].methods
+    variants = [name for name in layout.tables["integration"].methods if name != layout.subject]
+    best = tables.compare_best(paper, own, layout) if _tuned(own, layout) else None
+    found: dict[str, list[Block | None]] = {
+        "quality": _compared_quality("quality", paper, own, layout, baselines),
+        **{
+            kind: _compared_costs(kind, measures, ratio, paper, own, layout)
+            for kind, measures, ratio in COSTS
+        },
+        "integration": _compared_quality("integration", paper, own, layout, variants),
+        "best": [best],
+    }
+    return [
+        _compared_section(kind, paper, own, layout, [block for block in blocks if block])
+        for kind, blocks in found.items()
+        if any(blocks)
+    ]
+
+
+def _compared_quality(
+    kind: str, paper: Study, own: Study, layout: Layout, baselines: Sequence[str]
+) -> list[Block | None]:
+    """Figures raw and masked, and the mean improvements that follow from them."""
+    methods = baselines if kind == "integration" else layout.tables[kind].methods
+    if not own.has(METRICS, methods) or not paper.has(METRICS, methods):
+        return []
+    blocks: list[Block | None] = []
+    for prefix in ("", MASKED):
+        blocks += tables.compare_quality(paper, own, layout, kind, prefix)
+        measures = [(metric, prefix + metric) for metric in METRICS]
+        title = f"Mean improvement of {layout.methods[layout.subject]}, %{', ours masked' if prefix else ''}"
+        blocks.append(tables.compare_ratios(paper, own, layout, "improvement", measures, baselines, title))
+    return blocks
+
+
+def _compared_costs(
+    kind: str, measures: Mapping[str, str], ratio: str, paper: Study, own: Study, layout: Layout
+) -> list[Block | None]:
+    measure, title = next(iter(measures.items()))  # the paper has this one only
+    if not own.has([measure]):
+        return []
+    others = [name for name in layout.tables[kind].methods if name != layout.subject]
+    head = f"Mean {ratio} by {layout.methods[layout.subject]}{', %' if ratio == 'reduction' else ''}"
+    return [
+        tables.compare_costs(paper, own, layout, kind, measure, title),
+        tables.compare_ratios(paper, own, layout, ratio, [(measure, measure)], others, head),
+    ]
+
+
+def _compared_section(kind: str, paper: Study, own: Study, layout: Layout, blocks: list[Block]) -> Section:
+    table, name = layout.tables[kind], layout.llms[paper.llm]
+    number = _number(table, paper.llm, layout)
+    about = f"{own.llm}, protocol {own.protocol}"
+    caption = (
+        f"Table {number} of {layout.source} ({name}) beside our records ({about}). "
+        "Difference: ours minus the paper's; relative: in per cent of the paper's."
+    )
+    if paper.llm != own.llm:
+        caption += f" The language model differs: {name} in the paper, {own.llm} here."
+    missing = [label for dataset, label in layout.datasets.items() if dataset not in own.datasets]
+    notes = [f"Not among our records: {', '.join(missing)}."] if missing else []
+    if kind in ("quality", "integration"):
+        notes += ["Best and second: of each side, among the methods under one metric.", UNMASKED, SPREAD]
+    if kind in COST_NOTES:
+        hardware = "Hardware differs: the paper's is V100 (Sci, Pantry, Tools) and A100 (Toys, Ins)."
+        notes += [COST_NOTES[kind], hardware]
+    if kind != "best":
+        notes.append("Means are over the datasets that both have.")
+    methods = table.methods if kind == "integration" else ()
+    return Section(
+        f"both-{kind}-{slug(own.llm)}-{slug(own.protocol)}",
+        f"Table {number} beside ours: {table.title[0].lower()}{table.title[1:]} ({about})",
+        caption,
+        blocks,
+        [*notes, *own.notes],
+        (),
+        _lines((paper, own), _measures(kind, layout), methods),
+        _records(blocks, (paper, own)),
+    )
+
+
+# --- What both share ----------------------------------------------------------------------------------------
+
+
+def _number(table: Table, llm: str, layout: Layout) -> str:
+    """The paper's number of a table; of a language model that it does not have, that of its stand-in."""
+    return table.numbers.get("") or table.numbers.get(llm) or table.numbers[layout.stand_in]
+
+
+def _measures(kind: str, layout: Layout) -> Collection[str]:
+    """The measures that a kind of table shows."""
+    if kind in ("quality", "integration"):
+        return [*METRICS, *(MASKED + metric for metric in METRICS)]
+    known = {"time": TIMES, "memory": MEMORIES, "best": {one.hyperparameter for one in layout.columns}}
+    return known[kind]
+
+
+def _lines(studies: Iterable[Study], measures: Collection[str], methods: Collection[str]) -> Lines:
+    """The figures of studies for the CSV, narrowed; no methods: of all."""
+    return [
+        {**_line(mean), "llm": study.llm, "protocol": study.protocol or None}
+        for study in studies
+        for mean in study.means.values()
+        if mean.measure in measures and (not methods or mean.method in methods)
+    ]
+
+
+def _line(mean: Mean) -> dict[str, Any]:
+    """A figure in full precision."""
+    return {
+        "source": mean.source,
+        "llm": None,
+        "protocol": None,
+        "dataset": mean.dataset,
+        "method": mean.method,
+        "measure": mean.measure,
+        "value": _plain(mean.value),
+        "half_width": mean.half_width,
+        "seeds": mean.seeds if mean.source == "ours" else None,
+        "record": mean.record,
+    }
+
+
+def _plain(value: float) -> float:
+    """A whole number as one, so that counts and sizes are read as such."""
+    return int(value) if value.is_integer() else value
+
+
+def _records(blocks: Sequence[Block], studies: Iterable[Study]) -> dict[str, Any]:
+    """The provenance of the cells of these tables."""
+    used = {cell.record for block in blocks for row in block.rows for cell in row}
+    return {name: value for study in studies for name, value in study.records.items() if name in used}

@@ -1,0 +1,270 @@
+"""The figures of the paper's tables, selected from the long table: what it prints, and what our runs gave.
+
+A `Study` holds those of one source under one language model and, of ours, one protocol. Studies of both
+sources have one form, so that a table is one function of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from benchmark.report.generations import bare, mark, newest, note, oldest
+from benchmark.report.provenance import configuration
+from benchmark.report.rows import Group, Row, groups
+from benchmark.report.stats import Estimate, estimate
+from benchmark.results.metrics import measure
+from benchmark.results.published import COUNTS, Layout, dataset_of
+from benchmark.results.record import METRICS
+from benchmark.results.stored import StoredRun
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+MASKED = "masked "
+"""Before a metric: the user's history is left out of the ranking."""
+TIMES = {"epoch_seconds": "wall seconds", "epoch_cpu_seconds": "CPU seconds"}
+MEMORIES = {"gpu_memory_gb": "GPU memory in GB", "host_memory_gb": "host memory in GB"}
+LABELS = {**{name: measure(name).label for name in METRICS}, **TIMES, **MEMORIES}
+"""Measures as tables print them."""
+PROTOCOLS_FIRST = ("paper",)
+TUNED = ("grid", "paper")
+"""Ways of tuning, the one that stands for a method first."""
+
+
+class Mean(NamedTuple):
+    """A published figure, or the mean over the seeds of one configuration."""
+
+    source: Literal["paper", "ours"]
+    dataset: str
+    method: str
+    measure: str
+    value: float
+    half_width: float | None = None
+    """Of the 95 % t interval over seeds; None where one number is known."""
+    seeds: int = 1
+    record: str = ""
+    """`paper:<table>`, or the name of the configuration below the folder of the results."""
+
+    @property
+    def estimate(self) -> Estimate:
+        """The value and its interval."""
+        return Estimate(self.value, self.half_width, self.seeds, self.value)
+
+
+@dataclass(frozen=True)
+class Study:
+    """The figures of one source under one language model and, of ours, one protocol."""
+
+    source: Literal["paper", "ours"]
+    llm: str
+    protocol: str
+    means: Mapping[tuple[str, str, str], Mean]
+    """(dataset, method, measure) -> figure; datasets have the paper's names where their counts are its."""
+    datasets: Mapping[str, str]
+    """The datasets in order -> their names in a table."""
+    notes: tuple[str, ...] = ()
+    records: Mapping[str, Any] = field(default_factory=dict)
+    """For `Section.records`."""
+
+    def get(self, dataset: str, method: str, measure: str) -> Mean | None:
+        """A figure, where there is one."""
+        return self.means.get((dataset, method, measure))
+
+    def has(self, measures: Iterable[str], methods: Iterable[str] | None = None) -> bool:
+        """Whether there is any figure of these measures and methods."""
+        measures, methods = set(measures), None if methods is None else set(methods)
+        return any(key[2] in measures and (methods is None or key[1] in methods) for key in self.means)
+
+    def methods(self, measures: Iterable[str], first: Sequence[str]) -> list[str]:
+        """`first` in its order, then the others that have a figure of these measures, by name."""
+        measures = set(measures)
+        return [*first, *sorted({key[1] for key in self.means if key[2] in measures} - set(first))]
+
+
+def of_paper(figures: DataFrame, layout: Layout) -> list[Study]:
+    """One study a language model of the paper, in its order."""
+    own = figures[(figures.source == "paper") & figures.kind.isin(["quality", "cost", "tuned"])]
+    studies = []
+    for llm in layout.llms:
+        rows = own[own.llm == llm]
+        columns = (rows[name] for name in ("dataset", "method", "measure", "value", "record"))
+        means = [
+            Mean("paper", dataset, method, measure, value, record=record)
+            for dataset, method, measure, value, record in zip(*columns, strict=True)
+        ]
+        records = {one.record: printed(one.record, layout) for one in means}
+        studies.append(Study("paper", llm, "", _by_key(means), layout.datasets, (), records))
+    return studies
+
+
+def printed(record: str, layout: Layout) -> dict[str, Any]:
+    """The provenance of a published figure."""
+    table = record.removeprefix("paper:table")
+    return {"source": layout.source, "table": table, "typed into": "results/paper"}
+
+
+def of_records(runs: Sequence[StoredRun], figures: DataFrame, layout: Layout) -> list[Study]:
+    """One study a protocol and language model of the runs, whose figures are given.
+
+    The protocol `paper` and the paper's language models come first, then the others by name.
+    Of a method's configurations on a dataset one stands for it: one tuned by search, else one with the
+    paper's values, else one with the fewest settings of its own; of several the best by validation Recall@10.
+    The notes say which, and what was left out.
+    """
+    tables: dict[tuple[str, str], dict[str, list[Group]]] = {}
+    for group in groups(runs):
+        if group.key.llm is not None:
+            family = tables.setdefault((group.key.llm, group.key.protocol), {})
+            run = group.rows[0].runs[0]
+            key = dataset_key(run.dataset, run.data.get("fingerprint") or {}, layout)
+            family.setdefault(key, []).append(group)
+    known = list(layout.llms)
+
+    def place(key: tuple[str, str]) -> tuple[Any, ...]:
+        llm, protocol = key
+        number = known.index(llm) if llm in known else len(known)
+        return protocol not in PROTOCOLS_FIRST, protocol, number, llm
+
+    return [
+        _study(llm, protocol, tables[llm, protocol], figures, layout)
+        for llm, protocol in sorted(tables, key=place)
+    ]
+
+
+def dataset_key(own: str, counts: Mapping[str, Any], layout: Layout) -> str:
+    """The paper's name of our dataset `own` where the counts are the paper's, else `own`."""
+    return dataset_of(counts) or (f"{own} (not the paper's counts)" if own in layout.datasets else own)
+
+
+def ordered(datasets: Iterable[str], layout: Layout) -> list[str]:
+    """Those of the paper in its order, then the others by name."""
+    datasets = set(datasets)
+    return [name for name in layout.datasets if name in datasets] + sorted(datasets - set(layout.datasets))
+
+
+def dataset_label(dataset: str, own: str, layout: Layout) -> str:
+    """A dataset as tables print it, with our name of it, `own`, where that is another."""
+    name = layout.datasets.get(dataset, dataset)
+    return f"{name} ({own})" if dataset in layout.datasets and own not in (dataset, name) else name
+
+
+def _study(
+    llm: str, protocol: str, tables: Mapping[str, list[Group]], figures: DataFrame, layout: Layout
+) -> Study:
+    labels, notes, records = {}, [], {}
+    hardware: dict[str, list[str]] = {}
+    chosen: dict[tuple[str, str], Row] = {}
+    for dataset in ordered(tables, layout):
+        group, others = _fullest(tables[dataset], layout)
+        label = labels[dataset] = dataset_label(dataset, group.key.dataset, layout)
+        hardware.setdefault(group.hardware, []).append(label)
+        if group.missed:
+            notes.append(f"{label}: {group.missed}.")
+        if others:
+            apart = "; ".join(", ".join(other.differs) or other.hardware for other in others)
+            notes.append(f"{label}: left out {len(others)} table(s) of other settings or hardware: {apart}.")
+        for method, rows in _by_method(group).items():
+            row = rows[0]
+            if not row.ok:
+                notes.append(f"{row.label} on {label}: {row.status}.")
+                continue
+            chosen[dataset, method] = row
+            if len(rows) > 1 or bare(row.label) != method:
+                left = f" (not: {'; '.join(other.label for other in rows[1:])})" if rows[1:] else ""
+                notes.append(f"{method} on {label} is {row.label}{left}.")
+            records[row.finished[0].configuration] = configuration(row.finished)
+    on = "; ".join(f"{', '.join(names)}: {where}" for where, names in hardware.items())
+    notes += _mark_older(labels, chosen)
+    means = _by_key(_means(figures, chosen))
+    return Study("ours", llm, protocol, means, labels, (f"On {on}.", *notes), records)
+
+
+def _by_key(means: Iterable[Mean]) -> dict[tuple[str, str, str], Mean]:
+    return {(mean.dataset, mean.method, mean.measure): mean for mean in means}
+
+
+def _mark_older(labels: dict[str, str], chosen: Mapping[tuple[str, str], Row]) -> list[str]:
+    """Mark the datasets of which a figure is of an older generation than the newest of all; the notes that
+    say which figures."""
+    runs = [run for row in chosen.values() for run in row.ok]
+    notes = note(run.generation for run in runs)
+    for dataset, label in list(labels.items()):
+        older = [
+            method
+            for (other, method), row in chosen.items()
+            if other == dataset and oldest(row.ok, 0) < newest(runs)
+        ]
+        if older:
+            labels[dataset] = mark(label, True)
+            notes.append(f"{label}: of an older generation are {', '.join(older)}")
+    return [f"{line}." for line in notes]
+
+
+def _fullest(tables: Sequence[Group], layout: Layout) -> tuple[Group, list[Group]]:
+    """The group with most of the paper's methods, then most rows, then the first; and the others."""
+
+    def size(group: Group) -> tuple[int, int]:
+        finished = {row.runs[0].method for row in group.rows if row.ok}
+        return len(finished & set(layout.methods)), len(group.rows)
+
+    best = max(tables, key=size)
+    return best, [group for group in tables if group is not best]
+
+
+def _by_method(group: Group) -> dict[str, list[Row]]:
+    """Method -> its rows, the one that stands for it first."""
+    by_method: dict[str, list[Row]] = {}
+    for row in group.rows:
+        by_method.setdefault(row.runs[0].method, []).append(row)
+
+    def place(row: Row) -> tuple[bool, int, int, float]:
+        own = [pair for pair in row.runs[0].overrides if pair not in group.shared]
+        valid = row.quality("valid", "recall@10")
+        tuned = TUNED.index(row.tuning.mode) if row.tuning else len(TUNED)
+        return not row.ok, tuned, len(own), -(valid.mean if valid else 0.0)
+
+    return {method: sorted(rows, key=place) for method, rows in by_method.items()}
+
+
+def _means(figures: DataFrame, chosen: Mapping[tuple[str, str], Row]) -> list[Mean]:
+    """The figures of the rows that stand for (dataset, method), averaged over their seeds."""
+    used = (figures.kind == "quality") & figures.split.isin(["test", "test_masked"])
+    used |= figures.measure.isin([*TIMES, *MEMORIES]) & ~figures.split.isin(["eval", "run"])
+    table = figures[used | (figures.kind == "tuned")]
+    masked = table.split.isin(["test_masked"])
+    table = table.assign(measure=table.measure.mask(masked, MASKED + table.measure))
+    by_record = {str(name): rows for name, rows in table.groupby("record", sort=False)}
+    order = [form + metric for metric in METRICS for form in ("", MASKED)] + [*TIMES, *MEMORIES]
+    means = []
+    for (dataset, method), row in chosen.items():
+        values: dict[str, list[float]] = {name: [] for name in order}
+        for run in row.finished:
+            rows = by_record[run.name]
+            for name, value in zip(rows.measure, rows.value, strict=True):
+                values.setdefault(name, []).append(value)
+        if len(values["gpu_memory_gb"]) == len(row.ok):
+            del values["host_memory_gb"]
+        for name, numbers in values.items():
+            if name in MEMORIES and len(numbers) < len(row.ok):
+                continue  # not measured in every run
+            # of memory the largest of the seeds; a hyper-parameter is the same in all
+            averaged = name in order and name not in MEMORIES
+            if mean := estimate(numbers if averaged else numbers[:1] and [max(numbers)]):
+                record = row.finished[0].configuration
+                means.append(Mean("ours", dataset, method, name, mean.mean, mean.half_width, mean.n, record))
+    return means
+
+
+def counts_of(figures: DataFrame, layout: Layout) -> dict[str, tuple[str, dict[str, float]]]:
+    """Dataset of ours -> (its name in a table, its counts)."""
+    counts = figures[(figures.source == "ours") & (figures.kind == "count") & figures.measure.isin(COUNTS)]
+    found: dict[str, tuple[str, dict[str, float]]] = {}
+    for _, rows in counts.groupby("record", sort=False):
+        own, values = str(rows.dataset.iloc[0]), dict(zip(rows.measure, rows.value, strict=True))
+        if len(values) < len(COUNTS):
+            continue
+        dataset = dataset_key(own, values, layout)
+        found.setdefault(dataset, (dataset_label(dataset, own, layout), values))
+    return {dataset: found[dataset] for dataset in ordered(found, layout)}
