@@ -1,15 +1,20 @@
-"""Progress on stderr: a bar with the time left on a terminal, a line now and then elsewhere."""
+"""Progress on stderr: a bar (lines where stderr is no terminal), and the names of steps that take long."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from tqdm import tqdm
 
 LINE_SECONDS = 30.0
 """Between two lines where stderr is not a terminal."""
+STEP_SECONDS = 3.0
+"""Seconds after which a step is printed."""
 
 
 class Progress:
@@ -48,9 +53,39 @@ class Progress:
                 unit_scale=self._unit == "B",
                 initial=self._initial,
             )
-            print(meter, file=sys.stderr, flush=True)
+            _print(meter)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
+
+
+@contextmanager
+def print_steps(name: str, patience: float = STEP_SECONDS) -> Iterator[Callable[[str], None]]:
+    """Give a function that is called with the name of each step of a task `name` when it begins.
+
+    A step that has taken `patience` seconds is printed, and again with its duration when it ends.
+    """
+    step, since = "", time.monotonic()
+    timer = threading.Timer(patience, _print, [""])  # each step starts a new one, with its own line
+
+    def begin(following: str) -> None:
+        nonlocal step, since, timer
+        timer.cancel()
+        if step and (seconds := time.monotonic() - since) >= patience:
+            _print(f"{name}: {step}: {seconds:.0f} s")
+        step, since = following, time.monotonic()
+        timer = threading.Timer(patience, _print, [f"{name}: {step} ..."])
+        timer.daemon = True
+        timer.start()
+
+    try:
+        yield begin
+        begin("")
+    finally:
+        timer.cancel()
+
+
+def _print(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ import pytest
 from data_folders import TEN, TWELVE, write_folder
 from in_process import children_in_process
 
-from benchmark.data import cautions
+from benchmark.data import prepare as prepare_module
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +50,7 @@ def in_process() -> Iterator[None]:
 def catalogues_are_small() -> Iterator[None]:
     """Catalogues of tests are small on purpose: no warning of it, which tests of one line would meet."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cautions, "LARGE_CHANCE", float("inf"))
+        patch.setattr(prepare_module, "LARGE_CHANCE", float("inf"))
         yield
 
 

@@ -10,8 +10,10 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from benchmark.data import build
-from benchmark.data.recipe import Recipe, find, input_files
+from benchmark.data import pipeline
+from benchmark.data.catalogue import find
+from benchmark.data.download import input_files
+from benchmark.data.recipe import Recipe
 from benchmark.data.scratch import Scratch, scratch
 from benchmark.data.staging import stage
 
@@ -74,7 +76,7 @@ class Read:
 def read(recipe: Recipe) -> Read:
     """Read and stage the recipe's files; interactions with unknown items and items without text stay."""
     recipe = replace(recipe, unknown_items="drop", no_text="keep")
-    raw, _ = build.read(recipe, input_files(recipe, Path("no-cache")))
+    raw, _ = pipeline.read(recipe, input_files(recipe, Path("no-cache")))
     with tempfile.TemporaryDirectory() as folder, scratch(Path(folder)) as database:
         staged = stage(raw, recipe, database, lambda step: None)
         names = '''SELECT user_id, item_id, time FROM kept JOIN users USING ("user")

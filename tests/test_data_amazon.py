@@ -14,10 +14,10 @@ import pytest
 from raw_server import amazon_2014, amazon_2018, amazon_2023, asin, interactions, movielens
 
 from benchmark.data.amazon import read_amazon
+from benchmark.data.cleaning import field_text
 from benchmark.data.movielens import read_movielens
+from benchmark.data.raw import corrected_time
 from benchmark.data.recipe import Recipe
-from benchmark.data.rows import mended_time
-from benchmark.data.texts import field_text
 from methods.errors import UserError
 
 FIELDS = {
@@ -102,7 +102,7 @@ def test_a_clean_block_and_one_with_a_fault_are_read_alike(tmp_path: Path):
 def test_blocks_end_anywhere(tmp_path: Path, monkeypatch):
     wanted = read(tmp_path, *amazon_2018().values())
     for size in (7, 1000, 4096):
-        monkeypatch.setattr("benchmark.data.lines.BLOCK", size)
+        monkeypatch.setattr("benchmark.data.text_files.BLOCK", size)
         assert read(tmp_path, *amazon_2018().values()) == wanted
 
 
@@ -178,9 +178,9 @@ def test_mixed_units_are_named_or_mended(tmp_path: Path):
     assert rows[3] == ("A3", "B1", 1400000000, 4)
     assert repairs == {"timestamps brought to the unit of the others": 1}
     mend = recipe_of("amazon-2023", mixed_times="mend")
-    assert mended_time(1_400_000_000, 1000, "x", mend, Counter()) == 1_400_000_000_000
+    assert corrected_time(1_400_000_000, 1000, "x", mend, Counter()) == 1_400_000_000_000
     with pytest.raises(UserError, match="seems to be in seconds, amazon-2023 has milliseconds"):
-        mended_time(1_400_000_000, 1000, "x", recipe_of("amazon-2023"), Counter())
+        corrected_time(1_400_000_000, 1000, "x", recipe_of("amazon-2023"), Counter())
 
 
 def test_bytes_that_are_not_utf8_are_named_or_replaced(tmp_path: Path):
@@ -210,8 +210,8 @@ def test_a_file_cut_short_is_one_line(tmp_path: Path):
 
 
 def test_a_line_without_end_is_no_text(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("benchmark.data.lines.BLOCK", 100)
-    monkeypatch.setattr("benchmark.data.lines._LONGEST", 1000)
+    monkeypatch.setattr("benchmark.data.text_files.BLOCK", 100)
+    monkeypatch.setattr("benchmark.data.text_files._LONGEST", 1000)
     with pytest.raises(UserError, match=r"interactions, line 1: no line end within .* is it a text file"):
         read(tmp_path, "x" * 5000)
 

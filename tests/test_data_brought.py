@@ -20,9 +20,9 @@ from data_folders import TEXTS, USERS, interaction_rows, lines, read, recipe_of,
 
 from benchmark.commands import run as run_options
 from benchmark.commands.options import Parser, add_reading, reading
+from benchmark.data.catalogue import find
 from benchmark.data.prepare import prepare
-from benchmark.data.reading import Reading
-from benchmark.data.recipe import Recipe, find
+from benchmark.data.recipe import FolderOptions, Recipe
 from benchmark.grid.child import run_command
 from benchmark.grid.prepare import read_cells
 from benchmark.run.spec import RunSpec
@@ -82,14 +82,14 @@ def test_a_named_separator(tmp_path, separator):
         read(recipe_of(folder))
     shown = {"\t": "\\t"}.get(separator, separator)
     assert f"--separator '{shown}'" in str(caught.value) and "\n" not in str(caught.value)
-    assert same_as_plain(tmp_path, find(str(folder), Reading(separator=separator)))
+    assert same_as_plain(tmp_path, find(str(folder), FolderOptions(separator=separator)))
 
 
 def test_columns_of_other_names(tmp_path):
     rows = [("uid", "asin", "ts", "item_id"), *((*row, "other") for row in interaction_rows())]
     folder = write(tmp_path / "own", rows, PLAIN_ITEMS)
     mapped = {"user_id": "uid", "item_id": "asin", "timestamp": "ts"}
-    assert same_as_plain(tmp_path, find(str(folder), Reading(columns=tuple(mapped.items()))))
+    assert same_as_plain(tmp_path, find(str(folder), FolderOptions(columns=tuple(mapped.items()))))
     table = "[columns]\n" + "".join(f'{name} = "{column}"\n' for name, column in mapped.items())
     (folder / "recipe.toml").write_text(table, encoding="utf-8")
     named = find(str(folder))
@@ -98,7 +98,7 @@ def test_columns_of_other_names(tmp_path):
         with pytest.raises(
             UserError, match=f"no column '{wrong}', which is to be {name}; its columns are uid"
         ):
-            read(find(str(folder), Reading(columns=((name, wrong),))))
+            read(find(str(folder), FolderOptions(columns=((name, wrong),))))
 
 
 def test_columns_that_do_not_fit_are_told_how_to_be_mapped(tmp_path):
@@ -124,10 +124,10 @@ def test_text_fields_of_other_names_and_an_item_id_that_is_not_meant(tmp_path):
     folder = write(tmp_path / "own", PLAIN_ROWS, items)
     (folder / "recipe.toml").write_text('text_fields = ["title"]', encoding="utf-8")
     assert same_as_plain(
-        tmp_path, find(str(folder), Reading(columns=(("item_id", "asin"), ("title", "name"))))
+        tmp_path, find(str(folder), FolderOptions(columns=(("item_id", "asin"), ("title", "name"))))
     )
     (folder / "recipe.toml").unlink()
-    found = read(find(str(folder), Reading(columns=(("item_id", "asin"),))))
+    found = read(find(str(folder), FolderOptions(columns=(("item_id", "asin"),))))
     assert found.texts == [*TEXTS.values()], "an id is no text"
 
 
@@ -137,7 +137,7 @@ def test_columns_of_parquet_of_other_names(tmp_path):
         tmp_path / "own", {"u": users, "i": items, "t": times}, {"i": [*TEXTS], "title": [*TEXTS.values()]}
     )
     mapped = (("user_id", "u"), ("item_id", "i"), ("timestamp", "t"))
-    assert same_as_plain(tmp_path, find(str(recipe.source), Reading(columns=mapped)))
+    assert same_as_plain(tmp_path, find(str(recipe.source), FolderOptions(columns=mapped)))
 
 
 def moments(texts: list[str], folder: Path, **options: Any) -> list[int | float]:
@@ -343,10 +343,10 @@ def test_ids_with_and_without_a_fraction_in_one_file_stay_two(tmp_path):
 
 
 READINGS = [
-    Reading(),
-    Reading(recipe="games"),
-    Reading("beauty", (("user_id", "uid"), ("timestamp", "a b=c")), ";"),
-    Reading(separator="\t"),
+    FolderOptions(),
+    FolderOptions(recipe="games"),
+    FolderOptions("beauty", (("user_id", "uid"), ("timestamp", "a b=c")), ";"),
+    FolderOptions(separator="\t"),
 ]
 
 

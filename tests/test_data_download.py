@@ -11,10 +11,11 @@ from raw_server import Server, amazon_2014, amazon_2018, amazon_2023, interactio
 
 from benchmark.cli import main
 from benchmark.data import transfer as module
-from benchmark.data.download import fetch, remember
-from benchmark.data.places import raw_folder
+from benchmark.data.catalogue import find
+from benchmark.data.download import fetch, record_checksums
+from benchmark.data.paths import raw_folder
 from benchmark.data.prepare import describe, prepare
-from benchmark.data.recipe import Recipe, find
+from benchmark.data.recipe import Recipe
 from benchmark.data.transfer import UnavailableError, transfer
 from methods.errors import UserError
 
@@ -44,7 +45,7 @@ def recipe_of(*urls: str, name: str = "own", **options: object) -> Recipe:
 def use(recipe: Recipe, cache: Path) -> Path:
     """The recipe's file, from which something has been prepared."""
     files = fetch(recipe, cache)
-    remember(recipe, files.values(), cache)
+    record_checksums(recipe, files.values(), cache)
     return files["archive"]
 
 

@@ -13,11 +13,11 @@ import pytest
 from data_folders import recipe_of, write_folder, write_unisrec
 
 from benchmark.data import filters
-from benchmark.data import prepare as room
+from benchmark.data import prepare as prepare_module
+from benchmark.data.catalogue import find
 from benchmark.data.prepare import describe, prepare
-from benchmark.data.reading import Reading
-from benchmark.data.recipe import find
-from benchmark.data.steps import told_steps
+from benchmark.data.recipe import FolderOptions
+from benchmark.progress import print_steps
 from methods.errors import UserError
 
 
@@ -181,15 +181,15 @@ def test_expected_counts_that_are_missed_warn_with_both_numbers(tmp_path):
 
 
 def test_steps_that_take_their_time_are_told(tmp_path, capsys):
-    with told_steps("toy", patience=0.0) as begin:
+    with print_steps("toy", patience=0.0) as begin:
         prepare(recipe_of(write_folder(tmp_path / "toy", recipe="core = 2")), tmp_path / "cache", begin)
     told = [line for line in capsys.readouterr().err.splitlines() if not line.endswith("...")]
     assert told[0] == "toy: digest of the files: 0 s" and told[-1] == "toy: write: 0 s"
     assert {"toy: read items: 0 s", "toy: core: 0 s", "toy: sort: 0 s"} <= set(told)
-    with told_steps("toy") as begin:
+    with print_steps("toy") as begin:
         prepare(recipe_of(tmp_path / "toy"), tmp_path / "cache", begin)
     assert capsys.readouterr().err == ""
-    with told_steps("toy", patience=0.05) as begin:
+    with print_steps("toy", patience=0.05) as begin:
         begin("wait")
         time.sleep(0.2)
         assert capsys.readouterr().err == "toy: wait ...\n"
@@ -198,7 +198,7 @@ def test_steps_that_take_their_time_are_told(tmp_path, capsys):
 def test_second_call_reads_the_cache_without_a_copy(tmp_path, monkeypatch):
     recipe = recipe_of(write_folder(tmp_path / "toy"))
     first = prepare(recipe, tmp_path / "cache")
-    monkeypatch.setattr(room, "build", lambda *_: pytest.fail("built twice"))
+    monkeypatch.setattr(prepare_module, "build", lambda *_: pytest.fail("built twice"))
     again = prepare(replace(recipe, summary="other words"), tmp_path / "cache")
     assert again.key == first.key and sequences(again) == sequences(first)
     assert not again.items.flags.owndata and not again.items.flags.writeable
@@ -235,7 +235,9 @@ def test_damage_is_seen_and_mended(tmp_path, name):
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     recipe = recipe_of(write_folder(tmp_path / "toy"))
-    monkeypatch.setattr(room, "write_json", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
+    monkeypatch.setattr(
+        prepare_module, "write_json", lambda *_: (_ for _ in ()).throw(RuntimeError("killed"))
+    )
     with pytest.raises(RuntimeError, match="killed"):
         prepare(recipe, tmp_path / "cache")
     assert [path.suffix for path in (tmp_path / "cache" / "prepared").iterdir()] in ([], [".lock"])
@@ -260,7 +262,7 @@ def test_cache_that_cannot_be_written(tmp_path):
 
 @pytest.mark.parametrize("name", ["scientific", "beauty", "instruments"])
 def test_real_data_have_their_published_counts(name, real_data, tmp_path):
-    recipe = find(str(real_data / name), Reading(recipe=name))
+    recipe = find(str(real_data / name), FolderOptions(recipe=name))
     made = prepare(recipe, tmp_path)
     assert made.warnings == ()
     assert recipe.expected == {what: made.fingerprint[what] for what in ("users", "items", "interactions")}
@@ -273,7 +275,9 @@ def test_real_data_have_their_published_counts(name, real_data, tmp_path):
 
 
 def test_real_data_survive_the_unisrec_form(real_data, tmp_path):
-    plain = prepare(find(str(real_data / "scientific"), Reading(recipe="scientific")), tmp_path / "cache")
+    plain = prepare(
+        find(str(real_data / "scientific"), FolderOptions(recipe="scientific")), tmp_path / "cache"
+    )
     assert max(np.diff(plain.offsets)) > 50  # so that histories are cut
     texts = dict(zip(plain.item_ids, plain.texts, strict=True))
     write_unisrec(tmp_path / "unisrec", sequences(plain), texts)

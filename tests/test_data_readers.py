@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from data_folders import TEXTS, interaction_rows, lines, read, recipe_of, write_folder, write_unisrec
 
-from benchmark.data import lines as text_lines
+from benchmark.data import text_files
 from benchmark.data.prepare import prepare
 from methods.errors import UserError
 
@@ -110,7 +110,7 @@ SWALLOWED = ["disc 0", '"Greatest hits', "disc 2", "disc 3", 'vinyl 12"', "disc 
 @pytest.mark.parametrize("bad_rows", ["error", "skip"])
 @pytest.mark.parametrize("block", [8 << 20, 10])
 def test_rows_that_a_quote_merges_are_an_error(plain, monkeypatch, bad_rows, block):
-    monkeypatch.setattr(text_lines, "BLOCK", block)
+    monkeypatch.setattr(text_files, "BLOCK", block)
     rows = [("item_id", "title"), *zip("abcdef", SWALLOWED, strict=True)]
     (plain / "items.tsv").write_text(lines(rows), encoding="utf-8")
     told = r"items\.tsv, line 3: lines 3 to 6 are one row.* has the 2 fields of a row; set quotes = \"none\""

@@ -8,9 +8,8 @@ import pytest
 from data_folders import write_folder
 
 from benchmark.cli import main
-from benchmark.data.listing import available
-from benchmark.data.reading import Reading
-from benchmark.data.recipe import find
+from benchmark.data.catalogue import available, find
+from benchmark.data.recipe import FolderOptions
 from methods.errors import UserError
 
 
@@ -151,16 +150,16 @@ def test_a_url_that_does_not_end_in_the_name_of_a_file_is_refused(tmp_path, url)
 
 def test_a_folder_takes_the_options_of_the_recipe_that_is_named(tmp_path):
     folder = write_folder(tmp_path / "mine", recipe="core = 7")
-    recipe = find(str(folder), Reading(recipe="scientific"))
+    recipe = find(str(folder), FolderOptions(recipe="scientific"))
     assert (recipe.name, recipe.source, recipe.core) == ("mine", folder, 5)
     assert recipe.expected == {"users": 8442, "items": 4385, "interactions": 59427}
     assert "recipe 'scientific' in place of" in recipe.notes[0] and recipe.given == ("--recipe=scientific",)
     with pytest.raises(UserError, match=r"unknown recipe 'scientifc'\. Did you mean 'scientific'\?"):
-        find(str(folder), Reading(recipe="scientifc"))
+        find(str(folder), FolderOptions(recipe="scientifc"))
     with pytest.raises(UserError, match="--recipe tiny: that recipe generates its data"):
-        find(str(folder), Reading(recipe="tiny"))
+        find(str(folder), FolderOptions(recipe="tiny"))
     with pytest.raises(UserError, match=r"--recipe=games is for a folder, and 'tiny' is a recipe"):
-        find("tiny", Reading(recipe="games"))
+        find("tiny", FolderOptions(recipe="games"))
 
 
 def test_columns_and_separator_of_the_command_line_come_before_the_recipe(tmp_path):
@@ -169,12 +168,12 @@ def test_columns_and_separator_of_the_command_line_come_before_the_recipe(tmp_pa
     plain = find(str(folder))
     assert plain.separator == ";" and plain.columns == (("timestamp", "t"), ("user_id", "a"))
     assert plain.options()["columns"] == {"timestamp": "t", "user_id": "a"}
-    other = find(str(folder), Reading(columns=(("user_id", "b"),), separator="|"))
+    other = find(str(folder), FolderOptions(columns=(("user_id", "b"),), separator="|"))
     assert other.separator == "|" and other.columns == (("timestamp", "t"), ("user_id", "b"))
     with pytest.raises(UserError, match="separator = ';;' is not valid; it must be one character"):
-        find(str(folder), Reading(separator=";;"))
+        find(str(folder), FolderOptions(separator=";;"))
     with pytest.raises(UserError, match=r"unknown name in the columns .*'usr_id'\. Did you mean 'user_id'"):
-        find(str(folder), Reading(columns=(("usr_id", "b"),)))
+        find(str(folder), FolderOptions(columns=(("usr_id", "b"),)))
 
 
 def test_options_without_effect_leave_the_key_as_it_was(tmp_path):
@@ -314,7 +313,7 @@ def test_prepared_files_are_read_before_a_publishers(tmp_path, monkeypatch, no_d
     prepared = find("beauty")
     assert prepared.format == "tsv" and prepared.source == tmp_path / "beauty" and not prepared.files
     assert "clean" not in prepared.options() and prepared.expected == official.expected
-    named = find(str(tmp_path / "beauty"), Reading(recipe="beauty"))
+    named = find(str(tmp_path / "beauty"), FolderOptions(recipe="beauty"))
     assert named.options() == prepared.options()
 
 

@@ -19,13 +19,11 @@ import numpy as np
 import pytest
 from data_folders import lines, recipe_of, write_folder
 
-from benchmark.data import digests, filters
-from benchmark.data import lines as line_room
-from benchmark.data.delimited import Delimited
-from benchmark.data.prepare import prepare
+from benchmark.data import checksums, filters, text_files
+from benchmark.data.prepare import Strings, prepare
 from benchmark.data.recipe import Recipe
 from benchmark.data.scratch import memory_budget, scratch
-from benchmark.data.strings import Strings
+from benchmark.data.text_files import Delimited
 from methods.errors import UserError
 from studies.prepare_speed.generate import make
 from studies.prepare_speed.measure import ours, with_pandas
@@ -186,7 +184,7 @@ CELLS = [
 @pytest.mark.parametrize("block", [5, 64, 1 << 20])
 def test_blocks_of_any_size_read_as_python_does(tmp_path, monkeypatch, seed, block):
     """Rows, and the line that each begins on, whichever way a block is read."""
-    monkeypatch.setattr(line_room, "BLOCK", block)
+    monkeypatch.setattr(text_files, "BLOCK", block)
     rng = random.Random(seed)
     plain = rng.random() < 0.5
     cells = [cell for cell in CELLS if not plain or not re.search('[\t\n\r"]', cell)]
@@ -231,7 +229,7 @@ def test_blocks_of_any_size_read_as_python_does(tmp_path, monkeypatch, seed, blo
     ],
 )
 def test_a_fault_far_into_a_file_is_named_by_its_line(tmp_path, monkeypatch, bad, message, repair):
-    monkeypatch.setattr(line_room, "BLOCK", 256)
+    monkeypatch.setattr(text_files, "BLOCK", 256)
     folder = write_folder(tmp_path / "toy")
     good = [f"u{n % 50}\t{'abcd'[n % 4]}\t{n}\n" for n in range(1000)]
     whole = "".join(["user_id\titem_id\ttimestamp\n", *good[:700], "\n", bad, *good[700:]])
@@ -246,7 +244,7 @@ def test_a_fault_far_into_a_file_is_named_by_its_line(tmp_path, monkeypatch, bad
 
 def test_times_of_several_kinds_keep_their_order(tmp_path, monkeypatch):
     """Whole numbers in one block, others in the next: all are compared as the same kind."""
-    monkeypatch.setattr(line_room, "BLOCK", 32)
+    monkeypatch.setattr(text_files, "BLOCK", 32)
     folder = write_folder(tmp_path / "toy")
     times = ["3", "1", "2", "2.5", " 0 ", "1e0", "-4", "+9"]
     rows = [("u", "abcd"[n % 4], time) for n, time in enumerate(times)]
@@ -291,7 +289,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 from pathlib import Path
 from benchmark.data import staging
 from benchmark.data.prepare import prepare
-from benchmark.data.recipe import find
+from benchmark.data.catalogue import find
 inner = staging._interactions
 def slowly(raw):
     for batch in inner(raw):
@@ -352,31 +350,31 @@ def test_too_little_memory_is_one_line(tmp_path):
 def test_digests_are_remembered_until_a_file_changes(tmp_path, monkeypatch):
     path, cache = tmp_path / "file", tmp_path / "cache"
     path.write_bytes(b"first")
-    fresh = digests.remembered_digest(path, cache)
-    assert fresh == digests.digest_of(path) and not cache.exists()  # it could still change unseen
+    fresh = checksums.remembered_digest(path, cache)
+    assert fresh == checksums.digest_of(path) and not cache.exists()  # it could still change unseen
     os.utime(path, (1_000_000_000, 1_000_000_000))
-    assert digests.remembered_digest(path, cache) == fresh and not cache.exists()  # this changed it too
-    monkeypatch.setattr(digests, "_SETTLED", -1.0)
-    assert digests.remembered_digest(path, cache) == fresh
+    assert checksums.remembered_digest(path, cache) == fresh and not cache.exists()  # this changed it too
+    monkeypatch.setattr(checksums, "_SETTLED", -1.0)
+    assert checksums.remembered_digest(path, cache) == fresh
     with monkeypatch.context() as patch:
-        patch.setattr(digests, "digest_of", lambda path: pytest.fail("read again"))
-        assert digests.remembered_digest(path, cache) == fresh
+        patch.setattr(checksums, "digest_of", lambda path: pytest.fail("read again"))
+        assert checksums.remembered_digest(path, cache) == fresh
     path.write_bytes(b"other")
     os.utime(path, (1_000_000_001, 1_000_000_001))
-    assert digests.remembered_digest(path, cache) == digests.digest_of(path) != fresh
+    assert checksums.remembered_digest(path, cache) == checksums.digest_of(path) != fresh
     for memory in (cache / "digests").iterdir():
         memory.write_text("{", encoding="utf-8")
-    assert digests.remembered_digest(path, cache) == digests.digest_of(path)
+    assert checksums.remembered_digest(path, cache) == checksums.digest_of(path)
 
 
 @pytest.mark.parametrize("how", ["write", "link", "replace"])
 def test_a_changed_file_whose_time_was_restored_is_noticed(how, tmp_path, monkeypatch):
     """Size, inode and time of modification can all be as before; the time of the change cannot."""
-    monkeypatch.setattr(digests, "_SETTLED", -1.0)
+    monkeypatch.setattr(checksums, "_SETTLED", -1.0)
     path, cache, link = tmp_path / "file", tmp_path / "cache", tmp_path / "link"
     path.write_bytes(b"first")
     link.hardlink_to(path)
-    assert digests.remembered_digest(path, cache) == digests.digest_of(path)
+    assert checksums.remembered_digest(path, cache) == checksums.digest_of(path)
     before = path.stat()
     if how == "replace":  # as `cp -p` and `rsync -t` do
         (tmp_path / "new").write_bytes(b"other")
@@ -387,12 +385,12 @@ def test_a_changed_file_whose_time_was_restored_is_noticed(how, tmp_path, monkey
     after = path.stat()
     assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
     assert (after.st_ino == before.st_ino) == (how != "replace")
-    assert digests.remembered_digest(path, cache) == hashlib.sha256(b"other").hexdigest()
+    assert checksums.remembered_digest(path, cache) == hashlib.sha256(b"other").hexdigest()
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_remembered(tmp_path, monkeypatch):
-    monkeypatch.setattr(digests, "_SETTLED", -1.0)
-    path, cache, real = tmp_path / "file", tmp_path / "cache", digests.digest_of
+    monkeypatch.setattr(checksums, "_SETTLED", -1.0)
+    path, cache, real = tmp_path / "file", tmp_path / "cache", checksums.digest_of
     path.write_bytes(b"first")
 
     def changing(place):
@@ -400,19 +398,19 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(tmp_path, monkey
         path.write_bytes(b"and more")
         return found
 
-    monkeypatch.setattr(digests, "digest_of", changing)
-    digests.remembered_digest(path, cache)
+    monkeypatch.setattr(checksums, "digest_of", changing)
+    checksums.remembered_digest(path, cache)
     assert not cache.exists()
 
 
 def test_a_damaged_memory_of_a_digest_is_not_believed(tmp_path, monkeypatch):
-    monkeypatch.setattr(digests, "_SETTLED", -1.0)
+    monkeypatch.setattr(checksums, "_SETTLED", -1.0)
     path, cache = tmp_path / "file", tmp_path / "cache"
     path.write_bytes(b"first")
-    right = digests.remembered_digest(path, cache)
+    right = checksums.remembered_digest(path, cache)
     (memory,) = (cache / "digests").iterdir()
     memory.write_text(memory.read_text().replace(right, right[::-1]))
-    assert digests.remembered_digest(path, cache) == right
+    assert checksums.remembered_digest(path, cache) == right
 
 
 def test_strings_are_a_sequence():

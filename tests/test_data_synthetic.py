@@ -6,19 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmark.data import synthetic, synthetic_blocks
-from benchmark.data.planted import (
-    BRANDS,
-    MATERIALS,
-    SIZES,
-    USES,
-    Planted,
-    deal,
-    parameters,
-    popularities,
-)
+from benchmark.data import synthetic
+from benchmark.data.catalogue import find
+from benchmark.data.planted import BRANDS, MATERIALS, SIZES, USES, Planted, deal, parameters, popularities
 from benchmark.data.prepare import prepare
-from benchmark.data.recipe import Recipe, find
+from benchmark.data.recipe import Recipe
 from benchmark.data.synthetic import generate
 from benchmark.results.metrics import Ranks, chance, measure
 from methods.errors import UserError
@@ -265,7 +257,7 @@ LONG_TAILED = {"ceiling": False, "popularity": 40}
 
 def test_draws_in_blocks_follow_the_law_times_popularity(tmp_path, monkeypatch):
     """As above: log-probability of the drawn targets against its expectation; several blocks of users."""
-    monkeypatch.setattr(synthetic_blocks, "BLOCK", 400)
+    monkeypatch.setattr(synthetic, "BLOCK", 400)
     recipe = small(users=1500, **LONG_TAILED)
     planted = parameters(recipe)
     rng = np.random.Generator(np.random.PCG64(planted.seed))
@@ -289,7 +281,7 @@ def test_a_draw_by_attributes_is_a_draw_by_kinds():
     rng = np.random.Generator(np.random.PCG64(5))
     kinds, _ = deal(planted, rng)
     weight = popularities(planted, rng)
-    draws = synthetic_blocks.Draws(planted, kinds, weight)
+    draws = synthetic.Draws(planted, kinds, weight)
     none = planted.materials  # the last item has none before it
     items = draws([np.full(40_000, value) for value in (1, 2, none, 0)], rng)
     use, brand, _, size = np.unravel_index(kinds, planted.shape)

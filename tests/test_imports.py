@@ -12,7 +12,7 @@ from methods import BUILTIN
 
 STEPS = {
     "the list of datasets": (
-        "from pathlib import Path; from benchmark.data.listing import available; assert available(Path())",
+        "from pathlib import Path; from benchmark.data.catalogue import available; assert available(Path())",
         {"torch", "numpy", "pandas", "pyarrow", "datasets", "pydantic"},
     ),
     "the list of language models": (

@@ -46,9 +46,8 @@ def _listing(what: str) -> dict[str, str]:
 
 def _datasets() -> dict[str, str]:
     """A line a dataset; those of a family that are not here share one, with their categories below it."""
-    from benchmark.data.listing import available
-    from benchmark.data.places import cache_folder
-    from benchmark.data.recipe import family
+    from benchmark.data.catalogue import available, family
+    from benchmark.data.paths import cache_folder
 
     lines: dict[str, str] = {}
     categories: dict[str, list[str]] = {}

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmark.config import PROTOCOLS
-from benchmark.data.places import DATA_VARIABLE
-from benchmark.data.reading import Reading
+from benchmark.data.paths import DATA_VARIABLE
+from benchmark.data.recipe import FolderOptions
 from benchmark.results.record import METRICS
 from methods.errors import UserError, unknown
 
@@ -85,9 +85,9 @@ def add_reading(parser: Parser) -> None:
     )  # fmt: skip
 
 
-def reading(options: argparse.Namespace) -> Reading:
+def reading(options: argparse.Namespace) -> FolderOptions:
     """What --recipe, --columns and --separator say."""
-    return Reading(options.recipe or "", options.columns or (), options.separator or "")
+    return FolderOptions(options.recipe or "", options.columns or (), options.separator or "")
 
 
 def _columns(text: str) -> tuple[tuple[str, str], ...]:

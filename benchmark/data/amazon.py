@@ -21,21 +21,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmark.data.lines import blocks, numbered_lines
-from benchmark.data.raw import Place, Raw, interactions_batch, items_batch, join_texts
-from benchmark.data.recipe import Recipe
-from benchmark.data.rows import (
+from benchmark.data.cleaning import field_text
+from benchmark.data.raw import (
     MILLISECONDS,
     BadRowError,
+    Location,
+    RawData,
     Row,
+    corrected_time,
     encodable,
-    mended_time,
+    interactions_batch,
+    items_batch,
+    join_texts,
+    require_rows,
     row_batches,
     skip_or_raise,
-    some,
     whole_number,
 )
-from benchmark.data.texts import field_text
+from benchmark.data.recipe import Recipe
+from benchmark.data.text_files import blocks, numbered_lines
 from methods.errors import unknown
 
 _LONGEST = 4 << 20
@@ -64,21 +68,21 @@ EDITIONS = {
 }
 
 
-def read_amazon(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> Raw:
+def read_amazon(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> RawData:
     """Read reviews or ratings, and metadata, of the edition that `recipe.format` names."""
     edition = EDITIONS[recipe.format]
     reviews, metadata = files["interactions"], files["items"]
-    return Raw(
-        interactions=some(_interactions(reviews, edition, recipe, repairs), reviews, recipe),
-        items=some(_items(metadata, edition, recipe, repairs), metadata, recipe),
+    return RawData(
+        interactions=require_rows(_interactions(reviews, edition, recipe, repairs), reviews, recipe),
+        items=require_rows(_items(metadata, edition, recipe, repairs), metadata, recipe),
         place=partial(_place, reviews),
         item_place=partial(_place, metadata),
         repairs=repairs,
     )
 
 
-def _place(path: Path, row: int) -> Place:
-    return Place(path, f"line {row}")
+def _place(path: Path, row: int) -> Location:
+    return Location(path, f"line {row}")
 
 
 def _interactions(path: Path, edition: Edition, recipe: Recipe, repairs: Counter[str]) -> Iterator[Any]:
@@ -142,7 +146,7 @@ def _rows(
         except BadRowError as fault:
             skip_or_raise(f"{path}, line {number}", str(fault), recipe, repairs)
             continue
-        checked = mended_time(time, edition.unit, f"{path}, line {number}", recipe, repairs)
+        checked = corrected_time(time, edition.unit, f"{path}, line {number}", recipe, repairs)
         if checked is not None:
             yield number, user, item, checked
 

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmark.data.ledger import Ledger
-from benchmark.data.places import DATA_VARIABLE, data_folder, file_name, locate, raw_folder
+from benchmark.data.checksums import Checksums
+from benchmark.data.formats import folder_files
+from benchmark.data.paths import DATA_VARIABLE, data_folder, file_name, locate, raw_folder
 from benchmark.data.recipe import Recipe
 from benchmark.data.transfer import UnavailableError, remove_useless_parts, transfer
 from benchmark.files import held, lacks, remove_abandoned
@@ -26,56 +27,56 @@ def fetch(recipe: Recipe, cache: Path) -> dict[str, Path]:
     Processes that want the same files wait for each other. Raises `UserError`: what is missing, where it can
     be had and where to put it; or which file has changed.
     """
-    with _ledger(recipe, cache) as (ledger, writable):
+    with _checksums(recipe, cache) as (checksums, writable):
         found: dict[str, Path] = {}
         for role, urls in recipe.files.items():
             path = locate(recipe.name, recipe.source, urls, cache)
             if path is None and not writable:
                 raise lacks(raw_folder(recipe.name, cache), f"{_names(urls)}, to which it would be fetched")
             if path is None:
-                path, url = _download(recipe, urls, cache, ledger)
-                ledger.fetched(path, url)
-            ledger.check(path)
+                path, url = _download(recipe, urls, cache, checksums)
+                checksums.fetched(path, url)
+            checksums.check(path)
             found[role] = path
         return found
 
 
-def remember(recipe: Recipe, files: Iterable[Path], cache: Path) -> None:
+def record_checksums(recipe: Recipe, files: Iterable[Path], cache: Path) -> None:
     """Keep to `files`, from which `recipe` has been prepared: `fetch` takes no others from now on."""
-    with _ledger(recipe, cache) as (ledger, _):
-        ledger.record(files)
+    with _checksums(recipe, cache) as (checksums, _):
+        checksums.record(files)
 
 
-def known_digests(recipe: Recipe, cache: Path) -> tuple[dict[str, str], list[str]]:
+def recorded_digests(recipe: Recipe, cache: Path) -> tuple[dict[str, str], list[str]]:
     """Role -> SHA-256 of its file, and the names of those files that are not here any more.
 
     A role whose file is neither here nor was ever used has none. Raises `UserError` for a file that has
     changed.
     """
     digests, gone = dict[str, str](), list[str]()
-    with _ledger(recipe, cache) as (ledger, _):
+    with _checksums(recipe, cache) as (checksums, _):
         for role, urls in recipe.files.items():
             path = locate(recipe.name, recipe.source, urls, cache)
             if path is not None:
-                digests[role] = ledger.check(path)["sha256"]
-            elif used := ledger.used(map(file_name, urls)):
+                digests[role] = checksums.check(path)["sha256"]
+            elif used := checksums.used(map(file_name, urls)):
                 digests[role] = used[1]
                 gone.append(used[0])
     return digests, gone
 
 
 @contextmanager
-def _ledger(recipe: Recipe, cache: Path) -> Iterator[tuple[Ledger, bool]]:
-    """The recipe's ledger, which no other process holds meanwhile, and whether it can be written."""
+def _checksums(recipe: Recipe, cache: Path) -> Iterator[tuple[Checksums, bool]]:
+    """The recipe's checksums, which no other process holds meanwhile, and whether it can be written."""
     folder = raw_folder(recipe.name, cache)
     with held(folder / ".lock") as writable:
         if writable:
             remove_abandoned(folder)
             remove_useless_parts(folder)
-        yield Ledger(folder, cache, writable), writable
+        yield Checksums(folder, cache, writable), writable
 
 
-def _download(recipe: Recipe, urls: Sequence[str], cache: Path, ledger: Ledger) -> tuple[Path, str]:
+def _download(recipe: Recipe, urls: Sequence[str], cache: Path, checksums: Checksums) -> tuple[Path, str]:
     """Fetch a file from the first mirror that gives it; returns it and its URL."""
     root, told = data_folder(), dict[str, list[str]]()
     if root:
@@ -83,7 +84,7 @@ def _download(recipe: Recipe, urls: Sequence[str], cache: Path, ledger: Ledger) 
     for url in mirrors(recipe.name, urls):
         target = raw_folder(recipe.name, cache) / file_name(url)
         try:
-            used = ledger.used([target.name])
+            used = checksums.used([target.name])
             transfer(url, target, used[1] if used else None)
             return target, url
         except UnavailableError as error:
@@ -119,3 +120,15 @@ def _by_hand(recipe: Recipe, cache: Path) -> str:
     files = ", ".join(f"{_names(urls)} (from {urls[0]})" for urls in missing)
     other = "another folder with --data-dir" if root else f"a folder that --data-dir or {DATA_VARIABLE} names"
     return f"By hand: put {files} into {place}, or into {other}."
+
+
+def input_files(recipe: Recipe, cache: Path) -> dict[str, Path]:
+    """Role -> file that the recipe reads, none for a synthetic set; fetches publishers' files into `cache`.
+
+    Raises `UserError` when one is missing, cannot be fetched, or is not the one that was used before.
+    """
+    if recipe.files:
+        pass
+
+        return fetch(recipe, cache)
+    return folder_files(recipe.source, recipe.format) if recipe.source else {}

@@ -17,18 +17,22 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmark.data.raw import BATCH_ROWS, Place, Raw, items_batch, join_texts
-from benchmark.data.recipe import Recipe
-from benchmark.data.rows import (
+from benchmark.data.cleaning import field_text
+from benchmark.data.raw import (
+    BATCH_ROWS,
     BadRowError,
+    Location,
+    RawData,
     Row,
-    mended_time,
+    corrected_time,
+    items_batch,
+    join_texts,
+    require_rows,
     row_batches,
     skip_or_raise,
-    some,
     whole_number,
 )
-from benchmark.data.texts import field_text
+from benchmark.data.recipe import Recipe
 from methods.errors import UserError, unknown
 
 FIELDS = ("title", "genres")
@@ -44,17 +48,17 @@ _DAMAGED = (
 _MEMBERS = {"interactions": "ratings.dat", "items": "movies.dat"}
 
 
-def read_movielens(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> Raw:
+def read_movielens(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> RawData:
     """Read the archive in place; nothing is unpacked to the disk."""
     archive = files["archive"]
     for name in recipe.text_fields:
         if name not in FIELDS:
             raise unknown(f"text field of '{recipe.name}':", name, FIELDS, "Mend text_fields in the recipe.")
-    return Raw(
-        interactions=some(row_batches(_ratings(archive, recipe, repairs)), archive, recipe),
-        items=some(_movies(archive, recipe, repairs), archive, recipe),
-        place=lambda row: Place(archive, f"{_MEMBERS['interactions']} line {row}"),
-        item_place=lambda row: Place(archive, f"{_MEMBERS['items']} line {row}"),
+    return RawData(
+        interactions=require_rows(row_batches(_ratings(archive, recipe, repairs)), archive, recipe),
+        items=require_rows(_movies(archive, recipe, repairs), archive, recipe),
+        place=lambda row: Location(archive, f"{_MEMBERS['interactions']} line {row}"),
+        item_place=lambda row: Location(archive, f"{_MEMBERS['items']} line {row}"),
         repairs=repairs,
     )
 
@@ -68,7 +72,7 @@ def _ratings(archive: Path, recipe: Recipe, repairs: Counter[str]) -> Iterator[R
         except BadRowError as fault:
             skip_or_raise(where, str(fault), recipe, repairs)
             continue
-        checked = mended_time(time, 1, where, recipe, repairs)
+        checked = corrected_time(time, 1, where, recipe, repairs)
         if checked is not None:
             yield number, user, item, checked
 

@@ -16,11 +16,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmark.data.delimited import Part
-from benchmark.data.lines import decoded
+from benchmark.data.cleaning import field_text
 from benchmark.data.raw import BATCH_ROWS
 from benchmark.data.recipe import Recipe
-from benchmark.data.texts import field_text
+from benchmark.data.text_files import RowBlock, decoded
 from methods.errors import UserError
 
 _KINDS = {"user_id": "name", "item_id": "name", "timestamp": "time"}
@@ -61,7 +60,7 @@ class ParquetTable:
     def _unreadable(self, error: Exception) -> UserError:
         return UserError(f"{self.path} is not a readable Parquet file: {str(error).splitlines()[0]}")
 
-    def parts(self, wanted: Sequence[str]) -> Iterator[Part]:
+    def parts(self, wanted: Sequence[str]) -> Iterator[RowBlock]:
         """Rows with the columns `wanted`: times as they are stored, the others as text, nulls as no text."""
         for name in wanted:
             self._check(name)
@@ -70,7 +69,7 @@ class ParquetTable:
         while (batch := self._next(batches)) is not None:
             rows = np.arange(done, done + len(batch), dtype=np.int64)
             columns = {name: self._read(batch.column(self._sources[name]), name, rows) for name in wanted}
-            yield Part(columns, rows)
+            yield RowBlock(columns, rows)
             done += len(batch)
 
     def _next(self, batches: Iterator[Any]) -> Any:

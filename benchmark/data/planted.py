@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from benchmark.config import parse
-from benchmark.data.raw import BATCH_ROWS, Place, Raw, interactions_batch, items_batch
+from benchmark.data.raw import BATCH_ROWS, Location, RawData, interactions_batch, items_batch
 from benchmark.data.recipe import Recipe
 from methods.errors import UserError
 from methods.fields import later
@@ -155,17 +155,17 @@ def popularities(planted: Planted, rng: np.random.Generator) -> Ints:
     return 1 + (planted.popularity - 1) * head // (head + rank)
 
 
-def raw_of(planted: Planted, kinds: Ints, histories: Iterable[Ints]) -> Raw:
+def raw_of(planted: Planted, kinds: Ints, histories: Iterable[Ints]) -> RawData:
     """The streams of a drawn set: items of `kinds` `[I]`, users in blocks of histories `[B, max_length]`.
 
     A history has item indices in time order, -1 after its end.
     """
     place = partial(_place, Path("(generated)"))
-    return Raw(_interactions(planted, histories), _items(planted, kinds), place, place)
+    return RawData(_interactions(planted, histories), _items(planted, kinds), place, place)
 
 
-def _place(path: Path, row: int) -> Place:
-    return Place(path, f"row {row}")
+def _place(path: Path, row: int) -> Location:
+    return Location(path, f"row {row}")
 
 
 def _items(planted: Planted, kinds: Ints) -> Iterator[Any]:

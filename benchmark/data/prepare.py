@@ -4,27 +4,110 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from benchmark.config import digest
-from benchmark.data.build import Begin, Built, build
-from benchmark.data.cautions import COUNTED, cautions
-from benchmark.data.digests import remembered_digest
-from benchmark.data.download import known_digests, remember
-from benchmark.data.places import all_here
-from benchmark.data.recipe import Recipe, input_files
-from benchmark.data.strings import Strings
+from benchmark.data.checksums import remembered_digest
+from benchmark.data.download import input_files, record_checksums, recorded_digests
+from benchmark.data.paths import all_here
+from benchmark.data.pipeline import Begin, Built, build
+from benchmark.data.recipe import Recipe
+from benchmark.data.text_files import MERGED
 from benchmark.files import digest_of, held, lacks, replacing_folder, write_json
 from methods.fields import hashed
+
+
+class Strings(Sequence[str]):
+    """A sequence over an Arrow column of strings: an item becomes a Python string when it is read."""
+
+    def __init__(self, column: Any) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            found: list[str] = self._column[index].to_pylist()
+            return found
+        one: str = self._column[int(index)].as_py()
+        return one
+
+    def __iter__(self) -> Iterator[str]:
+        for chunk in self._column.chunks:
+            for start in range(0, len(chunk), 1 << 16):
+                yield from chunk.slice(start, 1 << 16).to_pylist()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Strings({self[:3]}{'...' if len(self) > 3 else ''}, {len(self):,} in all)"
+
+
+COUNTED = ("share_equal_times", "texts_like_missing")
+"""Facts of a fingerprint that earlier versions did not count."""
+MANY_EQUAL_TIMES = 0.5
+LARGE_CHANCE = 0.2
+"""Recall@10 of a random order from which a catalogue is small."""
+
+
+def find_warnings(recipe: Recipe, facts: Mapping[str, Any]) -> list[str]:
+    """The lines for a dataset; a fact that an earlier version did not count is passed over."""
+    found = _mismatches(recipe, facts)
+    if (share := facts.get("share_equal_times", 0)) >= MANY_EQUAL_TIMES:
+        found.append(
+            f"{recipe.name}: {share:.0%} of neighbouring interactions of a user have equal times; their "
+            "order is that of the file, so make sure that the file is in the order in which they happened"
+        )
+    if count := facts.get("texts_like_missing", 0):
+        found.append(
+            f"{recipe.name}: {count:,} of {facts['items']:,} texts look like missing values (such as nan, "
+            "null or n/a); leave the field empty where an item has no text"
+        )
+    found += [
+        f"{recipe.name}: {count:,} {what}"
+        for what, count in facts["repairs"].items()
+        if what.startswith(MERGED)
+    ]
+    if (chance := 10 / facts["items"]) >= LARGE_CHANCE:
+        found.append(
+            f"{recipe.name}: a random order of the {facts['items']} items reaches a Recall@10 of "
+            f"{min(chance, 1):.2f}; so small a catalogue hardly tells methods apart"
+        )
+    return found
+
+
+def _mismatches(recipe: Recipe, facts: Mapping[str, Any]) -> list[str]:
+    """A line that names the counts that are not the expected ones, where there are any."""
+    expected = recipe.expected or {}
+    other = [
+        f"{facts[name]:,} {name}, not {count:,}" for name, count in expected.items() if facts[name] != count
+    ]
+    if not other:
+        return []
+    return [
+        f"{recipe.name} has {'; '.join(other)}, as its recipe expects: other files or other options than "
+        "the published set's"
+    ]
+
 
 FORMAT = 1
 """Version of this code's output; part of every key, to be raised when the same input gives another result."""
@@ -101,7 +184,7 @@ def prepare(recipe: Recipe, cache: Path, begin: Begin = lambda step: None) -> Pr
             _build(recipe, files, folder, begin)
         prepared = _load(recipe, key, folder, notes)
     if recipe.files:
-        remember(recipe, files.values(), cache)
+        record_checksums(recipe, files.values(), cache)
     return prepared
 
 
@@ -113,7 +196,7 @@ def _without_files(recipe: Recipe, cache: Path, begin: Begin) -> Prepared | None
     if not recipe.files or all_here(recipe.name, recipe.source, recipe.files, cache):
         return None
     begin("digest of the files")
-    digests, gone = known_digests(recipe, cache)
+    digests, gone = recorded_digests(recipe, cache)
     folder = _folder(recipe, key := _key(recipe, digests), cache)
     if len(digests) < len(recipe.files) or not folder.exists():
         return None
@@ -267,7 +350,7 @@ def _load(recipe: Recipe, key: str, folder: Path, notes: list[str]) -> Prepared:
             **({"given": list(recipe.given)} if recipe.given else {}), **_options(recipe),
         },
         fingerprint=facts,
-        warnings=(*notes, *cautions(recipe, facts)),
+        warnings=(*notes, *find_warnings(recipe, facts)),
         user_ids=Strings(users.column("user_id")),
         item_ids=Strings(items.column("item_id")),
         texts=Strings(items.column("text")),

@@ -1,22 +1,27 @@
-"""What a reader hands over: interactions and items as streams of Arrow batches, faults of single rows mended.
+"""What a reader returns: interactions and items as streams of Arrow batches, with repaired rows.
 
-A reader is a function `read_x(files, recipe, repairs) -> Raw`. It deals with what can be wrong in a row
+A reader is a function `read(files, recipe, repairs) -> RawData`. It handles what can be wrong in a row
 (bytes, fields, an empty id, a timestamp that is no number). What is wrong between rows (an item twice, an
-interaction with an unknown item) and a text that is too long are dealt with by `benchmark.data.build`, for
-all formats alike. Nothing is read before the batches are asked for, and no batch outlives its turn, so a
-reader of any number of rows needs the memory of one batch.
+interaction with an unknown item) and texts that are too long are handled by `benchmark.data.staging`, for
+all formats alike. Nothing is read before the batches are requested, and no batch is kept, so a reader of any
+number of rows needs the memory of one batch.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from benchmark.data.recipe import Recipe
+from methods.errors import UserError
 
 Batches = Iterable[Any]
 """Of `pyarrow.RecordBatch`."""
@@ -25,7 +30,7 @@ BATCH_ROWS = 1 << 17
 """Rows that a reader puts into a batch, about: enough to be quick, few enough to be small."""
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where a row stands, for an error: `str()` is "path, line 3"."""
 
     path: Path
@@ -37,7 +42,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Raw:
+class RawData:
     """Interactions and items as they stand in the files. `build` reads the items first, each stream once."""
 
     interactions: Batches
@@ -50,9 +55,9 @@ class Raw:
     items: Batches
     """Batches of `item_id` (string, not empty; may come again), `text` (as `join_texts` makes it; empty where
     there is none) and `row` (int64, numbered apart, in any order): the catalogue in its order."""
-    place: Callable[[int], Place]
+    place: Callable[[int], Location]
     """Row of an interaction -> where it stands. Called for an error only, so it may read the file again."""
-    item_place: Callable[[int], Place]
+    item_place: Callable[[int], Location]
     """The same for a row of `items`."""
     repairs: Counter[str] = field(default_factory=Counter)
     """Repair -> how often it was made; complete once both streams are consumed."""
@@ -93,3 +98,91 @@ def _array(values: Any, kind: Any) -> Any:
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
     return values.cast(kind) if isinstance(values, pa.Array) else pa.array(values, kind)
+
+
+MILLISECONDS = 100_000_000_000
+"""From here on a time is read as milliseconds: 1973, while as seconds it is the year 5138."""
+
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
+
+Row = tuple[int, str, str, int]
+"""Line, user, item, time in the edition's unit."""
+
+
+class BadRowError(Exception):
+    """A row that cannot be used; `str()` says why."""
+
+
+def row_batches(rows: Iterator[Row]) -> Iterator[Any]:
+    """Batches of interactions, `BATCH_ROWS` each."""
+    while block := list(islice(rows, BATCH_ROWS)):
+        number, user, item, time = zip(*block, strict=True)
+        yield interactions_batch(user, item, time, number)
+
+
+def require_rows(batches: Iterator[Any], path: Path, recipe: Recipe) -> Iterator[Any]:
+    """The batches; raises `UserError` where there is not one."""
+    batch = None
+    for batch in batches:
+        yield batch
+    if batch is None:
+        raise UserError(
+            f"{path} has no usable rows; if it is not the file that the recipe "
+            f"'{recipe.name}' names, delete it and get it again."
+        )
+
+
+def whole_number(written: Any) -> int:
+    """A time as it stands in a file; raises `BadRowError` unless it is a whole number."""
+    if isinstance(written, str) and _WHOLE.fullmatch(written):
+        return int(written)
+    number = isinstance(written, int | float) and not isinstance(written, bool)
+    if number and abs(written) < 2**62 and written == int(written):
+        return int(written)
+    raise BadRowError(f"timestamp {written!r} is not a whole number")
+
+
+def corrected_time(time: int, unit: int, where: str, recipe: Recipe, repairs: Counter[str]) -> int | None:
+    """`time` in the edition's unit, None where it is to be dropped; raises `UserError` for an odd one."""
+    if time < 0:
+        if recipe.negative_times == "error":
+            raise UserError(
+                f'{where}: the timestamp {time} is negative; set negative_times = "drop" in the recipe.'
+            )
+        repairs["interactions with a negative timestamp dropped"] += 1
+        return None
+    # The first hours of 1970 are the same in both units, and nobody bought anything then.
+    if (time >= MILLISECONDS) == (unit == 1000) or not time:
+        return time
+    if recipe.mixed_times == "error":
+        has, wants = ("milliseconds", "seconds") if unit == 1 else ("seconds", "milliseconds")
+        raise UserError(
+            f"{where}: the timestamp {time} seems to be in {has}, {recipe.format} has {wants}; set "
+            'mixed_times = "mend" in the recipe.'
+        )
+    repairs["timestamps brought to the unit of the others"] += 1
+    return time // 1000 if unit == 1 else time * 1000
+
+
+def skip_or_raise(where: str, fault: str, recipe: Recipe, repairs: Counter[str]) -> None:
+    """Count a bad row, or raise `UserError` where the recipe does not skip it."""
+    if recipe.bad_rows == "error":
+        raise UserError(f'{where}: {fault}; mend the row, or set bad_rows = "skip" in the recipe.')
+    repairs["bad rows skipped"] += 1
+
+
+def encodable(text: str, where: str, recipe: Recipe, repairs: Counter[str]) -> str:
+    """`text` with halves of surrogate pairs joined; one that stands alone is no character of UTF-8."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError as error:
+        joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        alone = joined.count("\ufffd") - text.count("\ufffd")
+        if alone and recipe.bad_bytes == "error":
+            raise UserError(
+                f"{where}: the text has half a surrogate pair, which is no character; set bad_bytes = "
+                '"replace" in the recipe.'
+            ) from error
+        repairs["undecodable bytes replaced"] += alone
+        return joined

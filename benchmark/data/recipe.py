@@ -1,25 +1,64 @@
-"""Recipes: what a dataset is made of and how it is prepared, read from `datasets/<name>/recipe.toml`.
+"""Recipes: what a dataset is made of and how it is prepared; docs/datasets.md explains every key.
 
-Only the standard library is imported here, so that listing datasets is quick. docs/datasets.md explains
-every key.
+Only the standard library is imported here, so that listing datasets is quick.
 """
 
 from __future__ import annotations
 
-import re
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from benchmark.data.folders import detect, folder_files, formats_in
-from benchmark.data.places import DATA_VARIABLE, data_folder, file_name, path_of, shortened
-from benchmark.data.reading import PLAIN, Reading
-from benchmark.data.rules import ROLES, check, check_columns, check_files
-from benchmark.process.import_path import packaged_data
+from benchmark.data.formats import ROLES, detect, formats_in
+from benchmark.data.paths import DATA_VARIABLE, data_folder, file_name, parse_path
+from benchmark.data.recipe_checks import check, check_columns, check_files
 from methods.errors import UserError, unknown
 from methods.fields import hashed, later
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """What the command line adds to a folder; nothing where no option is given."""
+
+    recipe: str = ""
+    """The recipe whose options hold for the folder."""
+    columns: tuple[tuple[str, str], ...] = ()
+    """(name that this project uses, column of the files that has it)."""
+    separator: str = ""
+    """The character between the fields of a line."""
+
+    def words(self) -> list[str]:
+        """The options as a command line has them; empty where there is none."""
+        mapped = ",".join(f"{name}={column}" for name, column in self.columns)
+        given = {"recipe": self.recipe, "columns": mapped, "separator": self.separator}
+        return [f"--{option}={value}" for option, value in given.items() if value]
+
+    def over(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of a recipe, with the columns and the separator of the command line before them."""
+        found = dict(options)
+        if self.columns:
+            found["columns"] = {**found.get("columns", {}), **dict(self.columns)}
+        if self.separator:
+            found["separator"] = self.separator
+        return found
+
+
+NO_OPTIONS = FolderOptions()
+"""No option is given."""
+
+
+def mapping_hint(needed: Iterable[str], have: Iterable[str]) -> str:
+    """What to do about columns that have other names: an option to copy, the likely columns filled in."""
+    import difflib
+    import shlex
+
+    columns = list(have)
+    likely = ((name, difflib.get_close_matches(name, columns, n=1)) for name in needed)
+    pairs = ",".join(f"{name}={near[0] if near else 'COLUMN'}" for name, near in likely)
+    return f"name yours with --columns {shlex.quote(pairs)}, or in a table [columns] of recipe.toml"
+
 
 _NOT_DATA = (
     "name", "summary", "edition", "licence", "source", "files", "expected", "settings", "notes", "given",
@@ -121,141 +160,8 @@ class Recipe:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in chosen.items()}
 
 
-class _Entry(NamedTuple):
-    """Where a recipe stands."""
-
-    path: Path
-    category: str
-    """Of a file that describes one dataset a category; empty for others."""
-
-    def content(self) -> dict[str, Any]:
-        raw = _load(self.path)
-        if self.category:
-            raw.pop("categories")
-            raw = _filled(raw, self.category)
-        return raw
-
-
-def search_path() -> list[Path]:
-    """Folders of recipes, the nearest first: that of the working directory, and this package's own."""
-    return [root for root in (Path("datasets"), packaged_data("recipes", "datasets")) if root.is_dir()]
-
-
-def find(name_or_folder: str, reading: Reading = PLAIN) -> Recipe:
-    """The recipe of a name in `datasets/`, or of a folder with data files, which `reading` says how to read.
-
-    A known name wins over a folder of the same name in the working folder; `./name` means the folder.
-    Nothing is fetched here. Raises `UserError` for an unknown name, a missing folder or file, and a fault in
-    a recipe.
-    """
-    known = entries()
-    if name_or_folder in known:
-        if reading != PLAIN:
-            raise UserError(
-                f"{' '.join(reading.words())} is for a folder, and '{name_or_folder}' is a recipe; give the "
-                f"folder (./{name_or_folder} if it has this name), or leave the option out."
-            )
-        entry = known[name_or_folder]
-        return checked(name_or_folder, entry.content(), entry.path, None)
-    folder, shown = path_of(name_or_folder), shortened(name_or_folder)
-    if folder is not None and folder.is_dir():
-        return _of_folder(folder.resolve(), known, reading)
-    if folder is not None and folder.exists():
-        raise UserError(f"dataset '{shown}' is a file; give the folder that holds it.")
-    _refuse_faulty_family(name_or_folder, known)
-    if folder is None or folder.name != name_or_folder:
-        raise UserError(
-            f"there is no dataset folder '{shown}'; give a folder that exists "
-            f"or one of: {', '.join(_families(known))}."
-        )
-    do = "`adaptrec list datasets` says more. Or give a folder with interactions.tsv and items.tsv."
-    raise unknown("dataset", shown, known, do, _families(known))
-
-
-def _refuse_faulty_family(name: str, known: dict[str, _Entry]) -> None:
-    """Raise the fault of the recipe of whose family `name` would be, where that recipe has one."""
-    for stem, entry in known.items():
-        if name.startswith(f"{stem}-") and not entry.category and "categories" in (raw := entry.content()):
-            check("categories", raw["categories"], entry.path)
-
-
-def input_files(recipe: Recipe, cache: Path) -> dict[str, Path]:
-    """Role -> file that the recipe reads, none for a synthetic set; fetches publishers' files into `cache`.
-
-    Raises `UserError` when one is missing, cannot be fetched, or is not the one that was used before.
-    """
-    if recipe.files:
-        from benchmark.data.download import fetch
-
-        return fetch(recipe, cache)
-    return folder_files(recipe.source, recipe.format) if recipe.source else {}
-
-
-def entries() -> dict[str, _Entry]:
-    """Every dataset that a recipe describes, by name; those of the working folder come first."""
-    found: dict[str, _Entry] = {}
-    for root in search_path():
-        for path in sorted(root.glob("*/recipe.toml")):
-            for name, category in _names(path):
-                found.setdefault(name, _Entry(path, category))
-    return found
-
-
-def _names(path: Path) -> list[tuple[str, str]]:
-    """(name, category) of the datasets that a file describes: its folder's name, or one a category."""
-    try:
-        categories = _load(path).get("categories")
-        if categories is not None:
-            check("categories", categories, path)
-            return [(f"{path.parent.name}-{category}", category) for category in categories]
-    except UserError:
-        pass  # told when it is asked for
-    return [(path.parent.name, "")]
-
-
-def _families(entries: dict[str, _Entry]) -> list[str]:
-    """The names, one for all categories of a family."""
-    return list(dict.fromkeys(family(name, entry.category) for name, entry in entries.items()))
-
-
-def family(name: str, category: str) -> str:
-    """A dataset's name with `<category>` in place of its own."""
-    return name.removesuffix(category) + "<category>" if category else name
-
-
-def _filled(value: Any, category: str) -> Any:
-    """`value` with `{category}` replaced in every text of it."""
-    if isinstance(value, dict):
-        return {key: _filled(inner, category) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_filled(inner, category) for inner in value]
-    return value.replace("{category}", category) if isinstance(value, str) else value
-
-
-def _of_folder(folder: Path, known: dict[str, _Entry], reading: Reading) -> Recipe:
-    """A folder with the options of the recipe that `reading` names, of its own recipe, or the defaults."""
-    name = re.sub(r"[^\w.-]+", "-", folder.name)
-    own = folder / "recipe.toml"
-    given = tuple(reading.words())
-    if reading.recipe:
-        if reading.recipe not in known:
-            raise unknown("recipe", shortened(reading.recipe), known, shown=_families(known))
-        entry = known[reading.recipe]
-        recipe = checked(name, reading.over(entry.content()), entry.path, folder)
-        if recipe.format == "synthetic":
-            raise UserError(f"--recipe {reading.recipe}: that recipe generates its data and reads no folder.")
-        instead = " in place of those of the folder's recipe.toml" if own.is_file() else ""
-        note = f"options and expected counts of the recipe '{reading.recipe}'{instead}"
-        return replace(recipe, notes=(note, *recipe.notes), given=given)
-    if own.is_file():
-        return replace(checked(name, reading.over(_load(own)), own, folder), given=given)
-    note = f"the recipe '{name}' has the name of this folder; its options hold only with --recipe {name}"
-    recipe = checked(name, reading.over({}), folder, folder)
-    notes = (note,) if name in known else ()
-    return replace(recipe, summary=f"the folder {folder}", notes=notes, given=given)
-
-
-def _load(path: Path) -> dict[str, Any]:
+def load_toml(path: Path) -> dict[str, Any]:
+    """The content of a recipe file; raises `UserError` where it cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
@@ -341,7 +247,7 @@ def _source(raw: dict[str, Any], path: Path) -> Path | None:
     if "folder" not in raw:
         return None if "download" in raw else path.parent.resolve()
     root = data_folder()
-    source = root and path_of(str(root / raw["folder"]))
+    source = root and parse_path(str(root / raw["folder"]))
     return source if source and source.is_dir() else None
 
 

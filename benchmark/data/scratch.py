@@ -132,7 +132,7 @@ class Scratch:
         except duckdb.Error as error:
             if self._failure is not None:
                 raise self._failure from None
-            raise _told(error, self.folder) from error
+            raise _as_user_error(error, self.folder) from error
         except BaseException:
             self._stopped = True
             while not future.done():
@@ -141,7 +141,7 @@ class Scratch:
             raise
 
 
-def _told(error: Exception, folder: Path) -> Exception:
+def _as_user_error(error: Exception, folder: Path) -> Exception:
     """A lack of memory or disk in one line; any other error is a fault of ours."""
     import duckdb
 

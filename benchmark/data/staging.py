@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmark.data.raw import Raw
+from benchmark.data.raw import RawData
 from benchmark.data.recipe import Recipe
 from benchmark.data.scratch import Scratch
 from methods.errors import UserError
@@ -71,7 +71,7 @@ class Staged:
             )
 
 
-def stage(raw: Raw, recipe: Recipe, scratch: Scratch, begin: Callable[[str], None]) -> Staged:
+def stage(raw: RawData, recipe: Recipe, scratch: Scratch, begin: Callable[[str], None]) -> Staged:
     """Read `raw` into the scratch database, and drop what the recipe drops before any sequence is made.
 
     `begin` is told of each step when it begins.
@@ -125,7 +125,7 @@ def stage(raw: Raw, recipe: Recipe, scratch: Scratch, begin: Callable[[str], Non
     return staged
 
 
-def _stage_items(raw: Raw, recipe: Recipe, scratch: Scratch) -> npt.NDArray[np.bool_]:
+def _stage_items(raw: RawData, recipe: Recipe, scratch: Scratch) -> npt.NDArray[np.bool_]:
     """Fill the table `items`, in order; returns which `[I]` have no text."""
     empty: list[npt.NDArray[np.bool_]] = []
     stream = scratch.reader(_ITEMS, _items(raw, recipe, empty))
@@ -133,7 +133,7 @@ def _stage_items(raw: Raw, recipe: Recipe, scratch: Scratch) -> npt.NDArray[np.b
     return np.concatenate(empty)
 
 
-def _items(raw: Raw, recipe: Recipe, empty: list[npt.NDArray[np.bool_]]) -> Iterator[Any]:
+def _items(raw: RawData, recipe: Recipe, empty: list[npt.NDArray[np.bool_]]) -> Iterator[Any]:
     """The batches of items with their numbers, long texts refused or cut; notes whose texts are empty."""
     done = 0
     for batch in raw.items:
@@ -147,7 +147,7 @@ def _items(raw: Raw, recipe: Recipe, empty: list[npt.NDArray[np.bool_]]) -> Iter
         yield pa.RecordBatch.from_arrays([numbers, names, texts, rows], schema=_ITEMS)
 
 
-def _cut(raw: Raw, recipe: Recipe, texts: Any, rows: Any, long: npt.NDArray[np.int64]) -> Any:
+def _cut(raw: RawData, recipe: Recipe, texts: Any, rows: Any, long: npt.NDArray[np.int64]) -> Any:
     """The texts `[n]`, those at `long` cut to `max_text` characters where the recipe says so."""
     if recipe.long_texts == "error":
         first = int(long[0])
@@ -163,7 +163,9 @@ def _cut(raw: Raw, recipe: Recipe, texts: Any, rows: Any, long: npt.NDArray[np.i
     return pa.array(values, pa.string())
 
 
-def _drop_duplicate_items(raw: Raw, recipe: Recipe, scratch: Scratch, count: int) -> npt.NDArray[np.bool_]:
+def _drop_duplicate_items(
+    raw: RawData, recipe: Recipe, scratch: Scratch, count: int
+) -> npt.NDArray[np.bool_]:
     """Fill the table `codes` with the first item of each id; returns which `[I]` are the first."""
     scratch.run(
         """CREATE TABLE codes AS
@@ -188,7 +190,7 @@ def _drop_duplicate_items(raw: Raw, recipe: Recipe, scratch: Scratch, count: int
     return first
 
 
-def _interactions(raw: Raw) -> Iterator[Any]:
+def _interactions(raw: RawData) -> Iterator[Any]:
     """The batches with whole and other times in columns of their own: which they are is known at the end."""
     for batch in raw.interactions:
         users, items, times, rows = (
@@ -201,7 +203,7 @@ def _interactions(raw: Raw) -> Iterator[Any]:
         yield pa.RecordBatch.from_arrays(cast, schema=_INTERACTIONS)
 
 
-def _match_whole_numbers(raw: Raw, scratch: Scratch) -> None:
+def _match_whole_numbers(raw: RawData, scratch: Scratch) -> None:
     """Give interactions with an unknown item `12.0` the item `12`, or the other way round; counted.
 
     Programs that know no gap in a column of whole numbers write them so. Where one file has both ids they
@@ -235,7 +237,7 @@ def _number_users(scratch: Scratch) -> int:
     return int(count)
 
 
-def _unknown_items(raw: Raw, recipe: Recipe, scratch: Scratch, count: int) -> None:
+def _unknown_items(raw: RawData, recipe: Recipe, scratch: Scratch, count: int) -> None:
     """Interactions whose item the items file lacks: an error, or a counted repair."""
     if recipe.unknown_items == "error":
         row, name = scratch.row('SELECT min("row"), arg_min(unknown, "row") FROM events WHERE item IS NULL')

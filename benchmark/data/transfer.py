@@ -65,7 +65,7 @@ class _Remote:
     """By which a changed file is known; empty where the server tells nothing."""
 
 
-class _Part:
+class PartialFile:
     """The file that grows, and beside it what it is a part of, how much of it is noted, and its SHA-256."""
 
     def __init__(self, target: Path) -> None:
@@ -77,6 +77,7 @@ class _Part:
 
     @property
     def size(self) -> int:
+        """Bytes on disk."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def begin(self, remote: _Remote) -> int:
@@ -131,6 +132,7 @@ class _Part:
         return size if self._sha.hexdigest() == noted["sha256"] else 0
 
     def finish(self) -> None:
+        """Give the complete file its final name."""
         self.path.replace(self._target)
         self._about.unlink()
 
@@ -158,7 +160,7 @@ def transfer(url: str, target: Path, sha256: str | None = None) -> None:
     `sha256` is the file's, where it is known. Raises `UnavailableError` where this URL does not give the
     file, `UserError` where the disk has no room.
     """
-    part, failures, most, stream = _Part(target), 0, 0, False
+    part, failures, most, stream = PartialFile(target), 0, 0, False
     while True:
         try:
             _try(url, part, stream, lambda path: _ends(path, target.name, sha256))
@@ -180,7 +182,7 @@ def transfer(url: str, target: Path, sha256: str | None = None) -> None:
             time.sleep(wait)
 
 
-def _try(url: str, part: _Part, stream: bool, ends: Callable[[Path], bool | None]) -> None:
+def _try(url: str, part: PartialFile, stream: bool, ends: Callable[[Path], bool | None]) -> None:
     files, path = _file_system(url)
     remote = _describe(files, path, url)
     have = part.begin(remote)
@@ -218,7 +220,7 @@ def _ends(path: Path, name: str, sha256: str | None) -> bool | None:
     return None
 
 
-def _copy(files: Any, path: str, remote: _Remote, part: _Part, have: int, stream: bool) -> bool:
+def _copy(files: Any, path: str, remote: _Remote, part: PartialFile, have: int, stream: bool) -> bool:
     """Append what is missing: -> whether the server stated where the file ends."""
     title = path.rpartition("/")[2]
     print(f"{title}: {'going on with' if have else 'fetching'} {remote.url}", file=sys.stderr, flush=True)
@@ -247,7 +249,7 @@ def _copy(files: Any, path: str, remote: _Remote, part: _Part, have: int, stream
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    """The file system of a URL and the path in it; a new one each time, as they remember what they saw."""
+    """The file system of a URL and the path in it; a new one each time, as they cache what they saw."""
     import fsspec
 
     options: dict[str, Any] = {"skip_instance_cache": True}

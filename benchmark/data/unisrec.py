@@ -21,17 +21,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from benchmark.data.lines import blocks, numbered_lines
-from benchmark.data.raw import BATCH_ROWS, ITEMS, Place, Raw, interactions_batch
-from benchmark.data.readers import item_batches, need, open_table
+from benchmark.data.raw import BATCH_ROWS, ITEMS, Location, RawData, interactions_batch
 from benchmark.data.recipe import Recipe
+from benchmark.data.tables import item_batches, open_table, require_columns
+from benchmark.data.text_files import blocks, numbered_lines
 from methods.errors import UserError
 
 _COLUMNS = ("user_id", "item_id_list", "item_id")
 
 
 @dataclass(frozen=True)
-class _Lines:
+class _SplitFile:
     """The columns of one file, in memory: sequences are put together from three files at once."""
 
     path: Path
@@ -42,26 +42,26 @@ class _Lines:
         return f"{self.path}, line {self.rows[index]}"
 
 
-Steps = list[tuple[_Lines, int]]
+Steps = list[tuple[_SplitFile, int]]
 """The rows (table, row) of one user, in time order."""
 
 
-def read_unisrec(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> Raw:
+def read_unisrec(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> RawData:
     """Rebuild every user's sequence; raises `UserError` where a history contradicts the targets before it."""
     recipe = replace(recipe, quotes="none")  # the format has no quoting
     places: list[npt.NDArray[np.int64]] = []
-    return Raw(
+    return RawData(
         interactions=_interactions(files, recipe, repairs, places),
         items=_items(files, recipe, repairs),
         # A rebuilt interaction has no line of its own: the user's line of the test file stands for it.
-        place=lambda row: Place(files["test"], f"line {np.concatenate(places)[row]}"),
+        place=lambda row: Location(files["test"], f"line {np.concatenate(places)[row]}"),
         item_place=partial(_item_place, files["text"]),
         repairs=repairs,
     )
 
 
-def _item_place(path: Path, row: int) -> Place:
-    return Place(path, f"line {row}")
+def _item_place(path: Path, row: int) -> Location:
+    return Location(path, f"line {row}")
 
 
 def _interactions(
@@ -98,15 +98,15 @@ def _items(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> 
     yield from table.take(np.argsort(ranks, kind="stable")).to_batches(BATCH_ROWS)
 
 
-def _read(path: Path, recipe: Recipe, repairs: Counter[str]) -> _Lines:
+def _read(path: Path, recipe: Recipe, repairs: Counter[str]) -> _SplitFile:
     table = open_table(path, recipe, repairs)
-    need(table, recipe, *_COLUMNS)
+    require_columns(table, recipe, *_COLUMNS)
     parts = list(table.parts(_COLUMNS))
     columns = {name: [text for part in parts for text in part.columns[name].to_pylist()] for name in _COLUMNS}
-    return _Lines(path, columns, np.concatenate([part.rows for part in parts]))
+    return _SplitFile(path, columns, np.concatenate([part.rows for part in parts]))
 
 
-def _steps(parts: list[_Lines]) -> dict[str, Steps]:
+def _steps(parts: list[_SplitFile]) -> dict[str, Steps]:
     """User index -> its rows of train (shortest history first), valid and test."""
     train, valid, test = parts
     found: defaultdict[str, Steps] = defaultdict(list)

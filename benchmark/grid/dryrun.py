@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import psutil
 from tabulate import tabulate
 
-from benchmark.data.places import cache_folder
+from benchmark.data.paths import cache_folder
 from benchmark.grid.estimate import STATES, Estimate, Row, estimate
 from benchmark.grid.executor import Options
 from benchmark.grid.local import visible_gpus

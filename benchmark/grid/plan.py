@@ -13,8 +13,8 @@ from itertools import product
 from typing import Any
 
 from benchmark.config import TUNE, Tune, accepted, applicable, held
-from benchmark.data.reading import PLAIN, Reading
-from benchmark.data.recipe import find
+from benchmark.data.catalogue import find
+from benchmark.data.recipe import NO_OPTIONS, FolderOptions
 from benchmark.results.published import dataset_of
 from benchmark.results.record import NO_LLM
 from benchmark.run.spec import ResolvedRun, RunSpec, check_protocol, find_llm, resolve_run
@@ -102,7 +102,7 @@ def expand(
     protocols: Sequence[str],
     seeds: Sequence[int],
     overrides: Sequence[str],
-    reading: Reading = PLAIN,
+    reading: FolderOptions = NO_OPTIONS,
 ) -> list[RunSpec]:
     """All cells, in the order dataset, language model, protocol, method, seed.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmark.data.places import cache_folder
+from benchmark.data.paths import cache_folder
 from benchmark.llm import encoder, states, token_states
 from benchmark.llm.cache import DTYPES
 from benchmark.llm.catalogue import LLM

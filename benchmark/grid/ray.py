@@ -19,7 +19,7 @@ from typing import Any
 from uuid import uuid4
 
 from benchmark.config import digest
-from benchmark.data.places import cache_folder
+from benchmark.data.paths import cache_folder
 from benchmark.files import write_atomically
 from benchmark.grid.child import Child, run_command, stop
 from benchmark.grid.claims import stamp

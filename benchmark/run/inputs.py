@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from benchmark.config import applicable
-from benchmark.data.places import cache_folder
+from benchmark.data.catalogue import find
+from benchmark.data.paths import cache_folder
 from benchmark.data.prepare import Prepared, describe, prepare
-from benchmark.data.reading import PLAIN, Reading
-from benchmark.data.recipe import find
-from benchmark.data.steps import told_steps
+from benchmark.data.recipe import NO_OPTIONS, FolderOptions
 from benchmark.llm.catalogue import LLM
 from benchmark.llm.encoder import load_model, resolve_pooling
 from benchmark.llm.states import States, load_states
@@ -24,6 +23,7 @@ from benchmark.llm.tokens import Tokens, TokenStatistics, load_tokens
 from benchmark.measure import device_name, pick_device
 from benchmark.model.items import ItemInputs
 from benchmark.model.parallel import any_process, is_main, say
+from benchmark.progress import print_steps
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from methods import registry
 from methods.base import Context, Items, Method, state_statistics
@@ -196,13 +196,13 @@ def prepare_inputs(
     methods: Sequence[str] | None,
     protocols: Sequence[str],
     overrides: tuple[str, ...],
-    reading: Reading = PLAIN,
+    reading: FolderOptions = NO_OPTIONS,
 ) -> Iterator[str]:
     """Prepare a dataset and, where a language model is named, the states that `methods` need of it.
 
     Yields lines for the terminal.
     """
-    with told_steps(dataset) as begin:
+    with print_steps(dataset) as begin:
         prepared = prepare(find(dataset, reading), cache_folder(), begin)
     yield from (f"warning: {warning}" for warning in prepared.warnings)
     yield describe(prepared)

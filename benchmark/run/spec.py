@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.config import PROTOCOLS, Settings, digest, parse, split_overrides
-from benchmark.data.places import cache_folder
+from benchmark.data.catalogue import find
+from benchmark.data.paths import cache_folder
 from benchmark.data.prepare import Prepared, prepare
-from benchmark.data.reading import PLAIN, Reading
-from benchmark.data.recipe import find
-from benchmark.data.steps import told_steps
+from benchmark.data.recipe import NO_OPTIONS, FolderOptions
 from benchmark.llm.catalogue import LLM, resolve
+from benchmark.progress import print_steps
 from benchmark.results.metrics import measure
 from benchmark.results.record import NO_LLM
 from methods import registry
@@ -44,7 +44,7 @@ class RunSpec:
     seed: int = 0
     overrides: tuple[str, ...] = ()
     """`key=value` pairs on top of the protocol."""
-    reading: Reading = PLAIN
+    reading: FolderOptions = NO_OPTIONS
     """How the folder of the dataset is to be read."""
 
     def __str__(self) -> str:
@@ -128,9 +128,9 @@ def resolve_run(cell: RunSpec) -> ResolvedRun:
 
 
 @cache
-def _prepared(dataset: str, reading: Reading) -> Prepared:
+def _prepared(dataset: str, reading: FolderOptions) -> Prepared:
     """Prepared once a process; the cells of a grid share it."""
-    with told_steps(dataset) as begin:
+    with print_steps(dataset) as begin:
         return prepare(find(dataset, reading), cache_folder(), begin)
 
 

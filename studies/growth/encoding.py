@@ -17,10 +17,9 @@ import psutil
 import torch
 from torch import Tensor
 
-from benchmark.data.places import cache_folder
+from benchmark.data.catalogue import find
+from benchmark.data.paths import cache_folder
 from benchmark.data.prepare import prepare
-from benchmark.data.recipe import find
-from benchmark.data.steps import told_steps
 from benchmark.files import temporary_folder
 from benchmark.llm import encoder
 from benchmark.llm.cache import DTYPES
@@ -28,6 +27,7 @@ from benchmark.llm.catalogue import resolve
 from benchmark.llm.states import load_states, token_budget
 from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.measure import MemoryGauge, Stopwatch, environment, pick_device
+from benchmark.progress import print_steps
 from benchmark.results.record import GENERATION
 from benchmark.speed.record import Timed
 from benchmark.speed.run import in_fresh_process
@@ -75,7 +75,7 @@ def _parent() -> Path:
 
 
 def _texts(dataset: str, items: int | None) -> Sequence[str]:
-    with told_steps(dataset) as begin:
+    with print_steps(dataset) as begin:
         texts = prepare(find(dataset), cache_folder(), begin).texts
     if items is not None and not 1 <= items <= len(texts):
         raise UserError(f"--items {items} is not possible: '{dataset}' has 1 to {len(texts):,}.")

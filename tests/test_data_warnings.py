@@ -8,8 +8,8 @@ import pytest
 from data_folders import TEN, TWELVE, lines, recipe_of, write_folder
 
 from benchmark.config import digest
-from benchmark.data import cautions, filters
-from benchmark.data import prepare as room
+from benchmark.data import filters
+from benchmark.data import prepare as prepare_module
 from benchmark.data.prepare import prepare
 from benchmark.data.recipe import Recipe
 from methods.errors import UserError
@@ -54,8 +54,8 @@ def test_texts_that_look_like_missing_values_are_counted(tmp_path):
 
 @pytest.mark.parametrize(("items", "warned"), [(50, True), (51, False)])
 def test_a_catalogue_where_chance_is_large(monkeypatch, items, warned):
-    monkeypatch.setattr(cautions, "LARGE_CHANCE", 0.2)
-    told = cautions.cautions(Recipe("toy"), {"items": items, "repairs": {}})
+    monkeypatch.setattr(prepare_module, "LARGE_CHANCE", 0.2)
+    told = prepare_module.find_warnings(Recipe("toy"), {"items": items, "repairs": {}})
     assert [f"random order of the {items} items reaches a Recall@10 of 0.20" in line for line in told] == (
         [True] if warned else []
     )
@@ -74,11 +74,11 @@ def test_a_form_of_an_earlier_version_gets_the_new_facts(tmp_path, monkeypatch):
     first = prepare(recipe, tmp_path / "cache")
     path = first.folder / "fingerprint.json"
     stored = json.loads(path.read_text(encoding="utf-8"))
-    for name in cautions.COUNTED:
+    for name in prepare_module.COUNTED:
         del stored["content"]["fingerprint"][name]
     stored["content_digest"] = digest(stored["content"], 64)
     path.write_text(json.dumps(stored), encoding="utf-8")
     again = prepare(recipe, tmp_path / "cache")
     assert (again.key, again.fingerprint) == (first.key, first.fingerprint) and again.warnings == ()
-    monkeypatch.setattr(room, "build", lambda *_: pytest.fail("built a third time"))
+    monkeypatch.setattr(prepare_module, "build", lambda *_: pytest.fail("built a third time"))
     prepare(recipe, tmp_path / "cache")

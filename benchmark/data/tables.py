@@ -1,4 +1,4 @@
-"""Readers of the plain formats and of RecBole's: TSV, CSV and Parquet files become one `Raw`.
+"""Reader of TSV, CSV, Parquet and RecBole files.
 
 A fault is an error that names file and row unless the recipe declares its repair; repairs are counted.
 """
@@ -16,13 +16,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmark.data.delimited import Delimited, Part
+from benchmark.data.formats import COLUMNS, MAPPED, SEPARATED
 from benchmark.data.parquet import ParquetTable
-from benchmark.data.raw import Place, Raw, interactions_batch, items_batch, join_texts
-from benchmark.data.reading import COLUMNS, mapping_hint
-from benchmark.data.recipe import UNUSED, Recipe
-from benchmark.data.rules import MAPPED, SEPARATED
-from benchmark.data.times import Times
+from benchmark.data.raw import Location, RawData, interactions_batch, items_batch, join_texts
+from benchmark.data.recipe import UNUSED, Recipe, mapping_hint
+from benchmark.data.text_files import Delimited, RowBlock
+from benchmark.data.timestamps import Times
 from methods.errors import UserError
 
 TEXT_TYPES = ("token", "token_seq")
@@ -30,7 +29,7 @@ TEXT_TYPES = ("token", "token_seq")
 _UNITS = {"parquet": "row"}
 
 
-class Table(Protocol):
+class TableFile(Protocol):
     """A file with named columns."""
 
     path: Path
@@ -43,15 +42,15 @@ class Table(Protocol):
     no_texts: tuple[str, ...]
     """The others but `item_id`, with their types, for an error."""
 
-    def parts(self, wanted: Sequence[str]) -> Iterator[Part]:
+    def parts(self, wanted: Sequence[str]) -> Iterator[RowBlock]:
         """Rows with the columns `wanted`; raises `UserError` when there are none."""
 
 
-def read_tables(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> Raw:
+def read_tables(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> RawData:
     """Read a file of interactions and one of items: TSV, CSV, Parquet, or RecBole's atomic files."""
     interactions, items = files["interactions"], files["items"]
     unit = _UNITS.get(recipe.format, "line")
-    return Raw(
+    return RawData(
         interactions=_interactions(files, recipe, repairs),
         items=item_batches(items, recipe, repairs),
         place=partial(_place, interactions, unit),
@@ -60,14 +59,14 @@ def read_tables(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]
     )
 
 
-def _place(path: Path, unit: str, row: int) -> Place:
-    return Place(path, f"{unit} {row}")
+def _place(path: Path, unit: str, row: int) -> Location:
+    return Location(path, f"{unit} {row}")
 
 
 def _interactions(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> Iterator[Any]:
     path, times_of = files["interactions"], Times()
     table = open_table(path, recipe, repairs)
-    _need_interactions(table, files["items"], recipe)
+    _require_interaction_columns(table, files["items"], recipe)
     place = partial(_place, path, _UNITS.get(recipe.format, "line"))
     first_bad, any_row = 0, False
     for part in table.parts(COLUMNS):
@@ -96,14 +95,14 @@ def _interactions(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[st
         )
 
 
-def _need_interactions(table: Table, items: Path, recipe: Recipe) -> None:
-    """As `need`, but `item_id` may have its other name in the file of items alone."""
+def _require_interaction_columns(table: TableFile, items: Path, recipe: Recipe) -> None:
+    """As `require_columns`, but `item_id` may have its other name in the file of items alone."""
     column = recipe.column("item_id")
     other = column not in table.columns and "item_id" in table.columns
     if other and column in open_table(items, recipe, Counter()).columns:
-        need(table, recipe, "user_id", "timestamp")
+        require_columns(table, recipe, "user_id", "timestamp")
     else:
-        need(table, recipe, *COLUMNS)
+        require_columns(table, recipe, *COLUMNS)
 
 
 def _filled(names: Any) -> npt.NDArray[np.bool_]:
@@ -114,7 +113,7 @@ def item_batches(path: Path, recipe: Recipe, repairs: Counter[str]) -> Iterator[
     """Batches of the items of a file, in its order; raises `UserError` as `read_tables` does."""
     table = open_table(path, recipe, repairs)
     # where only the interactions have the other name, the items have ours
-    need(table, recipe, *recipe.text_fields, *(() if "item_id" in table.names else ("item_id",)))
+    require_columns(table, recipe, *recipe.text_fields, *(() if "item_id" in table.names else ("item_id",)))
     others = tuple(name for name in table.texts if name != "item_id" and not name.startswith(UNUSED))
     chosen = recipe.text_fields or others
     if not chosen:
@@ -134,7 +133,7 @@ def item_batches(path: Path, recipe: Recipe, repairs: Counter[str]) -> Iterator[
         yield items_batch(columns["item_id"], join_texts([columns[name] for name in chosen]), part.rows[good])
 
 
-def need(table: Table, recipe: Recipe, *names: str) -> None:
+def require_columns(table: TableFile, recipe: Recipe, *names: str) -> None:
     """Raise `UserError` unless the table has all the columns, under the names that the recipe gives them."""
     missing = [name for name in names if recipe.column(name) not in table.columns]
     if not missing:
@@ -155,7 +154,7 @@ def need(table: Table, recipe: Recipe, *names: str) -> None:
     raise UserError(f"{fault}; its columns are {', '.join(table.columns)}{hint}.")
 
 
-def open_table(path: Path, recipe: Recipe, repairs: Counter[str]) -> Table:
+def open_table(path: Path, recipe: Recipe, repairs: Counter[str]) -> TableFile:
     """A file of the recipe's format."""
     if recipe.format == "parquet":
         return ParquetTable(path, recipe, repairs)
@@ -180,7 +179,7 @@ class _DelimitedTable:
             name for name, column in zip(self.names, self.columns, strict=True) if column in texts
         )
 
-    def parts(self, wanted: Sequence[str]) -> Iterator[Part]:
+    def parts(self, wanted: Sequence[str]) -> Iterator[RowBlock]:
         """Rows with the columns `wanted`; raises `UserError` when there are none."""
         return self._file.parts(self.names, wanted)
 

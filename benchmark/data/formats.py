@@ -1,6 +1,6 @@
-"""Which files of a folder are a dataset: the plain formats, recognised by their names.
+"""Formats of data files: the names of their files, and the functions that read them.
 
-Only the standard library is imported here, as in `benchmark.data.recipe`.
+Only the standard library is imported here, so that listing datasets is quick.
 """
 
 from __future__ import annotations
@@ -8,6 +8,27 @@ from __future__ import annotations
 from pathlib import Path
 
 from methods.errors import UserError
+
+COLUMNS = ("user_id", "item_id", "timestamp")
+"""Columns of the interactions; the items have `item_id` and texts."""
+
+
+ROLES = {
+    "amazon-2014": ("interactions", "items"),
+    "amazon-2018": ("interactions", "items"),
+    "amazon-2023": ("interactions", "items"),
+    "movielens": ("archive",),
+}
+"""Formats of files as their publishers hand them out, and what each file is for."""
+
+
+SEPARATED = ("tsv", "csv")
+"""Formats whose separator can be named."""
+
+
+MAPPED = (*SEPARATED, "parquet", "recbole")
+"""Formats whose columns may have other names."""
+
 
 PAIRS = {
     "tsv": ("interactions.tsv", "items.tsv"),

@@ -1,27 +1,67 @@
-"""Files of a publisher that a recipe was prepared from: size and SHA-256 at first use, checked ever after."""
+"""SHA-256 of input files: computed once a file, and compared with those of the files that were used first."""
 
 from __future__ import annotations
 
+import hashlib
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmark.data.digests import remembered_digest
-from benchmark.data.places import LEDGER, read_ledger
-from benchmark.files import DamagedError, digest_of, write_checked
+from benchmark.data.paths import CHECKSUMS, read_checksums
+from benchmark.files import DamagedError, digest_of, read_checked, write_checked
 from methods.errors import UserError
 
+_SETTLED = 2.0
+"""Seconds since its last change after which a file is remembered: within a clock tick it could change again
+without its times changing."""
 
-class Ledger:
+
+def remembered_digest(path: Path, cache: Path) -> str:
+    """SHA-256 of a file's bytes, from `cache` where the file is the one of an earlier call.
+
+    It is where path, size, inode and both times are the same. The time of the last change of the inode
+    (ctime) cannot be set: it tells of a change after which somebody has restored the time of modification,
+    as `cp -p`, `rsync -t` and archivers do. A file system without such a time is trusted in the other four.
+    """
+    place = path.resolve()
+    before = _known(place)
+    memory = cache / "digests" / f"{hashlib.sha256(str(place).encode()).hexdigest()[:32]}.json"
+    with suppress(OSError, DamagedError):
+        stored = read_checked(memory, (*before, "sha256"))
+        if {name: stored[name] for name in before} == before:
+            return str(stored["sha256"])
+    found = digest_of(place)
+    last = max(before["mtime_ns"], before["ctime_ns"]) / 1e9
+    if time.time() - last > _SETTLED and _known(place) == before:
+        with suppress(OSError):  # a cache that cannot be written is told of where it is needed
+            write_checked(memory, {**before, "sha256": found})
+    return found
+
+
+def _known(place: Path) -> dict[str, Any]:
+    """What a file is known by, without reading it."""
+    status = place.stat()
+    return {
+        "path": str(place),
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "ctime_ns": status.st_ctime_ns,
+        "inode": status.st_ino,
+    }
+
+
+class Checksums:
     """The files of a recipe, by name, in `files.json` of the folder where its downloads lie.
 
     It stands in the cache, not beside the files, as those may lie where nothing can be written.
     """
 
     def __init__(self, folder: Path, cache: Path, writable: bool) -> None:
-        self.path, self._cache, self._writable = folder / LEDGER, cache, writable
+        self.path, self._cache, self._writable = folder / CHECKSUMS, cache, writable
         try:
-            self._entries = read_ledger(folder)
+            self._entries = read_checksums(folder)
         except DamagedError as error:
             raise UserError(
                 f"{self.path} is damaged ({error}); delete it, and the files are taken as they then are."

@@ -1,15 +1,18 @@
-"""Delimited text, a block at a time: by Arrow's reader where a block is plain, else by Python's `csv`.
+"""Text files, compressed or not: numbered lines, and delimited rows.
 
-Python's `csv` in strict mode is the definition: which rows there are, which line each begins on, and what is
-a fault. A block without quotes, lone carriage returns, blank lines, ragged rows or bad bytes is the same to
-Arrow, which reads it many times as fast; any other block is read row by row. So a fault is named by its line
+Python's `csv` in strict mode defines which rows a delimited file has, on which line each begins, and what
+is a fault. A block without quotes, lone carriage returns, blank lines, ragged rows or bad bytes is the same
+to Arrow, which reads it many times as fast; any other block is read row by row. So an error names the line
 whatever the size of the file, and only the blocks that need it are read slowly.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
+import gzip
 import io
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,16 +23,77 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from benchmark.data.lines import blocks, decoded
 from benchmark.data.recipe import Recipe
 from methods.errors import UserError
+
+BLOCK = 8 << 20
+_LONGEST = 64 << 20
+_GZIP = b"\x1f\x8b"
+
+
+def blocks(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(number of its first line, from 1; whole lines), some megabytes at a time, a byte order mark dropped.
+
+    Raises `UserError` for a file that is cut short or cannot be read.
+    """
+    number, rest = 1, b""
+    try:
+        with path.open("rb") as plain:
+            packed = plain.peek(2)[:2] == _GZIP
+            file: Any = gzip.GzipFile(fileobj=plain) if packed else plain
+            while data := file.read(BLOCK):
+                rest += data
+                end = rest.rfind(b"\n") + 1
+                if end:
+                    yield number, rest[:end].removeprefix(codecs.BOM_UTF8) if number == 1 else rest[:end]
+                    number, rest = number + rest.count(b"\n", 0, end), rest[end:]
+                elif len(rest) > _LONGEST:
+                    raise UserError(
+                        f"{path}, line {number}: no line end within {_LONGEST >> 20} MiB; is it a text file?"
+                    )
+        if rest:
+            yield number, rest
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(
+            f"{path} is damaged or cut short after line {number - 1:,} ({error}); delete it and get it again."
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}; check it.") from error
+
+
+def numbered_lines(
+    block: bytes, first: int, path: Path, recipe: Recipe, repairs: Counter[str]
+) -> Iterator[tuple[int, str]]:
+    """(number, text) of every line of a block that is not blank; `first` is the number of the first.
+
+    Raises `UserError` for bytes that are not UTF-8 unless the recipe replaces them.
+    """
+    for number, line in enumerate(block.split(b"\n"), start=first):
+        if content := line.strip():
+            yield number, decoded(content, path, f"line {number}", recipe, repairs)
+
+
+def decoded(data: bytes, path: Path, what: str, recipe: Recipe, repairs: Counter[str]) -> str:
+    """`data` as UTF-8; bytes that are not are refused, or replaced and counted. `what`: where it stands."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        if recipe.bad_bytes == "error":
+            raise UserError(
+                f"{path}, {what}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8, or "
+                'set bad_bytes = "replace" in the recipe.'
+            ) from error
+    text = data.decode(errors="replace")
+    repairs["undecodable bytes replaced"] += text.count("\ufffd") - data.count("\ufffd".encode())
+    return text
+
 
 MERGED = "quoted fields of several lines that look like rows of their own"
 """Begins the name under which such fields are counted among the repairs."""
 
 
 @dataclass(frozen=True)
-class Part:
+class RowBlock:
     """Some rows of a file."""
 
     columns: dict[str, Any]
@@ -46,7 +110,7 @@ class Delimited:
     def __init__(self, path: Path, delimiter: str, recipe: Recipe, repairs: Counter[str]) -> None:
         self.path = path
         self._delimiter, self._recipe, self._repairs = delimiter, recipe, repairs
-        self._lines = _Lines(path, delimiter, recipe, repairs)
+        self._lines = _LineSource(path, delimiter, recipe, repairs)
         self._merged = ""
         """How fields that may have swallowed rows are counted, once there is one."""
         quoting: Literal[0, 3] = csv.QUOTE_NONE if recipe.quotes == "none" else csv.QUOTE_MINIMAL
@@ -64,7 +128,7 @@ class Delimited:
         if self._block is None:
             raise UserError(f"{path} has a header but no rows.")
 
-    def parts(self, names: Sequence[str], wanted: Sequence[str]) -> Iterator[Part]:
+    def parts(self, names: Sequence[str], wanted: Sequence[str]) -> Iterator[RowBlock]:
         """The columns `wanted` of the rows below the header, whose columns are `names`."""
         block, any_row = self._block, False
         while block is not None:
@@ -79,7 +143,7 @@ class Delimited:
         if not any_row:
             raise UserError(f"{self.path} has a header but no usable rows.")
 
-    def _fast(self, block: bytes, names: Sequence[str], wanted: Sequence[str]) -> Part | None:
+    def _fast(self, block: bytes, names: Sequence[str], wanted: Sequence[str]) -> RowBlock | None:
         """The block as Arrow reads it, None where that might not be as Python's `csv` does."""
         from pyarrow import csv as arrow
 
@@ -107,9 +171,9 @@ class Delimited:
         first = self._lines.number
         self._lines.number += count
         columns = {name: table.column(name).combine_chunks() for name in wanted}
-        return Part(columns, np.arange(first, first + count, dtype=np.int64))
+        return RowBlock(columns, np.arange(first, first + count, dtype=np.int64))
 
-    def _slow(self, names: Sequence[str], wanted: Sequence[str]) -> Part:
+    def _slow(self, names: Sequence[str], wanted: Sequence[str]) -> RowBlock:
         """The rows that begin in the lines at hand; a quoted field may take further ones."""
         rows, numbers = [], []
         for number, row in self._careful():
@@ -129,7 +193,7 @@ class Delimited:
             name: pa.array([row[i] for row in rows], pa.string())
             for name, i in zip(wanted, chosen, strict=True)
         }
-        return Part(columns, np.asarray(numbers, dtype=np.int64))
+        return RowBlock(columns, np.asarray(numbers, dtype=np.int64))
 
     def _check_merged(self, number: int, columns: int) -> None:
         """Look at a row that has just been read, from line `number` on: is it several, merged by a quote?
@@ -171,7 +235,7 @@ class Delimited:
                 yield number, row
 
 
-class _Lines:
+class _LineSource:
     """The lines of a file, for `csv`; between rows also its blocks, each of whole lines."""
 
     def __init__(self, path: Path, delimiter: str, recipe: Recipe, repairs: Counter[str]) -> None:
@@ -184,7 +248,7 @@ class _Lines:
         self._text = io.StringIO()
         self._length = 0
 
-    def __iter__(self) -> _Lines:
+    def __iter__(self) -> _LineSource:
         return self
 
     def __next__(self) -> str:

@@ -1,4 +1,4 @@
-"""Where data files are looked for and kept. It imports nothing heavy, so that `list datasets` is quick."""
+"""Where data files are searched and stored. Only the standard library is imported here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmark.files import DamagedError, read_checked
 
 DATA_VARIABLE = "ADAPTREC_DATA"
 """Environment variable: the folder of data that the user has put there."""
-LEDGER = "files.json"
+CHECKSUMS = "files.json"
 """In the folder of a recipe's raw files: which were used first, their size and SHA-256."""
 
 
@@ -28,7 +28,7 @@ def data_folder() -> Path | None:
     return Path(named).expanduser().resolve() if named else None
 
 
-def path_of(written: str) -> Path | None:
+def parse_path(written: str) -> Path | None:
     """What a user wrote as a path; None where no file system could have it."""
     try:
         path = Path(written).expanduser()
@@ -57,21 +57,21 @@ def file_name(url: str) -> str:
     return PurePosixPath(url.partition("?")[0]).name
 
 
-def read_ledger(folder: Path) -> dict[str, dict[str, Any]]:
+def read_checksums(folder: Path) -> dict[str, dict[str, Any]]:
     """File name -> what is recorded of it. Raises `DamagedError`, and `OSError` where it cannot be read."""
-    path = folder / LEDGER
+    path = folder / CHECKSUMS
     try:
         return dict(read_checked(path, ("files",))["files"])
     except FileNotFoundError:
         return {}
     except DamagedError:
-        older = _older_ledger(path)
+        older = _without_checksum(path)
         if older is None:
             raise
         return older
 
 
-def _older_ledger(path: Path) -> dict[str, dict[str, Any]] | None:
+def _without_checksum(path: Path) -> dict[str, dict[str, Any]] | None:
     """What a file of before there was a checksum holds; None where it is none."""
     try:
         found = json.loads(path.read_bytes())
@@ -91,12 +91,14 @@ def locate(name: str, source: Path | None, urls: Sequence[str], cache: Path) -> 
     data, downloads = data_folder(), raw_folder(name, cache)
     folders = [folder for folder in (source, data and data / name, data) if folder is not None]
     try:
-        ledger = read_ledger(downloads)
+        checksums = read_checksums(downloads)
     except (OSError, DamagedError):
-        ledger = {}  # whoever checks the files complains of it
+        checksums = {}  # whoever checks the files complains of it
     names = list(dict.fromkeys(file_name(url) for url in urls))
     places = [folder / official for folder in folders for official in names]
-    places += [Path(ledger[official]["path"]) for official in names if "path" in ledger.get(official, {})]
+    places += [
+        Path(checksums[official]["path"]) for official in names if "path" in checksums.get(official, {})
+    ]
     places += [downloads / official for official in names]
     return next((path for path in places if path.is_file()), None)
 

@@ -7,23 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.data.folders import FORMATS
-from benchmark.data.places import file_name, shortened
-from benchmark.data.reading import COLUMNS
+from benchmark.data.formats import COLUMNS, FORMATS, MAPPED, ROLES, SEPARATED
+from benchmark.data.paths import file_name, shortened
 from methods.errors import UserError, unknown
-
-ROLES = {
-    "amazon-2014": ("interactions", "items"),
-    "amazon-2018": ("interactions", "items"),
-    "amazon-2023": ("interactions", "items"),
-    "movielens": ("archive",),
-}
-"""Formats of files as their publishers hand them out, and what each file is for."""
-
-SEPARATED = ("tsv", "csv")
-"""Formats whose separator can be named."""
-MAPPED = (*SEPARATED, "parquet", "recbole")
-"""Formats whose columns may have other names."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "format": ("auto", *FORMATS, *ROLES, "synthetic"),
@@ -62,7 +48,7 @@ def check(key: str, value: Any, path: Path) -> None:
         if value not in CHOICES[key]:
             raise unknown(f"value of {key} in {path}:", value, CHOICES[key])
         return
-    good, want = _judge(key, value)
+    good, want = _validity(key, value)
     if not good:
         raise UserError(f"{path}: {key} = {value!r} is not valid; it must be {want}.")
     if key == "expected":
@@ -120,7 +106,7 @@ _TESTS: dict[str, tuple[Callable[[Any], bool], str]] = {
 """Key -> whether a value is one for it, and what would be."""
 
 
-def _judge(key: str, value: Any) -> tuple[bool, str]:
+def _validity(key: str, value: Any) -> tuple[bool, str]:
     """Whether `value` is one for `key`, and what would be."""
     if key in _TABLES:
         return isinstance(value, dict), f"a table, [{key}]"

@@ -1,0 +1,179 @@
+"""Find the recipe of a dataset by name or folder, and list all of them.
+
+Only the standard library is imported here, so that listing is quick.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmark.data.paths import all_here, parse_path, shortened
+from benchmark.data.recipe import NO_OPTIONS, FolderOptions, Recipe, checked, load_toml
+from benchmark.data.recipe_checks import check
+from benchmark.process.import_path import packaged_data
+from methods.errors import UserError, unknown
+
+
+class ListedDataset(NamedTuple):
+    """A line of `list datasets`."""
+
+    name: str
+    edition: str
+    state: str
+    """Whether the files are on this machine."""
+    summary: str
+    category: str = ""
+    """Of a family of datasets, one a category; empty for others."""
+
+
+def available(cache: Path) -> dict[str, ListedDataset]:
+    """Every recipe by name; one that cannot be read has its fault in place of the summary."""
+    found: dict[str, ListedDataset] = {}
+    for name, entry in entries().items():
+        try:
+            raw = entry.content()
+            edition, summary = (str(raw.get(key, "")) for key in ("edition", "summary"))
+            state = _state(name, raw, entry.path, cache)
+            found[name] = ListedDataset(name, edition, state, summary, entry.category)
+        except UserError as error:
+            found[name] = ListedDataset(name, "", "", f"unusable: {error}")
+    return found
+
+
+def _state(name: str, raw: dict[str, Any], path: Path, cache: Path) -> str:
+    """Whether the files are here, to be fetched, or for the user to put somewhere."""
+    try:
+        recipe = checked(name, raw, path, None)
+    except UserError:
+        if "folder" in raw and "download" not in raw:
+            return "not here"
+        raise
+    if recipe.format == "synthetic":
+        return "generated"
+    here = not recipe.files or all_here(name, None, recipe.files, cache)
+    return "here" if here else "to fetch"
+
+
+class _Entry(NamedTuple):
+    """Where a recipe stands."""
+
+    path: Path
+    category: str
+    """Of a file that describes one dataset a category; empty for others."""
+
+    def content(self) -> dict[str, Any]:
+        raw = load_toml(self.path)
+        if self.category:
+            raw.pop("categories")
+            raw = _filled(raw, self.category)
+        return raw
+
+
+def search_path() -> list[Path]:
+    """Folders of recipes, the nearest first: that of the working directory, and this package's own."""
+    return [root for root in (Path("datasets"), packaged_data("recipes", "datasets")) if root.is_dir()]
+
+
+def find(name_or_folder: str, reading: FolderOptions = NO_OPTIONS) -> Recipe:
+    """The recipe of a name in `datasets/`, or of a folder with data files, which `reading` says how to read.
+
+    A known name wins over a folder of the same name in the working folder; `./name` means the folder.
+    Nothing is fetched here. Raises `UserError` for an unknown name, a missing folder or file, and a fault in
+    a recipe.
+    """
+    known = entries()
+    if name_or_folder in known:
+        if reading != NO_OPTIONS:
+            raise UserError(
+                f"{' '.join(reading.words())} is for a folder, and '{name_or_folder}' is a recipe; give the "
+                f"folder (./{name_or_folder} if it has this name), or leave the option out."
+            )
+        entry = known[name_or_folder]
+        return checked(name_or_folder, entry.content(), entry.path, None)
+    folder, shown = parse_path(name_or_folder), shortened(name_or_folder)
+    if folder is not None and folder.is_dir():
+        return _of_folder(folder.resolve(), known, reading)
+    if folder is not None and folder.exists():
+        raise UserError(f"dataset '{shown}' is a file; give the folder that holds it.")
+    _refuse_faulty_family(name_or_folder, known)
+    if folder is None or folder.name != name_or_folder:
+        raise UserError(
+            f"there is no dataset folder '{shown}'; give a folder that exists "
+            f"or one of: {', '.join(_families(known))}."
+        )
+    do = "`adaptrec list datasets` says more. Or give a folder with interactions.tsv and items.tsv."
+    raise unknown("dataset", shown, known, do, _families(known))
+
+
+def _refuse_faulty_family(name: str, known: dict[str, _Entry]) -> None:
+    """Raise the fault of the recipe of whose family `name` would be, where that recipe has one."""
+    for stem, entry in known.items():
+        if name.startswith(f"{stem}-") and not entry.category and "categories" in (raw := entry.content()):
+            check("categories", raw["categories"], entry.path)
+
+
+def entries() -> dict[str, _Entry]:
+    """Every dataset that a recipe describes, by name; those of the working folder come first."""
+    found: dict[str, _Entry] = {}
+    for root in search_path():
+        for path in sorted(root.glob("*/recipe.toml")):
+            for name, category in _names(path):
+                found.setdefault(name, _Entry(path, category))
+    return found
+
+
+def _names(path: Path) -> list[tuple[str, str]]:
+    """(name, category) of the datasets that a file describes: its folder's name, or one a category."""
+    try:
+        categories = load_toml(path).get("categories")
+        if categories is not None:
+            check("categories", categories, path)
+            return [(f"{path.parent.name}-{category}", category) for category in categories]
+    except UserError:
+        pass  # told when it is asked for
+    return [(path.parent.name, "")]
+
+
+def _families(entries: dict[str, _Entry]) -> list[str]:
+    """The names, one for all categories of a family."""
+    return list(dict.fromkeys(family(name, entry.category) for name, entry in entries.items()))
+
+
+def family(name: str, category: str) -> str:
+    """A dataset's name with `<category>` in place of its own."""
+    return name.removesuffix(category) + "<category>" if category else name
+
+
+def _filled(value: Any, category: str) -> Any:
+    """`value` with `{category}` replaced in every text of it."""
+    if isinstance(value, dict):
+        return {key: _filled(inner, category) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_filled(inner, category) for inner in value]
+    return value.replace("{category}", category) if isinstance(value, str) else value
+
+
+def _of_folder(folder: Path, known: dict[str, _Entry], reading: FolderOptions) -> Recipe:
+    """A folder with the options of the recipe that `reading` names, of its own recipe, or the defaults."""
+    name = re.sub(r"[^\w.-]+", "-", folder.name)
+    own = folder / "recipe.toml"
+    given = tuple(reading.words())
+    if reading.recipe:
+        if reading.recipe not in known:
+            raise unknown("recipe", shortened(reading.recipe), known, shown=_families(known))
+        entry = known[reading.recipe]
+        recipe = checked(name, reading.over(entry.content()), entry.path, folder)
+        if recipe.format == "synthetic":
+            raise UserError(f"--recipe {reading.recipe}: that recipe generates its data and reads no folder.")
+        instead = " in place of those of the folder's recipe.toml" if own.is_file() else ""
+        note = f"options and expected counts of the recipe '{reading.recipe}'{instead}"
+        return replace(recipe, notes=(note, *recipe.notes), given=given)
+    if own.is_file():
+        return replace(checked(name, reading.over(load_toml(own)), own, folder), given=given)
+    note = f"the recipe '{name}' has the name of this folder; its options hold only with --recipe {name}"
+    recipe = checked(name, reading.over({}), folder, folder)
+    notes = (note,) if name in known else ()
+    return replace(recipe, summary=f"the folder {folder}", notes=notes, given=given)
