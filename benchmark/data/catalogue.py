@@ -57,7 +57,7 @@ def _state(name: str, raw: dict[str, Any], path: Path, cache: Path) -> str:
     return "here" if here else "to fetch"
 
 
-class _Entry(NamedTuple):
+class RecipeFile(NamedTuple):
     """Where a recipe stands."""
 
     path: Path
@@ -108,20 +108,20 @@ def find(name_or_folder: str, reading: FolderOptions = NO_OPTIONS) -> Recipe:
     raise unknown("dataset", shown, known, do, _families(known))
 
 
-def _refuse_faulty_family(name: str, known: dict[str, _Entry]) -> None:
+def _refuse_faulty_family(name: str, known: dict[str, RecipeFile]) -> None:
     """Raise the fault of the recipe of whose family `name` would be, where that recipe has one."""
     for stem, entry in known.items():
         if name.startswith(f"{stem}-") and not entry.category and "categories" in (raw := entry.content()):
             check("categories", raw["categories"], entry.path)
 
 
-def entries() -> dict[str, _Entry]:
+def entries() -> dict[str, RecipeFile]:
     """Every dataset that a recipe describes, by name; those of the working folder come first."""
-    found: dict[str, _Entry] = {}
+    found: dict[str, RecipeFile] = {}
     for root in search_path():
         for path in sorted(root.glob("*/recipe.toml")):
             for name, category in _names(path):
-                found.setdefault(name, _Entry(path, category))
+                found.setdefault(name, RecipeFile(path, category))
     return found
 
 
@@ -137,7 +137,7 @@ def _names(path: Path) -> list[tuple[str, str]]:
     return [(path.parent.name, "")]
 
 
-def _families(entries: dict[str, _Entry]) -> list[str]:
+def _families(entries: dict[str, RecipeFile]) -> list[str]:
     """The names, one for all categories of a family."""
     return list(dict.fromkeys(family(name, entry.category) for name, entry in entries.items()))
 
@@ -156,7 +156,7 @@ def _filled(value: Any, category: str) -> Any:
     return value.replace("{category}", category) if isinstance(value, str) else value
 
 
-def _of_folder(folder: Path, known: dict[str, _Entry], reading: FolderOptions) -> Recipe:
+def _of_folder(folder: Path, known: dict[str, RecipeFile], reading: FolderOptions) -> Recipe:
     """A folder with the options of the recipe that `reading` names, of its own recipe, or the defaults."""
     name = re.sub(r"[^\w.-]+", "-", folder.name)
     own = folder / "recipe.toml"
