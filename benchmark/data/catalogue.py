@@ -58,13 +58,14 @@ def _state(name: str, raw: dict[str, Any], path: Path, cache: Path) -> str:
 
 
 class RecipeFile(NamedTuple):
-    """Where a recipe stands."""
+    """The file that describes a dataset, alone or with others."""
 
     path: Path
     category: str
     """Of a file that describes one dataset a category; empty for others."""
 
     def content(self) -> dict[str, Any]:
+        """What the file says of this dataset."""
         raw = load_toml(self.path)
         if self.category:
             raw.pop("categories")

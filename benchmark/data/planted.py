@@ -1,6 +1,6 @@
 """What a planted dataset is made of: its parameters, its items as combinations of attributes, their titles.
 
-How users are drawn is in `benchmark.data.synthetic`, for large sets in `benchmark.data.synthetic_blocks`.
+`benchmark.data.synthetic` draws the users.
 """
 
 from __future__ import annotations

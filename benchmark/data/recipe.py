@@ -124,7 +124,7 @@ class Recipe:
     max_text: int = 10_000
     """Characters that an item's text may have."""
     clean: str = later("none")
-    """How publishers' texts are cleaned (`benchmark.data.texts`)."""
+    """How publishers' texts are cleaned (`benchmark.data.cleaning`)."""
     negative_times: str = later("error")
     """Interactions before 1970 in publishers' files: `drop` leaves them out."""
     mixed_times: str = later("error")

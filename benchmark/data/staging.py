@@ -1,7 +1,7 @@
 """From names to numbers, in SQL: the part of a preparation whose tables may be larger than the memory.
 
 Strings are met once. Items become numbers in the order of their file, users in the order in which they first
-appear, and what follows works on 32-bit numbers (`benchmark.data.build`).
+appear, and what follows works on 32-bit numbers (`benchmark.data.pipeline`).
 """
 
 from __future__ import annotations
