@@ -264,21 +264,6 @@ def test_many_heads_are_the_same_function_where_the_mean_is_zero(name: str) -> N
     torch.testing.assert_close(*paper_twin(name, states, heads=HEADS), rtol=1e-5, atol=1e-5)
 
 
-def test_routing_of_whitened_has_a_tied_constant() -> None:
-    """The difference that the docstring of Whitening owns up to, and no other."""
-    states = uneven_states()
-    method = build("tmoe", states, init="whitened", heads=HEADS).eval()
-    twin = build("tmoe", states, init="paper", heads=HEADS).eval()
-    mean, std = (part[0].double() for part in state_statistics(states))
-    moved_to_paper(method.adapter, twin.adapter, mean, std)
-    found: list[Tensor] = []
-    for module in (method.adapter, twin.adapter):
-        module._route = lambda mu, rho: found.append(mu) or mu.softmax(-1)
-        run(method if module is method.adapter else twin, states)
-    constant = mean @ twin.adapter.route_mean
-    torch.testing.assert_close(found[0], found[1] - constant)
-
-
 # --- Routing noise and dropout ------------------------------------------------------------------------------
 
 

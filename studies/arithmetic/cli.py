@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> Parser:
-    known = ", ".join(f"{one.name}={one.default}" for one in fields(Assumptions))
+    known = ", ".join(f"{field.name}={field.default}" for field in fields(Assumptions))
     parser = Parser("python studies arithmetic", description="Cost of a catalogue, on paper.")
     parser.add_argument("--llm", default="random-distilbert", help="whose shape is counted")
     parser.add_argument("--methods", type=names, help="by commas; all but frames if not given")

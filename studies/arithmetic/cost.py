@@ -204,7 +204,7 @@ def cost(work: Work, llm_forward: float, a: Assumptions, s: Schedule, gpus: int)
     # an all-reduce sends and receives each gradient twice; embeddings are gathered, their gradients reduced
     moved = 2 * 4 * trained + 3 * 4 * items_of_prediction(a, s) * s.batch * s.width if gpus > 1 else 0
     score = a.evaluated_users * a.items * 2 * s.width / (a.fp32_tflops * 1e12 * a.utilisation * gpus)
-    found = MethodCost(
+    costs = MethodCost(
         gpus=gpus,
         states=states,
         resident=resident,
@@ -220,14 +220,14 @@ def cost(work: Work, llm_forward: float, a: Assumptions, s: Schedule, gpus: int)
         total=0.0,
         dollars=0.0,
     )
-    total = found.encode + a.epochs * (found.epoch + found.evaluation)
+    total = costs.encode + a.epochs * (costs.epoch + costs.evaluation)
     dollars = gpus * total / 3600 * a.gpu_hour + states / 1e9 * a.disk_gb_month
-    return replace(found, total=total, dollars=dollars)
+    return replace(costs, total=total, dollars=dollars)
 
 
 def most_items(work: Work, a: Assumptions, s: Schedule) -> float:
     """Items at which a GPU's memory is full: what each adds is its own trained parameters and, in evaluation,
     its row of one `[I, d]` matrix."""
-    one = replace(a, items=s.samples)
-    free = a.memory_gb * 1e9 - resident_bytes(work, one, s) - 4 * s.width * one.items
+    smallest = replace(a, items=s.samples)
+    free = a.memory_gb * 1e9 - resident_bytes(work, smallest, s) - 4 * s.width * smallest.items
     return s.samples + free / (16 * work.trained_per_item + 4 * s.width)

@@ -40,7 +40,7 @@ def show(
 
 
 def _assumptions(a: Assumptions) -> str:
-    rows = [[one.name, f"{getattr(a, one.name):,}"] for one in fields(a)]
+    rows = [[field.name, f"{getattr(a, field.name):,}"] for field in fields(a)]
     return markdown(rows, ["assumption", "value"])
 
 
@@ -69,14 +69,14 @@ def _space(works: Sequence[Work], costs: dict[str, list[MethodCost]], a: Assumpt
     heads += [f"fits {a.memory_gb:g} GB", "items at which it is full, millions"]
     rows = []
     for work in works:
-        one = costs[work.method][0]
-        need = one.resident + one.table
+        cost = costs[work.method][0]
+        need = cost.resident + cost.table
         rows.append(
             [
                 work.method,
-                number(one.states / 1e9) if one.states else "",
-                number(one.resident / 1e9),
-                number(one.table / 1e9),
+                number(cost.states / 1e9) if cost.states else "",
+                number(cost.resident / 1e9),
+                number(cost.table / 1e9),
                 "yes" if need <= a.memory_gb * 1e9 else "no",
                 number(most_items(work, a, s) / 1e6),
             ]
@@ -92,17 +92,17 @@ def _time(
     rows = [
         [
             work.method,
-            str(one.gpus),
-            span(one.encode),
-            *(span(part) for part in (one.products, one.fetch, one.least, one.optimiser, one.exchange)),
-            span(one.epoch),
-            span(one.evaluation),
-            span(one.total),
-            f"{one.dollars:,.0f}",
-            number(predictions(a) / 1e6 * 86_400 / one.total),
+            str(cost.gpus),
+            span(cost.encode),
+            *(span(part) for part in (cost.products, cost.fetch, cost.least, cost.optimiser, cost.exchange)),
+            span(cost.epoch),
+            span(cost.evaluation),
+            span(cost.total),
+            f"{cost.dollars:,.0f}",
+            number(predictions(a) / 1e6 * 86_400 / cost.total),
         ]
         for work in works
-        for one in costs[work.method]
+        for cost in costs[work.method]
     ]
     return markdown(rows, heads)
 

@@ -51,8 +51,8 @@ def _parser() -> Parser:
     encode.add_argument("--states-dtype", default="float32", choices=["float32", "bfloat16"])
     encode.add_argument("--no-kill", action="store_true", help="leave out the run that is killed and resumed")
     encode.set_defaults(call=_encode)
-    for one in (train, encode):
-        one.add_argument("--json", type=Path, metavar="FILE", help="write the record to this file")
+    for command in (train, encode):
+        command.add_argument("--json", type=Path, metavar="FILE", help="write the record to this file")
     show = sub.add_parser("show", description="Print the tables of records.")
     show.add_argument("files", type=Path, nargs="+", metavar="FILE")
     show.set_defaults(call=_show)

@@ -40,8 +40,8 @@ def draw(record: GrowthRecord) -> dict[str, bytes]:
 
 
 def _draw_time(axes: Any, sizes: Sequence[Size], clock: str) -> None:
-    costs = [[1e6 * one for one in size.per_prediction(clock)] for size in sizes]
-    middle = [median(one) for one in costs]
+    costs = [[1e6 * time for time in size.per_prediction(clock)] for size in sizes]
+    middle = [median(times) for times in costs]
     flat = min(middle) * (1 + FLAT)
     axes.axhspan(min(middle), flat, color="#e6e6e6", zorder=0, label=f"{100 * FLAT:.0f} % above the least")
     _line(axes, sizes, middle, 0, "median of the steps")

@@ -43,7 +43,7 @@ class Size(Part):
     @property
     def failed(self) -> Variant | None:
         """The round that did not end well."""
-        return next((one for one in self.rounds if one.status != "ok"), None)
+        return next((variant for variant in self.rounds if variant.status != "ok"), None)
 
     def per_prediction(self, clock: str) -> list[float]:
         """Training seconds a prediction, of each timed step, with its share of the epoch's start.
@@ -52,20 +52,22 @@ class Size(Part):
         """
         start = median(getattr(self.epoch_start, clock))
         return [
-            (epoch + start) / one.predictions_per_epoch
-            for one in self.rounds
-            for epoch in getattr(one.epochs, clock)
+            (epoch + start) / variant.predictions_per_epoch
+            for variant in self.rounds
+            for epoch in getattr(variant.epochs, clock)
         ]
 
     def evaluation(self, part: str, clock: str) -> float:
         """Median seconds of `part` (`encode`, `sasrec`, `rank`) of a validation pass."""
-        values = [value for one in self.rounds for value in getattr(one.evaluation_parts[part], clock)]
+        values = [
+            value for variant in self.rounds for value in getattr(variant.evaluation_parts[part], clock)
+        ]
         return float(median(values))
 
     def peak(self, phase: str) -> int:
         """Largest memory of `train` or `eval`: of the device where that is a GPU, else of the process."""
-        peaks = [one.peak_memory[phase] for one in self.rounds]
-        return max(one.allocated or one.host or 0 for one in peaks)
+        peaks = [variant.peak_memory[phase] for variant in self.rounds]
+        return max(peak.allocated or peak.host or 0 for peak in peaks)
 
     def rest(self, phase: str) -> int:
         """The peak without the states, and in `eval` without one `[I, d]` matrix: what is to stay flat."""
@@ -93,7 +95,10 @@ class GrowthRecord(Versioned):
     @property
     def environment(self) -> Environment | None:
         """The machine, where any round began."""
-        return next((one.environment for size in self.sizes for one in size.rounds if one.environment), None)
+        return next(
+            (variant.environment for size in self.sizes for variant in size.rounds if variant.environment),
+            None,
+        )
 
     @property
     def measured(self) -> list[Size]:

@@ -1,4 +1,4 @@
-"""What the records of growth say, as Markdown."""
+"""Print records of growth as Markdown."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _memory(sizes: Sequence[Size]) -> str:
             for value in (
                 size.states_bytes,
                 size.table_bytes,
-                max(one.host_before for one in size.rounds),
+                max(variant.host_before for variant in size.rounds),
                 size.peak("train"),
                 size.peak("eval"),
                 size.rest("train"),
@@ -88,10 +88,10 @@ def _memory(sizes: Sequence[Size]) -> str:
 def _verdict(record: GrowthRecord) -> str:
     clock = "cpu_seconds" if _on_cpu(record.environment) else "seconds"
     spread = record.spread(clock)
-    said = "within" if spread <= FLAT else "beyond"
+    verdict = "within" if spread <= FLAT else "beyond"
     return (
         f"The dearest prediction takes {100 * spread:.0f} % more {CLOCKS[clock]} time than the cheapest, "
-        f"{said} the {100 * FLAT:.0f} % that count as flat."
+        f"{verdict} the {100 * FLAT:.0f} % that count as flat."
     )
 
 

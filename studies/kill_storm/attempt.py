@@ -95,8 +95,8 @@ def attempt(
         done.status = process.poll()
     finally:
         if process.poll() is None:
-            for one in (*_children(root), root):
-                _signal(one, signal.SIGKILL)
+            for child in (*_children(root), root):
+                _signal(child, signal.SIGKILL)
         process.wait()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     done.seconds = time.monotonic() - begin
@@ -106,7 +106,7 @@ def attempt(
 
 
 def read_operations(file: Path) -> list[Operation]:
-    """What the hook wrote."""
+    """The operations that the hook wrote."""
     rows = (line.split(None, 2) for line in file.read_text(encoding="utf-8", errors="replace").splitlines())
     return [Operation(int(pid), event, path.rstrip()) for pid, event, path in rows]
 
@@ -118,14 +118,14 @@ def _due(kill: Kill, root: psutil.Process, file: Path) -> tuple[psutil.Process |
         return (None, f"{spent:.2f} s of processor time") if spent >= kill.at else None
     if file.stat().st_size < kill.at * WIDTH:
         return None
-    found = read_operations(file)[int(kill.at) - 1]
+    operation = read_operations(file)[int(kill.at) - 1]
     try:
-        process = psutil.Process(found.pid)
+        process = psutil.Process(operation.pid)
         if process.status() != psutil.STATUS_STOPPED:
             return None
     except psutil.NoSuchProcess:  # a kill from outside
         return None
-    return process, f"operation {int(kill.at)}, {found.event} {found.path}"
+    return process, f"operation {int(kill.at)}, {operation.event} {operation.path}"
 
 
 def _strike(kill: Kill, root: psutil.Process, done: Attempt, due: tuple[psutil.Process | None, str]) -> None:
@@ -137,12 +137,12 @@ def _strike(kill: Kill, root: psutil.Process, done: Attempt, due: tuple[psutil.P
         done.killed, victims = "parent", [root]
         done.orphans = children
     else:
-        _signal(root, signal.SIGSTOP)  # so that it learns nothing of its children's end
+        _signal(root, signal.SIGSTOP)  # so that it does not see its children end
         victims = [*_children(root), root]
         done.killed = "tree" if len(victims) > 1 else "process"
-    done.killed_pids = {one.pid for one in victims}
-    for one in victims:
-        _signal(one, signal.SIGKILL)
+    done.killed_pids = {victim.pid for victim in victims}
+    for victim in victims:
+        _signal(victim, signal.SIGKILL)
     if process is not None and process not in victims:
         _signal(process, signal.SIGCONT)
 
@@ -158,12 +158,12 @@ def _cpu_seconds(root: psutil.Process) -> float:
 
 def _children(root: psutil.Process) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
-        return [one for one in root.children(recursive=True) if _runs(one)]
+        return [child for child in root.children(recursive=True) if _runs(child)]
     return []
 
 
 def _runs(process: psutil.Process) -> bool:
-    """Whether it has not ended; one that ended and was not asked for its status is still listed."""
+    """Whether it has not ended. A zombie, which psutil still lists, has."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
@@ -177,7 +177,7 @@ def _signal(process: psutil.Process, number: int) -> None:
 def alive(processes: Sequence[psutil.Process], wait: float) -> list[psutil.Process]:
     """Those that still run after at most `wait` seconds."""
     end = time.monotonic() + wait
-    while left := [one for one in processes if _runs(one)]:
+    while left := [process for process in processes if _runs(process)]:
         if time.monotonic() > end:
             break
         time.sleep(0.05)

@@ -97,13 +97,13 @@ def _earlier(options: argparse.Namespace, head: Mapping[str, Any]) -> dict[str, 
     """The unfinished result of the same storm on the same code."""
     if not options.json or not options.json.exists():
         return None
-    found: dict[str, Any] = json.loads(options.json.read_text(encoding="utf-8"))
+    earlier: dict[str, Any] = json.loads(options.json.read_text(encoding="utf-8"))
     same = (
-        not found["complete"]
-        and (found["seed"], found["kills"]["asked"]) == (options.seed, options.kills)
-        and found["environment"]["git_commit"] == head["environment"]["git_commit"]
+        not earlier["complete"]
+        and (earlier["seed"], earlier["kills"]["asked"]) == (options.seed, options.kills)
+        and earlier["environment"]["git_commit"] == head["environment"]["git_commit"]
     )
-    return found if same else None
+    return earlier if same else None
 
 
 def _say(line: str) -> None:

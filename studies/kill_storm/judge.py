@@ -1,4 +1,4 @@
-"""Whether a command that was killed and started again did what an undisturbed one does."""
+"""Check that a command that was killed and started again does what an undisturbed command does."""
 
 from __future__ import annotations
 
@@ -50,47 +50,49 @@ class Judge:
     folder: Path
     kept: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Files that must not be written again."""
-    found: list[tuple[str, str, Path | None]] = field(default_factory=list)
+    deviations: list[tuple[str, str, Path | None]] = field(default_factory=list)
     """Check, what deviates, log."""
     reported: set[str] = field(default_factory=set)
     """Paths that deviated after an earlier phase."""
 
     def after_attempt(self, attempt: Attempt) -> None:
-        """To be asked after each command, killed or not."""
+        """Check after each command, killed or not."""
         if attempt.status is None:
-            self.found.append((IN_TIME, f"still running after {attempt.seconds:.0f} s", attempt.log))
+            self.deviations.append((IN_TIME, f"still running after {attempt.seconds:.0f} s", attempt.log))
         if TRACEBACK in attempt.log.read_text(encoding="utf-8", errors="replace"):
-            self.found.append((NO_TRACEBACK, attempt.log.name, attempt.log))
+            self.deviations.append((NO_TRACEBACK, attempt.log.name, attempt.log))
         if attempt.killed == "child" and attempt.status not in (0, 1, 2, None):
-            self.found.append((CHILD, f"status {attempt.status}", attempt.log))
+            self.deviations.append((CHILD, f"status {attempt.status}", attempt.log))
         if again := written_again(self.folder, self.kept):
-            self.found.append((NOT_AGAIN, _some(again), attempt.log))
+            self.deviations.append((NOT_AGAIN, _some(again), attempt.log))
             self.kept = {name: known for name, known in self.kept.items() if name not in again}
         self.kept |= finished_records(self.folder)
 
     def after_phase(self, attempts: Sequence[Attempt], expected: Undisturbed, patience: float) -> None:
-        """To be asked when the last of `attempts` ended by itself."""
+        """Check when the last of `attempts` has ended by itself."""
         last = attempts[-1]
         if last.status != 0:
-            self.found.append((ENDS_WELL, f"status {last.status}", last.log))
-        if left := alive([one for attempt in attempts for one in attempt.orphans], patience):
-            self.found.append((ORPHANS, ", ".join(" ".join(one.cmdline()[-4:]) for one in left), last.log))
-            for one in left:
-                one.kill()
+            self.deviations.append((ENDS_WELL, f"status {last.status}", last.log))
+        if left := alive([orphan for attempt in attempts for orphan in attempt.orphans], patience):
+            self.deviations.append(
+                (ORPHANS, ", ".join(" ".join(orphan.cmdline()[-4:]) for orphan in left), last.log)
+            )
+            for orphan in left:
+                orphan.kill()
         files = snapshot(self.folder)
         for kind, names in differences(expected.files, files).items():
             if new := [name for name in names if name not in self.reported]:
-                self.found.append((EQUAL, f"{kind}: {_some(new)}", last.log))
+                self.deviations.append((EQUAL, f"{kind}: {_some(new)}", last.log))
                 self.reported.update(new)
         if again := saved_again(attempts, expected.saves):
-            self.found.append((EPOCHS, _some(again), last.log))
+            self.deviations.append((EPOCHS, _some(again), last.log))
         stored = (name for name in files if name.endswith(KEPT))
         self.kept |= {name: identity(self.folder / name) for name in stored}
 
     def after_report(self, report: Path, rebuilt: Path, log: Path) -> None:
-        """`rebuilt` is an undisturbed report of the same records."""
+        """Compare the report with `rebuilt`, an undisturbed report of the same records."""
         if unlike := _unlike(report, rebuilt):
-            self.found.append((REPORT, _some(unlike), log))
+            self.deviations.append((REPORT, _some(unlike), log))
         shutil.rmtree(rebuilt)
 
 

@@ -1,4 +1,4 @@
-"""What the commands leave behind, without what a clock measures, for a comparison with an undisturbed run."""
+"""The files that commands write, without times, to compare with an undisturbed run."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ TRIAL = re.compile(r"tmp/[a-z0-9_]{8}")
 
 def snapshot(folder: Path) -> dict[str, str]:
     """Every file below `folder` (path -> digest of what must be equal) and every folder (path/ -> '')."""
-    found = {}
+    files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if DIGESTS.search(f"{name}/"):
             continue
         if path.is_dir():
-            found[f"{name}/"] = ""
+            files[f"{name}/"] = ""
         elif not TRIAL.fullmatch(name):
-            found[name] = _digest(name, path)
-    return found
+            files[name] = _digest(name, path)
+    return files
 
 
-def differences(expected: Mapping[str, str], found: Mapping[str, str]) -> dict[str, list[str]]:
+def differences(expected: Mapping[str, str], actual: Mapping[str, str]) -> dict[str, list[str]]:
     """Kind of deviation -> paths."""
     kinds = {
-        "a file is left over": sorted(found.keys() - expected.keys()),
-        "a file is missing": sorted(expected.keys() - found.keys()),
+        "a file is left over": sorted(actual.keys() - expected.keys()),
+        "a file is missing": sorted(expected.keys() - actual.keys()),
         "content differs": sorted(
-            name for name in expected.keys() & found.keys() if expected[name] != found[name]
+            name for name in expected.keys() & actual.keys() if expected[name] != actual[name]
         ),
     }
     return {kind: names for kind, names in kinds.items() if names}
@@ -68,13 +68,13 @@ def differences(expected: Mapping[str, str], found: Mapping[str, str]) -> dict[s
 
 def finished_records(folder: Path) -> dict[str, tuple[int, int]]:
     """Records of runs that ended well and their ranks, each with its inode and time of change."""
-    found = {}
+    records = {}
     for path in folder.glob("results/*/*/*/*-s*.json"):
         if _read(path).get("status") == "ok":
-            for one in (path, path.with_suffix(".ranks.parquet")):
-                if one.exists():
-                    found[one.relative_to(folder).as_posix()] = identity(one)
-    return found
+            for file in (path, path.with_suffix(".ranks.parquet")):
+                if file.exists():
+                    records[file.relative_to(folder).as_posix()] = identity(file)
+    return records
 
 
 def identity(path: Path) -> tuple[int, int]:
@@ -133,8 +133,8 @@ def _without_clock(data: bytes) -> Any:
 
 def _cleared(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _cleared(one) for name, one in value.items() if not _clock(name)}
-    return [_cleared(one) for one in value] if isinstance(value, list) else value
+        return {name: _cleared(field) for name, field in value.items() if not _clock(name)}
+    return [_cleared(element) for element in value] if isinstance(value, list) else value
 
 
 def _clock(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The kills of one seed over a chain of commands, and what they leave behind."""
+"""Kill the commands of a chain at random points of one seed, and judge the files that they leave."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ TARGETS: tuple[Literal["tree", "child", "parent"], ...] = ("tree", "child", "par
 class Storm:
     """The kills of one seed over one chain."""
 
-    def __init__(self, chain: Chain, kills: int, seed: int, work: Path, say: Any = print) -> None:
-        self.chain, self.seed, self.kills, self.work, self.say = chain, seed, kills, work, say
+    def __init__(self, chain: Chain, kills: int, seed: int, work: Path, log: Any = print) -> None:
+        self.chain, self.seed, self.kills, self.work, self.log = chain, seed, kills, work, log
         share, more = divmod(kills, len(chain.phases))
         self.quota = {phase.name: share + (n < more) for n, phase in enumerate(chain.phases)}
         """Kills that are left, by phase."""
@@ -46,7 +46,7 @@ class Storm:
             self.reference[phase.name] = Undisturbed(
                 done.seconds, done.cpu_seconds, len(done.operations), snapshot(folder), saves([done])
             )
-            self.say(
+            self.log(
                 f"without kills, {phase.name}: {done.seconds:.1f} s, {len(done.operations)} file operations"
             )
         shutil.rmtree(folder)
@@ -78,15 +78,15 @@ class Storm:
             attempts, used = self._phase(phase, folder, plan, judge)
             missed += len(plan) - used
             rows += [
-                [number, phase.name, kill.how, one.killed, one.at, one.status]
-                for kill, one in zip(plan, attempts, strict=False)
-                if one.killed
+                [number, phase.name, kill.how, attempt.killed, attempt.at, attempt.status]
+                for kill, attempt in zip(plan, attempts, strict=False)
+                if attempt.killed
             ]
-            wrong = {check for check, *_ in judge.found}
+            wrong = {check for check, *_ in judge.deviations}
             asked = [check for check in CHECKS if check != REPORT or phase.report]
             passed.update(check for check in asked if check not in wrong)
-            deviations += [self._deviation(number, phase, attempts, *one) for one in judge.found]
-            judge.found.clear()
+            deviations += [self._deviation(number, phase, attempts, *found) for found in judge.deviations]
+            judge.deviations.clear()
             if IN_TIME in wrong or attempts[-1].status != 0:
                 whole = False
                 break  # what follows has nothing to read
@@ -169,8 +169,12 @@ class Storm:
     def _deviation(
         self, number: int, phase: Phase, attempts: Sequence[Attempt], check: str, what: str, log: Path | None
     ) -> dict[str, Any]:
-        kills = [f"{one.killed} at {one.at} -> status {one.status}" for one in attempts if one.killed]
-        self.say(
+        kills = [
+            f"{attempt.killed} at {attempt.at} -> status {attempt.status}"
+            for attempt in attempts
+            if attempt.killed
+        ]
+        self.log(
             f"deviation in repetition {number}, {phase.name}: {check}: {what}; kills: {'; '.join(kills)}"
         )
         return {
@@ -182,7 +186,7 @@ class Storm:
         spent = time.monotonic() - self._begin
         left = sum(self.quota.values())
         minutes = spent / max(1, len(self.rows) - before) * left / 60
-        self.say(
+        self.log(
             f"{len(self.rows)} of {self.kills} kills in {self.repetitions} repetitions, "
             f"{len(self.deviations)} deviations, about {minutes:.0f} min left"
         )
@@ -205,11 +209,11 @@ class Storm:
             "deviations": self.deviations,
             "undisturbed": {
                 name: {
-                    "seconds": round(one.seconds, 2),
-                    "cpu_seconds": round(one.cpu_seconds, 2),
-                    "file_operations": one.operations,
+                    "seconds": round(phase.seconds, 2),
+                    "cpu_seconds": round(phase.cpu_seconds, 2),
+                    "file_operations": phase.operations,
                 }
-                for name, one in self.reference.items()
+                for name, phase in self.reference.items()
             },
             "rows": self.rows,
         }

@@ -45,8 +45,8 @@ def watch(folder: str, log: str, stop_at: int) -> None:
             return
         if (path := place(event, args)) is None:
             return
-        said = f"{os.getpid()} {event} {path}".encode()[: WIDTH - 1].ljust(WIDTH - 1) + b"\n"
-        os.write(file, said)
+        line = f"{os.getpid()} {event} {path}".encode()[: WIDTH - 1].ljust(WIDTH - 1) + b"\n"
+        os.write(file, line)
         if os.lseek(file, 0, os.SEEK_CUR) // WIDTH == stop_at:
             os.kill(os.getpid(), signal.SIGSTOP)
 
