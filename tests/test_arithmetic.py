@@ -32,31 +32,31 @@ def test_a_step_by_hand() -> None:
 
 
 def test_states_and_time_on_one_gpu() -> None:
-    found = cost(READER, 1e9, A, S, 1)
-    assert found.states == 1_000_000 * 2 * 500 * 2  # 2 GB, which the GPU holds
-    assert found.fetch == 0 and found.exchange == 0
-    assert found.encode == pytest.approx(1e6 * 1e9 / 50e12)  # 20 s; writing 2 GB would take 2
-    assert found.table == 1e6 * 8 * 4
-    assert found.products == pytest.approx(1e6 * arithmetic.prediction_flops(READER, A, S) / 50e12)
-    assert found.optimiser == pytest.approx(1000 * 32 * 1000 / 1e12)
-    assert found.evaluation == pytest.approx(1e6 * 1e6 / 50e12 + 1000 * 1e6 * 16 / 5e12)
-    assert found.total == pytest.approx(20 + 2 * (found.products + found.optimiser + found.evaluation))
-    assert found.dollars == pytest.approx(found.total / 3600 * 2 + 2 * 0.1)
+    costs = cost(READER, 1e9, A, S, 1)
+    assert costs.states == 1_000_000 * 2 * 500 * 2  # 2 GB, which the GPU holds
+    assert costs.fetch == 0 and costs.exchange == 0
+    assert costs.encode == pytest.approx(1e6 * 1e9 / 50e12)  # 20 s; writing 2 GB would take 2
+    assert costs.table == 1e6 * 8 * 4
+    assert costs.products == pytest.approx(1e6 * arithmetic.prediction_flops(READER, A, S) / 50e12)
+    assert costs.optimiser == pytest.approx(1000 * 32 * 1000 / 1e12)
+    assert costs.evaluation == pytest.approx(1e6 * 1e6 / 50e12 + 1000 * 1e6 * 16 / 5e12)
+    assert costs.total == pytest.approx(20 + 2 * (costs.products + costs.optimiser + costs.evaluation))
+    assert costs.dollars == pytest.approx(costs.total / 3600 * 2 + 2 * 0.1)
 
 
 def test_states_that_do_not_fit_are_fetched() -> None:
-    found = cost(READER, 1e9, replace(A, memory_gb=2), S, 2)
-    assert found.fetch == pytest.approx(1e6 * 5 * 2000 / (2 * 10e9))
-    assert found.evaluation == pytest.approx(cost(READER, 1e9, A, S, 2).evaluation + 2e9 / 20e9)
-    assert found.epoch == pytest.approx(max(found.products, found.fetch) + found.optimiser + found.exchange)
+    costs = cost(READER, 1e9, replace(A, memory_gb=2), S, 2)
+    assert costs.fetch == pytest.approx(1e6 * 5 * 2000 / (2 * 10e9))
+    assert costs.evaluation == pytest.approx(cost(READER, 1e9, A, S, 2).evaluation + 2e9 / 20e9)
+    assert costs.epoch == pytest.approx(max(costs.products, costs.fetch) + costs.optimiser + costs.exchange)
 
 
 def test_vectors_of_items_fill_the_memory_of_every_gpu() -> None:
     own = Work("own vectors", "ids", 0, 0, 0, 0, False, 0, 8, 0, 0.0)
-    one, many = cost(own, 1e9, A, S, 1), cost(own, 1e9, A, S, 8)
-    assert one.resident == pytest.approx(16 * 8e6 + 3 * 4 * 1000 * 3900)
-    assert many.resident == one.resident and many.optimiser == one.optimiser  # replicated
-    assert one.optimiser == pytest.approx(1000 * 32 * 8e6 / 1e12)
+    single, many = cost(own, 1e9, A, S, 1), cost(own, 1e9, A, S, 8)
+    assert single.resident == pytest.approx(16 * 8e6 + 3 * 4 * 1000 * 3900)
+    assert many.resident == single.resident and many.optimiser == single.optimiser  # replicated
+    assert single.optimiser == pytest.approx(1000 * 32 * 8e6 / 1e12)
     assert many.exchange == pytest.approx(1000 * (8 * 8e6 + 12 * 5000 * 8) / 10e9)
     full = arithmetic.most_items(own, A, S)
     there = replace(A, items=round(full))
@@ -103,8 +103,8 @@ def test_the_schedule_is_the_protocols() -> None:
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["arithmetic", "--llm", "random-tiny", "--methods", "id,tmlp", "--gpus", "1,8"]
     assert main([*arguments, "--set", "items=1000000", "users=100000", "interactions=1300000"]) == 0
-    told = capsys.readouterr().out
-    assert "1.0 million predictions an epoch" in told and told.count("| tmlp ") == 4
+    output = capsys.readouterr().out
+    assert "1.0 million predictions an epoch" in output and output.count("| tmlp ") == 4
     assert main([*arguments, "--set", "itmes=3"]) == 2
     assert "'itmes'. Did you mean 'items'" in capsys.readouterr().err
     assert main([*arguments, "--set", "utilisation=2"]) == 2

@@ -542,15 +542,15 @@ def test_an_expected_failure_is_one_of_pytest(check: Any) -> None:
 
 
 def test_each_check_is_reported_by_its_name() -> None:
-    results = {one.name: one for one in check_method(CentredOnBatch, on_failure="report")}
+    results = {result.name: result for result in check_method(CentredOnBatch, on_failure="report")}
     assert list(results) == list(CHECKS)
-    assert {name for name, one in results.items() if one.status != "passed"} == {"neighbours"}
+    assert {name for name, result in results.items() if result.status != "passed"} == {"neighbours"}
     assert "depends on its neighbours" in results["neighbours"].message
 
 
 def test_an_expected_failure_has_a_reason_and_must_fail() -> None:
     results = check_method(CentredOnBatch, expected_failures={"neighbours": "it centres on the batch"})
-    (known,) = (one for one in results if one.status != "passed")
+    (known,) = (result for result in results if result.status != "passed")
     assert (known.status, known.message) == ("failed as expected", "it centres on the batch")
     with pytest.raises(AssertionError, match="Linear: neighbours passes; remove it from expected_failures"):
         check_method(Linear, expected_failures={"neighbours": "it centres on the batch"})
@@ -566,7 +566,7 @@ def test_a_check_is_the_same_alone_and_after_others(seed: int) -> None:
     alone = {check.name: check for check in method_checks(UnmaskedMean, seed=seed)}["padding"]
     with pytest.raises(AssertionError) as first:
         alone()
-    results = {one.name: one for one in check_method(UnmaskedMean, seed=seed, on_failure="report")}
+    results = {result.name: result for result in check_method(UnmaskedMean, seed=seed, on_failure="report")}
     assert results["padding"].message == str(first.value)
 
 

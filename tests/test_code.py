@@ -94,8 +94,8 @@ def digest() -> str | None:
 
 def test_the_canonical_form_is_that_of_the_code_alone_in_every_version_of_python() -> None:
     assert canonical(PLAIN) == canonical(SAME)
-    found = hashlib.sha256(canonical(PLAIN)).hexdigest()
-    assert found[:16] == "852a5bd0e13b0131"
+    digest_of_plain = hashlib.sha256(canonical(PLAIN)).hexdigest()
+    assert digest_of_plain[:16] == "852a5bd0e13b0131"
 
 
 @pytest.mark.parametrize(
@@ -162,9 +162,9 @@ def test_what_a_method_imports_from_this_project_counts(package: Path) -> None:
 
 
 def test_methods_of_other_files_have_other_digests() -> None:
-    found = {name: code_digest(registry.get(name)) for name in registry.names()}
-    assert None not in found.values()
-    assert len(set(found.values())) == len({registry.get(name).__module__ for name in found})
+    digests = {name: code_digest(registry.get(name)) for name in registry.names()}
+    assert None not in digests.values()
+    assert len(set(digests.values())) == len({registry.get(name).__module__ for name in digests})
 
 
 def test_a_class_of_no_file_has_no_digest() -> None:
@@ -178,9 +178,11 @@ def test_a_class_of_no_file_has_no_digest() -> None:
 
 
 def command(name: str, folder: Path, results: Path) -> list[str]:
-    one = {"run": ["--dataset", "--method", "--seed"], "bench": ["--datasets", "--methods", "--seeds"]}[name]
+    names = {"run": ["--dataset", "--method", "--seed"], "bench": ["--datasets", "--methods", "--seeds"]}[
+        name
+    ]
     values = [str(folder), "id", "0"]
-    asked = [part for pair in zip(one, values, strict=True) for part in pair]
+    asked = [part for pair in zip(names, values, strict=True) for part in pair]
     return [name, *asked, "--epochs", "1", "--results", str(results), "--set", *BLINK]
 
 
@@ -208,9 +210,9 @@ def test_a_record_of_other_code_is_replaced(
         assert main([*command("bench", folder, tmp_path), "--dry-run"]) == 0
         assert "0 finished, 0 to resume, 1 to do" in capsys.readouterr().out
     assert main(command(name, folder, tmp_path)) == 0
-    said = capsys.readouterr().err
-    assert said.count("other code of") == 1 and "finished already" not in said
-    assert "run again" in next(line for line in said.splitlines() if "other code of" in line)
+    output = capsys.readouterr().err
+    assert output.count("other code of") == 1 and "finished already" not in output
+    assert "run again" in next(line for line in output.splitlines() if "other code of" in line)
     assert read_record(path).method_source["code"] == own
     for digest in (own, None):  # of before there was a digest
         edit(digest)

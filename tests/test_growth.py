@@ -59,19 +59,19 @@ def record(*sizes: Size) -> GrowthRecord:
 
 
 def test_figures_by_hand() -> None:
-    one = size(100, 0.1)
-    assert one.per_prediction("seconds") == pytest.approx([(0.1 * 10 + 0.5) / 1000] * 3)
-    assert (one.rest("train"), one.rest("eval")) == (200 * MIB, 240 * MIB)
-    grown = record(one, size(1000, 0.12))
+    small = size(100, 0.1)
+    assert small.per_prediction("seconds") == pytest.approx([(0.1 * 10 + 0.5) / 1000] * 3)
+    assert (small.rest("train"), small.rest("eval")) == (200 * MIB, 240 * MIB)
+    grown = record(small, size(1000, 0.12))
     assert grown.spread("cpu_seconds") == pytest.approx(0.2 / 1.5)
     assert "within the 15 % that count as flat" in show(grown)
-    assert "beyond the 15 %" in show(record(one, size(1000, 0.2)))
+    assert "beyond the 15 %" in show(record(small, size(1000, 0.2)))
 
 
 def test_a_size_that_failed_is_told_and_not_drawn(tmp_path: Path) -> None:
     lost = Variant(value="x", status="oom", error="too large", settings={}, hyperparameters={})
     grown = record(size(100, 0.1), size(1000, 0.1), size(9000, 0.1, rounds=[lost]))
-    assert [one.items for one in grown.measured] == [100, 1000]
+    assert [measured.items for measured in grown.measured] == [100, 1000]
     assert "synthetic-9000: out of memory: too large" in show(grown)
     write(grown, tmp_path / "growth.json")
     assert read(tmp_path / "growth.json") == grown
@@ -83,7 +83,7 @@ def test_a_size_that_failed_is_told_and_not_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "results" / "growth").rglob("*.json")), ids=lambda one: one.name
+    "path", sorted((ROOT / "results" / "growth").rglob("*.json")), ids=lambda path: path.name
 )
 def test_committed_records_stay_readable(path: Path) -> None:
     kept = read(path)
@@ -93,9 +93,9 @@ def test_committed_records_stay_readable(path: Path) -> None:
 def test_one_cell_is_measured_on_random_states() -> None:
     drawn = ("epochs=1", "candidates=sampled", "samples=64", "precision=no")
     cell = RunSpec("tiny", "random-tiny", "ssna", "fair", 0, drawn)
-    one = training.blank(cell)
-    assert (one.items, one.trained_items, one.states_bytes) == (300, 240, 300 * 3 * 32 * 4)
-    assert one.table_bytes == 300 * 256 * 4
+    blank = training.blank(cell)
+    assert (blank.items, blank.trained_items, blank.states_bytes) == (300, 240, 300 * 3 * 32 * 4)
+    assert blank.table_bytes == 300 * 256 * 4
     blank = Variant(value="tiny", status="failed", settings={"accumulation": 1}, hyperparameters={})
     amounts = Amounts(steps=2, warm_up=0, passes=1, evaluation_warm_up=0, detail=False)
     variant, start, ranked = training.in_this_process(cell, blank, 50, amounts)
@@ -112,16 +112,16 @@ def test_users_are_taken_evenly() -> None:
 
 
 def test_encoding_is_measured_and_takes_the_predicted_disk(tmp_path: Path) -> None:
-    found = in_this_process("tiny", "random-tiny", 40, (), "float32", tmp_path)
-    assert (found.items, found.layers) == (40, [3])
-    assert found.predicted_bytes == 40 * 32 * 4
-    assert 0 < found.written_bytes - found.predicted_bytes < 2048  # a header, and the sidecar
-    assert len(found.bare.seconds) == 2 and 0 < found.share("cpu_seconds") < 2
-    assert found.tokens <= found.padded_tokens
+    encoded = in_this_process("tiny", "random-tiny", 40, (), "float32", tmp_path)
+    assert (encoded.items, encoded.layers) == (40, [3])
+    assert encoded.predicted_bytes == 40 * 32 * 4
+    assert 0 < encoded.written_bytes - encoded.predicted_bytes < 2048  # a header, and the sidecar
+    assert len(encoded.bare.seconds) == 2 and 0 < encoded.share("cpu_seconds") < 2
+    assert encoded.tokens <= encoded.padded_tokens
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["train", "--method", "snsa"], "Did you mean 'ssna'"),
         (["train", "--method", "ssna", "--users", "0"], "--users and --rounds must be 1 or more"),
@@ -131,9 +131,9 @@ def test_encoding_is_measured_and_takes_the_predicted_disk(tmp_path: Path) -> No
     ],
 )
 def test_mistakes_are_one_line(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "in_fresh_process", lambda call, *rest: call(*rest))
     assert main(["growth", *arguments]) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("growth: error:") and said in line
+    assert line.startswith("growth: error:") and message in line

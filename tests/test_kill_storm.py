@@ -101,14 +101,14 @@ def test_a_program_that_outlives_kills_deviates_in_nothing(survive: Callable[...
     ],
 )
 def test_a_fault_is_reported(survive: Callable[..., Any], fault: str, check: str, what: str) -> None:
-    found = [one for one in survive(fault).deviations if one["check"] == check]
-    assert [one["what"][: len(what)] for one in found] == [what]
-    assert found[0]["kills"] == [f"process at {found[0]['kills'][0].partition(' at ')[2]}"]
+    deviations = [deviation for deviation in survive(fault).deviations if deviation["check"] == check]
+    assert [deviation["what"][: len(what)] for deviation in deviations] == [what]
+    assert deviations[0]["kills"] == [f"process at {deviations[0]['kills'][0].partition(' at ')[2]}"]
 
 
 def test_children_that_outlive_a_killed_command_are_reported(survive: Callable[..., Any]) -> None:
-    (found,) = survive("orphan", target="parent").deviations
-    assert found["check"] == "children of a killed command end by themselves"
+    (deviation,) = survive("orphan", target="parent").deviations
+    assert deviation["check"] == "children of a killed command end by themselves"
 
 
 def test_of_a_record_all_but_what_a_clock_measures_is_compared(tmp_path: Path) -> None:
@@ -149,4 +149,4 @@ def test_the_preparation_of_a_dataset_outlives_a_kill(tmp_path: Path) -> None:
     done.kill = Kill("operation", "tree", known.operations // 2)
     done.run()
     assert [row[:4] for row in done.rows] == [[0, "preparation", "operation", "process"]]
-    assert [one["what"] for one in done.deviations] == [f"content differs: {changed}"]
+    assert [deviation["what"] for deviation in done.deviations] == [f"content differs: {changed}"]

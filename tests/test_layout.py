@@ -120,7 +120,7 @@ def test_studies_use_public_names_of_the_packages(module: str) -> None:
             else []
         )
     ]  # fmt: skip
-    assert [one for one in names if one[1].startswith("_") and not one[1].startswith("__")] == []
+    assert [(line, name) for line, name in names if name.startswith("_") and not name.startswith("__")] == []
     study = ".".join(module.split(".")[:2])
     imported = [name for _, name in imports_of(module) if name.startswith("studies.")]
     assert [name for name in imported if not f"{name}.".startswith(f"{study}.")] == []
@@ -177,7 +177,7 @@ def docstrings(tree: ast.AST) -> set[int]:
 def test_the_benchmark_names_no_method(module: str) -> None:
     tree = ast.parse(SOURCES[module].read_text(encoding="utf-8"))
     ignored = docstrings(tree)
-    found = [
+    method_names = [
         f"{node.lineno}: {node.value!r}"
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant)
@@ -185,7 +185,7 @@ def test_the_benchmark_names_no_method(module: str) -> None:
         and node.value in BUILTIN
         and node.value not in PACKAGES  # `peft` is also a package, whose version a record holds
     ]
-    assert found == []
+    assert method_names == []
 
 
 def test_no_python_lies_under_datasets() -> None:
@@ -196,8 +196,8 @@ def test_datasets_is_hugging_faces() -> None:
     """From the repository's root, where a folder has the same name."""
     code = "from importlib.util import find_spec; print(find_spec('datasets').origin)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    found = Path(done.stdout.strip())
-    assert found.name == "__init__.py" and not found.is_relative_to(ROOT / "datasets")
+    module = Path(done.stdout.strip())
+    assert module.name == "__init__.py" and not module.is_relative_to(ROOT / "datasets")
 
 
 def test_every_package_is_listed() -> None:

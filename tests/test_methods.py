@@ -155,10 +155,10 @@ def test_tmoe_is_unisrecs_adaptor_with_the_same_weights() -> None:
         for k, expert in enumerate(theirs.experts):
             expert.bias.copy_(ours.shift[k])
             expert.lin.weight.copy_(ours.weight[:, k].T)
-    expected, found = theirs(states[:, 0]), method(Items(states=states[:, :1]))
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    expected, output = theirs(states[:, 0]), method(Items(states=states[:, :1]))
+    torch.testing.assert_close(output, expected, rtol=1e-6, atol=1e-6)
     weight = torch.randn(expected.shape, dtype=torch.float64)
-    for result in (expected, found):
+    for result in (expected, output):
         (result * weight).sum().backward()
     torch.testing.assert_close(ours.route_mean.grad, theirs.w_gate.grad, rtol=1e-6, atol=1e-6)
     for k, expert in enumerate(theirs.experts):

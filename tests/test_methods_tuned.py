@@ -122,12 +122,12 @@ def test_the_linear_layer_keeps_items_apart_in_spite_of_a_large_mean() -> None:
     states = 10 + 0.005 * torch.randn(len(ITEMS), 9, WIDTH)
     method.read = lambda items: states
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        found = method(ITEMS)
+        output = method(ITEMS)
     head = copy.deepcopy(method.head).double()
     exact = head(states[:, 0].double())
-    assert found.dtype == torch.float32
+    assert output.dtype == torch.float32
     apart = exact - exact.mean(0)
-    assert float((found - found.mean(0) - apart).detach().norm() / apart.detach().norm()) < 1e-3
+    assert float((output - output.mean(0) - apart).detach().norm() / apart.detach().norm()) < 1e-3
 
 
 def draws(method: Method) -> int:
@@ -199,8 +199,8 @@ def test_full_trains_whole_layers_from_the_top(family: str) -> None:
     start = {name: p.detach().clone() for name, p in method.named_parameters()}
     train(method)
     for name, parameter in method.named_parameters():
-        found = re.search(r"\.(?:layer|layers|h)\.(\d+)\.", name)
-        top = name.startswith("head.") or (found is not None and int(found.group(1)) >= LAYERS - 2)
+        match = re.search(r"\.(?:layer|layers|h)\.(\d+)\.", name)
+        top = name.startswith("head.") or (match is not None and int(match.group(1)) >= LAYERS - 2)
         assert parameter.requires_grad is top, name
         assert torch.equal(parameter, start[name]) is not top, name
         assert (parameter.grad is None) or top, name
@@ -272,8 +272,8 @@ def test_layers_that_return_tuples() -> None:
     whole, upper = (build("full", llm, lower=part, layers=1) for part in (0, LAYERS - 1))
     with torch.no_grad():
         hidden = llm(ITEMS.input_ids, attention_mask=ITEMS.attention_mask).hidden_states[LAYERS - 1]
-    found = embed(upper, Items(hidden=hidden, attention_mask=ITEMS.attention_mask))
-    torch.testing.assert_close(found, embed(whole))
+    output = embed(upper, Items(hidden=hidden, attention_mask=ITEMS.attention_mask))
+    torch.testing.assert_close(output, embed(whole))
 
 
 def test_a_language_model_without_a_list_of_layers() -> None:
@@ -295,10 +295,10 @@ def test_lora_is_the_language_model_with_merged_weights(family: str) -> None:
     method = build("lora", tiny_llm(family), "mean", rank=3, alpha=6)
     before = embed(method)
     train(method)
-    found = embed(method)
-    assert not torch.allclose(found, before, atol=1e-2)
+    output = embed(method)
+    assert not torch.allclose(output, before, atol=1e-2)
     method.llm = method.llm.merge_and_unload()
-    torch.testing.assert_close(embed(method), found, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(embed(method), output, rtol=1e-4, atol=1e-5)
 
 
 def test_lora_is_w_plus_scaled_b_a() -> None:
@@ -453,10 +453,10 @@ def test_adalora_does_what_peft_driven_by_its_documentation_does() -> None:
         optimiser.step()
         plain.base_model.update_and_allocate(step)
         optimiser.zero_grad()
-    found = {name: p for name, p in method.llm.named_parameters() if "lora_" in name}
+    adapters = {name: p for name, p in method.llm.named_parameters() if "lora_" in name}
     wanted = {name.replace(".bert.", "."): p for name, p in plain.named_parameters() if "lora_" in name}
-    assert found.keys() == wanted.keys()
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+    assert adapters.keys() == wanted.keys()
+    torch.testing.assert_close(adapters, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_orthogonality_is_pefts() -> None:
@@ -590,11 +590,11 @@ def test_other_adapters_keep_the_contract(kind: str) -> None:
 
 def test_peft_with_loras_configuration_is_lora() -> None:
     same = {"peft_type": "LORA", "r": 3, "lora_alpha": 6, "lora_dropout": 0.1}
-    one = build("peft", config=given(same).config)
+    first = build("peft", config=given(same).config)
     other = build("lora", rank=3, alpha=6, dropout=0.1)
-    for method in (one, other):
+    for method in (first, other):
         train(method)
-    assert torch.equal(embed(one), embed(other))
+    assert torch.equal(embed(first), embed(other))
 
 
 def test_a_configuration_is_kept_in_one_form(tmp_path: Path) -> None:

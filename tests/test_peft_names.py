@@ -27,7 +27,7 @@ def put(config: dict[str, Any], family: str = "bert") -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ({"target_modules": ["query", "vaule"]}, r"in target_modules: 'vaule'. Did you mean 'value'\?"),
         ({"target_modules": ["query", "uery"]}, "module in target_modules: 'uery'"),
@@ -58,14 +58,14 @@ def put(config: dict[str, Any], family: str = "bert") -> list[str]:
         ({"init_lora_weights": 3}, "init_lora_weights=3 is of a wrong type"),
     ],
 )  # fmt: skip
-def test_what_meets_nothing_is_named(more: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=said) as caught:
+def test_what_meets_nothing_is_named(more: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
         put({**LORA, **more})
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         ({**IA3, "feedforward_modules": r".*\.outptu\.dense"}, "expression in feedforward_modules"),
         ({"peft_type": "TRAINABLE_TOKENS", "token_indices": [VOCABULARY]}, "token 40 in token_indices"),
@@ -75,8 +75,8 @@ def test_what_meets_nothing_is_named(more: dict[str, Any], said: str) -> None:
         ({**LOHA, "layers_to_transform": [7]}, "layers_to_transform: '7'"),
     ],
 )  # fmt: skip
-def test_of_all_kinds_of_adapters(config: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_of_all_kinds_of_adapters(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         put(config)
 
 
@@ -142,8 +142,8 @@ def test_no_field_of_the_installed_peft_is_forgotten() -> None:
         hints = get_type_hints(cls)
         for field in fields(cls):
             shown = str(hints[field.name]).lower()
-            holds = any(f"{one}[" in shown or f"'{one}'" in shown or f"[{one}" in shown for one in INNER)
-            named = WORDS & set(field.name.split("_")) and any(one in shown for one in ("str", *INNER))
+            holds = any(f"{kind}[" in shown or f"'{kind}'" in shown or f"[{kind}" in shown for kind in INNER)
+            named = WORDS & set(field.name.split("_")) and any(kind in shown for kind in ("str", *INNER))
             if (holds or named) and kind_of(field.name) is None:
                 open_fields.add(field.name)
     assert open_fields - SILENT == set()

@@ -43,7 +43,7 @@ def test_the_workflow_runs_the_checks_with_the_oldest_python_and_may_only_read()
     (job,) = workflow["jobs"].values()
     assert job["timeout-minutes"] <= 60
     uses = [step["uses"] for step in job["steps"] if "uses" in step]
-    assert all(one.rpartition("@")[2][1:].isdigit() for one in uses)  # a pinned major version
+    assert all(action.rpartition("@")[2][1:].isdigit() for action in uses)  # a pinned major version
     (python,) = (step["with"] for step in job["steps"] if "python-version" in step.get("with", {}))
     assert PROJECT["requires-python"] == f">={python['python-version']}"
     assert job["steps"][-1]["run"] == "bash .ci/run" and (ROOT / ".ci" / "run").is_file()

@@ -57,18 +57,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def cell_of(folder: Path, *more: str, method: str = "lora") -> RunSpec:
+def spec_of(folder: Path, *more: str, method: str = "lora") -> RunSpec:
     return RunSpec(str(folder), "random-tiny", method, overrides=(*SMALL, *more))
 
 
-def blank(cell: RunSpec) -> Variant:
-    settings = vars(resolve_run(cell).settings)
+def blank(spec: RunSpec) -> Variant:
+    settings = vars(resolve_run(spec).settings)
     return Variant(value="", status="failed", settings=settings, hyperparameters={})
 
 
 def timed(*seconds: float) -> Timed:
     """Where a CPU second takes two on the wall."""
-    return Timed(seconds=list(seconds), cpu_seconds=[one / 2 for one in seconds])
+    return Timed(seconds=list(seconds), cpu_seconds=[time / 2 for time in seconds])
 
 
 def variant(value: str, status: Any = "ok", **figures: Any) -> Variant:
@@ -106,7 +106,7 @@ def record_of(*variants: Variant) -> SpeedRecord:
 
 def tables_of(text: str) -> list[dict[str, list[str]]]:
     """The Markdown tables in `text`: first cell of each row -> the others; the header's is its own."""
-    found: list[dict[str, list[str]]] = []
+    tables: list[dict[str, list[str]]] = []
     begun = False
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -114,10 +114,10 @@ def tables_of(text: str) -> list[dict[str, list[str]]]:
             begun = False
         elif not begun:
             begun = True
-            found.append({cells[0]: cells[1:]})
+            tables.append({cells[0]: cells[1:]})
         elif not cells[0].startswith(":-"):
-            found[-1][cells[0]] = cells[1:]
-    return found
+            tables[-1][cells[0]] = cells[1:]
+    return tables
 
 
 def test_an_epoch_is_all_its_batches_or_was_measured_whole() -> None:
@@ -192,10 +192,10 @@ def test_counts_are_said_once_or_where_they_differ() -> None:
 
 @pytest.mark.parametrize("encode", ["occurrences", "unique", "cached"])
 def test_a_step_is_all_its_batches(folder: Path, tmp_path: Path, encode: str) -> None:
-    cell = cell_of(folder, f"encode={encode}", "chunk_tokens=16")
-    done = time_run(cell, blank(cell), Amounts(steps=2, warm_up=1, passes=2))
+    spec = spec_of(folder, f"encode={encode}", "chunk_tokens=16")
+    done = time_run(spec, blank(spec), Amounts(steps=2, warm_up=1, passes=2))
     assert done.status == "ok"
-    trainer, _ = build_trainer(resolve_run(cell), Checkpoint(tmp_path))
+    trainer, _ = build_trainer(resolve_run(spec), Checkpoint(tmp_path))
     task = trainer.task
     batches = EpochBatches(task.train, task.sequences, trainer.settings, 0, 1)
     assert done.batches_per_epoch == len(batches)
@@ -233,12 +233,12 @@ def test_an_optimiser_step_is_taken_once_for_its_batches(
             return original(*arguments)
 
         monkeypatch.setattr(owner, name, noted)
-    cell = cell_of(folder)
-    time_run(cell, blank(cell), Amounts(steps=1, warm_up=1, passes=1, detail=False))
+    spec = spec_of(folder)
+    time_run(spec, blank(spec), Amounts(steps=1, warm_up=1, passes=1, detail=False))
     assert (called.count("forward"), called.count("step")) == (2, 2)
     called.clear()
-    cell = cell_of(folder, "encode=occurrences")
-    time_run(cell, blank(cell), Amounts(steps=1, warm_up=1, passes=1, detail=False))
+    spec = spec_of(folder, "encode=occurrences")
+    time_run(spec, blank(spec), Amounts(steps=1, warm_up=1, passes=1, detail=False))
     assert (called.count("forward"), called.count("step")) == (6, 2)
 
 
@@ -254,12 +254,12 @@ def test_out_of_memory_is_a_status_and_halves_chunks_where_that_helps(
         return forward(*arguments)
 
     monkeypatch.setattr(Recommender, "forward", short)
-    cell = cell_of(folder, "encode=unique")
-    done = time_run(cell, blank(cell), ONE)
+    spec = spec_of(folder, "encode=unique")
+    done = time_run(spec, blank(spec), ONE)
     assert (done.status, done.error) == ("oom", "no room")
     failing[:] = [ShortOfMemoryError]
-    cell = cell_of(folder, "encode=cached", "chunk_tokens=64")
-    done = time_run(cell, blank(cell), ONE)
+    spec = spec_of(folder, "encode=cached", "chunk_tokens=64")
+    done = time_run(spec, blank(spec), ONE)
     assert (done.status, done.halvings, done.chunk_tokens) == ("ok", 1, 32)
 
 
@@ -274,8 +274,8 @@ def test_others_are_timed_where_one_is_killed_or_fails(
         return variant("cached")
 
     monkeypatch.setattr(speed_module, "in_fresh_process", fresh)
-    record = measure_speed(cell_of(folder), ("encode", ["occurrences", "unique", "cached"]), ONE)
-    assert [one.status for one in record.variants] == ["killed", "failed", "ok"]
+    record = measure_speed(spec_of(folder), ("encode", ["occurrences", "unique", "cached"]), ONE)
+    assert [variant.status for variant in record.variants] == ["killed", "failed", "ok"]
     assert record.variants[0].settings["encode"] == "occurrences"
     assert record.variants[1].error == "RuntimeError: a fault"
     assert "Traceback" in capfd.readouterr().err
@@ -318,17 +318,17 @@ def test_a_mistake_is_one_line_before_anything_is_timed(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(speed_module, "in_fresh_process", lambda *_: pytest.fail("timed"))
     assert main(arguments) == 2
-    told = capfd.readouterr()
-    (line,) = told.err.splitlines()
+    output = capfd.readouterr()
+    (line,) = output.err.splitlines()
     assert line.startswith("adaptrec: error: ") and all(name in line for name in named), line
-    assert not told.out and not list(tmp_path.iterdir())
+    assert not output.out and not list(tmp_path.iterdir())
 
 
 def test_what_only_building_finds_is_found_before_anything_is_timed(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UserError, match="nonsense"):
-        measure_speed(cell_of(folder), ("targets", ["query", "nonsense"]), ONE, tmp_path / "deep" / "x.json")
+        measure_speed(spec_of(folder), ("targets", ["query", "nonsense"]), ONE, tmp_path / "deep" / "x.json")
     assert not list(tmp_path.iterdir())
     assert "Warning" not in capfd.readouterr().err  # of the process that built it
 
@@ -340,10 +340,10 @@ def test_a_file_that_cannot_be_written_is_found_before_anything_is_timed(
         speed_module, "in_fresh_process", lambda call, *_: pytest.fail("timed") if call is time_run else None
     )
     with pytest.raises(UserError, match="is a folder"):
-        measure_speed(cell_of(folder), None, ONE, tmp_path)
+        measure_speed(spec_of(folder), None, ONE, tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError):
-        measure_speed(cell_of(folder), None, ONE, tmp_path / "file" / "x.json")
+        measure_speed(spec_of(folder), None, ONE, tmp_path / "file" / "x.json")
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}"])
@@ -361,19 +361,19 @@ def test_the_command_times_each_value_and_its_record_gives_the_table_again(
     file = tmp_path / "results" / "x.json"
     words = ["speed", "--dataset", str(folder), "--method", "id", "--set", *SMALL, "--vary", "window=2,5"]
     assert main([*words, "--steps", "1", "--warm-up", "0", "--passes", "1", "--json", str(file)]) == 0
-    told = capfd.readouterr()
-    assert tables_of(told.out)[0]["window"] == ["2", "5"]
-    assert told.out.count("Parts, window=") == 2
-    assert "[2/2]" in told.err
+    output = capfd.readouterr()
+    assert tables_of(output.out)[0]["window"] == ["2", "5"]
+    assert output.out.count("Parts, window=") == 2
+    assert "[2/2]" in output.err
     assert main(["speed", "--show", str(file)]) == 0
-    assert capfd.readouterr().out == told.out
+    assert capfd.readouterr().out == output.out
     assert main(["speed", "--show", str(file), "--against", str(file)]) == 0
     figures = [table for table in tables_of(capfd.readouterr().out) if "then" in next(iter(table.values()))]
     assert [next(iter(table)) for table in figures] == ["window=2", "window=5"]
     assert {cells[-1] for table in figures for cells in list(table.values())[1:]} == {"1"}
     saved = json.loads(file.read_text())
-    assert [one["settings"]["window"] for one in saved["variants"]] == [2, 5]
-    assert [len(one["step"]["seconds"]) for one in saved["variants"]] == [1, 1]
+    assert [variant["settings"]["window"] for variant in saved["variants"]] == [2, 5]
+    assert [len(variant["step"]["seconds"]) for variant in saved["variants"]] == [1, 1]
 
 
 def test_a_line_a_variant() -> None:
@@ -389,20 +389,20 @@ def test_ratios_to_an_earlier_record_are_of_the_same_variant() -> None:
     faster = variant("cached", step=timed(3, 6), encoded=[10, 10], halvings=1)
     now = record_of(faster, variant("occurrences"))
     file = Path("results/old.json")
-    told = compare(now, then, file)
-    assert told.startswith("Against old.json: lora on small")
-    (table,) = tables_of(told)
+    output = compare(now, then, file)
+    assert output.startswith("Against old.json: lora on small")
+    (table,) = tables_of(output)
     assert table["encode=cached"] == ["then", "now", "now / then"]
     assert table["step, ms"] == ["9,000", "4,500", "0.5"]
     assert table["epoch, s"] == ["22.5", "11.2", "0.5"]
     assert table["encode again, ms"] == ["1,500", "1,500", "1"]
     assert table["items a step"][2] == "0.667"
-    assert "encode=occurrences: no ratio, one of the two did not end well: no room" in told
-    assert "Measured only once: unique." in told
+    assert "encode=occurrences: no ratio, one of the two did not end well: no room" in output
+    assert "Measured only once: unique." in output
     assert table["epoch, % of matrix rate"] == ["11.1", "22.2", "2"]
     fp32 = MatrixRate(dtype="no", size=10**4, before=timed(8), after=timed(8))
-    told = compare(record_of(variant("cached", fp32_rate=fp32)), then, file)
-    assert "epoch, s" in told and "% of matrix rate" not in told, "shares of unlike rates"
+    output = compare(record_of(variant("cached", fp32_rate=fp32)), then, file)
+    assert "epoch, s" in output and "% of matrix rate" not in output, "shares of unlike rates"
 
 
 @pytest.mark.parametrize(

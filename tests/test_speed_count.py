@@ -67,13 +67,15 @@ def test_a_linear_map_forward_and_backward(dtype: torch.dtype) -> None:
 
 def test_attention_is_two_products_forward_and_five_backward_where_it_is_fused() -> None:
     q, k, v = (leaf(2, 3, 8, 4) for _ in range(3))
-    mask, one = torch.ones(8, 8, dtype=torch.bool).tril(), 2 * (2 * 3) * 8 * 8 * 4
-    assert counted(lambda: F.scaled_dot_product_attention(q, k, v)).flops == 2 * one
-    assert counted(lambda: F.scaled_dot_product_attention(q, k, v, mask)).flops == 2 * one
-    assert counted(lambda: F.scaled_dot_product_attention(q, k, v, mask).sum().backward()).flops == 7 * one
+    mask, product = torch.ones(8, 8, dtype=torch.bool).tril(), 2 * (2 * 3) * 8 * 8 * 4
+    assert counted(lambda: F.scaled_dot_product_attention(q, k, v)).flops == 2 * product
+    assert counted(lambda: F.scaled_dot_product_attention(q, k, v, mask)).flops == 2 * product
+    assert (
+        counted(lambda: F.scaled_dot_product_attention(q, k, v, mask).sum().backward()).flops == 7 * product
+    )
     # with dropout a CPU has no fused kernel: the scores are kept, not computed again
     dropped = counted(lambda: F.scaled_dot_product_attention(q, k, v, mask, 0.5).sum().backward())
-    assert dropped.flops == 6 * one
+    assert dropped.flops == 6 * product
 
 
 def test_recurrent_layers() -> None:
@@ -117,8 +119,8 @@ def test_what_the_host_reads() -> None:
         (torch.nonzero, 0),
     ]  # fmt: skip
     for read, size in reads:
-        found = counted(partial(read, x))
-        assert (found.host_copies, found.host_bytes) == (1, size)
+        counts = counted(partial(read, x))
+        assert (counts.host_copies, counts.host_bytes) == (1, size)
     index = torch.tensor([0, 1])
     quiet = counted(lambda: (x[index], x.cpu(), x.sum(), torch.where(x > 0, x, -x)))
     assert (quiet.host_copies, quiet.host_bytes) == (0, 0)
@@ -166,8 +168,8 @@ def expected(folder: Path, tmp_path: Path) -> Path:
 def test_the_guard_catches_one_more_of_anything(
     expected: Path, monkeypatch: pytest.MonkeyPatch, more: Callable[[], object], figures: set[str]
 ) -> None:
-    told, good = guard(expected)
-    assert good and "new" in told and "Expected with no version yet" in told
+    text, good = guard(expected)
+    assert good and "new" in text and "Expected with no version yet" in text
     assert guard(expected, write=True)[1]
     assert guard(expected) == (guard(expected)[0], True)
     assert "WORSE" not in guard(expected)[0]
@@ -178,15 +180,15 @@ def test_the_guard_catches_one_more_of_anything(
         return step(trainer, batches)
 
     monkeypatch.setattr(Trainer, "step", slower)
-    told, good = guard(expected)
-    worse = {line.split("|")[1].split()[-1] for line in told.splitlines() if "WORSE" in line}
+    text, good = guard(expected)
+    worse = {line.split("|")[1].split()[-1] for line in text.splitlines() if "WORSE" in line}
     assert (worse, good) == (figures, False)
-    assert "--write" in told
-    told, good = guard(expected, write=True)
+    assert "--write" in text
+    text, good = guard(expected, write=True)
     assert good and guard(expected)[1]
     monkeypatch.undo()
-    told, good = guard(expected)
-    assert good and "better" in told
+    text, good = guard(expected)
+    assert good and "better" in text
 
 
 def test_other_versions_may_run_a_few_more_operators(expected: Path) -> None:
@@ -196,8 +198,8 @@ def test_other_versions_may_run_a_few_more_operators(expected: Path) -> None:
     counts = saved["runs"][0]["training"]
     counts["operators"] = round(counts["operators"] / 1.04)
     expected.write_text(json.dumps(saved))
-    told, good = guard(expected)
-    assert good and "allowed" in told and "torch 2.0" in told
+    text, good = guard(expected)
+    assert good and "allowed" in text and "torch 2.0" in text
     counts["operators"] = round(counts["operators"] / 1.04)
     expected.write_text(json.dumps(saved))
     assert not guard(expected)[1]

@@ -36,8 +36,8 @@ def test_a_process_that_a_study_starts_runs_the_same_study(
 ) -> None:
     monkeypatch.setenv("PYTHONSAFEPATH", "1")
     folder = make(tmp_path / "made", 5000)
-    found = measure("ours", folder, 5000, None)
-    assert (found["status"], found["sha256"]) == ("ok", ours(folder, tmp_path / "cache")["sha256"])
+    result = measure("ours", folder, 5000, None)
+    assert (result["status"], result["sha256"]) == ("ok", ours(folder, tmp_path / "cache")["sha256"])
     assert measure("ours", folder, 5000, 0.001)["status"].startswith("failed: exit status -9")
 
 

@@ -60,13 +60,13 @@ def run(folder: Path, method: str, results: Path, *more: str, protocol: str = "f
 def test_before_training_tokens_are_worth_what_states_are(folder: Path) -> None:
     """An adapter that has not been trained on tokens is one linear layer on states: the same function by
     design, in front of the same SASRec, and so the same ranks."""
-    found = []
+    ranks = []
     for method, own in (("lora", ()), ("adalora", ()), ("tmlp", ("mlp_layers=1", "states_dtype=float32"))):
         overrides = ("precision=no", "width=8", "sasrec_inner=8", *own)
-        one = RunSpec(str(folder), "random-tiny", method, "fair", overrides=overrides)
-        made, _ = build_trainer(resolve_run(one), Checkpoint(folder / "none.checkpoint"))
-        found.append(made.rank_users(made.task.test))
-    first, *others = found
+        spec = RunSpec(str(folder), "random-tiny", method, "fair", overrides=overrides)
+        made, _ = build_trainer(resolve_run(spec), Checkpoint(folder / "none.checkpoint"))
+        ranks.append(made.rank_users(made.task.test))
+    first, *others = ranks
     assert (first.raw.best > 1).any()
     for other in others:
         assert (other.raw.best == first.raw.best).all() and (other.raw.tied == first.raw.tied).all()
@@ -103,17 +103,17 @@ def test_a_reader_of_states_has_no_chunks(folder: Path, tmp_path: Path) -> None:
 
 def test_encoding_in_other_ways_changes_the_cost_and_nothing_else(folder: Path, tmp_path: Path) -> None:
     quiet = (*SILENT, "batch_size=8")
-    found = {
+    records = {
         encode: run(folder, "lora", tmp_path, *quiet, f"encode={encode}", "chunk_tokens=20", protocol="paper")
         for encode in ("occurrences", "unique", "cached")
     }
-    losses = {name: [row.loss for row in record.curve] for name, record in found.items()}
+    losses = {name: [row.loss for row in record.curve] for name, record in records.items()}
     assert losses["unique"] == pytest.approx(losses["cached"], rel=1e-4)
     assert losses["unique"] == pytest.approx(losses["occurrences"], rel=1e-4)
-    encodings = {name: record.cost.encodings_per_epoch or 0 for name, record in found.items()}
+    encodings = {name: record.cost.encodings_per_epoch or 0 for name, record in records.items()}
     assert encodings["unique"] == encodings["cached"] < encodings["occurrences"] / 4
-    assert len({record.config_hash for record in found.values()}) == 3
-    assert len({record.protocol_hash for record in found.values()}) == 1, "they may stand in one table"
+    assert len({record.config_hash for record in records.values()}) == 3
+    assert len({record.protocol_hash for record in records.values()}) == 1, "they may stand in one table"
 
 
 def test_lower_states_change_the_cost_and_nothing_else(folder: Path, tmp_path: Path) -> None:
@@ -129,12 +129,12 @@ def test_prepare_computes_all_that_the_runs_will_read(
     monkeypatch.setenv("ADAPTREC_CACHE", str(tmp_path / "cache"))
     asked = ["prepare", "--dataset", str(folder), "--llm", "random-tiny", "--methods", "lora,full"]
     assert main([*asked, "--protocols", "paper"]) == 0
-    told = capfd.readouterr().out
-    assert "behind layer 1: computed" in told and "hidden states of random-tiny, layers" not in told
+    output = capfd.readouterr().out
+    assert "behind layer 1: computed" in output and "hidden states of random-tiny, layers" not in output
     assert main(asked) == 0
-    told = capfd.readouterr().out
-    assert "behind layer 1: already there" in told
-    assert "small: hidden states of random-tiny, layers [3]: computed" in told, (
+    output = capfd.readouterr().out
+    assert "behind layer 1: already there" in output
+    assert "small: hidden states of random-tiny, layers [3]: computed" in output, (
         "statistics of the top layer for fair"
     )
 
@@ -145,9 +145,9 @@ def test_what_does_not_fit_the_language_model_is_said_before_the_first_cell(
 ) -> None:
     grid = bench(folder, "id,lora")
     assert main([*grid, "--results", str(tmp_path), "--set", *SMALL, "targets=querry"]) == 2
-    told = capfd.readouterr().err
-    assert "'querry'" in told and "Did you mean 'query'?" in told and "Traceback" not in told
-    assert "epoch" not in told and not list(tmp_path.rglob("*.json"))
+    output = capfd.readouterr().err
+    assert "'querry'" in output and "Did you mean 'query'?" in output and "Traceback" not in output
+    assert "epoch" not in output and not list(tmp_path.rglob("*.json"))
 
 
 def test_nothing_learned_is_a_failed_run_with_a_reason(
@@ -222,12 +222,12 @@ def test_two_machines_run_what_one_runs(folder: Path, tmp_path: Path) -> None:
         assert main(command(folder, "lora", tmp_path / "two", *SILENT)) == 0
 
     pair = fork_pair(work, tmp_path / "store", machines=2)
-    one = run(folder, "lora", tmp_path / "one", *SILENT)
+    single = run(folder, "lora", tmp_path / "one", *SILENT)
     assert [ended(process) for process in pair] == [0, 0]
     two = read_record(resolve_run(cell(folder, "lora", *SILENT)).record_path(tmp_path / "two"))
-    assert (one.environment.world_size, two.environment.world_size) == (1, 2)
-    assert [row.loss for row in two.curve] == pytest.approx([row.loss for row in one.curve], rel=1e-3)
-    assert (two.best_epoch, two.metrics) == (one.best_epoch, one.metrics)
+    assert (single.environment.world_size, two.environment.world_size) == (1, 2)
+    assert [row.loss for row in two.curve] == pytest.approx([row.loss for row in single.curve], rel=1e-3)
+    assert (two.best_epoch, two.metrics) == (single.best_epoch, single.metrics)
     assert two.liveness is not None and two.liveness.problems == []
 
 
@@ -250,10 +250,13 @@ def test_more_processes_than_gpus_is_one_line(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     grid = [*bench(folder, "id"), "--results", str(tmp_path)]
-    for more, told in ((["--processes", "3"], "2 GPUs"), (["--jobs", "3"], "since cells do not share one")):
+    for more, expected in (
+        (["--processes", "3"], "2 GPUs"),
+        (["--jobs", "3"], "since cells do not share one"),
+    ):
         assert main([*grid, *more]) == 2
         (line,) = capfd.readouterr().err.splitlines()
-        assert told in line
+        assert expected in line
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(UserError, match="process 3 of this machine has no GPU: there are 2"):
