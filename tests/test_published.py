@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.results.published import Published, dataset_of, folder, published
+from benchmark.results.published import Published, best_values, dataset_of, folder, published
+from methods import registry
 from methods.errors import UserError
 from methods.registry import entries
 
@@ -66,6 +67,16 @@ def test_a_dataset_is_known_by_its_counts_alone() -> None:
     assert dataset_of(sci) == "sci"
     assert dataset_of({**sci, "interactions": 59426}) is None
     assert dataset_of({}) is None
+
+
+def test_methods_declare_the_best_values_of_the_tables() -> None:
+    """`--tune paper` reads the tables. Methods declare the same values: the digest of their code covers the
+    declaration, so that to remove it would make every stored record one of other code."""
+    for name in entries():
+        cls = registry.get(name)
+        assert best_values(name) == cls.paper
+        assert all(values.keys() == cls.grid.keys() for values in best_values(name).values())
+    assert {len(best_values(name)) for name in published().layout.methods} == {15}
 
 
 Act = Callable[[Path], None]

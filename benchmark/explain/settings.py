@@ -42,7 +42,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
         "window", "width", "sasrec_layers", "sasrec_heads", "sasrec_inner", "sasrec_activation",
         "sasrec_dropout", "sasrec_eps",
     ),
-    "training": ("learning_rate", "epochs", "patience", "clip_norm", "tuning"),
+    "training": ("learning_rate", "epochs", "patience", "select_by", "clip_norm", "tuning"),
     "cost only": ("encode", "chunk_tokens", "lower_states", "lower_states_gib", "replay"),
     "machine": ("device_name", "world_size", "threads"),
 }  # fmt: skip
@@ -158,9 +158,8 @@ def facts_of_paper(paper: Published, llm: str, dataset: str, method: str) -> Fac
             found[fact.name] = Value(fact.value, tuple(fact.agrees))
     counts = paper.counts()[dataset]
     found |= {name: Value(count) for name, count in zip(COUNTS, counts, strict=True)}
-    for measure, value in paper.best(method).get((llm, dataset), {}).items():
-        name = stated.names.get(method, {}).get(measure, measure)
-        found[name] = Value(int(value) if value.is_integer() else value)
+    best = paper.best(method).get((llm, dataset), {})
+    found |= {name: Value(value) for name, value in best.items()}
     return {**found, "llm": Value(llm), "method": Value(method), "tuning": Value("grid")}
 
 
@@ -177,7 +176,6 @@ class _Fact(BaseModel):
 
 class _Stated(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    names: dict[str, dict[str, str]]
     facts: list[_Fact]
 
 

@@ -79,6 +79,10 @@ class Layout(_Part):
     datasets: dict[str, str]
     llms: dict[str, str]
     methods: dict[str, str]
+    names: dict[str, dict[str, str]]
+    """Method -> hyper-parameter as the paper names it -> as the method here does."""
+    best_of: dict[str, str]
+    """Method without best values of its own -> the method whose values it takes."""
     tables: dict[str, Table]
     columns: tuple[Column, ...]
     claims: tuple[Claim, ...]
@@ -100,12 +104,16 @@ class Published:
         return {name: tuple(int(known[name, count]) for count in COUNTS) for name in self.layout.datasets}
 
     def best(self, method: str) -> dict[tuple[str, str], dict[str, float]]:
-        """(language model, dataset) -> the best hyper-parameters of the method in Tables S1 to S3."""
-        found: dict[tuple[str, str], dict[str, float]] = {}
+        """(language model, dataset) -> the best values of Tables S1 to S3, under the names that `method` has
+        for them."""
+        names = self.layout.names.get(method, {})
+        best: dict[tuple[str, str], dict[str, float]] = {}
         for row in self.rows:
             if row["kind"] == "tuned" and row["method"] == method:
-                found.setdefault((row["llm"], row["dataset"]), {})[row["measure"]] = row["value"]
-        return found
+                measure, value = str(row["measure"]), row["value"]
+                values = best.setdefault((row["llm"], row["dataset"]), {})
+                values[names.get(measure, measure)] = int(value) if value.is_integer() else value
+        return best
 
 
 @dataclass(frozen=True)
@@ -171,6 +179,12 @@ def published(where: Path | None = None) -> Published:
     if missing := [name for name in layout.datasets if name not in counted]:
         raise UserError(f"{root / 'datasets.csv'}: no line for the dataset '{missing[0]}' of {LAYOUT}.")
     return Published(layout, tuple(rows))
+
+
+def best_values(method: str) -> dict[tuple[str, str], dict[str, float]]:
+    """(language model, dataset) -> what `--tune paper` sets for a method; empty where the paper has none."""
+    paper = published()
+    return paper.best(paper.layout.best_of.get(method, method))
 
 
 def dataset_of(fingerprint: Mapping[str, Any]) -> str | None:
