@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.report.rows import Group, groups
+from benchmark.results.comparable import RunGroup, groups
 from benchmark.results.record import (
     METRICS,
     Certificate,
@@ -20,6 +20,7 @@ from benchmark.results.record import (
     RunRecord,
     ranks_path,
 )
+from benchmark.results.results import Results
 from benchmark.results.store import place
 from benchmark.results.stored import StoredRun
 
@@ -197,7 +198,12 @@ def as_runs(records: Iterable[RunRecord], root: Path = Path("results")) -> list[
     return [StoredRun(root / place(record), record) for record in records]
 
 
-def grouped(records: Iterable[RunRecord], metrics: Sequence[str] = METRICS) -> list[Group]:
+def results_of(records: Iterable[RunRecord], root: Path = Path("results"), **more: Any) -> Results:
+    """The results of records, as if they lay below `root`."""
+    return Results(tuple(as_runs(records, root)), **more)
+
+
+def grouped(records: Iterable[RunRecord], metrics: Sequence[str] = METRICS) -> list[RunGroup]:
     """The tables of these records."""
     return groups(as_runs(records), metrics)
 

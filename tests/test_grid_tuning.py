@@ -18,8 +18,8 @@ from benchmark.config import held
 from benchmark.grid.bench import bench
 from benchmark.grid.plan import Plan, expand, make_plan
 from benchmark.grid.tune import choose
-from benchmark.report.rows import groups
 from benchmark.report.tables import render
+from benchmark.results.comparable import groups
 from benchmark.results.record import Cost, Environment, RunRecord, Tuning, is_as_written, read_record
 from benchmark.results.store import finished, iter_runs
 from benchmark.run.describe import blank

@@ -205,7 +205,7 @@ def test_the_example_of_the_docs_works(
 ) -> None:
     text = (Path(__file__).resolve().parents[1] / "docs" / "report.md").read_text(encoding="utf-8")
     (source,) = re.findall(r"^```python\n# rr2\.py\n(.*?)^```$", text, re.M | re.S)
-    (project,) = re.findall(r"^```toml\n(\[project.*?)^```$", text, re.M | re.S)
+    (project,) = re.findall(r"^```toml\n(\[project\S+metrics.*?)^```$", text, re.M | re.S)
     points = tomllib.loads(project)["project"]["entry-points"][metrics.GROUP]
     install(tmp_path / "site", "adaptrec-rr2", points, {"rr2": source}, group=metrics.GROUP)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))

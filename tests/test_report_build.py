@@ -14,7 +14,7 @@ from report_records import failure, few, record, store
 
 from benchmark.cli import main
 from benchmark.report.build import _named, build_report
-from benchmark.report.section import Part, Plot, Section
+from benchmark.report.section import Chapter, Plot, Section
 from methods.errors import UserError
 
 WHOLE = ["README.md", "index.html", "manifest.json", "report.tex"]
@@ -266,5 +266,10 @@ def test_sections_that_would_share_files_are_numbered():
     sections = [Section(stem, stem, "", []) for stem in ("a", "A", "index", "report", "a-p")]
     plot = Plot("p", "p", {"md": b""})  # its file is that of the section a-p
     sections.append(Section("a", "a", "", [], plots=[plot]))
-    (part,) = _named([Part("x", sections)])
+    (part,) = _named([Chapter("x", sections)])
     assert [section.stem for section in part.sections] == ["a", "A-2", "index", "report-2", "a-p", "a-3"]
+
+
+def test_an_unknown_source_is_one_line(results: Path) -> None:
+    with pytest.raises(UserError, match="Did you mean 'paper'"):
+        build_report(results, results.parent / "r", source="papers")  # type: ignore[arg-type]

@@ -6,10 +6,11 @@ import json
 import re
 
 import pytest
-from report_records import as_runs, failure, grouped, record, study, tuned
+from report_records import as_runs, failure, grouped, record, results_of, study, tuned
 
-from benchmark.report import agreement, figures, ledger, plots, sweeps
+from benchmark.report import agreement, ledger, plots, sweeps
 from benchmark.results.record import Cost, Environment, PeakMemory, Trial, Tuning
+from benchmark.results.results import Results
 from benchmark.speed.record import SpeedRecord, Timed, Variant
 
 
@@ -70,7 +71,7 @@ def test_the_value_to_choose_is_the_best_on_validation():
     runs = swept([1, 2, 3], recall=lambda value: value / 10)
     for run in runs:
         run.metrics["valid"]["recall@10"] = 0.5 - abs(run.hyperparameters["depth"] - 2) / 10
-    (section,) = sweeps.sections(as_runs(runs))
+    (section,) = sweeps.sections(results_of(runs))
     assert [row[1].text for row in section.blocks[0].rows] == ["1", "2 *", "3"]
     assert [line["test_recall@10"] for line in section.lines] == pytest.approx([0.1, 0.2, 0.3])
     assert set(section.plots[0].forms) == {"png", "svg"}
@@ -80,7 +81,7 @@ def test_a_run_without_test_figures_has_its_place_on_validation():
     runs = swept([1, 2, 3])
     for name in ("test", "test_masked"):
         del runs[1].metrics[name]
-    (section,) = sweeps.sections(as_runs(runs))
+    (section,) = sweeps.sections(results_of(runs))
     assert [row[4].text for row in section.blocks[0].rows] == [".1100", "n/a", ".1300"]
 
 
@@ -111,7 +112,7 @@ def test_break_even_by_hand():
 
 def test_the_whole_cost_of_a_run_part_by_part():
     run = costly("m", 30.0, 2.0)
-    (section,) = ledger.sections(as_runs([run]))
+    (section,) = ledger.sections(results_of([run]))
     line = section.lines[0]
     assert line["preparation"] == 30.0
     assert (line["training to the best epoch"], line["training after it"]) == (16.0, 8.0)
@@ -133,7 +134,7 @@ def test_tuning_is_the_trials_that_are_no_run_of_the_row():
 
     for seed, seconds in ((0, 7.0), (3, 12.0)):  # seed 0 is a run of the row, seed 3 is not
         runs = [costly("m", 1.0, 1.0, seed=n, tuning=search(seed)) for n in range(2)]
-        (section,) = ledger.sections(as_runs(runs))
+        (section,) = ledger.sections(results_of(runs))
         assert section.lines[0]["tuning"] == seconds
 
 
@@ -143,7 +144,7 @@ def test_cached_and_tuned_rows_are_told_by_what_they_did():
         costly("trainer", 10.0, 20.0, 1.0, tuned_llm=True),
         costly("control", None, 1.0, llm=None),
     ]
-    (section,) = ledger.sections(as_runs(runs))
+    (section,) = ledger.sections(results_of(runs))
     pairs = [line for line in section.lines if line["kind"] == "break-even"]
     assert [(line["row"], line["against"]) for line in pairs] == [("reader", "trainer")]
     assert pairs[0]["break_even_epochs"] == pytest.approx(90 / 18)
@@ -153,7 +154,7 @@ def test_cached_and_tuned_rows_are_told_by_what_they_did():
 
 def test_no_dot_is_promised_where_nothing_breaks_even():
     runs = [costly("reader", 10.0, 2.0, 1.0), costly("trainer", 10.0, 20.0, 1.0, tuned_llm=True)]
-    (section,) = ledger.sections(as_runs(runs))
+    (section,) = ledger.sections(results_of(runs))
     drawn = section.plots[1].forms["svg"]
     assert b"solid: cached; dashed: tuned" in drawn and b"break-even" not in drawn
 
@@ -180,7 +181,7 @@ def speed(folder, **changes):
 def test_a_speed_record_stands_in_where_no_run_trains_the_language_model(tmp_path):
     runs = [costly("reader", 64.0, 2.0, 1.0)]
     speed(tmp_path)
-    (section,) = ledger.sections(as_runs(runs, tmp_path))
+    (section,) = ledger.sections(results_of(runs, tmp_path))
     line = section.lines[-1]
     assert (line["against"], line["source"]) == (
         "slow [speed/slow.json]",
@@ -195,7 +196,7 @@ def test_a_speed_record_stands_in_where_no_run_trains_the_language_model(tmp_pat
 )
 def test_a_speed_record_of_something_else_does_not(tmp_path, unlike):
     speed(tmp_path, **unlike)
-    (section,) = ledger.sections(as_runs([costly("reader", 64.0, 2.0)], tmp_path))
+    (section,) = ledger.sections(results_of([costly("reader", 64.0, 2.0)], tmp_path))
     assert [line["kind"] for line in section.lines] == ["cost"]
 
 
@@ -203,7 +204,7 @@ def test_nor_does_it_beside_a_run_and_a_broken_one_is_told(tmp_path):
     speed(tmp_path)
     (tmp_path / "speed" / "half.json").write_text(json.dumps({"command": ""}))
     runs = [costly("reader", 64.0, 2.0), costly("trainer", 1.0, 20.0, tuned_llm=True)]
-    (section,) = ledger.sections(as_runs(runs, tmp_path))
+    (section,) = ledger.sections(results_of(runs, tmp_path))
     assert [line["against"] for line in section.lines if line["kind"] == "break-even"] == ["trainer"]
     assert any("speed/half.json was left out" in note for note in section.notes)
 
@@ -221,7 +222,7 @@ def orders(**figures):
 
 
 def between(records):
-    (section,) = agreement.sections(records)
+    (section,) = agreement.sections(Results(tuple(records)))
     return {
         line["metric"]: line for line in section.lines if (line["first"], line["second"]) == ("fair", "paper")
     }
@@ -233,7 +234,7 @@ def test_a_p_value_below_the_last_digit_is_no_zero():
         for protocol in ("fair", "paper")
         for n in range(12)
     ]
-    (section,) = agreement.sections(as_runs(runs))
+    (section,) = agreement.sections(results_of(runs))
     texts = [cell.text for block in section.blocks for row in block.rows for cell in row]
     assert "<.0001" in texts and ".0000" not in texts
 
@@ -265,15 +266,15 @@ def test_a_searched_row_is_matched_whatever_the_search_chose():
 
 
 def test_fewer_than_three_rows_in_common_are_no_order():
-    (section,) = agreement.sections(orders(fair=(0.3, 0.2, 0.1), paper=(0.3, 0.2)))
+    (section,) = agreement.sections(Results(tuple(orders(fair=(0.3, 0.2, 0.1), paper=(0.3, 0.2)))))
     assert {line["first"] for line in section.lines} == {"fair, raw"}
-    assert agreement.sections(orders(fair=(0.3, 0.2), paper=(0.3, 0.2))) == []
+    assert agreement.sections(Results(tuple(orders(fair=(0.3, 0.2), paper=(0.3, 0.2))))) == []
 
 
 def test_masking_can_turn_an_order_round():
     records = orders(fair=(0.3, 0.2, 0.1))
     records[0].record.metrics["test_masked"]["recall@10"] = 0.01
-    (section,) = agreement.sections(records)
+    (section,) = agreement.sections(Results(tuple(records)))
     assert [line["turned_round"] for line in section.lines] == ["a and b; a and c", ""]
 
 
@@ -281,8 +282,11 @@ def test_masking_can_turn_an_order_round():
 
 
 def test_equal_records_give_equal_bytes_and_no_date():
-    records = as_runs([*study(), *swept([1, 2, 3], dataset="toy2")])
-    once, again = figures.sections(records), figures.sections(records)
+    records = [*study(), *swept([1, 2, 3], dataset="toy2")]
+    once, again = (
+        [made for module in (sweeps, ledger, agreement) for made in module.sections(results_of(records))]
+        for _ in range(2)
+    )
     assert [section.stem for section in once] == [section.stem for section in again]
     assert len({section.stem for section in once}) == len(once) == 3
     for one, other in zip(once, again, strict=True):

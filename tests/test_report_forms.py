@@ -8,8 +8,8 @@ import io
 import pytest
 
 from benchmark.report.forms import render
-from benchmark.report.section import Section
-from benchmark.report.styles import Block, Cell, escape_markdown, fenced
+from benchmark.report.section import Block, Cell, Section
+from benchmark.report.styles import escape_markdown, fenced
 
 HOSTILE = "a|b`c<d>\\e\x1b[31m\x00\u202e\nf & # $g$"
 

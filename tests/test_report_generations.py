@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from report_records import as_runs, few, grouped, record, store, tuned
+from report_records import few, grouped, record, results_of, store, tuned
 
 from benchmark.report import agreement, compare, ledger, sweeps, tables
 from benchmark.report.build import build_report
-from benchmark.report.generations import MARK
 from benchmark.report.paper_study import of_records
-from benchmark.results.figures import measured
+from benchmark.results.generations import MARK
 from benchmark.results.published import published
+from benchmark.results.results import Results
 from benchmark.results.store import iter_runs
 
 
@@ -36,7 +36,7 @@ def test_costs_and_tests_and_plots_carry_the_mark(tmp_path: Path) -> None:
     runs = [record("ssna", 0.3), tuned("lora", 0.4, generation=1)]
     for run in runs:
         run.cost.seconds_to_best = 8.0
-    stored = list(iter_runs(store(tmp_path, runs)))
+    stored = Results(tuple(iter_runs(store(tmp_path, runs))))
     (costs,) = ledger.sections(stored)
     assert [cell[0].text for cell in costs.blocks[0].rows] == ["lora", "ssna" + MARK]
     assert costs.blocks[1].rows[0][0].text == f"ssna{MARK} against lora"
@@ -57,10 +57,10 @@ def test_a_speed_record_of_another_generation_is_marked_beside_runs() -> None:
     assert "of generation 0 of the harness" in ledger._mixed(group, old)[0]
 
 
-def test_the_papers_tables_name_the_older_figures(tmp_path: Path) -> None:
+def test_the_papers_tables_name_the_older_figures() -> None:
     runs = [record("ssna", 0.3), record("tmlp", 0.3, generation=1), record("lora", 0.3, dataset="other")]
-    stored = list(iter_runs(store(tmp_path, runs)))
-    (study,) = of_records(stored, measured(stored), published().layout)
+    results = results_of(runs)
+    (study,) = of_records(results.groups.values(), results.figures, published().layout)
     assert list(study.datasets.values()) == ["other" + MARK, "toy" + MARK]
     assert "toy: of an older generation are ssna." in study.notes
     assert not any("is ssna" in line for line in study.notes), "the mark is no setting"
@@ -69,7 +69,7 @@ def test_the_papers_tables_name_the_older_figures(tmp_path: Path) -> None:
 def test_orders_match_rows_whatever_their_mark(tmp_path: Path) -> None:
     runs = [record(name, 0.1 * n, generation=n % 2) for n, name in enumerate("abc", 1)]
     runs += [record(name, 0.1 * n, protocol="fair", generation=1) for n, name in enumerate("abc", 1)]
-    (section,) = agreement.sections(list(iter_runs(store(tmp_path, runs))))
+    (section,) = agreement.sections(Results(tuple(iter_runs(store(tmp_path, runs)))))
     assert all(MARK not in line["first_figures"] for line in section.lines)
     assert any("of generation 0 of the harness" in line for line in section.notes)
 
@@ -79,6 +79,6 @@ def test_a_sweep_marks_its_older_values() -> None:
         record("ssna", 0.1 * n, hyperparameters={"heads": n}, config_hash=f"h{n}", generation=n > 1)
         for n in (1, 2, 3, 4)
     ]
-    (section,) = sweeps.sections(as_runs(runs))
+    (section,) = sweeps.sections(results_of(runs))
     marked = [row[1].text for row in section.blocks[0].rows]
     assert [MARK.strip() in text for text in marked] == [True, False, False, False]

@@ -11,8 +11,7 @@ from report_page import BREAK, QUOTES, SCRIPT
 
 from benchmark.report.forms import render
 from benchmark.report.latex import ROWS, document, escape_latex
-from benchmark.report.section import Part, Plot, Section
-from benchmark.report.styles import Block, Cell
+from benchmark.report.section import Block, Cell, Chapter, Plot, Section
 
 AWKWARD = [
     r"a_b & c% #1 ${x}$ ~^ \ | <i> [2] --x `q` *",
@@ -59,7 +58,7 @@ def test_the_document_of_awkward_names_compiles_and_fits(tmp_path):
     for section in sections:
         (tmp_path / f"{section.stem}.tex").write_text(render(section, "latex"), encoding="utf-8")
     (tmp_path / "a_b-c.d-p.png").write_bytes(DOT)
-    (tmp_path / "report.tex").write_text(document(SCRIPT, [Part(QUOTES, sections)]), encoding="utf-8")
+    (tmp_path / "report.tex").write_text(document(SCRIPT, [Chapter(QUOTES, sections)]), encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "report.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, timeout=120)
     log = (tmp_path / "report.log").read_text(encoding="latin-1")

@@ -14,8 +14,8 @@ from report_records import as_runs, record, store
 from benchmark.cli import _parsers
 from benchmark.report.page import page
 from benchmark.report.provenance import configuration
-from benchmark.report.section import Part, Plot, Section
-from benchmark.report.styles import Block, Cell, number, numeric
+from benchmark.report.section import Block, Cell, Chapter, Plot, Section
+from benchmark.report.styles import number, numeric
 from benchmark.results.record import Trial, Tuning, below_results
 
 VOID = {"meta", "link", "img", "input", "br"}
@@ -108,15 +108,15 @@ def test_a_configuration_stands_once_though_sections_share_it():
         Section(stem, stem, "", [Block("t", ["r", "v"], cells)], records=behind) for stem in ("a", "b")
     ]
     other = Section("c", "c", "", [Block("t", ["r", "v"], cells)], records={"x": {"a": 2}})
-    assert page(front(), [Part("p", sections)]).count('class="config"') == 1
-    assert page(front(), [Part("p", [*sections, other])]).count('class="config"') == 2
+    assert page(front(), [Chapter("p", sections)]).count('class="config"') == 1
+    assert page(front(), [Chapter("p", [*sections, other])]).count('class="config"') == 2
 
 
 def test_figures_of_a_configuration_are_as_long_as_a_reader_needs():
     facts = {"per item": 13.552337514253136, "rate": 0.0003, "eps": 1e-12, "items": 4385, "on": True}
     section = Section("s", "s", "", [Block("t", ["r"], [[Cell("r", record="x")]])], records={"x": facts})
     shown = re.findall(
-        r"<dd>([^<]+)</dd>", page(front(), [Part("p", [section])]).partition('class="config"')[2]
+        r"<dd>([^<]+)</dd>", page(front(), [Chapter("p", [section])]).partition('class="config"')[2]
     )
     assert shown == ["13.5523", "0.0003", "1e-12", "4385", "true"]
 
@@ -133,12 +133,12 @@ def test_plots_are_pictures_of_their_own(read):
 
 def test_a_large_vector_plot_is_shown_as_its_bitmap():
     section = Section("s", "s", "", [], plots=[Plot("p", "P", {"svg": SVG * 2000, "png": b"\x89PNG"})])
-    assert "data:image/png;base64,iVBORw==" in page(front(), [Part("x", [section])])
+    assert "data:image/png;base64,iVBORw==" in page(front(), [Chapter("x", [section])])
 
 
 def test_a_plot_that_nothing_has_is_told():
     section = Section("s", "s", "", [], plots=[Plot("p", "Curves", {})])
-    assert "Curves: no run has what this plot shows." in page(front(), [Part("x", [section])])
+    assert "Curves: no run has what this plot shows." in page(front(), [Chapter("x", [section])])
 
 
 def test_a_cell_that_names_no_record_is_refused():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy
 
-from benchmark.report.stats import bootstrap, holm, paired_t, randomisation, wilcoxon
+from benchmark.results.statistics import bootstrap, holm, paired_t, randomisation, wilcoxon
 
 
 def hits(rng, users, columns, rate=0.3):

@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from report_records import as_runs, failure, record
+from report_records import failure, record, results_of
 
 from benchmark.report.derived import claims, table1, table5
 from benchmark.report.forms import render
 from benchmark.report.paper import sections
 from benchmark.report.paper_study import Study, of_paper, of_records
-from benchmark.report.section import Section
-from benchmark.report.styles import Block
-from benchmark.results.figures import measured
+from benchmark.report.section import Block, Section
 from benchmark.results.figures import printed as printed_figures
 from benchmark.results.published import published
 from benchmark.results.record import RunRecord, Trial, Tuning
-from methods.errors import UserError
+from benchmark.results.results import Results
 
 SCI = {"key": "k1", "fingerprint": {"users": 8442, "items": 4385, "interactions": 59427}}
 TOOLS = {"key": "k2", "fingerprint": {"users": 8959, "items": 5871, "interactions": 145681}}
@@ -36,7 +34,7 @@ def find(found: list[Section], stem: str) -> Section:
 
 @pytest.fixture(scope="module")
 def printed() -> list[Section]:
-    return sections("paper")
+    return sections(Results(source="paper"))
 
 
 def studies() -> dict[str, Study]:
@@ -170,7 +168,7 @@ def ours() -> list[RunRecord]:
 
 
 def test_ours_never_mixes_protocols_and_puts_paper_first() -> None:
-    found = [section.stem for section in sections("ours", as_runs(ours()))]
+    found = [section.stem for section in sections(results_of(ours()))]
     assert found == [
         "ours-datasets",
         "ours-quality-minilm-paper", "ours-improvement-paper", "ours-time-paper", "ours-memory-paper",
@@ -180,7 +178,7 @@ def test_ours_never_mixes_protocols_and_puts_paper_first() -> None:
 
 
 def test_ours_in_the_papers_form() -> None:
-    found = sections("ours", as_runs(ours()))
+    found = sections(results_of(ours()))
     quality = find(found, "ours-quality-minilm-paper")
     raw, masked = quality.blocks
     assert raw.heads == ["dataset", "metric", "lora", "adalora", "full", "tmlp", "tmoe", "ssna", "id"]
@@ -202,16 +200,14 @@ def test_ours_in_the_papers_form() -> None:
 
 
 def test_whole_numbers_are_whole_in_the_csv() -> None:
-    assert "\nours,toy,1200,300,9000\n" in render(
-        find(sections("ours", as_runs(ours())), "ours-datasets"), "csv"
-    )
-    found = sections("paper")
+    assert "\nours,toy,1200,300,9000\n" in render(find(sections(results_of(ours())), "ours-datasets"), "csv")
+    found = sections(Results(source="paper"))
     for stem, whole in (("paper-table1", "interactions,59427,"), ("paper-tableS1", "ssna,batch_size,256,")):
         assert whole in render(find(found, stem), "csv")
 
 
 def test_improvement_and_speedup_of_ours_by_hand() -> None:
-    found = sections("ours", as_runs(ours()))
+    found = sections(results_of(ours()))
     shown = find(found, "ours-improvement-paper").blocks[0]
     by_hand = 100 * ((0.11 / 0.10 - 1) + (0.06 / 0.05 - 1)) / 2
     assert cell(shown, "minilm", "R@10", column="lora").rstrip("*") == f"{by_hand:.1f}"
@@ -221,7 +217,7 @@ def test_improvement_and_speedup_of_ours_by_hand() -> None:
 
 
 def test_side_by_side_gives_differences_and_says_that_the_language_model_differs() -> None:
-    found = sections("both", as_runs(ours()))
+    found = sections(results_of(ours(), source="both"))
     pair = find(found, "both-quality-minilm-paper")
     assert "DistilBERT in the paper, minilm here" in pair.caption
     assert "Not among our records: Pantry, Toys, Ins." in pair.notes
@@ -250,7 +246,7 @@ def test_side_by_side_gives_differences_and_says_that_the_language_model_differs
 
 def test_a_language_model_of_the_paper_stands_beside_its_own_table() -> None:
     run = record("ssna", 0.1, dataset="scientific", data=SCI, llm="bert-medium")
-    found = sections("both", as_runs([run]))
+    found = sections(results_of([run], source="both"))
     pair = find(found, "both-quality-bert-medium-paper")
     assert pair.title.startswith("Table 4 beside ours") and "differs" not in pair.caption
     assert "paper-table4" not in [section.stem for section in found]
@@ -259,17 +255,12 @@ def test_a_language_model_of_the_paper_stands_beside_its_own_table() -> None:
 
 
 def test_without_records_both_is_the_papers_and_ours_is_nothing() -> None:
-    assert sections("ours") == []
-    assert next(section.stem for section in sections("both")) == "both-datasets"
+    assert sections(Results(source="ours")) == []
+    assert next(section.stem for section in sections(Results(source="both"))) == "both-datasets"
 
 
 def test_a_recipe_with_a_name_but_not_the_counts_of_the_paper_is_not_its_dataset() -> None:
     run = record("ssna", 0.1, dataset="sci")
-    runs = as_runs([run])
-    (study,) = of_records(runs, measured(runs), published().layout)
+    results = results_of([run])
+    (study,) = of_records(results.groups.values(), results.figures, published().layout)
     assert list(study.datasets) == ["sci (not the paper's counts)"]
-
-
-def test_an_unknown_source_is_told() -> None:
-    with pytest.raises(UserError, match="Did you mean 'paper'"):
-        sections("papers")

@@ -13,9 +13,9 @@ import pytest
 from report_records import GIB, as_runs, failure, grouped, metrics, record, study, tuned
 
 from benchmark.report.latex import FIT
-from benchmark.report.stats import estimate, t_quantile
 from benchmark.report.tables import notes, print_tables, render
 from benchmark.results.record import METRICS, Cost, PeakMemory
+from benchmark.results.statistics import estimate, t_quantile
 from methods.errors import UserError
 
 

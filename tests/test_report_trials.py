@@ -87,7 +87,7 @@ def test_trials_stand_in_the_csv_without_test_figures() -> None:
     ]
     assert [line["valid_recall@10"] for line in lines] == ["0.1", "0.2", "0.3", ""]
     assert not any(value for line in lines[1:] for name, value in line.items() if name.startswith("test"))
-    assert (lines[0]["trials"], lines[0]["search_train_seconds"]) == ("3", "224.0")
+    assert (lines[0]["trials"], lines[0]["search_train_seconds"]) == ("3", "224")
 
 
 @pytest.mark.parametrize("order", [1, -1])

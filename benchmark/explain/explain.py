@@ -13,10 +13,10 @@ import numpy as np
 from benchmark.explain.settings import differences
 from benchmark.explain.sources import Side
 from benchmark.report.compare import signed
-from benchmark.report.stats import bootstrap
-from benchmark.report.tables import share
+from benchmark.results.measures import share
 from benchmark.results.metrics import measure
 from benchmark.results.published import COUNTS
+from benchmark.results.statistics import bootstrap
 
 Z = 1.959964
 """Of a 95 % normal interval."""

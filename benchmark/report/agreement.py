@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.report.compare import p_value
 from benchmark.report.drawing import forms, look_of, style
-from benchmark.report.generations import bare, note
-from benchmark.report.names import slug, stems_of
-from benchmark.report.rows import Group, Row, groups
-from benchmark.report.searches import told
-from benchmark.report.section import Plot, Section
-from benchmark.report.styles import Block, Cell
-from benchmark.report.tables import share
+from benchmark.report.section import Block, Cell, Plot, Section
+from benchmark.results.comparable import RunGroup, RunRow, slug
+from benchmark.results.generations import bare, note
+from benchmark.results.measures import share
 from benchmark.results.metrics import measure
-from benchmark.results.stored import StoredRun
+from benchmark.results.results import Results
+from benchmark.results.searches import told
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +27,7 @@ FEWEST = 3
 WRAP = 34
 """Characters of a line of a label in the plot."""
 Scores = Mapping[str, float]
-"""Row -> its figure as printed: what is printed alike is tied."""
+"""RunRow -> its figure as printed: what is printed alike is tied."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Agreement:
         ]
 
 
-def scores(group: Group, split: str, metric: str) -> Scores:
+def scores(group: RunGroup, split: str, metric: str) -> Scores:
     """Mean test figures of the finished rows, rounded as a table prints them."""
     names = [_name(row) for row in group.rows]
     figures = {
@@ -83,7 +81,7 @@ def scores(group: Group, split: str, metric: str) -> Scores:
     return {label: round(figure.mean, 4) for label, figure in figures.items() if figure}
 
 
-def _name(row: Row) -> str:
+def _name(row: RunRow) -> str:
     """The label without what a search chose, which is its own under each protocol."""
     said = told(row.tuning)
     label = bare(row.label)
@@ -98,10 +96,10 @@ def agreement(first: str, second: str, metric: str, a: Scores, b: Scores) -> Agr
     return Agreement(first, second, metric, {x: a[x] for x in both}, {x: b[x] for x in both})
 
 
-def sections(records: Sequence[StoredRun]) -> list[Section]:
+def sections(results: Results) -> list[Section]:
     """A section for each dataset and language model with two orders or more."""
-    families: dict[tuple[str, str, str | None], dict[str, Group]] = {}
-    for stem, group in stems_of(groups(records)).items():
+    families: dict[tuple[str, str, str | None], dict[str, RunGroup]] = {}
+    for stem, group in results.groups.items():
         key = group.key
         families.setdefault((key.dataset, key.data_key, key.llm), {})[stem] = group
     made: list[Section] = []
@@ -130,7 +128,7 @@ def sections(records: Sequence[StoredRun]) -> list[Section]:
     return made
 
 
-def _names(family: Mapping[str, Group]) -> dict[str, str]:
+def _names(family: Mapping[str, RunGroup]) -> dict[str, str]:
     """What a table is called beside the others of its family: the protocol, where that tells them apart."""
     protocols = [group.key.protocol for group in family.values()]
     return {
@@ -139,12 +137,12 @@ def _names(family: Mapping[str, Group]) -> dict[str, str]:
     }
 
 
-def _masking(name: str, group: Group, metric: str) -> Agreement | None:
+def _masking(name: str, group: RunGroup, metric: str) -> Agreement | None:
     raw, masked = (scores(group, split, metric) for split in ("test", "test_masked"))
     return agreement(f"{name}, raw", f"{name}, history masked", metric, raw, masked)
 
 
-def _between(first: str, second: str, a: Group, b: Group, metric: str) -> Agreement | None:
+def _between(first: str, second: str, a: RunGroup, b: RunGroup, metric: str) -> Agreement | None:
     return agreement(first, second, metric, scores(a, "test", metric), scores(b, "test", metric))
 
 
@@ -240,7 +238,7 @@ def draw(one: Agreement, where: str) -> dict[str, bytes]:
 
 
 def _places(values: Scores) -> dict[str, float]:
-    """Row -> its place from 1 for the best; tied rows share the mean of theirs."""
+    """RunRow -> its place from 1 for the best; tied rows share the mean of theirs."""
     listed = sorted(values.values(), reverse=True)
     return {x: listed.index(v) + 1 + (listed.count(v) - 1) / 2 for x, v in values.items()}
 

@@ -7,29 +7,42 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
-from benchmark.report import compare, figures, paper, runs
 from benchmark.report.files import write
 from benchmark.report.forms import Style, render
 from benchmark.report.latex import document
 from benchmark.report.overview import overview, printed, tiles
 from benchmark.report.page import LEFT_OUT, Front, page
-from benchmark.report.section import Part, Section
+from benchmark.report.section import Chapter, Section
 from benchmark.report.styles import escape_markdown, fenced, markdown
-from benchmark.results.published import Source, published
+from benchmark.results.comparable import slug
+from benchmark.results.published import SOURCES, Source, published
 from benchmark.results.record import METRICS
+from benchmark.results.results import Results
 from benchmark.results.store import Tell, ignore, iter_runs
 from benchmark.results.stored import StoredRun
 from methods.errors import UserError, unknown
+from methods.plugins import BROKEN, offered, one_line
 
 MADE_FROM: dict[Source, str] = {
     "ours": "run records",
     "paper": "the published figures alone",
     "both": "run records, with the published figures beside them",
 }
+GROUP = "adaptrec.sections"
+"""Entry points of other packages: functions of `Results` that give `Section`s."""
+BUILT_IN = {
+    "Runs": ["tables"],
+    "The paper's tables": ["paper"],
+    "Differences between methods": ["compare"],
+    "Figures": ["sweeps", "ledger", "agreement"],
+}
+"""Chapter -> modules of this folder whose `sections` it holds."""
+OTHERS = "Sections of other packages"
 FIELDS = ("dataset", "llm", "method", "protocol")
 SUFFIXES: dict[str, Style] = {".csv": "csv", ".tex": "latex"}
 TITLE = "AdaptRec report"
@@ -57,41 +70,59 @@ def build_report(
     none), and before it would write over a file that no report has made.
     """
     wanted = {name: sorted(values) for name, values in (only or {}).items() if values}
-    if source not in MADE_FROM:
-        raise unknown("source of a report:", source, MADE_FROM)
+    if source not in SOURCES:
+        raise unknown("source of a report:", source, SOURCES)
     if source == "paper" and wanted:
         raise UserError(
             f"source 'paper' reads no records, so that it cannot be narrowed by {', '.join(wanted)}."
         )
     left_out: list[str] = []
-    records = [] if source == "paper" else _select(results, wanted, left_out, metrics)
+    runs = [] if source == "paper" else _select(results, wanted, left_out, metrics)
+    parts = _named(_chapters(Results(tuple(runs), source, tuple(metrics)), left_out))
     for line in left_out:
         tell(line)
     left_out = [_below(line, results) for line in left_out]
-    parts = _named(_parts(source, records, metrics))
     files = {
         name: data for part in parts for section in part.sections for name, data in _files(section).items()
     }
     command = _command(results, out, wanted, source, metrics)
     below = Path(os.path.relpath(results.resolve(), out.resolve())).as_posix()
-    counts = printed(published().rows) if source == "paper" else tiles(records)
-    front = Front(TITLE, MADE_FROM[source], command, below, counts, overview(records), left_out)
+    counts = printed(published().rows) if source == "paper" else tiles(runs)
+    front = Front(TITLE, MADE_FROM[source], command, below, counts, overview(runs), left_out)
     files["README.md"] = _index(front, parts).encode()
     files["report.tex"] = document(TITLE, parts, left_out).encode()
     files["index.html"] = page(front, parts).encode()
     return write(out, files)
 
 
-def _parts(source: Source, records: Sequence[StoredRun], metrics: Sequence[str]) -> list[Part]:
-    """All sections; parts without any left out."""
-    published = Part("The paper's tables", paper.sections(source, records))
-    own = [
-        Part("Runs", runs.sections(records, metrics)),
-        published,
-        Part("Differences between methods", compare.sections(records, metrics)),
-        Part("Figures", figures.sections(records)),
-    ]
-    return [part for part in ([published] if source == "paper" else own) if part.sections]
+def _chapters(results: Results, left_out: list[str]) -> list[Chapter]:
+    """All sections; chapters without any left out. Appends to `left_out` which sections fail, and why."""
+    chapters = []
+    for heading, modules in BUILT_IN.items():
+        points = [EntryPoint(name, f"benchmark.report.{name}:sections", GROUP) for name in modules]
+        chapters.append(Chapter(heading, [one for point in points for one in point.load()(results)]))
+    others: list[Section] = []
+    for point in offered(GROUP):
+        try:
+            others += _checked(point.load()(results))
+        except BROKEN as error:
+            package = point.dist.name if point.dist else "an unknown package"
+            left_out.append(
+                f"The section '{point.name}' of {package} ({point.value}) is left out: {one_line(error)}."
+            )
+    return [chapter for chapter in (*chapters, Chapter(OTHERS, others)) if chapter.sections]
+
+
+def _checked(sections: Iterable[Section]) -> list[Section]:
+    """The sections of another package; raises where one of them cannot be written."""
+    found = list(sections)
+    for section in found:
+        if not isinstance(section, Section):
+            raise TypeError(f"a section must be a benchmark.report.section.Section, not {section!r}")
+        if section.stem != slug(section.stem):
+            raise ValueError(f"stem '{section.stem}' must have only letters, digits and . _ -")
+        _files(section)
+    return found
 
 
 def _select(
@@ -129,7 +160,7 @@ def _below(line: str, results: Path) -> str:
     return line.replace(f"{results}/", "")
 
 
-def _named(parts: Sequence[Part]) -> list[Part]:
+def _named(parts: Sequence[Chapter]) -> list[Chapter]:
     """The same with a number after the stem of a section whose files would take another's place."""
     taken = set(RESERVED)  # in lower case: some file systems do not tell cases apart
     found = []
@@ -142,7 +173,7 @@ def _named(parts: Sequence[Part]) -> list[Part]:
                 named = replace(section, stem=f"{section.stem}-{number}")
             taken |= names
             sections.append(named)
-        found.append(Part(part.heading, sections))
+        found.append(Chapter(part.heading, sections))
     return found
 
 
@@ -166,7 +197,7 @@ def _files(section: Section) -> dict[str, bytes]:
     return files
 
 
-def _index(front: Front, parts: Sequence[Part]) -> str:
+def _index(front: Front, parts: Sequence[Chapter]) -> str:
     """The page that links everything."""
     lines = [
         "# Report",

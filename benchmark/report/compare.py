@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.report.names import stems_of
 from benchmark.report.provenance import configuration
-from benchmark.report.rows import Group, Row, groups
-from benchmark.report.section import Section
-from benchmark.report.stats import bootstrap, holm, paired_t, randomisation, wilcoxon
-from benchmark.report.styles import Block, Cell
-from benchmark.report.tables import share
+from benchmark.report.section import Block, Cell, Section
+from benchmark.results.comparable import RunGroup, RunRow
+from benchmark.results.measures import share
 from benchmark.results.metrics import measure
 from benchmark.results.record import METRICS
+from benchmark.results.results import Results
+from benchmark.results.statistics import bootstrap, holm, paired_t, randomisation, wilcoxon
 from benchmark.results.stored import StoredRun, UserGains, user_gains
 
 COMPARED = ("recall@10", "ndcg@10")
@@ -37,7 +36,7 @@ SEEDS_TO_TEST = 5
 class Side:
     """A row of a table and what its users got."""
 
-    row: Row
+    row: RunRow
     runs: tuple[StoredRun, ...]
     gains: UserGains
 
@@ -81,7 +80,7 @@ class _Table:
     """The comparisons of one table."""
 
     stem: str
-    group: Group
+    group: RunGroup
     sides: list[Side]
     reference: int
     """Place of the side that is best on validation."""
@@ -94,22 +93,22 @@ class _Table:
         return tested(self.group)
 
 
-def tested(group: Group) -> tuple[str, ...]:
+def tested(group: RunGroup) -> tuple[str, ...]:
     """The measures of a table under which its rows are compared."""
     return COMPARED if group.metrics == METRICS else group.metrics
 
 
-def sections(records: Sequence[StoredRun], metrics: Sequence[str] = METRICS) -> list[Section]:
+def sections(results: Results) -> list[Section]:
     """A section for each table of two rows or more whose runs came to their end."""
     made = []
-    for stem, group in stems_of(groups(records, metrics)).items():
+    for stem, group in results.groups.items():
         rows = [row for row in group.rows if row.finished]
         if len(rows) > 1:
             made.append(_section(_table(stem, group, rows)))
     return made
 
 
-def _table(stem: str, group: Group, rows: Sequence[Row]) -> _Table:
+def _table(stem: str, group: RunGroup, rows: Sequence[RunRow]) -> _Table:
     sides: list[Side] = []
     faults: list[str] = []
     for row in rows:

@@ -20,11 +20,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from benchmark.report.paper_study import LABELS, Study
-from benchmark.report.section import Section
-from benchmark.report.stats import paired_t
-from benchmark.report.styles import Block, Cell
+from benchmark.report.section import Block, Cell, Section
 from benchmark.results.published import Claim, Layout, Published
 from benchmark.results.record import METRICS
+from benchmark.results.statistics import paired_t
 from methods.errors import unknown
 
 Ratio = Callable[[float, float], float]

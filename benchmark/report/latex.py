@@ -8,8 +8,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from benchmark.report.section import Part, Plot, Section
-from benchmark.report.styles import Block, Cell, marked, numeric, one_line
+from benchmark.report.section import Block, Cell, Chapter, Plot, Section
+from benchmark.report.styles import marked, numeric, one_line
 
 LEGEND = r"Best in \textbf{bold}, second \underline{underlined}."
 NEEDS = r"% Needs \usepackage{booktabs,graphicx}."
@@ -30,12 +30,12 @@ _DOCUMENT = r"""\documentclass[10pt,a4paper,landscape]{article}
 """
 
 
-def document(title: str, parts: Sequence[Part], left_out: Sequence[str] = ()) -> str:
+def document(title: str, parts: Sequence[Chapter], left_out: Sequence[str] = ()) -> str:
     """A whole document that takes in each section's `<stem>.tex` and plots, which lie in its folder, and says
     why records were `left_out`."""
     lines = [_DOCUMENT + rf"{{\LARGE {escape_latex(title)}\par}}"]
     if left_out:
-        lines += ["", r"\section*{Records left out}", *(rf"{escape_latex(line)}\par" for line in left_out)]
+        lines += ["", r"\section*{Left out}", *(rf"{escape_latex(line)}\par" for line in left_out)]
     for part in parts:
         lines += ["", rf"\section*{{{escape_latex(part.heading)}}}"]
         for section in part.sections:

@@ -15,15 +15,14 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from benchmark.report.generations import mark, newest, note, oldest
 from benchmark.report.ledger_plots import draw_costs, draw_epochs
-from benchmark.report.names import stems_of
 from benchmark.report.provenance import configuration
-from benchmark.report.rows import Group, Row, groups
-from benchmark.report.section import Plot, Section
-from benchmark.report.shown import count
-from benchmark.report.styles import Block, Cell
+from benchmark.report.section import Block, Cell, Plot, Section
+from benchmark.results.comparable import RunGroup, RunRow
+from benchmark.results.generations import mark, newest, note, oldest
+from benchmark.results.measures import count
 from benchmark.results.record import RunRecord, Tuning
+from benchmark.results.results import Results
 from benchmark.results.stored import StoredRun
 from benchmark.speed.record import SpeedRecord, read_speed
 from methods.errors import UserError
@@ -93,6 +92,10 @@ class Course:
         return self.prepare + epochs * self.epoch
 
 
+Pair = tuple[Course, Course, float | None]
+"""A cached course, a tuned one, and their break-even in epochs."""
+
+
 def break_even(cached: Course, tuned: Course) -> float | None:
     """Epochs from which `cached` has cost less, 0 where it does from the start; None where it never does."""
     ahead = cached.prepare - tuned.prepare
@@ -101,18 +104,18 @@ def break_even(cached: Course, tuned: Course) -> float | None:
     return max(0.0, ahead / (tuned.epoch - cached.epoch))
 
 
-def sections(records: Sequence[StoredRun]) -> list[Section]:
+def sections(results: Results) -> list[Section]:
     """A section for each table that has finished runs."""
-    speeds, faults = _speed_records({run.path.parents[3] for run in records})
+    speeds, faults = _speed_records({run.path.parents[3] for run in results.runs})
     made = []
-    for stem, group in stems_of(groups(records)).items():
+    for stem, group in results.groups.items():
         rows = [Costs(row.label, row.finished, row.tuning) for row in _timed(group)]
         if rows:
             made.append(_section(stem, group, rows, _courses(group, speeds), faults))
     return made
 
 
-def _timed(group: Group) -> list[Row]:
+def _timed(group: RunGroup) -> list[RunRow]:
     return [row for row in group.rows if row.ok and all(run.cost.seconds_to_best for run in row.ok)]
 
 
@@ -128,7 +131,7 @@ def _speed_records(results: set[Path]) -> tuple[list[tuple[str, SpeedRecord]], l
     return found, faults
 
 
-def _courses(group: Group, speeds: Sequence[tuple[str, SpeedRecord]]) -> list[Course]:
+def _courses(group: RunGroup, speeds: Sequence[tuple[str, SpeedRecord]]) -> list[Course]:
     """Cached and tuned rows of a table; speed records where it has no tuned one."""
     found = []
     for row in _timed(group):
@@ -146,7 +149,7 @@ def _courses(group: Group, speeds: Sequence[tuple[str, SpeedRecord]]) -> list[Co
     return [replace(one, label=mark(one.label, one.generation < last)) for one in found]
 
 
-def _stand_ins(group: Group, name: str, speed: SpeedRecord) -> list[Course]:
+def _stand_ins(group: RunGroup, name: str, speed: SpeedRecord) -> list[Course]:
     """Variants of a speed record that ran the language model, on the data and machine of the table."""
     key = group.key
     digests = {run.llm_details.get("digest") for row in group.rows for run in row.ok if run.llm}
@@ -172,7 +175,7 @@ def _stand_ins(group: Group, name: str, speed: SpeedRecord) -> list[Course]:
 
 def _section(
     stem: str,
-    group: Group,
+    group: RunGroup,
     rows: Sequence[Costs],
     courses: Sequence[Course],
     faults: Sequence[str],
@@ -197,7 +200,7 @@ def _section(
     )
 
 
-def _pairs(courses: Sequence[Course]) -> list[tuple[Course, Course, float | None]]:
+def _pairs(courses: Sequence[Course]) -> list[Pair]:
     """Each cached course beside each tuned one, and their break-even."""
     return [(a, b, break_even(a, b)) for b in courses if b.tuned for a in courses if not a.tuned]
 
@@ -211,7 +214,7 @@ def _costs(rows: Sequence[Costs]) -> Block:
     return Block("Wall seconds", ["row", *COLUMNS, "in all", "seeds"], body)
 
 
-def _break_evens(pairs: Sequence[tuple[Course, Course, float | None]]) -> Block:
+def _break_evens(pairs: Sequence[Pair]) -> Block:
     body = []
     for cached, tuned, epochs in pairs:
         figures = [cached.prepare - tuned.prepare, cached.epoch, tuned.epoch]
@@ -259,13 +262,13 @@ def _notes(rows: Sequence[Costs], courses: Sequence[Course]) -> list[str]:
     return said
 
 
-def _mixed(group: Group, courses: Sequence[Course]) -> list[str]:
+def _mixed(group: RunGroup, courses: Sequence[Course]) -> list[str]:
     """What the mark means, where speed records bring in a generation that no run of the table is of."""
     runs = {run.generation for row in group.rows for run in row.ok}
     return [f"{said}." for said in note({one.generation for one in courses} | runs) if len(runs) < 2]
 
 
-def _lines(group: Group, rows: Sequence[Costs]) -> list[dict[str, Any]]:
+def _lines(group: RunGroup, rows: Sequence[Costs]) -> list[dict[str, Any]]:
     return [
         {**group.key._asdict(), "kind": "cost", "row": row.label, "against": None, **row.parts,
          "seconds": sum(row.parts.values()), "seeds": len(row.runs),
@@ -274,7 +277,7 @@ def _lines(group: Group, rows: Sequence[Costs]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _pair_lines(group: Group, pairs: Sequence[tuple[Course, Course, float | None]]) -> list[dict[str, Any]]:
+def _pair_lines(group: RunGroup, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     return [
         {**group.key._asdict(), "kind": "break-even", "row": a.label, "against": b.label,
          **dict.fromkeys(COLUMNS), "seconds": None, "seeds": None, "break_even_epochs": epochs,

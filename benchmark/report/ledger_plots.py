@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmark.report.drawing import COLOURS, columns, forms, look_of, style
-from benchmark.report.shown import count
+from benchmark.results.measures import count
 
 if TYPE_CHECKING:
     from benchmark.report.ledger import Course

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from benchmark.report.styles import Block, Cell
+from benchmark.report.section import Block, Cell
 from benchmark.results.published import Row
 from benchmark.results.record import RunRecord
 from benchmark.results.stored import StoredRun

@@ -17,10 +17,10 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
 
-from benchmark.report.section import Part, Plot, Section
-from benchmark.report.styles import Block, Cell, marked, number, numeric, visible
+from benchmark.report.section import Block, Cell, Chapter, Plot, Section
+from benchmark.report.styles import marked, number, numeric, visible
 
-LEFT_OUT = "Records left out"
+LEFT_OUT = "Left out"
 """Heads the list of records that do not count."""
 LARGEST_SVG = 250_000
 """Bytes of a vector plot above which the page takes the bitmap, if that is smaller."""
@@ -45,7 +45,7 @@ class Front:
     """Why records do not count, a line each."""
 
 
-def page(front: Front, parts: Sequence[Part]) -> str:
+def page(front: Front, parts: Sequence[Chapter]) -> str:
     """The whole page. Equal input gives equal text."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup

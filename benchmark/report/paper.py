@@ -12,7 +12,6 @@ from typing import Any
 
 from benchmark.report import derived
 from benchmark.report import paper_blocks as tables
-from benchmark.report.names import slug
 from benchmark.report.paper_study import (
     MASKED,
     MEMORIES,
@@ -24,12 +23,11 @@ from benchmark.report.paper_study import (
     of_records,
     printed,
 )
-from benchmark.report.section import Section
-from benchmark.report.styles import Block
-from benchmark.results.published import COUNTS, SOURCES, Layout, Published, Table, published
+from benchmark.report.section import Block, Section
+from benchmark.results.comparable import slug
+from benchmark.results.published import COUNTS, Layout, Published, Table, published
 from benchmark.results.record import METRICS
-from benchmark.results.stored import StoredRun
-from methods.errors import unknown
+from benchmark.results.results import Results
 
 Lines = list[dict[str, Any]]
 Counts = Mapping[str, tuple[str, Mapping[str, float]]]
@@ -63,24 +61,18 @@ COSTS: tuple[tuple[str, Mapping[str, str], str], ...] = (
 """Kind of a table, its measures, and what is averaged over datasets."""
 
 
-def sections(source: str, runs: Sequence[StoredRun] = ()) -> list[Section]:
+def sections(results: Results) -> list[Section]:
     """The paper's tables from a source: `paper` needs no runs, `ours` needs only them.
 
-    Raises `UserError` for another source, and for a published file that is damaged.
+    Raises `UserError` for a published file that is damaged.
     """
-    from benchmark.results.figures import measured
-    from benchmark.results.figures import printed as published_figures
-
-    if source not in SOURCES:
-        raise unknown("source of a report:", source, SOURCES)
-    paper = published()
+    paper, figures = published(), results.figures
     layout = paper.layout
-    theirs = [] if source == "ours" else of_paper(published_figures(), layout)
-    if source == "paper":
+    theirs = [] if results.source == "ours" else of_paper(figures, layout)
+    if results.source == "paper":
         return _paper(paper, theirs)
-    figures = measured(runs)
-    counts, ours = counts_of(figures, layout), of_records(runs, figures, layout)
-    if source == "ours":
+    counts, ours = counts_of(figures, layout), of_records(results.groups.values(), figures, layout)
+    if results.source == "ours":
         return _ours(ours, layout, counts)
     return _both(paper, theirs, ours, counts)
 

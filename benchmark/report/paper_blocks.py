@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from benchmark.report.derived import fixed, mean_ratio, p_value, pairs
 from benchmark.report.paper_study import LABELS, Mean, Study
-from benchmark.report.styles import Block, Cell, Mark
-from benchmark.report.tables import seconds, share, with_interval
+from benchmark.report.section import Block, Cell, Mark
+from benchmark.results.measures import seconds, share, with_interval
 from benchmark.results.metrics import measure
 from benchmark.results.published import COUNTS, Layout
 from benchmark.results.record import METRICS

@@ -10,14 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from benchmark.report.generations import bare, mark, newest, note, oldest
 from benchmark.report.provenance import configuration
-from benchmark.report.rows import Group, Row, groups
-from benchmark.report.stats import Estimate, estimate
+from benchmark.results.comparable import RunGroup, RunRow
+from benchmark.results.generations import bare, mark, newest, note, oldest
 from benchmark.results.metrics import measure
 from benchmark.results.published import COUNTS, Layout, dataset_of
 from benchmark.results.record import METRICS
-from benchmark.results.stored import StoredRun
+from benchmark.results.statistics import Estimate, estimate
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -105,16 +104,16 @@ def printed(record: str, layout: Layout) -> dict[str, Any]:
     return {"source": layout.source, "table": table, "typed into": "results/paper"}
 
 
-def of_records(runs: Sequence[StoredRun], figures: DataFrame, layout: Layout) -> list[Study]:
-    """One study a protocol and language model of the runs, whose figures are given.
+def of_records(groups: Iterable[RunGroup], figures: DataFrame, layout: Layout) -> list[Study]:
+    """One study a protocol and language model of the groups of runs, whose figures are given.
 
     The protocol `paper` and the paper's language models come first, then the others by name.
     Of a method's configurations on a dataset one stands for it: one tuned by search, else one with the
     paper's values, else one with the fewest settings of its own; of several the best by validation Recall@10.
     The notes say which, and what was left out.
     """
-    tables: dict[tuple[str, str], dict[str, list[Group]]] = {}
-    for group in groups(runs):
+    tables: dict[tuple[str, str], dict[str, list[RunGroup]]] = {}
+    for group in groups:
         if group.key.llm is not None:
             family = tables.setdefault((group.key.llm, group.key.protocol), {})
             run = group.rows[0].runs[0]
@@ -151,11 +150,11 @@ def dataset_label(dataset: str, own: str, layout: Layout) -> str:
 
 
 def _study(
-    llm: str, protocol: str, tables: Mapping[str, list[Group]], figures: DataFrame, layout: Layout
+    llm: str, protocol: str, tables: Mapping[str, list[RunGroup]], figures: DataFrame, layout: Layout
 ) -> Study:
     labels, notes, records = {}, [], {}
     hardware: dict[str, list[str]] = {}
-    chosen: dict[tuple[str, str], Row] = {}
+    chosen: dict[tuple[str, str], RunRow] = {}
     for dataset in ordered(tables, layout):
         group, others = _fullest(tables[dataset], layout)
         label = labels[dataset] = dataset_label(dataset, group.key.dataset, layout)
@@ -185,7 +184,7 @@ def _by_key(means: Iterable[Mean]) -> dict[tuple[str, str, str], Mean]:
     return {(mean.dataset, mean.method, mean.measure): mean for mean in means}
 
 
-def _mark_older(labels: dict[str, str], chosen: Mapping[tuple[str, str], Row]) -> list[str]:
+def _mark_older(labels: dict[str, str], chosen: Mapping[tuple[str, str], RunRow]) -> list[str]:
     """Mark the datasets of which a figure is of an older generation than the newest of all; the notes that
     say which figures."""
     runs = [run for row in chosen.values() for run in row.ok]
@@ -202,10 +201,10 @@ def _mark_older(labels: dict[str, str], chosen: Mapping[tuple[str, str], Row]) -
     return [f"{line}." for line in notes]
 
 
-def _fullest(tables: Sequence[Group], layout: Layout) -> tuple[Group, list[Group]]:
+def _fullest(tables: Sequence[RunGroup], layout: Layout) -> tuple[RunGroup, list[RunGroup]]:
     """The group with most of the paper's methods, then most rows, then the first; and the others."""
 
-    def size(group: Group) -> tuple[int, int]:
+    def size(group: RunGroup) -> tuple[int, int]:
         finished = {row.runs[0].method for row in group.rows if row.ok}
         return len(finished & set(layout.methods)), len(group.rows)
 
@@ -213,13 +212,13 @@ def _fullest(tables: Sequence[Group], layout: Layout) -> tuple[Group, list[Group
     return best, [group for group in tables if group is not best]
 
 
-def _by_method(group: Group) -> dict[str, list[Row]]:
+def _by_method(group: RunGroup) -> dict[str, list[RunRow]]:
     """Method -> its rows, the one that stands for it first."""
-    by_method: dict[str, list[Row]] = {}
+    by_method: dict[str, list[RunRow]] = {}
     for row in group.rows:
         by_method.setdefault(row.runs[0].method, []).append(row)
 
-    def place(row: Row) -> tuple[bool, int, int, float]:
+    def place(row: RunRow) -> tuple[bool, int, int, float]:
         own = [pair for pair in row.runs[0].overrides if pair not in group.shared]
         valid = row.quality("valid", "recall@10")
         tuned = TUNED.index(row.tuning.mode) if row.tuning else len(TUNED)
@@ -228,7 +227,7 @@ def _by_method(group: Group) -> dict[str, list[Row]]:
     return {method: sorted(rows, key=place) for method, rows in by_method.items()}
 
 
-def _means(figures: DataFrame, chosen: Mapping[tuple[str, str], Row]) -> list[Mean]:
+def _means(figures: DataFrame, chosen: Mapping[tuple[str, str], RunRow]) -> list[Mean]:
     """The figures of the rows that stand for (dataset, method), averaged over their seeds."""
     used = (figures.kind == "quality") & figures.split.isin(["test", "test_masked"])
     used |= figures.measure.isin([*TIMES, *MEMORIES]) & ~figures.split.isin(["eval", "run"])

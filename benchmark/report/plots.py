@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.report.drawing import forms, look_of, style
-from benchmark.report.rows import Group, Row
-from benchmark.report.shown import gibibytes
-from benchmark.report.tables import COST, peak_memory, unlike_pools
+from benchmark.results.comparable import RunGroup, RunRow
+from benchmark.results.measures import COSTS, gibibytes, peak_memory, unlike_candidates
 from benchmark.results.record import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Kind = Literal["curves", "quality"]
 LARGEST = 700.0
 """Area of the largest bubble in square points."""
 SIZE = (7.5, 4.4)
@@ -26,7 +24,7 @@ BELOW = 0.35
 """Room that learning curves have at least below the lowest chosen epoch, as a share of its value."""
 
 
-def draw(group: Group, kind: Kind) -> dict[str, bytes]:
+def draw(group: RunGroup, kind: str) -> dict[str, bytes]:
     """The plot as `{"png": ..., "svg": ...}`; empty where no run of the group has what it shows."""
     from matplotlib.figure import Figure
 
@@ -35,20 +33,22 @@ def draw(group: Group, kind: Kind) -> dict[str, bytes]:
         axes = figure.add_subplot()
         key = group.key
         title = f"{key.dataset}, {key.llm or 'no language model'}, protocol {key.protocol}"
-        apart = "\nrows differ in their number of candidates: see the table" if unlike_pools(group) else ""
+        apart = (
+            "\nrows differ in their number of candidates: see the table" if unlike_candidates(group) else ""
+        )
         axes.set_title(title + apart, loc="left")
         if not (_curves if kind == "curves" else _quality)(group, figure, axes):
             return {}
         return forms(figure)
 
 
-def _middle_run(row: Row) -> RunRecord:
+def _middle_run(row: RunRow) -> RunRecord:
     """The run of the median best validation Recall@10 (the lower middle one of an even number)."""
     ranked = sorted(row.ok, key=lambda run: (max(e.valid["recall@10"] for e in run.curve), run.seed))
     return ranked[(len(ranked) - 1) // 2]
 
 
-def _curves(group: Group, figure: Figure, axes: Axes) -> bool:
+def _curves(group: RunGroup, figure: Figure, axes: Axes) -> bool:
     """Validation Recall@10 over epochs, from epoch 0, the model before training, where a record has it.
 
     The median seed's line stands out, the chosen epoch has a marker.
@@ -111,7 +111,7 @@ class Point(NamedTuple):
     """Bytes; None where it was not measured in the kind that the plot shows."""
 
 
-def _clock(group: Group) -> tuple[str, str]:
+def _clock(group: RunGroup) -> tuple[str, str]:
     """Figure and name of the seconds shown: CPU seconds on a CPU, whose wall time other programs disturb."""
     runs = [run for row in group.rows for run in row.ok]
     if all(run.environment.device == "cpu" and run.cost.epoch_cpu_seconds is not None for run in runs):
@@ -119,15 +119,15 @@ def _clock(group: Group) -> tuple[str, str]:
     return "epoch_seconds", "training seconds of an epoch"
 
 
-def _points(group: Group) -> tuple[list[Point], str]:
+def _points(group: RunGroup) -> tuple[list[Point], str]:
     """The rows with both figures, and the kind of memory shown: the one that most of them have."""
-    clock = COST[_clock(group)[0]]
+    clock = COSTS[_clock(group)[0]]
     peaks = {row.label: peak_memory(row) for row in group.rows}
     kinds = [peak[1] for peak in peaks.values() if peak]
     kind = max(("GPU", "host"), key=kinds.count)
     points = []
     for place, row in enumerate(group.rows):
-        recall, time = row.quality("test", "recall@10"), row.figure(clock)
+        recall, time = row.quality("test", "recall@10"), clock.read(row)
         peak = peaks[row.label]
         if recall and time and time.mean > 0:
             memory = peak[0] if peak and peak[1] == kind else None
@@ -135,13 +135,13 @@ def _points(group: Group) -> tuple[list[Point], str]:
     return points, kind
 
 
-def _ends(row: Row) -> tuple[float, float] | None:
+def _ends(row: RunRow) -> tuple[float, float] | None:
     """The least and the most test Recall@10 of several seeds: the t interval of two would dwarf all else."""
     found = [run.metrics["test"]["recall@10"] for run in row.ok if "test" in run.metrics]
     return (min(found), max(found)) if len(found) > 1 else None
 
 
-def _quality(group: Group, figure: Figure, axes: Axes) -> bool:
+def _quality(group: RunGroup, figure: Figure, axes: Axes) -> bool:
     """Test Recall@10 against the training time of an epoch, the peak memory as area; what is on the front."""
     from matplotlib.colors import to_rgba
 

@@ -5,9 +5,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from benchmark.report.styles import Block
+Mark = Literal["", "best", "second"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in one place of a table."""
+
+    text: str
+    mark: Mark = ""
+    record: str = ""
+    """Name of the run or published figure behind it, a key of `Section.records`; empty where none is."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One table: a title, heads, and rows; the first column is the label and left-aligned."""
+
+    title: str
+    heads: list[str]
+    rows: list[list[Cell]]
+    bounds: int = 0
+    """How many rows at the end are bounds and stand below a rule."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +36,7 @@ class Plot:
     """A drawn figure in its two forms."""
 
     name: str
-    """Part of the file name."""
+    """Last part of the file name."""
     heading: str
     """Also its text for those who cannot see it."""
     forms: Mapping[str, bytes]
@@ -47,7 +68,7 @@ class Section:
                 raise ValueError(f"section {self.stem}: cell '{cell.text}' names no record: {cell.record}")
 
 
-class Part(NamedTuple):
+class Chapter(NamedTuple):
     """Sections of one kind, under a heading."""
 
     heading: str

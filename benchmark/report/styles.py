@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
-Mark = Literal["", "best", "second"]
+from benchmark.report.section import Block
 
 WIDTH = 110
 """Columns of prose on a terminal."""
@@ -26,27 +24,6 @@ _NUMBER = re.compile(
     r"(?=$|[\s%/*†‡)\N{MULTIPLICATION SIGN}]|x\b)",
     re.IGNORECASE,
 )
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What stands in one place of a table."""
-
-    text: str
-    mark: Mark = ""
-    record: str = ""
-    """Name of the run or published figure behind it, a key of `Section.records`; empty where none is."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """One table: a title, heads, and rows; the first column is the label and left-aligned."""
-
-    title: str
-    heads: list[str]
-    rows: list[list[Cell]]
-    bounds: int = 0
-    """How many rows at the end are bounds and stand below a rule."""
 
 
 def number(text: str) -> float | None:

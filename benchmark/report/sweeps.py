@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.config import Settings, digest
 from benchmark.report.drawing import columns, forms, look_of, style
-from benchmark.report.generations import mark, newest, note, oldest
-from benchmark.report.names import slug
 from benchmark.report.provenance import configuration
-from benchmark.report.section import Plot, Section
-from benchmark.report.styles import Block, Cell
-from benchmark.report.tables import share
+from benchmark.report.section import Block, Cell, Plot, Section
+from benchmark.results.comparable import slug
+from benchmark.results.generations import mark, newest, note, oldest
+from benchmark.results.measures import share
 from benchmark.results.record import RunRecord
+from benchmark.results.results import Results
 from benchmark.results.stored import StoredRun
 
 if TYPE_CHECKING:
@@ -123,9 +123,9 @@ def sweeps(records: Sequence[StoredRun]) -> list[Sweep]:
     return made
 
 
-def sections(records: Sequence[StoredRun]) -> list[Section]:
+def sections(results: Results) -> list[Section]:
     """A section for each sweep."""
-    return [_section(sweep) for sweep in sweeps(records)]
+    return [_section(sweep) for sweep in sweeps(results.runs)]
 
 
 def _section(sweep: Sweep) -> Section:

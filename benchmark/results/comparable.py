@@ -1,20 +1,22 @@
-"""Which run records may stand in one table, and as which rows."""
+"""Which runs may stand in one table, and as which rows: decided here, once for all sections of a report."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmark.config import Settings
-from benchmark.report.generations import mark, newest, note, oldest
-from benchmark.report.searches import Searches, searches, told
-from benchmark.report.stats import Estimate, estimate
+from benchmark.results.generations import mark, newest, note, oldest
 from benchmark.results.metrics import chance
 from benchmark.results.record import METRICS, Metrics, RunRecord, Tuning
+from benchmark.results.searches import Searches, searches, told
+from benchmark.results.statistics import Estimate, estimate
 from benchmark.results.stored import StoredRun
 from methods.errors import UserError
 
@@ -40,7 +42,7 @@ class Key(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class RunRow:
     """The runs of one configuration, one a seed; or a bound (`chance`, `ceiling`), which has no runs."""
 
     label: str
@@ -82,12 +84,12 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """One table."""
 
     key: Key
-    rows: tuple[Row, ...]
-    bounds: tuple[Row, ...]
+    rows: tuple[RunRow, ...]
+    bounds: tuple[RunRow, ...]
     shared: tuple[str, ...]
     """Overrides that every row has."""
     metrics: tuple[str, ...] = METRICS
@@ -134,6 +136,28 @@ class Group:
         return "; ".join(parts) + "."
 
 
+def names_of(found: Iterable[RunGroup]) -> dict[str, RunGroup]:
+    """A file name for each table: `<dataset>-<llm>-<protocol>`, and a number from the second of a name on."""
+    names: dict[str, RunGroup] = {}
+    taken: set[str] = set()  # in lower case: some file systems do not tell cases apart
+    for group in found:
+        key = group.key
+        first = name = "-".join(slug(part) for part in (key.dataset, key.llm or "none", key.protocol))
+        number = 1
+        while name.lower() in taken:
+            number += 1
+            name = f"{first}-{number}"
+        taken.add(name.lower())
+        names[name] = group
+    return names
+
+
+def slug(name: str) -> str:
+    """A text as part of a file name; of a path its last folder."""
+    last = Path(name).name if Path(name).is_absolute() else name
+    return re.sub(r"[^A-Za-z0-9._]+", "-", last).strip("-.") or "unnamed"
+
+
 def key_of(run: RunRecord) -> Key:
     """The table that a run belongs to."""
     where = run.environment
@@ -149,7 +173,7 @@ def key_of(run: RunRecord) -> Key:
     )
 
 
-def groups(stored: Iterable[StoredRun], metrics: Sequence[str] = METRICS) -> list[Group]:
+def groups(stored: Iterable[StoredRun], metrics: Sequence[str] = METRICS) -> list[RunGroup]:
     """Sort runs into tables that show `metrics`.
 
     A run that reads no language model joins the tables of its data, protocol and hardware, whatever their
@@ -203,13 +227,13 @@ def _value(run: RunRecord, name: str) -> Any:
     return run.settings.get(name, getattr(Settings, name, None))
 
 
-def _sorting(key: Key, group: Group) -> tuple[Any, ...]:
+def _sorting(key: Key, group: RunGroup) -> tuple[Any, ...]:
     """By name, and tables of one name by age, so that a new one does not renumber the old ones."""
     oldest = min(run.created for row in group.rows for run in row.runs)
     return (key.dataset, key.llm or "", key.protocol, oldest, tuple(map(str, key)))
 
 
-def _group(key: Key, stored: list[StoredRun], chosen_by: Searches, metrics: tuple[str, ...]) -> Group:
+def _group(key: Key, stored: list[StoredRun], chosen_by: Searches, metrics: tuple[str, ...]) -> RunGroup:
     runs = [run.record for run in stored]
     by_config: dict[str, list[StoredRun]] = {}
     for run in stored:
@@ -235,11 +259,11 @@ def _group(key: Key, stored: list[StoredRun], chosen_by: Searches, metrics: tupl
         label = labels[config] + (f" #{config[:8]}" if twice[labels[config]] > 1 else "")
         seeds = tuple(sorted(by_config[config], key=lambda run: run.record.seed))
         label = mark(label, oldest(cells[config], last) < last)
-        rows.append(Row(label, seeds, tuning=chosen_by.chosen.get(config)))
+        rows.append(RunRow(label, seeds, tuning=chosen_by.chosen.get(config)))
     limits = {name: _first(run.data.get(name) for run in runs) for name in BOUNDS}
     limits["chance"] = _chance(limits["chance"], runs, metrics)
-    bounds = tuple(Row(name, bound=limit) for name, limit in limits.items() if limit)
-    return Group(key, tuple(rows), bounds, tuple(shared), metrics)
+    bounds = tuple(RunRow(name, bound=limit) for name, limit in limits.items() if limit)
+    return RunGroup(key, tuple(rows), bounds, tuple(shared), metrics)
 
 
 def _own(run: RunRecord, searched: Collection[str]) -> set[str]:
@@ -284,9 +308,9 @@ def _first(values: Iterable[Any]) -> Any:
     return next((value for value in values if value), {})
 
 
-def _tell_apart(found: list[Group]) -> list[Group]:
+def _tell_apart(found: list[RunGroup]) -> list[RunGroup]:
     """Name in each table the settings, and parts of its key, that its namesakes have otherwise."""
-    family: dict[tuple[str, str | None, str], list[Group]] = {}
+    family: dict[tuple[str, str | None, str], list[RunGroup]] = {}
     for group in found:
         family.setdefault((group.key.dataset, group.key.llm, group.key.protocol), []).append(group)
     told = []
@@ -303,7 +327,7 @@ def _tell_apart(found: list[Group]) -> list[Group]:
     return told
 
 
-def _facts(group: Group) -> dict[str, Any]:
+def _facts(group: RunGroup) -> dict[str, Any]:
     """The key of a table and the settings common to its rows; controls, which are guests, left out."""
     return {
         **_settings([run for row in group.rows for run in row.runs if run.llm == group.key.llm]),
