@@ -1,0 +1,1 @@
+"""Recommenders without training, which stand beside trained rows: see `methods.controls.base`."""
