@@ -32,6 +32,11 @@ class Settings:
     """Draws of a step when candidates = sampled."""
     temperature: Annotated[float, Field(gt=0, le=100)] = 0.07
     """tau of Eq. 8."""
+    similarity: Literal["cosine", "dot"] = later("cosine")
+    """How a user state scores an item: by their cosine (Eq. 6) or by their dot product; the temperature
+    divides either."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = later(0.0)
+    """Share of the target's probability that is spread evenly over all softmax terms (arXiv 1512.00567)."""
     positive_in_denominator: bool = True
     """Whether the softmax of Eq. 8 has the positive among its terms (standard cross-entropy)."""
     mask_false_negatives: bool = True
@@ -57,12 +62,25 @@ class Settings:
     sequences: Literal["packed", "prefixes"] = "packed"
     """`packed` reads a sequence once and predicts at each position; `prefixes` reads every prefix anew. The
     pairs of prefix and target are the same; packed, all of a sequence share a batch, and its candidates."""
+    slide_window: Annotated[int, Field(ge=0, le=100_000)] = later(0)
+    """Augmentation: training reads every run of so many successive interactions of a user as a sequence of
+    its own, so that a target is predicted from histories of several lengths (arXiv 2403.11136); 0 is off."""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000_000)] = 256
     """Predictions (prefix, target) of a batch, over all processes."""
     accumulation: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Batches whose gradients make one optimiser step."""
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3e-4
     """Adam's learning rate."""
+    schedule: Literal["constant", "cosine"] = later("constant")
+    """The learning rate after the warm-up: constant, or a half cosine down to zero at the end of `epochs`."""
+    warmup_epochs: Annotated[float, Field(ge=0, le=1_000_000)] = later(0.0)
+    """Epochs in which the learning rate rises linearly to its value."""
+    weight_decay: Annotated[float, Field(ge=0, le=100)] = later(0.0)
+    """Decoupled weight decay of matrices and embeddings (AdamW; Loshchilov and Hutter 2019); biases and the
+    weights of LayerNorm have none."""
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = later(0.0)
+    """Decay of each step of an exponential moving average of the weights, which is validated and tested in
+    place of the last weights; 0 is off."""
     epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 200
     """Epochs at most."""
     patience: Annotated[int, Field(ge=0, le=1_000_000)] = 10

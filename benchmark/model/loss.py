@@ -79,7 +79,8 @@ class SoftmaxLoss(torch.autograd.Function):
 
     Only the first has gradients; what weighs nothing is in none of them. With `r` the target's logit and `n`
     the log of the sum over the negatives' exponentials, a prediction's loss is `softplus(n - r)` with the
-    positive in the denominator and `n - r` without. One without negatives teaches nothing.
+    positive in the denominator and `n - r` without. One without negatives teaches nothing. Label smoothing
+    by e adds e times what the target's logit is above the mean logit of all terms, the target included.
     """
 
     @staticmethod
@@ -99,6 +100,7 @@ class SoftmaxLoss(torch.autograd.Function):
         count = torch.zeros((), dtype=torch.int64, device=u.device)
         du, dv, d_columns = torch.empty_like(u), torch.empty_like(v), torch.zeros_like(columns)
         scale, cast = 1 / settings.temperature, columns.to(low)
+        smoothing = settings.label_smoothing
         held = max(1, CHUNK_SCORES.get(u.device.type, CHUNK_SCORES["cpu"]) // len(columns))
         n_columns = len(columns)
         buffer = u.new_empty(min(held, len(u)), -(-n_columns // ALIGNED) * ALIGNED)  # [held, C']
@@ -109,11 +111,14 @@ class SoftmaxLoss(torch.autograd.Function):
             torch.mm(scaled, columns.T, out=terms[:, :n_columns])  # [p, d] x [d, C] -> [p, C]
             terms[:, n_columns:] = -math.inf
             number, more = hide(terms[:, :n_columns], rows)
+            smoothed = _Smoothing(smoothing, terms[:, :n_columns], number) if smoothing else None
             weights, real = weight[rows], weight[rows] > 0  # [p] twice
             top = terms.amax(1, keepdim=True).clamp(min=torch.finfo(u.dtype).min)  # [p, 1]
             total = terms.sub_(top).exp_().sum(1)  # [p], at least 1 where there is a negative
             gap = top.squeeze(1) + total.log() + more - (scaled * v[rows]).sum(1)  # [p], n - r
             losses, share = _loss_of(gap, settings.positive_in_denominator)
+            if smoothed:
+                losses = losses + smoothed.losses((scaled * v[rows]).sum(1))
             objective += losses @ weights
             loss += losses @ real.to(losses.dtype)
             count += (number * real).sum()
@@ -124,6 +129,11 @@ class SoftmaxLoss(torch.autograd.Function):
                 du[rows] = (low_terms @ cast) * push - v[rows] * pull  # [p, C] x [C, d] -> [p, d]
                 dv[rows] = u[rows] * -pull
                 d_columns += low_terms.T @ (u[rows] * push).to(low)  # [C, p] x [p, d] -> [C, d]
+                if smoothed:
+                    more_du, more_dv, more_columns = smoothed.gradients(scaled, v[rows], columns, weights)
+                    du[rows] += more_du * scale
+                    dv[rows] += more_dv
+                    d_columns += more_columns
         ctx.save_for_backward(du, dv, d_columns)
         ctx.mark_non_differentiable(loss, count)
         return objective, loss, count
@@ -133,6 +143,33 @@ class SoftmaxLoss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Those computed in the forward pass, times that of the objective."""
         return *(one * gradients[0] for one in ctx.saved_tensors), None, None, None, None
+
+
+class _Smoothing:
+    """What label smoothing by `share` adds to some predictions' losses: share * (r - mean of all terms).
+
+    `terms` `[p, C]` are the scores of the candidates, -inf where one is no negative; `number` `[p]` counts
+    the negatives. A prediction without negatives adds nothing.
+    """
+
+    def __init__(self, share: float, terms: Tensor, number: Tensor) -> None:
+        self.open = (terms > -math.inf).to(terms.dtype)  # [p, C]
+        self.sum = terms.masked_fill(terms == -math.inf, 0).sum(1)  # [p]
+        self.factor = torch.where(number > 0, share / (number + 1), 0.0)  # [p]
+        self.number = number
+
+    def losses(self, target: Tensor) -> Tensor:
+        """`target` `[p]`, the targets' logits r: -> `[p]`."""
+        return self.factor * (self.number * target - self.sum)  # r - (r + sum) / (number + 1), times share
+
+    def gradients(
+        self, scaled: Tensor, v: Tensor, columns: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """By scaled user states and targets, `[p, d]` each, and columns `[C, d]`; `weights` `[p]`."""
+        factor = (self.factor * weights).unsqueeze(1)  # [p, 1]
+        number = self.number.unsqueeze(1)  # [p, 1]
+        by_user = factor * (number * v - self.open @ columns)  # [p, C] x [C, d] -> [p, d]
+        return by_user, factor * number * scaled, -(self.open.T @ (factor * scaled))  # [p, d] twice, [C, d]
 
 
 def _loss_of(gap: Tensor, positive: bool) -> tuple[Tensor, Tensor]:

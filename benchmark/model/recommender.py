@@ -48,16 +48,16 @@ class Recommender(nn.Module):
         device = table.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, enabled=False):
-            unit = normalise(table)  # [M, d]
+            scored = self.scored(table)  # [M, d]
             candidates = Candidates(
-                F.embedding(batch.candidate_rows, unit),
+                F.embedding(batch.candidate_rows, scored),
                 batch.candidates,
                 batch.candidate_users,
                 batch.candidate_group,
             )
             predictions = Predictions(
-                normalise(u),
-                F.embedding(batch.target_rows, unit),
+                self.scored(u),
+                F.embedding(batch.target_rows, scored),
                 batch.targets,
                 batch.users,
                 batch.own,
@@ -69,6 +69,10 @@ class Recommender(nn.Module):
             if auxiliary is not None:
                 objective = objective + auxiliary
         return StepLoss(objective, loss, terms)
+
+    def scored(self, x: Tensor) -> Tensor:
+        """User states or item embeddings as their dot product scores them, fp32: `[..., d]` -> `[..., d]`."""
+        return normalise(x) if self.settings.similarity == "cosine" else x.float()
 
     def embed(self, share: Share) -> Tensor:
         """Encode this process's share of the items and gather everybody's, with gradients: -> `[M, d]`."""

@@ -81,7 +81,7 @@ def _task(resolved: ResolvedRun, padding: int) -> Task:
     offsets, end = prepared.offsets.astype(np.int64), prepared.train_end.astype(np.int64)
     task = Task(
         Sequences(prepared.items.astype(np.int64), _twins(resolved), prepared.trained, padding),
-        training_rows(offsets, end, settings.window, settings.sequences),
+        training_rows(offsets, end, settings.window, settings.sequences, settings.slide_window),
         evaluation_rows(offsets, prepared.valid_at.astype(np.int64), settings.window),
         evaluation_rows(offsets, prepared.test_at.astype(np.int64), settings.window),
         offsets[:-1],

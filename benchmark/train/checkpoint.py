@@ -25,7 +25,7 @@ from benchmark.files import DamagedError, opening_checked, replacing_checked
 from benchmark.model.parallel import is_main, say
 from methods.errors import UserError
 
-FORMAT = 3
+FORMAT = 4
 """Raise it when a checkpoint holds other things: a run is then not taken up by code that it is not for."""
 
 

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.model.batch import Ints
-from benchmark.model.loss import normalise
 from benchmark.model.parallel import world_size
 from benchmark.model.recommender import Recommender
 from benchmark.results.metrics import Ranks
@@ -60,7 +59,8 @@ class Catalogue:
     embeddings: Tensor
     """`[R, d]`, as SASRec reads them."""
     scale: Tensor
-    """`[R]` what makes each embedding's length one: scores are scaled, so that there is no second matrix."""
+    """`[R]` what a score is multiplied by, nan where an embedding is not finite. For cosines it makes each
+    embedding's length one, so that there is no second matrix."""
     row: Tensor
     """`[I]` row of each item."""
     items: Tensor
@@ -108,9 +108,11 @@ def encode_catalogue(model: Recommender, data: Sequences, device: torch.device, 
         some = distinct[begin : begin + CHUNK_ITEMS]
         embeddings[begin : begin + len(some)] = model.embed(share_of(some, rank, world_size()))
     length = torch.linalg.vector_norm(embeddings, dim=1)  # [R]
+    cosine = model.settings.similarity == "cosine"
+    scale = 1 / length.clamp(min=1e-12) if cosine else torch.ones_like(length)  # [R], as `normalise`
     return Catalogue(
         embeddings,
-        1 / length.clamp(min=1e-12),  # as `normalise`
+        scale.where(length.isfinite(), math.nan),
         torch.from_numpy(row).to(device),
         torch.from_numpy(items).to(device, torch.float32),
     )
@@ -140,7 +142,7 @@ def _rank_chunk(
     targets = data.items[rows.start + rows.length]  # [u]
     history, counts = _history(data.items, rows, history_start, targets)  # [u, H]
     own, seen = catalogue.row[on_device(targets)], catalogue.row[on_device(history)]  # [u], [u, H]
-    whole = (normalise(u), own, seen, on_device(counts))
+    whole = (model.scored(u), own, seen, on_device(counts))
     parts = zip(*(torch.split(x, catalogue.users_at_once) for x in whole), strict=True)
     placed = torch.cat([_count(catalogue, *part) for part in parts])  # [u, 4]
     finite = u.isfinite().all(1) & (catalogue.scale > 0).all()  # [u]; nan is not above 0

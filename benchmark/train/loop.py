@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,10 +21,11 @@ from benchmark.model.parallel import average_gradients, start_alike, world_size
 from benchmark.model.recommender import Recommender
 from benchmark.results.metrics import metrics_of
 from benchmark.results.record import Certificate, Epoch, Metrics
-from benchmark.train.batches import EpochBatches, Sequences
+from benchmark.train.batches import EpochBatches, Sequences, total_steps
 from benchmark.train.checkpoint import Checkpoint, trained_part
 from benchmark.train.evaluate import NotFiniteError, UserRanks, evaluate
 from benchmark.train.liveness import Liveness, NotAliveError
+from benchmark.train.optimiser import AverageWeights, LearningRate, make_optimiser
 from benchmark.train.replay import Replay
 from benchmark.train.retry import MemoryRetry
 from benchmark.train.sequences import Rows
@@ -119,11 +120,15 @@ class Trainer:
         self.model = model
         self.precision: str = accelerator.mixed_precision
         self.clock, self.memory = Stopwatch(self.device), MemoryGauge(self.device)
-        groups = parameter_groups(model, settings.learning_rate)
-        self.trained = [parameter for group in groups for parameter in group["params"]]
-        start_alike(self.trained)
         # a fused step under a scaler skips what overflowed without reporting it
-        self.optimiser = accelerator.prepare(torch.optim.Adam(groups, fused=accelerator.scaler is None))
+        optimiser = make_optimiser(model, settings, fused=accelerator.scaler is None)
+        self.trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+        start_alike(self.trained)
+        self.optimiser = accelerator.prepare(optimiser)
+        self.learning_rate = LearningRate(
+            optimiser, settings, lambda: total_steps(task.train, task.sequences, settings, seed)
+        )
+        self.average = AverageWeights(self.trained, settings.average_decay)
         self.liveness = Liveness(model, self.optimiser)
         self.retry = MemoryRetry(model.encoder, accelerator, self.optimiser.zero_grad, log)
         self.replay = Replay(model, self.trained, accelerator, log)
@@ -168,10 +173,12 @@ class Trainer:
         average_gradients(self.trained)
         if self.settings.clip_norm:
             self.accelerator.clip_grad_norm_(self.trained, self.settings.clip_norm)
+        self.learning_rate.set(self.progress.step + 1)
         self.optimiser.step()
         if not self.optimiser.step_was_skipped:  # fp16 skips a step whose gradients overflow
             self.progress.step += 1
             self.model.method.after_step(self.progress.step)
+            self.average.update(self.progress.step)
         self.optimiser.zero_grad()
         return sums
 
@@ -191,7 +198,7 @@ class Trainer:
         with self.memory.phase("train"), self.clock.phase("train"):
             loss, progress.candidates = self.train_epoch(epoch)
         self._check_epoch(epoch, loss)
-        with self.memory.phase("eval"), self.clock.phase("eval"):
+        with self.memory.phase("eval"), self.clock.phase("eval"), self.average.applied():
             ranks = self.rank_users(self.task.valid)
         select_by = settings.select_by
         valid, valid_masked = (metrics_of(x, (select_by,))[select_by] for x in (ranks.raw, ranks.masked))
@@ -267,15 +274,20 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         weights = trained_part(self.model)
+        best = weights
+        if better and self.average.decay:
+            with self.average.applied():
+                best = {name: value.clone() for name, value in trained_part(self.model).items()}
         scaler = self.accelerator.scaler
         state = {
             "weights": weights,
             "optimiser": self.optimiser.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
             "progress": {**asdict(self.progress), "curve": [row.model_dump() for row in self.progress.curve]},
+            "average": self.average.state(),
             "ranks": {name: torch.from_numpy(value) for name, value in self.ranks.items()},
         }
-        self.checkpoint.save(state, self.progress.best_epoch, weights if better else None)
+        self.checkpoint.save(state, self.progress.best_epoch, best if better else None)
 
     def _resume(self) -> None:
         state = self.checkpoint.load(self.model)
@@ -284,17 +296,10 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.average.load(state["average"])
         saved = state["progress"]
         self.progress = TrainingProgress(**{**saved, "curve": [Epoch(**row) for row in saved["curve"]]})
         self.ranks = {name: value.numpy() for name, value in state["ranks"].items()}
         self.model.encoder.chunk_tokens = self.progress.chunk_tokens
         self.model.encoder.halvings = self.progress.halvings
         self.log(f"going on after epoch {self.progress.epoch} of {self.checkpoint.folder}")
-
-
-def parameter_groups(model: Recommender, lr: float) -> list[dict[str, Any]]:
-    """The method's groups, and one for SASRec and the id embedding."""
-    own = {id(parameter) for parameter in model.method.parameters()}
-    shared: list[Tensor] = [parameter for parameter in model.parameters() if id(parameter) not in own]
-    own_groups = [{**group, "params": list(group["params"])} for group in model.method.param_groups(lr)]
-    return [*own_groups, {"params": shared, "lr": lr}]

@@ -38,25 +38,34 @@ class Rows:
         return Rows(self.user[index], self.start[index], self.length[index], self.first[index])
 
 
-def training_rows(offsets: Ints, train_end: Ints, window: int, mode: str) -> Rows:
+def training_rows(offsets: Ints, train_end: Ints, window: int, mode: str, slide: int = 0) -> Rows:
     """Rows of all training pairs: item j of a training sequence from at most `window` items before it.
 
     `offsets` `[U + 1]` delimits users in the flat array, `train_end` `[U]` counts training interactions.
     A packed user is one row while the prefix grows up to `window`, then one row per further target, so
     that each target has exactly the history that its literal prefix has.
+
+    With `slide`, every run of `slide` successive interactions of a user is read as a sequence of its own
+    (slide-window augmentation, arXiv 2403.11136), so that a target occurs after several lengths of history.
     """
-    begin = offsets[:-1]
-    pairs = np.maximum(train_end - 1, 0)
+    owner = np.arange(len(train_end))  # user of each sequence; without augmentation a user has one
+    begin, length = offsets[:-1], train_end
+    if slide:
+        runs = np.maximum(length - slide, 0) + 1
+        owner = np.repeat(owner, runs)
+        begin = begin[owner] + np.arange(runs.sum()) - np.repeat(np.cumsum(runs) - runs, runs)
+        length = np.minimum(length[owner], slide)
+    pairs = np.maximum(length - 1, 0)
     growing = np.minimum(pairs, window) if mode == "packed" else np.zeros_like(pairs)
     whole = np.flatnonzero(growing)
-    head = Rows(whole, begin[whole], growing[whole], np.zeros_like(whole))
+    head = Rows(owner[whole], begin[whole], growing[whole], np.zeros_like(whole))
     rest = pairs - growing
-    user = np.repeat(np.arange(len(pairs)), rest)
+    sequence = np.repeat(np.arange(len(pairs)), rest)
     # position within the sequence of the target of each further row
     rank = np.arange(rest.sum()) - np.repeat(np.cumsum(rest) - rest, rest)
-    target = growing[user] + 1 + rank
-    length = np.minimum(target, window)
-    tail = Rows(user, begin[user] + target - length, length, length - 1)
+    target = growing[sequence] + 1 + rank
+    history = np.minimum(target, window)
+    tail = Rows(owner[sequence], begin[sequence] + target - history, history, history - 1)
     return Rows(
         *(np.concatenate([getattr(head, f), getattr(tail, f)]) for f in ("user", "start", "length", "first"))
     )
