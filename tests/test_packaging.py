@@ -36,6 +36,8 @@ def test_the_wheel_holds_recipes_and_published_figures(tmp_path: Path) -> None:
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
+    (copy / "datasets/new").mkdir()  # a folder is all that a new recipe needs
+    (copy / "datasets/new/recipe.toml").write_text('summary = "new"\n')
     build = "from setuptools import setup; setup()"
     command = [sys.executable, "-c", build, "-q", "build_py", "--build-lib", str(tmp_path / "site")]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
@@ -43,7 +45,7 @@ def test_the_wheel_holds_recipes_and_published_figures(tmp_path: Path) -> None:
 
     site = tmp_path / "site"
     recipes = {path.parent.name for path in (site / "benchmark/recipes").glob("*/recipe.toml")}
-    assert recipes == {path.parent.name for path in (ROOT / "datasets").glob("*/recipe.toml")}
+    assert recipes == {"new", *(path.parent.name for path in (ROOT / "datasets").glob("*/recipe.toml"))}
     assert (site / "benchmark/paper/tables.toml").is_file()
     assert sorted(path.name for path in site.iterdir()) == ["benchmark", "methods"]
 

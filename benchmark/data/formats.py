@@ -5,39 +5,85 @@ Only the standard library is imported here, so that listing datasets is quick.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from methods.errors import UserError
+from methods.plugins import BROKEN, offered, one_line
 
 COLUMNS = ("user_id", "item_id", "timestamp")
 """Columns of the interactions; the items have `item_id` and texts."""
-
-
 ROLES = {
     "amazon-2014": ("interactions", "items"),
     "amazon-2018": ("interactions", "items"),
     "amazon-2023": ("interactions", "items"),
     "movielens": ("archive",),
 }
-"""Formats of files as their publishers hand them out, and what each file is for."""
-
-
-SEPARATED = ("tsv", "csv")
-"""Formats whose separator can be named."""
-
-
-MAPPED = (*SEPARATED, "parquet", "recbole")
-"""Formats whose columns may have other names."""
-
-
+"""Formats of files as their publishers provide them, and what each file is for."""
 PAIRS = {
     "tsv": ("interactions.tsv", "items.tsv"),
     "csv": ("interactions.csv", "items.csv"),
     "parquet": ("interactions.parquet", "items.parquet"),
 }
 """Files of the plain formats. Those of text may be gzipped, with `.gz` at the end of the name."""
-FORMATS = (*PAIRS, "recbole", "unisrec")
+SUFFIXES = {
+    "recbole": {"interactions": ".inter", "items": ".item"},
+    "unisrec": {
+        **{part: f".{part}.inter" for part in ("train", "valid", "test")},
+        **{part: f".{part}" for part in ("text", "item2index", "user2index")},
+    },
+}
+"""Files of the other formats: role -> what follows the name of the dataset."""
+FORMATS = (*PAIRS, *SUFFIXES)
 """Formats whose files are recognised in a folder."""
+BUILT_IN = ("auto", *FORMATS, *ROLES, "synthetic")
+"""Formats that need no other package, and that none can replace."""
+SEPARATED = ("tsv", "csv")
+"""Formats whose separator can be named."""
+MAPPED = (*SEPARATED, "parquet", "recbole")
+"""Formats whose columns may have other names."""
+GROUP = "adaptrec.readers"
+"""Entry points of other packages: name of a format -> its `Reader`."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How another package reads a format."""
+
+    files: Mapping[str, str]
+    """Role -> name of its file in the folder of the dataset."""
+    read: Callable[..., Any]
+    """`read(files, recipe, repairs) -> RawData` (`benchmark.data.raw`); `files` maps each role to a path."""
+    version: int = 1
+    """To be raised when the same files give another result, so that they are prepared again."""
+
+
+def format_names() -> list[str]:
+    """The formats that a recipe can name; imports no other package."""
+    return list(dict.fromkeys([*BUILT_IN, *(point.name for point in offered(GROUP))]))
+
+
+@cache
+def load_reader(name: str) -> tuple[Reader, str]:
+    """Another package's reader of a format, and what to call it in a message.
+
+    Raises `UserError` where there is none, or where it cannot be used.
+    """
+    point = next((point for point in offered(GROUP) if point.name == name), None)
+    if point is None:
+        raise UserError(f"no installed package reads the format '{name}'; install the one that does.")
+    package = point.dist.name if point.dist else "an unknown package"
+    title = f"reader '{name}' of {package} ({point.value})"
+    try:
+        reader = point.load()
+    except BROKEN as error:
+        raise UserError(f"{title} cannot be imported: {one_line(error)}.") from error
+    if not isinstance(reader, Reader) or not reader.files:
+        raise UserError(f"{title} must be an instance of benchmark.data.formats.Reader with files.")
+    return reader, title
 
 
 def folder_files(folder: Path, kind: str) -> dict[str, Path]:
@@ -46,16 +92,11 @@ def folder_files(folder: Path, kind: str) -> dict[str, Path]:
         roles = dict(
             zip(("interactions", "items"), (_plain(folder, name) for name in PAIRS[kind]), strict=True)
         )
-    else:
-        suffixes = {
-            "recbole": {"interactions": ".inter", "items": ".item"},
-            "unisrec": {
-                **{part: f".{part}.inter" for part in ("train", "valid", "test")},
-                **{part: f".{part}" for part in ("text", "item2index", "user2index")},
-            },
-        }[kind]
+    elif kind in SUFFIXES:
         stem = _stem(folder, kind)
-        roles = {role: folder / f"{stem}{suffix}" for role, suffix in suffixes.items()}
+        roles = {role: folder / f"{stem}{suffix}" for role, suffix in SUFFIXES[kind].items()}
+    else:
+        roles = {role: folder / name for role, name in load_reader(kind)[0].files.items()}
     missing = [path.name for path in roles.values() if not path.is_file()]
     if missing:
         wanted = ", ".join(path.name for path in roles.values())
@@ -66,7 +107,7 @@ def folder_files(folder: Path, kind: str) -> dict[str, Path]:
 def formats_in(folder: Path) -> list[str]:
     """The formats of which `folder` holds files."""
     found = [kind for kind, names in PAIRS.items() if any(_plain(folder, name).is_file() for name in names)]
-    return found + [kind for kind in ("recbole", "unisrec") if _stems(folder, kind)]
+    return found + [kind for kind in SUFFIXES if _stems(folder, kind)]
 
 
 def detect(folder: Path) -> str:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from benchmark.data import filters
 from benchmark.data.amazon import EDITIONS, read_amazon
 from benchmark.data.movielens import read_movielens
-from benchmark.data.raw import RawData
+from benchmark.data.raw import RawData, read_external
 from benchmark.data.recipe import Recipe
 from benchmark.data.scratch import Scratch, scratch
 from benchmark.data.staging import Staged, stage
@@ -96,6 +96,8 @@ def read(recipe: Recipe, files: Mapping[str, Path]) -> tuple[RawData, dict[str, 
 
         drawn = generate(recipe)
         return drawn.raw, drawn.ceiling
+    if recipe.format not in _READERS:
+        return read_external(files, recipe), None
     return _READERS[recipe.format](files, recipe, Counter()), None
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from benchmark.config import digest
 from benchmark.data.checksums import remembered_digest
 from benchmark.data.download import input_files, record_checksums, recorded_digests
+from benchmark.data.formats import BUILT_IN, load_reader
 from benchmark.data.paths import all_here
 from benchmark.data.pipeline import Begin, Built, build
 from benchmark.data.recipe import Recipe
@@ -242,9 +243,11 @@ def describe(prepared: Prepared) -> str:
 
 def _key(recipe: Recipe, inputs: Mapping[str, str]) -> str:
     """`inputs`: role -> SHA-256 of the file."""
-    return digest(
-        {"options": _options(recipe), "inputs": inputs, "format": _FORMATS.get(recipe.format, FORMAT)}
-    )
+    version: Any = _FORMATS.get(recipe.format, FORMAT)
+    if recipe.format not in BUILT_IN:
+        reader, title = load_reader(recipe.format)
+        version = [version, title, reader.version]
+    return digest({"options": _options(recipe), "inputs": inputs, "format": version})
 
 
 def _options(recipe: Recipe) -> dict[str, Any]:

@@ -9,19 +9,24 @@ number of rows needs the memory of one batch.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from benchmark.data.formats import load_reader
 from benchmark.data.recipe import Recipe
 from methods.errors import UserError
+from methods.plugins import BROKEN, one_line
 
 Batches = Iterable[Any]
 """Of `pyarrow.RecordBatch`."""
@@ -61,6 +66,63 @@ class RawData:
     """The same for a row of `items`."""
     repairs: Counter[str] = field(default_factory=Counter)
     """Repair -> how often it was made; complete once both streams are consumed."""
+
+
+def read_external(files: Mapping[str, Path], recipe: Recipe) -> RawData:
+    """Read with another package's reader; an error in it is one line that names it."""
+    reader, title = load_reader(recipe.format)
+    with _errors_of(title):
+        raw = reader.read(files, recipe, Counter())
+        if not isinstance(raw, RawData):
+            raise TypeError(f"it returned {type(raw).__name__}, not RawData")
+    names, numbers = {pa.string()}, {pa.int64()}
+    items = {"item_id": names, "text": names, "row": numbers}
+    times = {*numbers, pa.float64()}
+    interactions = {"user_id": names, "item_id": names, "timestamp": times, "row": numbers}
+    return replace(
+        raw,
+        interactions=_checked_batches(raw.interactions, interactions, title),
+        items=_checked_batches(raw.items, items, title),
+        place=_errors_of(title)(raw.place),
+        item_place=_errors_of(title)(raw.item_place),
+    )
+
+
+@contextmanager
+def _errors_of(title: str) -> Iterator[None]:
+    """Turn what the code of another package raises into one line that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except BROKEN as error:
+        raise UserError(f"{title} failed: {one_line(error)}.") from error
+
+
+def _checked_batches(batches: Batches, types: Mapping[str, set[Any]], title: str) -> Iterator[Any]:
+    """The batches; raises `UserError` for one that `RawData` does not allow, and where there is none."""
+    last, count = -math.inf, 0
+    with _errors_of(title):
+        for batch in batches:
+            for name, allowed in types.items():
+                column = batch.column(name)
+                if column.type not in allowed or column.null_count:
+                    nulls = " with nulls" if column.null_count else ""
+                    names = " or ".join(sorted(map(str, allowed)))
+                    raise TypeError(f"the column {name} is {column.type}{nulls}; it must be {names}")
+                if name.endswith("_id") and pc.any(pc.equal(column, "")).as_py():
+                    raise ValueError(f"a value of {name} is empty")
+                if pa.types.is_floating(column.type) and not pc.all(pc.is_finite(column)).as_py():
+                    raise ValueError(f"a value of {name} is not finite")
+            if "timestamp" in types and len(batch):
+                rows = np.asarray(batch.column("row"))
+                if rows[0] <= last or (np.diff(rows) <= 0).any():
+                    raise ValueError("the rows of the interactions do not ascend")
+                last = rows[-1]
+            count += len(batch)
+            yield batch.select(list(types))
+        if not count:
+            raise ValueError(f"it found no {'interactions' if 'timestamp' in types else 'items'}")
 
 
 def interactions_batch(user_id: Any, item_id: Any, timestamp: Any, row: Any) -> Any:

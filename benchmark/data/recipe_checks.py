@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.data.formats import COLUMNS, FORMATS, MAPPED, ROLES, SEPARATED
+from benchmark.data.formats import BUILT_IN, COLUMNS, MAPPED, ROLES, SEPARATED, format_names
 from benchmark.data.paths import file_name, shortened
 from methods.errors import UserError, unknown
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "format": ("auto", *FORMATS, *ROLES, "synthetic"),
+    "format": BUILT_IN,
     "no_text": ("drop", "keep"),
     "repeats": ("keep", "first"),
     "duplicate_reviews": ("keep", "drop"),
@@ -45,8 +45,9 @@ _TABLES = ("settings", "synthetic", "expected", "download")
 def check(key: str, value: Any, path: Path) -> None:
     """Raise `UserError` for a value of the wrong type or out of range."""
     if key in CHOICES:
-        if value not in CHOICES[key]:
-            raise unknown(f"value of {key} in {path}:", value, CHOICES[key])
+        if value not in CHOICES[key] and (key != "format" or value not in format_names()):
+            allowed = format_names() if key == "format" else CHOICES[key]
+            raise unknown(f"value of {key} in {path}:", value, allowed)
         return
     good, want = _validity(key, value)
     if not good:
