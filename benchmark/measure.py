@@ -1,4 +1,4 @@
-"""Clocks and memory gauges: synchronised, slowest process, reset per phase, null where not measurable."""
+"""Measure time and memory of phases, and describe the machine. What cannot be measured is None."""
 
 from __future__ import annotations
 
@@ -157,12 +157,12 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException, limit: int) -> str:
-    """What `error` says, on one line of at most `limit` characters; its kind where it says nothing."""
+    """The message of `error` on one line of at most `limit` characters; its type if it has no message."""
     return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
 def environment(device: torch.device, precision: str, world_size: int) -> Environment:
-    """Facts about the machine and the code that made a run."""
+    """The machine and the code that made a run."""
     commit, dirty = _git_state()
     return Environment(
         python=platform.python_version(),
@@ -228,7 +228,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def pick_device() -> torch.device:
-    """The GPU of this process where there is one, else the CPU."""
+    """The GPU of this process if it has one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -95,13 +95,13 @@ def test_what_fits_into_memory_is_not_run_again(
         found[name] = run(tmp_path / name, 2)
     (kept, roomy), (again, short) = found["fits"], found["short"]
     assert kept == pytest.approx(again, rel=1e-5), "the same masks of dropout, whatever is run again"
-    assert roomy.encoder.again == 0 and roomy.encoder.kept_tokens > 1e6
-    assert short.encoder.again > 0 and short.encoder.kept_tokens == 2 * CHUNK
+    assert roomy.encoder.encoded_again == 0 and roomy.encoder.kept_tokens > 1e6
+    assert short.encoder.encoded_again > 0 and short.encoder.kept_tokens == 2 * CHUNK
     assert roomy.encoder.chunk_tokens == short.encoder.chunk_tokens == CHUNK
     tight = found["none"][1].encoder
     assert tight.inputs.lengths is not None
     assert tight.chunk_tokens == tight.inputs.lengths.max() < CHUNK, "nothing less holds one text"
-    assert (tight.kept_tokens, tight.again) == (0, tight.encoded)
+    assert (tight.kept_tokens, tight.encoded_again) == (0, tight.encoded)
 
 
 def test_shares_of_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +117,7 @@ def test_a_chunk_size_that_is_given_is_taken(tmp_path: Path, monkeypatch: pytest
     small_chunks(monkeypatch, LARGE)
     _, model = run(tmp_path, 1, chunk_tokens=30)
     assert (model.encoder.chunk_tokens, model.encoder.kept_tokens) == (30, 0)
-    assert model.encoder.again == model.encoder.encoded
+    assert model.encoder.encoded_again == model.encoder.encoded
 
 
 def test_a_run_goes_on_under_other_memory(
@@ -128,7 +128,7 @@ def test_a_run_goes_on_under_other_memory(
     run(tmp_path / "parts", 1)
     small_chunks(monkeypatch, one_chunk)
     parts, model = run(tmp_path / "parts", 3)
-    assert model.encoder.again > 0
+    assert model.encoder.encoded_again > 0
     assert parts == pytest.approx(whole, rel=1e-5)
 
 

@@ -113,7 +113,7 @@ def test_a_step_that_one_chunk_could_hold_is_not_run_twice() -> None:
     model = token_recommender(settings, WORLD, "lora")
     calls = count_calls(model)
     step(model, first_batch(settings))
-    assert sum(calls) == model.encoder.encoded and model.encoder.again == 0
+    assert sum(calls) == model.encoder.encoded and model.encoder.encoded_again == 0
 
 
 @pytest.mark.parametrize("sequences", ["packed", "prefixes"])

@@ -71,11 +71,11 @@ class CacheEntry:
         return self.folder / "states.json"
 
     def unfinished(self, layers: Iterable[int], plan: str) -> Path:
-        """Folder for the work of `plan` on `layers` until they are there; its name has a bit a layer."""
+        """Folder for the work of `plan` on `layers` until they are complete; its name has a bit a layer."""
         return self.folder / f"parts-{_bits(layers):x}-{plan}"
 
     def ensure(self, layers: Sequence[int], compute: Callable[[list[int]], None]) -> bool:
-        """Have `compute` add those of `layers` that are missing: -> whether there were none."""
+        """Let `compute` add those of `layers` that are missing; returns whether none were."""
         if not self.missing(layers, warn=False):
             self._remove_finished()
             return True
@@ -90,14 +90,14 @@ class CacheEntry:
         return not missing
 
     def _remove_finished(self) -> None:
-        """Remove work on layers that are all there: of a process that was killed before it could."""
+        """Remove work folders whose layers are complete: a process was killed before it removed them."""
         if not (folders := list(self.folder.glob("parts-*"))):
             return
-        there = _bits(map(int, self._read_sidecar(warn=False)["layers"]))
+        complete = _bits(map(int, self._read_sidecar(warn=False)["layers"]))
         with suppress(OSError), FileLock(self.folder.with_suffix(".lock"), timeout=0):
             for folder in folders:
                 bits = re.fullmatch("parts-([0-9a-f]+)-.+", folder.name)
-                if bits and not int(bits[1], 16) & ~there:
+                if bits and not int(bits[1], 16) & ~complete:
                     shutil.rmtree(folder)
 
     def _log_wait(self) -> None:
@@ -133,7 +133,7 @@ class CacheEntry:
         return absent
 
     def holds(self, layer: int) -> bool:
-        """Whether `layer` seems to be there; its digest is not checked."""
+        """Whether the file of `layer` exists; its digest is not checked."""
         return str(layer) in self._read_sidecar(warn=False)["layers"] and self.file(layer).is_file()
 
     def read(self, layer: int) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Which language models there are, and where their files come from.
+"""The known language models, and where their files come from.
 
 A model is named by a short name of `llms.toml`, a hub id (`org/model` or `org/model@revision`), or a folder.
 Only safetensors are read, no pickles, and no code that comes with a model is run.
@@ -71,7 +71,7 @@ class LLM:
         return path_component(self.name)
 
     def details(self) -> dict[str, object]:
-        """What a run record says about the model: JSON-able, and the same on every machine."""
+        """The fields of a run record about the model: JSON-able, and the same on every machine."""
         return {
             "name": self.name,
             "source": self.source,

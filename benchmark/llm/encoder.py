@@ -305,9 +305,9 @@ class FrozenMatrices:
 
 def held_in(module: nn.Module) -> str | None:
     """The 16-bit precision in which `module` holds some of its frozen parameters; None where it does not."""
-    found = {
+    dtypes = {
         str(parameter.dtype).removeprefix("torch.")
         for parameter in module.parameters()
         if not parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16)
     }
-    return ", ".join(sorted(found)) or None
+    return ", ".join(sorted(dtypes)) or None

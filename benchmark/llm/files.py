@@ -37,7 +37,7 @@ TOKENIZER_FILES = (
 )
 """All that a tokenizer may read; their digest is part of a cache key."""
 HUB_TIMEOUT = 5.0
-"""Seconds to wait for the hub's first answer: without a network, say so soon."""
+"""Seconds to wait for the hub's first answer, so that a missing network is reported soon."""
 
 
 def cached(entry: Mapping[str, Any]) -> Path:

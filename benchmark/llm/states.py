@@ -77,24 +77,24 @@ def load_states(
     taken up again, and several processes that want the same states compute them once. Raises `UserError` for
     a bad layer, pooling, dtype or text.
     """
-    wanted = tuple(layers)
-    check_layers(wanted, llm)
-    if not wanted or len(set(wanted)) != len(wanted):
-        raise UserError(f"layers must be distinct and at least one, got {list(wanted)}")
+    layers = tuple(layers)
+    check_layers(layers, llm)
+    if not layers or len(set(layers)) != len(layers):
+        raise UserError(f"layers must be distinct and at least one, got {list(layers)}")
     if dtype not in DTYPES:
         raise unknown("states dtype", dtype, DTYPES)
     if not texts:
         raise UserError("there are no item texts to encode")
     entry = entry_of(texts, llm, pooling, dtype, cache)
     hit = entry.ensure(
-        wanted, lambda absent: _compute(entry, texts, llm, absent, dtype, torch.device(device))
+        layers, lambda absent: _compute(entry, texts, llm, absent, dtype, torch.device(device))
     )
-    values, mean = _read(entry, wanted)
-    statistics = read_statistics(entry.passes(wanted)[0].get(TEXTS))
+    values, mean = _read(entry, layers)
+    statistics = read_statistics(entry.passes(layers)[0].get(TEXTS))
     if statistics is None:  # a cache that was made before tokens were counted
         statistics = load_tokens(texts, llm).statistics
-        entry.amend(wanted, {TEXTS: statistics.stored()})
-    return States(values, mean, wanted, entry.folder.name, entry.seconds(wanted), hit, statistics)
+        entry.amend(layers, {TEXTS: statistics.stored()})
+    return States(values, mean, layers, entry.folder.name, entry.seconds(layers), hit, statistics)
 
 
 def entry_of(texts: Sequence[str], llm: LLM, pooling: str, dtype: str, cache: Path) -> CacheEntry:
@@ -124,9 +124,9 @@ def _key(texts: Sequence[str], llm: LLM, pooling: str, dtype: str) -> dict[str, 
 
 def _read(entry: CacheEntry, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
     """States about their mean `[I, A, D]` (one layer stays memory-mapped), and the mean `[A, D]`."""
-    found = [entry.read(layer) for layer in layers]
-    states = [file["states"] for file in found]  # A of [I, D]
-    mean = torch.stack([file.get("mean", torch.zeros(states[0].shape[1])) for file in found])  # [A, D]
+    files = [entry.read(layer) for layer in layers]
+    states = [file["states"] for file in files]  # A of [I, D]
+    mean = torch.stack([file.get("mean", torch.zeros(states[0].shape[1])) for file in files])  # [A, D]
     return (states[0][:, None] if len(states) == 1 else torch.stack(states, dim=1)), mean  # [I, A, D]
 
 

@@ -33,7 +33,7 @@ FORMAT = 1
 """Raise it when token-level states are computed or stored differently: older caches are then not found."""
 GIB = 2**30
 SPARE = GIB
-"""Bytes of a disk that stay free: others write there too."""
+"""Bytes of a disk that stay free for other programs."""
 log = logging.getLogger(__name__)
 
 
@@ -73,15 +73,15 @@ class TokenStates:
             else:
                 log.warning(
                     "the token-level states (%s) stay on the host: %s has %s free",
-                    _in_words(values.nbytes), device, _in_words(free),
+                    _readable(values.nbytes), device, _readable(free),
                 )  # fmt: skip
         return replace(self, tokens=self.tokens.to(device), values=values, centre=self.centre.to(device))
 
     def hidden_batch(self, items: Tensor, width: int) -> tuple[Tensor, Tensor]:
         """Like `Tokens.batch`: `hidden` `[m, T = width, D]` fp32, zero where padded, and `attention_mask`."""
         rows, real = self.tokens.places(items, width)  # [m, T] twice
-        found = self.values[rows.to(self.values.device)].to(items.device)  # [N, D] at [m, T] -> [m, T, D]
-        hidden = found.float()
+        states = self.values[rows.to(self.values.device)].to(items.device)  # [N, D] at [m, T] -> [m, T, D]
+        hidden = states.float()
         hidden[:, 0] += self.centre[0]
         hidden[:, 1:] += self.centre[1]
         return hidden.mul_(real[:, :, None]), real.long()
@@ -99,9 +99,9 @@ def load_token_states(
     check_layers((layer,), llm)
     entry = entry_of(tokens, llm, dtype, cache)
     hit = entry.ensure((layer,), lambda _: _compute(entry, tokens, llm, layer, dtype, torch.device(device)))
-    found = entry.read(layer)
+    tensors = entry.read(layer)
     seconds = entry.seconds((layer,))
-    return TokenStates(tokens, found["states"], found["centre"], layer, entry.folder.name, seconds, hit)
+    return TokenStates(tokens, tensors["states"], tensors["centre"], layer, entry.folder.name, seconds, hit)
 
 
 def token_states_bytes(tokens: Tokens, llm: LLM, dtype: str) -> int:
@@ -118,19 +118,19 @@ def keep_token_states(
     dtype: str,
     cache: Path,
 ) -> tuple[bool, str]:
-    """Whether to keep the states of `layer` on disk, and one line that says so and why, for the log.
+    """Whether to keep the states of `layer` on disk, and a line for the log with the reason.
 
-    `auto` keeps them where they are there already, or take up at most `limit_gib` GiB and fit on the disk of
-    `cache`. Raises `UserError` where `on` cannot fit. Decide in one process and tell the others: free space
-    changes as one of them writes.
+    `auto` keeps them if they exist already, or take up at most `limit_gib` GiB and fit on the disk of
+    `cache`. Raises `UserError` where `on` cannot fit. Call it in one process and broadcast the result:
+    free space changes as a process writes.
     """
     what = f"token-level states of {llm.name} behind layer {layer}"
     if choice == "off":
         return False, f"{what} are not kept (lower_states=off): the layers below run anew each time"
     size, free = token_states_bytes(tokens, llm, dtype), free_bytes(cache)
-    room = f"{_in_words(size)}, {_in_words(free)} free in {cache}"
+    room = f"{_readable(size)}, {_readable(free)} free in {cache}"
     if entry_of(tokens, llm, dtype, cache).holds(layer):
-        return True, f"{what} are on disk already ({_in_words(size)})"
+        return True, f"{what} are on disk already ({_readable(size)})"
     if not writable(cache):
         if choice == "on":
             raise lacks(cache, what)
@@ -138,21 +138,21 @@ def keep_token_states(
     if size + SPARE > free:
         if choice == "on":
             raise UserError(
-                f"{what} do not fit on the disk ({room}, of which {_in_words(SPARE)} must stay free);"
+                f"{what} do not fit on the disk ({room}, of which {_readable(SPARE)} must stay free);"
                 " free some, set ADAPTREC_CACHE to a larger disk, or take lower_states=off"
             )
         return False, f"{what} are not kept: they do not fit on the disk ({room})"
     if choice == "auto" and size > limit_gib * GIB:
-        return False, f"{what} are not kept: {_in_words(size)} is more than lower_states_gib={limit_gib:g}"
+        return False, f"{what} are not kept: {_readable(size)} is more than lower_states_gib={limit_gib:g}"
     return True, f"{what} are kept on disk ({room})"
 
 
-def _in_words(size: float) -> str:
+def _readable(size: float) -> str:
     return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.1f} MiB"
 
 
 def free_bytes(cache: Path) -> int:
-    """Free bytes on the disk of a folder that need not be there yet."""
+    """Free bytes on the disk of a folder that need not exist."""
     return shutil.disk_usage(nearest(cache)).free
 
 
@@ -163,7 +163,7 @@ def _dtype(name: str) -> torch.dtype:
 
 
 def entry_of(tokens: Tokens, llm: LLM, dtype: str, cache: Path) -> CacheEntry:
-    """The cache entry. Its key has the tokens themselves: what made them matters no more."""
+    """The cache entry. Its key has the tokens, and so needs neither texts nor tokenizer."""
     _dtype(dtype)
     ids = tokens.ids.cpu().numpy()
     key = {
@@ -204,7 +204,7 @@ def _compute(
         shutil.rmtree(folder)
         raise UserError(
             f"the disk of {entry.folder.parent} is full: token-level states need"
-            f" {_in_words(token_states_bytes(tokens, llm, dtype))}; free some, set ADAPTREC_CACHE"
+            f" {_readable(token_states_bytes(tokens, llm, dtype))}; free some, set ADAPTREC_CACHE"
             " to a larger disk, or take lower_states=off"
         ) from error
     file.path.replace(entry.file(layer))

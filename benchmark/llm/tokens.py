@@ -138,7 +138,7 @@ class Tokens:
 
 
 def load_tokens(texts: Sequence[str], llm: LLM) -> Tokens:
-    """Tokenise the catalogue `texts` `[I]`, cut at `llm.max_tokens`; the log says how many were cut.
+    """Tokenise the catalogue `texts` `[I]`, cut at `llm.max_tokens`; logs how many were cut.
 
     Raises `UserError` where there is no text, a text has no token, or the embedding no row for a token.
     """
@@ -150,11 +150,11 @@ def load_tokens(texts: Sequence[str], llm: LLM) -> Tokens:
     distinct = list(row)
     flat, lengths, sequences = [], [], []
     for begin in range(0, len(distinct), BLOCK):
-        found = encoder.tokenize(tokenizer, distinct[begin : begin + BLOCK], llm.max_tokens, begin)
-        lengths.append(np.fromiter(map(len, found), np.int64, len(found)))
-        flat.append(np.fromiter(chain.from_iterable(found), np.int32, int(lengths[-1].sum())))
-        # 64 bits tell the sequences of even 10 million texts apart (two would be taken for one once in 10^5)
-        sequences.append(np.fromiter(map(hash, map(tuple, found)), np.int64, len(found)))
+        block = encoder.tokenize(tokenizer, distinct[begin : begin + BLOCK], llm.max_tokens, begin)
+        lengths.append(np.fromiter(map(len, block), np.int64, len(block)))
+        flat.append(np.fromiter(chain.from_iterable(block), np.int32, int(lengths[-1].sum())))
+        # 64 bits suffice: the chance that two of 10 million different sequences are taken for equal is 10^-5
+        sequences.append(np.fromiter(map(hash, map(tuple, block)), np.int64, len(block)))
         _check_rows(flat[-1], vocabulary, llm)
     text_rows = np.fromiter((row[text] for text in texts), np.int64, len(texts))  # [I]
     statistics = _statistics(tokenizer, flat, np.concatenate(sequences), text_rows)

@@ -1,4 +1,4 @@
-"""How the texts of a step are cut into chunks, and for how many tokens there is memory.
+"""Split the texts of a step into chunks, and estimate the tokens that fit into memory.
 
 Symbols in shape comments: `m` texts, `K` distinct lengths.
 """
@@ -21,14 +21,14 @@ from benchmark.model.parallel import world_size
 MOST_TOKENS = {"cpu": 4_096, "cuda": 65_536}
 """Tokens of a chunk, padding included, beyond which a device gains nothing."""
 CHUNK_COST = {"cpu": 64, "cuda": 8_192}
-"""What a chunk costs beside its tokens, in tokens: what a device idles or repeats for each."""
+"""Fixed cost of a chunk, in tokens: the time that a device idles or repeats for each."""
 PROBE_TOKENS = 4_096
-"""Tokens of the chunk that memory is measured on, at most."""
+"""Most tokens of the chunk on which memory is measured."""
 CHUNK_SHARE, STEP_SHARE = 0.25, 0.5
 """Shares of a GPU's free memory that the graphs of one chunk, and of all chunks of a step, may take. The rest
-is for what comes and goes in a chunk and for all else: SASRec, the loss, gradients."""
+is for temporary tensors, SASRec, the loss and gradients."""
 HOST_SHARE = 0.5
-"""How much of these shares the host's memory gives: others live there too, and want of it ends a process."""
+"""Factor on these shares for host memory: other programs use it, and a process that exceeds it is killed."""
 
 
 def length_chunks(lengths: Ints, budget: int, cost: int) -> list[Ints]:
@@ -59,11 +59,11 @@ def length_chunks(lengths: Ints, budget: int, cost: int) -> list[Ints]:
 
 
 class GraphBytes(saved_tensors_hooks):
-    """While active, adds up the bytes of all that graphs keep for a backward pass, weights apart."""
+    """While active, adds up the bytes that graphs keep for a backward pass, without weights."""
 
     def __init__(self, module: nn.Module) -> None:
         self.total = 0
-        self._seen = {one.untyped_storage().data_ptr() for one in (*module.parameters(), *module.buffers())}
+        self._seen = {x.untyped_storage().data_ptr() for x in (*module.parameters(), *module.buffers())}
         super().__init__(self._pack, lambda kept: kept)
 
     def _pack(self, tensor: Tensor) -> Tensor:
@@ -78,10 +78,10 @@ def room(graph_bytes: float, device: torch.device) -> tuple[int, int]:
     """Tokens of a chunk at most, and of all chunks of a step whose graphs are kept, where a token's graph
     takes `graph_bytes`. The least of all processes, which make this call together."""
     tokens = free_memory(device) / max(graph_bytes, 1.0)
-    found = torch.tensor([CHUNK_SHARE * tokens, STEP_SHARE * tokens], dtype=torch.float64, device=device)
+    limits = torch.tensor([CHUNK_SHARE * tokens, STEP_SHARE * tokens], dtype=torch.float64, device=device)
     if world_size() > 1:
-        dist.all_reduce(found, op=dist.ReduceOp.MIN)
-    chunk, step = found.tolist()
+        dist.all_reduce(limits, op=dist.ReduceOp.MIN)
+    chunk, step = limits.tolist()
     return min(int(chunk), most_tokens(device)), int(step)
 
 
@@ -96,8 +96,8 @@ def chunk_cost(device: torch.device) -> int:
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that this process may count on: on the GPU those that nobody has, and those that torch's
-    allocator holds and has not given out; on the host its part of what is available."""
+    """Free bytes for this process: on the GPU those that are unused, and those that torch's allocator holds
+    without using them; on the host this process's share of what is available."""
     if device.type == "cuda":
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return float(torch.cuda.mem_get_info(device)[0] + idle)

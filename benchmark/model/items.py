@@ -42,7 +42,7 @@ class ItemEncoder:
     Where the method reads tokens, `encode = cached` is gradient caching (Gao et al. 2021, arXiv 2101.06983):
     a chunk is embedded without a graph, and when the backward pass reaches its embeddings it is run again
     with one, under the same random numbers. So one chunk's graph sets the memory, whatever the batch, and
-    loss and gradients are those of `encode = unique`. Where there is memory for all graphs of a step, they
+    loss and gradients are those of `encode = unique`. If all graphs of a step fit into memory, they
     are kept and nothing is run again.
     """
 
@@ -66,18 +66,18 @@ class ItemEncoder:
         """Times that a chunk did not fit into memory and was halved."""
         self.encoded = 0
         """Items encoded with gradients so far, by this process."""
-        self.again = 0
+        self.encoded_again = 0
         """Those of them that were run again for their gradients."""
         self.local_part = False
         """Whether the backward pass has come to the chunks, where no process waits for another."""
         self._training = False
         """Whether the last call was to be differentiated."""
-        # where a user says how large a chunk is, that is what memory is to be set by
+        # a chunk size that the user sets is not changed
         self._measured = self.mode != "cached" or settings.chunk_tokens > 0
 
     @property
     def shrinks(self) -> bool:
-        """Whether less memory will do: always without gradients, else if graphs need not be kept."""
+        """Whether smaller chunks need less memory: always without gradients, else if graphs may go."""
         return self.inputs.lengths is not None and (self.mode == "cached" or not torch.is_grad_enabled())
 
     def halve(self) -> bool:
@@ -105,7 +105,10 @@ class ItemEncoder:
             self.low = low
 
     def __call__(self, method: Method, share: Share) -> Tensor:
-        """Embeddings in fp32: `[m]` -> `[m, d]`. Where memory is short in one process, it is in all."""
+        """Embeddings in fp32: `[m]` -> `[m, d]`.
+
+        Raises `ShortOfMemoryError` in every process where a chunk does not fit into the memory of one.
+        """
         items = share.items
         self._training = torch.is_grad_enabled()
         if self._training:
@@ -113,7 +116,7 @@ class ItemEncoder:
         if self.inputs.lengths is None:
             return method(self.inputs.read(self.on_device(share.index), 0)).float()  # type: ignore[no-any-return]
         lengths = self.inputs.lengths[items]  # [m]
-        self.local_part, short = False, ""
+        self.local_part, shortage = False, ""
         with torch.autocast(self.device.type, self.low) if self.low else contextlib.nullcontext():
             if self._training and not self._measured:
                 self._measure(method, items, lengths)
@@ -122,9 +125,9 @@ class ItemEncoder:
             except Exception as error:
                 if not (self.shrinks and out_of_memory(error)):
                     raise
-                short = str(error) or "out of memory"  # the error itself would keep the failed graph alive
-        if self.shrinks and any_process(bool(short), self.device):
-            raise ShortOfMemoryError(short or "another process ran out of memory")
+                shortage = str(error) or "out of memory"  # the error itself would keep the failed graph alive
+        if self.shrinks and any_process(bool(shortage), self.device):
+            raise ShortOfMemoryError(shortage or "another process ran out of memory")
         if world_size() > 1 and embeddings.requires_grad:
             embeddings.register_hook(self._enter_local_part)  # type: ignore[no-untyped-call]
         return embeddings
@@ -139,7 +142,7 @@ class ItemEncoder:
         replayed = (
             self._training and self.mode == "cached" and tokens > max(self.chunk_tokens, self.kept_tokens)
         )
-        self.again += replayed * len(items)
+        self.encoded_again += replayed * len(items)
         order = np.concatenate(chunks)  # [m]
         back = np.empty_like(order)  # [m], where each item's embedding is
         back[order] = np.arange(len(order))

@@ -5,8 +5,8 @@ Cosines, temperature and softmax are fp32: a cosine divided by tau = 0.07 spans 
 those of every other product of the model are.
 
 Loss and gradients are computed together, some rows of the score matrix at a time: a matrix `[P, C]` read and
-written once for each operation would cost as much as the products that make it. That gradients are there
-before the backward pass is what Liger Kernel does too (Hsu et al. 2024, arXiv 2410.10989).
+written once for each operation would cost as much as the products that make it. Liger Kernel also
+computes gradients before the backward pass (Hsu et al. 2024, arXiv 2410.10989).
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ class Predictions:
     """`[P]` users."""
     own: Tensor | None
     """`[P]` column of the target among the candidates, -1 where they lack it; None with `candidates = batch`,
-    where columns are told by user and item."""
+    where columns are identified by user and item."""
     weight: Tensor
-    """`[P]` fp32, what each counts in the objective; one that counts nothing only fills up."""
+    """`[P]` fp32, weight of each in the objective; 0 for fillers."""
     group: Tensor | None = None
     """`[P]` the batch that each is of: a prediction does not see the columns of another."""
 
 
 Hide = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
-"""Given scores `[p, C]` and which predictions they are of: sets those of no negatives to -inf, in place;
-returns how many others there are `[p]`, and what to add to the log of the sum over them `[p]` or `[]`."""
+"""(scores `[p, C]`, slice of predictions) -> number of negatives `[p]`, and the correction to add to the log
+of the sum over them, `[p]` or `[]`. Sets the scores of all other columns to -inf, in place."""
 
 
 def normalise(x: Tensor) -> Tensor:
@@ -235,9 +235,9 @@ def _other_items(predictions: Predictions, candidates: Candidates, catalogue: in
 
     def hide(scores: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         own = columns[rows]  # [p, 1]
-        place, there = own.clamp(min=0), own >= 0
-        scores.scatter_(1, place, scores.gather(1, place).masked_fill_(there, -math.inf))
-        number = scores.shape[1] - there.squeeze(1).long()  # [p]
+        column, present = own.clamp(min=0), own >= 0
+        scores.scatter_(1, column, scores.gather(1, column).masked_fill_(present, -math.inf))
+        number = scores.shape[1] - present.squeeze(1).long()  # [p]
         if candidates.group is not None and predictions.group is not None:
             out = candidates.group != predictions.group[rows].unsqueeze(1)  # [p, C]
             scores.masked_fill_(out, -math.inf)

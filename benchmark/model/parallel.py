@@ -1,9 +1,9 @@
-"""What processes that train together exchange: embeddings, gradients and whether one of them is in trouble.
+"""Communication between processes that train together: embeddings, gradients, and whether one failed.
 
-Gradients are averaged once a step, after the last backward pass, and not while it runs as DDP does it: all
-that happens between the gathering of embeddings and the average is then local to a process, so a step whose
-chunk of texts does not fit into one process's memory can be tried again by all. A frozen language model has
-no gradients and is not sent.
+Gradients are averaged once a step, after the last backward pass, and not during it as DDP does. Everything
+between the gathering of embeddings and the average is then local to a process, so that all processes can
+repeat a step whose chunk of texts did not fit into the memory of one. A frozen language model has no
+gradients and is not sent.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 
 class ShortOfMemoryError(torch.OutOfMemoryError):
-    """A chunk of item texts did not fit into some process's memory, and every process has been told."""
+    """A chunk of item texts did not fit into the memory of a process; every process raises it."""
 
 
 def world_size() -> int:
@@ -26,12 +26,12 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process speaks and decides for all."""
+    """Whether this is the process that logs, writes files and decides for all."""
     return not (dist.is_available() and dist.is_initialized() and dist.get_rank())
 
 
-def say(line: str) -> None:
-    """Progress goes to stderr, once: stdout is for the record's path."""
+def log_main(line: str) -> None:
+    """Print a line on stderr in the main process; stdout is for the record's path."""
     if is_main():
         print(line, file=sys.stderr, flush=True)
 
@@ -43,18 +43,18 @@ def gathered(x: Tensor) -> list[Tensor]:
     return list(all_gather(x))  # type: ignore[no-untyped-call]
 
 
-def any_process(here: bool, device: torch.device) -> bool:
-    """Whether `here` is true in any process. With several, all wait for each other and for their devices."""
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` is true in any process. All processes wait for each other and for their devices."""
     if world_size() == 1:
-        return here
-    flag = torch.tensor(float(here), device=device)
-    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-    return bool(flag)
+        return flag
+    flags = torch.tensor(float(flag), device=device)
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    return bool(flags)
 
 
 @torch.no_grad()
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace every gradient by its mean over the processes."""
+    """Replace every gradient by its mean over all processes."""
     if world_size() == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -67,7 +67,8 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 @torch.no_grad()
 def start_alike(parameters: Iterable[nn.Parameter]) -> None:
-    """Give every process the main one's values. They are the same already where the seed decides alone."""
+    """Broadcast the main process's values; they differ only if the initial values do not depend on the seed
+    alone."""
     if world_size() > 1:
         for parameter in parameters:
             dist.broadcast(parameter.data, 0)

@@ -1,7 +1,7 @@
 """SASRec (Kang and McAuley 2018), post-norm, by default with UniSRec's GELU and eps 1e-12.
 
-Rows are packed: a bin of `S` slots holds several rows, told apart by their segment, so that hardly any
-arithmetic goes into padding.
+Rows are packed: a bin of `S` slots holds several rows, identified by their segment, so that hardly any
+arithmetic is spent on padding.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from benchmark.llm.encoder import FrozenMatrices
 from benchmark.measure import native_bf16, pick_device
 from benchmark.model.batch import Ints
 from benchmark.model.items import ItemEncoder
-from benchmark.model.parallel import say
+from benchmark.model.parallel import log_main
 from benchmark.model.recommender import Recommender
 from benchmark.run.inputs import CACHE, Inputs, Sources, build_method, load_inputs
 from benchmark.run.spec import ResolvedRun
@@ -51,7 +51,7 @@ def build_trainer(
     encoder = ItemEncoder(inputs.items, settings, accelerator.device, low, frozen)
     torch.manual_seed(seed * 100_003 + 1)  # every method gets the same SASRec, however many numbers it drew
     model = Recommender(method, encoder, n_items, len(task.sequences.trained), settings)
-    return Trainer(model, task, settings, seed, accelerator, checkpoint, say), inputs
+    return Trainer(model, task, settings, seed, accelerator, checkpoint, log_main), inputs
 
 
 def make_accelerator(precision: str) -> Accelerator:

@@ -115,7 +115,7 @@ def add_training(record: RunRecord, trainer: Trainer, alone: bool = False) -> No
     if encoder.inputs.lengths is not None:
         cost.chunk_tokens, cost.chunk_halvings = encoder.chunk_tokens, encoder.halvings
         cost.kept_tokens = encoder.kept_tokens
-        cost.encoded_again = encoder.again / encoder.encoded if encoder.encoded else None
+        cost.encoded_again = encoder.encoded_again / encoder.encoded if encoder.encoded else None
     if not progress.curve:
         return
     train = [row.train_seconds for row in progress.curve]

@@ -22,7 +22,7 @@ from benchmark.llm.token_states import TokenStates, keep_token_states, load_toke
 from benchmark.llm.tokens import Tokens, TokenStatistics, load_tokens
 from benchmark.measure import device_name, pick_device
 from benchmark.model.items import ItemInputs
-from benchmark.model.parallel import any_process, is_main, say
+from benchmark.model.parallel import any_process, is_main, log_main
 from benchmark.progress import print_steps
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from methods import registry
@@ -168,7 +168,7 @@ def _lower_states(
         return None
     choice, limit, dtype = settings.lower_states, settings.lower_states_gib, settings.states_dtype
     keep, why = keep_token_states(choice, limit, tokens, llm, layer, dtype, cache_folder())
-    say(why)
+    log_main(why)
     # free space changes as one process writes: the main one decides for all
     if not any_process(keep and is_main(), device):
         return None

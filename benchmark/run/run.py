@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmark.files import remove_abandoned, write_atomically
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
-from benchmark.model.parallel import is_main, say, world_size
+from benchmark.model.parallel import is_main, log_main, world_size
 from benchmark.process.exit_status import refusal
 from benchmark.results.record import BusyError, RunRecord, ranks_path
 from benchmark.results.store import finished, outdated, set_aside
@@ -42,7 +42,7 @@ def run(cell: RunSpec, results: Path, fresh: bool = False) -> tuple[Path, RunRec
     precision = pick_precision(resolved.settings, pick_device())
     accelerator = make_accelerator(precision)
     for warning in resolved.prepared.warnings:
-        say(f"warning: {warning}")
+        log_main(f"warning: {warning}")
     path = resolved.record_path(results)
     checkpoint = Checkpoint(path.with_suffix(".checkpoint"), resolved.identity)
     with _alone(path, accelerator):
@@ -53,13 +53,13 @@ def run(cell: RunSpec, results: Path, fresh: bool = False) -> tuple[Path, RunRec
         if done:
             if accelerator.is_main_process:
                 checkpoint.remove()  # there is one where a kill hit after the record was written
-            say(f"finished already: {path} (--fresh runs it anew)")
+            log_main(f"finished already: {path} (--fresh runs it anew)")
             return path, done
         if old:
-            say(f"{path} was made by other code of method {cell.method}; it is run again")
+            log_main(f"{path} was made by other code of method {cell.method}; it is run again")
         if accelerator.is_main_process:
             if not fresh and (line := set_aside(path)):
-                say(line)
+                log_main(line)
             path.unlink(missing_ok=True)  # of a run that did not end well, or is not wanted any more
             if fresh:
                 checkpoint.remove()
@@ -103,7 +103,7 @@ def _execute(
     trainer, inputs = build_trainer(resolved, checkpoint, accelerator)
     add_cost(record, trainer, inputs)
     if warning := add_texts(record, resolved, inputs):
-        say(f"warning: {warning}")
+        log_main(f"warning: {warning}")
     try:
         record.stopped = trainer.fit()
         ranks = trainer.test()

@@ -1,12 +1,12 @@
-"""Checkpoints of a run: the last epoch to go on from, and the best epoch's weights.
+"""Checkpoints of a run: the state after the last epoch, and the best epoch's weights.
 
 A folder `<hash>-s<seed>.checkpoint/` beside the record holds `last.pt` (weights, optimiser, progress) and
 `best-<epoch>.pt` (weights). Each is written to a temporary name and renamed, the best one first, so that a
-kill at any moment leaves a state that training goes on from. The folder goes when the record is written.
-Weights that are not trained are not kept: whoever goes on has read the same language model again.
+kill at any moment leaves a state that training continues from. The folder is deleted when the record is
+written. Weights that are not trained are not stored: a resumed run reads the same language model again.
 
-Each file ends with its checksum, which `torch.load` would not notice to be wrong. Training is a function of
-configuration and seed: where a file is damaged, it starts anew and gives the same figures.
+Each file ends with its checksum, since `torch.load` does not detect changed bytes. Training is a function of
+configuration and seed: with a damaged file it starts again from the first epoch and gives the same figures.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ import torch
 from torch import nn
 
 from benchmark.files import DamagedError, opening_checked, replacing_checked
-from benchmark.model.parallel import is_main, say
+from benchmark.model.parallel import is_main, log_main
 from methods.errors import UserError
 
 FORMAT = 4
-"""Raise it when a checkpoint holds other things: a run is then not taken up by code that it is not for."""
+"""Raise it when the content of a checkpoint changes: older checkpoints are then not used."""
 
 
 class Checkpoint:
     """The checkpoint folder of one run.
 
-    `identity` names the configuration and the code that trains it; a checkpoint with another one is not gone
-    on from. None takes any.
+    `identity` names the configuration and the code that trains it; a checkpoint with another one is not used.
+    None accepts any.
     """
 
     def __init__(self, folder: Path, identity: str | None = None) -> None:
@@ -50,26 +50,28 @@ class Checkpoint:
                 old.unlink()
 
     def load(self, model: nn.Module) -> dict[str, Any] | None:
-        """The last epoch's state, its weights put into `model`; None where training starts anew, which a line
-        then says unless there is no checkpoint."""
+        """Load the last epoch's weights into `model` and return the state; None if training starts anew.
+
+        A log line gives the reason, unless there is no checkpoint.
+        """
         if not any(self.folder.glob("*.pt")):
             return None
         try:
-            state = self._state()
+            state = self._read_last()
             best = state["progress"]["best_epoch"]
-            if self._fault_of_best(state) and is_main():
+            if self._best_is_damaged(state) and is_main():
                 _write(self._best(best), state["weights"])  # the last epoch is the best one
         except DamagedError as error:
-            say(f"checkpoint {self.folder} cannot be used: {error}; training starts anew")
+            log_main(f"checkpoint {self.folder} cannot be used: {error}; training starts anew")
             return None
         _restore(model, state["weights"], self._last)
         return state
 
     def epochs_done(self) -> int:
-        """Epochs after which training would go on; 0 where there is nothing to go on from."""
+        """Finished epochs in the checkpoint; 0 without a usable one."""
         try:
-            state = self._state()
-            self._fault_of_best(state)
+            state = self._read_last()
+            self._best_is_damaged(state)
         except DamagedError:
             return 0
         return int(state["progress"]["epoch"])
@@ -86,8 +88,8 @@ class Checkpoint:
             ) from error
         _restore(model, weights, path)
 
-    def _state(self) -> dict[str, Any]:
-        """The last epoch's state. Raises `DamagedError` where it is not whole, or of another run."""
+    def _read_last(self) -> dict[str, Any]:
+        """The last epoch's state. Raises `DamagedError` if it is damaged or of another run."""
         state = _read(self._last)
         if state.get("format") != FORMAT:
             raise DamagedError("another version of this program made it")
@@ -95,14 +97,14 @@ class Checkpoint:
             raise DamagedError("it was made by other code of the method")
         return state
 
-    def _fault_of_best(self, state: dict[str, Any]) -> bool:
-        """Whether the best epoch's weights are damaged, and `state` has them too.
+    def _best_is_damaged(self, state: dict[str, Any]) -> bool:
+        """Whether the best epoch's weights are damaged, but are also those of `state`, the last epoch.
 
-        Raises `DamagedError` where it has not: another epoch's would be tested in their place.
+        Raises `DamagedError` if they are damaged and the last epoch is not the best one.
         """
         epoch, best = state["progress"]["epoch"], state["progress"]["best_epoch"]
         try:
-            with _whole(self._best(best)):
+            with _open_intact(self._best(best)):
                 return False
         except DamagedError:
             if epoch != best:
@@ -133,8 +135,8 @@ def _frozen(model: nn.Module) -> set[str]:
 
 
 def _restore(model: nn.Module, weights: dict[str, Any], path: Path) -> None:
-    found = model.load_state_dict(weights, strict=False)
-    wrong = [*found.unexpected_keys, *(set(found.missing_keys) - _frozen(model))]
+    result = model.load_state_dict(weights, strict=False)
+    wrong = [*result.unexpected_keys, *(set(result.missing_keys) - _frozen(model))]
     if wrong:
         raise UserError(
             f"checkpoint {path} is of another model ({sorted(wrong)[0]}); --fresh starts this run anew."
@@ -142,15 +144,15 @@ def _restore(model: nn.Module, weights: dict[str, Any], path: Path) -> None:
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    # ctrl-C too leaves nothing but what one goes on from. After a loss of power the checksum shows what the
-    # disk does not have: training then starts anew, and no epoch waits for the disk
+    # Not durable, so that no epoch waits for the disk: after a loss of power the checksum shows that data is
+    # missing, and training starts anew.
     with replacing_checked(path, durable=False) as file:
         torch.save(state, file)
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[BinaryIO]:
-    """An intact file, open. Raises `DamagedError` that names it."""
+def _open_intact(path: Path) -> Iterator[BinaryIO]:
+    """Open a file whose checksum is right. Raises `DamagedError` with its name."""
     try:
         with opening_checked(path) as file:
             yield file
@@ -161,8 +163,8 @@ def _whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What a file holds, on the CPU. Raises `DamagedError`."""
-    with _whole(path) as file:
+    """The content of a file, on the CPU. Raises `DamagedError`."""
+    with _open_intact(path) as file:
         try:
             return torch.load(file, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
         except UnpicklingError as error:

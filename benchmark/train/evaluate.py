@@ -2,8 +2,8 @@
 
 The catalogue is encoded once, and its embeddings are the only matrix of its size. Users are sharded over
 processes without duplicates and scored few enough at once that their scores take the same memory whatever the
-catalogue. A rank is counted, not sorted: 1 + the items that score higher, and beside it the number of items
-that score the same. All methods are evaluated in fp32, whatever the precision of training.
+catalogue. A rank is counted, not sorted: 1 + the number of items that score higher, with the number of
+items that score the same. All methods are evaluated in fp32, whatever the precision of training.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CHUNK_ITEMS = 4096
 CHUNK_SCORES = {"cpu": 2**20, "cuda": 2**26}
 """Scores that are held at once: on a CPU what its caches hold, on a GPU enough to keep it busy."""
 LEAST_USERS = 16
-"""Users that are scored at once at least: each time all embeddings are read anew."""
+"""Least users that are scored at once, since each time all embeddings are read again."""
 EXACT_ROWS = 2**22
 """Signs that are summed up in one go: fp32 counts exactly up to 2**24, and a row may be several items."""
 

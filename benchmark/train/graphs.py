@@ -2,8 +2,8 @@
 
 On frozen states a step is so little arithmetic that a GPU waits for Python, which starts its kernels one by
 one. A graph is recorded for a shape and replayed for every batch of this shape. So that there are few shapes,
-batches are filled up: with bins of padding, and with predictions and candidates that nobody sees and that
-weigh nothing. Symbols in shape comments: those of `Batch`.
+batches are filled up: with bins of padding, and with predictions and candidates that are hidden and have
+weight 0. Symbols in shape comments: those of `Batch`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from benchmark.model.batch import Batch, Share
 
 FILL = {"segments": -1, "users": -1, "own": -1, "candidate_users": -1, "candidate_group": -1}
-"""What a filler holds where it is not 0; its weight is 0."""
+"""Values of fillers that are not 0; their weight is 0."""
 CANDIDATES = ("candidates", "candidate_rows", "candidate_users", "candidate_group")
 
 
@@ -32,10 +32,10 @@ class StepGraphs:
         gradients: Callable[[Batch], Tensor],
         parameters: Sequence[nn.Parameter],
         device: torch.device,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
-        """`gradients` adds those of a batch to `parameters`, and returns what is to be known of it."""
-        self.gradients, self.parameters, self.device, self.say = gradients, parameters, device, say
+        """`gradients` adds those of a batch to `parameters`; its result is that of `run`."""
+        self.gradients, self.parameters, self.device, self.log = gradients, parameters, device, log
         self.works = device.type == "cuda"
         self._shapes: dict[tuple[Any, ...], _Shape] = {}
         self._sums: list[Tensor] = []
@@ -94,15 +94,15 @@ class StepGraphs:
         except RuntimeError as error:
             self.works = False
             why = str(error).partition("\n")[0]
-            self.say(f"steps cannot be recorded, so they run operator by operator: {why}")
+            self.log(f"steps cannot be recorded, so they run operator by operator: {why}")
         else:
             shape.graph = graph
 
 
 class _Shape:
-    """Where the batches of one shape are laid on the device, and the graph that reads them there.
+    """The device memory for batches of one shape, and the graph that reads it.
 
-    All tensors are one row of int64, so that a batch is one copy; weights are there as the bits of float64.
+    All tensors form one row of int64, so that a batch is one copy; weights are stored as bits of float64.
     """
 
     def __init__(self, batch: Batch, device: torch.device) -> None:
@@ -118,13 +118,13 @@ class _Shape:
 
     def batch(self) -> Batch:
         """The tensors of the batch that was loaded last."""
-        found, begin = {}, 0
+        tensors, begin = {}, 0
         for name, value in _tensors(self.like).items():
             part = self._row[begin : (begin := begin + value.numel())]
             part = part if value.dtype == torch.int64 else part.view(torch.float64).to(value.dtype)
-            found[name] = part.view(value.shape)
-        share = replace(self.like.share, index=found.pop("index"))
-        return replace(self.like, share=share, **found)  # type: ignore[arg-type]
+            tensors[name] = part.view(value.shape)
+        share = replace(self.like.share, index=tensors.pop("index"))
+        return replace(self.like, share=share, **tensors)  # type: ignore[arg-type]
 
 
 def filled_up(batch: Batch) -> Batch:
@@ -135,18 +135,18 @@ def filled_up(batch: Batch) -> Batch:
         groups = (torch.zeros_like(batch.targets), torch.zeros_like(batch.candidates))
         like = replace(batch, group=groups[0], candidate_group=groups[1])
     shared = batch.candidate_users is None  # as many at each step
-    made = {
+    filled = {
         name: value if shared and name in CANDIDATES else _longer(value, FILL.get(name, 0))
         for name, value in _tensors(like).items()
     }
-    made.pop("index")
+    filled.pop("index")
     items = batch.share.items
     items = np.concatenate([items, np.repeat(items[:1], size(len(items)) - len(items))])  # [M]
-    return replace(like, share=Share(items, torch.from_numpy(items), len(items)), **made)  # type: ignore[arg-type]
+    return replace(like, share=Share(items, torch.from_numpy(items), len(items)), **filled)  # type: ignore[arg-type]
 
 
 def size(number: int) -> int:
-    """The next number of those of which there are four from one power of two to the next."""
+    """`number` rounded up to a grid that has four values between two powers of two."""
     step = 1 << max(0, number.bit_length() - 3)
     return -(-number // step) * step
 
@@ -166,7 +166,7 @@ def _tensors(batch: Batch) -> dict[str, Tensor]:
 def _flat(batch: Batch) -> Tensor:
     values = _tensors(batch).values()
     return torch.cat(
-        [(one if one.dtype == torch.int64 else one.double().view(torch.int64)).reshape(-1) for one in values]
+        [(x if x.dtype == torch.int64 else x.double().view(torch.int64)).reshape(-1) for x in values]
     )  # [all]
 
 

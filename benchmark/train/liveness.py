@@ -1,8 +1,8 @@
-"""Proof of life: what trained and what stayed, shown from the weights and the optimiser of the run itself.
+"""Liveness: which tensors trained and which stayed, from the weights and the optimiser of the run itself.
 
 Tensors are compared by SHA-256 of their bytes, so that the starting values need not be kept. That a gradient
-arrived is read from Adam's moments, which are zero until one does: they lie in the checkpoint, so that the
-proof survives a resumed run, and a training step pays nothing for it.
+arrived is read from Adam's moments, which are zero until one does. They are in the checkpoint, so that this
+works for a resumed run too, and a training step costs no more.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from benchmark.model.parallel import world_size
 from benchmark.model.recommender import Recommender
 from benchmark.results.record import Certificate
 
-SHOWN = 3
-"""Names of tensors that a problem spells out."""
+LISTED = 3
+"""Names of tensors that a message lists."""
 
 
 class NotAliveError(RuntimeError):
-    """The method did not adapt what it says it adapts."""
+    """The method did not train the parameters that it declares as trainable."""
 
 
 class Liveness:
@@ -56,7 +56,7 @@ class Liveness:
         The weights that are tested may be those of an epoch in which a tensor had not moved yet: LoRA's `A`
         gets no gradient in the first step, while `B` is zero.
         """
-        self.last = combined({name: found for name, found in self._now().items() if name in self.trainable})
+        self.last = combined({name: value for name, value in self._now().items() if name in self.trainable})
 
     def certificate(self, ranks_moved: float) -> Certificate:
         """Judge the weights that the model holds now; the same answer in every process.
@@ -69,9 +69,9 @@ class Liveness:
         same = {name for name in now if now[name] == self.start.get(name)}
         # Adam moves a zero wherever a gradient reaches it, so the method itself has set these back
         pruned = same & self.zero & reached
-        frozen = {name: found for name, found in now.items() if name not in self.trainable}
+        frozen = {name: value for name, value in now.items() if name not in self.trainable}
         kept = set(dict(self.model.named_buffers())) & set(self.model.state_dict())
-        made = Certificate(
+        certificate = Certificate(
             trainable_tensors=len(self.trainable),
             trainable_parameters=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             frozen_tensors=len(frozen),
@@ -101,14 +101,14 @@ class Liveness:
         if not ranks_moved > 0:
             problems.append("no user's rank differs from the one before training")
         problems += [fault] if (fault := self.model.method.fault()) else []
-        made.problems = self._agreed(problems)
-        return made
+        certificate.problems = self._agreed(problems)
+        return certificate
 
     def _now(self) -> dict[str, str]:
         """Digests of all tensors; notes which trainable ones are not what they began as."""
-        found = {name: digest(tensor) for name, tensor in _tensors(self.model).items()}
-        self.changed |= {name for name in self.trainable if found.get(name) != self.start[name]}
-        return found
+        digests = {name: digest(tensor) for name, tensor in _tensors(self.model).items()}
+        self.changed |= {name for name in self.trainable if digests.get(name) != self.start[name]}
+        return digests
 
     def _steps(self) -> int:
         """Steps that the optimiser took, also before the run was resumed."""
@@ -139,7 +139,7 @@ class Liveness:
             return problems
         everyone: list[tuple[str, list[str]]] = [("", [])] * world_size()
         dist.all_gather_object(everyone, (self.last, problems))
-        merged = list(dict.fromkeys(problem for _, found in everyone for problem in found))
+        merged = list(dict.fromkeys(problem for _, own in everyone for problem in own))
         if len({weights for weights, _ in everyone}) > 1:
             merged.append("the processes trained apart: their weights differ after the last epoch")
         return merged
@@ -162,15 +162,15 @@ def misdeclared(model: nn.Module, optimiser: torch.optim.Optimizer) -> list[str]
         "more than once in param_groups:": {name for name in given if given[name] > 1},
         "in param_groups, but no part of the model, so they would not be saved:": strangers,
     }
-    return [f"{what} {_some(found)}" for what, found in faults.items() if found]
+    return [f"{what} {_some(names)}" for what, names in faults.items() if names]
 
 
 def digest(tensor: Tensor) -> str:
     """SHA-256 of a tensor's type, shape and bytes."""
     data = tensor.detach().cpu().contiguous().reshape(-1)  # [...] -> [n]
-    found = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)}".encode())
-    found.update(data.view(torch.uint8).numpy().data)
-    return found.hexdigest()
+    sha = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)}".encode())
+    sha.update(data.view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def combined(digests: Mapping[str, str]) -> str:
@@ -187,5 +187,5 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 def _some(names: Iterable[str]) -> str:
     """The first few names, and how many more there are."""
     every = sorted(names)
-    more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
-    return ", ".join(every[:SHOWN]) + more
+    more = f" and {len(every) - LISTED} more" if len(every) > LISTED else ""
+    return ", ".join(every[:LISTED]) + more

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """The data of a run, ready to be read."""
+    """The sequences of a run and its three splits."""
 
     sequences: Sequences
     train: Rows
@@ -49,7 +49,7 @@ class Task:
 
 @dataclass
 class TrainingProgress:
-    """How far a run is; all of it is in the checkpoint."""
+    """The state of a run besides weights and optimiser; all of it is in the checkpoint."""
 
     epoch: int = 0
     step: int = 0
@@ -64,7 +64,7 @@ class TrainingProgress:
     chunk_tokens: int = 0
     """Tokens of a chunk of item texts."""
     halvings: int = 0
-    """Times that a chunk was halved for want of memory."""
+    """Times that a chunk was halved because memory was short."""
     initial: dict[str, Metrics] = field(default_factory=dict)
     """Validation metrics before training."""
     curve: list[Epoch] = field(default_factory=list)
@@ -100,8 +100,8 @@ class TrainingProgress:
 class Trainer:
     """Trains a recommender to early stopping, a checkpoint each epoch.
 
-    The random numbers of an epoch are a function of (seed, epoch, process), so a run that goes on from a
-    checkpoint repeats what an uninterrupted one would have done.
+    The random numbers of an epoch are a function of (seed, epoch, process), so that a run resumed from a
+    checkpoint gives the same figures as an uninterrupted one.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Trainer:
         return self.rank_users(self.task.test)
 
     def certificate(self) -> Certificate:
-        """Proof of life of the weights that were tested; asked after `test`."""
+        """Liveness of the weights that were tested. Call it after `test`."""
         return self.liveness.certificate(float(np.mean(self.ranks["best"] != self.ranks["first"])))
 
     def step(self, batches: Sequence[Batch]) -> Tensor:
