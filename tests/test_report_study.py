@@ -102,7 +102,7 @@ def test_the_derived_section_says_what_disagrees_and_tries_other_means(printed: 
     assert [row[1].text for row in other.rows] == ["9.7", "11.3", "10.4", "11.7"]
     by_use = other.heads.index("by interactions per user")
     assert [row[by_use].text for row in other.rows] == ["9.68", "11.29", "10.34", "11.70"]
-    assert any("found by trying" in note for note in section.notes)
+    assert any("by trying" in note for note in section.notes)
 
 
 def test_tables_of_the_paper_as_it_prints_them(printed: list[Section]) -> None:
@@ -190,8 +190,8 @@ def test_ours_in_the_papers_form() -> None:
     assert cell(raw, "toy", "R@10", column="ssna") == ".2000"
     assert cell(masked, "Tools", "R@10", column="ssna") == ".0660"
     assert any("full on Tools: oom" in note for note in quality.notes)
-    assert any("not: ssna (ids=add)" in note for note in quality.notes)
-    assert "not a language model of the paper" in quality.caption
+    assert any("not shown: ssna (ids=add)" in note for note in quality.notes)
+    assert "The paper does not use minilm" in quality.caption
     best = find(found, "ours-best-minilm-paper").blocks[0]
     assert cell(best, "Sci (scientific)", column="ssna b") == "64"
     assert cell(best, "Sci (scientific)", column="ssna a") == "3"
@@ -219,10 +219,10 @@ def test_improvement_and_speedup_of_ours_by_hand() -> None:
 def test_side_by_side_gives_differences_and_says_that_the_language_model_differs() -> None:
     found = sections(results_of(ours(), source="both"))
     pair = find(found, "both-quality-minilm-paper")
-    assert "DistilBERT in the paper, minilm here" in pair.caption
-    assert "Not among our records: Pantry, Toys, Ins." in pair.notes
+    assert "DistilBERT in the paper, minilm in our runs" in pair.caption
+    assert "We have no runs on Pantry, Toys, Ins." in pair.notes
     sci = pair.blocks[0]
-    assert sci.title == "Sci (scientific), ours raw"
+    assert sci.title == "Sci (scientific), ours not masked"
     line = [one.text for one in sci.rows[[row[0].text for row in sci.rows].index("lora")]]
     assert line == ["lora", "R@10", ".1070", ".1000", "-.0070", "-6.5"]
     assert (
@@ -248,7 +248,7 @@ def test_a_language_model_of_the_paper_stands_beside_its_own_table() -> None:
     run = record("ssna", 0.1, dataset="scientific", data=SCI, llm="bert-medium")
     found = sections(results_of([run], source="both"))
     pair = find(found, "both-quality-bert-medium-paper")
-    assert pair.title.startswith("Table 4 beside ours") and "differs" not in pair.caption
+    assert pair.title.startswith("Table 4 and our runs") and "differs" not in pair.caption
     assert "paper-table4" not in [section.stem for section in found]
     others = {"paper-table2", "paper-table5", "paper-table6"}  # these hold other language models too
     assert others <= {section.stem for section in found}

@@ -210,19 +210,21 @@ def other_definitions(paper: Published, study: Study, claim: Claim) -> dict[str,
 
 HEADS = ["figure", "computed", "printed", "difference", "inputs' rounding allows", "verdict", "where, remark"]
 NOTES = (
-    "Means are over the five datasets, unweighted; s: the proposed method's figure, b: the baseline's. "
-    "Improvement: mean of 100 (s / b - 1). Speedup: mean of b / s. Reduction: 100 (1 - s / b). Share: "
-    "100 s / b.",
-    "These definitions were found by trying: mean ratios give all of Table 5 and both speedups to the digit; "
-    "ratios of means give 8 of the 60 figures of Table 5, and speedups of 31.5 and 31.8.",
-    "Agrees: equal as printed. Within rounding: unequal, but what the printed inputs were rounded from may "
-    "give it. Differs: it may not, so that the paper's statement and its table contradict each other.",
+    "Means are over the five datasets, unweighted; s is the figure of the proposed method and b that of the "
+    "baseline. Improvement: the mean of 100 (s / b - 1). Speedup: the mean of b / s. Reduction: "
+    "100 (1 - s / b). Share: 100 s / b.",
+    "The paper does not define these figures. We tried definitions: mean ratios reproduce all of Table 5 and "
+    "both speedups to the digit; ratios of means reproduce 8 of the 60 figures of Table 5, and give speedups "
+    "of 31.5 and 31.8.",
+    "Agrees: equal as printed. Within rounding: not equal, but the inputs before rounding may give the "
+    "printed figure. Differs: no inputs that round to the printed ones give it, so that the statement of the "
+    "paper contradicts its table.",
 )
 CONFLICT = (
-    "The last table computes by other definitions those improvements that differ under that of Table 5. "
-    "Weighted by interactions per user three of the four are as printed, and the fourth is within what the "
-    "inputs' rounding allows; but the paper names no weights and Table 5 has none. These weights were found "
-    "by trying; a change of Table 8 after the text was written would explain the gap as well."
+    "The last table shows other definitions for the improvements that differ under the definition of Table 5."
+    " With weights by interactions per user, three of the four are as printed and the fourth is within the "
+    "rounding of the inputs. The paper names no weights, and Table 5 uses none; we found these by trying. "
+    "Table 8 may also have changed after the text was written."
 )
 
 
@@ -242,7 +244,7 @@ def section(paper: Published, studies: Sequence[Study]) -> Section:
     every = [*stated, *improvements, *per]
     counts = Counter(one.verdict for one in every)
     caption = (
-        f"What {paper.layout.source} says of its tables, computed anew from them. Of {len(every)} figures "
+        f"What {paper.layout.source} states about its tables, recomputed from them. Of {len(every)} figures "
         f"{counts['agrees']} agree, {counts['within rounding']} agree within rounding, {counts['differs']} "
         "do not."
     )

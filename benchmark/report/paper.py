@@ -33,26 +33,28 @@ Lines = list[dict[str, Any]]
 Counts = Mapping[str, tuple[str, Mapping[str, float]]]
 STATISTICS = "paper:table1"
 UNMASKED = (
-    "The paper does not say whether items of the user's history are left out of the ranking. Ours are given "
-    "raw first, then with the history masked; the paper's ratio of N@10 to R@10 on Sci (0.63 to 0.65) is "
-    "nearer to that of our masked figures."
+    "The paper does not say whether it leaves the items of the user's history out of the ranking. Our "
+    "figures are shown without this mask first, then with it. The paper's ratio of N@10 to R@10 on Sci (0.63 "
+    "to 0.65) is nearer to that of our masked figures."
 )
-SPREAD = "±: half-width of the 95 % t interval over seeds; a figure without it is of one seed."
-ACROSS = "Best and second: among the methods of a row."
+SPREAD = "±: half-width of the 95 % t interval over seeds. A figure without ± comes from one seed."
+ACROSS = "Best and second are marked among the methods of a row."
 IMPROVED = (
-    "Improvement: mean over datasets of 100 (s / b - 1), s the proposed method's figure and b the "
-    "baseline's. p: paired t-test of s - b over datasets, two-sided; *: p < {:.2f}. Whether the paper's test "
-    "has one side or two it does not say; a one-sided p is half as large."
+    "Improvement: the mean over datasets of 100 (s / b - 1), where s is the figure of the proposed method "
+    "and b that of the baseline. p: two-sided paired t-test of s - b over datasets; *: p < {:.2f}. The paper "
+    "does not say whether its test is one-sided; a one-sided p is half as large."
 )
 OURS = (
-    "Means are over the datasets on which both methods have a figure. The t-test takes datasets as "
-    "independent, which a dataset and a part of it are not."
+    "Means are over the datasets on which both methods have a figure. The t-test assumes that datasets are "
+    "independent; a dataset and a part of it are not."
 )
 COST_NOTES = {
-    "time": "Mean speedup: mean over datasets of b / s, s the proposed method's seconds and b the row's.",
-    "memory": "Mean reduction: mean over datasets of 100 (1 - s / b), s the proposed method's memory and b "
-    "the row's. Ours: on a GPU what torch allocated, on a CPU the resident memory of the process; the "
-    "largest of the seeds, in 10^9 bytes. What the paper's GB counts it does not say.",
+    "time": "Mean speedup: the mean over datasets of b / s, where s is the time of the proposed method and b "
+    "that of the row's method.",
+    "memory": "Mean reduction: the mean over datasets of 100 (1 - s / b), where s is the memory of the "
+    "proposed method and b that of the row's method. Our memory is what torch allocated on a GPU, or the "
+    "resident memory of the process on a CPU: the largest of the seeds, in 10^9 bytes. The paper does not "
+    "define its GB.",
 }
 COSTS: tuple[tuple[str, Mapping[str, str], str], ...] = (
     ("time", TIMES, "speedup"),
@@ -113,7 +115,7 @@ def _both(paper: Published, studies: Sequence[Study], ours: Sequence[Study], cou
     for own in ours:
         pair = _compared(theirs.get(own.llm, theirs[layout.stand_in]), own, layout)
         single = {table.numbers.get(own.llm) for table in layout.tables.values()}
-        titles = (section.title.partition(" beside")[0] for section in pair)
+        titles = (section.title.partition(" and our runs")[0] for section in pair)
         paired |= {title for title in titles if title.removeprefix("Table ") in single}
         found += pair
     alone = [section for section in _paper(paper, studies) if section.title.partition(":")[0] not in paired]
@@ -142,7 +144,7 @@ def _printed_statistics(paper: Published) -> Section:
     return Section(
         "paper-table1",
         "Table 1: dataset statistics",
-        f"From what {layout.source} prints: users, items and interactions after preparation.",
+        f"Published in {layout.source}: users, items and interactions after preparation.",
         [tables.dataset_statistics(counts, STATISTICS)],
         lines=lines,
         records={STATISTICS: printed(STATISTICS, layout)},
@@ -152,12 +154,12 @@ def _printed_statistics(paper: Published) -> Section:
 def _statistics(counts: Counts) -> list[Section]:
     if not counts:
         return []
-    caption = "The datasets of our records, from their fingerprints; those with the paper's counts first."
+    caption = "Counts of the datasets in our records. Datasets with the counts of the paper come first."
     lines = [
         {"source": "ours", "dataset": name, **{count: _plain(value) for count, value in values.items()}}
         for name, (_, values) in counts.items()
     ]
-    title = "Ours, as Table 1: dataset statistics"
+    title = "Our runs in the form of Table 1: dataset statistics"
     return [Section("ours-datasets", title, caption, [tables.dataset_statistics(counts)], lines=lines)]
 
 
@@ -181,7 +183,9 @@ def _improvement(studies: Sequence[Study], layout: Layout) -> Section:
         lines += _improvement_lines(studies, layout, baselines, prefix)
     notes = [IMPROVED.format(1 - layout.confidence)]
     if studies[0].source == "paper":
-        notes.append("Computed from Tables 2 to 4; the printed figures stand under Derived figures.")
+        notes.append(
+            "Computed from Tables 2 to 4. The section Derived figures compares them with the printed Table 5."
+        )
     else:
         notes += [OURS, UNMASKED]
     return _section("improvement", studies, layout, blocks, notes, lines)
@@ -220,7 +224,7 @@ def _costs(studies: Sequence[Study], layout: Layout) -> list[Section]:
         ]
         if blocks:
             notes = [
-                "Best and second: the least of a language model's methods on a dataset.",
+                "Best and second: the lowest among the methods of a language model on a dataset.",
                 COST_NOTES[kind],
             ]
             found.append(_section(kind, studies, layout, blocks, notes, _lines(studies, measures, [])))
@@ -251,7 +255,7 @@ def _best(study: Study, layout: Layout) -> Section:
     symbols = dict.fromkeys(f"{one.symbol}: {one.hyperparameter}" for one in layout.columns)
     notes = [f"{'; '.join(symbols)}."]
     if study.source == "ours":
-        notes.append("A method that was not tuned has no value here.")
+        notes.append("Methods that were not tuned have no value here.")
     lines = _lines([study], _measures("best", layout), [])
     return _section("best", [study], layout, [tables.best(study, layout)], notes, lines)
 
@@ -268,15 +272,15 @@ def _section(
     if first.source == "paper":
         about = f" ({layout.llms[first.llm]})" if single else ""
         stem, title = f"paper-table{number}", f"Table {number}: {named}{about}"
-        caption = f"From what {layout.source} prints{about}."
+        caption = f"Published in {layout.source}{about}."
     else:
         about = f"{first.llm}, protocol {first.protocol}" if single else f"protocol {first.protocol}"
         stem = "-".join(["ours", kind, *([slug(first.llm)] if single else []), slug(first.protocol)])
-        title = f"Ours, as Table {number}: {named} ({about})"
+        title = f"Our runs in the form of Table {number}: {named} ({about})"
         models = ", ".join(dict.fromkeys(study.llm for study in studies))
-        caption = f"From our records: language model {models}, protocol {first.protocol}."
+        caption = f"Measured in our runs: language model {models}, protocol {first.protocol}."
         if others := [study.llm for study in studies if study.llm not in layout.llms]:
-            caption += f" {', '.join(others)}: not a language model of the paper."
+            caption += f" The paper does not use {', '.join(others)}."
     several = len(studies) > 1
     own = [f"{study.llm}: {note}" if several else note for study in studies for note in study.notes]
     return Section(stem, title, caption, blocks, [*notes, *own], (), lines, _records(blocks, studies))
@@ -289,8 +293,10 @@ def _compared_statistics(paper: Published, counts: Counts) -> Section:
     """Table 1 beside the fingerprints of our datasets."""
     layout = paper.layout
     block = tables.compare_statistics(_printed_counts(paper), counts, layout.datasets, STATISTICS)
-    caption = f"Table 1 of {layout.source} beside the fingerprints of our records; ours minus the paper's."
-    title, records = "Table 1 beside ours: dataset statistics", {STATISTICS: printed(STATISTICS, layout)}
+    caption = (
+        f"Table 1 of {layout.source} and the counts in our records; the difference is ours minus the paper's."
+    )
+    title, records = "Table 1 and our runs: dataset statistics", {STATISTICS: printed(STATISTICS, layout)}
     return Section("both-datasets", title, caption, [block] if block else [], records=records)
 
 
@@ -352,24 +358,28 @@ def _compared_section(kind: str, paper: Study, own: Study, layout: Layout, block
     number = _number(table, paper.llm, layout)
     about = f"{own.llm}, protocol {own.protocol}"
     caption = (
-        f"Table {number} of {layout.source} ({name}) beside our records ({about}). "
-        "Difference: ours minus the paper's; relative: in per cent of the paper's."
+        f"Table {number} of {layout.source} ({name}) compared with our runs ({about}). "
+        "Difference: ours minus the paper's. Relative: the difference in per cent of the paper's figure."
     )
     if paper.llm != own.llm:
-        caption += f" The language model differs: {name} in the paper, {own.llm} here."
+        caption += f" The language models differ: {name} in the paper, {own.llm} in our runs."
     missing = [label for dataset, label in layout.datasets.items() if dataset not in own.datasets]
-    notes = [f"Not among our records: {', '.join(missing)}."] if missing else []
+    notes = [f"We have no runs on {', '.join(missing)}."] if missing else []
     if kind in ("quality", "integration"):
-        notes += ["Best and second: of each side, among the methods under one metric.", UNMASKED, SPREAD]
+        notes += [
+            "Best and second are marked for each source among the methods under one metric.",
+            UNMASKED,
+            SPREAD,
+        ]
     if kind in COST_NOTES:
-        hardware = "Hardware differs: the paper's is V100 (Sci, Pantry, Tools) and A100 (Toys, Ins)."
+        hardware = "The hardware differs: the paper used V100 (Sci, Pantry, Tools) and A100 (Toys, Ins)."
         notes += [COST_NOTES[kind], hardware]
     if kind != "best":
-        notes.append("Means are over the datasets that both have.")
+        notes.append("Means are over the datasets that both the paper and our runs have.")
     methods = table.methods if kind == "integration" else ()
     return Section(
         f"both-{kind}-{slug(own.llm)}-{slug(own.protocol)}",
-        f"Table {number} beside ours: {table.title[0].lower()}{table.title[1:]} ({about})",
+        f"Table {number} and our runs: {table.title[0].lower()}{table.title[1:]} ({about})",
         caption,
         blocks,
         [*notes, *own.notes],

@@ -257,7 +257,7 @@ def compare_quality(paper: Study, ours: Study, layout: Layout, kind: str, prefix
             for metric in METRICS
             for method in methods
         ]
-        form = "with the user's history masked" if prefix else "raw"
+        form = "with the user's history masked" if prefix else "not masked"
         title = f"{ours.datasets[dataset]}, ours {form}"
         blocks.append(comparison(title, ["method", "metric"], rows, format_quality, compete=True))
     return blocks

@@ -163,7 +163,9 @@ def _study(
             notes.append(f"{label}: {group.missed}.")
         if others:
             apart = "; ".join(", ".join(other.differs) or other.hardware for other in others)
-            notes.append(f"{label}: left out {len(others)} table(s) of other settings or hardware: {apart}.")
+            notes.append(
+                f"{label}: {len(others)} table(s) of other settings or hardware are left out: {apart}."
+            )
         for method, rows in _by_method(group).items():
             row = rows[0]
             if not row.ok:
@@ -171,8 +173,8 @@ def _study(
                 continue
             chosen[dataset, method] = row
             if len(rows) > 1 or bare(row.label) != method:
-                left = f" (not: {'; '.join(other.label for other in rows[1:])})" if rows[1:] else ""
-                notes.append(f"{method} on {label} is {row.label}{left}.")
+                left = f"; not shown: {'; '.join(other.label for other in rows[1:])}" if rows[1:] else ""
+                notes.append(f"{method} on {label} is the configuration {row.label}{left}.")
             records[row.finished[0].configuration] = configuration(row.finished)
     on = "; ".join(f"{', '.join(names)}: {where}" for where, names in hardware.items())
     notes += _mark_older(labels, chosen)
@@ -197,7 +199,7 @@ def _mark_older(labels: dict[str, str], chosen: Mapping[tuple[str, str], RunRow]
         ]
         if older:
             labels[dataset] = mark(label, True)
-            notes.append(f"{label}: of an older generation are {', '.join(older)}")
+            notes.append(f"{label}: figures of an older generation: {', '.join(older)}")
     return [f"{line}." for line in notes]
 
 
