@@ -62,7 +62,7 @@ def test_the_papers_tables_name_the_older_figures() -> None:
     results = results_of(runs)
     (study,) = of_records(results.groups.values(), results.figures, published().layout)
     assert list(study.datasets.values()) == ["other" + MARK, "toy" + MARK]
-    assert "toy: of an older generation are ssna." in study.notes
+    assert "toy: figures of an older generation: ssna." in study.notes
     assert not any("is ssna" in line for line in study.notes), "the mark is no setting"
 
 

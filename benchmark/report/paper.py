@@ -16,12 +16,10 @@ from benchmark.report.paper_study import (
     MASKED,
     MEMORIES,
     TIMES,
-    Mean,
     Study,
     counts_of,
     of_paper,
     of_records,
-    printed,
 )
 from benchmark.report.section import Block, Section
 from benchmark.results.comparable import slug
@@ -30,8 +28,6 @@ from benchmark.results.record import METRICS
 from benchmark.results.results import Results
 
 Lines = list[dict[str, Any]]
-Counts = Mapping[str, tuple[str, Mapping[str, float]]]
-STATISTICS = "paper:table1"
 UNMASKED = (
     "The paper does not say whether it leaves the items of the user's history out of the ranking. Our "
     "figures are shown without this mask first, then with it. The paper's ratio of N@10 to R@10 on Sci (0.63 "
@@ -70,19 +66,17 @@ def sections(results: Results) -> list[Section]:
     """
     paper, figures = published(), results.figures
     layout = paper.layout
-    theirs = [] if results.source == "ours" else of_paper(figures, layout)
+    theirs = counts_of("paper", figures, layout), of_paper(figures, layout)
     if results.source == "paper":
-        return _paper(paper, theirs)
-    counts, ours = counts_of(figures, layout), of_records(results.groups.values(), figures, layout)
-    if results.source == "ours":
-        return _ours(ours, layout, counts)
-    return _both(paper, theirs, ours, counts)
+        return _paper(paper, *theirs)
+    ours = counts_of("ours", figures, layout), of_records(results.groups.values(), figures, layout)
+    return _ours(layout, *ours) if results.source == "ours" else _both(paper, *theirs, *ours)
 
 
-def _paper(paper: Published, studies: Sequence[Study]) -> list[Section]:
+def _paper(paper: Published, counts: Study, studies: Sequence[Study]) -> list[Section]:
     layout = paper.layout
     return [
-        _printed_statistics(paper),
+        *_statistics(counts, layout),
         *(_quality(study, layout) for study in studies),
         _improvement(studies, layout),
         *_costs(studies, layout),
@@ -92,8 +86,8 @@ def _paper(paper: Published, studies: Sequence[Study]) -> list[Section]:
     ]
 
 
-def _ours(studies: Sequence[Study], layout: Layout, counts: Counts) -> list[Section]:
-    found = _statistics(counts)
+def _ours(layout: Layout, counts: Study, studies: Sequence[Study]) -> list[Section]:
+    found = _statistics(counts, layout)
     for protocol in dict.fromkeys(study.protocol for study in studies):
         same = [study for study in studies if study.protocol == protocol]
         found += [_quality(study, layout) for study in same if study.has(METRICS)]
@@ -107,10 +101,12 @@ def _ours(studies: Sequence[Study], layout: Layout, counts: Counts) -> list[Sect
     return found
 
 
-def _both(paper: Published, studies: Sequence[Study], ours: Sequence[Study], counts: Counts) -> list[Section]:
-    """Side by side what both have; of the paper alone what ours have no counterpart of."""
+def _both(
+    paper: Published, counts: Study, studies: Sequence[Study], own_counts: Study, ours: Sequence[Study]
+) -> list[Section]:
+    """Side by side what both have; of the paper alone what our runs have no counterpart of."""
     layout, theirs = paper.layout, {study.llm: study for study in studies}
-    found = [_compared_statistics(paper, counts)]
+    found = [_compared_statistics(counts, own_counts, layout)]
     paired: set[str] = set()
     for own in ours:
         pair = _compared(theirs.get(own.llm, theirs[layout.stand_in]), own, layout)
@@ -118,49 +114,32 @@ def _both(paper: Published, studies: Sequence[Study], ours: Sequence[Study], cou
         titles = (section.title.partition(" and our runs")[0] for section in pair)
         paired |= {title for title in titles if title.removeprefix("Table ") in single}
         found += pair
-    alone = [section for section in _paper(paper, studies) if section.title.partition(":")[0] not in paired]
+    alone = [
+        section for section in _paper(paper, counts, studies) if section.title.partition(":")[0] not in paired
+    ]
     return [*found, *(section for section in alone if section.stem != "paper-table1")]
 
 
 # --- Tables of one source -----------------------------------------------------------------------------------
 
 
-def _printed_counts(paper: Published) -> dict[str, dict[str, float]]:
-    """Table 1: dataset -> users, items, interactions."""
-    return {
-        dataset: dict(zip(COUNTS, map(float, values), strict=True))
-        for dataset, values in paper.counts().items()
-    }
-
-
-def _printed_statistics(paper: Published) -> Section:
-    layout = paper.layout
-    counts = {name: (layout.datasets[name], values) for name, values in _printed_counts(paper).items()}
-    rows = [row for row in paper.rows if row["record"] == STATISTICS]
-    lines = [
-        _line(Mean("paper", row["dataset"], "", row["measure"], row["value"], record=STATISTICS))
-        for row in rows
-    ]
-    return Section(
-        "paper-table1",
-        "Table 1: dataset statistics",
-        f"Published in {layout.source}: users, items and interactions after preparation.",
-        [tables.dataset_statistics(counts, STATISTICS)],
-        lines=lines,
-        records={STATISTICS: printed(STATISTICS, layout)},
-    )
-
-
-def _statistics(counts: Counts) -> list[Section]:
-    if not counts:
+def _statistics(counts: Study, layout: Layout) -> list[Section]:
+    if not counts.datasets:
         return []
+    blocks = [tables.dataset_statistics(counts)]
+    if counts.source == "paper":
+        title = "Table 1: dataset statistics"
+        caption = f"Published in {layout.source}: users, items and interactions after preparation."
+        lines = counts.lines({key[2] for key in counts.means})
+        return [Section("paper-table1", title, caption, blocks, (), (), lines, counts.records)]
+    title = "Our runs in the form of Table 1: dataset statistics"
     caption = "Counts of the datasets in our records. Datasets with the counts of the paper come first."
     lines = [
-        {"source": "ours", "dataset": name, **{count: _plain(value) for count, value in values.items()}}
-        for name, (_, values) in counts.items()
+        {"source": "ours", "dataset": dataset}
+        | {name: int(counts.means[dataset, "", name].value) for name in COUNTS}
+        for dataset in counts.datasets
     ]
-    title = "Our runs in the form of Table 1: dataset statistics"
-    return [Section("ours-datasets", title, caption, [tables.dataset_statistics(counts)], lines=lines)]
+    return [Section("ours-datasets", title, caption, blocks, (), (), lines)]
 
 
 def _prefixes(study: Study) -> tuple[str, ...]:
@@ -171,7 +150,7 @@ def _quality(study: Study, layout: Layout) -> Section:
     methods = layout.tables["quality"].methods
     blocks = [tables.quality(study, layout, methods, prefix) for prefix in _prefixes(study)]
     notes = [ACROSS] if study.source == "paper" else [ACROSS, UNMASKED, SPREAD]
-    lines = _lines([study], _measures("quality", layout), [] if study.source == "ours" else methods)
+    lines = study.lines(_measures("quality", layout), methods if study.source == "paper" else [])
     return _section("quality", [study], layout, blocks, notes, lines)
 
 
@@ -227,7 +206,7 @@ def _costs(studies: Sequence[Study], layout: Layout) -> list[Section]:
                 "Best and second: the lowest among the methods of a language model on a dataset.",
                 COST_NOTES[kind],
             ]
-            found.append(_section(kind, studies, layout, blocks, notes, _lines(studies, measures, [])))
+            found.append(_section(kind, studies, layout, blocks, notes, _lines(studies, measures)))
     return found
 
 
@@ -236,7 +215,7 @@ def _integration(study: Study, layout: Layout) -> list[Section]:
     baselines = [name for name in methods if name != layout.subject]
     if not study.has(METRICS, baselines):
         return []
-    blocks, lines = [], _lines([study], _measures("integration", layout), methods)
+    blocks, lines = [], study.lines(_measures("integration", layout), methods)
     for prefix in _prefixes(study):
         blocks.append(tables.quality(study, layout, methods, prefix, others=False))
         blocks += tables.improvements([study], layout, baselines, prefix)
@@ -256,7 +235,7 @@ def _best(study: Study, layout: Layout) -> Section:
     notes = [f"{'; '.join(symbols)}."]
     if study.source == "ours":
         notes.append("Methods that were not tuned have no value here.")
-    lines = _lines([study], _measures("best", layout), [])
+    lines = study.lines(_measures("best", layout))
     return _section("best", [study], layout, [tables.best(study, layout)], notes, lines)
 
 
@@ -289,15 +268,14 @@ def _section(
 # --- The paper's figures beside ours ------------------------------------------------------------------------
 
 
-def _compared_statistics(paper: Published, counts: Counts) -> Section:
+def _compared_statistics(theirs: Study, own: Study, layout: Layout) -> Section:
     """Table 1 beside the fingerprints of our datasets."""
-    layout = paper.layout
-    block = tables.compare_statistics(_printed_counts(paper), counts, layout.datasets, STATISTICS)
+    block = tables.compare_statistics(theirs, own)
     caption = (
         f"Table 1 of {layout.source} and the counts in our records; the difference is ours minus the paper's."
     )
-    title, records = "Table 1 and our runs: dataset statistics", {STATISTICS: printed(STATISTICS, layout)}
-    return Section("both-datasets", title, caption, [block] if block else [], records=records)
+    title = "Table 1 and our runs: dataset statistics"
+    return Section("both-datasets", title, caption, [block] if block else [], records=theirs.records)
 
 
 def _compared(paper: Study, own: Study, layout: Layout) -> list[Section]:
@@ -405,35 +383,8 @@ def _measures(kind: str, layout: Layout) -> Collection[str]:
     return known[kind]
 
 
-def _lines(studies: Iterable[Study], measures: Collection[str], methods: Collection[str]) -> Lines:
-    """The figures of studies for the CSV, narrowed; no methods: of all."""
-    return [
-        {**_line(mean), "llm": study.llm, "protocol": study.protocol or None}
-        for study in studies
-        for mean in study.means.values()
-        if mean.measure in measures and (not methods or mean.method in methods)
-    ]
-
-
-def _line(mean: Mean) -> dict[str, Any]:
-    """A figure in full precision."""
-    return {
-        "source": mean.source,
-        "llm": None,
-        "protocol": None,
-        "dataset": mean.dataset,
-        "method": mean.method,
-        "measure": mean.measure,
-        "value": _plain(mean.value),
-        "half_width": mean.half_width,
-        "seeds": mean.seeds if mean.source == "ours" else None,
-        "record": mean.record,
-    }
-
-
-def _plain(value: float) -> float:
-    """A whole number as one, so that counts and sizes are read as such."""
-    return int(value) if value.is_integer() else value
+def _lines(studies: Iterable[Study], measures: Collection[str], methods: Collection[str] = ()) -> Lines:
+    return [line for study in studies for line in study.lines(measures, methods)]
 
 
 def _records(blocks: Sequence[Block], studies: Iterable[Study]) -> dict[str, Any]:

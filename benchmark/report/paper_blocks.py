@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from typing import NamedTuple
 
 from benchmark.report.derived import fixed, mean_ratio, p_value, pairs
@@ -70,14 +71,15 @@ def capitalised(title: str) -> str:
     return title[0].upper() + title[1:]
 
 
-def dataset_statistics(counts: Mapping[str, tuple[str, Mapping[str, float]]], record: str = "") -> Block:
-    """Table 1. `counts`: dataset -> (its name in the table, its counts)."""
+def dataset_statistics(counts: Study) -> Block:
+    """Table 1: a row a dataset."""
     rows = []
-    for label, values in counts.values():
-        users, items, interactions = (values[name] for name in COUNTS)
-        numbers = [f"{value:,.0f}" for value in (users, items, interactions)]
+    for dataset, label in counts.datasets.items():
+        means = [counts.means[dataset, "", name] for name in COUNTS]
+        users, items, interactions = (mean.value for mean in means)
+        numbers = [f"{mean.value:,.0f}" for mean in means]
         numbers += [f"{interactions / users:.1f}", f"{interactions / items:.1f}"]
-        rows.append([Cell(label), *(Cell(number, "", record) for number in numbers)])
+        rows.append([Cell(label), *(Cell(number, "", means[0].record) for number in numbers)])
     heads = ["dataset", "users", "items", "interactions", "per user", "per item"]
     return Block("Dataset statistics", heads, rows)
 
@@ -254,8 +256,7 @@ def compare_quality(paper: Study, ours: Study, layout: Layout, kind: str, prefix
                 paper.get(dataset, method, metric),
                 ours.get(dataset, method, prefix + metric),
             )
-            for metric in METRICS
-            for method in methods
+            for metric, method in product(METRICS, methods)
         ]
         form = "with the user's history masked" if prefix else "not masked"
         title = f"{ours.datasets[dataset]}, ours {form}"
@@ -281,8 +282,7 @@ def compare_ratios(
             mean(paper, baseline, printed),
             mean(ours, baseline, own),
         )
-        for printed, own in measures
-        for baseline in baselines
+        for (printed, own), baseline in product(measures, baselines)
     ]
     relative = kind == "speedup"
     return comparison(title, ["over", "measure"], rows, lambda one: fixed(one.value), relative=relative)
@@ -292,52 +292,31 @@ def compare_costs(
     paper: Study, ours: Study, layout: Layout, kind: str, measure: str, title: str
 ) -> Block | None:
     """Tables 6 and 7: a row a dataset and method."""
-    keys = [
-        (dataset, method)
-        for dataset in common(paper, ours)
-        for method in columns(ours, layout, layout.tables[kind].methods, [measure])
-    ]
+    methods = columns(ours, layout, layout.tables[kind].methods, [measure])
     rows = [
         FigurePair((ours.datasets[key[0]], key[1]), paper.get(*key, measure), ours.get(*key, measure))
-        for key in keys
+        for key in product(common(paper, ours), methods)
     ]
     return comparison(capitalised(title), ["dataset", "method"], rows, FORMATS[kind])
 
 
 def compare_best(paper: Study, ours: Study, layout: Layout) -> Block | None:
     """Tables S1 to S3: a row a dataset and hyper-parameter."""
-    rows = [
-        FigurePair(
-            (ours.datasets[dataset], f"{column.method} {column.hyperparameter}"),
-            paper.get(dataset, column.method, column.hyperparameter),
-            ours.get(dataset, column.method, column.hyperparameter),
-        )
-        for dataset in common(paper, ours)
-        for column in layout.columns
-    ]
+    rows = []
+    for dataset, column in product(common(paper, ours), layout.columns):
+        key = (dataset, column.method, column.hyperparameter)
+        labels = (ours.datasets[dataset], f"{column.method} {column.hyperparameter}")
+        rows.append(FigurePair(labels, paper.get(*key), ours.get(*key)))
     return comparison("Best hyper-parameters", ["dataset", "hyper-parameter"], rows, format_plain)
 
 
-def compare_statistics(
-    printed: Mapping[str, Mapping[str, float]],
-    counts: Mapping[str, tuple[str, Mapping[str, float]]],
-    labels: Mapping[str, str],
-    record: str,
-) -> Block | None:
-    """Table 1: a row a dataset and count. Of the datasets in `labels` the paper's counts are `printed`."""
-    labels = {**labels, **{dataset: label for dataset, (label, _) in counts.items()}}
-
-    rows = []
-    for dataset, label in labels.items():
-        for name in COUNTS:
-            theirs, own = printed.get(dataset, {}).get(name), counts.get(dataset, ("", {}))[1].get(name)
-            rows.append(
-                FigurePair(
-                    (label, name),
-                    None if theirs is None else Mean("paper", dataset, "", name, theirs, record=record),
-                    None if own is None else Mean("ours", dataset, "", name, own),
-                )
-            )
+def compare_statistics(paper: Study, ours: Study) -> Block | None:
+    """Table 1: a row a dataset and count."""
+    labels = {**paper.datasets, **ours.datasets}
+    rows = [
+        FigurePair((labels[dataset], name), paper.get(dataset, "", name), ours.get(dataset, "", name))
+        for dataset, name in product(labels, COUNTS)
+    ]
     return comparison("Dataset statistics", ["dataset", "count"], rows, format_plain)
 
 

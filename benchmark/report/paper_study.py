@@ -27,6 +27,7 @@ TIMES = {"epoch_seconds": "wall seconds", "epoch_cpu_seconds": "CPU seconds"}
 MEMORIES = {"gpu_memory_gb": "GPU memory in GB", "host_memory_gb": "host memory in GB"}
 LABELS = {**{name: measure(name).label for name in METRICS}, **TIMES, **MEMORIES}
 """Measures as tables print them."""
+STATISTICS = "paper:table1"
 PROTOCOLS_FIRST = ("paper",)
 TUNED = ("grid", "paper")
 """Ways of tuning, the one that stands for a method first."""
@@ -80,6 +81,26 @@ class Study:
         """`first` in its order, then the others that have a figure of these measures, by name."""
         measures = set(measures)
         return [*first, *sorted({key[1] for key in self.means if key[2] in measures} - set(first))]
+
+    def lines(self, measures: Iterable[str], methods: Iterable[str] = ()) -> list[dict[str, Any]]:
+        """Figures of these measures and methods (none: of all) in full precision, for the CSV."""
+        measures, methods = set(measures), set(methods)
+        return [
+            {
+                "source": self.source,
+                "llm": self.llm or None,
+                "protocol": self.protocol or None,
+                "dataset": mean.dataset,
+                "method": mean.method,
+                "measure": mean.measure,
+                "value": int(mean.value) if mean.value.is_integer() else mean.value,
+                "half_width": mean.half_width,
+                "seeds": mean.seeds if self.source == "ours" else None,
+                "record": mean.record,
+            }
+            for mean in self.means.values()
+            if mean.measure in measures and (not methods or mean.method in methods)
+        ]
 
 
 def of_paper(figures: DataFrame, layout: Layout) -> list[Study]:
@@ -258,14 +279,17 @@ def _means(figures: DataFrame, chosen: Mapping[tuple[str, str], RunRow]) -> list
     return means
 
 
-def counts_of(figures: DataFrame, layout: Layout) -> dict[str, tuple[str, dict[str, float]]]:
-    """Dataset of ours -> (its name in a table, its counts)."""
-    counts = figures[(figures.source == "ours") & (figures.kind == "count") & figures.measure.isin(COUNTS)]
-    found: dict[str, tuple[str, dict[str, float]]] = {}
-    for _, rows in counts.groupby("record", sort=False):
+def counts_of(source: Literal["paper", "ours"], figures: DataFrame, layout: Layout) -> Study:
+    """The counts of the datasets of a source: a study without language model, whose method is empty."""
+    counts = figures[(figures.source == source) & (figures.kind == "count")]
+    means, labels = [], {}
+    for _, rows in counts.groupby(["dataset", "record"], sort=False):
         own, values = str(rows.dataset.iloc[0]), dict(zip(rows.measure, rows.value, strict=True))
-        if len(values) < len(COUNTS):
-            continue
         dataset = dataset_key(own, values, layout)
-        found.setdefault(dataset, (dataset_label(dataset, own, layout), values))
-    return {dataset: found[dataset] for dataset in ordered(found, layout)}
+        if dataset not in labels and values.keys() >= set(COUNTS):
+            labels[dataset] = dataset_label(dataset, own, layout)
+            record = STATISTICS if source == "paper" else ""
+            means += [Mean(source, dataset, "", name, value, record=record) for name, value in values.items()]
+    datasets = {dataset: labels[dataset] for dataset in ordered(labels, layout)}
+    records = {STATISTICS: printed(STATISTICS, layout)} if source == "paper" else {}
+    return Study(source, "", "", _by_key(means), datasets, (), records)
