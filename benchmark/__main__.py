@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from benchmark.process import import_path, threads
+from benchmark.process import import_path, lifeline, threads
 
 import_path.secure()
 threads.wait_briefly()
 
 from benchmark import cli
-from benchmark.grid import lifeline
 
 
 def main() -> int:

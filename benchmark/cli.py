@@ -11,7 +11,7 @@ from types import ModuleType
 
 from benchmark.commands import bench, explain, listing, prepare, report, results, run, speed
 from benchmark.commands.options import Parser, use_data_dir
-from benchmark.process.exit_status import exit_status
+from benchmark.process.exit_status import ExitCode, exit_status
 from methods.errors import unknown
 
 DESCRIPTION = "AdaptRec: compare ways of adapting a language model to sequential recommendation."
@@ -25,7 +25,7 @@ COMMANDS: dict[str, ModuleType] = {
     "speed": speed,
     "list": listing,
 }
-"""Name -> module with SUMMARY, fill(parser) and call(options)."""
+"""Name -> module with SUMMARY, add_arguments(parser) and main(options)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def _dispatch(arguments: list[str]) -> int:
     parser, commands = _parsers()
     if arguments == ["--version"]:
         print(f"adaptrec {version('adaptrec')}")
-        return 0
+        return ExitCode.OK
     if arguments and (own := commands.get(arguments[0])):
         for name in (argument.partition("=")[0] for argument in arguments if argument.startswith("--")):
             if name not in own.options:  # argparse would first complain of what is missing
@@ -45,7 +45,7 @@ def _dispatch(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     use_data_dir(options)
     warnings.filterwarnings("ignore", message="The pynvml package is deprecated")
-    command: Callable[[argparse.Namespace], int] = options.call
+    command: Callable[[argparse.Namespace], int] = options.main
     return command(options)
 
 
@@ -53,9 +53,9 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     parser = Parser(prog="adaptrec", description=DESCRIPTION)
     parser.add_argument("--version", action="store_true", help="print the version and end")
     sub = parser.add_subparsers(dest="command", metavar="command", required=True, parser_class=Parser)
-    found: dict[str, Parser] = {}
+    parsers: dict[str, Parser] = {}
     for name, module in COMMANDS.items():
-        found[name] = sub.add_parser(name, help=module.SUMMARY, description=module.SUMMARY)
-        found[name].set_defaults(call=module.call)
-        module.fill(found[name])
-    return parser, found
+        parsers[name] = sub.add_parser(name, help=module.SUMMARY, description=module.SUMMARY)
+        parsers[name].set_defaults(main=module.main)
+        module.add_arguments(parsers[name])
+    return parser, parsers

@@ -133,12 +133,10 @@ TUNE: dict[Tune, str] = {
     "paper": "each method's published best values for the language model and dataset",
 }
 """Ways to choose hyper-parameters, and what each takes."""
-EXECUTORS = {"local": "this machine", "ray": "a Ray cluster, which wants `pip install 'adaptrec[ray]'`"}
-"""What runs the cells of a grid, and where."""
 
 
 def held(protocol: str) -> set[str]:
-    """What tuning leaves alone under `protocol`, so that it stays the same for all methods.
+    """The names that tuning leaves alone under `protocol`, so that they are the same for all methods.
 
     Under one of `ALIKE` every setting of the harness, and the hyper-parameters that the protocol sets.
     """

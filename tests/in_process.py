@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from benchmark import cli
-from benchmark.grid import local, prepare
-from benchmark.grid.child import TAIL, Listener, Log
+from benchmark.grid import prepare, run_process
+from benchmark.grid.child import TAIL, Log, OnLine
 
 MAIN: dict[str, Callable[[Sequence[str]], int]] = {
     "benchmark": cli.main,
@@ -28,7 +28,7 @@ class InProcess:
         self,
         command: Sequence[str],
         log: Path | None = None,
-        listen: Listener = lambda _: None,
+        on_line: OnLine = lambda _: None,
         environment: Mapping[str, str] | None = None,
         given: str = "",
     ) -> None:
@@ -43,7 +43,7 @@ class InProcess:
         lines = said.getvalue().splitlines()
         self.tail = deque(lines, maxlen=TAIL)
         for line in lines:
-            listen(line)
+            on_line(line)
 
     def ended(self) -> int:
         return self._status
@@ -53,6 +53,6 @@ class InProcess:
 def children_in_process() -> Iterator[None]:
     """What a grid on this machine would start processes for, this process does."""
     with pytest.MonkeyPatch.context() as patch:
-        for room in (local, prepare):
-            patch.setattr(room, "Child", InProcess)
+        for module in (run_process, prepare):
+            patch.setattr(module, "Child", InProcess)
         yield

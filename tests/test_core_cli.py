@@ -17,7 +17,8 @@ from benchmark.cli import main
 from benchmark.config import Settings, parse, split_overrides
 from benchmark.grid import child
 from benchmark.grid.plan import expand
-from benchmark.results.record import METRICS, BusyError, RunRecord, read_record
+from benchmark.process.exit_status import BusyError
+from benchmark.results.record import METRICS, RunRecord, read_record
 from benchmark.run.spec import RunSpec, resolve_run
 from benchmark.train import loop
 from methods import registry
@@ -366,7 +367,7 @@ def test_bench_runs_what_is_missing_prints_a_table_and_runs_nothing_twice(
     told = capfd.readouterr()
     for word in ("tmlp", "id", "ceiling", "chance", "R@10", "N@50", "cold"):
         assert word in told.out
-    assert "1 of 2 cells are finished already" in told.err
+    assert "1 of 2 runs are finished already" in told.err
     assert "[1/1] tiny random-tiny tmlp" in told.err
     records = sorted(tmp_path.glob("*/*/*/*.json"))
     assert [str(path.relative_to(tmp_path).parent) for path in records] == [
@@ -380,7 +381,7 @@ def test_bench_runs_what_is_missing_prints_a_table_and_runs_nothing_twice(
     assert main(command) == 0
     again = capfd.readouterr()
     assert again.out == told.out
-    assert "2 of 2 cells are finished already" in again.err
+    assert "2 of 2 runs are finished already" in again.err
     assert [path.read_bytes() for path in records] == before
 
 

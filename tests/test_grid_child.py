@@ -16,15 +16,17 @@ from data_folders import write_folder
 
 from benchmark.cli import main
 from benchmark.grid import engine as engine_module
-from benchmark.grid import launch, local
-from benchmark.grid.child import Child, Listener
+from benchmark.grid import run_process
+from benchmark.grid.child import Child, OnLine
 from benchmark.grid.claims import clear
 from benchmark.grid.executor import Options
 from benchmark.grid.local import LocalExecutor
+from benchmark.process import launch
+from benchmark.process.exit_status import BusyError, ExitCode
 from benchmark.report.tables import print_tables
-from benchmark.results.record import BusyError, RunRecord
+from benchmark.results.record import RunRecord
 from benchmark.results.store import as_stored, read_result
-from benchmark.run.spec import RunSpec, resolve_run
+from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 
 LINES = 20_000
 """More than the 64 KiB that a pipe holds."""
@@ -39,8 +41,8 @@ def wait(child: Child) -> int:
     return status
 
 
-def child(code: str, log: Path | None = None, listen: Listener = lambda _: None) -> Child:
-    return Child([sys.executable, "-c", code], log, listen)
+def child(code: str, log: Path | None = None, on_line: OnLine = lambda _: None) -> Child:
+    return Child([sys.executable, "-c", code], log, on_line)
 
 
 @pytest.mark.parametrize(
@@ -70,24 +72,24 @@ def test_a_listener_that_fails_does_not_stop_the_child(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def cell(tmp_path_factory: pytest.TempPathFactory) -> RunSpec:
-    return RunSpec(str(write_folder(tmp_path_factory.mktemp("data") / "small")), "none", "id")
+def run(tmp_path_factory: pytest.TempPathFactory) -> ResolvedRun:
+    return resolve_run(RunSpec(str(write_folder(tmp_path_factory.mktemp("data") / "small")), "none", "id"))
 
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Lets a cell do as `code` has it."""
+    """Lets a run do as `code` has it."""
     monkeypatch.setattr(engine_module, "POLL", 0.01)
 
     def code(text: str) -> None:
-        monkeypatch.setattr(local, "run_command", lambda *_: [sys.executable, "-c", text])
+        monkeypatch.setattr(run_process, "run_command", lambda *_: [sys.executable, "-c", text])
 
     return code
 
 
-def bench(cell: RunSpec, results: Path) -> dict[RunSpec, RunRecord]:
+def bench(run: ResolvedRun, results: Path) -> dict[ResolvedRun, RunRecord]:
     with LocalExecutor(Options(results), gpus=()) as executor:
-        return executor.run([cell])
+        return executor.run([run])
 
 
 MIB = 2**20
@@ -95,12 +97,12 @@ DIES = "import os, time; held = b'x' * {size}; time.sleep({seconds}); os.kill(os
 
 
 def test_a_run_that_the_system_killed_has_a_record_and_a_row(
-    cell: RunSpec, tmp_path: Path, runs: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+    run: ResolvedRun, tmp_path: Path, runs: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     size = 200 * MIB
     runs(DIES.format(size=size, seconds=0.6, signal=signal.SIGKILL))
-    record = bench(cell, tmp_path)[cell]
-    path = resolve_run(cell).record_path(tmp_path)
+    record = bench(run, tmp_path)[run]
+    path = run.record_path(tmp_path)
     assert record.status == "killed" and record == read_result(path).record
     assert record.error is not None
     assert record.error.startswith("signal 9 (SIGKILL) ended the process, as the system does when memory ")
@@ -110,15 +112,15 @@ def test_a_run_that_the_system_killed_has_a_record_and_a_row(
     assert "killed: signal 9 (SIGKILL) ended" in capsys.readouterr().err
 
     runs(DIES.format(size=1, seconds=0, signal=signal.SIGSEGV))
-    path = resolve_run(cell).record_path(tmp_path)
+    path = run.record_path(tmp_path)
     path.with_suffix(".checkpoint").mkdir()
-    record = bench(cell, tmp_path)[cell]  # is tried again
+    record = bench(run, tmp_path)[run]  # is tried again
     assert record.error is not None and record.error.startswith("signal 11 (SIGSEGV) ended the process; ")
     assert record.error.endswith("the same command goes on from the last epoch")
 
 
 def test_a_run_that_the_user_stopped_was_not_killed(
-    cell: RunSpec, tmp_path: Path, runs: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    run: ResolvedRun, tmp_path: Path, runs: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even where it does not listen and is killed by the bench itself."""
     deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(1, flush=True)"
@@ -126,49 +128,50 @@ def test_a_run_that_the_user_stopped_was_not_killed(
     monkeypatch.setattr("benchmark.grid.child.stop.__defaults__", (0.1,))
 
     def stop(engine: LocalExecutor, *_: object) -> None:
-        if any(one.tail for one, _ in engine._running.values()):
+        if any(process.child.tail for process, _ in engine._running.values()):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine_module.Engine, "_end_some", stop)
+    monkeypatch.setattr(engine_module.Engine, "_finish_some", stop)
     with pytest.raises(KeyboardInterrupt):
-        bench(cell, tmp_path)
+        bench(run, tmp_path)
     assert not list(tmp_path.rglob("*.json"))
 
 
 def test_a_folder_in_place_of_the_log_does_no_harm(
-    cell: RunSpec, tmp_path: Path, runs: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+    run: ResolvedRun, tmp_path: Path, runs: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = resolve_run(cell).record_path(tmp_path)
+    path = run.record_path(tmp_path)
     path.with_suffix(".log").mkdir(parents=True)
     runs(f"{TALKS}\nraise SystemExit(1)")
-    assert bench(cell, tmp_path) == {}
+    assert bench(run, tmp_path) == {}
     told = capsys.readouterr().err
     lost = f"(its log {path.with_suffix('.log')} is lost: Is a directory)"
-    assert f"it last said: line {LINES - 1} {lost}" in told
+    assert f"its last line: line {LINES - 1} {lost}" in told
     clear(path)
     assert path.with_suffix(".log").is_dir()
 
 
 def test_the_status_says_that_another_process_works_on_the_cell(
-    cell: RunSpec, tmp_path: Path, runs: Callable[[str], None]
+    run: ResolvedRun, tmp_path: Path, runs: Callable[[str], None]
 ) -> None:
     runs(f"raise SystemExit({BusyError.status})")
     with LocalExecutor(Options(tmp_path), gpus=()) as executor:
-        task = engine_module.Task(cell, resolve_run(cell).record_path(tmp_path), None, None)  # type: ignore[arg-type]
+        task = engine_module.Task(run, run.record_path(tmp_path), None, None)  # type: ignore[arg-type]
         executor.start(task)
         while not (ended := executor.ended()):
             time.sleep(0.01)
-    assert ended[0].busy
+    ((_, ending),) = ended
+    assert ending.status == ExitCode.BUSY
 
 
-def test_a_run_that_is_busy_ends_with_that_status(cell: RunSpec, tmp_path: Path) -> None:
+def test_a_run_that_is_busy_ends_with_that_status(run: ResolvedRun, tmp_path: Path) -> None:
     from filelock import FileLock
 
-    exact = replace(cell, overrides=("precision=no",))  # as all other runs of this test session
+    exact = replace(run.spec, overrides=("precision=no",))  # as all other runs of this test session
     path = resolve_run(exact).record_path(tmp_path)
     path.parent.mkdir(parents=True)
     with FileLock(path.with_suffix(".lock")):
-        words = ["run", "--dataset", cell.dataset, "--method", "id", "--results", str(tmp_path)]
+        words = ["run", "--dataset", run.spec.dataset, "--method", "id", "--results", str(tmp_path)]
         assert main([*words, "--set", "precision=no"]) == 75
 
 

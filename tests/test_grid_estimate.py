@@ -15,8 +15,8 @@ from benchmark.config import Settings
 from benchmark.grid import dryrun
 from benchmark.grid import probe as probing
 from benchmark.grid.estimate import epoch_range, estimate, from_probe
-from benchmark.grid.plan import Plan, make_plan
-from benchmark.grid.probe import Stored, random_states, random_token_states, stored_by
+from benchmark.grid.plan import GridPlan, make_plan
+from benchmark.grid.probe import StoredStates, random_states, random_token_states, states_of
 from benchmark.llm.states import load_states
 from benchmark.llm.token_states import load_token_states
 from benchmark.llm.tokens import load_tokens
@@ -79,14 +79,14 @@ def test_records_are_used_where_there_are_some_and_only_the_rest_is_probed(
         probed.append(resolved.spec.method)
         return variant(), 5.0
 
-    seeds = [cell(folder, seed=seed) for seed in range(3)]
-    first = resolve_run(seeds[0])
+    seeds = [resolve_run(cell(folder, seed=seed)) for seed in range(3)]
+    first = seeds[0]
     write_at(first.record_path(tmp_path), seconds=2.0, epochs_run=30)
-    half = resolve_run(seeds[1]).record_path(tmp_path).with_suffix(".checkpoint")
+    half = seeds[1].record_path(tmp_path).with_suffix(".checkpoint")
     progress = {"epoch": 20, "best_epoch": 20}
-    Checkpoint(half, resolve_run(seeds[1]).identity).save({"progress": progress}, 20, {})
+    Checkpoint(half, seeds[1].identity).save({"progress": progress}, 20, {})
     before = sorted(tmp_path.rglob("*"))
-    found = estimate(Plan((*seeds, cell(folder, "tmlp"))), tmp_path, False, probe)
+    found = estimate(GridPlan((*seeds, resolve_run(cell(folder, "tmlp")))), tmp_path, False, probe)
     assert sorted(tmp_path.rglob("*")) == before, "the store stays as it is"
     assert probed == ["tmlp"]
     row, other = found.rows
@@ -100,7 +100,7 @@ def test_records_are_used_where_there_are_some_and_only_the_rest_is_probed(
     )
     assert other.figures.source == "probe"
     assert found.seconds[1] == pytest.approx(row.seconds[1] + other.seconds[1])
-    fresh = estimate(Plan(tuple(seeds)), tmp_path, True, probe)
+    fresh = estimate(GridPlan(tuple(seeds)), tmp_path, True, probe)
     assert fresh.count("to do") == 3
 
 
@@ -136,18 +136,18 @@ def test_stand_ins_have_the_shapes_of_what_they_stand_for(folder: Path, tmp_path
 def test_states_that_a_plan_needs(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADAPTREC_CACHE", str(tmp_path))
     cells = [cell(folder, "tmlp"), cell(folder, "full"), cell(folder)]
-    pooled, lower = stored_by(cells)
+    pooled, lower = states_of(cells)
     llm = resolve_run(cells[0]).llm
-    assert llm is not None and not pooled.there and not lower.there
+    assert llm is not None and not pooled.cached and not lower.cached
     assert pooled.size == 10 * llm.width * 4, "one layer of ten items in fp32"
     tokens = load_tokens(resolve_run(cells[0]).prepared.texts, llm)
     assert lower.size == len(tokens.ids) * llm.width * 4
     assert 0 < pooled.seconds[0] <= pooled.seconds[1]
     assert not list(tmp_path.glob("states/*")), "nothing is computed"
     load_states(resolve_run(cells[0]).prepared.texts, llm, [llm.n_layers], "auto", "float32", tmp_path)
-    pooled, lower = stored_by(cells)
-    assert pooled.there and pooled.seconds == (0, 0) and not lower.there
-    assert stored_by(cells[2:]) == [], "ids need none"
+    pooled, lower = states_of(cells)
+    assert pooled.cached and pooled.seconds == (0, 0) and not lower.cached
+    assert states_of(cells[2:]) == [], "ids need none"
 
 
 def dry(folder: Path, results: Path, *more: str) -> int:
@@ -168,7 +168,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     assert not (tmp_path / "results").exists()
     for said in (
         "| configuration", "random-tiny tmlp paper", "probe", "hidden states of random-tiny, layers [3]",
-        "4 cells: 0 finished, 0 to resume, 4 to do", "free in", "Early stopping decides",
+        "4 runs: 0 finished, 0 to resume, 4 to do", "free in", "Early stopping decides",
     ):  # fmt: skip
         assert said in told
 
@@ -179,7 +179,7 @@ def test_a_dry_run_ends_with_1_where_memory_or_disk_will_not_do(
     answers = {"id": variant("killed"), "tmlp": variant()}
     answers["tmlp"].peak_memory["train"].host = 2**60
     monkeypatch.setattr(dryrun, "probe_training", lambda resolved: (answers[resolved.spec.method], 1.0))
-    monkeypatch.setattr(dryrun, "probe_states", lambda _: [Stored("states", False, 2**60, (1.0, 2.0))])
+    monkeypatch.setattr(dryrun, "probe_states", lambda _: [StoredStates("states", False, 2**60, (1.0, 2.0))])
     assert dry(folder, tmp_path / "results", "--jobs", "2", "--tune", "grid") == 1
     told = capfd.readouterr()
     assert "then: " in told.out and "the best of" in told.out

@@ -9,14 +9,17 @@ import pytest
 
 from benchmark.grid.progress import STATUS_SECONDS, Board, Tracker
 from benchmark.run.spec import RunSpec
-from benchmark.train.told import EpochLine, duration, parse_line, time_range
+from benchmark.train.status import RunStatus, duration
 
 TMOE = [RunSpec("tiny", "minilm", "tmoe", "fair", seed) for seed in range(4)]
 ID = RunSpec("tiny", "minilm", "id", "fair")
 
 
-def line(least: float, most: float, epoch: int = 3) -> EpochLine:
-    return EpochLine(epoch, 200, 5.4321, 0.0912, 0.1012, 2, 1.5, 0.25, least, most)
+def status(least: float, most: float) -> RunStatus:
+    return RunStatus(
+        epoch=3, epochs=200, loss=5.4321, valid=0.0912, valid_masked=0.1012, best_epoch=2, train_seconds=1.5,
+        eval_seconds=0.25, seconds_left=(least, most),
+    )  # fmt: skip
 
 
 class Clock:
@@ -35,48 +38,31 @@ def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-@pytest.mark.parametrize("span", [(60, 5000), (30, 30), (0, 7.2e4), (1e5, 9e5)])
-def test_what_a_cell_says_is_read_again(span: tuple[float, float]) -> None:
-    said = line(*span)
-    read = parse_line(f"  {said}\n")
-    assert read is not None
-    assert str(read) == str(said)
-    assert time_range(read.least, read.most) == time_range(*span)
-    assert (read.epoch, read.epochs, read.best_epoch, read.valid) == (3, 200, 2, 0.0912)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "epoch", "epoch   1/2  loss nothing", "Traceback (most recent call last):"]
-)
-def test_other_lines_are_no_progress(text: str) -> None:
-    assert parse_line(text) is None
-
-
 def test_nothing_is_said_of_the_time_as_long_as_nothing_is_known() -> None:
     tracker = Tracker([*TMOE, ID], clock=Clock())
     tracker.begin(TMOE[0])
     assert tracker.left(1) is None
-    assert tracker.status(1) == "0 of 5 cells ended | [1] begins"
+    assert tracker.status(1) == "0 of 5 runs ended | [1] begins"
 
 
-def test_the_time_left_of_cells_that_wait_is_what_the_running_one_looks_like() -> None:
+def test_the_time_left_of_runs_that_wait_is_what_the_running_one_looks_like() -> None:
     clock = Clock()
     tracker = Tracker(TMOE[:3], clock=clock)
     tracker.begin(TMOE[0])
     clock.now += 10
-    tracker.said(TMOE[0], str(line(20, 80)))
+    tracker.update(TMOE[0], status(20, 80))
     assert tracker.left(1) == (20 + 2 * 30, 80 + 2 * 90)
     assert tracker.left(2) == (40, 130)
     assert "left 80 s to 4 min | [1] epoch 3/200, R@10 0.0912" in tracker.status(1)
 
 
-def test_the_time_left_is_what_the_most_similar_cells_took() -> None:
+def test_the_time_left_is_what_the_most_similar_runs_took() -> None:
     clock = Clock()
     tracker = Tracker([*TMOE, ID], clock=clock)
-    for cell, seconds in ((TMOE[0], 40), (TMOE[1], 60), (ID, 7)):
-        tracker.begin(cell)
+    for run, seconds in ((TMOE[0], 40), (TMOE[1], 60), (ID, 7)):
+        tracker.begin(run)
         clock.now += seconds
-        assert tracker.end(cell, ok=True) == seconds
+        assert tracker.end(run, ok=True) == seconds
     assert tracker.left(1) == (80, 120)  # two more like the first two
     tracker.begin(TMOE[2])
     clock.now += 50
@@ -94,11 +80,11 @@ def test_a_failure_says_nothing_of_what_others_take() -> None:
     assert tracker.left(1) is None
 
 
-def test_a_cell_cannot_take_less_time_than_the_longest_that_runs() -> None:
+def test_a_run_cannot_take_less_time_than_the_longest_that_runs() -> None:
     tracker = Tracker(TMOE[:2], clock=Clock())
-    for cell, span in ((TMOE[0], (5, 6)), (TMOE[1], (60, 180))):
-        tracker.begin(cell)
-        tracker.said(cell, str(line(*span)))
+    for run, span in ((TMOE[0], (5, 6)), (TMOE[1], (60, 180))):
+        tracker.begin(run)
+        tracker.update(run, status(*span))
     assert tracker.left(2) == (60, 180)
 
 
@@ -113,7 +99,7 @@ def test_on_a_terminal_one_line_is_kept_up_to_date_and_lines_that_stay_are_whole
     monkeypatch.setenv("COLUMNS", "40")
     stream = Terminal()
     board = Board(stream)
-    board.status("0 of 2 cells ended | " + "x" * 100)
+    board.status("0 of 2 runs ended | " + "x" * 100)
     board.say("[1/2] a: ok")
     board.status("1 of 2")
     board.status("1 of 2")

@@ -16,13 +16,15 @@ from filelock import FileLock
 from report_records import write_at
 
 from benchmark.grid import engine as engine_module
-from benchmark.grid import lifeline
 from benchmark.grid.child import Child, stop
 from benchmark.grid.claims import claim, clear, made_since, stamp
-from benchmark.grid.engine import Ended, Engine, Task
+from benchmark.grid.engine import Engine, Task
 from benchmark.grid.executor import Options, make_executor
 from benchmark.grid.local import share_of_machine, slots
-from benchmark.run.spec import RunSpec, resolve_run
+from benchmark.grid.run_process import Exit
+from benchmark.process import lifeline
+from benchmark.process.exit_status import ExitCode
+from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from methods.errors import UserError
 
 Write = Callable[[Task], None]
@@ -39,39 +41,39 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "RETRY", 0.01)
 
 
-def cells(folder: Path, count: int) -> list[RunSpec]:
-    return [RunSpec(str(folder), "none", "id", seed=seed) for seed in range(count)]
+def runs_of(folder: Path, count: int) -> list[ResolvedRun]:
+    return [resolve_run(RunSpec(str(folder), "none", "id", seed=seed)) for seed in range(count)]
 
 
 class Fake(Engine):
     """Cells end as `write` has it, in the order in which they began, one a look."""
 
-    def __init__(self, options: Options, write: Write, busy: Sequence[RunSpec] = ()) -> None:
+    def __init__(self, options: Options, write: Write, busy: Sequence[ResolvedRun] = ()) -> None:
         super().__init__(options)
-        self.begun: list[RunSpec] = []
+        self.begun: list[ResolvedRun] = []
         self.most = 0
         self._write, self._busy, self._running = write, list(busy), list[Task]()
 
-    def prepare(self, cells: Sequence[RunSpec]) -> None:
-        self.prepared = list(cells)
+    def prepare(self, runs: Sequence[ResolvedRun]) -> None:
+        self.prepared = list(runs)
 
     def room(self) -> int:
         return self.options.jobs or 1
 
     def start(self, task: Task) -> None:
-        self.begun.append(task.cell)
+        self.begun.append(task.run)
         self._running.append(task)
         self.most = max(self.most, len(self._running))
 
-    def ended(self) -> list[Ended]:
+    def ended(self) -> list[tuple[Task, Exit]]:
         if not self._running:
             return []
         task = self._running.pop(0)
-        if task.cell in self._busy:
-            self._busy.remove(task.cell)
-            return [Ended(task, ["another process works on it"], busy=True)]
+        if task.run in self._busy:
+            self._busy.remove(task.run)
+            return [(task, Exit(ExitCode.BUSY))]
         self._write(task)
-        return [Ended(task, ["a last word"])]
+        return [(task, Exit(ExitCode.OK, ["a last word"]))]
 
     def stop(self) -> None:
         self._running.clear()
@@ -91,14 +93,14 @@ def left_behind(results: Path) -> list[str]:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_every_cell_is_run_once_and_not_again(folder: Path, tmp_path: Path, jobs: int) -> None:
-    asked = cells(folder, 5)
+    asked = runs_of(folder, 5)
     engine = Fake(Options(tmp_path, jobs=jobs), ending())
     found = engine.run([*asked, asked[0]])
     assert list(found) == asked == engine.begun
     assert [record.seed for record in found.values()] == [0, 1, 2, 3, 4]
     assert engine.most == jobs
     assert len(engine.prepared) == 1, "one configuration, whatever the seeds"
-    resolve_run(asked[0]).record_path(tmp_path).with_suffix(".log").touch()  # by a bench that was killed
+    asked[0].record_path(tmp_path).with_suffix(".log").touch()  # by a bench that was killed
     assert engine.run(asked) == found
     assert engine.begun == asked, "finished cells are returned"
     assert left_behind(tmp_path) == []
@@ -110,7 +112,7 @@ def test_every_cell_is_run_once_and_not_again(folder: Path, tmp_path: Path, jobs
 def test_failures_are_records_too_and_are_tried_again(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = cells(folder, 2)
+    asked = runs_of(folder, 2)
     found = Fake(Options(tmp_path), ending("failed")).run(asked)
     assert [found[cell].status for cell in asked] == ["failed", "failed"]
     assert "[1/2]" in (told := capsys.readouterr().err) and "failed: a fault" in told
@@ -122,17 +124,18 @@ def test_failures_are_records_too_and_are_tried_again(
 def test_a_process_that_leaves_no_record_is_told_and_absent(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (cell,) = cells(folder, 1)
-    ending("failed")(Task(cell, resolve_run(cell).record_path(tmp_path), None, None))  # type: ignore[arg-type]
+    (cell,) = runs_of(folder, 1)
+    ending("failed")(Task(cell, cell.record_path(tmp_path), None, None))  # type: ignore[arg-type]
     assert Fake(Options(tmp_path), lambda _: None).run([cell]) == {}, (
         "the old record is not taken for a new one"
     )
-    assert "ended without a record; it last said: a last word" in capsys.readouterr().err
+    assert "ended without a record; its last line: a last word" in capsys.readouterr().err
 
 
 def test_cells_of_the_same_configuration_are_run_once(folder: Path, tmp_path: Path) -> None:
-    plain = RunSpec(str(folder), "none", "id")
-    spelt = RunSpec(str(folder), "none", "id", overrides=("batch_size=256",))  # what the protocol has anyway
+    plain = resolve_run(RunSpec(str(folder), "none", "id"))
+    same = ("batch_size=256",)  # what the protocol has anyway
+    spelt = resolve_run(RunSpec(str(folder), "none", "id", overrides=same))
     for jobs in (1, 2):
         engine = Fake(Options(tmp_path / str(jobs), jobs=jobs), ending())
         found = engine.run([plain, spelt])
@@ -142,14 +145,14 @@ def test_cells_of_the_same_configuration_are_run_once(folder: Path, tmp_path: Pa
 def test_a_cell_of_another_bench_comes_last_and_its_record_is_taken(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = cells(folder, 3)
-    path = resolve_run(asked[0]).record_path(tmp_path)
+    asked = runs_of(folder, 3)
+    path = asked[0].record_path(tmp_path)
     other = claim(path)
     assert other is not None
 
     def write(task: Task) -> None:
         ending()(task)
-        if task.cell == asked[2]:  # by then the other bench is done, and failed
+        if task.run == asked[2]:  # by then the other bench is done, and failed
             write_at(path, status="failed", error="theirs")
             other.release()
 
@@ -164,8 +167,8 @@ def test_a_cell_of_another_bench_comes_last_and_its_record_is_taken(
 
 
 def test_a_cell_of_another_bench_that_was_killed_is_run(folder: Path, tmp_path: Path) -> None:
-    asked = cells(folder, 2)
-    other = claim(resolve_run(asked[0]).record_path(tmp_path))
+    asked = runs_of(folder, 2)
+    other = claim(asked[0].record_path(tmp_path))
     assert other is not None
 
     def write(task: Task) -> None:
@@ -179,8 +182,8 @@ def test_a_cell_of_another_bench_that_was_killed_is_run(folder: Path, tmp_path: 
 
 
 def test_a_cell_that_somebody_runs_by_hand_is_waited_for(folder: Path, tmp_path: Path) -> None:
-    asked = cells(folder, 2)
-    path = resolve_run(asked[0]).record_path(tmp_path)
+    asked = runs_of(folder, 2)
+    path = asked[0].record_path(tmp_path)
     assert claim(path) is not None
     with FileLock(path.with_suffix(".lock")):
         engine = Fake(Options(tmp_path), ending(), busy=[asked[1]])
@@ -227,7 +230,7 @@ def test_a_signal_stops_the_cells_and_frees_the_claims(
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
         with pytest.raises(KeyboardInterrupt), engine:
-            engine.run(cells(folder, 2))
+            engine.run(runs_of(folder, 2))
     finally:
         signal.signal(signal.SIGINT, ours)
     assert left_behind(tmp_path) == []
@@ -289,7 +292,7 @@ def test_without_ray_one_line_says_what_to_install(tmp_path: Path, monkeypatch: 
 
 SLEEPER = """
 import os, signal, sys, time
-from benchmark.grid import lifeline
+from benchmark.process import lifeline
 lifeline.GRACE = float(sys.argv[2]) if len(sys.argv) > 2 else 20.0
 lifeline.hold()
 print("ready", os.getpid(), flush=True)
@@ -336,7 +339,7 @@ def started() -> Iterator[Callable[..., Child]]:
 
 def test_a_child_that_is_stopped_is_interrupted(started: Callable[..., Child], tmp_path: Path) -> None:
     heard: list[str] = []
-    child = started(str(tmp_path / "out"), log=tmp_path / "log", listen=heard.append)
+    child = started(str(tmp_path / "out"), log=tmp_path / "log", on_line=heard.append)
     assert child.ended() is None
     stop([child])
     assert child.ended() == 0
@@ -357,8 +360,8 @@ def test_what_a_killed_process_left_beside_a_finished_record_goes(
     folder: Path, tmp_path: Path, busy: bool
 ) -> None:
     """Unless another process works on the cell."""
-    (cell,) = cells(folder, 1)
-    path = resolve_run(cell).record_path(tmp_path)
+    (cell,) = runs_of(folder, 1)
+    path = cell.record_path(tmp_path)
     path.with_suffix(".checkpoint").mkdir(parents=True)
     for suffix in (".checkpoint/last.pt", ".lock", ".claim", ".log"):
         Path(f"{path.with_suffix('')}{suffix}").touch()

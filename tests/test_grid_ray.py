@@ -20,7 +20,7 @@ from benchmark.grid.executor import Options, make_executor
 from benchmark.grid.ray import RayExecutor
 from benchmark.results.record import RunRecord, ranks_path, read_record
 from benchmark.run.run import run
-from benchmark.run.spec import RunSpec, resolve_run
+from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from methods.errors import UserError
 
 ray = pytest.importorskip("ray", reason="wants Ray: pip install 'adaptrec[ray]'")
@@ -69,8 +69,8 @@ def cluster(caches: list[Path]) -> Iterator[Any]:
             made.shutdown()
 
 
-def cell(folder: Path, method: str, *more: str, seed: int = 0) -> RunSpec:
-    return RunSpec(str(folder), "random-tiny", method, "paper", seed, (*SMALL, *more))
+def cell(folder: Path, method: str, *more: str, seed: int = 0) -> ResolvedRun:
+    return resolve_run(RunSpec(str(folder), "random-tiny", method, "paper", seed, (*SMALL, *more)))
 
 
 def quality(record: RunRecord) -> Any:
@@ -81,18 +81,18 @@ def test_a_cluster_gives_the_records_that_one_process_gives(
     cluster: Any, caches: list[Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cells = [cell(folder, method, "epochs=1") for method in ("id", "tmlp")]
-    expected = {one: quality(run(one, tmp_path / "alone")[1]) for one in cells}
+    expected = {one: quality(run(one.spec, tmp_path / "alone")[1]) for one in cells}
     assert all(status == "ok" for status, *_ in expected.values())
     for store in (tmp_path / "seen", tmp_path / "own"):
         if store.name == "own":  # the node does not see the store
-            monkeypatch.setattr(RayExecutor, "_show", lambda self: None)
+            monkeypatch.setattr(RayExecutor, "_mark_store", lambda self: None)
             del cells[1]
         with make_executor("ray", Options(store)) as executor:
             made = executor.run(cells)
         assert all(any(cache.iterdir()) for cache in caches), "each node took a cell"
         assert {one: quality(record) for one, record in made.items()} == {one: expected[one] for one in cells}
         for one in cells:
-            assert ranks_path(resolve_run(one).record_path(store)).exists()
+            assert ranks_path(one.record_path(store)).exists()
         assert {path.suffix for path in store.rglob("*") if path.is_file()} == {".json", ".parquet"}
 
 
@@ -120,7 +120,7 @@ def test_a_cell_whose_node_is_lost_goes_on_elsewhere_until_it_is_stopped(
     assert seen == ["resumed"]
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert {Path(path).suffix for path in left} == {".json", ".log", ".pt"}, (left, logs(tmp_path))
-    record = read_record(resolve_run(one).record_path(tmp_path))
+    record = read_record(one.record_path(tmp_path))
     assert record.status == "interrupted" and record.epochs_run > 0
 
 
@@ -147,7 +147,7 @@ def logs(results: Path) -> list[str]:
 
 
 def test_more_than_any_node_has_is_one_line(cluster: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no node of the Ray cluster has the 5 CPUs of a cell"):
+    with pytest.raises(UserError, match="no node of the Ray cluster has the 5 CPUs of a run"):
         make_executor("ray", Options(tmp_path, processes=5)).__enter__()
     assert not list(tmp_path.iterdir())
 

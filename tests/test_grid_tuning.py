@@ -15,15 +15,14 @@ from report_records import ENVIRONMENT, curve, grouped, metrics, write
 
 from benchmark.cli import main
 from benchmark.config import held
-from benchmark.grid.bench import bench
-from benchmark.grid.plan import Plan, expand, make_plan
-from benchmark.grid.tune import choose
+from benchmark.grid.bench import bench, choose
+from benchmark.grid.plan import GridPlan, expand, make_plan
 from benchmark.report.tables import render
 from benchmark.results.comparable import groups
 from benchmark.results.record import Cost, Environment, RunRecord, Tuning, is_as_written, read_record
 from benchmark.results.store import finished, iter_runs
 from benchmark.run.describe import blank
-from benchmark.run.spec import RunSpec, resolve_run
+from benchmark.run.spec import ResolvedRun
 from methods import BUILTIN, registry
 from methods.errors import UserError
 
@@ -40,17 +39,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def plan_of(
     folder: Path, methods: str, *sets: str, tune: Any = "grid", protocol: str = "paper", seeds: Any = (0,)
-) -> Plan:
-    cells = expand([str(folder)], ["random-tiny"], methods.split(","), [protocol], seeds, sets)
-    return make_plan(cells, tune)
+) -> GridPlan:
+    specs = expand([str(folder)], ["random-tiny"], methods.split(","), [protocol], seeds, sets)
+    return make_plan(specs, tune)
 
 
 class Fake:
-    """An executor that trains nothing: `outcome` gives a cell's validation Recall@10, a status, or None."""
+    """An executor that trains nothing: `outcome` gives a run's validation Recall@10, a status, or None."""
 
-    def __init__(self, results: Path, outcome: Callable[[RunSpec], float | str | None], test: float = 0.1):
+    def __init__(
+        self, results: Path, outcome: Callable[[ResolvedRun], float | str | None], test: float = 0.1
+    ):
         self.results, self.outcome, self.test = results, outcome, test
-        self.made: list[RunSpec] = []
+        self.made: list[ResolvedRun] = []
         self.later: list[int] = []
 
     def __enter__(self) -> Fake:
@@ -59,25 +60,24 @@ class Fake:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def run(self, cells: Sequence[RunSpec], later: int = 0) -> dict[RunSpec, RunRecord]:
+    def run(self, runs: Sequence[ResolvedRun], later: int = 0) -> dict[ResolvedRun, RunRecord]:
         self.later.append(later)
         found = {}
-        for cell in cells:
-            resolved = resolve_run(cell)
-            path = resolved.record_path(self.results)
-            record = finished(path, resolved.code)
-            if record is None and (record := self._make(cell)):
+        for run in runs:
+            path = run.record_path(self.results)
+            record = finished(path, run.code)
+            if record is None and (record := self._make(run)):
                 write(record, path)
             if record:
-                found[cell] = record
+                found[run] = record
         return found
 
-    def _make(self, cell: RunSpec) -> RunRecord | None:
-        self.made.append(cell)
-        outcome = self.outcome(cell)
+    def _make(self, run: ResolvedRun) -> RunRecord | None:
+        self.made.append(run)
+        outcome = self.outcome(run)
         if outcome is None:
             return None
-        record = blank(resolve_run(cell), Environment(**ENVIRONMENT))
+        record = blank(run, Environment(**ENVIRONMENT))
         record.data = {**record.data, "fingerprint": {}}  # which counts fewer users than the made-up ranks
         ended = "ok" if isinstance(outcome, float) else outcome
         record = record.model_copy(
@@ -94,31 +94,31 @@ class Fake:
         return record
 
 
-def by_overrides(values: dict[str, float | str | None], other: float = 0.01) -> Callable[[RunSpec], Any]:
-    """An outcome by the last override of a cell."""
-    return lambda cell: values.get(cell.overrides[-1], other) if cell.overrides else other
+def by_overrides(values: dict[str, float | str | None], other: float = 0.01) -> Callable[[ResolvedRun], Any]:
+    """An outcome by the last override of a run."""
+    return lambda run: values.get(run.spec.overrides[-1], other) if run.spec.overrides else other
 
 
-def tuning_of(cell: RunSpec, results: Path) -> Tuning | None:
-    return read_record(resolve_run(cell).record_path(results)).tuning
+def tuning_of(run: ResolvedRun, results: Path) -> Tuning | None:
+    return read_record(run.record_path(results)).tuning
 
 
 def test_a_plan_has_trials_and_what_follows_from_them(folder: Path) -> None:
     plan = plan_of(folder, "id,ssna", seeds=(3, 1, 2))
     (search,) = plan.searches
     pairs = [(f"batch_size={size}", f"top_layers={top}") for size in (32, 64, 128, 256) for top in (2, 3)]
-    assert [trial.overrides for trial in search.trials] == pairs, "in the order of the grid"
-    assert {trial.seed for trial in search.trials} == {3} and search.seeds == (1, 2)
-    assert [(cell.method, cell.seed) for cell in plan.cells] == [("id", 3), ("id", 1), ("id", 2)]
+    assert [trial.spec.overrides for trial in search.trials] == pairs, "in the order of the grid"
+    assert {trial.spec.seed for trial in search.trials} == {3} and search.seeds == (1, 2)
+    assert [(run.spec.method, run.spec.seed) for run in plan.runs] == [("id", 3), ("id", 1), ("id", 2)]
     first, then = plan.stages
-    assert first.cells == (*plan.cells, *search.trials) and (len(first), len(then)) == (11, 2)
-    assert [repeat.seed for repeat in search.repeats(search.trials[5])] == [1, 2]
+    assert first.runs == (*plan.runs, *search.trials) and (len(first), len(then)) == (11, 2)
+    assert [repeat.spec.seed for repeat in search.repeats(search.trials[5])] == [1, 2]
     assert str(search).endswith("ssna paper: the best of 8 with seeds 1, 2")
     assert plan.notes == ("id has nothing to tune and runs as it is",)
     assert len(plan_of(folder, "ssna").stages) == 1, "one seed: nothing follows"
 
 
-def test_without_tuning_cells_run_as_they_are(folder: Path) -> None:
+def test_without_tuning_runs_run_as_they_are(folder: Path) -> None:
     plan = plan_of(folder, "id,ssna", tune="none", seeds=(0, 1))
     assert [len(stage) for stage in plan.stages] == [4] and not plan.searches and not plan.notes
     with pytest.raises(UserError, match=r"unknown value of --tune: 'gird'. Did you mean 'grid'\?"):
@@ -128,11 +128,11 @@ def test_without_tuning_cells_run_as_they_are(folder: Path) -> None:
 def test_what_the_user_sets_is_not_searched(folder: Path) -> None:
     plan = plan_of(folder, "ssna,tmoe", "batch_size=64", "width=8", seeds=(0, 1))
     (search,) = plan.searches
-    assert [trial.overrides for trial in search.trials] == [
+    assert [trial.spec.overrides for trial in search.trials] == [
         ("batch_size=64", "width=8", f"top_layers={top}") for top in (2, 3)
     ]
     assert search.fixed == {"batch_size": "--set fixes it"}
-    assert [cell.method for cell in plan.cells] == ["tmoe", "tmoe"], "nothing of its grid is left"
+    assert [run.spec.method for run in plan.runs] == ["tmoe", "tmoe"], "nothing of its grid is left"
     assert "tmoe: batch_size is not tuned: --set fixes it" in plan.notes
 
 
@@ -142,7 +142,7 @@ def test_a_fair_protocol_is_not_searched_out_of_its_equal_conditions(folder: Pat
         {"top_layers": (2, 3)},
         {"mlp_layers": (1, 2, 3)},
     ]
-    assert [cell.method for cell in plan.cells] == ["tmoe"]
+    assert [run.spec.method for run in plan.runs] == ["tmoe"]
     assert "tmoe: batch_size is not tuned: protocol fair holds it the same for all methods" in plan.notes
     assert held("paper") == set() and {"batch_size", "accumulation", "init"} <= held("fair")
 
@@ -151,7 +151,7 @@ def test_values_that_a_language_model_is_too_shallow_for_are_left_out(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = plan_of(folder, "full")
-    assert [trial.overrides for trial in plan.searches[0].trials] == [("layers=2",)]
+    assert [trial.spec.overrides for trial in plan.searches[0].trials] == [("layers=2",)]
     assert sum("is left out: layers=" in note for note in plan.notes) == 2
     monkeypatch.setattr(registry.get("full"), "grid", {"layers": (4, 6)})
     with pytest.raises(UserError, match="layers=4 is too much for this language model"):
@@ -175,13 +175,13 @@ def test_the_best_by_validation_is_chosen_and_runs_with_the_other_seeds(
     plan = plan_of(folder, "id,ssna", "batch_size=64", seeds=(0, 1, 2))
     fake = Fake(tmp_path, by_overrides({"top_layers=3": 0.4, "top_layers=2": 0.3}))
     assert bench(plan, fake, tmp_path) == 0
-    assert [(cell.method, cell.overrides[-1], cell.seed) for cell in fake.made[3:]] == [
+    assert [(run.spec.method, run.spec.overrides[-1], run.spec.seed) for run in fake.made[3:]] == [
         ("ssna", "top_layers=2", 0), ("ssna", "top_layers=3", 0),
         ("ssna", "top_layers=3", 1), ("ssna", "top_layers=3", 2),
     ]  # fmt: skip
     assert fake.later == [2, 0]
     best = plan.searches[0].trials[1]
-    tunings = [tuning_of(cell, tmp_path) for cell in (best, *plan.searches[0].repeats(best))]
+    tunings = [tuning_of(run, tmp_path) for run in (best, *plan.searches[0].repeats(best))]
     assert tunings[0] == tunings[1] == tunings[2]
     tuning = tunings[0]
     assert tuning and (tuning.mode, tuning.chosen, tuning.seed) == ("grid", ["top_layers=3"], 0)
@@ -191,7 +191,7 @@ def test_the_best_by_validation_is_chosen_and_runs_with_the_other_seeds(
     ]  # fmt: skip
     assert (tuning.trials[0].best_epoch, tuning.trials[0].epochs_run) == (3, 4)
     assert (tuning.train_seconds, tuning.train_cpu_seconds) == (16.0, 32.0)
-    assert read_record(resolve_run(best).record_path(tmp_path)).trials == 2
+    assert read_record(best.record_path(tmp_path)).trials == 2
     assert tuning_of(plan.searches[0].trials[0], tmp_path) is None, "a trial that lost says nothing"
     told = capfd.readouterr()
     assert "top_layers=3 is the best of 2 trials by validation Recall@10 (0.4000, raw)" in told.err
@@ -224,8 +224,8 @@ def test_lost_trials_are_told_and_lose(
     fake = Fake(tmp_path, by_overrides({"mlp_layers=1": "oom", "mlp_layers=2": 0.001, "mlp_layers=3": None}))
     assert bench(plan, fake, tmp_path) == 0, "the method has its result"
     told = capfd.readouterr()
-    assert "trial mlp_layers=1 is lost: oom: so oom" in told.err
-    assert "trial mlp_layers=3 is lost: missing: its process ended without a record" in told.err
+    assert "trial mlp_layers=1 did not finish: oom: so oom" in told.err
+    assert "trial mlp_layers=3 did not finish: missing: its process ended without a record" in told.err
     tuning = tuning_of(plan.searches[0].trials[1], tmp_path)
     assert tuning and tuning.chosen == ["mlp_layers=2"]
     assert [(trial.status, trial.recall) for trial in tuning.trials] == [
@@ -243,16 +243,16 @@ def test_a_method_whose_trials_are_all_lost_has_failed(
     fake = Fake(tmp_path, by_overrides(outcome))
     assert bench(plan, fake, tmp_path) == 1
     told = capfd.readouterr()
-    assert "tmlp paper: all 3 trials are lost" in told.err and "2 of 4 cells did not finish" in told.err
+    assert "tmlp paper: all 3 trials failed" in told.err and "2 of 4 runs did not finish" in told.err
     assert "tmlp (tuned: all 3 trials lost)" in told.out and len(fake.made) == 2 + 3
-    fake.outcome = lambda cell: 0.2
+    fake.outcome = lambda run: 0.2
     assert bench(plan, fake, tmp_path) == 0, "the same command tries them again"
     assert "tmlp (tuned: mlp_layers=1)" in capfd.readouterr().out
 
 
 def test_finished_trials_are_reused_whoever_made_them_and_a_grid_grows(folder: Path, tmp_path: Path) -> None:
     outcome = by_overrides({"top_layers=2": 0.2, "top_layers=3": 0.3, "batch_size=64": 0.15})
-    (by_hand,) = plan_of(folder, "ssna", "top_layers=3", "batch_size=64", tune="none").cells
+    (by_hand,) = plan_of(folder, "ssna", "top_layers=3", "batch_size=64", tune="none").runs
     fake = Fake(tmp_path, outcome)
     fake.run([by_hand])
     small = plan_of(folder, "ssna", "batch_size=64", seeds=(0, 1))
@@ -260,7 +260,7 @@ def test_finished_trials_are_reused_whoever_made_them_and_a_grid_grows(folder: P
     assert len(fake.made) == 1 + 1 + 1, "by hand, top_layers=2, which wins, and its second seed"
     assert tuning_of(small.searches[0].trials[0], tmp_path) is not None
     large = plan_of(folder, "ssna", seeds=(0, 1))
-    fake.outcome = lambda cell: 0.5 if "batch_size=128" in cell.overrides else 0.1
+    fake.outcome = lambda run: 0.5 if "batch_size=128" in run.spec.overrides else 0.1
     fake.made.clear()
     assert bench(large, fake, tmp_path) == 0
     assert len(fake.made) == 6 + 1
@@ -286,8 +286,8 @@ def test_doing_it_again_changes_no_byte(folder: Path, tmp_path: Path) -> None:
 def test_only_the_tuning_of_a_record_is_written(folder: Path, tmp_path: Path) -> None:
     plan = plan_of(folder, "ssna", "batch_size=64")
     fake = Fake(tmp_path, by_overrides({"top_layers=2": 0.2}))
-    fake.run(plan.stages[0].cells)
-    path = resolve_run(plan.searches[0].trials[0]).record_path(tmp_path)
+    fake.run(plan.stages[0].runs)
+    path = plan.searches[0].trials[0].record_path(tmp_path)
     before = json.loads(path.read_text())
     assert (before.pop("tuning"), before.pop("trials"), before.pop("initial")) == (None, 1, {})
     del before["checksum"]
@@ -305,7 +305,7 @@ def test_a_record_keeps_the_larger_search(
 ) -> None:
     large, small = plan_of(folder, "ssna"), plan_of(folder, "ssna", "batch_size=64")
     fake = Fake(
-        tmp_path, lambda cell: 0.4 if {"batch_size=64", "top_layers=2"} <= set(cell.overrides) else 0.1
+        tmp_path, lambda run: 0.4 if {"batch_size=64", "top_layers=2"} <= set(run.spec.overrides) else 0.1
     )
     bench(large, fake, tmp_path)
     best = large.searches[0].trials[2]
@@ -329,14 +329,14 @@ def test_published_values_are_taken(
     published(monkeypatch, "ssna", {"batch_size": 128, "top_layers": 2})
     plan = plan_of(folder, "id,ssna", tune="paper", seeds=(0, 1))
     assert [len(stage) for stage in plan.stages] == [4]
-    assert [cell.overrides for cell in plan.cells[2:]] == [("batch_size=128", "top_layers=2")] * 2
-    assert bench(plan, Fake(tmp_path, lambda cell: 0.2), tmp_path) == 0
-    tuning = tuning_of(plan.cells[3], tmp_path)
+    assert [run.spec.overrides for run in plan.runs[2:]] == [("batch_size=128", "top_layers=2")] * 2
+    assert bench(plan, Fake(tmp_path, lambda run: 0.2), tmp_path) == 0
+    tuning = tuning_of(plan.runs[3], tmp_path)
     assert tuning and (tuning.mode, tuning.source, tuning.trials) == ("paper", "random-tiny/sci", [])
-    assert read_record(resolve_run(plan.cells[3]).record_path(tmp_path)).trials == 1
+    assert read_record(plan.runs[3].record_path(tmp_path)).trials == 1
     assert "ssna (published: batch_size=128, top_layers=2)" in capfd.readouterr().out
     plan = plan_of(folder, "ssna", "top_layers=3", tune="paper", protocol="fair")
-    assert [cell.overrides for cell in plan.cells] == [("top_layers=3",)] and not plan.published
+    assert [run.spec.overrides for run in plan.runs] == [("top_layers=3",)] and not plan.published
     assert len(plan.notes) == 2, "--set fixes the one, the protocol the other"
 
 

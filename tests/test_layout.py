@@ -45,13 +45,10 @@ GROUND_MAY_SEE = {"methods.errors", "methods.fields", "methods.base", "methods.p
 
 
 SHARED_CLASS_NAMES = {
-    "Block", "Claim", "Estimate", "Line", "Part", "Progress",
-    "Published", "Row", "Side", "Table", "Task", "UserRanks",
+    "Block", "Claim", "Part", "Side", "Table", "Task", "UserRanks",
 }  # fmt: skip
 """Class names with more than one meaning today. Remove a name once it has one; add none."""
 CIRCULAR_IMPORTS = {
-    ("benchmark.grid.executor", "benchmark.grid.local"),
-    ("benchmark.grid.executor", "benchmark.grid.ray"),
     ("benchmark.report.ledger_plots", "benchmark.report.ledger"),
 }
 """(module, module that it imports) that close a circle today. Remove an import with its line; add none."""

@@ -96,7 +96,7 @@ def test_raw_files_to_report(
         live_in(tmp_path, server, monkeypatch)
         prepare_all(tmp_path / "cache", server)
     tables, told = here(capsys, *BENCH)  # the server is gone
-    assert "6 of 6 cells ended" in told and "fetching" not in told
+    assert "6 of 6 runs ended" in told and "fetching" not in told
     assert told.count("warning: sci has ") == 1
     assert re.search(
         r"data key \w+\), not the [\d,]+ users, .* that its recipe expects; ", " ".join(tables.split())
@@ -109,7 +109,7 @@ def test_raw_files_to_report(
     check_report(tmp_path / "reports", records)
     again, told = here(capsys, *BENCH)
     *warnings, last = told.splitlines()
-    assert last == "6 of 6 cells are finished already (--fresh runs them anew)"
+    assert last == "6 of 6 runs are finished already (--fresh runs them anew)"
     expect = [r"sports has 60 users, not .* as its recipe expects", r"sci has 60 users, not "]
     assert len(warnings) == 2 and all(map(re.match, [f"warning: {one}" for one in expect], warnings))
     assert again == tables and stored(tmp_path / "results") == records

@@ -18,7 +18,7 @@ from report_records import failure, record, store
 from benchmark.cli import main
 from benchmark.files import digest_of
 from benchmark.results.record import ranks_path, read_record
-from benchmark.results.store import finished, iter_runs, read_result, set_aside, usable
+from benchmark.results.store import finished, iter_runs, look_up, read_result, set_aside, usable
 from methods.errors import UserError
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -212,13 +212,10 @@ def test_all_committed_records_count_and_are_written_as_they_were(tmp_path: Path
 
 
 def test_a_record_that_does_not_count_is_kept_under_another_name(path: Path) -> None:
-    assert set_aside(path) is None
     for name in ("damaged", "damaged-2"):
         path.write_bytes(b"{")
-        line = set_aside(path)
-        assert line is not None and line.endswith(
-            f"It is kept as {path.name}.{name}, and its cell is run again."
-        )
+        fault = look_up(path, None).fault
+        assert set_aside(path, fault).endswith(f"It is kept as {path.name}.{name}, and the run is repeated.")
         assert not path.exists() and path.with_name(f"{path.name}.{name}").read_bytes() == b"{"
     assert path.with_name(f"{ranks_path(path).name}.damaged").exists()
     assert list(iter_runs(path.parents[3])) == []
@@ -238,13 +235,13 @@ def test_one_bad_record_stops_no_other_run(tmp_path: Path, capsys: pytest.Captur
     with children_in_process():
         assert main(["bench", *common, "--seeds", "0,1,2"]) == 0
     said = capsys.readouterr().err
-    assert "finished already" not in said and said.count("its cell is run again") == 2
+    assert "finished already" not in said and said.count("the run is repeated") == 2
     assert [run.record.seed for run in iter_runs(tmp_path / "r")] == [0, 1, 2]
     assert read_record(second).metrics == honest
     assert len(list(tmp_path.rglob("*.json.damaged"))) == 2
     first.write_bytes(b"")
     assert main(["run", *common, "--seed", "0"]) == 0
-    assert f"{first.name}.damaged-2, and its cell is run again" in capsys.readouterr().err
+    assert f"{first.name}.damaged-2, and the run is repeated" in capsys.readouterr().err
     assert finished(first, None) is not None
 
 

@@ -268,7 +268,7 @@ def test_cells_side_by_side_run_as_alone(
 ) -> None:
     grid = [*bench(folder, "id"), "--seeds", "0,1", "--protocols", "fair", "--set", *SMALL]
     assert main([*grid, "--results", str(tmp_path / "both"), "--jobs", "2"]) == 0
-    assert "2 of 2 cells ended" in capfd.readouterr().err
+    assert "2 of 2 runs ended" in capfd.readouterr().err
     alone = run(folder, "id", tmp_path / "alone")
     both = {run.record.seed: run.record for run in iter_runs(tmp_path / "both")}
     losses = {seed: [row.loss for row in record.curve] for seed, record in both.items()}

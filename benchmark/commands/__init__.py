@@ -1,1 +1,4 @@
-"""The commands, one a module: SUMMARY, fill(parser), call(options). Light to import: `--help` loads all."""
+"""The commands, one a module: SUMMARY, add_arguments(parser), main(options).
+
+They are light to import, as `--help` loads all.
+"""

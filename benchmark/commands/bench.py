@@ -16,12 +16,12 @@ from benchmark.commands.options import (
     protocols,
     reading,
 )
-from benchmark.config import EXECUTORS, TUNE
+from benchmark.config import TUNE
 
-SUMMARY = "Run a grid of cells, each in a fresh process, and print the tables."
+SUMMARY = "Execute a grid of runs, each in a fresh process, and print the tables."
 
 
-def fill(parser: Parser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     parser.add_argument(
         "--datasets", "--dataset", type=names, required=True, help="names or folders, by commas"
@@ -41,43 +41,43 @@ def fill(parser: Parser) -> None:
     )  # fmt: skip
     parser.add_argument("--processes", type=int, default=1, help="processes (GPUs) of each run")
     parser.add_argument(
-        "--executor", default="local", help="; ".join(f"{name}: {where}" for name, where in EXECUTORS.items())
-    )
-    parser.add_argument(
-        "--jobs", type=int,
-        help="cells at a time: each has GPUs of its own; on a CPU they share the processor, and times "
-        "mislead; 1 on this machine, as many as there is room for on a cluster, when left out",
+        "--executor", default="local",
+        help="local: this machine; ray: a Ray cluster, which wants `pip install 'adaptrec[ray]'`; or one of "
+        "another package (docs/grid.md)",
     )  # fmt: skip
     parser.add_argument(
-        "--cpus", type=int, help="CPUs of each cell on a cluster; one a process when left out"
-    )
+        "--jobs", type=int,
+        help="runs at a time: each has GPUs of its own; on a CPU they share the processor, and times "
+        "mislead; 1 on this machine, as many as there is room for on a cluster, when left out",
+    )  # fmt: skip
+    parser.add_argument("--cpus", type=int, help="CPUs of each run on a cluster; one a process when left out")
     parser.add_argument("--ray-address", help="the cluster; $RAY_ADDRESS, else this machine, when left out")
     add_common(parser)
     add_metrics(parser)
-    parser.add_argument("--fresh", action="store_true", help="run finished cells anew")
+    parser.add_argument("--fresh", action="store_true", help="repeat finished runs")
     parser.add_argument(
         "--dry-run", action="store_true", help="run nothing; print the plan and estimate what it will cost"
     )
 
 
-def call(options: argparse.Namespace) -> int:
-    """Do it; returns the exit status."""
+def main(options: argparse.Namespace) -> int:
+    """Execute the command; returns the exit status."""
     from benchmark.grid.bench import bench
     from benchmark.grid.executor import Options, make_executor
     from benchmark.grid.plan import expand, make_plan
 
-    shown = metrics(options)  # a wrong name ends the command before anything is run
-    told = Options(
+    columns = metrics(options)  # a wrong name ends the command before anything is run
+    given = Options(
         options.results, options.processes, options.fresh, options.jobs, options.cpus, options.ray_address
     )
-    executor = make_executor(options.executor, told)
-    cells = expand(
+    executor = make_executor(options.executor, given)
+    specs = expand(
         options.datasets, options.llms, options.methods, options.protocols, options.seeds, overrides(options),
         reading(options),
     )  # fmt: skip
-    plan = make_plan(cells, options.tune)
+    plan = make_plan(specs, options.tune)
     if options.dry_run:
         from benchmark.grid.dryrun import dry_run
 
-        return dry_run(plan, told)
-    return bench(plan, executor, options.results, shown)
+        return dry_run(plan, given)
+    return bench(plan, executor, options.results, columns)

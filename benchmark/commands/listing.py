@@ -12,13 +12,13 @@ WIDTH = 90
 SUMMARY = "List methods, language models or datasets."
 
 
-def fill(parser: Parser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     parser.add_argument("what", choices=["methods", "llms", "datasets"], metavar="methods|llms|datasets")
 
 
-def call(options: argparse.Namespace) -> int:
-    """Do it; returns the exit status."""
+def main(options: argparse.Namespace) -> int:
+    """Execute the command; returns the exit status."""
     lines = _listing(options.what)
     width = max(18, *map(len, lines))
     for name, summary in lines.items():

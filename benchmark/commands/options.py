@@ -1,17 +1,20 @@
-"""What the commands' options share: the parser, common options, and how values are read."""
+"""The parser of the commands, the options that several commands share, and how their values are parsed."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from benchmark.config import PROTOCOLS
 from benchmark.data.paths import DATA_VARIABLE
 from benchmark.data.recipe import FolderOptions
 from benchmark.results.record import METRICS
 from methods.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from benchmark.run.spec import RunSpec
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,11 +53,53 @@ def add_common(parser: Parser) -> None:
     add_set(parser)
     add_data_dir(parser)
     parser.add_argument("--epochs", type=int, help="epochs at most; the same as --set epochs=N")
+    add_results(parser)
+
+
+def add_results(parser: Parser) -> None:
+    """The option --results."""
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
 
 
+def add_filters(parser: Parser) -> None:
+    """The options that select some of the records."""
+    for name in ("datasets", "llms", "methods", "protocols"):
+        parser.add_argument(f"--{name}", type=names, help="only these, by commas")
+
+
+def add_dataset(parser: Parser, default: str | None = None, required: bool = True) -> None:
+    """The option --dataset, and those that say how its folder is to be read."""
+    parser.add_argument("--dataset", default=default, required=required, help="a recipe's name or a folder")
+    add_reading(parser)
+
+
+def add_run(parser: Parser, dataset: str | None = None) -> None:
+    """The options that describe one run, but for its method; `spec` collects them."""
+    add_dataset(parser, dataset, required=False)
+    parser.add_argument("--llm", default="minilm", help="a short name, a hub id or a folder")
+    parser.add_argument(
+        "--protocol", default="paper", choices=list(PROTOCOLS), metavar="PROTOCOL", help=protocols()
+    )
+
+
+def spec(options: argparse.Namespace) -> RunSpec:
+    """The run that the options describe. Raises `UserError` where the dataset or the method is missing."""
+    from benchmark.run.spec import RunSpec
+
+    for name in ("dataset", "method"):
+        if not getattr(options, name):
+            raise UserError(
+                f"adaptrec {options.command}: give --dataset and --method. "
+                f"`adaptrec {options.command} --help` lists the options."
+            )
+    return RunSpec(
+        options.dataset, options.llm, options.method, options.protocol, getattr(options, "seed", 0),
+        overrides(options), reading(options),
+    )  # fmt: skip
+
+
 def add_data_dir(parser: Parser) -> None:
-    """The option --data-dir; `use_data_dir` makes it hold."""
+    """The option --data-dir; `use_data_dir` applies it."""
     parser.add_argument(
         "--data-dir", type=Path, metavar="DIR",
         help="folder of data files that were put there by hand, itself or DIR/<dataset>; as ADAPTREC_DATA",
@@ -86,16 +131,16 @@ def add_reading(parser: Parser) -> None:
 
 
 def reading(options: argparse.Namespace) -> FolderOptions:
-    """What --recipe, --columns and --separator say."""
+    """The values of --recipe, --columns and --separator."""
     return FolderOptions(options.recipe or "", options.columns or (), options.separator or "")
 
 
 def _columns(text: str) -> tuple[tuple[str, str], ...]:
     pairs = [pair.partition("=") for pair in names(text)]
-    found = {name.strip(): column for name, _, column in pairs}
-    if len(found) < len(pairs) or not all(found) or not all(found.values()):
+    columns = {name.strip(): column for name, _, column in pairs}
+    if len(columns) < len(pairs) or not all(columns) or not all(columns.values()):
         raise argparse.ArgumentTypeError(f"'{text}' is not NAME=COLUMN,... with each name once")
-    return tuple(found.items())
+    return tuple(columns.items())
 
 
 def _separator(text: str) -> str:
@@ -105,7 +150,7 @@ def _separator(text: str) -> str:
 
 
 def add_metrics(parser: Parser) -> None:
-    """The option --metrics; `metrics` has what it asks for."""
+    """The option --metrics; `metrics` parses it."""
     parser.add_argument(
         "--metrics", type=names, metavar="NAME@K,...",
         help="what tables show of each user's test rank: recall@k, ndcg@k, mrr, mrr@k for any k, by commas "
@@ -139,10 +184,10 @@ def _pairs(values: dict[str, Any]) -> str:
 
 def names(text: str) -> list[str]:
     """Names given by commas, each once."""
-    found = [name.strip() for name in text.split(",") if name.strip()]
-    if not found:
+    given = [name.strip() for name in text.split(",") if name.strip()]
+    if not given:
         raise argparse.ArgumentTypeError("give at least one name")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(given))
 
 
 def setting(text: str) -> tuple[str, list[str]]:
@@ -162,8 +207,8 @@ def numbers(text: str) -> list[int]:
 
 
 def overrides(options: argparse.Namespace) -> tuple[str, ...]:
-    """What --set and --epochs say, as `key=value` pairs."""
+    """The values of --set and --epochs, as `key=value` pairs."""
     pairs = list(options.set)
-    if getattr(options, "epochs", None) is not None:
+    if options.command != "speed" and options.epochs is not None:  # there, epochs to time
         pairs.append(f"epochs={options.epochs}")
     return tuple(pairs)

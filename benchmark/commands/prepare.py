@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from benchmark.commands.options import Parser, add_data_dir, add_reading, add_set, names, reading
+from benchmark.commands.options import Parser, add_data_dir, add_dataset, add_set, names, reading
 from benchmark.config import PROTOCOLS
 
 SUMMARY = "Prepare a dataset, and the hidden states of a language model."
 
 
-def fill(parser: Parser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Declare the options."""
-    parser.add_argument("--dataset", required=True, help="a recipe's name or a folder")
-    add_reading(parser)
+    add_dataset(parser)
     parser.add_argument("--llm", help="also compute the hidden states of this language model")
     parser.add_argument(
         "--methods", type=names, help="the methods whose layers to compute; all when left out"
@@ -25,8 +24,8 @@ def fill(parser: Parser) -> None:
     add_set(parser)
 
 
-def call(options: argparse.Namespace) -> int:
-    """Do it; returns the exit status."""
+def main(options: argparse.Namespace) -> int:
+    """Execute the command; returns the exit status."""
     from benchmark.run.inputs import prepare_inputs
 
     lines = prepare_inputs(

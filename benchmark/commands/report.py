@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmark.commands.options import Parser, add_metrics, metrics, names
+from benchmark.commands.options import Parser, add_filters, add_metrics, add_results, metrics
 
 SUMMARY = "Write tables and plots from the records, and a page that holds them all."
 
 
-def fill(parser: Parser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Declare the options."""
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
+    add_results(parser)
     parser.add_argument(
         "--source", default="ours", metavar="ours|paper|both",
         help="ours: the records; paper: the published figures alone, no records needed; both: side by side",
@@ -21,13 +21,12 @@ def fill(parser: Parser) -> None:
         "--out", type=Path, default=argparse.SUPPRESS,
         help="folder to write (default: reports; reports/paper for --source paper)",
     )  # fmt: skip
-    for name in ("datasets", "llms", "methods", "protocols"):
-        parser.add_argument(f"--{name}", type=names, help="only these, by commas")
+    add_filters(parser)
     add_metrics(parser)
 
 
-def call(options: argparse.Namespace) -> int:
-    """Do it; returns the exit status."""
+def main(options: argparse.Namespace) -> int:
+    """Execute the command; returns the exit status."""
     from benchmark.report.build import build_report
     from benchmark.results.store import warn
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.commands.options import Parser, add_metrics, metrics, names
+from benchmark.commands.options import Parser, add_filters, add_metrics, add_results, metrics
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ SUMMARY = "Write every stored and published figure as one long table."
 FORMATS = ("csv", "parquet", "md")
 
 
-def fill(parser: Parser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Declare the options."""
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
+    add_results(parser)
     parser.add_argument(
         "--source", default="ours", metavar="ours|paper|both",
         help="ours: the records; paper: the published figures, no records needed; both",
@@ -29,13 +29,12 @@ def fill(parser: Parser) -> None:
     parser.add_argument(
         "--out", type=Path, default=argparse.SUPPRESS, help="file to write (default: standard output)"
     )
-    for name in ("datasets", "llms", "methods", "protocols"):
-        parser.add_argument(f"--{name}", type=names, help="only these, by commas")
+    add_filters(parser)
     add_metrics(parser)
 
 
-def call(options: argparse.Namespace) -> int:
-    """Do it; returns the exit status."""
+def main(options: argparse.Namespace) -> int:
+    """Execute the command; returns the exit status."""
     out: Path | None = getattr(options, "out", None)
     if out is None and options.format == "parquet" and sys.stdout.isatty():
         raise UserError("--format parquet is binary and standard output is a terminal; give --out FILE.")

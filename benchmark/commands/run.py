@@ -5,21 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmark.commands.options import Parser, add_common, add_reading, overrides, protocols, reading
-from benchmark.config import PROTOCOLS
+from benchmark.commands.options import Parser, add_common, add_run, spec
+from benchmark.process.exit_status import ExitCode
+from methods.errors import UserError
 
-SUMMARY = "Run one cell and print the path of its record."
+SUMMARY = "Execute one run and print the path of its record."
 
 
-def fill(parser: Parser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Declare the options."""
-    parser.add_argument("--dataset", required=True, help="a recipe's name or a folder")
-    add_reading(parser)
-    parser.add_argument("--llm", default="minilm", help="a short name, a hub id or a folder")
-    parser.add_argument("--method", required=True, help="see `adaptrec list methods`")
-    parser.add_argument(
-        "--protocol", default="paper", choices=list(PROTOCOLS), metavar="PROTOCOL", help=protocols()
-    )
+    add_run(parser)
+    parser.add_argument("--method", help="see `adaptrec list methods`")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random number")
     add_common(parser)
     parser.add_argument(
@@ -28,19 +24,22 @@ def fill(parser: Parser) -> None:
     parser.add_argument(
         "--fresh", action="store_true", help="discard a finished record or a checkpoint and run anew"
     )
-
-
-def call(options: argparse.Namespace) -> int:
-    """Do it; returns the exit status."""
-    from benchmark.run.run import run
-    from benchmark.run.spec import RunSpec
-
-    cell = RunSpec(
-        options.dataset, options.llm, options.method, options.protocol, options.seed, overrides(options),
-        reading(options),
+    parser.add_argument(
+        "--spec", metavar="JSON",
+        help="the run as JSON, in place of the options that describe it: what executors pass",
     )  # fmt: skip
-    path, record = run(cell, options.results, options.fresh)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Execute the command; returns the exit status."""
+    from benchmark.run.run import run
+    from benchmark.run.spec import specs_from_json
+
+    specs = specs_from_json(options.spec) if options.spec else [spec(options)]
+    if len(specs) != 1:
+        raise UserError(f"--spec must describe one run, got {len(specs)}.")
+    path, record = run(specs[0], options.results, options.fresh)
     if record.status != "ok":
         print(f"adaptrec: {record.status}: {record.error}", file=sys.stderr)
     print(path)
-    return 0 if record.status == "ok" else 1
+    return ExitCode.OK if record.status == "ok" else ExitCode.FAILED

@@ -6,18 +6,16 @@ import argparse
 import os
 from pathlib import Path
 
-from benchmark.commands.options import Parser, add_reading, add_set, protocols, reading, setting
-from benchmark.config import PROTOCOLS
+from benchmark.commands.options import Parser, add_run, add_set, setting, spec
+from benchmark.process.exit_status import ExitCode
 from methods.errors import UserError
 
 SUMMARY = "Time training and evaluation steps on this machine."
 
 
-def fill(parser: Parser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Declare the options."""
-    parser.add_argument("--dataset", default="tiny", help="a recipe's name or a folder")
-    add_reading(parser)
-    parser.add_argument("--llm", default="minilm", help="a short name, a hub id or a folder")
+    add_run(parser, dataset="tiny")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--method", help="see `adaptrec list methods`")
     what.add_argument(
@@ -29,13 +27,10 @@ def fill(parser: Parser) -> None:
     )
     what.add_argument(
         "--guard", type=Path, metavar="FILE",
-        help="time nothing: count what the cells of FILE execute on a CPU; status 1 where FILE expects less",
+        help="time nothing: count what the runs of FILE execute on a CPU; status 1 where FILE expects less",
     )  # fmt: skip
     parser.add_argument(
         "--write", action="store_true", help="with --guard: expect from now on what is counted"
-    )
-    parser.add_argument(
-        "--protocol", default="paper", choices=list(PROTOCOLS), metavar="PROTOCOL", help=protocols()
     )
     parser.add_argument("--steps", type=int, default=30, help="optimiser steps to time")
     parser.add_argument("--warm-up", type=int, default=5, help="optimiser steps before them")
@@ -53,54 +48,50 @@ def fill(parser: Parser) -> None:
     add_set(parser)
 
 
-def call(options: argparse.Namespace) -> int:
-    """Do it; returns the exit status."""
+def main(options: argparse.Namespace) -> int:
+    """Execute the command; returns the exit status."""
     if options.brief and not options.show:
         raise UserError("--brief is a way to --show FILE; give both.")
     if options.write and not options.guard:
-        raise UserError("--write says what --guard FILE expects from now on; give both.")
+        raise UserError("--write sets what --guard FILE expects from now on; give both.")
     if options.guard:
         return _guard(options)
     from benchmark.speed.record import read_speed
     from benchmark.speed.tables import brief, compare, show
 
     if options.show:
-        _alone(options, "show", "prints what was measured", ("vary", "json", "set"))
-        records, status = [read_speed(path) for path in options.show], 0
+        _check_alone(options, "show", "prints what was measured", ("vary", "json", "set"))
+        records, status = [read_speed(path) for path in options.show], ExitCode.OK
     else:
-        from benchmark.run.spec import RunSpec
         from benchmark.speed.measure import Amounts
         from benchmark.speed.run import measure_speed
 
-        cell = RunSpec(
-            options.dataset, options.llm, options.method, options.protocol, 0, tuple(options.set),
-            reading(options),
-        )  # fmt: skip
         amounts = Amounts(options.steps, options.warm_up, options.passes, options.epochs)
-        records = [measure_speed(cell, options.vary, amounts, options.json, options.against)]
-        status = 0 if all(variant.status == "ok" for variant in records[0].variants) else 1
+        records = [measure_speed(spec(options), options.vary, amounts, options.json, options.against)]
+        good = all(variant.status == "ok" for variant in records[0].variants)
+        status = ExitCode.OK if good else ExitCode.FAILED
     if options.brief:
         print(brief(records))
         return status
-    told = [show(record) for record in records]
+    texts = [show(record) for record in records]
     if options.against:
         then = read_speed(options.against)
-        told += [compare(record, then, options.against) for record in records]
-    print("\n\n".join(told))
+        texts += [compare(record, then, options.against) for record in records]
+    print("\n\n".join(texts))
     return status
 
 
 def _guard(options: argparse.Namespace) -> int:
-    _alone(options, "guard", "counts what its file names", ("vary", "json", "set", "against"))
+    _check_alone(options, "guard", "counts what its file names", ("vary", "json", "set", "against"))
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks: what is expected is a CPU's
     from benchmark.speed.guard import guard
 
-    told, good = guard(options.guard, options.write)
-    print(told)
-    return 0 if good else 1
+    text, good = guard(options.guard, options.write)
+    print(text)
+    return ExitCode.OK if good else ExitCode.FAILED
 
 
-def _alone(options: argparse.Namespace, name: str, does: str, others: tuple[str, ...]) -> None:
+def _check_alone(options: argparse.Namespace, name: str, does: str, others: tuple[str, ...]) -> None:
     for other in others:
         if getattr(options, other):
             raise UserError(f"--{name} {does}; --{other} does not go with it.")

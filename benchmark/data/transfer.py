@@ -7,7 +7,6 @@ anew. A file whose length nobody states is whole only if something else says so:
 
 from __future__ import annotations
 
-import errno
 import gzip
 import hashlib
 import shutil
@@ -23,6 +22,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from benchmark.files import DamagedError, digest_of, read_checked, write_checked
+from benchmark.process.exit_status import REFUSED_WRITE
 from benchmark.progress import Progress
 from methods.errors import UserError
 
@@ -295,8 +295,8 @@ def _of_this_machine(error: BaseException) -> bool:
     """Whether the disk here fails, and not the server: another try or another mirror would not help."""
     import aiohttp
 
-    here = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE)
-    return isinstance(error, OSError) and not isinstance(error, aiohttp.ClientError) and error.errno in here
+    remote = isinstance(error, aiohttp.ClientError)
+    return isinstance(error, OSError) and not remote and error.errno in REFUSED_WRITE
 
 
 def _temporary(error: BaseException, begun: bool) -> bool:

@@ -1,87 +1,173 @@
-"""Runs a plan, stage by stage, and prints the tables of what was asked for."""
+"""Execute a plan, stage by stage, choose among the trials of its searches, and print the tables.
+
+A search chooses by validation alone; the records of the chosen configuration say how it was found.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmark.grid.executor import Executor
-from benchmark.grid.plan import Plan, Search, where
-from benchmark.grid.tune import choose, note, searched, taken_from_paper
+from benchmark.grid.plan import GridPlan, PublishedValues, Search, configuration_name
+from benchmark.process.exit_status import ExitCode
 from benchmark.report.tables import print_tables
-from benchmark.results.record import METRICS, RunRecord, Tuning
-from benchmark.results.store import as_stored
-from benchmark.run.spec import RunSpec, resolve_run
+from benchmark.results.record import METRICS, RunRecord, Trial, Tuning
+from benchmark.results.store import as_stored, usable
+from benchmark.run.spec import ResolvedRun
 
 
-def bench(plan: Plan, executor: Executor, results: Path, metrics: Sequence[str] = METRICS) -> int:
-    """Run `plan`; returns 0 where every cell that was asked for ended well, else 1.
+def bench(plan: GridPlan, executor: Executor, results: Path, metrics: Sequence[str] = METRICS) -> ExitCode:
+    """Execute `plan`; `ExitCode.OK` if every requested run ended well, else `FAILED`.
 
-    A lost trial is told and no failure; a search that lost all of them is one. Finished cells are not run
-    again, whoever made them, so that a grid can grow and a crash costs nothing.
+    A failed trial is reported and is no failure; a search whose trials all failed is one. Finished runs are
+    not repeated, whoever made them, so that a grid can grow and a crash costs nothing.
     """
     for line in plan.notes:
-        _say(f"tuning: {line}")
+        _print(f"tuning: {line}")
     first, *more = plan.stages
     with executor:
-        _warn(first.cells)
-        found = executor.run(first.cells, later=sum(len(stage) for stage in more))
+        for warning in dict.fromkeys(line for run in first.runs for line in run.prepared.warnings):
+            _print(f"warning: {warning}")
+        records = executor.run(first.runs, later=sum(len(stage) for stage in more))
         for published in plan.published:
-            found |= note(taken_from_paper(published), [published.cell], results)
-        chosen = [(search, choose(search, found)) for search in plan.searches]
-        tunings = [_told(search, best, found) for search, best in chosen]
-        wanted = [*plan.cells]
-        for (search, best), tuning in zip(chosen, tunings, strict=True):
-            # of a search that lost all its trials the first with a record, so that the method has a row
-            kept = [best] if best else [trial for trial in search.trials if trial in found][:1]
-            found |= note(tuning, kept, results)
-            wanted += kept
-        repeats = {
-            cell: n for n, (search, best) in enumerate(chosen) if best for cell in search.repeats(best)
-        }
+            records |= write_tuning(paper_tuning(published), [published.run], results)
+        requested = [*plan.runs]
+        repeats: dict[ResolvedRun, Tuning] = {}
+        for search in plan.searches:
+            best = choose(search, records)
+            tuning = search_tuning(search, records, best)
+            _print_search(search, tuning)
+            # if all trials failed, the first with a record, so that the method has a row
+            kept = [best] if best else [trial for trial in search.trials if trial in records][:1]
+            records |= write_tuning(tuning, kept, results)
+            requested += kept
+            repeats |= dict.fromkeys(search.repeats(best) if best else (), tuning)
         if repeats:
-            found |= executor.run(list(repeats))
-    for cell, n in repeats.items():
-        found |= note(tunings[n], [cell], results)
-    return _conclude(plan, [found[cell] for cell in (*wanted, *repeats) if cell in found], results, metrics)
+            records |= executor.run(list(repeats))
+    for run, tuning in repeats.items():
+        records |= write_tuning(tuning, [run], results)
+    ended = [records[run] for run in (*requested, *repeats) if run in records]
+    if ended:
+        print(print_tables([as_stored(record, results, metrics) for record in ended], metrics))
+    total = len(plan.runs) + sum(1 + len(search.seeds) for search in plan.searches)
+    if failed := total - sum(record.status == "ok" for record in ended):
+        _print(f"{failed} of {total} runs did not finish; the same command tries them again.")
+    return ExitCode.FAILED if failed else ExitCode.OK
 
 
-def _warn(cells: Sequence[RunSpec]) -> None:
-    """Say once what each dataset is to be used with care for."""
-    for warning in dict.fromkeys(told for cell in cells for told in resolve_run(cell).prepared.warnings):
-        _say(f"warning: {warning}")
-
-
-def _conclude(plan: Plan, records: list[RunRecord], results: Path, metrics: Sequence[str]) -> int:
-    """Print the tables; the exit status."""
-    if records:
-        print(print_tables([as_stored(record, results, metrics) for record in records], metrics))
-    asked = len(plan.cells) + sum(1 + len(search.seeds) for search in plan.searches)
-    failed = asked - sum(record.status == "ok" for record in records)
-    if failed:
-        _say(f"{failed} of {asked} cells did not finish; the same command tries them again.")
-    return 1 if failed else 0
-
-
-def _told(search: Search, best: RunSpec | None, found: dict[RunSpec, RunRecord]) -> Tuning:
-    """What the search came to; said in a line, and in one for each trial that it lost."""
-    tuning, place = searched(search, found, best), where(search.untuned)
+def _print_search(search: Search, tuning: Tuning) -> None:
+    """Print the outcome of a search, and each trial that failed."""
+    name = configuration_name(search.untuned)
     for trial in tuning.trials:
         if trial.status != "ok":
-            _say(
-                f"tuning: {place}: trial {', '.join(trial.overrides)} is lost: {trial.status}: {trial.error}"
-            )
+            values = ", ".join(trial.overrides)
+            _print(f"tuning: {name}: trial {values} did not finish: {trial.status}: {trial.error}")
+    best = next((trial for trial in tuning.trials if trial.overrides == tuning.chosen), None)
     if best is None:
-        _say(f"tuning: {place}: all {len(tuning.trials)} trials are lost")
+        _print(f"tuning: {name}: all {len(tuning.trials)} trials failed")
     else:
-        top = next(trial for trial in tuning.trials if trial.overrides == tuning.chosen)
-        _say(
-            f"tuning: {place}: {', '.join(tuning.chosen)} is the best of {len(tuning.trials)} trials by "
-            f"validation Recall@10 ({top.recall:.4f}, {tuning.select})"
+        _print(
+            f"tuning: {name}: {', '.join(tuning.chosen)} is the best of {len(tuning.trials)} trials by "
+            f"validation Recall@10 ({best.recall:.4f}, {tuning.select})"
         )
-    return tuning
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+MISSING = "its process ended without a record"
+
+
+def validation(record: RunRecord | None) -> float | None:
+    """Validation Recall@10 of the run's own best epoch, masked or not as the run selected its epoch.
+
+    None for a run that did not end well. All that a search knows of how good a trial is.
+    """
+    if record is None or record.status != "ok":
+        return None
+    split = "valid_masked" if record.settings.get("select") == "masked" else "valid"
+    return record.metrics[split]["recall@10"]
+
+
+def choose(search: Search, records: Mapping[ResolvedRun, RunRecord]) -> ResolvedRun | None:
+    """The best trial by `validation`, of equal ones the first in the grid; None if all failed."""
+    known = {trial: value for trial in search.trials if (value := validation(records.get(trial))) is not None}
+    return max(known, key=lambda trial: known[trial], default=None)
+
+
+def search_tuning(
+    search: Search, records: Mapping[ResolvedRun, RunRecord], chosen: ResolvedRun | None
+) -> Tuning:
+    """The search, for the records of the configuration `chosen`."""
+    trials = [_trial(search, run, records.get(run)) for run in search.trials]
+    return Tuning(
+        mode="grid",
+        chosen=search.set_by(chosen) if chosen else [],
+        fixed=dict(search.fixed),
+        grid={key: list(values) for key, values in search.grid.items()},
+        select=search.untuned.settings.select,
+        seed=search.untuned.spec.seed,
+        untuned=search.untuned.config_hash,
+        trials=trials,
+        train_seconds=sum(trial.train_seconds for trial in trials),
+        train_cpu_seconds=sum(trial.train_cpu_seconds for trial in trials),
+    )
+
+
+def paper_tuning(published: PublishedValues) -> Tuning:
+    """The published values, for the record of a run that takes them."""
+    return Tuning(
+        mode="paper",
+        chosen=list(published.values),
+        fixed=dict(published.fixed),
+        source=published.source,
+    )
+
+
+def _trial(search: Search, run: ResolvedRun, record: RunRecord | None) -> Trial:
+    curve = record.curve if record else []
+    return Trial(
+        overrides=search.set_by(run),
+        config_hash=run.config_hash,
+        status=record.status if record else "missing",
+        error=record.error if record else MISSING,
+        recall=validation(record),
+        best_epoch=record.best_epoch if record else None,
+        epochs_run=record.epochs_run if record else 0,
+        train_seconds=sum(epoch.train_seconds for epoch in curve),
+        train_cpu_seconds=sum(epoch.train_cpu_seconds for epoch in curve),
+    )
+
+
+def write_tuning(tuning: Tuning, runs: Iterable[ResolvedRun], results: Path) -> dict[ResolvedRun, RunRecord]:
+    """Write `tuning` into the records of `runs` that exist in `results`, and nothing else.
+
+    A record keeps its note of a search that tried all of these trials and more: the larger number of
+    trials is the true one. Published values, which anybody may look up, never replace a search.
+    """
+    tuning = Tuning.model_validate(tuning.model_dump())  # every field set
+    written = {}
+    for run in runs:
+        path = run.record_path(results)
+        record = usable(path)
+        if record is None:
+            continue
+        if record.tuning != tuning and not _outweighs(record.tuning, tuning):
+            trials = len(tuning.trials) or 1
+            record = record.model_copy(update={"tuning": tuning, "trials": trials})
+            # a record of an older version gains no other field
+            record.write(path, exclude_unset=True)
+        written[run] = record
+    return written
+
+
+def _outweighs(old: Tuning | None, new: Tuning) -> bool:
+    if old is None or old.mode == "paper":
+        return False
+    if new.mode == "paper":
+        return True
+    tried, now = ({trial.config_hash for trial in tuning.trials} for tuning in (old, new))
+    return old.seed == new.seed and tried > now

@@ -1,4 +1,4 @@
-"""A cell as a process of its own, or several: started, listened to, interrupted, killed."""
+"""A child process: start it, read its output, measure its memory, interrupt it, kill it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -14,10 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 
-from benchmark.grid import lifeline
-from benchmark.grid.memory import Memory
-from benchmark.process import import_path
-from benchmark.run.spec import RunSpec
+import psutil
+
+from benchmark.process import import_path, lifeline
 
 GRACE = lifeline.GRACE
 TAIL = 30
@@ -27,24 +25,46 @@ ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONWARNINGS": "ignore:The pynvml package is deprecated",
 }
-Listener = Callable[[str], None]
+OnLine = Callable[[str], None]
 
 
-def run_command(cell: RunSpec, results: Path, processes: int, fresh: bool) -> list[str]:
-    """`python -m benchmark run` for `cell`, under torchrun where it takes several processes."""
-    # torchrun: without MPI `accelerate launch --cpu --num_processes 2` starts one process and says nothing
-    launcher = ["-m", "benchmark.grid.launch", "--standalone", "--nproc_per_node", str(processes)]
-    return [
-        sys.executable, *(launcher if processes > 1 else []), "-m", "benchmark",
-        "run", "--dataset", cell.dataset, "--llm", cell.llm, "--method", cell.method,
-        "--protocol", cell.protocol, "--seed", str(cell.seed), "--results", str(results),
-        *cell.reading.words(),
-        *(["--set", *cell.overrides] if cell.overrides else []), *(["--fresh"] if fresh else []),
-    ]  # fmt: skip
+MEASURE_SECONDS = 0.25
+"""Seconds between two measurements."""
+DESCENDANTS_SECONDS = 2.0
+"""Seconds between two searches for its descendants, which look at every process of the machine."""
+
+
+class Memory:
+    """Resident memory of a process and its descendants, measured from outside: the process may be killed."""
+
+    def __init__(self, process: int) -> None:
+        self.peak: int | None = None
+        """The largest sum so far, in bytes; None as long as there is no measurement."""
+        self._group: list[psutil.Process] = []
+        with contextlib.suppress(psutil.Error):  # it has ended already
+            self._group = [psutil.Process(process)]
+        self._measured = self._searched = -max(MEASURE_SECONDS, DESCENDANTS_SECONDS)
+
+    def measure(self) -> None:
+        """Measure, unless the last measurement is recent."""
+        now = time.monotonic()
+        if not self._group or now - self._measured < MEASURE_SECONDS:
+            return
+        self._measured = now
+        if now - self._searched >= DESCENDANTS_SECONDS:
+            self._searched = now
+            with contextlib.suppress(psutil.Error):
+                self._group[1:] = self._group[0].children(recursive=True)
+        held = 0
+        for process in self._group:
+            with contextlib.suppress(psutil.Error):
+                held += process.memory_info().rss
+        if held:
+            self.peak = max(self.peak or 0, held)
 
 
 class Log:
-    """The lines of a process in a file. A file that cannot be written is lost, and nothing else."""
+    """The output of a process in a file. If the file cannot be written, only the log is incomplete."""
 
     def __init__(self, path: Path) -> None:
         self.lost = ""
@@ -74,7 +94,7 @@ class Log:
 
 
 class Child:
-    """A process whose every line goes to the file `log` and to `listen`, and that ends when this one does.
+    """A process whose output goes to the file `log` and, by lines, to `on_line`; it ends with this process.
 
     It leads a session of its own: ctrl-C on a terminal reaches it through `interrupt` alone, once. It can
     read `given` from its standard input, which stays open as long as this process lives.
@@ -84,14 +104,14 @@ class Child:
         self,
         command: Sequence[str],
         log: Path | None = None,
-        listen: Listener = lambda _: None,
+        on_line: OnLine = lambda _: None,
         environment: Mapping[str, str] | None = None,
         given: str = "",
     ) -> None:
-        self._listen = listen
-        self._fault: Exception | None = None
+        self._on_line = on_line
+        self._error: Exception | None = None
         self.tail: deque[str] = deque(maxlen=TAIL)
-        """The last lines that it said."""
+        """The last lines of its output."""
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             errors="replace", start_new_session=True,
@@ -102,31 +122,31 @@ class Child:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         assert self.process.stdin is not None
-        with contextlib.suppress(OSError):  # it is gone already: its status says so
+        with contextlib.suppress(OSError):  # it has ended already, which `ended` reports
             self.process.stdin.write(given)
             self.process.stdin.flush()
 
     def _read(self) -> None:
-        """Take every line, whatever becomes of it: a process whose pipe is full would wait for ever."""
+        """Read every line, whatever becomes of it: a process whose pipe is full would wait for ever."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.log.write(line)
             self.tail.append(line.rstrip("\n"))
-            if self._fault is None:
+            if self._error is None:
                 try:
-                    self._listen(self.tail[-1])
-                except Exception as error:  # `ended` raises it, where somebody can handle it
-                    self._fault = error
+                    self._on_line(self.tail[-1])
+                except Exception as error:  # `ended` raises it in the thread that waits
+                    self._error = error
         self.log.close()
 
     def ended(self) -> int | None:
-        """The exit status (of a signal: its negative number), once all that it said was read.
+        """The exit status (of a signal: its negative number), once all of its output was read.
 
-        Raises what `listen` raised. Whoever waits calls this again and again: it measures memory too.
+        Raises what `on_line` raised. Whoever waits calls this again and again: it also measures memory.
         """
         status = self.process.poll()
-        if self._fault is not None:
-            raise self._fault
+        if self._error is not None:
+            raise self._error
         if status is None:
             self.memory.measure()
             return None

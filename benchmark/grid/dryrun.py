@@ -1,4 +1,4 @@
-"""`bench --dry-run`: the plan as a table, its time, memory and disk estimated. The store stays as it is."""
+"""`bench --dry-run`: print the plan and estimate its time, memory and disk. The store does not change."""
 
 from __future__ import annotations
 
@@ -9,54 +9,54 @@ import psutil
 from tabulate import tabulate
 
 from benchmark.data.paths import cache_folder
-from benchmark.grid.estimate import STATES, Estimate, Row, estimate
+from benchmark.grid.estimate import STATES, CostEstimate, CostRow, estimate
 from benchmark.grid.executor import Options
 from benchmark.grid.local import visible_gpus
-from benchmark.grid.plan import Plan
-from benchmark.grid.probe import Stored, probe_states, probe_training
+from benchmark.grid.plan import GridPlan, configuration_name
+from benchmark.grid.probe import StoredStates, probe_states, probe_training
 from benchmark.llm.token_states import SPARE, free_bytes
-from benchmark.run.spec import ResolvedRun, RunSpec
+from benchmark.run.spec import ResolvedRun
 from benchmark.speed.record import Variant
-from benchmark.train.told import duration, time_range
+from benchmark.train.status import duration, time_range
 
 GIB = 2**30
 
 
-def dry_run(plan: Plan, options: Options) -> int:
+def dry_run(plan: GridPlan, options: Options) -> int:
     """Print what `plan` would do and cost. -> 0, or 1 where disk or memory will not do."""
-    cells = plan.stages[0].cells
+    runs = plan.stages[0].runs
     for line in plan.notes:
         print(f"tuning: {line}")
-    found = estimate(plan, options.results, options.fresh, _probing)
-    stored = _stored([cell for row in found.rows for cell in row.left])
-    print(_table(found.rows))
+    estimated = estimate(plan, options.results, options.fresh, _probing)
+    stored = _stored([run for row in estimated.rows for run in row.left])
+    print(_table(estimated.rows))
     print()
-    for search, seconds in found.then:
+    for search, seconds in estimated.then:
         print(f"then: {search}: {time_range(*seconds)}")
-    for one in stored:
-        cost = "there already" if one.there else f"{time_range(*one.seconds)} to compute"
-        print(f"{one.what}: {_gib(one.size)}, {cost}")
-    print(_total(found, stored, options, len(cells)))
-    print(_uncertain(found))
-    shortages = _shortages(found, stored, options)
+    for states in stored:
+        cost = "there already" if states.cached else f"{time_range(*states.seconds)} to compute"
+        print(f"{states.name}: {_gib(states.size)}, {cost}")
+    print(_total(estimated, stored, options, len(runs)))
+    print(_uncertain(estimated))
+    shortages = _shortages(estimated, stored, options)
     for line in shortages:
         print(f"adaptrec: {line}", file=sys.stderr)
     return 1 if shortages else 0
 
 
-def _probing(resolved: ResolvedRun) -> tuple[Variant, float]:
-    print(f"a few steps of {resolved.spec}", file=sys.stderr, flush=True)
-    return probe_training(resolved)
+def _probing(run: ResolvedRun) -> tuple[Variant, float]:
+    print(f"a few steps of {run}", file=sys.stderr, flush=True)
+    return probe_training(run)
 
 
-def _stored(cells: Sequence[RunSpec]) -> list[Stored]:
-    groups: dict[tuple[str, str], list[RunSpec]] = {}
-    for cell in cells:
-        groups.setdefault((cell.dataset, cell.llm), []).append(cell)
-    return [one for group in groups.values() for one in probe_states(group)]
+def _stored(runs: Sequence[ResolvedRun]) -> list[StoredStates]:
+    groups: dict[tuple[str, str], list[ResolvedRun]] = {}
+    for run in runs:
+        groups.setdefault((run.spec.dataset, run.spec.llm), []).append(run)
+    return [states for group in groups.values() for states in probe_states(group)]
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[CostRow]) -> str:
     """A row a configuration (Markdown)."""
     headers = [
         "configuration", "seeds", *STATES, "epochs", "s/epoch", "evaluation s",
@@ -68,12 +68,12 @@ def _table(rows: Sequence[Row]) -> str:
     )  # fmt: skip
 
 
-def _cells(row: Row) -> list[str]:
-    cell, figures = row.cell, row.figures
-    extra = f" ({', '.join(cell.overrides)})" if cell.overrides else ""
-    name = f"{cell.dataset} {cell.llm} {cell.method} {cell.protocol}{extra}"
+def _cells(row: CostRow) -> list[str]:
+    spec, figures = row.run.spec, row.figures
+    extra = f" ({', '.join(spec.overrides)})" if spec.overrides else ""
+    name = f"{configuration_name(row.run)}{extra}"
     counts = [str(row.count(state) or "") for state in STATES]
-    head = [name, ", ".join(str(one.seed) for one in row.states), *counts]
+    head = [name, ", ".join(str(run.spec.seed) for run in row.states), *counts]
     if figures.failed:
         return [*head, *[""] * 6, figures.source]
     return [
@@ -97,49 +97,49 @@ def _gib(size: int, unit: str = " GiB") -> str:
     return f"{size / GIB:.2f}{unit}" if size >= 0.01 * GIB else f"under 0.01{unit}"
 
 
-def _total(found: Estimate, stored: Sequence[Stored], options: Options, cells: int) -> str:
+def _total(estimated: CostEstimate, stored: Sequence[StoredStates], options: Options, runs: int) -> str:
     """The sum of it all."""
-    counts = ", ".join(f"{found.count(state)} {state}" for state in STATES)
-    then = sum(len(search.seeds) for search, _ in found.then)
+    counts = ", ".join(f"{estimated.count(state)} {state}" for state in STATES)
+    then = sum(len(search.seeds) for search, _ in estimated.then)
     more = f", then {then} more" if then else ""
-    low, high = found.seconds
+    low, high = estimated.seconds
     jobs = options.jobs or 1
-    before = [one.seconds for one in stored if not one.there]
+    before = [states.seconds for states in stored if not states.cached]
     low = low / jobs + sum(span[0] for span in before)
-    # cells side by side on a processor share it: they need not be quicker than one after another
+    # runs side by side on a processor share it: they need not be quicker than one after another
     high = high / (jobs if visible_gpus() else 1) + sum(span[1] for span in before)
-    disk = sum(one.size for one in stored if not one.there)
+    disk = sum(states.size for states in stored if not states.cached)
     several = f" with {jobs} at a time" if jobs > 1 else ""
-    count = f"{cells} cell{'s' if cells != 1 else ''}"
+    count = f"{runs} run{'s' if runs != 1 else ''}"
     return (
         f"{count}: {counts}{more}. In all {time_range(low, high)}{several}; cache {_gib(disk)} more, "
         f"{_gib(free_bytes(cache_folder()))} free in {cache_folder()}."
     )
 
 
-def _uncertain(found: Estimate) -> str:
+def _uncertain(estimated: CostEstimate) -> str:
     """How far the figures can be trusted."""
-    said = "Early stopping decides how many epochs a run has: its time lies anywhere in that range."
-    starts = [row.figures.start for row in found.rows if row.figures.source == "probe"]
+    line = "Early stopping decides how many epochs a run has: its time lies anywhere in that range."
+    starts = [row.figures.start for row in estimated.rows if row.figures.source == "probe"]
     if starts:
-        said += (
+        line += (
             " Seconds of a probe are those of a few steps on made-up states, on this machine as busy as it "
-            f"is now (and {duration(max(starts))} at most to start a cell): half or twice as much is no "
+            f"is now (and {duration(max(starts))} at most to start a run): half or twice as much is no "
             "surprise."
         )
-    return said
+    return line
 
 
-def _shortages(found: Estimate, stored: Sequence[Stored], options: Options) -> list[str]:
-    """What will not do: a line each."""
-    lines = [f"{row.cell} cannot run: {row.figures.failed}" for row in found.failures]
-    disk, free = sum(one.size for one in stored if not one.there), free_bytes(cache_folder())
+def _shortages(estimated: CostEstimate, stored: Sequence[StoredStates], options: Options) -> list[str]:
+    """What prevents the plan: a line each."""
+    lines = [f"{row.run} cannot run: {row.figures.failed}" for row in estimated.failures]
+    disk, free = sum(states.size for states in stored if not states.cached), free_bytes(cache_folder())
     if disk + SPARE > free:
         lines.append(
             f"the disk of {cache_folder()} has {_gib(free)} free; hidden states want {_gib(disk)}, and "
             f"{_gib(SPARE)} must stay free: free some, or set ADAPTREC_CACHE to a larger disk."
         )
-    at_a_time, host = (options.jobs or 1) * options.processes, found.peak("host")
+    at_a_time, host = (options.jobs or 1) * options.processes, estimated.peak("host")
     memory = psutil.virtual_memory().available
     if host and host * at_a_time > memory:
         lines.append(

@@ -1,4 +1,4 @@
-"""The queue that all executors share: which cell next, who does it, and how it ended."""
+"""The queue that executors share: which run is next, which process executes it, and how it ended."""
 
 from __future__ import annotations
 
@@ -7,59 +7,50 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from benchmark.grid.claims import Claim, Stamp, claim, clear, stamp, standing
+from benchmark.grid.claims import Claim, Stamp, claim, clear, made_since, stamp
 from benchmark.grid.executor import Options
 from benchmark.grid.progress import Board, Tracker, outcome
+from benchmark.grid.run_process import Exit, log_path
+from benchmark.process.exit_status import ExitCode
 from benchmark.results.record import RunRecord
-from benchmark.results.store import finished, outdated, set_aside, usable
-from benchmark.run.spec import RunSpec, resolve_run
+from benchmark.results.store import Standing, look_up, set_aside, usable
+from benchmark.run.spec import ResolvedRun
 
 POLL = 0.1
-"""Seconds between two looks at what runs."""
+"""Seconds between two looks at the running processes."""
 RETRY = 2.0
-"""Seconds between two looks at a cell that another process does."""
+"""Seconds between two looks at a run that another process executes."""
 
 
 @dataclass(eq=False)
 class Task:
-    """A cell that was claimed and runs."""
+    """A run that is claimed and under way."""
 
-    cell: RunSpec
+    run: ResolvedRun
     path: Path
     """Of its record."""
     claim: Claim
     before: Stamp
-    """The record that stood there."""
+    """Of the record at `path` when the run was claimed."""
+    fault: str = ""
+    """Why that record does not count; see `store.Standing`."""
     number: int = 0
 
 
-@dataclass
-class Ended:
-    """How the process of a task ended."""
-
-    task: Task
-    said: list[str] = field(default_factory=list)
-    """Its last lines."""
-    busy: bool = False
-    """Whether it found that another process works on the cell."""
-    lost_log: str = ""
-    """Why its log does not hold all that it said; empty where it does."""
-
-
 class Engine(ABC):
-    """An executor (`executor.Executor`), save how a cell is started and how one learns that it ended."""
+    """An executor (`executor.Executor`) but for how a run is started and how its end is noticed."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.board, self.tracker = Board(), Tracker(())
         self._tasks: set[Task] = set()
-        self._prepared: set[RunSpec] = set()
+        self._prepared: set[ResolvedRun] = set()
         self._handler: Any = None
 
     def __enter__(self) -> Engine:
@@ -79,64 +70,51 @@ class Engine(ABC):
             signal.signal(signal.SIGTERM, self._handler)
 
     @abstractmethod
-    def prepare(self, cells: Sequence[RunSpec]) -> None:
-        """Compute what `cells`, which differ in more than their seeds, read of a language model."""
+    def prepare(self, runs: Sequence[ResolvedRun]) -> None:
+        """Compute what `runs`, which differ in more than their seeds, read of a language model."""
 
     @abstractmethod
     def room(self) -> int:
-        """How many cells may run at a time now."""
+        """How many runs may be under way now."""
 
     @abstractmethod
     def start(self, task: Task) -> None:
-        """Start it; what it says goes to `tracker.said`."""
+        """Start its process, whose status goes to `tracker.update`."""
 
     @abstractmethod
-    def ended(self) -> list[Ended]:
-        """Tasks that ended since the last call; their records, if they left any, stand in the store."""
+    def ended(self) -> list[tuple[Task, Exit]]:
+        """Tasks that ended since the last call; their records, if they wrote any, are in the store."""
 
     @abstractmethod
     def stop(self) -> None:
-        """Stop what runs, and return when nothing does."""
+        """Stop all processes, and return when none is left."""
 
-    def run(self, cells: Sequence[RunSpec], later: int = 0) -> dict[RunSpec, RunRecord]:
+    def run(self, runs: Sequence[ResolvedRun], later: int = 0) -> dict[ResolvedRun, RunRecord]:
         """See `executor.Executor.run`."""
-        results, fresh = self.options.results, self.options.fresh
-        asked = {cell: resolve_run(cell) for cell in cells}
-        paths = {cell: one.record_path(results) for cell, one in asked.items()}
-        codes = {cell: one.code for cell, one in asked.items()}
-        found = {
-            cell: record
-            for cell, path in paths.items()
-            if not fresh and (record := finished(path, codes[cell]))
-        }
-        if found:
-            self.board.say(
-                f"{len(found)} of {len(paths)} cells are finished already (--fresh runs them anew)"
-            )
-        for cell in found:
-            clear(paths[cell])
-        waiting = [cell for cell in paths if cell not in found]
-        if old := [cell for cell in waiting if not fresh and outdated(paths[cell], codes[cell])]:
-            self.board.say(
-                f"{len(old)} of {len(paths)} cells were made by other code of their methods, {old[0]} among "
-                "them; they are run again"
-            )
-        queue = _Queue({cell: paths[cell] for cell in waiting}, codes, fresh)
-        new = dict.fromkeys(replace(cell, seed=0) for cell in waiting)
-        self.tracker = Tracker(waiting, later, found)
+        queue = _Queue(runs, self.options)
+        records = dict(queue.finished)
+        self._print_start(queue)
+        for run in records:
+            clear(queue.paths[run])
+        configurations = list(dict.fromkeys(run.with_seed(0) for run in queue.pending))
+        self.tracker = Tracker(
+            [run.spec for run in queue.pending],
+            later,
+            {run.spec: record for run, record in records.items()},
+        )
         try:
-            if unprepared := [cell for cell in new if cell not in self._prepared]:
+            if unprepared := [run for run in configurations if run not in self._prepared]:
                 self.prepare(unprepared)
                 self._prepared.update(unprepared)
-            while queue or self._tasks:
-                self._begin_some(queue, found)
-                self._end_some(queue, found)
+            while queue.pending or self._tasks:
+                self._start_some(queue, records)
+                self._finish_some(queue, records)
                 self.board.status(self.tracker.status(self.room()))
-                if queue or self._tasks:
+                if queue.pending or self._tasks:
                     time.sleep(POLL)
         except BaseException:
             if self._tasks:
-                self.board.say(f"stopping {len(self._tasks)} cells; their checkpoints stay")
+                self.board.say(f"stopping {len(self._tasks)} runs; their checkpoints stay")
             self.stop()
             raise
         finally:
@@ -144,110 +122,136 @@ class Engine(ABC):
             for task in self._tasks:
                 task.claim.release()
             self._tasks.clear()
-        return {cell: found[cell] for cell in paths if cell in found}
+        return {run: records[run] for run in queue.paths if run in records}
 
-    def _begin_some(self, queue: _Queue, found: dict[RunSpec, RunRecord]) -> None:
-        while queue and len(self._tasks) < self.room():
+    def _print_start(self, queue: _Queue) -> None:
+        """Print how many runs are finished, and how many are finished but outdated."""
+        total = len(queue.paths)
+        if queue.finished:
+            self.board.say(
+                f"{len(queue.finished)} of {total} runs are finished already (--fresh runs them anew)"
+            )
+        if queue.outdated:
+            self.board.say(
+                f"{len(queue.outdated)} of {total} runs were made by other code of their methods, "
+                f"{queue.outdated[0]} among them; they are run again"
+            )
+
+    def _start_some(self, queue: _Queue, records: dict[ResolvedRun, RunRecord]) -> None:
+        while queue.pending and len(self._tasks) < self.room():
             task = queue.next()
-            for cell in queue.newly_deferred():
-                self.board.say(f"{cell}: another process works on it; its record will be taken")
-            for cell, record in queue.taken():
-                found[cell] = record
-                self.tracker.end(cell, ok=False)
-                self.board.say(f"{cell}: {outcome(record, 0)}, by another process")
+            for run in queue.newly_deferred():
+                self.board.say(f"{run}: another process works on it; its record will be taken")
+            for run, record in queue.taken():
+                records[run] = record
+                self.tracker.end(run.spec, ok=False)
+                self.board.say(f"{run}: {outcome(record, 0)}, by another process")
             if task is None:
                 return
-            if not self.options.fresh and (line := set_aside(task.path)):
-                self.board.say(line)
+            if task.fault:
+                self.board.say(set_aside(task.path, task.fault))
             self._tasks.add(task)
-            task.number = self.tracker.begin(task.cell)
+            task.number = self.tracker.begin(task.run.spec)
             if not self.board.live:
                 how = "goes on" if task.path.with_suffix(".checkpoint").exists() else "begins"
                 self.board.say(f"{self._label(task)} {how}; its log: {log_path(task.path)}")
             self.start(task)
 
-    def _end_some(self, queue: _Queue, found: dict[RunSpec, RunRecord]) -> None:
-        for end in self.ended():
-            task = end.task
+    def _finish_some(self, queue: _Queue, records: dict[ResolvedRun, RunRecord]) -> None:
+        for task, ended in self.ended():
+            tail = ended.tail
             written = stamp(task.path) not in (None, task.before)
-            record = usable(task.path, end.said.append) if written else None
+            record = usable(task.path, tail.append) if written else None
             self._tasks.discard(task)
             task.claim.release()
-            if end.busy and (record is None or record.status == "interrupted"):
-                self.tracker.defer(task.cell)
-                queue.defer(task.cell)
+            if ended.status == ExitCode.BUSY and (record is None or record.status == "interrupted"):
+                self.tracker.defer(task.run.spec)
+                queue.defer(task.run)
                 continue
             ok = record is not None and record.status == "ok"
-            seconds = self.tracker.end(task.cell, ok)
+            seconds = self.tracker.end(task.run.spec, ok)
             if record is not None:
-                found[task.cell] = record
-                said = outcome(record, seconds)
+                records[task.run] = record
+                line = outcome(record, seconds)
             else:
-                last = next((line for line in reversed(end.said) if line.strip()), "nothing")
-                said = f"ended without a record; it last said: {last.removeprefix('adaptrec: error: ')}"
+                last = next((line for line in reversed(tail) if line.strip()), "nothing")
+                line = f"ended without a record; its last line: {last}"
             log = log_path(task.path)
-            if end.lost_log:
-                said += f" (its log {log} is lost: {end.lost_log})"
+            if ended.lost_log:
+                line += f" (its log {log} is lost: {ended.lost_log})"
             elif ok:
                 log.unlink(missing_ok=True)
             elif log.exists():
-                said += f" (its log: {log})"
+                line += f" (its log: {log})"
             where = "" if self.board.live else f"; {self.tracker.grid(self.room())}"
-            self.board.say(f"{self._label(task)}: {said}{where}")
+            self.board.say(f"{self._label(task)}: {line}{where}")
 
     def _label(self, task: Task) -> str:
-        return f"[{task.number}/{self.tracker.total}] {task.cell}"
-
-
-def log_path(record_path: Path) -> Path:
-    """What a cell says while it runs; kept only where the run did not end well."""
-    return record_path.with_suffix(".log")
+        return f"[{task.number}/{self.tracker.total}] {task.run}"
 
 
 class _Queue:
-    """Cells that have not begun, those that another process does last."""
+    """Pending runs; those that another process executes go last."""
 
-    def __init__(self, paths: dict[RunSpec, Path], codes: dict[RunSpec, str | None], fresh: bool) -> None:
-        self._paths, self._codes, self._fresh = paths, codes, fresh
-        self._before = {cell: stamp(path) for cell, path in paths.items()}
-        self._cells = deque(paths)
-        self._tried: dict[RunSpec, float] = {}
-        """When a cell of another process was looked at last."""
-        self._new: list[RunSpec] = []
-        self._taken: list[tuple[RunSpec, RunRecord]] = []
+    def __init__(self, runs: Iterable[ResolvedRun], options: Options) -> None:
+        self._fresh = options.fresh
+        self.paths = {run: run.record_path(options.results) for run in runs}
+        self._before = {run: stamp(path) for run, path in self.paths.items()}
+        looked = {run: self._look_up(run) for run in self.paths}
+        self.finished = {run: found.finished for run, found in looked.items() if found.finished}
+        self.outdated = [run for run, found in looked.items() if found.outdated]
+        self._faults = {run: found.fault for run, found in looked.items()}
+        self.pending = deque(run for run in self.paths if run not in self.finished)
+        self._tried: dict[ResolvedRun, float] = {}
+        """When a run of another process was looked at last."""
+        self._deferred: list[ResolvedRun] = []
+        self._taken: list[tuple[ResolvedRun, RunRecord]] = []
 
-    def __len__(self) -> int:
-        return len(self._cells)
+    def _look_up(self, run: ResolvedRun) -> Standing:
+        return Standing() if self._fresh else look_up(self.paths[run], run.code)
 
     def next(self) -> Task | None:
-        """The first cell that nobody does, claimed; None where there is none at the moment."""
-        for _ in range(len(self._cells)):
-            cell = self._cells.popleft()
-            path = self._paths[cell]
-            if time.monotonic() - self._tried.get(cell, -RETRY) < RETRY:
-                self._cells.append(cell)
-            elif (right := claim(path)) is None:
-                self.defer(cell)
-            elif record := standing(path, self._before[cell], self._fresh, self._codes[cell]):
-                right.release()
-                self._taken.append((cell, record))
+        """The first run that no other process executes, claimed; None where there is none at the moment."""
+        for _ in range(len(self.pending)):
+            run = self.pending.popleft()
+            path = self.paths[run]
+            if time.monotonic() - self._tried.get(run, -RETRY) < RETRY:
+                self.pending.append(run)
+            elif (claimed := claim(path)) is None:
+                self.defer(run)
+            elif record := self._made_meanwhile(run):
+                claimed.release()
+                self._taken.append((run, record))
             else:
-                return Task(cell, path, right, stamp(path))
+                return Task(run, path, claimed, stamp(path), self._faults[run])
         return None
 
-    def defer(self, cell: RunSpec) -> None:
-        """Another process does it: look again later."""
-        if cell not in self._tried:
-            self._new.append(cell)
-        self._tried[cell] = time.monotonic()
-        self._cells.append(cell)
+    def _made_meanwhile(self, run: ResolvedRun) -> RunRecord | None:
+        """The record that another process wrote since this bench began, if it makes the run needless: however
+        its run ended, unless it was interrupted or is of other code."""
+        path, before = self.paths[run], self._before[run]
+        if stamp(path) == before:
+            return None
+        record = made_since(path, before)
+        if record is not None and not record.made_by_other(run.code):
+            return record
+        standing = self._look_up(run)
+        self._faults[run] = standing.fault
+        return standing.finished
 
-    def newly_deferred(self) -> list[RunSpec]:
-        """Those that were found to be another process's since the last call."""
-        new, self._new = self._new, []
+    def defer(self, run: ResolvedRun) -> None:
+        """Another process executes it: look again later."""
+        if run not in self._tried:
+            self._deferred.append(run)
+        self._tried[run] = time.monotonic()
+        self.pending.append(run)
+
+    def newly_deferred(self) -> list[ResolvedRun]:
+        """Runs that turned out to be another process's since the last call."""
+        new, self._deferred = self._deferred, []
         return new
 
-    def taken(self) -> list[tuple[RunSpec, RunRecord]]:
-        """Those that another process has finished since the last call."""
+    def taken(self) -> list[tuple[ResolvedRun, RunRecord]]:
+        """Runs that another process has finished since the last call."""
         taken, self._taken = self._taken, []
         return taken

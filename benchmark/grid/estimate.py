@@ -7,15 +7,15 @@ knows before: early stopping decides it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmark.config import Settings
 from benchmark.grid.local import visible_gpus
-from benchmark.grid.plan import Plan, Search
+from benchmark.grid.plan import GridPlan, Search, by_configuration
 from benchmark.results.record import PeakMemory, RunRecord
 from benchmark.results.store import finished, iter_runs
-from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
+from benchmark.run.spec import ResolvedRun
 from benchmark.speed.record import ENDINGS, Variant
 from benchmark.train.checkpoint import Checkpoint
 
@@ -33,7 +33,7 @@ Probe = Callable[[ResolvedRun], tuple[Variant, float]]
 
 
 @dataclass(frozen=True)
-class Figures:
+class CostFigures:
     """What a configuration costs, whatever its seed."""
 
     source: str
@@ -62,101 +62,90 @@ class Figures:
 
 
 @dataclass
-class Row:
-    """The cells of a plan that differ in their seeds alone."""
+class CostRow:
+    """The runs of a plan that differ only in their seeds."""
 
-    cell: RunSpec
+    run: ResolvedRun
     """With the first seed."""
-    states: dict[RunSpec, State]
+    states: dict[ResolvedRun, State]
     epochs: Range
-    figures: Figures
+    figures: CostFigures
     seconds: Range = (0.0, 0.0)
     """Of all that is not finished."""
 
     def count(self, state: State) -> int:
-        """How many cells are in `state`."""
-        return sum(found == state for found in self.states.values())
+        """How many runs are in `state`."""
+        return list(self.states.values()).count(state)
 
     @property
-    def left(self) -> list[RunSpec]:
-        """Cells that are not finished."""
-        return [cell for cell, state in self.states.items() if state != "finished"]
+    def left(self) -> list[ResolvedRun]:
+        """Runs that are not finished."""
+        return [run for run, state in self.states.items() if state != "finished"]
 
 
 @dataclass
-class Estimate:
+class CostEstimate:
     """What a plan will cost."""
 
-    rows: list[Row]
+    rows: list[CostRow]
     then: list[tuple[Search, Range]] = field(default_factory=list)
     """What follows from searches, and its seconds."""
 
     @property
     def seconds(self) -> Range:
-        """Of all cells, one after another."""
+        """Of all runs, one after another."""
         spans = [*(row.seconds for row in self.rows), *(span for _, span in self.then)]
         return sum(low for low, _ in spans), sum(high for _, high in spans)
 
     def count(self, state: State) -> int:
-        """How many cells are in `state`."""
+        """How many runs are in `state`."""
         return sum(row.count(state) for row in self.rows)
 
     def peak(self, kind: str) -> int | None:
         """The largest `host` or `gpu` figure of a process."""
-        found = [getattr(row.figures, kind) for row in self.rows if row.left]
-        return max((size for size in found if size is not None), default=None)
+        sizes = [getattr(row.figures, kind) for row in self.rows if row.left]
+        return max((size for size in sizes if size is not None), default=None)
 
     @property
-    def failures(self) -> list[Row]:
+    def failures(self) -> list[CostRow]:
         """Configurations that the probe could not run."""
         return [row for row in self.rows if row.left and row.figures.failed]
 
 
-def estimate(plan: Plan, results: Path, fresh: bool, probe: Probe) -> Estimate:
-    """What `plan` will cost with the store `results`; `probe` measures what no record tells."""
+def estimate(plan: GridPlan, results: Path, fresh: bool, probe: Probe) -> CostEstimate:
+    """What `plan` will cost with the store `results`; `probe` measures what no record has."""
     records = [run.record for run in iter_runs(results)] if results.exists() else []
     records = [record for record in records if record.status == "ok" and record.curve]
-    rows: dict[RunSpec, Row] = {}
-    for same in _alike(plan.stages[0].cells):
-        row = _row(same, results, fresh, records, probe)
-        rows |= dict.fromkeys(same, row)
-    found = Estimate(list({id(row): row for row in rows.values()}.values()))
-    for search in plan.searches:
-        if search.seeds:
-            found.then.append((search, _follows(search, rows)))
-    return found
-
-
-def _alike(cells: Iterable[RunSpec]) -> list[list[RunSpec]]:
-    """Cells that differ in their seeds alone, together."""
-    groups: dict[RunSpec, list[RunSpec]] = {}
-    for cell in cells:
-        groups.setdefault(replace(cell, seed=0), []).append(cell)
-    return list(groups.values())
+    groups = by_configuration(plan.stages[0].runs)
+    rows = [_row(seeds, results, fresh, records, probe) for seeds in groups]
+    by_run = {run: row for row in rows for run in row.states}
+    return CostEstimate(
+        rows, [(search, _follows(search, by_run)) for search in plan.searches if search.seeds]
+    )
 
 
 def _row(
-    same: Sequence[RunSpec], results: Path, fresh: bool, records: Sequence[RunRecord], probe: Probe
-) -> Row:
-    states: dict[RunSpec, State] = {}
-    done: dict[RunSpec, int] = {}
-    for cell in same:
-        asked = resolve_run(cell)
-        path = asked.record_path(results)
-        checkpoint = Checkpoint(path.with_suffix(".checkpoint"), asked.identity)
-        done[cell] = 0 if fresh else checkpoint.epochs_done()
-        over = not fresh and finished(path, asked.code) is not None
-        states[cell] = "finished" if over else "to resume" if done[cell] else "to do"
-    resolved = resolve_run(same[0])
-    own = [record for record in records if record.config_hash == resolved.config_hash]
-    other = [one for one in records if (one.method, one.protocol) == (same[0].method, same[0].protocol)]
-    epochs = epoch_range(resolved.settings, own, other)
+    seeds: Sequence[ResolvedRun], results: Path, fresh: bool, records: Sequence[RunRecord], probe: Probe
+) -> CostRow:
+    states: dict[ResolvedRun, State] = {}
+    done: dict[ResolvedRun, int] = {}
+    for run in seeds:
+        path = run.record_path(results)
+        checkpoint = Checkpoint(path.with_suffix(".checkpoint"), run.identity)
+        done[run] = 0 if fresh else checkpoint.epochs_done()
+        over = not fresh and finished(path, run.code) is not None
+        states[run] = "finished" if over else "to resume" if done[run] else "to do"
+    first = seeds[0]
+    own = [record for record in records if record.config_hash == first.config_hash]
+    method = (first.spec.method, first.spec.protocol)
+    similar = [record for record in records if (record.method, record.protocol) == method]
+    epochs = epoch_range(first.settings, own, similar)
     device = "cuda" if visible_gpus() else "cpu"
     here = [record for record in own if record.environment.device == device]
-    figures = from_records(here) if here else from_probe(*probe(resolved))
-    spans = [figures.seconds(epochs, done[cell]) for cell, state in states.items() if state != "finished"]
+    figures = from_records(here) if here else from_probe(*probe(first))
+    spans = [figures.seconds(epochs, done[run]) for run, state in states.items() if state != "finished"]
     seconds = sum(low for low, _ in spans), sum(high for _, high in spans)
-    return Row(same[0], states, epochs, figures, seconds)
+    return CostRow(first, states, epochs, figures, seconds)
 
 
 def epoch_range(settings: Settings, own: Sequence[RunRecord], other: Sequence[RunRecord]) -> Range:
@@ -174,10 +163,10 @@ def epoch_range(settings: Settings, own: Sequence[RunRecord], other: Sequence[Ru
     )
 
 
-def from_records(records: Sequence[RunRecord]) -> Figures:
-    """Figures of finished runs of the same configuration."""
+def from_records(records: Sequence[RunRecord]) -> CostFigures:
+    """CostFigures of finished runs of the same configuration."""
     rows = [row for record in records for row in record.curve]
-    return Figures(
+    return CostFigures(
         "records",
         _edges(row.train_seconds for row in rows),
         _edges(row.eval_seconds + row.save_seconds for row in rows),
@@ -186,13 +175,13 @@ def from_records(records: Sequence[RunRecord]) -> Figures:
     )
 
 
-def from_probe(variant: Variant, start: float) -> Figures:
-    """Figures of a few steps and one validation pass."""
+def from_probe(variant: Variant, start: float) -> CostFigures:
+    """CostFigures of a few steps and one validation pass."""
     if variant.status != "ok":
         why = f"{ENDINGS[variant.status]}: {variant.error}"
-        return Figures(ENDINGS[variant.status], failed=why)
+        return CostFigures(ENDINGS[variant.status], failed=why)
     epochs = variant.epochs.seconds
-    return Figures(
+    return CostFigures(
         "probe",
         _edges(epochs[1:] or epochs),  # the first one is a warm-up where there are more
         _edges(variant.evaluation.seconds),
@@ -202,10 +191,10 @@ def from_probe(variant: Variant, start: float) -> Figures:
 
 
 def _edges(values: Iterable[float]) -> Range:
-    """Of figures that scatter: without the tenth that is farthest out on either side."""
-    found = sorted(values)
-    cut = len(found) // 10
-    return found[cut], found[-1 - cut]
+    """The range of scattered figures, without the outermost tenth on either side."""
+    ordered = sorted(values)
+    cut = len(ordered) // 10
+    return ordered[cut], ordered[-1 - cut]
 
 
 def _peaks(phases: Sequence[PeakMemory]) -> tuple[int | None, int | None]:
@@ -215,7 +204,7 @@ def _peaks(phases: Sequence[PeakMemory]) -> tuple[int | None, int | None]:
     return max(host, default=None), max(gpu, default=None)
 
 
-def _follows(search: Search, rows: dict[RunSpec, Row]) -> Range:
+def _follows(search: Search, rows: dict[ResolvedRun, CostRow]) -> Range:
     """Seconds of the configuration that a search chooses, which may be any of its trials."""
     spans = []
     for trial in search.trials:

@@ -1,47 +1,53 @@
-"""What runs the cells of a grid: the contract of an executor, and what all executors are told.
+"""The contract of an executor, which executes the runs of a grid, and the list of executors.
 
 A bench expands names into a plan (`plan.py`) and gives each stage of it to one executor:
 
-    executor = make_executor("local", Options(results, processes=1, fresh=False, jobs=2))
-    with executor:
-        found = executor.run(stage.cells, later=8)  # 8 more cells will follow in stages not known yet
+    with make_executor("local", Options(results, jobs=2)) as executor:
+        records = executor.run(stage.runs, later=8)  # 8 more runs will follow in stages not known yet
         ...choose by validation...
-        found |= executor.run(chosen)
+        records |= executor.run(chosen)
 
-`run` may be called any number of times, as a tuning search does: trials first, then the configuration that
-was chosen. Whoever tunes reads records only from what `run` returned.
+`run` may be called any number of times, as a tuning search does: trials first, then the chosen configuration.
+An executor of another package is a callable `Options -> Executor` behind the entry point group
+`adaptrec.executors`; docs/grid.md has an example.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from benchmark.config import EXECUTORS
 from benchmark.results.record import RunRecord
-from benchmark.run.spec import RunSpec
+from benchmark.run.spec import ResolvedRun, RunSpec, specs_to_json
 from methods.errors import UserError, unknown
+from methods.plugins import BROKEN, offered
+
+GROUP = "adaptrec.executors"
+"""Entry points of executors: name -> callable `Options -> Executor`."""
+BUILT_IN = {"local": "benchmark.grid.local:LocalExecutor", "ray": "benchmark.grid.ray:RayExecutor"}
 
 
 @dataclass(frozen=True)
 class Options:
-    """What every executor is told."""
+    """What the user asks of an executor."""
 
     results: Path
-    """The store: the folder of the records."""
+    """The folder of the records."""
     processes: int = 1
-    """Processes of a cell, each with a GPU of its own where there are any."""
+    """Processes of a run, each with a GPU of its own where there are any."""
     fresh: bool = False
-    """Discard finished records and checkpoints of the cells that are asked for."""
+    """Discard finished records and checkpoints of the runs that are asked for."""
     jobs: int | None = None
-    """Cells at a time at most; None is one on this machine, and as many as there is room for on a cluster."""
+    """Concurrent runs at most; None is one on this machine, and as many as there is room for on a cluster."""
     cpus: int | None = None
-    """CPUs of a cell on a cluster; None is one a process. On this machine cells share what there is."""
+    """CPUs of a run on a cluster; None is one a process. On this machine runs share the CPUs."""
     address: str | None = None
-    """Of a Ray cluster; None is $RAY_ADDRESS, else one of this machine that ends with the bench."""
+    """Address of a Ray cluster; None is $RAY_ADDRESS, else a Ray of this machine that ends with the bench."""
 
     def __post_init__(self) -> None:
         for name, value in (("--processes", self.processes), ("--jobs", self.jobs), ("--cpus", self.cpus)):
@@ -50,18 +56,16 @@ class Options:
 
 
 class Executor(Protocol):
-    """Runs cells, each in a fresh process, until every one has ended, well or not."""
+    """Executes runs, each in a fresh process, until every one has ended, well or not."""
 
-    def run(self, cells: Sequence[RunSpec], later: int = 0) -> dict[RunSpec, RunRecord]:
-        """Run `cells`; `later` more will follow, which only the time left takes into account.
+    def run(self, runs: Sequence[ResolvedRun], later: int = 0) -> dict[ResolvedRun, RunRecord]:
+        """Execute `runs`; `later` more will follow, which only the estimate of the time left uses.
 
-        All are resolved before the first one starts, so that every mistake is found before the first hour
-        is spent, and the hidden states that they read are computed. Finished ones are not run again, and
-        their records returned; nor is a cell done twice that another bench on the same store works on: its
-        record is awaited and taken. A cell that `failed`, ran out of memory (`oom`) or was interrupted is a
-        record too, and the next `run` of it tries again; so is one whose process a signal ended (`killed`).
-        A cell that ended with a user's mistake is absent. Ctrl-C and SIGTERM stop the cells,
-        which leave their checkpoints, and raise `KeyboardInterrupt`. Raises `UserError`.
+        Finished runs are not repeated, and their records are returned. If another bench works on a run in
+        the same store, its record is awaited and returned. A run that `failed`, ran out of memory (`oom`),
+        was interrupted, or whose process a signal ended (`killed`) has a record too, and the next call tries
+        it again. A run that ended with a user's mistake is absent. Ctrl-C and SIGTERM stop the runs, which
+        leave their checkpoints, and raise `KeyboardInterrupt`. Raises `UserError`.
         """
 
     def __enter__(self) -> Executor: ...
@@ -72,14 +76,48 @@ class Executor(Protocol):
         """Leave nothing running."""
 
 
+def executors() -> dict[str, EntryPoint]:
+    """Name -> entry point of every executor; none of them is imported. Built-in ones cannot be replaced."""
+    built_in = [EntryPoint(name, target, GROUP) for name, target in BUILT_IN.items()]
+    others = [point for point in offered(GROUP) if point.name not in BUILT_IN]
+    return {point.name: point for point in (*built_in, *others)}
+
+
 def make_executor(name: str, options: Options) -> Executor:
-    """The executor `name` of `EXECUTORS`. Raises `UserError` for any other, and where it cannot work here."""
-    if name not in EXECUTORS:
-        raise unknown("executor", name, EXECUTORS)
-    if name == "ray":
-        from benchmark.grid.ray import RayExecutor
+    """The executor `name`. Raises `UserError` if there is none, or if it cannot be used here."""
+    points = executors()
+    if name not in points:
+        raise unknown("executor", name, points)
+    try:
+        make = points[name].load()
+    except BROKEN as error:
+        raise _broken(points, name, error) from error
+    try:
+        executor: Executor = make(options)
+    except UserError:
+        raise
+    except BROKEN as error:
+        if name in BUILT_IN:
+            raise
+        raise _broken(points, name, error) from error
+    return executor
 
-        return RayExecutor(options)
-    from benchmark.grid.local import LocalExecutor
 
-    return LocalExecutor(options)
+def _broken(points: dict[str, EntryPoint], name: str, error: BaseException) -> UserError:
+    others = ", ".join(other for other in points if other != name)
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return UserError(
+        f"executor '{name}' ({points[name].value}) cannot be used: {reason}. Repair or reinstall its "
+        f"package, or choose another one: {others}."
+    )
+
+
+def run_command(spec: RunSpec, options: Options) -> list[str]:
+    """The command that executes one run: `python -m benchmark run`, under torchrun for several processes."""
+    # not `accelerate launch`: without MPI, `--cpu --num_processes 2` silently starts one process
+    several = ["-m", "benchmark.process.launch", "--standalone", "--nproc_per_node", str(options.processes)]
+    return [
+        sys.executable, *(several if options.processes > 1 else []),
+        "-m", "benchmark", "run", "--spec", specs_to_json([spec]), "--results", str(options.results),
+        *(["--fresh"] if options.fresh else []),
+    ]  # fmt: skip

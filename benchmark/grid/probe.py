@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,77 +54,77 @@ def probe_training(resolved: ResolvedRun) -> tuple[Variant, float]:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredStates:
     """Hidden states that are kept on disk."""
 
-    what: str
-    there: bool
-    """Whether they are there already."""
+    name: str
+    cached: bool
+    """Whether they are in the cache already."""
     size: int
     """Bytes on disk."""
     seconds: Range = (0.0, 0.0)
-    """What computing them takes; nothing where they are there."""
+    """Time to compute them; zero where they are cached."""
 
 
-def probe_states(cells: Sequence[RunSpec]) -> list[Stored]:
-    """What `cells`, all of one dataset and language model, keep on disk, found in a fresh process."""
-    return in_fresh_process(stored_by, list(cells))
+def probe_states(runs: Sequence[ResolvedRun]) -> list[StoredStates]:
+    """What `runs`, all of one dataset and language model, keep on disk, measured in a fresh process."""
+    return in_fresh_process(states_of, [run.spec for run in runs])
 
 
-def stored_by(cells: Sequence[RunSpec]) -> list[Stored]:
+def states_of(specs: Sequence[RunSpec]) -> list[StoredStates]:
     """The same in this process."""
-    readers = [resolved for cell in cells if (resolved := resolve_run(cell)).llm is not None]
+    readers = [run for run in map(resolve_run, specs) if run.llm is not None]
     if not readers:
         return []
     llm, texts = readers[0].llm, readers[0].prepared.texts
     assert llm is not None
     cache, tokens = cache_folder(), load_tokens(texts, llm)
-    found = [*_pooled(readers, llm, texts, cache), *_lower(readers, llm, tokens, cache)]
-    if all(one.there for one, _ in found):
-        return [one for one, _ in found]
+    stored = [*_pooled(readers, llm, texts, cache), *_lower(readers, llm, tokens, cache)]
+    if all(states.cached for states, _ in stored):
+        return [states for states, _ in stored]
     low, high, load = _whole_pass(llm, tokens)
     return [
-        one if one.there else Stored(one.what, False, one.size, (load + low * depth, load + high * depth))
-        for one, depth in found
+        states if states.cached else replace(states, seconds=(load + low * depth, load + high * depth))
+        for states, depth in stored
     ]
 
 
 def _pooled(
     readers: Sequence[ResolvedRun], llm: LLM, texts: Sequence[str], cache: Path
-) -> list[tuple[Stored, float]]:
+) -> list[tuple[StoredStates, float]]:
     """One vector an item and layer; the share of the model's depth that computing them runs."""
-    wanted: dict[tuple[str, str], set[int]] = {}
-    for one in readers:
-        some = wanted.setdefault((one.settings.pooling, one.settings.states_dtype), set())
-        some.update(one.cls.layers(one.config, llm.n_layers))
-    found = []
-    for (pooling, dtype), layers in wanted.items():
+    layers_of: dict[tuple[str, str], set[int]] = {}
+    for run in readers:
+        layers = layers_of.setdefault((run.settings.pooling, run.settings.states_dtype), set())
+        layers.update(run.cls.layers(run.config, llm.n_layers))
+    stored = []
+    for (pooling, dtype), layers in layers_of.items():
         entry = states.entry_of(texts, llm, pooling, dtype, cache)
-        for there in (True, False):
-            if chosen := sorted(layer for layer in layers if entry.holds(layer) is there):
+        for cached in (True, False):
+            if chosen := sorted(layer for layer in layers if entry.holds(layer) is cached):
                 size = len(texts) * len(chosen) * llm.width * DTYPES[dtype].itemsize
-                what = f"hidden states of {llm.name}, layers {chosen}"
-                found.append((Stored(what, there, size), 1.0))
-    return found
+                name = f"hidden states of {llm.name}, layers {chosen}"
+                stored.append((StoredStates(name, cached, size), 1.0))
+    return stored
 
 
 def _lower(
     readers: Sequence[ResolvedRun], llm: LLM, tokens: Tokens, cache: Path
-) -> list[tuple[Stored, float]]:
+) -> list[tuple[StoredStates, float]]:
     """All tokens behind layers that are never trained, where they are to be kept."""
-    found: dict[tuple[int, str], tuple[Stored, float]] = {}
-    for one in readers:
-        layer, settings = one.cls.frozen_layers(one.config, llm.n_layers), one.settings
-        if one.cls.reads != "tokens" or not layer or settings.encode == "occurrences":
+    stored: dict[tuple[int, str], tuple[StoredStates, float]] = {}
+    for run in readers:
+        layer, settings = run.cls.frozen_layers(run.config, llm.n_layers), run.settings
+        if run.cls.reads != "tokens" or not layer or settings.encode == "occurrences":
             continue
         choice, limit, dtype = settings.lower_states, settings.lower_states_gib, settings.states_dtype
         keep, _ = keep_token_states(choice, limit, tokens, llm, layer, dtype, cache)
         if keep:
-            there = token_states.entry_of(tokens, llm, dtype, cache).holds(layer)
-            what = f"states of all tokens of {llm.name} behind layer {layer}"
+            cached = token_states.entry_of(tokens, llm, dtype, cache).holds(layer)
+            name = f"states of all tokens of {llm.name} behind layer {layer}"
             size = token_states_bytes(tokens, llm, dtype)
-            found[layer, dtype] = Stored(what, there, size), layer / llm.n_layers
-    return list(found.values())
+            stored[layer, dtype] = StoredStates(name, cached, size), layer / llm.n_layers
+    return list(stored.values())
 
 
 def _whole_pass(llm: LLM, tokens: Tokens) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""What a person watching a grid sees: one line kept up to date on a terminal, a line an event in a log."""
+"""Progress of a grid for people: one line that is updated on a terminal, one line an event in a log."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
+from benchmark.results.metrics import measure
 from benchmark.results.record import RunRecord
 from benchmark.run.spec import RunSpec
-from benchmark.train.told import EpochLine, duration, parse_line, time_range
+from benchmark.train.status import RunStatus, duration, time_range
 
 STATUS_SECONDS = 300.0
 """Between two lines of progress in a log."""
@@ -26,130 +27,132 @@ def run_seconds(record: RunRecord) -> float:
 
 @dataclass
 class Running:
-    """A cell under way."""
+    """A run under way."""
 
     number: int
-    """From 1, in the order in which cells began."""
+    """From 1, in the order in which runs began."""
     begin: float
-    line: EpochLine | None = None
-    """Its last epoch; None before the first one is over."""
+    status: RunStatus | None = None
+    """After its last epoch; None before the first one is over."""
 
 
 class Tracker:
     """How far a grid is and how long it still takes.
 
-    A cell that has not begun is taken to cost what the most similar ones did that have ended, from the
+    A run that has not begun is taken to cost what the most similar ones did that have ended, from the
     cheapest to the dearest; as long as none has, what the running ones look like.
     """
 
     def __init__(
         self,
-        cells: Iterable[RunSpec],
+        runs: Iterable[RunSpec],
         later: int = 0,
         known: Mapping[RunSpec, RunRecord] | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        self.waiting = dict.fromkeys(cells)
+        self.waiting = dict.fromkeys(runs)
         self.total, self.ended, self.later, self._clock = len(self.waiting), 0, later, clock
         self.running: dict[RunSpec, Running] = {}
-        self._costs = [(cell, run_seconds(record)) for cell, record in (known or {}).items()]
+        self._costs = [(run, run_seconds(record)) for run, record in (known or {}).items()]
         self._begun = 0
 
-    def begin(self, cell: RunSpec) -> int:
-        """-> the cell's number."""
-        self.waiting.pop(cell, None)
+    def begin(self, run: RunSpec) -> int:
+        """-> the run's number."""
+        self.waiting.pop(run, None)
         self._begun += 1
-        self.running[cell] = Running(self._begun, self._clock())
+        self.running[run] = Running(self._begun, self._clock())
         return self._begun
 
-    def said(self, cell: RunSpec, line: str) -> None:
-        """A line of the cell's output. May be called from any thread."""
-        running, told = self.running.get(cell), parse_line(line)
-        if running is not None and told is not None:
-            running.line = told
+    def update(self, run: RunSpec, status: RunStatus) -> None:
+        """Take the run's status after an epoch."""
+        if running := self.running.get(run):
+            running.status = status
 
-    def defer(self, cell: RunSpec) -> None:
+    def defer(self, run: RunSpec) -> None:
         """It did not begin after all: another process works on it."""
-        if self.running.pop(cell, None):
+        if self.running.pop(run, None):
             self._begun -= 1
-        self.waiting[cell] = None
+        self.waiting[run] = None
 
-    def end(self, cell: RunSpec, ok: bool) -> float:
+    def end(self, run: RunSpec, ok: bool) -> float:
         """-> the seconds since it began; 0 where another process did it."""
         self.ended += 1
-        self.waiting.pop(cell, None)
-        running = self.running.pop(cell, None)
+        self.waiting.pop(run, None)
+        running = self.running.pop(run, None)
         if running is None:
             return 0.0
         seconds = self._clock() - running.begin
         if ok:  # what failed says little about what others cost
-            self._costs.append((cell, seconds))
+            self._costs.append((run, seconds))
         return seconds
 
     def left(self, at_a_time: int) -> Range | None:
-        """Seconds, at least and at most, with so many cells at a time; None as long as nothing is known."""
+        """Seconds, at least and at most, with so many runs at a time; None as long as nothing is known."""
         now, running = self._clock(), []
-        for cell, one in self.running.items():
-            if one.line is not None:
-                running.append((one.line.least, one.line.most))
-            elif (cost := self._cost(cell)) is not None:
-                running.append((max(0.0, cost[0] - now + one.begin), max(0.0, cost[1] - now + one.begin)))
-        waiting = [self._cost(cell) or self._looks() for cell in self.waiting]
-        waiting += [self._cost(None) or self._looks()] * self.later
+        for run, entry in self.running.items():
+            if entry.status is not None:
+                running.append(entry.status.seconds_left)
+            elif (cost := self._cost(run)) is not None:
+                running.append((max(0.0, cost[0] - now + entry.begin), max(0.0, cost[1] - now + entry.begin)))
+        waiting = [self._cost(run) or self._cost_of_running() for run in self.waiting]
+        waiting += [self._cost(None) or self._cost_of_running()] * self.later
         costs = [*running, *waiting]
         if None in costs or len(running) < len(self.running):
             return None
         low, high = (sum(cost[edge] for cost in costs if cost) / max(1, at_a_time) for edge in (0, 1))
-        return max([low, *(one[0] for one in running)]), max([high, *(one[1] for one in running)])
+        return max([low, *(left[0] for left in running)]), max([high, *(left[1] for left in running)])
 
-    def _cost(self, cell: RunSpec | None) -> Range | None:
-        """What the most similar of the cells that ended did cost."""
-        near = [(_likeness(cell, other) if cell else 0, seconds) for other, seconds in self._costs]
+    def _cost(self, run: RunSpec | None) -> Range | None:
+        """What the most similar of the runs that ended did cost."""
+        near = [(_likeness(run, other) if run else 0, seconds) for other, seconds in self._costs]
         if not near:
             return None
         best = max(likeness for likeness, _ in near)
         seconds = [seconds for likeness, seconds in near if likeness == best]
         return min(seconds), max(seconds)
 
-    def _looks(self) -> Range | None:
-        """What those that run look to cost in all."""
+    def _cost_of_running(self) -> Range | None:
+        """What the running ones will cost in all, from the cheapest to the dearest."""
         now = self._clock()
-        seen = [
-            (now - one.begin + one.line.least, now - one.begin + one.line.most)
-            for one in self.running.values()
-            if one.line is not None
+        costs = [
+            (
+                now - entry.begin + entry.status.seconds_left[0],
+                now - entry.begin + entry.status.seconds_left[1],
+            )
+            for entry in self.running.values()
+            if entry.status is not None
         ]
-        return (min(low for low, _ in seen), max(high for _, high in seen)) if seen else None
+        return (min(low for low, _ in costs), max(high for _, high in costs)) if costs else None
 
     def grid(self, at_a_time: int) -> str:
-        """Where the grid stands."""
-        parts = [f"{self.ended} of {self.total} cells ended"]
+        """How many runs ended, and the time left."""
+        parts = [f"{self.ended} of {self.total} runs ended"]
         parts += [f"then {self.later} more"] if self.later else []
         if (left := self.left(at_a_time)) is not None:
             parts.append(f"left {time_range(*left)}")
         return ", ".join(parts)
 
     def status(self, at_a_time: int) -> str:
-        """The line that is kept up to date: the grid, and each cell that runs."""
+        """The line that is kept up to date: the grid, and each run that runs."""
         parts = [self.grid(at_a_time)]
-        for one in self.running.values():
-            far = (
-                f"epoch {one.line.epoch}/{one.line.epochs}, R@10 {one.line.valid:.4f}"
-                if one.line
-                else "begins"
-            )
-            parts.append(f"[{one.number}] {far}")
+        parts += [f"[{entry.number}] {_progress(entry.status)}" for entry in self.running.values()]
         return " | ".join(parts)
 
 
-def _likeness(one: RunSpec, other: RunSpec) -> int:
-    """How much of what decides the cost two cells share."""
+def _progress(status: RunStatus | None) -> str:
+    if status is None:
+        return "begins"
+    return f"epoch {status.epoch}/{status.epochs}, {measure(status.metric).label} {status.valid:.4f}"
+
+
+def _likeness(run: RunSpec, other: RunSpec) -> int:
+    """How much of what decides the cost two runs share."""
     weights = {"method": 8, "dataset": 4, "llm": 2, "protocol": 1}
-    return sum(weight for name, weight in weights.items() if getattr(one, name) == getattr(other, name))
+    return sum(weight for name, weight in weights.items() if getattr(run, name) == getattr(other, name))
 
 
 def outcome(record: RunRecord, seconds: float) -> str:
-    """How a cell ended, in a line."""
+    """How a run ended, in a line."""
     if record.status != "ok":
         return f"{record.status}: {record.error}"
     best = record.curve[(record.best_epoch or 1) - 1] if record.curve else None
@@ -160,13 +163,13 @@ def outcome(record: RunRecord, seconds: float) -> str:
 
 
 class Board:
-    """Lines that stay, and below them on a terminal one that is kept up to date."""
+    """Prints lines that stay, and below them, on a terminal, one that is kept up to date."""
 
     def __init__(self, stream: TextIO | None = None, clock: Clock = time.monotonic) -> None:
         self._stream = stream or sys.stderr
         self.live = self._stream.isatty()
         """Whether the line can be kept up to date."""
-        self._clock, self._last, self._shown = clock, clock(), ""
+        self._clock, self._last, self._printed = clock, clock(), ""
 
     def say(self, line: str) -> None:
         """A line that stays."""
@@ -174,22 +177,22 @@ class Board:
         print(line, file=self._stream, flush=True)
 
     def status(self, text: str) -> None:
-        """Where the grid stands; in a log only now and then."""
+        """The progress of the grid; in a log only now and then."""
         if self.live:
             text = text[: shutil.get_terminal_size().columns - 1]
-            if text != self._shown:
+            if text != self._printed:
                 self._clear()
                 print(text, end="", file=self._stream, flush=True)
-                self._shown = text
+                self._printed = text
         elif self._clock() - self._last >= STATUS_SECONDS:
             self._last = self._clock()
             print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Nothing more is kept up to date."""
+        """Remove the line that is kept up to date."""
         self._clear()
 
     def _clear(self) -> None:
-        if self._shown:
-            print(f"\r{' ' * len(self._shown)}\r", end="", file=self._stream, flush=True)
-            self._shown = ""
+        if self._printed:
+            print(f"\r{' ' * len(self._printed)}\r", end="", file=self._stream, flush=True)
+            self._printed = ""

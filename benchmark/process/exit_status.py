@@ -1,8 +1,9 @@
-"""How a command ends: its exit status, and one line for whatever a user can do something about.
+"""How a command ends: its exit status, and one line for every error that a user can fix.
 
-That is a mistake of the user, ctrl-C, and what the operating system refuses: a full disk, a folder that may
-not be written, too many open files, too little memory. Anything else is a fault of the code, with a
-traceback.
+These are a mistake of the user, ctrl-C, and what the operating system refuses: a full disk, a folder that
+may not be written, too many open files, too little memory. Any other error is a fault of the code: it shows
+a traceback and ends the process with status 1. A process that a signal ended has the negative number of the
+signal as its status.
 """
 
 from __future__ import annotations
@@ -12,9 +13,36 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from enum import IntEnum
 
 from benchmark.process import terminal
 from methods.errors import UserError
+
+
+class ExitCode(IntEnum):
+    """What an exit status of `adaptrec` means, to people and to the programs that start it."""
+
+    OK = 0
+    """The command did all that it was asked for."""
+    FAILED = 1
+    """At least one run did not end well; its record has the reason."""
+    USER_ERROR = UserError.status
+    """The command cannot be executed as given; the last line on stderr has the reason."""
+    BUSY = 75
+    """Another process executes the same run: the same command works later (EX_TEMPFAIL)."""
+    INTERRUPTED = 130
+    """Ctrl-C, or the process that started this one is gone; the same command continues."""
+
+
+class BusyError(UserError):
+    """Another process executes the same run."""
+
+    status = ExitCode.BUSY
+
+
+class ReportedError(UserError):
+    """An error whose line a child process has printed already."""
+
 
 AGAIN = "then the same command goes on"
 ELSEWHERE = "name another folder (--results, --out, --json, ADAPTREC_CACHE)"
@@ -41,31 +69,37 @@ REFUSED = {
     errno.EAGAIN: f"the system allows no further process or thread; end some, {AGAIN}.",
     errno.EIO: "{path} cannot be read or written ({reason}); check the disk.",
 }
-"""Error number -> what to say; all other numbers are faults of the code."""
-_TOLD = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENFILE,
-         errno.ENOMEM)  # fmt: skip
-"""Numbers whose text is looked for in exceptions of libraries that keep no number, as DuckDB's."""
+"""Error number -> message; all other numbers are faults of the code."""
+REFUSED_WRITE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENFILE,
+    errno.ENOMEM,
+)  # fmt: skip
+"""What a machine may refuse to any program that writes. Libraries that keep no number, such as DuckDB, have
+the text of one of these in their exceptions."""
 
 
 def exit_status(command: Callable[[], int], name: str = "adaptrec") -> int:
-    """Call `command`; returns the exit status. What a user can mend is one line on stderr."""
+    """Call `command` and return its exit status (see `ExitCode`). An error that a user can fix is one line on
+    stderr."""
     terminal.secure()
     try:
         status = command()
         sys.stdout.flush()
         return status
+    except ReportedError as error:
+        return error.status
     except UserError as error:
         line, status = str(error), error.status
     except KeyboardInterrupt:
         print(f"{name}: interrupted; the same command goes on where it stopped.", file=sys.stderr)
-        return 130
+        return ExitCode.INTERRUPTED
     except BrokenPipeError:  # `adaptrec list methods | head`
         _drop_output()
-        return 0
+        return ExitCode.OK
     except Exception as error:
         if (refused := refusal(error)) is None:
             raise
-        line, status = refused, 2
+        line, status = refused, ExitCode.USER_ERROR
         if isinstance(error, OSError) and error.filename is None:  # it may be the output itself
             _drop_output()
     print(f"{name}: error: {line}", file=sys.stderr, flush=True)
@@ -112,7 +146,7 @@ def _number(error: BaseException) -> int | None:
         return errno.EAGAIN
     if "can't allocate memory" in text:  # torch, on a CPU
         return errno.ENOMEM
-    return next((number for number in _TOLD if os.strerror(number) in text), None)
+    return next((number for number in REFUSED_WRITE if os.strerror(number) in text), None)
 
 
 def _path(error: BaseException) -> str:

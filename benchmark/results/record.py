@@ -50,13 +50,6 @@ ALWAYS = ("valid", "valid_masked", "test", "test_masked")
 """Splits that a finished run has metrics of."""
 
 
-class BusyError(UserError):
-    """Another run is to make the record; a bench whose cell exits with this status waits for it."""
-
-    status = 75
-    """EX_TEMPFAIL: the same command works later."""
-
-
 class Epoch(Part):
     """One epoch of the learning curve."""
 

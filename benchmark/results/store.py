@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -131,17 +132,30 @@ def usable(path: Path, tell: Tell = warn) -> RunRecord | None:
     return found.record if found else None
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What is known of the record at a path after reading it once."""
+
+    finished: RunRecord | None = None
+    """The record, where it counts, its run ended well, and its method's code has not changed since."""
+    outdated: bool = False
+    """Whether it counts and its run ended well, and other code of its method made it."""
+    fault: str = ""
+    """Why it does not count; empty where it does, and where there is none."""
+
+
+def look_up(path: Path, code: str | None) -> Standing:
+    """Read the record at `path`; `code` is the digest of its method's code now, None for any."""
+    faults: list[str] = []
+    record = usable(path, faults.append)
+    if record is None or record.status != "ok":
+        return Standing(fault="".join(faults))
+    return Standing(outdated=True) if record.made_by_other(code) else Standing(record)
+
+
 def finished(path: Path, code: str | None) -> RunRecord | None:
-    """The record at `path` where it stands, counts, its run ended well, and its method's code was that of
-    digest `code`. Why one does not count is left to `set_aside` to say."""
-    record = usable(path, ignore)
-    return record if record and record.status == "ok" and not record.made_by_other(code) else None
-
-
-def outdated(path: Path, code: str | None) -> bool:
-    """Whether a finished record stands at `path` that other code of its method made than that of `code`."""
-    record = usable(path, ignore)
-    return record is not None and record.status == "ok" and record.made_by_other(code)
+    """The finished record at `path`; see `Standing`."""
+    return look_up(path, code).finished
 
 
 def iter_runs(folder: Path, tell: Tell = warn, metrics: Collection[str] = METRICS) -> Iterator[StoredRun]:
@@ -152,20 +166,15 @@ def iter_runs(folder: Path, tell: Tell = warn, metrics: Collection[str] = METRIC
             yield run
 
 
-def set_aside(path: Path) -> str | None:
-    """Keep a record that does not count, with its ranks, as `<name>.damaged`, so that its cell can run again.
+def set_aside(path: Path, fault: str) -> str:
+    """Rename a record that does not count because of `fault`, and its ranks, to `<name>.damaged`.
 
-    Returns a line that says so; None where there is no such record. Only whoever has the right to run the
-    cell may call this.
+    Returns a line that says so. Only the process that has the right to run the record's run may call this.
     """
-    faults: list[str] = []
-    usable(path, faults.append)
-    if not faults:
-        return None
     endings = (".damaged" if n == 1 else f".damaged-{n}" for n in count(1))
     kept = next(new for end in endings if not (new := path.with_name(path.name + end)).exists())
     ranks = ranks_path(path)
     if ranks.exists():
         ranks.replace(ranks.with_name(kept.name.replace(path.name, ranks.name)))
     path.replace(kept)
-    return f"{faults[0].removesuffix(AGAIN).rstrip()} It is kept as {kept.name}, and its cell is run again."
+    return f"{fault.removesuffix(AGAIN).rstrip()} It is kept as {kept.name}, and the run is repeated."

@@ -1,4 +1,4 @@
-"""From a checked cell to a trainer: its data on the device, its method, the recommender around it."""
+"""Build the trainer of a run: its data on the device, its method, the recommender around it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def build_trainer(
     accelerator: Accelerator | None = None,
     sources: Sources = CACHE,
 ) -> tuple[Trainer, Inputs]:
-    """The recommender of a cell and its data on the device, ready to train."""
+    """The recommender of a run and its data on the device, ready to train."""
     accelerator = accelerator or make_accelerator(pick_precision(resolved.settings, pick_device()))
     settings, seed = resolved.settings, resolved.spec.seed
     inputs = load_inputs(resolved, accelerator.device, sources)
@@ -76,7 +76,7 @@ def pick_precision(settings: Settings, device: torch.device) -> str:
 
 
 def _task(resolved: ResolvedRun, padding: int) -> Task:
-    """Rows and the catalogue's facts. Items with the same input share their encoding."""
+    """The rows of each split and the catalogue. Items with the same input share their encoding."""
     prepared, settings = resolved.prepared, resolved.settings
     offsets, end = prepared.offsets.astype(np.int64), prepared.train_end.astype(np.int64)
     task = Task(
@@ -96,7 +96,7 @@ def _task(resolved: ResolvedRun, padding: int) -> Task:
 
 
 def _check_negatives(task: Task, settings: Settings, name: str) -> None:
-    """Raise `UserError` where no prediction can ever be told apart from anything."""
+    """Raise `UserError` where no prediction has a negative."""
     users = np.unique(task.train.user[task.train.predictions > 0])
     if settings.candidates == "batch" and len(users) == 1:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Fills a run's record: what was asked for, what it cost, how good it was."""
+"""Fill a run's record: its settings, its cost, its quality."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from benchmark.train.loop import Task, Trainer
 
 def blank(resolved: ResolvedRun, where: Environment) -> RunRecord:
     """All that is known before the run: `failed` until it has ended well."""
-    cell, prepared, entry = resolved.spec, resolved.prepared, resolved.entry
+    spec, prepared, entry = resolved.spec, resolved.prepared, resolved.entry
     return RunRecord(
         generation=GENERATION,
         status="failed",
@@ -33,18 +33,18 @@ def blank(resolved: ResolvedRun, where: Environment) -> RunRecord:
         },
         llm=resolved.llm.name if resolved.llm else None,
         llm_details=resolved.llm.details() if resolved.llm else {},
-        method=cell.method,
+        method=spec.method,
         method_source={
             "distribution": entry.distribution, "version": entry.version, "external": entry.external,
             "code": resolved.code,
         },
-        protocol=cell.protocol,
+        protocol=spec.protocol,
         settings=as_dict(resolved.settings),
-        overrides=sorted(cell.overrides),
+        overrides=sorted(spec.overrides),
         hyperparameters=as_dict(resolved.config),
         config_hash=resolved.config_hash,
         protocol_hash=resolved.protocol_hash,
-        seed=cell.seed,
+        seed=spec.seed,
         environment=where,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip

@@ -58,7 +58,7 @@ CACHE = Sources()
 
 
 def load_inputs(resolved: ResolvedRun, device: torch.device, sources: Sources = CACHE) -> Inputs:
-    """The inputs of a cell's method, on `device`."""
+    """The inputs of a run's method, on `device`."""
     if resolved.llm is None:
         return Inputs(ItemInputs(lambda items, _: Items(ids=items)), {})
     read = _states_inputs if resolved.cls.reads == "states" else _tokens_inputs
@@ -68,7 +68,7 @@ def load_inputs(resolved: ResolvedRun, device: torch.device, sources: Sources = 
 
 
 def _check_texts(resolved: ResolvedRun, llm: LLM, statistics: TokenStatistics | None) -> None:
-    """Raise `UserError` where all items are one to the language model."""
+    """Raise `UserError` where the language model cannot tell any two items apart."""
     name, items = resolved.prepared.name, len(resolved.prepared.texts)
     if statistics is not None and statistics.token_sequences == 1 < items and resolved.settings.ids == "none":
         raise UserError(
@@ -79,8 +79,8 @@ def _check_texts(resolved: ResolvedRun, llm: LLM, statistics: TokenStatistics | 
         )
 
 
-def _told_texts(data: Prepared, llm: LLM, statistics: TokenStatistics | None) -> Iterator[str]:
-    """Lines for the terminal."""
+def _text_lines(data: Prepared, llm: LLM, statistics: TokenStatistics | None) -> Iterator[str]:
+    """Lines for the terminal about the texts as tokens."""
     if statistics is None:
         return
     items = len(data.texts)
@@ -90,7 +90,7 @@ def _told_texts(data: Prepared, llm: LLM, statistics: TokenStatistics | None) ->
 
 
 def build_method(resolved: ResolvedRun, inputs: Inputs, total_steps: int) -> Method:
-    """The cell's method. Raises `UserError` where it cannot be put on this language model."""
+    """The run's method. Raises `UserError` where it cannot be put on this language model."""
     n_items = len(resolved.prepared.texts)
     context = Context(resolved.settings.width, n_items, total_steps, **inputs.context)
     return resolved.cls(resolved.config, context)
@@ -207,21 +207,21 @@ def prepare_inputs(
     yield from (f"warning: {warning}" for warning in prepared.warnings)
     yield describe(prepared)
     if llm is not None:
-        yield from prepare_cells(
-            RunSpec(
+        yield from prepare_runs(
+            resolve_run(RunSpec(
                 dataset, llm, name, protocol,
                 overrides=applicable(overrides, registry.get(name).Config), reading=reading,
-            )
+            ))
             for name, protocol in product(methods or registry.default_names(), protocols)
         )  # fmt: skip
 
 
-def prepare_cells(cells: Iterable[RunSpec]) -> Iterator[str]:
-    """Compute the states that `cells`, all of one dataset and language model, need, in one pass.
+def prepare_runs(runs: Iterable[ResolvedRun]) -> Iterator[str]:
+    """Compute the states that `runs`, all of one dataset and language model, need, in one pass.
 
     Yields lines for the terminal.
     """
-    readers = [resolved for cell in cells if (resolved := resolve_run(cell)).llm is not None]
+    readers = [run for run in runs if run.llm is not None]
     layers: dict[tuple[str, str], set[int]] = {}
     statistics: TokenStatistics | None = None
     for resolved in readers:
@@ -234,21 +234,21 @@ def prepare_cells(cells: Iterable[RunSpec]) -> Iterator[str]:
             assert model is not None
             order = sorted(wanted, reverse=True)
             states = load_states(data.texts, model, order, pooling, dtype, cache_folder(), pick_device())
-            yield f"{data.name}: hidden states of {model.name}, layers {order}: {_how(states)}"
+            yield f"{data.name}: hidden states of {model.name}, layers {order}: {_source(states)}"
             if statistics is None:
                 statistics = states.statistics
-                yield from _told_texts(data, model, statistics)
+                yield from _text_lines(data, model, statistics)
     for resolved in readers:
         assert resolved.llm is not None
         _check_texts(resolved, resolved.llm, statistics)
     tuned = [resolved for resolved in readers if resolved.cls.reads == "tokens"]
     yield from _prepare_lower(tuned)
-    for resolved in tuned:  # what does not fit the language model is said now, not when its turn comes
+    for resolved in tuned:  # a method that does not fit the language model fails now, not when its turn comes
         inputs = load_inputs(resolved, pick_device())
         if statistics is None:
             assert resolved.llm is not None
             statistics = inputs.texts
-            yield from _told_texts(resolved.prepared, resolved.llm, statistics)
+            yield from _text_lines(resolved.prepared, resolved.llm, statistics)
         build_method(resolved, inputs, total_steps=1_000)
 
 
@@ -266,8 +266,8 @@ def _prepare_lower(tuned: Sequence[ResolvedRun]) -> Iterator[str]:
         states = _lower_states(resolved, resolved.llm, tokens, pick_device(), CACHE)
         if states is not None:
             what = f"states of all tokens of {resolved.llm.name} behind layer {layer}"
-            yield f"{resolved.prepared.name}: {what}: {_how(states)}"
+            yield f"{resolved.prepared.name}: {what}: {_source(states)}"
 
 
-def _how(states: States | TokenStates) -> str:
+def _source(states: States | TokenStates) -> str:
     return f"{'already there' if states.hit else 'computed'}; cold cost {states.seconds:.1f} s"

@@ -1,4 +1,4 @@
-"""One run: from a cell to its record. Meant for a process of its own, or one per GPU."""
+"""Execute one run and write its record, in a process of its own or in one per GPU."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from benchmark.files import remove_abandoned, write_atomically
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.model.parallel import is_main, log_main, world_size
-from benchmark.process.exit_status import refusal
-from benchmark.results.record import BusyError, RunRecord, ranks_path
-from benchmark.results.store import finished, outdated, set_aside
+from benchmark.process.exit_status import BusyError, refusal
+from benchmark.results.record import RunRecord, ranks_path
+from benchmark.results.store import Standing, look_up, set_aside
 from benchmark.run.build import build_trainer, make_accelerator, pick_precision
 from benchmark.run.describe import add_cost, add_quality, add_texts, add_training, blank
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
@@ -32,34 +32,33 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def run(cell: RunSpec, results: Path, fresh: bool = False) -> tuple[Path, RunRecord]:
-    """Run `cell`, or return its record where it is finished; go on where it was interrupted.
+def run(spec: RunSpec, results: Path, fresh: bool = False) -> tuple[Path, RunRecord]:
+    """Execute `spec`, or return its record where it is finished; an interrupted run is resumed.
 
-    `fresh` discards a finished record and a checkpoint. A fault of the run itself is recorded (`failed`,
+    `fresh` discards a finished record and a checkpoint. A failure of the run itself is recorded (`failed`,
     `oom`) and returned; a user's mistake raises `UserError`; ctrl-C leaves the checkpoint and re-raises.
     """
-    resolved = resolve_run(cell)  # in every process; file locks let one prepare the data and the others wait
+    resolved = resolve_run(spec)  # in every process; file locks let one prepare the data and the others wait
     precision = pick_precision(resolved.settings, pick_device())
     accelerator = make_accelerator(precision)
     for warning in resolved.prepared.warnings:
         log_main(f"warning: {warning}")
     path = resolved.record_path(results)
     checkpoint = Checkpoint(path.with_suffix(".checkpoint"), resolved.identity)
-    with _alone(path, accelerator):
+    with _exclusive(path, accelerator):
         remove_abandoned(path.parent)
-        done = None if fresh else finished(path, resolved.code)
-        old = not (fresh or done) and outdated(path, resolved.code)
+        standing = Standing() if fresh else look_up(path, resolved.code)
         accelerator.wait_for_everyone()
-        if done:
+        if standing.finished:
             if accelerator.is_main_process:
                 checkpoint.remove()  # there is one where a kill hit after the record was written
             log_main(f"finished already: {path} (--fresh runs it anew)")
-            return path, done
-        if old:
-            log_main(f"{path} was made by other code of method {cell.method}; it is run again")
+            return path, standing.finished
+        if standing.outdated:
+            log_main(f"{path} was made by other code of method {spec.method}; it is run again")
         if accelerator.is_main_process:
-            if not fresh and (line := set_aside(path)):
-                log_main(line)
+            if standing.fault:
+                log_main(set_aside(path, standing.fault))
             path.unlink(missing_ok=True)  # of a run that did not end well, or is not wanted any more
             if fresh:
                 checkpoint.remove()
@@ -120,8 +119,11 @@ def _execute(
 
 
 def _write(record: RunRecord, status: str, error: str | None, path: Path) -> RunRecord:
-    """Write how the run ended. Of several processes the main one does where all is well; a fault is told by
-    the first that meets it, since the others only learn that somebody is gone, and are ended."""
+    """Write how the run ended.
+
+    Of several processes the main one writes if the run ended well. On failure the first failing process
+    writes, and the launcher terminates the others.
+    """
     record = RunRecord.model_validate({**record.model_dump(), "status": status, "error": error})
     if is_main() if status == "ok" else not path.exists():
         record.write(path)
@@ -149,8 +151,8 @@ def _column(values: NDArray[np.int32]) -> pa.Array:
 
 
 @contextmanager
-def _alone(path: Path, accelerator: Accelerator) -> Iterator[None]:
-    """Keep a second process off the same cell. Only the main process of a group holds the lock."""
+def _exclusive(path: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Keep a second process from doing the same run. Only the main process of a group holds the lock."""
     if not accelerator.is_main_process:
         yield
         return

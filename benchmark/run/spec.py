@@ -1,11 +1,18 @@
-"""A cell: one dataset, language model, method, protocol and seed, with its settings resolved and named."""
+"""What to run: `RunSpec` has the names that a user gives, `ResolvedRun` what they mean.
+
+A run is resolved once a process and handed on. Between processes it travels as the JSON of its `RunSpec`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from functools import cache
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from benchmark.config import PROTOCOLS, Settings, digest, parse, split_overrides
 from benchmark.data.catalogue import find
@@ -37,6 +44,7 @@ class RunSpec:
     """What a user asks for: one run."""
 
     dataset: str
+    """Name of a recipe, or a folder."""
     llm: str
     """NO_LLM, or any name, for a method that reads no language model."""
     method: str
@@ -52,23 +60,44 @@ class RunSpec:
         return f"{self.dataset} {self.llm} {self.method} {self.protocol} seed {self.seed}{extra}"
 
 
+def specs_to_json(specs: Iterable[RunSpec]) -> str:
+    """One line, for `specs_from_json` in another process."""
+    return json.dumps([asdict(spec) for spec in specs])
+
+
+def specs_from_json(text: str) -> list[RunSpec]:
+    """The runs that `specs_to_json` wrote. Raises `UserError` for any other text."""
+    try:
+        return TypeAdapter(list[RunSpec]).validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the text"
+        raise UserError(f"--spec is no JSON list of runs: {where}: {first['msg']}.") from error
+
+
 @dataclass(frozen=True)
 class ResolvedRun:
-    """A cell whose names were found, whose settings were checked, and whose data is prepared."""
+    """A run whose names were found, whose settings were checked, and whose data is prepared.
+
+    Two are equal if their specs are.
+    """
 
     spec: RunSpec
-    entry: registry.RegisteredMethod
-    cls: type[Method]
-    settings: Settings
-    config: Any
+    entry: registry.RegisteredMethod = field(compare=False)
+    cls: type[Method] = field(compare=False)
+    settings: Settings = field(compare=False)
+    config: Any = field(compare=False)
     """The method's hyper-parameters, an instance of `cls.Config`."""
-    prepared: Prepared
-    llm: LLM | None
+    prepared: Prepared = field(compare=False)
+    llm: LLM | None = field(compare=False)
     """None for a method that reads no language model."""
 
-    @property
+    def __str__(self) -> str:
+        return str(self.spec)
+
+    @cached_property
     def config_hash(self) -> str:
-        """Names the cell without its seed."""
+        """Identifies the run without its seed."""
         llm = self.llm and {**self.llm.details(), "name": None, "source": None}
         source = {"method": self.entry.name, "target": self.entry.target}
         values = {"settings": hashed(self.settings), "config": hashed(self.config)}
@@ -78,18 +107,18 @@ class ResolvedRun:
 
     @property
     def protocol_hash(self) -> str:
-        """Equal for rows that may stand in one table."""
+        """Equal for runs that may stand in one table."""
         shared = {name: value for name, value in hashed(self.settings).items() if name not in ROW_SETTINGS}
         return digest({"data": self.prepared.key, "protocol": self.spec.protocol, "settings": shared})
 
-    @property
+    @cached_property
     def code(self) -> str | None:
         """Digest of the method's code; None where its source cannot be found."""
         return code_digest(self.cls)
 
     @property
     def identity(self) -> str:
-        """Names what a checkpoint is of: the configuration and the code that trains it."""
+        """Identifies what a checkpoint is of: the configuration and the code that trains it."""
         return f"{self.config_hash} {self.code}"
 
     def record_path(self, results: Path) -> Path:
@@ -98,6 +127,11 @@ class ResolvedRun:
         name = f"{self.config_hash}-s{self.spec.seed}.json"
         return results / self.prepared.name / llm / self.spec.method / name
 
+    def with_seed(self, seed: int) -> ResolvedRun:
+        """The same configuration with another seed. Raises `UserError` for a seed that cannot be."""
+        check_seed(seed)
+        return replace(self, spec=replace(self.spec, seed=seed))
+
 
 def check_protocol(name: str) -> None:
     """Raise `UserError` unless `name` is a protocol."""
@@ -105,31 +139,36 @@ def check_protocol(name: str) -> None:
         raise unknown("protocol", name, PROTOCOLS)
 
 
-def resolve_run(cell: RunSpec) -> ResolvedRun:
-    """Check every name and value of `cell` and prepare its data. Raises `UserError` with the first fault."""
-    entry, cls = registry.entry(cell.method), registry.get(cell.method)
-    check_protocol(cell.protocol)
-    if not 0 <= cell.seed < 2**32:
-        raise UserError(f"--seed must be from 0 to 4294967295, got {cell.seed}.")
-    harness, own = split_overrides(list(cell.overrides), cls.Config)
-    recipe = find(cell.dataset, cell.reading)
-    settings, config = _settings(cls, cell.protocol, recipe.settings, harness, own)
-    prepared = _prepared(cell.dataset, cell.reading)
+def check_seed(seed: int) -> None:
+    """Raise `UserError` unless `seed` can be one."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed must be from 0 to 4294967295, got {seed}.")
+
+
+def resolve_run(spec: RunSpec) -> ResolvedRun:
+    """Check every name and value of `spec` and prepare its data. Raises `UserError` with the first fault."""
+    entry, cls = registry.entry(spec.method), registry.get(spec.method)
+    check_protocol(spec.protocol)
+    check_seed(spec.seed)
+    harness, own = split_overrides(list(spec.overrides), cls.Config)
+    recipe = find(spec.dataset, spec.reading)
+    settings, config = _settings(cls, spec.protocol, recipe.settings, harness, own)
+    prepared = _prepared(spec.dataset, spec.reading)
     if settings.candidates == "auto":
         fits = len(prepared.trained) <= settings.catalogue_limit
         settings = replace(settings, candidates="catalogue" if fits else "sampled")
-    llm = None if cls.reads == "ids" else find_llm(cell.llm)
+    llm = None if cls.reads == "ids" else find_llm(spec.llm)
     if llm is not None and settings.max_tokens:
         llm = replace(llm, max_tokens=min(llm.max_tokens, settings.max_tokens))
     if llm is not None:
         cls.layers(config, llm.n_layers)  # these say so now where the language model is too shallow
         cls.frozen_layers(config, llm.n_layers)
-    return ResolvedRun(cell, entry, cls, settings, config, prepared, llm)
+    return ResolvedRun(spec, entry, cls, settings, config, prepared, llm)
 
 
 @cache
 def _prepared(dataset: str, reading: FolderOptions) -> Prepared:
-    """Prepared once a process; the cells of a grid share it."""
+    """Prepared once a process; the runs of a grid share it."""
     with print_steps(dataset) as begin:
         return prepare(find(dataset, reading), cache_folder(), begin)
 

@@ -1,4 +1,4 @@
-"""`torchrun` that ends as the first of its processes to fail: with its exit status, or by its signal.
+"""`torchrun` that ends like the first of its processes to fail: with its exit status, or by its signal.
 
 torchrun itself ends with status 1 whatever happened. Takes torchrun's arguments.
 """

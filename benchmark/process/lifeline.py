@@ -1,8 +1,9 @@
-"""A process that ends when the one that started it is gone, however that one went.
+"""End a process when its parent is gone, however the parent ended.
 
-The starter holds the other end of the process's standard input, and tells so by `VARIABLE`. When the starter
-dies, even of `kill -9`, the system closes that end: the process interrupts itself as ctrl-C does, keeps its
-checkpoint, and frees its lock. Processes that a launcher such as torchrun starts inherit both.
+The parent holds the other end of the process's standard input, and sets the environment variable `VARIABLE`.
+When the parent dies, even of `kill -9`, the system closes that end: the process interrupts itself as ctrl-C
+does, keeps its checkpoint, and frees its lock. Processes that a launcher such as torchrun
+starts inherit both.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ VARIABLE = "ADAPTREC_LIFELINE"
 GRACE = 20.0
 """Seconds in which an interrupted process may end by itself before it is killed."""
 AGAIN = 0.05
-"""Seconds after which an interruption that was lost comes again."""
+"""Seconds until an interruption that Python dropped is repeated."""
 
 
 def hold() -> None:
-    """Watch the starter, where this process was told to."""
+    """Watch the parent, if it set `VARIABLE`."""
     if VARIABLE not in os.environ:
         return
     # what a shell starts in the background ignores SIGINT, Ray's workers block it, and children inherit that
@@ -46,9 +47,9 @@ def keep_interruptions() -> None:
         if unraisable.exc_type is not KeyboardInterrupt:
             usual(unraisable)
             return
-        again = threading.Timer(AGAIN, _interrupt)  # at once it would meet the same fate
-        again.daemon = True
-        again.start()
+        timer = threading.Timer(AGAIN, _interrupt)  # an immediate one might be dropped too
+        timer.daemon = True
+        timer.start()
 
     sys.unraisablehook = hook
 
@@ -64,10 +65,10 @@ def _watch() -> None:
     with suppress(OSError):
         while os.read(0, 1):
             pass
-    # nobody reads what this process says any more: saying it must not be what ends it
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
+    # nobody reads the output any more: writing it must not end this process
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
     _interrupt()
     threading.Event().wait(GRACE)
     os._exit(1)
