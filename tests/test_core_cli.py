@@ -225,7 +225,8 @@ def test_seed_protocol_and_settings_name_other_records(folder: Path, tmp_path: P
 
     paths = {path(), path(seed=1), path(protocol="fair"), path("temperature=0.1"), path("ids=add")}
     assert len(paths) == 5
-    assert path("temperature=0.07") == path(), "a default said aloud"
+    assert path("temperature=0.07") == path("select_by=recall@10") == path(), "defaults, given explicitly"
+    assert path("select_by=mrr") != path()
     assert path("width=8", "epochs=2") == path("epochs=2", "width=8")
     assert path(seed=1).name.split("-s")[0] == path().name.split("-s")[0]
 
