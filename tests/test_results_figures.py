@@ -13,6 +13,7 @@ import report_records as records
 from benchmark.cli import main
 from benchmark.results.figures import COLUMNS, load, measured
 from benchmark.results.published import published
+from benchmark.results.record import Trial, Tuning
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -81,6 +82,17 @@ def test_what_a_search_chose() -> None:
     tuned = table[table.kind == "tuned"]
     assert list(tuned.measure) == ["top_layers"] and list(tuned.value) == [2]
     assert list(table[table.measure == "search_seconds"].value) == [7]
+
+
+def test_trials_that_were_not_chosen_have_no_test_figures() -> None:
+    trials = [Trial(overrides=[f"rank={n}"], config_hash=f"c{n}", status="ok", recall=n / 10) for n in (1, 2)]
+    search = Tuning(mode="grid", chosen=["rank=2"], grid={"rank": [1, 2]}, trials=trials)
+    lost = records.record(config_hash="c1", overrides=["rank=1"])
+    best = records.record(config_hash="c2", overrides=["rank=2"], tuning=search)
+    table = measured(records.as_runs([lost, best]))
+    splits = table.groupby("configuration").split.unique()
+    assert set(splits["ssna (rank=2)"].dropna()) == {"valid", "valid_masked", "test", "test_masked", "train"}
+    assert set(splits["ssna (rank=1)"].dropna()) == {"valid", "valid_masked", "train"}
 
 
 def test_published_figures_are_the_same_rows_with_another_source(results: Path) -> None:

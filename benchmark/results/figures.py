@@ -1,6 +1,7 @@
 """The long table: every stored and every published figure is one row of one data frame.
 
-Runs that did not finish have no rows. Columns (text is null where it does not apply):
+Runs that did not finish have no rows. Trials that a search did not choose have no test figures, so that
+nobody chooses by them. Columns (text is null where it does not apply):
 
 - `source`: `ours`, measured by this project, or `paper`, printed in the paper of `results/paper`.
 - `dataset`: as the records name it; of the paper, its own name; null for figures over all datasets.
@@ -38,6 +39,7 @@ import pandas as pd
 from benchmark.results.metrics import chance as random_order
 from benchmark.results.published import SOURCES, Row, published
 from benchmark.results.record import METRICS, RunRecord
+from benchmark.results.searches import searches
 from benchmark.results.store import Tell, iter_runs, warn
 from benchmark.results.stored import StoredRun
 from methods.errors import UserError, unknown
@@ -116,8 +118,10 @@ def measured(runs: Iterable[StoredRun], metrics: Sequence[str] = METRICS) -> pd.
 
     The records hold those of `metrics` that they were read with (`read_result`).
     """
+    runs = list(runs)
     finished = [run for run in runs if run.record.status == "ok"]
     names = _configurations([run.record for run in finished])
+    lost = searches(run.record for run in runs).lost
     rows: list[Row] = []
     bounded: set[tuple[str, Any]] = set()
     for stored in finished:
@@ -125,7 +129,9 @@ def measured(runs: Iterable[StoredRun], metrics: Sequence[str] = METRICS) -> pd.
         whole = {"source": "ours", "dataset": run.dataset}
         mine = {"llm": run.llm, "method": run.method, "protocol": run.protocol, "seed": run.seed}
         mine |= {"configuration": names[_identity(run)], "record": stored.name}
-        rows += [{**whole, **mine, **figure} for figure in _figures(run, metrics)]
+        for figure in _figures(run, metrics):
+            if run.config_hash not in lost or not str(figure["split"]).startswith("test"):
+                rows.append({**whole, **mine, **figure})
         if (data := (run.dataset, run.data.get("key"))) not in bounded:
             bounded.add(data)
             rows += [{**whole, **figure} for figure in _bounds(run, metrics)]
