@@ -13,6 +13,7 @@ from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from benchmark.config import PROTOCOLS, Settings
+from benchmark.results.published import best_values
 from methods import registry
 
 HEAD = """\
@@ -42,6 +43,9 @@ def render() -> str:
         parts.append(_table(cls.Config, {"searched": searched}) if own else "No hyper-parameters.\n")
         if outside := [f"`{key}` {values}" for key, values in searched.items() if key not in own]:
             parts.append(f"Settings of the harness that the paper searched for it: {'; '.join(outside)}.\n")
+        if best := list(best_values(name).values()):
+            ranges = (f"`{key}` {_values(sorted({values[key] for values in best}))}" for key in best[0])
+            parts.append(f"The paper's best values, which `--tune paper` takes: {'; '.join(ranges)}.\n")
         for protocol, values in cls.schedule.items():
             parts.append(f"Its published schedule under `{protocol}`: {_pairs(values)}.\n")
     return "\n".join(parts)
