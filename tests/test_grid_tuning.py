@@ -23,7 +23,7 @@ from benchmark.results.record import Cost, Environment, RunRecord, Tuning, is_as
 from benchmark.results.store import finished, iter_runs
 from benchmark.run.describe import blank
 from benchmark.run.spec import ResolvedRun
-from methods import BUILTIN, registry
+from methods import registry
 from methods.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -319,7 +319,8 @@ def test_a_record_keeps_the_larger_search(
 
 def published(monkeypatch: pytest.MonkeyPatch, method: str, values: dict[str, Any]) -> None:
     """Pretend that the paper has `values` of `method` for random-tiny, and that any data are its sci."""
-    monkeypatch.setattr(registry.get(method), "paper", {("random-tiny", "sci"): values})
+    best = {method: {("random-tiny", "sci"): values}}
+    monkeypatch.setattr("benchmark.grid.plan.best_values", lambda name: best.get(name, {}))
     monkeypatch.setattr("benchmark.grid.plan.dataset_of", lambda fingerprint: "sci")
 
 
@@ -340,12 +341,22 @@ def test_published_values_are_taken(
     assert len(plan.notes) == 2, "--set fixes the one, the protocol the other"
 
 
+def test_a_method_of_a_package_declares_its_published_values(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published(monkeypatch, "none", {})
+    monkeypatch.setattr(registry.get("ssna"), "paper", {("random-tiny", "sci"): {"top_layers": 2}})
+    (run,) = plan_of(folder, "ssna", tune="paper").runs
+    assert run.spec.overrides == ("top_layers=2",)
+
+
 def test_without_published_values_one_line_says_where_there_are_some(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = r"no published values of method 'tmoe' for language model 'random-tiny' and dataset 'small'; .*"
     with pytest.raises(UserError, match=told + r"distilbert, .* on sci, pantry, .*\. Use --tune grid\."):
         plan_of(folder, "id,tmoe", tune="paper")
+    monkeypatch.setattr("benchmark.grid.plan.best_values", lambda name: {})
     monkeypatch.setattr(registry.get("tmoe"), "paper", {})
     with pytest.raises(UserError, match=r"; there are none\. Use --tune grid\."):
         plan_of(folder, "tmoe", tune="paper")
@@ -355,26 +366,6 @@ def test_the_processed_scientific_is_the_papers_sci(real_data: Path) -> None:
     cells = expand(["scientific"], ["random-tiny"], ["tmoe"], ["paper"], [0], [])
     with pytest.raises(UserError, match=r"and dataset 'scientific' \(the paper's sci\)"):
         make_plan(cells, "paper")
-
-
-def test_every_published_value_is_that_of_the_tables() -> None:
-    """Tables S1 to S3, which `full` calls `layers`; the variants of Table 8 take SSNA's."""
-    ours = {"top_layers": {"full": "layers"}}
-    known: dict[tuple[str, str, str], dict[str, float]] = {}
-    with (ROOT / "results/paper/hyperparameters.csv").open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            name = ours.get(row["hyperparameter"], {}).get(row["method"], row["hyperparameter"])
-            known.setdefault((row["method"], row["llm"], row["dataset"]), {})[name] = float(row["value"])
-    variants = ("ssna-mean", "ssna-weighted")
-    tables = {name: registry.get(name).paper for name in BUILTIN}
-    assert {
-        (name, *key): dict(values)
-        for name, table in tables.items()
-        if name not in variants
-        for key, values in table.items()
-    } == known
-    assert all(tables[name] == tables["ssna"] for name in variants)
-    assert all(registry.get(name).grid.keys() == values.keys() for (name, *_), values in known.items())
 
 
 @pytest.mark.usefixtures("in_process")

@@ -15,7 +15,7 @@ from typing import Any
 from benchmark.config import TUNE, Tune, accepted, applicable, held
 from benchmark.data.catalogue import find
 from benchmark.data.recipe import NO_OPTIONS, FolderOptions
-from benchmark.results.published import dataset_of
+from benchmark.results.published import best_values, dataset_of
 from benchmark.results.record import NO_LLM
 from benchmark.run.spec import ResolvedRun, RunSpec, check_protocol, find_llm, resolve_run
 from methods import registry
@@ -255,7 +255,7 @@ def _check_values(run: ResolvedRun, values: Mapping[str, Any]) -> None:
 
 def _published(run: ResolvedRun) -> tuple[str, Mapping[str, Any]]:
     """The paper's language model and dataset that `run` has, and the method's best values there."""
-    table = run.cls.paper
+    table = best_values(run.spec.method) or run.cls.paper  # of another package, what its class declares
     llms, datasets = (list(dict.fromkeys(key[part] for key in table)) for part in (0, 1))
     llm = run.llm.name if run.llm else NO_LLM
     given, name = run.spec.dataset, run.prepared.name
