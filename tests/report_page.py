@@ -7,8 +7,7 @@ from dataclasses import replace
 from report_records import as_runs, grouped, study
 
 from benchmark.report import tables
-from benchmark.report.overview import overview, tiles
-from benchmark.report.page import Front, page
+from benchmark.report.page import Front, overview, page, tiles
 from benchmark.report.section import Block, Cell, Chapter, Plot, Section
 
 SCRIPT = "<script>alert(1)</script>"

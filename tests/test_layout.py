@@ -44,13 +44,9 @@ GROUND_MAY_SEE = {"methods.errors", "methods.fields", "methods.base", "methods.p
 """What `config`, `record`, `measure`, `data` and `llm` may know of methods: the contract, no method."""
 
 
-SHARED_CLASS_NAMES = {
-    "Block", "Claim", "Part", "Side", "Table", "Task", "UserRanks",
-}  # fmt: skip
+SHARED_CLASS_NAMES = {"Block", "Claim", "Part", "Table", "Task"}
 """Class names with more than one meaning today. Remove a name once it has one; add none."""
-CIRCULAR_IMPORTS = {
-    ("benchmark.report.ledger_plots", "benchmark.report.ledger"),
-}
+CIRCULAR_IMPORTS: set[tuple[str, str]] = set()
 """(module, module that it imports) that close a circle today. Remove an import with its line; add none."""
 
 

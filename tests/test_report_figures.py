@@ -8,7 +8,7 @@ import re
 import pytest
 from report_records import as_runs, failure, grouped, record, results_of, study, tuned
 
-from benchmark.report import agreement, ledger, plots, sweeps
+from benchmark.report import agreement, plots, sweeps, total_cost
 from benchmark.results.record import Cost, Environment, PeakMemory, Trial, Tuning
 from benchmark.results.results import Results
 from benchmark.speed.record import SpeedRecord, Timed, Variant
@@ -97,22 +97,22 @@ def costly(method, prepare, epoch, evaluation=0.0, tuned_llm=False, **changes):
 
 
 def test_break_even_by_hand():
-    cached = ledger.Course("c", prepare=100.0, epoch=2.0, tuned=False, epochs=10)
-    dear = ledger.Course("t", prepare=10.0, epoch=20.0, tuned=True, epochs=10)
-    epochs = ledger.break_even(cached, dear)
+    cached = total_cost.Course("c", prepare=100.0, epoch=2.0, tuned=False, epochs=10)
+    dear = total_cost.Course("t", prepare=10.0, epoch=20.0, tuned=True, epochs=10)
+    epochs = total_cost.break_even(cached, dear)
     assert epochs == pytest.approx(5.0)
     assert cached.after(epochs) == pytest.approx(dear.after(epochs))
-    assert ledger.in_words(epochs) == "after 5 epochs"
-    quick = ledger.Course("t", prepare=0.0, epoch=1.0, tuned=True, epochs=10)
-    assert ledger.break_even(cached, quick) is None
-    later = ledger.Course("t", prepare=200.0, epoch=20.0, tuned=True, epochs=10)
-    assert ledger.in_words(ledger.break_even(cached, later)) == "from the start"
-    assert ledger.in_words(0.3) == "within the first epoch"
+    assert total_cost.in_words(epochs) == "after 5 epochs"
+    quick = total_cost.Course("t", prepare=0.0, epoch=1.0, tuned=True, epochs=10)
+    assert total_cost.break_even(cached, quick) is None
+    later = total_cost.Course("t", prepare=200.0, epoch=20.0, tuned=True, epochs=10)
+    assert total_cost.in_words(total_cost.break_even(cached, later)) == "from the start"
+    assert total_cost.in_words(0.3) == "within the first epoch"
 
 
 def test_the_whole_cost_of_a_run_part_by_part():
     run = costly("m", 30.0, 2.0)
-    (section,) = ledger.sections(results_of([run]))
+    (section,) = total_cost.sections(results_of([run]))
     line = section.lines[0]
     assert line["preparation"] == 30.0
     assert (line["training to the best epoch"], line["training after it"]) == (16.0, 8.0)
@@ -122,7 +122,7 @@ def test_the_whole_cost_of_a_run_part_by_part():
 
 def test_seconds_below_one_are_not_rounded_away():
     rows = {"a": {"preparation": 0.2}, "b": {"preparation": 1234.5}}
-    drawn = ledger.draw_costs("here", rows)["svg"].decode()
+    drawn = total_cost.draw_costs("here", rows)["svg"].decode()
     assert "<!-- 0.2 -->" in drawn and "<!-- 1,234 -->" in drawn
 
 
@@ -134,7 +134,7 @@ def test_tuning_is_the_trials_that_are_no_run_of_the_row():
 
     for seed, seconds in ((0, 7.0), (3, 12.0)):  # seed 0 is a run of the row, seed 3 is not
         runs = [costly("m", 1.0, 1.0, seed=n, tuning=search(seed)) for n in range(2)]
-        (section,) = ledger.sections(results_of(runs))
+        (section,) = total_cost.sections(results_of(runs))
         assert section.lines[0]["tuning"] == seconds
 
 
@@ -144,7 +144,7 @@ def test_cached_and_tuned_rows_are_told_by_what_they_did():
         costly("trainer", 10.0, 20.0, 1.0, tuned_llm=True),
         costly("control", None, 1.0, llm=None),
     ]
-    (section,) = ledger.sections(results_of(runs))
+    (section,) = total_cost.sections(results_of(runs))
     pairs = [line for line in section.lines if line["kind"] == "break-even"]
     assert [(line["row"], line["against"]) for line in pairs] == [("reader", "trainer")]
     assert pairs[0]["break_even_epochs"] == pytest.approx(90 / 18)
@@ -154,7 +154,7 @@ def test_cached_and_tuned_rows_are_told_by_what_they_did():
 
 def test_no_dot_is_promised_where_nothing_breaks_even():
     runs = [costly("reader", 10.0, 2.0, 1.0), costly("trainer", 10.0, 20.0, 1.0, tuned_llm=True)]
-    (section,) = ledger.sections(results_of(runs))
+    (section,) = total_cost.sections(results_of(runs))
     drawn = section.plots[1].forms["svg"]
     assert b"solid: cached; dashed: tuned" in drawn and b"break-even" not in drawn
 
@@ -181,7 +181,7 @@ def speed(folder, **changes):
 def test_a_speed_record_stands_in_where_no_run_trains_the_language_model(tmp_path):
     runs = [costly("reader", 64.0, 2.0, 1.0)]
     speed(tmp_path)
-    (section,) = ledger.sections(results_of(runs, tmp_path))
+    (section,) = total_cost.sections(results_of(runs, tmp_path))
     line = section.lines[-1]
     assert (line["against"], line["source"]) == (
         "slow [speed/slow.json]",
@@ -196,7 +196,7 @@ def test_a_speed_record_stands_in_where_no_run_trains_the_language_model(tmp_pat
 )
 def test_a_speed_record_of_something_else_does_not(tmp_path, unlike):
     speed(tmp_path, **unlike)
-    (section,) = ledger.sections(results_of([costly("reader", 64.0, 2.0)], tmp_path))
+    (section,) = total_cost.sections(results_of([costly("reader", 64.0, 2.0)], tmp_path))
     assert [line["kind"] for line in section.lines] == ["cost"]
 
 
@@ -204,7 +204,7 @@ def test_nor_does_it_beside_a_run_and_a_broken_one_is_told(tmp_path):
     speed(tmp_path)
     (tmp_path / "speed" / "half.json").write_text(json.dumps({"command": ""}))
     runs = [costly("reader", 64.0, 2.0), costly("trainer", 1.0, 20.0, tuned_llm=True)]
-    (section,) = ledger.sections(results_of(runs, tmp_path))
+    (section,) = total_cost.sections(results_of(runs, tmp_path))
     assert [line["against"] for line in section.lines if line["kind"] == "break-even"] == ["trainer"]
     assert any("speed/half.json was left out" in note for note in section.notes)
 
@@ -284,7 +284,7 @@ def test_masking_can_turn_an_order_round():
 def test_equal_records_give_equal_bytes_and_no_date():
     records = [*study(), *swept([1, 2, 3], dataset="toy2")]
     once, again = (
-        [made for module in (sweeps, ledger, agreement) for made in module.sections(results_of(records))]
+        [made for module in (sweeps, total_cost, agreement) for made in module.sections(results_of(records))]
         for _ in range(2)
     )
     assert [section.stem for section in once] == [section.stem for section in again]

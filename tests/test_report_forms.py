@@ -7,9 +7,8 @@ import io
 
 import pytest
 
-from benchmark.report.forms import render
+from benchmark.report.rendering import escape_markdown, fenced, render
 from benchmark.report.section import Block, Cell, Section
-from benchmark.report.styles import escape_markdown, fenced
 
 HOSTILE = "a|b`c<d>\\e\x1b[31m\x00\u202e\nf & # $g$"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from report_records import few, grouped, record, results_of, store, tuned
 
-from benchmark.report import agreement, compare, ledger, sweeps, tables
+from benchmark.report import agreement, differences, sweeps, tables, total_cost
 from benchmark.report.build import build_report
 from benchmark.report.paper_study import of_records
 from benchmark.results.generations import MARK
@@ -37,10 +37,10 @@ def test_costs_and_tests_and_plots_carry_the_mark(tmp_path: Path) -> None:
     for run in runs:
         run.cost.seconds_to_best = 8.0
     stored = Results(tuple(iter_runs(store(tmp_path, runs))))
-    (costs,) = ledger.sections(stored)
+    (costs,) = total_cost.sections(stored)
     assert [cell[0].text for cell in costs.blocks[0].rows] == ["lora", "ssna" + MARK]
     assert costs.blocks[1].rows[0][0].text == f"ssna{MARK} against lora"
-    (tests,) = compare.sections(stored)
+    (tests,) = differences.sections(stored)
     assert any(cell.text == "ssna" + MARK for row in tests.blocks[0].rows for cell in row)
     for section in (costs, tests):
         assert "of generation 0 of the harness" in section.caption
@@ -50,11 +50,11 @@ def test_a_speed_record_of_another_generation_is_marked_beside_runs() -> None:
     run = record("ssna", 0.3, generation=1)
     run.cost.seconds_to_best = 8.0
     (group,) = grouped([run])
-    courses = ledger._courses(group, [])
+    courses = total_cost._courses(group, [])
     assert [one.label for one in courses] == ["ssna"]
-    assert ledger._mixed(group, courses) == []
-    old = [*courses, ledger.Course("lora [speed/x.json]", 0.0, 1.0, True, 0.0, "steps", 0)]
-    assert "of generation 0 of the harness" in ledger._mixed(group, old)[0]
+    assert total_cost._mixed(group, courses) == []
+    old = [*courses, total_cost.Course("lora [speed/x.json]", 0.0, 1.0, True, 0.0, "steps", 0)]
+    assert "of generation 0 of the harness" in total_cost._mixed(group, old)[0]
 
 
 def test_the_papers_tables_name_the_older_figures() -> None:

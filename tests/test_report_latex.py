@@ -9,8 +9,7 @@ import subprocess
 import pytest
 from report_page import BREAK, QUOTES, SCRIPT
 
-from benchmark.report.forms import render
-from benchmark.report.latex import ROWS, document, escape_latex
+from benchmark.report.rendering import ROWS, escape_latex, latex_document, render
 from benchmark.report.section import Block, Cell, Chapter, Plot, Section
 
 AWKWARD = [
@@ -58,7 +57,9 @@ def test_the_document_of_awkward_names_compiles_and_fits(tmp_path):
     for section in sections:
         (tmp_path / f"{section.stem}.tex").write_text(render(section, "latex"), encoding="utf-8")
     (tmp_path / "a_b-c.d-p.png").write_bytes(DOT)
-    (tmp_path / "report.tex").write_text(document(SCRIPT, [Chapter(QUOTES, sections)]), encoding="utf-8")
+    (tmp_path / "report.tex").write_text(
+        latex_document(SCRIPT, [Chapter(QUOTES, sections)]), encoding="utf-8"
+    )
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "report.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, timeout=120)
     log = (tmp_path / "report.log").read_text(encoding="latin-1")

@@ -8,9 +8,9 @@ import pytest
 from report_records import failure, record, results_of
 
 from benchmark.report.derived import claims, table1, table5
-from benchmark.report.forms import render
 from benchmark.report.paper import sections
 from benchmark.report.paper_study import Study, of_paper, of_records
+from benchmark.report.rendering import render
 from benchmark.report.section import Block, Section
 from benchmark.results.figures import printed as printed_figures
 from benchmark.results.published import published

@@ -12,7 +12,7 @@ import statistics
 import pytest
 from report_records import GIB, as_runs, failure, grouped, metrics, record, study, tuned
 
-from benchmark.report.latex import FIT
+from benchmark.report.rendering import FIT
 from benchmark.report.tables import notes, print_tables, render
 from benchmark.results.record import METRICS, Cost, PeakMemory
 from benchmark.results.statistics import estimate, t_quantile

@@ -62,9 +62,8 @@ def _parquet(table: DataFrame) -> bytes:
 
 def _text(table: DataFrame, form: str) -> str:
     """CSV or Markdown; whole numbers have no decimal point, null is nothing."""
-    from benchmark.report.forms import render
+    from benchmark.report.rendering import markdown, render
     from benchmark.report.section import Block, Cell, Section
-    from benchmark.report.styles import markdown
     from benchmark.results.figures import COLUMNS
 
     cells = table.astype(object).where(table.notna(), None)

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmark.explain.settings import differences
 from benchmark.explain.sources import Side
-from benchmark.report.compare import signed
+from benchmark.report.differences import signed
 from benchmark.results.measures import share
 from benchmark.results.metrics import measure
 from benchmark.results.published import COUNTS

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from benchmark.report.compare import p_value
+from benchmark.report.differences import p_value
 from benchmark.report.drawing import forms, look_of, style
 from benchmark.report.section import Block, Cell, Plot, Section
 from benchmark.results.comparable import RunGroup, RunRow, slug

@@ -13,12 +13,9 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from benchmark.report.files import write
-from benchmark.report.forms import Style, render
-from benchmark.report.latex import document
-from benchmark.report.overview import overview, printed, tiles
-from benchmark.report.page import LEFT_OUT, Front, page
+from benchmark.report.page import LEFT_OUT, Front, overview, page, printed, tiles
+from benchmark.report.rendering import Style, escape_markdown, fenced, latex_document, markdown, render
 from benchmark.report.section import Chapter, Section
-from benchmark.report.styles import escape_markdown, fenced, markdown
 from benchmark.results.comparable import slug
 from benchmark.results.published import SOURCES, Source, published
 from benchmark.results.record import METRICS
@@ -38,8 +35,8 @@ GROUP = "adaptrec.sections"
 BUILT_IN = {
     "Runs": ["tables"],
     "The paper's tables": ["paper"],
-    "Differences between methods": ["compare"],
-    "Figures": ["sweeps", "ledger", "agreement"],
+    "Differences between methods": ["differences"],
+    "Figures": ["sweeps", "total_cost", "agreement"],
 }
 """Chapter -> modules of this folder whose `sections` it holds."""
 OTHERS = "Sections of other packages"
@@ -90,7 +87,7 @@ def build_report(
     counts = printed(published().rows) if source == "paper" else tiles(runs)
     front = Front(TITLE, MADE_FROM[source], command, below, counts, overview(runs), left_out)
     files["README.md"] = _index(front, parts).encode()
-    files["report.tex"] = document(TITLE, parts, left_out).encode()
+    files["report.tex"] = latex_document(TITLE, parts, left_out).encode()
     files["index.html"] = page(front, parts).encode()
     return write(out, files)
 

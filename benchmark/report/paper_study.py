@@ -16,7 +16,7 @@ from benchmark.results.generations import bare, mark, newest, note, oldest
 from benchmark.results.metrics import measure
 from benchmark.results.published import COUNTS, Layout, dataset_of
 from benchmark.results.record import METRICS
-from benchmark.results.statistics import Estimate, estimate
+from benchmark.results.statistics import SeedMean, estimate
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -48,9 +48,9 @@ class Mean(NamedTuple):
     """`paper:<table>`, or the name of the configuration below the folder of the results."""
 
     @property
-    def estimate(self) -> Estimate:
+    def estimate(self) -> SeedMean:
         """The value and its interval."""
-        return Estimate(self.value, self.half_width, self.seeds, self.value)
+        return SeedMean(self.value, self.half_width, self.seeds, self.value)
 
 
 @dataclass(frozen=True)

@@ -281,7 +281,7 @@ def _place_labels(
         extent = note.get_window_extent()
         size = (extent.width, extent.height)
         tried = [
-            Place.at((x, y), radius + gap * scale, turn / turns * math.tau, size=size, line=number > 0)
+            LabelPlace.at((x, y), radius + gap * scale, turn / turns * math.tau, size=size, line=number > 0)
             for number, (gap, turns) in enumerate(GAPS)
             for turn in range(turns)
         ]
@@ -316,7 +316,7 @@ def _drawn_at(axes: Axes, point: Point, radius: float) -> Iterator[Box]:
         yield Box(x - 3, low, x + 3, high)
 
 
-class Place(NamedTuple):
+class LabelPlace(NamedTuple):
     """Where a label might stand: its centre and box, and the line to its bubble as a chain of small boxes."""
 
     x: float
@@ -328,7 +328,7 @@ class Place(NamedTuple):
     @classmethod
     def at(
         cls, centre: tuple[float, float], reach: float, turn: float, *, size: tuple[float, float], line: bool
-    ) -> Place:
+    ) -> LabelPlace:
         """The box nearest to a circle of radius `reach` about `centre`, in the direction `turn`."""
         (x, y), (width, height) = centre, size
         dx, dy = math.cos(turn), math.sin(turn)

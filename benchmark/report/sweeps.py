@@ -34,7 +34,7 @@ SPLITS = {"valid": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
-class Line:
+class SweepLine:
     """Runs that differ in one setting, and in their seeds."""
 
     facts: Mapping[str, Any]
@@ -56,7 +56,7 @@ class Sweep:
     protocol: str
     name: str
     """Of the setting."""
-    lines: tuple[Line, ...]
+    lines: tuple[SweepLine, ...]
 
     @property
     def runs(self) -> list[RunRecord]:
@@ -114,7 +114,7 @@ def sweeps(records: Sequence[StoredRun]) -> list[Sweep]:
     made = []
     for key, lines in sorted(found.items()):
         kept = tuple(
-            Line(facts, {value: tuple(runs[value]) for value in sorted(runs)})
+            SweepLine(facts, {value: tuple(runs[value]) for value in sorted(runs)})
             for facts, runs in lines.values()
             if len(runs) >= FEWEST
         )
@@ -197,7 +197,7 @@ def draw(sweep: Sweep) -> dict[str, bytes]:
         return forms(figure)
 
 
-def _draw_line(axes: Axes, line: Line, split: str, label: str, place: int) -> None:
+def _draw_line(axes: Axes, line: SweepLine, split: str, label: str, place: int) -> None:
     colour, dash, marker = look_of(place)
     known = {value: mean for value, runs in line.runs.items() if (mean := mean_of(runs, split)) is not None}
     look: dict[str, Any] = {"color": colour, "linestyle": dash, "marker": marker}

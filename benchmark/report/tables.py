@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmark.report import forms
+from benchmark.report import rendering
 from benchmark.report.plots import draw
 from benchmark.report.provenance import configuration
+from benchmark.report.rendering import one_line
 from benchmark.report.section import Block, Cell, Mark, Plot, Section
-from benchmark.report.styles import one_line
 from benchmark.results.comparable import RunGroup, RunRow, groups, shortened
 from benchmark.results.measures import (
     COSTS,
@@ -26,7 +26,7 @@ from benchmark.results.measures import (
 )
 from benchmark.results.record import METRICS, Trial, Tuning
 from benchmark.results.results import Results
-from benchmark.results.statistics import Estimate
+from benchmark.results.statistics import SeedMean
 from benchmark.results.stored import StoredRun
 
 PLOTS = {"curves": "Learning curves", "quality": "Quality, time and memory"}
@@ -59,9 +59,9 @@ def _linked(row: list[Cell], record: str) -> list[Cell]:
     return [replace(cell, record=record) for cell in row]
 
 
-def render(group: RunGroup, style: forms.Style) -> str:
+def render(group: RunGroup, style: rendering.Style) -> str:
     """A group as text; the CSV has one line a row and nothing else."""
-    return forms.render(section(group), style)
+    return rendering.render(section(group), style)
 
 
 def print_tables(runs: Iterable[StoredRun], metrics: Sequence[str] = METRICS) -> str:
@@ -314,4 +314,4 @@ def _trial_label(row: RunRow, trial: Trial) -> str:
 
 
 def _time(value: float) -> str:
-    return seconds(Estimate(value, None, 1, value))
+    return seconds(SeedMean(value, None, 1, value))

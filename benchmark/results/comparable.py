@@ -16,7 +16,7 @@ from benchmark.results.generations import mark, newest, note, oldest
 from benchmark.results.metrics import chance
 from benchmark.results.record import METRICS, Metrics, RunRecord, Tuning
 from benchmark.results.searches import Searches, searches, told
-from benchmark.results.statistics import Estimate, estimate
+from benchmark.results.statistics import SeedMean, estimate
 from benchmark.results.stored import StoredRun
 from methods.errors import UserError
 
@@ -72,11 +72,11 @@ class RunRow:
         """`ok` where one run at least is; else the statuses that occur."""
         return "ok" if self.ok or not self.runs else ", ".join(sorted({run.status for run in self.runs}))
 
-    def figure(self, of: Callable[[RunRecord], float | None]) -> Estimate | None:
+    def figure(self, of: Callable[[RunRecord], float | None]) -> SeedMean | None:
         """A figure of the finished runs; None where nothing was measured."""
         return estimate(of(run) for run in self.ok)
 
-    def quality(self, split: str, metric: str) -> Estimate | None:
+    def quality(self, split: str, metric: str) -> SeedMean | None:
         """A metric of the runs or the bound."""
         if self.runs:
             return self.figure(lambda run: run.metrics.get(split, {}).get(metric))

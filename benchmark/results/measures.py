@@ -13,7 +13,7 @@ from typing import Any, Literal
 from benchmark.results.comparable import RunGroup, RunRow
 from benchmark.results.metrics import measure
 from benchmark.results.record import RunRecord
-from benchmark.results.statistics import Estimate
+from benchmark.results.statistics import SeedMean
 
 Direction = Literal["higher", "lower", ""]
 ALIKE = 1.05
@@ -36,12 +36,12 @@ def count(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def with_interval(figure: Estimate, show: Callable[[float], str]) -> str:
+def with_interval(figure: SeedMean, show: Callable[[float], str]) -> str:
     """`mean ± half-width`, or the plain figure of one seed."""
     return show(figure.mean) + (f" ± {show(figure.half_width)}" if figure.half_width is not None else "")
 
 
-def seconds(figure: Estimate) -> str:
+def seconds(figure: SeedMean) -> str:
     """Seconds to about three digits, and the half-width to as many decimals."""
     decimals = next((places for limit, places in ((0.1, 4), (10, 2), (100, 1)) if figure.mean < limit), 0)
     return with_interval(figure, lambda value: f"{value:,.{decimals}f}")
@@ -55,9 +55,9 @@ class TableColumn:
     """Head in CSV files."""
     label: str
     """Head in printed tables."""
-    read: Callable[[RunRow], Estimate | None]
+    read: Callable[[RunRow], SeedMean | None]
     """The figure over the finished seeds of a row; None where nothing was measured."""
-    show: Callable[[Estimate], str] = lambda figure: count(figure.mean)
+    show: Callable[[SeedMean], str] = lambda figure: count(figure.mean)
     """The figure as printed, in the unit that the label names."""
     unit: str = ""
     """Unit of the value that `read` gives; empty for a count or a share."""
@@ -96,9 +96,9 @@ def peak_memory(row: RunRow) -> tuple[float, str] | None:
     return None
 
 
-def _memory_figure(row: RunRow) -> Estimate | None:
+def _memory_figure(row: RunRow) -> SeedMean | None:
     found = peak_memory(row)
-    return Estimate(found[0], None, len(row.ok), found[0]) if found else None
+    return SeedMean(found[0], None, len(row.ok), found[0]) if found else None
 
 
 def _memory_cell(row: RunRow) -> str:
@@ -168,18 +168,18 @@ PRINTED = (
 
 
 def _search(name: str, label: str, value: str) -> TableColumn:
-    def read(row: RunRow) -> Estimate | None:
+    def read(row: RunRow) -> SeedMean | None:
         if row.tuning is None or not row.tuning.trials:
             return None
         total = float(getattr(row.tuning, value))
-        return Estimate(total, None, 1, total)
+        return SeedMean(total, None, 1, total)
 
     return TableColumn(name, label, read, seconds, "s", "lower", "training of all trials, without evaluation")
 
 
-def _trials(row: RunRow) -> Estimate:
+def _trials(row: RunRow) -> SeedMean:
     number = float(max(1, len(row.tuning.trials)) if row.tuning else 1)
-    return Estimate(number, None, 1, number)
+    return SeedMean(number, None, 1, number)
 
 
 SEARCH = (

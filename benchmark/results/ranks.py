@@ -21,7 +21,7 @@ MEAN_RANKS = ("user", "rank", "rank_masked")
 
 
 @dataclass(frozen=True)
-class UserRanks:
+class StoredRanks:
     """Test ranks of one run, in the order of users: `[U]` each; arrays are mean ranks of ties."""
 
     user: NDArray[np.int64]
@@ -29,7 +29,7 @@ class UserRanks:
     masked: Ranks | Floats
 
 
-def read_ranks(path: Path, run: RunRecord) -> UserRanks:
+def read_ranks(path: Path, run: RunRecord) -> StoredRanks:
     """The ranks beside the record at `path`.
 
     Raises `UserError` where they are missing, cannot be read, or are not those that the record was made with.
@@ -52,7 +52,7 @@ def read_ranks(path: Path, run: RunRecord) -> UserRanks:
         raise UserError(f"{name} cannot be read: it is no table of {', '.join(columns)}.") from error
     if not len(user) or len(np.unique(user)) != len(user):
         raise UserError(f"{name} does not have each user once.")
-    found = UserRanks(user.astype(np.int64), *_ranks(values))
+    found = StoredRanks(user.astype(np.int64), *_ranks(values))
     for split, ranks in (("test", found.raw), ("test_masked", found.masked)):
         known = run.metrics.get(split, {})
         again = metrics_of(ranks, known)
@@ -61,7 +61,7 @@ def read_ranks(path: Path, run: RunRecord) -> UserRanks:
     if run.ranks_sha256 not in (None, hashlib.sha256(data).hexdigest()):
         raise UserError(f"{name} is not the file whose checksum its record has.")
     order = np.argsort(found.user, kind="stable")
-    return UserRanks(found.user[order], found.raw[order], found.masked[order])
+    return StoredRanks(found.user[order], found.raw[order], found.masked[order])
 
 
 def _ranks(columns: Sequence[NDArray[Any]]) -> tuple[Ranks | Floats, Ranks | Floats]:

@@ -24,7 +24,7 @@ CHUNK = 1 << 21
 
 
 @dataclass(frozen=True)
-class Estimate:
+class SeedMean:
     """A figure over `n` seeds."""
 
     mean: float
@@ -34,14 +34,14 @@ class Estimate:
     largest: float
 
 
-def estimate(values: Iterable[float | None]) -> Estimate | None:
+def estimate(values: Iterable[float | None]) -> SeedMean | None:
     """Mean and 95 % t interval of the values that were measured; None where none was."""
     known = [float(value) for value in values if value is not None]
     if not known:
         return None
     n = len(known)
     half = t_quantile(n - 1) * stdev(known) / math.sqrt(n) if n > 1 else None
-    return Estimate(fmean(known), half, n, max(known))
+    return SeedMean(fmean(known), half, n, max(known))
 
 
 def t_quantile(freedom: int, level: float = 0.95) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.results.metrics import Floats, measure
-from benchmark.results.ranks import UserRanks, read_ranks
+from benchmark.results.ranks import StoredRanks, read_ranks
 from benchmark.results.record import RunRecord, below_results, ranks_path
 from methods.errors import UserError
 
@@ -34,7 +34,7 @@ class StoredRun:
         return self.name.removesuffix(f"-s{self.record.seed}")
 
     @cached_property
-    def ranks(self) -> UserRanks:
+    def ranks(self) -> StoredRanks:
         """Its test ranks, read and compared with the record at the first access and kept from then on.
 
         Raises `UserError` where they are missing, cannot be read, or are not those of the record.

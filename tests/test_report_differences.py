@@ -8,7 +8,7 @@ import pytest
 from report_ranks import ranked, some_ranks
 from report_records import failure
 
-from benchmark.report import compare
+from benchmark.report import differences
 from benchmark.results.record import ranks_path
 from benchmark.results.results import Results
 from benchmark.results.statistics import paired_t, randomisation
@@ -18,7 +18,7 @@ GOOD, MIDDLE, BAD = some_ranks(1, hit=0.45), some_ranks(2, hit=0.25), some_ranks
 
 
 def sections_of(runs):
-    return compare.sections(Results(tuple(runs)))
+    return differences.sections(Results(tuple(runs)))
 
 
 def lines(sections):
@@ -30,7 +30,7 @@ def test_each_pair_of_rows_under_both_metrics(tmp_path):
     records = [ranked(tmp_path, name, ranks) for name, ranks in (("a", GOOD), ("b", MIDDLE), ("c", BAD))]
     found = lines(sections_of(records))
     pairs = [("a", "b"), ("a", "c"), ("b", "c")]
-    assert list(found) == [(*pair, metric) for metric in compare.COMPARED for pair in pairs]
+    assert list(found) == [(*pair, metric) for metric in differences.COMPARED for pair in pairs]
     line = found["a", "c", "recall@10"]
     assert line["difference"] == pytest.approx(np.mean(GOOD <= 10) - np.mean(BAD <= 10))
     assert line["low"] < line["difference"] < line["high"]
@@ -115,20 +115,20 @@ def test_a_table_of_one_finished_row_has_no_tests(tmp_path):
 def test_of_many_rows_each_meets_the_reference_alone(tmp_path):
     records = [ranked(tmp_path, f"m{n:02}", some_ranks(n), valid=n / 100) for n in range(12)]
     (section,) = sections_of(records)
-    assert len(section.lines) == 11 * len(compare.COMPARED)
+    assert len(section.lines) == 11 * len(differences.COMPARED)
     assert {line["b"] for line in section.lines} == {"m11"}
-    assert len(section.blocks) == len(compare.COMPARED)
+    assert len(section.blocks) == len(differences.COMPARED)
 
 
 def test_enough_flips_for_holm_to_reject():
     for family in (2, 90, 5_000):
-        assert family / (compare.flips_for(family) + 1) < compare.ALPHA
+        assert family / (differences.flips_for(family) + 1) < differences.ALPHA
 
 
 def test_gains_of_no_usable_run_are_none(tmp_path):
     run = ranked(tmp_path, "a", GOOD)
     ranks_path(run.path).unlink()
-    found, faults = user_gains([run], compare.COMPARED)
+    found, faults = user_gains([run], differences.COMPARED)
     assert found is None and len(faults) == 1
 
 
@@ -136,4 +136,4 @@ def test_gains_of_no_usable_run_are_none(tmp_path):
     ("value", "text"), [(0.00314, "+.0031"), (-0.25, "-.2500"), (-0.00001, "+.0000"), (1.0, "+1.0000")]
 )
 def test_a_difference_is_printed_with_its_sign(value, text):
-    assert compare.signed(value) == text
+    assert differences.signed(value) == text

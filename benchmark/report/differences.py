@@ -33,7 +33,7 @@ SEEDS_TO_TEST = 5
 
 
 @dataclass(frozen=True)
-class Side:
+class ComparedRow:
     """A row of a table and what its users got."""
 
     row: RunRow
@@ -68,7 +68,7 @@ class Comparison:
     p_seeds: float | None
     """Of the paired t-test over matched seeds; None for fewer than SEEDS_TO_TEST."""
 
-    def verdict(self, sides: Sequence[Side]) -> str:
+    def verdict(self, sides: Sequence[ComparedRow]) -> str:
         """In words."""
         if self.holm >= ALPHA:
             return "no difference shown"
@@ -76,12 +76,12 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class _Table:
+class _TableTests:
     """The comparisons of one table."""
 
     stem: str
     group: RunGroup
-    sides: list[Side]
+    sides: list[ComparedRow]
     reference: int
     """Place of the side that is best on validation."""
     found: list[Comparison]
@@ -108,8 +108,8 @@ def sections(results: Results) -> list[Section]:
     return made
 
 
-def _table(stem: str, group: RunGroup, rows: Sequence[RunRow]) -> _Table:
-    sides: list[Side] = []
+def _table(stem: str, group: RunGroup, rows: Sequence[RunRow]) -> _TableTests:
+    sides: list[ComparedRow] = []
     faults: list[str] = []
     for row in rows:
         found, said = user_gains(row.finished, tested(group))
@@ -118,14 +118,14 @@ def _table(stem: str, group: RunGroup, rows: Sequence[RunRow]) -> _Table:
             faults.append(f"{row.label}: its ranks are of other users than those of {sides[0].row.label}.")
         elif found is not None:
             used = tuple(run for run in row.finished if run.record.seed in found.by_seed)
-            sides.append(Side(row, used, found))
+            sides.append(ComparedRow(row, used, found))
     if len(sides) < 2:
-        return _Table(stem, group, sides, 0, [], faults)
+        return _TableTests(stem, group, sides, 0, [], faults)
     reference = max(range(len(sides)), key=lambda place: sides[place].valid)
-    return _Table(stem, group, sides, reference, compare(sides, reference, tested(group)), faults)
+    return _TableTests(stem, group, sides, reference, compare(sides, reference, tested(group)), faults)
 
 
-def compare(sides: Sequence[Side], reference: int, metrics: Sequence[str]) -> list[Comparison]:
+def compare(sides: Sequence[ComparedRow], reference: int, metrics: Sequence[str]) -> list[Comparison]:
     """All pairs of up to ALL_PAIRS sides, of more each with the `reference`, under each of `metrics`.
 
     Holm's correction is over all of them together.
@@ -167,7 +167,7 @@ def _over_seeds(a: UserGains, b: UserGains, column: int) -> float | None:
     return paired_t([float(a.by_seed[seed][column] - b.by_seed[seed][column]) for seed in matched])[1]
 
 
-def _section(table: _Table) -> Section:
+def _section(table: _TableTests) -> Section:
     key = table.group.key
     where = f"{key.dataset}, {key.llm or 'no language model'}, protocol {key.protocol}"
     blocks = [_against_reference(table, metric) for metric in table.metrics] if table.found else []
@@ -201,7 +201,7 @@ def _figures(one: Comparison, sign: int = 1) -> list[Cell]:
     return [Cell(text) for text in (*texts, *map(p_value, (one.p, one.holm, one.wilcoxon)))]
 
 
-def _against_reference(table: _Table, metric: str) -> Block:
+def _against_reference(table: _TableTests, metric: str) -> Block:
     sides, best = table.sides, table.reference
     pairs = {
         one.a + one.b - best: one for one in table.found if one.metric == metric and best in (one.a, one.b)
@@ -226,7 +226,7 @@ def _against_reference(table: _Table, metric: str) -> Block:
     return Block(title, heads, rows)
 
 
-def _all_pairs(table: _Table, metric: str) -> Block:
+def _all_pairs(table: _TableTests, metric: str) -> Block:
     rows = []
     for one in table.found:
         if one.metric == metric:
@@ -235,7 +235,7 @@ def _all_pairs(table: _Table, metric: str) -> Block:
     return Block(f"{measure(metric).label}: all pairs", ["pair", *HEADS, "in words"], rows)
 
 
-def _notes(table: _Table) -> list[str]:
+def _notes(table: _TableTests) -> list[str]:
     if not table.found:
         return ["Fewer than two rows have ranks that can be compared."]
     users, family = len(table.sides[0].gains.user), len(table.found)
@@ -261,7 +261,7 @@ def _notes(table: _Table) -> list[str]:
     return said
 
 
-def _line(table: _Table, one: Comparison) -> dict[str, Any]:
+def _line(table: _TableTests, one: Comparison) -> dict[str, Any]:
     line: dict[str, Any] = {**table.group.key._asdict(), "metric": one.metric}
     column = table.metrics.index(one.metric)
     for name, place in (("a", one.a), ("b", one.b)):

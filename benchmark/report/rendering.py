@@ -1,0 +1,330 @@
+"""A section as text: Markdown, CSV, LaTeX, or for a terminal; and a LaTeX document of all sections.
+
+LaTeX is in the manner of booktabs. Any character compiles under pdflatex: what it has no sign for is written
+as its code point.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import textwrap
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from benchmark.report.section import Block, Cell, Chapter, Plot, Section
+from methods.errors import unknown
+
+Style = Literal["markdown", "csv", "latex", "text"]
+FORMULA = ("=", "+", "-", "@")
+"""What begins a formula, after blanks, which some spreadsheets drop."""
+_WHOLE_NUMBER = re.compile(r"[-+]?(\d[\d,]*)?(\.\d+)?(e[-+]?\d+)?( ?%)?", re.IGNORECASE)
+STYLES = ("markdown", "csv", "latex", "text")
+WIDTH = 110
+"""Columns of prose on a terminal."""
+LEGEND = {
+    "markdown": "Best in **bold**, second <ins>underlined</ins>.",
+    "text": "* best, + second.",
+}
+NO_FIGURE = {
+    "", "n/a", "-", "\N{EN DASH}", "\N{MINUS SIGN}", "oom", "failed", "killed", "interrupted", "not stated",
+}  # fmt: skip
+"""Cells that say nothing of the kind of their column."""
+_NUMBER = re.compile(
+    r"(?:[<>=~≈≤≥]\s*)?"
+    r"(?P<sign>[-+\N{MINUS SIGN}]?)(?P<value>(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:e[-+]?\d+)?)"
+    r"(?=$|[\s%/*†‡)\N{MULTIPLICATION SIGN}]|x\b)",
+    re.IGNORECASE,
+)
+
+
+def render(section: Section, style: Style) -> str:
+    """The tables of a section; the CSV has one line a row and nothing else."""
+    if style == "csv":
+        return _csv(section)
+    if style == "latex":
+        return latex(section)
+    if style not in STYLES:
+        raise unknown("table style", style, STYLES)
+    write = markdown if style == "markdown" else text
+    return write(section.caption, section.blocks, section.notes)
+
+
+def _csv(section: Section) -> str:
+    """The lines, under the heads that occur in any of them; without lines, every cell as it is printed.
+
+    No cell is a formula: see `_plain`.
+    """
+    lines = section.lines or [
+        {"table": block.title, "row": row[0].text, "column": head, "value": cell.text}
+        for block in section.blocks
+        for row in block.rows
+        for head, cell in zip(block.heads[1:], row[1:], strict=True)
+    ]
+    heads = list(dict.fromkeys(name for line in lines for name in line))
+    file = io.StringIO()
+    writer = csv.DictWriter(file, heads, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _plain(value) for name, value in line.items()} for line in lines)
+    return file.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: text that begins like one, and is no
+    number, gets an apostrophe before it, which spreadsheets read as "this is text"."""
+    if not isinstance(value, str):
+        return value
+    text = visible(re.sub(r"\r\n?", "\n", value))  # the writer would not quote a cell with "\r"
+    formula = text.lstrip().startswith(FORMULA) and not _WHOLE_NUMBER.fullmatch(text)
+    return f"'{text}" if formula else text
+
+
+def number(text: str) -> float | None:
+    """The number that a cell begins with, by which a column is sorted; None for words.
+
+    `.0939 ± .0075` is .0939, `1,234 GPU` is 1234, `<.001` is .001; a name like `3-gram` is a word.
+    """
+    found = _NUMBER.match(text.strip())
+    if not found or not any(char.isdigit() for char in found["value"]):
+        return None
+    value = float(found["value"].replace(",", ""))
+    return value if found["sign"] in {"", "+"} else -value
+
+
+def numeric(block: Block) -> list[bool]:
+    """Which columns hold figures: not the first one, nor one half of whose cells are words."""
+    found = [False]
+    for column in range(1, len(block.heads)):
+        texts = [row[column].text.strip() for row in block.rows]
+        said = [text for text in texts if text not in NO_FIGURE]
+        figures = sum(number(text) is not None for text in said)
+        found.append(not said or 2 * figures > len(said))
+    return found
+
+
+def marked(blocks: Sequence[Block]) -> bool:
+    """Whether there is a best cell, and so something for the legend to explain."""
+    return any(cell.mark for block in blocks for row in block.rows for cell in row)
+
+
+def markdown(caption: str, blocks: Sequence[Block], notes: Sequence[str]) -> str:
+    """GitHub-flavoured Markdown."""
+    from tabulate import tabulate
+
+    marks = {"": "{}", "best": "**{}**", "second": "<ins>{}</ins>"}
+    parts = [escape_markdown(caption)]
+    for block in blocks:
+        body = [[marks[cell.mark].format(escape_markdown(cell.text)) for cell in row] for row in block.rows]
+        heads = [escape_markdown(head) for head in block.heads]
+        table = tabulate(body, heads, tablefmt="pipe", disable_numparse=True, colalign=_alignment(block))
+        parts += [f"**{escape_markdown(block.title)}**", table]
+    parts += [
+        LEGEND["markdown"] if marked(blocks) else "",
+        "\n".join(f"- {escape_markdown(n)}" for n in notes),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def text(caption: str, blocks: Sequence[Block], notes: Sequence[str]) -> str:
+    """For a terminal: a star before the best and a plus before the second, so that digits stay aligned."""
+    from tabulate import tabulate
+
+    marks = {"": "", "best": "* ", "second": "+ "}
+    parts = ["\n".join(textwrap.wrap(caption, WIDTH))]
+    for block in blocks:
+        body = [[marks[cell.mark] + cell.text for cell in row] for row in block.rows]
+        table = tabulate(
+            body, block.heads, tablefmt="simple", disable_numparse=True, colalign=_alignment(block)
+        )
+        parts += [f"{block.title}\n{table}"]
+    legend = [LEGEND["text"]] if marked(blocks) else []
+    said = [line for note in (*legend, *notes) for line in textwrap.wrap(note, WIDTH)]
+    parts += ["\n".join(said)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _alignment(block: Block) -> list[str]:
+    return ["right" if figures else "left" for figures in numeric(block)]
+
+
+def escape_markdown(value: str) -> str:
+    """Text that Markdown prints as it stands, also in a table; `_` inside a word is safe."""
+    return re.sub(r"[\\`*|<>\[\]&~$]|^#|(?<!\w)_|_(?!\w)", r"\\\g<0>", one_line(value))
+
+
+def fenced(code: str) -> str:
+    """A block of code; the fence is longer than any in it."""
+    fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", code))])
+    return f"{fence}\n{code}\n{fence}"
+
+
+def one_line(value: str) -> str:
+    """White space of any kind as single blanks; what has no look at all as its code."""
+    return visible(" ".join(value.split()))
+
+
+def visible(value: str) -> str:
+    """Control characters, and those that turn the direction of what follows, as their code: `\\x1b`."""
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], value)
+
+
+_UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+# --- LaTeX
+
+LATEX_LEGEND = r"Best in \textbf{bold}, second \underline{underlined}."
+NEEDS = r"% Needs \usepackage{booktabs,graphicx}."
+ROWS = 32
+"""Rows of a table on one page; the others follow under the same heads."""
+FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{"
+"""Makes what follows no wider than the line."""
+_MARKS = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
+_DOCUMENT = r"""\documentclass[10pt,a4paper,landscape]{article}
+\usepackage[margin=15mm]{geometry}
+\usepackage{booktabs,graphicx,float}
+\let\floating\table  % here tables stand where they are named, and do not float
+\renewcommand{\table}[1][]{\floating[H]}
+\setlength{\parindent}{0pt}
+\emergencystretch=3em
+\pagestyle{plain}
+\begin{document}
+"""
+
+
+def latex_document(title: str, parts: Sequence[Chapter], left_out: Sequence[str] = ()) -> str:
+    """A whole document that takes in each section's `<stem>.tex` and plots, which lie in its folder, and says
+    why records were `left_out`."""
+    lines = [_DOCUMENT + rf"{{\LARGE {escape_latex(title)}\par}}"]
+    if left_out:
+        lines += ["", r"\section*{Left out}", *(rf"{escape_latex(line)}\par" for line in left_out)]
+    for part in parts:
+        lines += ["", rf"\section*{{{escape_latex(part.heading)}}}"]
+        for section in part.sections:
+            lines += ["", rf"\subsection*{{{escape_latex(section.title)}}}", rf"\input{{{section.stem}.tex}}"]
+            lines += [_figure(section.stem, plot) for plot in section.plots if "png" in plot.forms]
+            lines.append(r"\clearpage")
+    return "\n".join([*lines, r"\end{document}", ""])
+
+
+def _figure(stem: str, plot: Plot) -> str:
+    size = r"width=.7\linewidth,height=.42\textheight,keepaspectratio"
+    shown = rf"\includegraphics[{size}]{{{stem}-{plot.name}.png}}"
+    return rf"\begin{{center}}{shown}\par\small {escape_latex(plot.heading)}\end{{center}}"
+
+
+def latex(section: Section) -> str:
+    r"""A `table` for each block, no wider than the line, and the notes after the last one.
+
+    `\usepackage{booktabs,graphicx}` is all it needs.
+    """
+    lines = [NEEDS]
+    for number, block in enumerate(section.blocks):
+        caption = section.caption if number == 0 else ""
+        legend = LATEX_LEGEND if marked([block]) else ""
+        for page, rows in enumerate(_pages(block)):
+            title = f"{block.title}{', continued' if page else ''}."
+            caption_parts = [escape_latex(title), "" if page else escape_latex(caption), legend]
+            lines += _table(block, rows, " ".join(part for part in caption_parts if part))
+    if not section.blocks:
+        lines += [escape_latex(section.caption) + r"\par"]
+    if section.notes:
+        lines += [r"{\footnotesize\raggedright"]
+        lines += [escape_latex(note) + r"\par" for note in section.notes]
+        lines += ["}", ""]
+    return "\n".join(lines)
+
+
+def _pages(block: Block) -> Iterator[list[tuple[list[Cell], bool]]]:
+    """The rows, page by page, each with whether a rule stands above it."""
+    first_bound = len(block.rows) - block.bounds
+    rows = [(row, place == first_bound > 0) for place, row in enumerate(block.rows)]
+    for start in range(0, max(len(rows), 1), ROWS):
+        yield rows[start : start + ROWS]
+
+
+def _table(block: Block, rows: Sequence[tuple[list[Cell], bool]], caption: str) -> list[str]:
+    lines = [
+        r"\begin{table}[htbp]",
+        r"\centering\footnotesize",
+        r"\setlength{\tabcolsep}{4pt}",
+        rf"\caption{{{caption}}}\smallskip",
+        rf"{FIT}\begin{{tabular}}{{{''.join('r' if figures else 'l' for figures in numeric(block))}}}",
+        r"\toprule",
+        " & ".join(escape_latex(head) for head in block.heads) + r" \\",
+        r"\midrule",
+    ]
+    for number, (row, ruled) in enumerate(rows):
+        if ruled and number:
+            lines.append(r"\midrule")
+        lines.append(" & ".join(_MARKS[c.mark].format(escape_latex(c.text)) for c in row) + r" \\")
+    return [*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""]
+
+
+_SIGNS = {
+    **{char: "\\" + char for char in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "`": r"\`{}",
+    '"': "''",
+    "[": "{[}",  # a row that begins with one would be read as the option of the line break before it
+    "]": "{]}",
+    "*": "{*}",  # so would this one
+    "±": r"$\pm$",
+    "\N{MULTIPLICATION SIGN}": r"$\times$",
+    "\N{MINUS SIGN}": r"$-$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "≈": r"$\approx$",
+    "→": r"$\rightarrow$",
+    "Δ": r"$\Delta$",
+    "\N{GREEK SMALL LETTER ALPHA}": r"$\alpha$",
+    "\N{GREEK SMALL LETTER RHO}": r"$\rho$",
+    "\N{GREEK SMALL LETTER TAU}": r"$\tau$",
+    "·": r"$\cdot$",
+    "°": r"$^\circ$",
+    "†": r"\dag{}",
+    "‡": r"\ddag{}",
+    "…": r"\ldots{}",
+    "\N{EN DASH}": r"\textendash{}",
+    "\N{EM DASH}": r"\textemdash{}",
+    "\N{LEFT SINGLE QUOTATION MARK}": r"\textquoteleft{}",
+    "\N{RIGHT SINGLE QUOTATION MARK}": "'",
+    "\N{LEFT DOUBLE QUOTATION MARK}": r"\textquotedblleft{}",
+    "\N{RIGHT DOUBLE QUOTATION MARK}": r"\textquotedblright{}",
+    "æ": r"\ae{}",
+    "Æ": r"\AE{}",
+    "œ": r"\oe{}",
+    "Œ": r"\OE{}",
+    "ø": r"\o{}",
+    "Ø": r"\O{}",
+    "ł": r"\l{}",
+    "Ł": r"\L{}",
+    "ß": r"\ss{}",
+}
+_COMBINING = "\u0300\u0301\u0302\u0303\u0308\u0304\u0306\u0307\u030a\u030b\u030c\u0327"
+_ACCENTS = dict(zip(_COMBINING, "`'^~\"=u.rHvc", strict=True))
+"""Combining accent -> LaTeX's command for it, in whatever font encoding."""
+
+
+def _character(char: str) -> str:
+    if char in _SIGNS:
+        return _SIGNS[char]
+    if " " <= char <= "~":
+        return char
+    base, *accents = list(unicodedata.normalize("NFD", char))
+    if len(accents) == 1 and accents[0] in _ACCENTS and base.isascii() and base.isalpha():
+        return rf"\{_ACCENTS[accents[0]]}{{{base}}}"
+    return rf"\texttt{{U+{ord(char):04X}}}"
+
+
+def escape_latex(value: str) -> str:
+    """Text that LaTeX prints as it stands."""
+    escaped = "".join(map(_character, one_line(value)))
+    return escaped.replace("--", "-{}-").replace("--", "-{}-")  # two hyphens would join to a dash
