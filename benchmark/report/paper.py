@@ -77,11 +77,11 @@ def _paper(paper: Published, counts: Study, studies: Sequence[Study]) -> list[Se
     layout = paper.layout
     return [
         *_statistics(counts, layout),
-        *(_quality(study, layout) for study in studies),
+        *(section for study in studies for section in _quality("quality", study, layout)),
         _improvement(studies, layout),
         *_costs(studies, layout),
-        *(section for study in studies for section in _integration(study, layout)),
-        *(_best(study, layout) for study in studies),
+        *(section for study in studies for section in _quality("integration", study, layout)),
+        *(section for study in studies for section in _best(study, layout)),
         derived.section(paper, studies),
     ]
 
@@ -90,14 +90,13 @@ def _ours(layout: Layout, counts: Study, studies: Sequence[Study]) -> list[Secti
     found = _statistics(counts, layout)
     for protocol in dict.fromkeys(study.protocol for study in studies):
         same = [study for study in studies if study.protocol == protocol]
-        found += [_quality(study, layout) for study in same if study.has(METRICS)]
+        for study in same:
+            found += _quality("quality", study, layout)
         if compared := [study for study in same if study.has(METRICS, [layout.subject])]:
             found.append(_improvement(compared, layout))
         found += _costs(same, layout)
         for study in same:
-            found += _integration(study, layout)
-            if _tuned(study, layout):
-                found.append(_best(study, layout))
+            found += [*_quality("integration", study, layout), *_best(study, layout)]
     return found
 
 
@@ -146,12 +145,23 @@ def _prefixes(study: Study) -> tuple[str, ...]:
     return ("", MASKED) if study.source == "ours" else ("",)
 
 
-def _quality(study: Study, layout: Layout) -> Section:
-    methods = layout.tables["quality"].methods
-    blocks = [tables.quality(study, layout, methods, prefix) for prefix in _prefixes(study)]
-    notes = [ACROSS] if study.source == "paper" else [ACROSS, UNMASKED, SPREAD]
-    lines = study.lines(_measures("quality", layout), methods if study.source == "paper" else [])
-    return _section("quality", [study], layout, blocks, notes, lines)
+def _quality(kind: str, study: Study, layout: Layout) -> list[Section]:
+    """Tables 2 to 4 (`kind` quality), or Table 8 (integration) with its improvements; none without one."""
+    methods, variants, ours = layout.tables[kind].methods, kind == "integration", study.source == "ours"
+    baselines = [name for name in methods if name != layout.subject]
+    if not study.has(METRICS, baselines if variants else None):
+        return []
+    blocks, lines = [], study.lines(_measures(kind, layout), methods if variants or not ours else ())
+    for prefix in _prefixes(study):
+        blocks.append(tables.quality(study, layout, methods, prefix, others=not variants))
+        if variants:
+            blocks += tables.improvements([study], layout, baselines, prefix)
+            lines += _improvement_lines([study], layout, baselines, prefix)
+    notes = [ACROSS]
+    if variants:
+        notes += [IMPROVED.format(1 - layout.confidence), *([OURS] if ours else [])]
+    notes += [UNMASKED, SPREAD] if ours else []
+    return [_section(kind, [study], layout, blocks, notes, lines)]
 
 
 def _improvement(studies: Sequence[Study], layout: Layout) -> Section:
@@ -210,33 +220,21 @@ def _costs(studies: Sequence[Study], layout: Layout) -> list[Section]:
     return found
 
 
-def _integration(study: Study, layout: Layout) -> list[Section]:
-    methods = layout.tables["integration"].methods
-    baselines = [name for name in methods if name != layout.subject]
-    if not study.has(METRICS, baselines):
-        return []
-    blocks, lines = [], study.lines(_measures("integration", layout), methods)
-    for prefix in _prefixes(study):
-        blocks.append(tables.quality(study, layout, methods, prefix, others=False))
-        blocks += tables.improvements([study], layout, baselines, prefix)
-        lines += _improvement_lines([study], layout, baselines, prefix)
-    notes = [ACROSS, IMPROVED.format(1 - layout.confidence)]
-    notes += [OURS, UNMASKED, SPREAD] if study.source == "ours" else []
-    return [_section("integration", [study], layout, blocks, notes, lines)]
-
-
 def _tuned(study: Study, layout: Layout) -> bool:
     """Whether it has a hyper-parameter of Tables S1 to S3."""
     return any(study.has([column.hyperparameter], [column.method]) for column in layout.columns)
 
 
-def _best(study: Study, layout: Layout) -> Section:
+def _best(study: Study, layout: Layout) -> list[Section]:
+    """Tables S1 to S3; none without a hyper-parameter that was tuned."""
+    if not _tuned(study, layout):
+        return []
     symbols = dict.fromkeys(f"{one.symbol}: {one.hyperparameter}" for one in layout.columns)
     notes = [f"{'; '.join(symbols)}."]
     if study.source == "ours":
         notes.append("Methods that were not tuned have no value here.")
     lines = study.lines(_measures("best", layout))
-    return _section("best", [study], layout, [tables.best(study, layout)], notes, lines)
+    return [_section("best", [study], layout, [tables.best(study, layout)], notes, lines)]
 
 
 def _section(
