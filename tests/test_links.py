@@ -43,3 +43,11 @@ def test_links_lead_somewhere(document: str) -> None:
 
 def test_there_are_links_to_follow() -> None:
     assert sum(len(links(document)) for document in DOCUMENTS) > 50
+
+
+@pytest.mark.parametrize(
+    "document", [name for name in DOCUMENTS if name.startswith(("docs/", "README", "studies/"))]
+)
+def test_a_page_is_short(document: str) -> None:
+    """Use first, measurements and arguments on pages of their own: at most 250 lines each."""
+    assert len((ROOT / document).read_text(encoding="utf-8").splitlines()) <= 250
