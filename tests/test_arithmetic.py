@@ -86,6 +86,8 @@ def test_counted_work_is_that_of_closed_formulas() -> None:
     assert (mlp.reads, mlp.state_layers, mlp.frozen, mlp.trained_per_item) == ("states", 1, 0, 0)
     assert mlp.forward == 2 * 32 * 256 + 2 * 256 * 256  # two linear layers
     assert mlp.forward < mlp.training <= 3 * mlp.forward
+    mixture = count("tmoe", llm, tokens, "fair")  # experts and routing, and what a step needs once
+    assert 2 * 32 * 8 * 256 < mixture.forward < 1.25 * 2 * 32 * 8 * 256
     own = count("id", llm, tokens, "fair")
     assert (own.trained, own.trained_per_item, own.forward, own.state_layers) == (0, 256, 0, 0)
     low = count("lora", llm, tokens, "fair")

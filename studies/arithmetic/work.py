@@ -17,8 +17,8 @@ from methods.base import Context, Items, Method
 from methods.errors import UserError
 from studies.arithmetic.cost import Schedule, Work
 
-EXAMPLE = 4
-"""Items that are counted."""
+EXAMPLE = 16
+"""Items that are counted: a multiple of the rows that `methods.precision` pads to, so that none are padding."""
 
 
 def schedule(protocol: str) -> Schedule:
