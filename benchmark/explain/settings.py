@@ -1,5 +1,7 @@
-"""What is known of the settings behind a figure, of a run or of a published one, in the order in which they
-are known to move results."""
+"""The settings of a run or of a published figure, and the differences between two of them.
+
+The order is that of the known effect on results.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,12 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "masking": ("select",),
     "ties": ("ties",),
     "harness": ("generation",),
-    "loss": ("candidates", "temperature", "positive_in_denominator", "catalogue_limit"),
+    "loss": (
+        "candidates", "temperature", "similarity", "label_smoothing", "positive_in_denominator",
+        "catalogue_limit",
+    ),
     "negatives": ("mask_false_negatives", "samples"),
-    "batch": ("batch_size", "accumulation", "sequences"),
+    "batch": ("batch_size", "accumulation", "sequences", "slide_window"),
     "start": ("init",),
     "language model": (
         "llm", "llm.layers", "llm.width", "llm.digest", "pooling", "max_tokens", "llm_dropout",
@@ -42,27 +47,30 @@ TOPICS: dict[str, tuple[str, ...]] = {
         "window", "width", "sasrec_layers", "sasrec_heads", "sasrec_inner", "sasrec_activation",
         "sasrec_dropout", "sasrec_eps",
     ),
-    "training": ("learning_rate", "epochs", "patience", "select_by", "clip_norm", "tuning"),
+    "training": (
+        "learning_rate", "epochs", "patience", "select_by", "clip_norm", "weight_decay", "schedule",
+        "warmup_epochs", "average_decay", "tuning",
+    ),
     "cost only": ("encode", "chunk_tokens", "lower_states", "lower_states_gib", "replay"),
     "machine": ("device_name", "world_size", "threads"),
 }  # fmt: skip
 """Topic -> names, the ones that move results most first: docs/statistics.md says why. Hyper-parameters not
 named here come under `method`, rules of the recipe under `data`, versions under `machine`."""
 PRIVATE = ("data.key", "generation", "llm.digest", "catalogue_limit", "threads")
-"""What a paper does not state and nobody would miss."""
+"""What a paper need not state."""
 RECIPE_NAMES = {
     "name", "summary", "edition", "licence", "source", "files", "format", "expected", "settings", "notes",
     "synthetic",
 }  # fmt: skip
-"""What a recipe says that is no rule of preparation."""
+"""Fields of a recipe that are no rules of preparation."""
 
 
 class Value(NamedTuple):
-    """What one side says of a setting."""
+    """The value of a setting in one source."""
 
     value: Any
     agrees: tuple[Any, ...] = ()
-    """Further values that mean the same."""
+    """Further values with the same meaning."""
 
     def __str__(self) -> str:
         if isinstance(self.value, (list, tuple)):
@@ -70,16 +78,16 @@ class Value(NamedTuple):
         return "none" if self.value is None or self.value == "" else str(self.value)
 
     def same(self, other: Value) -> bool:
-        """Whether both mean the same."""
+        """Whether both have the same meaning."""
         return self.value == other.value or self.value in other.agrees or other.value in self.agrees
 
 
-Facts = Mapping[str, Value]
+SettingValues = Mapping[str, Value]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting in which two sides differ, or which only one of them states."""
+    """A setting in which two sources differ, or which only one of them states."""
 
     topic: str
     name: str
@@ -88,15 +96,15 @@ class Difference:
 
     @property
     def stated(self) -> bool:
-        """Whether both sides say something."""
+        """Whether both sources state it."""
         return UNKNOWN not in (self.a, self.b)
 
 
-def facts_of_run(run: RunRecord) -> Facts:
-    """All that a record knows of its settings; a setting that came after the record has its default."""
+def settings_of_run(run: RunRecord) -> SettingValues:
+    """All settings in a record; a setting that was added after the record has its default."""
     recipe: Mapping[str, Any] = run.data.get("recipe") or {}
-    later = {one.name: one.default for one in fields(Recipe) if one.default is not MISSING}
-    rules = {**later, **recipe}
+    defaults = {entry.name: entry.default for entry in fields(Recipe) if entry.default is not MISSING}
+    rules = {**defaults, **recipe}
     rules["text_fields"] = rules["text_fields"] or "all columns"
     found: dict[str, Any] = {f"recipe.{name}": rules[name] for name in rules if name not in RECIPE_NAMES}
     counts: Mapping[str, Any] = run.data.get("fingerprint") or {}
@@ -125,7 +133,7 @@ def facts_of_run(run: RunRecord) -> Facts:
 
 
 LLM_NAMES = {"n_layers": "layers", "width": "width", "digest": "digest"}
-"""Name in `llm_details` -> name of the fact, after `llm.`."""
+"""Name in `llm_details` -> name of the setting, after `llm.`."""
 
 
 ONLY_WHERE = {
@@ -135,7 +143,7 @@ ONLY_WHERE = {
     "catalogue_limit": ("candidates", "auto"),
     "lower_states_gib": ("lower_states", "auto"),
 }
-"""Name -> another name and its value, without which it does nothing."""
+"""Name -> the setting and its value without which it has no effect."""
 
 
 def _tuning(run: RunRecord) -> str:
@@ -147,15 +155,15 @@ def _tuning(run: RunRecord) -> str:
     return f"grid, {len(search.trials)} trials"
 
 
-def facts_of_paper(paper: Published, llm: str, dataset: str, method: str) -> Facts:
-    """What the paper states of the run behind a figure."""
+def settings_of_paper(paper: Published, llm: str, dataset: str, method: str) -> SettingValues:
+    """The settings that the paper states for a figure."""
     here = {"llms": llm, "datasets": dataset, "methods": method}
     stated = _stated()
     found: dict[str, Value] = {}
-    for fact in stated.facts:
-        limits = {name: getattr(fact, name) for name in here}
+    for setting in stated.facts:
+        limits = {name: getattr(setting, name) for name in here}
         if all(limits[name] is None or here[name] in limits[name] for name in here):
-            found[fact.name] = Value(fact.value, tuple(fact.agrees))
+            found[setting.name] = Value(setting.value, tuple(setting.agrees))
     counts = paper.counts()[dataset]
     found |= {name: Value(count) for name, count in zip(COUNTS, counts, strict=True)}
     best = paper.best(method).get((llm, dataset), {})
@@ -163,7 +171,7 @@ def facts_of_paper(paper: Published, llm: str, dataset: str, method: str) -> Fac
     return {**found, "llm": Value(llm), "method": Value(method), "tuning": Value("grid")}
 
 
-class _Fact(BaseModel):
+class _StatedSetting(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: str
     value: Any
@@ -174,17 +182,17 @@ class _Fact(BaseModel):
     methods: list[str] | None = None
 
 
-class _Stated(BaseModel):
+class _StatedSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    facts: list[_Fact]
+    facts: list[_StatedSetting]
 
 
 @cache
-def _stated(path: Path | None = None) -> _Stated:
+def _stated(path: Path | None = None) -> _StatedSettings:
     """What `settings.toml` beside the published figures says. Raises `UserError` where it cannot be read."""
     path = path or folder() / SETTINGS
     try:
-        return _Stated.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return _StatedSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}. It belongs to the published figures.") from error
     except ValidationError as error:
@@ -192,25 +200,33 @@ def _stated(path: Path | None = None) -> _Stated:
         raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
 
 
-def differences(a: Facts, b: Facts, published: tuple[bool, bool] = (False, False)) -> list[Difference]:
-    """Settings in which two sides differ, those first that are known to move results most.
+def differences(
+    a: SettingValues, b: SettingValues, published: tuple[bool, bool] = (False, False)
+) -> list[Difference]:
+    """Settings in which two sources differ, those with the largest known effect on results first.
 
-    What a `published` side does not say is `not stated`, and what no paper would say is left out; what a run
-    does not have does not apply to it: `-`.
+    A setting that a `published` source does not have is `not stated`, and one that no paper would state is
+    left out; a setting that a run does not have does not apply to it: `-`.
     """
-    missing = [UNKNOWN if one else NONE for one in published]
-    places = {name: place for place, name in enumerate(name for names in TOPICS.values() for name in names)}
-    order = {topic: place for place, topic in enumerate(TOPICS)}
+    missing = [UNKNOWN if paper else NONE for paper in published]
+    names = [name for topic in TOPICS.values() for name in topic]
+    topics = list(TOPICS)
     found = []
     for name in {**a, **b}:
         topic = _topic(name)
-        one, other = a.get(name), b.get(name)
-        if one is not None and other is not None:
-            if not one.same(other):
-                found.append(Difference(topic, name, str(one), str(other)))
+        value_a, value_b = a.get(name), b.get(name)
+        if value_a is not None and value_b is not None:
+            if not value_a.same(value_b):
+                found.append(Difference(topic, name, str(value_a), str(value_b)))
         elif not any(published) or _would_be_stated(topic, name):
-            found.append(Difference(topic, name, str(one or missing[0]), str(other or missing[1])))
-    return sorted(found, key=lambda one: (order[one.topic], places.get(one.name, len(places)), one.name))
+            values = str(value_a or missing[0]), str(value_b or missing[1])
+            found.append(Difference(topic, name, *values))
+
+    def order(difference: Difference) -> tuple[int, int, str]:
+        name = difference.name
+        return topics.index(difference.topic), names.index(name) if name in names else len(names), name
+
+    return sorted(found, key=order)
 
 
 def _would_be_stated(topic: str, name: str) -> bool:

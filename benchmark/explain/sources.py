@@ -1,5 +1,8 @@
-"""What a figure comes from: one configuration with one seed or several, found by the path of a record or the
-beginning of its name below the results, or a published one, `paper:<language model>/<dataset>/<method>`."""
+"""Find the source of a figure: the runs of a configuration, or a published figure.
+
+Runs are named by the path of a record or by the beginning of its path below the results, a published figure
+by `paper:<language model>/<dataset>/<method>`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
-from benchmark.explain.settings import Facts, facts_of_paper, facts_of_run
+from benchmark.explain.settings import SettingValues, settings_of_paper, settings_of_run
 from benchmark.results.published import Published, published
 from benchmark.results.record import METRICS, below_results
 from benchmark.results.store import PATTERN, read_result, usable_run
@@ -18,25 +21,24 @@ from methods.errors import UserError, unknown
 
 PAPER = "paper:"
 FORM = "<dataset>/<llm>/<method>/<hash>"
-SHOWN = 5
+LISTED = 5
 """Names that an error lists at most."""
 
 
 @dataclass(frozen=True)
-class Side:
+class Source:
     """What one of the two figures comes from."""
 
     name: str
-    what: str
-    """In words."""
-    facts: Facts
+    description: str
+    settings: SettingValues
     figures: Mapping[tuple[str, bool], float]
-    """(metric, history masked) -> the mean over seeds; a published figure stands under both."""
+    """(metric, history masked) -> the mean over seeds; a published figure is under both."""
     seeds: Mapping[int, Mapping[tuple[str, bool], float]]
     """Seed -> the same of one run; empty where the seeds are not stated."""
     users: int | None
     gains: Mapping[bool, UserGains] = field(default_factory=dict)
-    """History masked -> gains of each user under `metrics`; what has no usable ranks is missing."""
+    """History masked -> gains of each user under `metrics`; absent without usable ranks."""
     notes: Sequence[str] = ()
     metrics: tuple[str, ...] = METRICS
     """The measures of a run that are compared."""
@@ -47,8 +49,8 @@ class Side:
         return not self.seeds
 
 
-def find(reference: str, results: Path, metrics: Sequence[str] = METRICS) -> Side:
-    """The side that `reference` names, with its `metrics`.
+def find(reference: str, results: Path, metrics: Sequence[str] = METRICS) -> Source:
+    """The source that `reference` names, with its `metrics`.
 
     Raises `UserError` where there is none, or more than one.
     """
@@ -58,25 +60,28 @@ def find(reference: str, results: Path, metrics: Sequence[str] = METRICS) -> Sid
     if path.suffix == ".json":
         return _of_runs([read_result(path, metrics)], metrics)
     paths = sorted(results.glob(PATTERN))
-    names = {one: below_results(one).removesuffix(".json") for one in paths}
-    asked = path.relative_to(results).as_posix() if path.is_relative_to(results) else reference
-    matching = [one for one in paths if names[one].startswith(asked)]
+    names = {record: below_results(record).removesuffix(".json") for record in paths}
+    prefix = path.relative_to(results).as_posix() if path.is_relative_to(results) else reference
     faults: list[str] = []
-    found = [run for one in matching if (run := usable_run(one, faults.append, metrics))]
-    configurations = sorted({run.configuration for run in found})
+    runs = [
+        run
+        for record, name in names.items()
+        if name.startswith(prefix) and (run := usable_run(record, faults.append, metrics))
+    ]
+    configurations = sorted({run.configuration for run in runs})
     if len(configurations) > 1:
-        listed = ", ".join(configurations[:SHOWN])
-        more = f" and {len(configurations) - SHOWN} more" if len(configurations) > SHOWN else ""
+        listed = ", ".join(configurations[:LISTED])
+        more = f" and {len(configurations) - LISTED} more" if len(configurations) > LISTED else ""
         raise UserError(
             f"'{reference}' begins {len(configurations)} configurations below {results}: {listed}{more}. "
             "Give more of the one you mean."
         )
-    if faults and not found:
+    if faults and not runs:
         raise UserError(faults[0])
-    if not found:
-        allowed = sorted({names[one].rpartition("-s")[0] for one in paths})
+    if not runs:
+        allowed = sorted({name.rpartition("-s")[0] for name in names.values()})
         raise _no_record(reference, results, allowed)
-    return _of_runs(found, metrics, faults)
+    return _of_runs(runs, metrics, faults)
 
 
 def _no_record(reference: str, results: Path, names: Sequence[str]) -> UserError:
@@ -88,7 +93,7 @@ def _no_record(reference: str, results: Path, names: Sequence[str]) -> UserError
     )
 
 
-def _of_paper(reference: str) -> Side:
+def _of_paper(reference: str) -> Source:
     paper = published()
     parts = reference.removeprefix(PAPER).split("/")
     if len(parts) != 3:
@@ -104,15 +109,15 @@ def _of_paper(reference: str) -> Side:
     if not quality:
         raise UserError(f"the paper prints no quality of {reference}; it does of {_example(paper)}.")
     tables = ", ".join(sorted({row["record"].removeprefix(PAPER) for row in quality}))
-    facts = facts_of_paper(paper, llm, dataset, method)
-    return Side(
+    settings = settings_of_paper(paper, llm, dataset, method)
+    return Source(
         reference,
         f"{layout.methods[method]} on {layout.datasets[dataset]} with {layout.llms[llm]}, "
         f"{layout.source}, {tables}",
-        facts,
+        settings,
         {(row["measure"], masked): row["value"] for row in quality for masked in (False, True)},
         {},
-        facts["users"].value if "users" in facts else None,
+        settings["users"].value if "users" in settings else None,
     )
 
 
@@ -121,11 +126,13 @@ def _example(paper: Published) -> str:
     return f"{PAPER}{first['llm']}/{first['dataset']}/{first['method']}"
 
 
-def _of_runs(runs: Sequence[StoredRun], metrics: Sequence[str], left_out: Sequence[str] = ()) -> Side:
-    """A configuration; runs that did not end well are told and left out, as are those of `left_out`."""
+def _of_runs(runs: Sequence[StoredRun], metrics: Sequence[str], left_out: Sequence[str] = ()) -> Source:
+    """The source of `runs`, all of one configuration. Runs that did not end well are left out with a note."""
     name = runs[0].configuration
     records = [run.record for run in runs]
-    lost = [f"seed {run.seed} of {name} is left out: {run.status}." for run in records if run.status != "ok"]
+    unfinished = [
+        f"seed {run.seed} of {name} is left out: {run.status}." for run in records if run.status != "ok"
+    ]
     done = [run for run in runs if run.record.status == "ok"]
     if not done:
         run = records[0]
@@ -141,21 +148,21 @@ def _of_runs(runs: Sequence[StoredRun], metrics: Sequence[str], left_out: Sequen
     gains: dict[bool, UserGains] = {}
     faults: list[str] = []
     for masked in (False, True):
-        found, said = user_gains(done, metrics, masked)
-        faults += [fault for fault in said if fault not in faults]
-        if found is not None and len(found.by_seed) == len(done):
-            gains[masked] = found
+        users, messages = user_gains(done, metrics, masked)
+        faults += [fault for fault in messages if fault not in faults]
+        if users is not None and len(users.by_seed) == len(done):
+            gains[masked] = users
     run = done[0].record
     counts = run.data.get("fingerprint") or {}
-    return Side(
+    return Source(
         name,
         f"{run.method} on {run.dataset} with {run.llm or 'no language model'}, protocol {run.protocol}, "
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}",
-        facts_of_run(run),
-        {key: fmean(one[key] for one in seeds.values()) for key in next(iter(seeds.values()))},
+        settings_of_run(run),
+        {key: fmean(figures[key] for figures in seeds.values()) for key in next(iter(seeds.values()))},
         seeds,
         counts.get("test_targets") or counts.get("users"),
         gains,
-        [*left_out, *lost, *faults],
+        [*left_out, *unfinished, *faults],
         tuple(metrics),
     )
