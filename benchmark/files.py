@@ -1,9 +1,9 @@
-"""Write files so that a reader sees the old file, the new one, or none; name their content and check it.
+"""Write files so that a reader sees the old file, the new one, or none, and check them by their digests.
 
 A file that is read again carries a checksum: a JSON object in the field `checksum` (`write_checked`), another
 file in its last line (`replacing_checked`), or its SHA-256 stands in such a file. `stored.py` lists them all.
 Content that does not match raises `DamagedError`, and whoever reads builds the file again. A file that cannot
-be read, as permissions or the disk forbid it, raises `OSError`: it may be whole, and nobody may replace it.
+be read because of permissions or the disk raises `OSError`: it may be intact, and must not be replaced.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class DamagedError(Exception):
-    """A file is not what was written; `str()` says what is wrong with it, without its name."""
+    """A file is not what was written; `str()` says what is wrong, without the name of the file."""
 
 
 def digest_of(path: Path) -> str:
@@ -71,9 +71,13 @@ def replacing(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
 def _name(error: BaseException, path: Path, temporary: Path | None = None) -> None:
     """Let `error` name `path` where it comes from writing, which the system reports without a path or with
     that of the temporary file."""
-    for one in causes(error):
-        if isinstance(one, OSError) and one.errno is not None and one.filename in (None, str(temporary)):
-            one.filename = str(path)
+    for cause in causes(error):
+        if (
+            isinstance(cause, OSError)
+            and cause.errno is not None
+            and cause.filename in (None, str(temporary))
+        ):
+            cause.filename = str(path)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -207,11 +211,11 @@ def opening_checked(path: Path) -> Iterator[BinaryIO]:
     not match its last line, `OSError` where it is missing or cannot be read."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size - _TRAILER_BYTES
-        found = _digest_of_next(size, file)
+        actual = _digest_of_next(size, file)
         stated = _TRAILER.fullmatch(file.read())
         if stated is None:
             raise DamagedError("it does not end with a checksum")
-        if stated[1].decode() != found:
+        if stated[1].decode() != actual:
             raise DamagedError("it does not match its checksum")
         file.seek(0)
         yield file
@@ -219,18 +223,18 @@ def opening_checked(path: Path) -> Iterator[BinaryIO]:
 
 def _digest_of_next(size: int, file: BinaryIO) -> str:
     """SHA-256 of the next `size` bytes of an open file."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for start in range(0, size, _BLOCK):
-        found.update(file.read(min(_BLOCK, size - start)))
-    return found.hexdigest()
+        digest.update(file.read(min(_BLOCK, size - start)))
+    return digest.hexdigest()
 
 
 @contextmanager
 def held(lock_file: Path, waits: Callable[[], None] = lambda: None) -> Iterator[bool]:
     """Hold a lock across processes: -> whether the folder of `lock_file` can be written.
 
-    Where it cannot, nobody needs the lock to read. `waits` is called where another process holds it. The
-    system frees the lock of a killed process. Raises `UserError` where `lock_file` can never be made.
+    A folder that cannot be written can be read without the lock. `waits` is called if another process holds
+    it. The system frees the lock of a killed process. Raises `UserError` where `lock_file` can never be made.
     """
     from filelock import FileLock, Timeout
 
@@ -257,7 +261,7 @@ def held(lock_file: Path, waits: Callable[[], None] = lambda: None) -> Iterator[
 
 
 def lacks(folder: Path, what: str) -> UserError:
-    """The complaint about a cache that cannot be written and lacks something."""
+    """The error for a read-only cache that lacks something."""
     return UserError(
         f"the cache {folder} cannot be written, and it lacks {what}; make it writable, or set "
         "ADAPTREC_CACHE to another folder."
@@ -265,12 +269,13 @@ def lacks(folder: Path, what: str) -> UserError:
 
 
 def nearest(folder: Path) -> Path:
-    """`folder`, or the first above it that is there."""
-    return next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    """`folder`, or the first existing folder above it."""
+    paths = (folder.absolute(), *folder.absolute().parents)
+    return next(path for path in paths if path.exists())
 
 
 def writable(folder: Path) -> bool:
-    """Whether something can be put into `folder`, which need not be there yet."""
+    """Whether files can be written into `folder`, which need not exist yet."""
     return os.access(nearest(folder), os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
 
 

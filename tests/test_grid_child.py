@@ -156,7 +156,7 @@ def test_the_status_says_that_another_process_works_on_the_cell(
 ) -> None:
     runs(f"raise SystemExit({BusyError.status})")
     with LocalExecutor(Options(tmp_path), gpus=()) as executor:
-        task = engine_module.Task(run, run.record_path(tmp_path), None, None)  # type: ignore[arg-type]
+        task = engine_module.ClaimedRun(run, run.record_path(tmp_path), None, None)  # type: ignore[arg-type]
         executor.start(task)
         while not (ended := executor.ended()):
             time.sleep(0.01)

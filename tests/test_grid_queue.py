@@ -18,7 +18,7 @@ from report_records import write_at
 from benchmark.grid import engine as engine_module
 from benchmark.grid.child import Child, stop
 from benchmark.grid.claims import claim, clear, made_since, stamp
-from benchmark.grid.engine import Engine, Task
+from benchmark.grid.engine import ClaimedRun, Engine
 from benchmark.grid.executor import Options, make_executor
 from benchmark.grid.local import share_of_machine, slots
 from benchmark.grid.run_process import Exit
@@ -27,7 +27,7 @@ from benchmark.process.exit_status import ExitCode
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from methods.errors import UserError
 
-Write = Callable[[Task], None]
+Write = Callable[[ClaimedRun], None]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ class Fake(Engine):
         super().__init__(options)
         self.begun: list[ResolvedRun] = []
         self.most = 0
-        self._write, self._busy, self._running = write, list(busy), list[Task]()
+        self._write, self._busy, self._running = write, list(busy), list[ClaimedRun]()
 
     def prepare(self, runs: Sequence[ResolvedRun]) -> None:
         self.prepared = list(runs)
@@ -60,12 +60,12 @@ class Fake(Engine):
     def room(self) -> int:
         return self.options.jobs or 1
 
-    def start(self, task: Task) -> None:
+    def start(self, task: ClaimedRun) -> None:
         self.begun.append(task.run)
         self._running.append(task)
         self.most = max(self.most, len(self._running))
 
-    def ended(self) -> list[tuple[Task, Exit]]:
+    def ended(self) -> list[tuple[ClaimedRun, Exit]]:
         if not self._running:
             return []
         task = self._running.pop(0)
@@ -80,7 +80,7 @@ class Fake(Engine):
 
 
 def ending(status: str = "ok") -> Write:
-    def write(task: Task) -> None:
+    def write(task: ClaimedRun) -> None:
         error = None if status == "ok" else "a fault"
         write_at(task.path, status=status, error=error)
 
@@ -125,7 +125,7 @@ def test_a_process_that_leaves_no_record_is_told_and_absent(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (cell,) = runs_of(folder, 1)
-    ending("failed")(Task(cell, cell.record_path(tmp_path), None, None))  # type: ignore[arg-type]
+    ending("failed")(ClaimedRun(cell, cell.record_path(tmp_path), None, None))  # type: ignore[arg-type]
     assert Fake(Options(tmp_path), lambda _: None).run([cell]) == {}, (
         "the old record is not taken for a new one"
     )
@@ -150,7 +150,7 @@ def test_a_cell_of_another_bench_comes_last_and_its_record_is_taken(
     other = claim(path)
     assert other is not None
 
-    def write(task: Task) -> None:
+    def write(task: ClaimedRun) -> None:
         ending()(task)
         if task.run == asked[2]:  # by then the other bench is done, and failed
             write_at(path, status="failed", error="theirs")
@@ -171,7 +171,7 @@ def test_a_cell_of_another_bench_that_was_killed_is_run(folder: Path, tmp_path: 
     other = claim(asked[0].record_path(tmp_path))
     assert other is not None
 
-    def write(task: Task) -> None:
+    def write(task: ClaimedRun) -> None:
         ending()(task)
         other.lock.release()  # as the system does: the file stays
 

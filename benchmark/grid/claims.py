@@ -20,7 +20,7 @@ from benchmark.results.store import ignore, usable
 
 
 @dataclass(frozen=True)
-class Claim:
+class RunClaim:
     """The right to execute one run."""
 
     lock: FileLock
@@ -31,7 +31,7 @@ class Claim:
         self.lock.release()
 
 
-def claim(record_path: Path) -> Claim | None:
+def claim(record_path: Path) -> RunClaim | None:
     """The right to execute the run of `record_path`, or None where another process works on it."""
     lock = FileLock(record_path.with_suffix(".claim"))
     try:
@@ -39,7 +39,7 @@ def claim(record_path: Path) -> Claim | None:
         lock.acquire(timeout=0)
     except Timeout:
         return None
-    claimed = Claim(lock)
+    claimed = RunClaim(lock)
     if _running(record_path):
         claimed.release()
         return None

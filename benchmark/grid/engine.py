@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from benchmark.grid.claims import Claim, Stamp, claim, clear, made_since, stamp
+from benchmark.grid.claims import RunClaim, Stamp, claim, clear, made_since, stamp
 from benchmark.grid.executor import Options
 from benchmark.grid.progress import Board, Tracker, outcome
 from benchmark.grid.run_process import Exit, log_path
@@ -29,13 +29,13 @@ RETRY = 2.0
 
 
 @dataclass(eq=False)
-class Task:
+class ClaimedRun:
     """A run that is claimed and under way."""
 
     run: ResolvedRun
     path: Path
     """Of its record."""
-    claim: Claim
+    claim: RunClaim
     before: Stamp
     """Of the record at `path` when the run was claimed."""
     fault: str = ""
@@ -49,7 +49,7 @@ class Engine(ABC):
     def __init__(self, options: Options) -> None:
         self.options = options
         self.board, self.tracker = Board(), Tracker(())
-        self._tasks: set[Task] = set()
+        self._tasks: set[ClaimedRun] = set()
         self._prepared: set[ResolvedRun] = set()
         self._handler: Any = None
 
@@ -78,11 +78,11 @@ class Engine(ABC):
         """How many runs may be under way now."""
 
     @abstractmethod
-    def start(self, task: Task) -> None:
+    def start(self, task: ClaimedRun) -> None:
         """Start its process, whose status goes to `tracker.update`."""
 
     @abstractmethod
-    def ended(self) -> list[tuple[Task, Exit]]:
+    def ended(self) -> list[tuple[ClaimedRun, Exit]]:
         """Tasks that ended since the last call; their records, if they wrote any, are in the store."""
 
     @abstractmethod
@@ -186,7 +186,7 @@ class Engine(ABC):
             where = "" if self.board.live else f"; {self.tracker.grid(self.room())}"
             self.board.say(f"{self._label(task)}: {line}{where}")
 
-    def _label(self, task: Task) -> str:
+    def _label(self, task: ClaimedRun) -> str:
         return f"[{task.number}/{self.tracker.total}] {task.run}"
 
 
@@ -210,7 +210,7 @@ class _Queue:
     def _look_up(self, run: ResolvedRun) -> Standing:
         return Standing() if self._fresh else look_up(self.paths[run], run.code)
 
-    def next(self) -> Task | None:
+    def next(self) -> ClaimedRun | None:
         """The first run that no other process executes, claimed; None where there is none at the moment."""
         for _ in range(len(self.pending)):
             run = self.pending.popleft()
@@ -223,7 +223,7 @@ class _Queue:
                 claimed.release()
                 self._taken.append((run, record))
             else:
-                return Task(run, path, claimed, stamp(path), self._faults[run])
+                return ClaimedRun(run, path, claimed, stamp(path), self._faults[run])
         return None
 
     def _made_meanwhile(self, run: ResolvedRun) -> RunRecord | None:

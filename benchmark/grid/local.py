@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from benchmark.grid.child import stop
-from benchmark.grid.engine import Engine, Task
+from benchmark.grid.engine import ClaimedRun, Engine
 from benchmark.grid.executor import Options
 from benchmark.grid.prepare import prepare
 from benchmark.grid.run_process import Exit, RunProcess
@@ -49,7 +49,7 @@ class LocalExecutor(Engine):
         super().__init__(options)
         self._jobs = options.jobs or 1
         self._free = slots(visible_gpus() if gpus is None else gpus, options.processes, self._jobs)
-        self._running: dict[Task, tuple[RunProcess, tuple[str, ...]]] = {}
+        self._running: dict[ClaimedRun, tuple[RunProcess, tuple[str, ...]]] = {}
 
     def prepare(self, runs: Sequence[ResolvedRun]) -> None:
         """See `Engine.prepare`."""
@@ -59,13 +59,13 @@ class LocalExecutor(Engine):
         """See `Engine.room`."""
         return self._jobs
 
-    def start(self, task: Task) -> None:
+    def start(self, task: ClaimedRun) -> None:
         """See `Engine.start`."""
         slot = self._free.pop(0)
         variables = share_of_machine(slot, self._jobs, self.options.processes)
         self._running[task] = RunProcess(task.run, self.options, variables), slot
 
-    def ended(self) -> list[tuple[Task, Exit]]:
+    def ended(self) -> list[tuple[ClaimedRun, Exit]]:
         """See `Engine.ended`."""
         exits = []
         for task, (process, slot) in list(self._running.items()):

@@ -23,7 +23,7 @@ from benchmark.config import digest
 from benchmark.data.paths import cache_folder
 from benchmark.files import write_atomically
 from benchmark.grid.child import stop
-from benchmark.grid.engine import Engine, Task
+from benchmark.grid.engine import ClaimedRun, Engine
 from benchmark.grid.executor import Options
 from benchmark.grid.prepare import prepare
 from benchmark.grid.run_process import Exit, RunProcess
@@ -76,7 +76,7 @@ class RayExecutor(Engine):
         self._ray = _import_ray()
         self._mark = f".{uuid4().hex}.seen"
         self._groups: dict[tuple[str, str], dict[RunSpec, None]] = {}
-        self._running: dict[Any, Task] = {}
+        self._running: dict[Any, ClaimedRun] = {}
         self._mailbox: Any = None
         self._asked: Any = None
         self._counted, self._places = -NODES_SECONDS, 0
@@ -150,7 +150,7 @@ class RayExecutor(Engine):
         needs = " and ".join(f"{amount:g} {name}s" for name, amount in self._needs().items() if amount)
         return f"no node of the Ray cluster has the {needs} of a run; lower --processes or --cpus."
 
-    def start(self, task: Task) -> None:
+    def start(self, task: ClaimedRun) -> None:
         """See `Engine.start`."""
         options, needs, spec = self.options, self._needs(), task.run.spec
         if options.fresh:  # here, once: a run that is given to another node continues
@@ -168,7 +168,7 @@ class RayExecutor(Engine):
         )
         self._running[remote.remote(order, self._mailbox)] = task
 
-    def ended(self) -> list[tuple[Task, Exit]]:
+    def ended(self) -> list[tuple[ClaimedRun, Exit]]:
         """See `Engine.ended`."""
         if not self._running:
             return []
@@ -177,7 +177,7 @@ class RayExecutor(Engine):
         ready, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
         return [self._result(reference, self._running.pop(reference)) for reference in ready]
 
-    def _result(self, reference: Any, task: Task) -> tuple[Task, Exit]:
+    def _result(self, reference: Any, task: ClaimedRun) -> tuple[ClaimedRun, Exit]:
         try:
             outcome: Outcome = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:

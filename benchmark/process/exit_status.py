@@ -115,25 +115,24 @@ def _drop_output() -> None:
 
 
 def refusal(error: BaseException) -> str | None:
-    """What the operating system refused, where that is what `error` comes from: a line that names the path
-    and says what to do. None for any other error."""
-    for one in causes(error):
-        if isinstance(one, UserError):
+    """What the operating system refused, where that is what `error` comes from: a line with the path and
+    with what to do. None for any other error."""
+    for cause in causes(error):
+        if isinstance(cause, UserError):
             return None
-        if (number := _number(one)) is not None:
-            path = _path(one)
-            return REFUSED[number].format(path=path, reason=os.strerror(number))
+        if (number := _number(cause)) is not None:
+            return REFUSED[number].format(path=_path(cause), reason=os.strerror(number))
     return None
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """`error` and what led to it, each once: what is raised again in a handler may lead back to itself."""
-    one: BaseException | None = error
+    """`error` and its causes, each once: an error that a handler raises again may be its own cause."""
+    cause: BaseException | None = error
     seen: set[int] = set()
-    while one is not None and id(one) not in seen:
-        seen.add(id(one))
-        yield one
-        one = one.__cause__ or one.__context__
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def _number(error: BaseException) -> int | None:

@@ -1,4 +1,4 @@
-"""Where processes import from: this package's own place, and never the working directory.
+"""Let processes import this package from its own folder, and never from the working directory.
 
 A user's working directory may hold folders named `benchmark`, `methods` or `datasets`. Standard library only,
 as this has to run before anything else is imported.
@@ -18,8 +18,8 @@ ROOT = PACKAGE.parent
 
 
 def environment() -> dict[str, str]:
-    """What the environment of a process must hold so that it, and all that it starts, import this package
-    from `ROOT` and nothing from the working directory."""
+    """Environment variables with which a process and its children import this package from `ROOT` and nothing
+    from the working directory."""
     given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     known = {os.path.realpath(path) for path in (*given, *_installed())}
     # a folder of installed packages would precede the standard library there
@@ -35,9 +35,9 @@ def secure() -> None:
     os.environ.update(environment())
 
 
-def _same(one: str | Path, other: str | Path) -> bool:
+def _same(path: str | Path, other: str | Path) -> bool:
     try:
-        return Path(one).samefile(other)
+        return Path(path).samefile(other)
     except OSError:  # a folder that is gone
         return False
 

@@ -1,4 +1,4 @@
-"""Text on its way to the terminal or a log: what would control a terminal is shown instead.
+"""Escape text for a terminal or a log: control characters are printed as Python writes them.
 
 Names, ids and messages come from data, records and packages of other people. Standard library only.
 """
@@ -24,7 +24,7 @@ _BARS_ABOVE = re.compile(r"(\x1b\[A)+")
 
 def escape(text: str) -> str:
     """`text` with its control characters as Python writes them: `\\x1b`, `\\u202e`."""
-    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+    return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 class Escaped:
@@ -37,9 +37,9 @@ class Escaped:
         """Write `text`; a carriage return at either end, as of a progress bar, stays."""
         parts = _PROGRESS.fullmatch(text)
         if parts and not (_BARS_ABOVE.fullmatch(text) and self._stream.isatty()):
-            shown = f"{parts[1]}{escape(parts[2])}{parts[3]}"
+            escaped = f"{parts[1]}{escape(parts[2])}{parts[3]}"
             encoding = self._stream.encoding or "utf-8"
-            self._stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
+            self._stream.write(escaped.encode(encoding, "backslashreplace").decode(encoding))
         else:
             self._stream.write(text)
         return len(text)
@@ -54,7 +54,7 @@ class Escaped:
 
 
 def secure() -> None:
-    """Let all that this process prints from now on be escaped."""
+    """Escape all further output of this process."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, Escaped):

@@ -1,4 +1,4 @@
-"""How threads wait for each other. Standard library only: it has to be said before torch loads."""
+"""How threads wait for each other. Standard library only: it must be set before torch loads."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ they never sleep, many times as long on one that has."""
 
 
 def wait_briefly() -> None:
-    """Let OpenMP's threads spin a little and then sleep, unless the user has said how they are to wait."""
+    """Let OpenMP's threads spin a little and then sleep, unless the user has set how they wait."""
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT=SPINS)
