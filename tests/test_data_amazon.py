@@ -130,7 +130,7 @@ def test_a_bad_rating_is_named_or_skipped(tmp_path: Path, line: str, fault: str)
         ('{"reviewerID": "A1", "unixReviewTime": 1400000000}', "no asin"),
         ('{"reviewerID": "", "asin": "B1", "unixReviewTime": 1400000000}', "no reviewerID"),
         ('{"reviewerID": "A1", "asin": "B1"}', "timestamp None is not a whole number"),
-        ("[1]", "a list where a table of fields is wanted"),
+        ("[1]", "a list where a table of fields is needed"),
     ],
 )
 def test_a_bad_review_is_named_or_skipped(tmp_path: Path, line: str, fault: str):

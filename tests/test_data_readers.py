@@ -308,7 +308,7 @@ def test_unisrec_files_that_disagree(tmp_path):
         read(recipe_of(tmp_path))
     test.write_text(good, encoding="utf-8")
     (tmp_path / "X.item2index").write_text("a\t0\nb\tone\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"X\.item2index, line 2: wanted an id, a tab and its index"):
+    with pytest.raises(UserError, match=r"X\.item2index, line 2: expected an id, a tab and its index"):
         read(recipe_of(tmp_path))
     (tmp_path / "X.item2index").write_text("a\t0\nb\t1\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"X\.test\.inter, line 2: item 2 is not in .*X\.item2index"):

@@ -1,4 +1,4 @@
-"""Readers of the three editions of the Amazon review data as the McAuley lab (UCSD) hands them out.
+"""Readers of the three editions of the Amazon review data as the McAuley lab (UCSD) publishes them.
 
 | edition | reviews | ratings only | metadata |
 |---|---|---|---|
@@ -17,7 +17,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from benchmark.data.cleaning import field_text
 from benchmark.data.raw import (
     MILLISECONDS,
     BadRowError,
-    Location,
     RawData,
     Row,
     corrected_time,
@@ -33,6 +31,7 @@ from benchmark.data.raw import (
     interactions_batch,
     items_batch,
     join_texts,
+    locator,
     require_rows,
     row_batches,
     skip_or_raise,
@@ -48,7 +47,7 @@ _LONGEST = 4 << 20
 
 @dataclass(frozen=True)
 class Edition:
-    """How an edition names and orders things."""
+    """Names and order of the fields of an edition."""
 
     user: str
     item: str
@@ -75,14 +74,10 @@ def read_amazon(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]
     return RawData(
         interactions=require_rows(_interactions(reviews, edition, recipe, repairs), reviews, recipe),
         items=require_rows(_items(metadata, edition, recipe, repairs), metadata, recipe),
-        place=partial(_place, reviews),
-        item_place=partial(_place, metadata),
+        place=locator(reviews, "line"),
+        item_place=locator(metadata, "line"),
         repairs=repairs,
     )
-
-
-def _place(path: Path, row: int) -> Location:
-    return Location(path, f"line {row}")
 
 
 def _interactions(path: Path, edition: Edition, recipe: Recipe, repairs: Counter[str]) -> Iterator[Any]:
@@ -175,12 +170,12 @@ def _parsed(line: str, literal: bool) -> dict[str, Any]:
     try:
         if literal and len(line) > _LONGEST:
             raise ValueError("too long")
-        found = ast.literal_eval(line) if literal else json.loads(line)
+        record = ast.literal_eval(line) if literal else json.loads(line)
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError) as error:
         raise BadRowError(f"not {'a Python literal' if literal else 'JSON'} ({str(error)[:60]})") from error
-    if not isinstance(found, dict):
-        raise BadRowError(f"a {type(found).__name__} where a table of fields is wanted")
-    return found
+    if not isinstance(record, dict):
+        raise BadRowError(f"a {type(record).__name__} where a table of fields is needed")
+    return record
 
 
 def _id(record: Mapping[str, Any], key: str) -> str:

@@ -31,16 +31,16 @@ class ListedDataset(NamedTuple):
 
 def available(cache: Path) -> dict[str, ListedDataset]:
     """Every recipe by name; one that cannot be read has its fault in place of the summary."""
-    found: dict[str, ListedDataset] = {}
+    datasets: dict[str, ListedDataset] = {}
     for name, entry in entries().items():
         try:
             raw = entry.content()
             edition, summary = (str(raw.get(key, "")) for key in ("edition", "summary"))
             state = _state(name, raw, entry.path, cache)
-            found[name] = ListedDataset(name, edition, state, summary, entry.category)
+            datasets[name] = ListedDataset(name, edition, state, summary, entry.category)
         except UserError as error:
-            found[name] = ListedDataset(name, "", "", f"unusable: {error}")
-    return found
+            datasets[name] = ListedDataset(name, "", "", f"unusable: {error}")
+    return datasets
 
 
 def _state(name: str, raw: dict[str, Any], path: Path, cache: Path) -> str:
@@ -65,7 +65,7 @@ class RecipeFile(NamedTuple):
     """Of a file that describes one dataset a category; empty for others."""
 
     def content(self) -> dict[str, Any]:
-        """What the file says of this dataset."""
+        """The keys that the file gives for this dataset."""
         raw = load_toml(self.path)
         if self.category:
             raw.pop("categories")
@@ -79,7 +79,7 @@ def search_path() -> list[Path]:
 
 
 def find(name_or_folder: str, reading: FolderOptions = NO_OPTIONS) -> Recipe:
-    """The recipe of a name in `datasets/`, or of a folder with data files, which `reading` says how to read.
+    """The recipe of a name in `datasets/`, or of a folder with data files, read with the options `reading`.
 
     A known name wins over a folder of the same name in the working folder; `./name` means the folder.
     Nothing is fetched here. Raises `UserError` for an unknown name, a missing folder or file, and a fault in
@@ -105,7 +105,7 @@ def find(name_or_folder: str, reading: FolderOptions = NO_OPTIONS) -> Recipe:
             f"there is no dataset folder '{shown}'; give a folder that exists "
             f"or one of: {', '.join(_families(known))}."
         )
-    do = "`adaptrec list datasets` says more. Or give a folder with interactions.tsv and items.tsv."
+    do = "`adaptrec list datasets` describes them. Or give a folder with interactions.tsv and items.tsv."
     raise unknown("dataset", shown, known, do, _families(known))
 
 
@@ -118,12 +118,12 @@ def _refuse_faulty_family(name: str, known: dict[str, RecipeFile]) -> None:
 
 def entries() -> dict[str, RecipeFile]:
     """Every dataset that a recipe describes, by name; those of the working folder come first."""
-    found: dict[str, RecipeFile] = {}
+    datasets: dict[str, RecipeFile] = {}
     for root in search_path():
         for path in sorted(root.glob("*/recipe.toml")):
             for name, category in _names(path):
-                found.setdefault(name, RecipeFile(path, category))
-    return found
+                datasets.setdefault(name, RecipeFile(path, category))
+    return datasets
 
 
 def _names(path: Path) -> list[tuple[str, str]]:
@@ -134,7 +134,7 @@ def _names(path: Path) -> list[tuple[str, str]]:
             check("categories", categories, path)
             return [(f"{path.parent.name}-{category}", category) for category in categories]
     except UserError:
-        pass  # told when it is asked for
+        pass  # reported when the recipe is used
     return [(path.parent.name, "")]
 
 

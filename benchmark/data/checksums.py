@@ -21,9 +21,9 @@ without its times changing."""
 def remembered_digest(path: Path, cache: Path) -> str:
     """SHA-256 of a file's bytes, from `cache` where the file is the one of an earlier call.
 
-    It is where path, size, inode and both times are the same. The time of the last change of the inode
-    (ctime) cannot be set: it tells of a change after which somebody has restored the time of modification,
-    as `cp -p`, `rsync -t` and archivers do. A file system without such a time is trusted in the other four.
+    That is, path, size, inode and both times are the same. The time of the last change of the inode (ctime)
+    cannot be set: it reveals a change after which the time of modification was restored, as `cp -p`,
+    `rsync -t` and archivers do. A file system without ctime is trusted in the other four.
     """
     place = path.resolve()
     before = _known(place)
@@ -35,7 +35,7 @@ def remembered_digest(path: Path, cache: Path) -> str:
     found = digest_of(place)
     last = max(before["mtime_ns"], before["ctime_ns"]) / 1e9
     if time.time() - last > _SETTLED and _known(place) == before:
-        with suppress(OSError):  # a cache that cannot be written is told of where it is needed
+        with suppress(OSError):  # reported where the cache is needed
             write_checked(memory, {**before, "sha256": found})
     return found
 
@@ -55,7 +55,7 @@ def _known(place: Path) -> dict[str, Any]:
 class Checksums:
     """The files of a recipe, by name, in `files.json` of the folder where its downloads lie.
 
-    It stands in the cache, not beside the files, as those may lie where nothing can be written.
+    It is in the cache, not in the folder of the files, as that may be read-only.
     """
 
     def __init__(self, folder: Path, cache: Path, writable: bool) -> None:

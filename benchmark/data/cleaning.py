@@ -1,4 +1,4 @@
-"""How a field of publishers' metadata, of whatever type, becomes plain text: the recipe's `clean`.
+"""Convert a field of publishers' metadata, of any type, to plain text: the recipe's `clean`.
 
 `none` joins lists and tables by spaces and changes nothing else. `html` decodes entities, drops tags, and the
 contents of `script` and `style`, and empties a field that is a page's code (the 2018 edition has titles such
@@ -23,7 +23,7 @@ _HIDDEN = ("script", "style")
 
 
 def field_text(value: Any, clean: str, repairs: Counter[str]) -> str:
-    """The text of one field of an item; what had to be mended is counted in `repairs`."""
+    """The text of one field of an item; repairs are counted."""
     if clean == "unisrec":
         return _sentence(value, repairs)
     text = " ".join(dict.fromkeys(_parts(value)))

@@ -1,4 +1,4 @@
-"""The files of a publisher's format: found where the user has put them, else fetched, and always checked."""
+"""The files of a recipe: located on this machine or fetched, and always checked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmark.files import held, lacks, remove_abandoned
 from methods.errors import UserError
 
 MIRROR_VARIABLE = "ADAPTREC_DATA_MIRROR"
-"""Environment variable: a base URL that replaces all official places; below it, <recipe>/<file name>."""
+"""Environment variable: a base URL that replaces all official sources; below it, <recipe>/<file name>."""
 
 
 def fetch(recipe: Recipe, cache: Path) -> dict[str, Path]:
@@ -28,7 +28,7 @@ def fetch(recipe: Recipe, cache: Path) -> dict[str, Path]:
     be had and where to put it; or which file has changed.
     """
     with _checksums(recipe, cache) as (checksums, writable):
-        found: dict[str, Path] = {}
+        files: dict[str, Path] = {}
         for role, urls in recipe.files.items():
             path = locate(recipe.name, recipe.source, urls, cache)
             if path is None and not writable:
@@ -37,8 +37,8 @@ def fetch(recipe: Recipe, cache: Path) -> dict[str, Path]:
                 path, url = _download(recipe, urls, cache, checksums)
                 checksums.fetched(path, url)
             checksums.check(path)
-            found[role] = path
-        return found
+            files[role] = path
+        return files
 
 
 def record_checksums(recipe: Recipe, files: Iterable[Path], cache: Path) -> None:
@@ -78,7 +78,7 @@ def _checksums(recipe: Recipe, cache: Path) -> Iterator[tuple[Checksums, bool]]:
 
 def _download(recipe: Recipe, urls: Sequence[str], cache: Path, checksums: Checksums) -> tuple[Path, str]:
     """Fetch a file from the first mirror that gives it; returns it and its URL."""
-    root, told = data_folder(), dict[str, list[str]]()
+    root, failures = data_folder(), dict[str, list[str]]()
     if root:
         print(f"{_names(urls)}: neither in {root / recipe.name} nor in {root}", file=sys.stderr, flush=True)
     for url in mirrors(recipe.name, urls):
@@ -88,9 +88,9 @@ def _download(recipe: Recipe, urls: Sequence[str], cache: Path, checksums: Check
             transfer(url, target, used[1] if used else None)
             return target, url
         except UnavailableError as error:
-            told.setdefault(str(error), []).append(url if error.reached else _host(url))
-    faults = [f"{fault}: {', '.join(places)}" for fault, places in told.items()]
-    why = "; ".join(faults) or "no place to fetch it from is known"
+            failures.setdefault(str(error), []).append(url if error.reached else _host(url))
+    faults = [f"{fault}: {', '.join(sources)}" for fault, sources in failures.items()]
+    why = "; ".join(faults) or "no source is known"
     raise UserError(f"{_names(urls)} of '{recipe.name}' cannot be fetched ({why}). {_by_hand(recipe, cache)}")
 
 

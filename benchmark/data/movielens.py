@@ -21,12 +21,12 @@ from benchmark.data.cleaning import field_text
 from benchmark.data.raw import (
     BATCH_ROWS,
     BadRowError,
-    Location,
     RawData,
     Row,
     corrected_time,
     items_batch,
     join_texts,
+    locator,
     require_rows,
     row_batches,
     skip_or_raise,
@@ -57,8 +57,8 @@ def read_movielens(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[s
     return RawData(
         interactions=require_rows(row_batches(_ratings(archive, recipe, repairs)), archive, recipe),
         items=require_rows(_movies(archive, recipe, repairs), archive, recipe),
-        place=lambda row: Location(archive, f"{_MEMBERS['interactions']} line {row}"),
-        item_place=lambda row: Location(archive, f"{_MEMBERS['items']} line {row}"),
+        place=locator(archive, f"{_MEMBERS['interactions']} line"),
+        item_place=locator(archive, f"{_MEMBERS['items']} line"),
         repairs=repairs,
     )
 
@@ -123,7 +123,7 @@ def _lines(archive: Path, name: str) -> Iterator[tuple[int, str]]:
     except OSError as error:
         if error.errno is not None:
             raise
-        raise _damaged(archive, error) from error  # bzip2 says so
+        raise _damaged(archive, error) from error  # of bzip2
     except _DAMAGED as error:
         raise _damaged(archive, error) from error
 
@@ -133,7 +133,7 @@ def _damaged(archive: Path, error: Exception) -> UserError:
 
 
 def _fields(line: str, count: int) -> list[str]:
-    found = line.split("::")
-    if len(found) != count or not all(found[: count - 1]):
+    values = line.split("::")
+    if len(values) != count or not all(values[: count - 1]):
         raise BadRowError(f"not {count} fields apart by ::")
-    return found
+    return values

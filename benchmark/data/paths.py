@@ -33,7 +33,7 @@ def parse_path(written: str) -> Path | None:
     try:
         path = Path(written).expanduser()
         path.exists()
-    except (ValueError, RuntimeError):  # a NUL, the home folder of nobody
+    except (ValueError, RuntimeError):  # a NUL, or the home folder of an unknown user
         return None
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
@@ -43,7 +43,7 @@ def parse_path(written: str) -> Path | None:
 
 
 def shortened(name: str, most: int = 80) -> str:
-    """A name for an error: one of thousands of characters says no more than its beginning."""
+    """A name for an error, cut to `most` characters."""
     return name if len(name) <= most else f"{name[:most]}... ({len(name):,} characters)"
 
 
@@ -74,12 +74,12 @@ def read_checksums(folder: Path) -> dict[str, dict[str, Any]]:
 def _without_checksum(path: Path) -> dict[str, dict[str, Any]] | None:
     """What a file of before there was a checksum holds; None where it is none."""
     try:
-        found = json.loads(path.read_bytes())
+        stored = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         return None
     fields = {"url", "path", "size", "sha256"}
-    entries = found.values() if isinstance(found, dict) else [None]
-    return found if all(isinstance(entry, dict) and set(entry) <= fields for entry in entries) else None
+    entries = stored.values() if isinstance(stored, dict) else [None]
+    return stored if all(isinstance(entry, dict) and set(entry) <= fields for entry in entries) else None
 
 
 def locate(name: str, source: Path | None, urls: Sequence[str], cache: Path) -> Path | None:
@@ -93,14 +93,14 @@ def locate(name: str, source: Path | None, urls: Sequence[str], cache: Path) -> 
     try:
         checksums = read_checksums(downloads)
     except (OSError, DamagedError):
-        checksums = {}  # whoever checks the files complains of it
+        checksums = {}  # reported when the files are checked
     names = list(dict.fromkeys(file_name(url) for url in urls))
-    places = [folder / official for folder in folders for official in names]
-    places += [
+    candidates = [folder / official for folder in folders for official in names]
+    candidates += [
         Path(checksums[official]["path"]) for official in names if "path" in checksums.get(official, {})
     ]
-    places += [downloads / official for official in names]
-    return next((path for path in places if path.is_file()), None)
+    candidates += [downloads / official for official in names]
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def all_here(name: str, source: Path | None, files: Mapping[str, Sequence[str]], cache: Path) -> bool:

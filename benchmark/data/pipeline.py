@@ -47,7 +47,7 @@ _READERS: dict[str, Callable[[Mapping[str, Path], Recipe, Counter[str]], RawData
 
 Ints = npt.NDArray[np.int64]
 Begin = Callable[[str], None]
-"""Is told the name of each step when it begins."""
+"""Called with the name of each step when it begins."""
 
 
 @dataclass
@@ -116,7 +116,7 @@ class _Chosen:
 
 
 def _choose(staged: Staged, recipe: Recipe, raw: RawData, begin: Begin) -> _Chosen:
-    """The k-core, the most recent, and users of three interactions: all that can be told by counting."""
+    """Apply what needs counts only: k-core, most recent interactions, short users."""
     chosen = _core(staged, recipe.core, begin)
     if recipe.recent is not None:
         chosen.lengths = np.minimum(chosen.before, recipe.recent)
@@ -186,9 +186,9 @@ def _sequences(staged: Staged, chosen: _Chosen) -> tuple[npt.NDArray[np.int32], 
             items_file.write(items[recent].tobytes())
             times_file.write(times[recent].tobytes())
             done += len(users)
-    found = np.memmap(paths[0], np.int32, "r+")
-    assert done == chosen.before.sum() and len(found) == chosen.lengths.sum()
-    return found, np.memmap(paths[1], np.float64 if staged.real_times else np.int64, "r")
+    sorted_items = np.memmap(paths[0], np.int32, "r+")
+    assert done == chosen.before.sum() and len(sorted_items) == chosen.lengths.sum()
+    return sorted_items, np.memmap(paths[1], np.float64 if staged.real_times else np.int64, "r")
 
 
 def _finish(
@@ -201,11 +201,11 @@ def _finish(
     touched = np.zeros(len(staged.allowed), dtype=bool)  # [I in the file]
     for chunk in chunks(len(items)):
         touched[items[chunk]] = True
-    wanted = staged.allowed if recipe.untouched == "keep" else touched
-    catalogue = np.flatnonzero(wanted)
+    in_catalogue = staged.allowed if recipe.untouched == "keep" else touched
+    catalogue = np.flatnonzero(in_catalogue)
     if missed := int((staged.allowed & ~touched).sum()) if recipe.untouched == "drop" else 0:
         staged.dropped["items without interactions"] += missed
-    renumber = np.cumsum(wanted, dtype=np.int32) - 1
+    renumber = np.cumsum(in_catalogue, dtype=np.int32) - 1
     for chunk in chunks(len(items)):
         items[chunk] = renumber[items[chunk]]
     if recipe.split == "temporal":
@@ -213,13 +213,13 @@ def _finish(
     else:
         split = filters.leave_one_out(lengths)
     users = numbers(user=kept)
-    names = 'SELECT user_id FROM users SEMI JOIN wanted USING ("user") ORDER BY "user"'
+    names = 'SELECT user_id FROM users SEMI JOIN in_catalogue USING ("user") ORDER BY "user"'
     built = Built(
-        user_ids=staged.scratch.column(names, wanted=users),
+        user_ids=staged.scratch.column(names, in_catalogue=users),
         items=items,
         offsets=offsets,
         split=split,
-        catalogue=lambda: _catalogue(staged.scratch, wanted),
+        catalogue=lambda: _catalogue(staged.scratch, in_catalogue),
         fingerprint={},
         ceiling=None,
     )
@@ -232,15 +232,15 @@ def _finish(
     return built
 
 
-def _catalogue(scratch: Scratch, wanted: filters.Mask) -> Iterator[Any]:
-    """Batches of `item_id` and `text` of the items `wanted` `[I in the file]`."""
+def _catalogue(scratch: Scratch, in_catalogue: filters.Mask) -> Iterator[Any]:
+    """Batches of `item_id` and `text` of the items `in_catalogue` `[I in the file]`."""
     last = -1
     for batch in scratch.stream("SELECT item, item_id, text FROM items"):
         numbers = np.asarray(batch.column(0))
         # DuckDB returns a table in the order in which it was filled (preserve_insertion_order).
         assert numbers[0] > last and (np.diff(numbers) > 0).all()
         last = int(numbers[-1])
-        names, texts = (column.filter(pa.array(wanted[numbers])) for column in batch.columns[1:])
+        names, texts = (column.filter(pa.array(in_catalogue[numbers])) for column in batch.columns[1:])
         texts = pc.if_else(pc.equal(pc.binary_length(texts), 0), UNKNOWN_ITEM, texts)
         yield pa.RecordBatch.from_pydict({"item_id": names, "text": texts})
 
@@ -267,7 +267,7 @@ def fingerprint(built: Built, staged: Staged, catalogue: Ints, times: npt.NDArra
         position = np.arange(len(part)) - np.repeat(built.offsets[first:last] - begin, lengths)
         trained[part[position < np.repeat(built.split.train_end[first:last], lengths)]] = True
         held_out[part] = True
-    facts: dict[str, Any] = {
+    statistics: dict[str, Any] = {
         "users": users,
         "items": items,
         "interactions": interactions,
@@ -282,10 +282,10 @@ def fingerprint(built: Built, staged: Staged, catalogue: Ints, times: npt.NDArra
     }
     for name, at in (("valid", built.split.valid_at), ("test", built.split.test_at)):
         targets = built.items[(built.offsets[:-1] + at)[at >= 0]]
-        facts[f"{name}_targets"] = len(targets)
-        facts[f"cold_{name}_targets"] = int((~trained)[targets].sum())
-    facts["sha256"] = _content_digest(built)
-    return facts
+        statistics[f"{name}_targets"] = len(targets)
+        statistics[f"cold_{name}_targets"] = int((~trained)[targets].sum())
+    statistics["sha256"] = _content_digest(built)
+    return statistics
 
 
 def _shared_texts(scratch: Scratch, catalogue: Ints) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +18,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from benchmark.config import parse
-from benchmark.data.raw import BATCH_ROWS, Location, RawData, interactions_batch, items_batch
+from benchmark.data.raw import BATCH_ROWS, RawData, interactions_batch, items_batch, locator
 from benchmark.data.recipe import Recipe
 from methods.errors import UserError
 from methods.fields import later
@@ -81,7 +80,7 @@ class Planted:
     """As `same_brand`, against the last item but one."""
     same_size: Weight = 2
     shuffle_texts: bool = False
-    """Deal the texts out to the items anew, so that they say nothing about them."""
+    """Give the texts to other items, so that a text has no relation to its item."""
     ceiling: bool = later(True)
     """Compute the best possible metrics, for which each kind of item is weighed for each user. Without it,
     items and users are drawn in blocks, and there may be millions of them."""
@@ -122,7 +121,8 @@ def parameters(recipe: Recipe) -> Planted:
     if planted.items - planted.cold_items < 2 * planted.max_length:
         raise UserError(
             f"{where}: {planted.items - planted.cold_items} warm items are too few for sequences of "
-            f"{planted.max_length} without repeats; wanted twice as many. Raise items or lower max_length."
+            f"{planted.max_length} without repeats; at least {2 * planted.max_length} are needed. Raise "
+            "items or lower max_length."
         )
     if planted.heaviest > _LARGEST_SUM // planted.items:
         raise UserError(
@@ -160,12 +160,8 @@ def raw_of(planted: Planted, kinds: Ints, histories: Iterable[Ints]) -> RawData:
 
     A history has item indices in time order, -1 after its end.
     """
-    place = partial(_place, Path("(generated)"))
+    place = locator(Path("(generated)"), "row")
     return RawData(_interactions(planted, histories), _items(planted, kinds), place, place)
-
-
-def _place(path: Path, row: int) -> Location:
-    return Location(path, f"row {row}")
 
 
 def _items(planted: Planted, kinds: Ints) -> Iterator[Any]:
@@ -179,7 +175,7 @@ def _items(planted: Planted, kinds: Ints) -> Iterator[Any]:
 
 
 def _titles(planted: Planted, items: Ints, kinds: Ints) -> Any:
-    """Arrow strings `[n]`: what the texts of `items` `[n]` of these `kinds` `[n]` say."""
+    """Arrow strings `[n]`: the texts of `items` `[n]` of these `kinds` `[n]`."""
     use, brand, material, size = (
         pa.array(words).take(pa.array(index))
         for words, index in zip(

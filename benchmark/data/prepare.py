@@ -160,7 +160,7 @@ class Prepared:
 def prepare(recipe: Recipe, cache: Path, begin: Begin = lambda step: None) -> Prepared:
     """The prepared form of `recipe`, from `cache` when it is there and whole, else computed and stored.
 
-    `begin` is told of each step when it begins. Raises `UserError` for a fault in the input that the recipe
+    `begin` is called with the name of each step. Raises `UserError` for a fault in the input that the recipe
     does not repair.
     """
     if (outlived := _without_files(recipe, cache, begin)) is not None:

@@ -36,7 +36,7 @@ BATCH_ROWS = 1 << 17
 
 
 class Location(NamedTuple):
-    """Where a row stands, for an error: `str()` is "path, line 3"."""
+    """Where a row is, for an error: `str()` is "path, line 3"."""
 
     path: Path
     what: str
@@ -48,7 +48,7 @@ class Location(NamedTuple):
 
 @dataclass(frozen=True)
 class RawData:
-    """Interactions and items as they stand in the files. `build` reads the items first, each stream once."""
+    """Interactions and items as the files have them. `build` reads the items first, each stream once."""
 
     interactions: Batches
     """Batches of `user_id`, `item_id` (string, none empty), `timestamp` (int64, or float64 and finite: all
@@ -61,7 +61,7 @@ class RawData:
     """Batches of `item_id` (string, not empty; may come again), `text` (as `join_texts` makes it; empty where
     there is none) and `row` (int64, numbered apart, in any order): the catalogue in its order."""
     place: Callable[[int], Location]
-    """Row of an interaction -> where it stands. Called for an error only, so it may read the file again."""
+    """Row of an interaction -> its location. Called for an error only, so it may read the file again."""
     item_place: Callable[[int], Location]
     """The same for a row of `items`."""
     repairs: Counter[str] = field(default_factory=Counter)
@@ -122,7 +122,12 @@ def _checked_batches(batches: Batches, types: Mapping[str, set[Any]], title: str
             count += len(batch)
             yield batch.select(list(types))
         if not count:
-            raise ValueError(f"it found no {'interactions' if 'timestamp' in types else 'items'}")
+            raise ValueError(f"there are no {'interactions' if 'timestamp' in types else 'items'}")
+
+
+def locator(path: Path, unit: str) -> Callable[[int], Location]:
+    """A function from the number of a row to its location in `path`; `unit` is "line" or "row"."""
+    return lambda row: Location(path, f"{unit} {row}")
 
 
 def interactions_batch(user_id: Any, item_id: Any, timestamp: Any, row: Any) -> Any:
@@ -195,7 +200,7 @@ def require_rows(batches: Iterator[Any], path: Path, recipe: Recipe) -> Iterator
 
 
 def whole_number(written: Any) -> int:
-    """A time as it stands in a file; raises `BadRowError` unless it is a whole number."""
+    """A time as the file has it; raises `BadRowError` unless it is a whole number."""
     if isinstance(written, str) and _WHOLE.fullmatch(written):
         return int(written)
     number = isinstance(written, int | float) and not isinstance(written, bool)
@@ -213,7 +218,7 @@ def corrected_time(time: int, unit: int, where: str, recipe: Recipe, repairs: Co
             )
         repairs["interactions with a negative timestamp dropped"] += 1
         return None
-    # The first hours of 1970 are the same in both units, and nobody bought anything then.
+    # 0 is the same in both units
     if (time >= MILLISECONDS) == (unit == 1000) or not time:
         return time
     if recipe.mixed_times == "error":

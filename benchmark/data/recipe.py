@@ -102,7 +102,7 @@ class Recipe:
     test_share: float = 0.1
     """The same for the test period, the last one."""
     untouched: str = "drop"
-    """Items that nobody interacted with: `drop`, or `keep` in the catalogue (`core` must then be 0)."""
+    """Items without interactions: `drop`, or `keep` in the catalogue (`core` must then be 0)."""
     quotes: str = "standard"
     """Double quotes in TSV and CSV: RFC 4180's meaning, or `none` (an ordinary character)."""
     separator: str = later("")
@@ -138,7 +138,7 @@ class Recipe:
     notes: tuple[str, ...] = ()
     """What the lookup decided by itself; printed with the fingerprint."""
     given: tuple[str, ...] = ()
-    """What the command line says of the folder, as it has to be given again."""
+    """The options of the command line for the folder, to be repeated in a rerun."""
 
     def column(self, name: str) -> str:
         """The column of the files that has what this project calls `name`."""

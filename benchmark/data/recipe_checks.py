@@ -1,4 +1,4 @@
-"""What `recipe.toml` may say, key by key; docs/datasets.md explains every key."""
+"""Checks of `recipe.toml`, key by key; docs/datasets.md explains every key."""
 
 from __future__ import annotations
 

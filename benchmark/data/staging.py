@@ -74,7 +74,7 @@ class Staged:
 def stage(raw: RawData, recipe: Recipe, scratch: Scratch, begin: Callable[[str], None]) -> Staged:
     """Read `raw` into the scratch database, and drop what the recipe drops before any sequence is made.
 
-    `begin` is told of each step when it begins.
+    `begin` is called with the name of each step.
     """
     begin("read items")
     no_text = _stage_items(raw, recipe, scratch)
@@ -148,7 +148,7 @@ def _items(raw: RawData, recipe: Recipe, empty: list[npt.NDArray[np.bool_]]) -> 
 
 
 def _cut(raw: RawData, recipe: Recipe, texts: Any, rows: Any, long: npt.NDArray[np.int64]) -> Any:
-    """The texts `[n]`, those at `long` cut to `max_text` characters where the recipe says so."""
+    """The texts `[n]`, those at `long` cut to `max_text` characters where the recipe allows it."""
     if recipe.long_texts == "error":
         first = int(long[0])
         raise UserError(

@@ -1,6 +1,6 @@
 """The planted dataset: a catalogue and users whose law is known, so that the best possible result is too.
 
-Every item has a use, a brand, a material and a size, and its title says them. The next item `j` of a user is
+Every item has a use, a brand, a material and a size, which its title names. The next item `j` of a user is
 drawn with probability proportional to a weight,
 
     w(j) = use(j, last) * brand(j, last) * size(j, last) * material(j, last but one) * cold(j)
@@ -39,7 +39,7 @@ _CHUNK_CELLS = 4_000_000
 
 @dataclass(frozen=True)
 class World:
-    """The catalogue as groups of items that no weight tells apart: same attributes, cold alike."""
+    """The catalogue as groups of items with equal weights: same attributes, all cold or all warm."""
 
     attributes: Ints
     """`[G, 4]` use, brand, material, size of each group."""

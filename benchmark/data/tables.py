@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,16 +15,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmark.data.formats import COLUMNS, MAPPED, SEPARATED
+from benchmark.data.formats import COLUMNS, MAPPED, SEPARATED, SUFFIXES
 from benchmark.data.parquet import ParquetTable
-from benchmark.data.raw import Location, RawData, interactions_batch, items_batch, join_texts
+from benchmark.data.raw import RawData, interactions_batch, items_batch, join_texts, locator
 from benchmark.data.recipe import UNUSED, Recipe, mapping_hint
 from benchmark.data.text_files import Delimited, RowBlock
 from benchmark.data.timestamps import Times
 from methods.errors import UserError
 
-TEXT_TYPES = ("token", "token_seq")
-"""RecBole field types that hold text."""
 _UNITS = {"parquet": "row"}
 
 
@@ -53,21 +50,17 @@ def read_tables(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]
     return RawData(
         interactions=_interactions(files, recipe, repairs),
         items=item_batches(items, recipe, repairs),
-        place=partial(_place, interactions, unit),
-        item_place=partial(_place, items, unit),
+        place=locator(interactions, unit),
+        item_place=locator(items, unit),
         repairs=repairs,
     )
-
-
-def _place(path: Path, unit: str, row: int) -> Location:
-    return Location(path, f"{unit} {row}")
 
 
 def _interactions(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> Iterator[Any]:
     path, times_of = files["interactions"], Times()
     table = open_table(path, recipe, repairs)
     _require_interaction_columns(table, files["items"], recipe)
-    place = partial(_place, path, _UNITS.get(recipe.format, "line"))
+    place = locator(path, _UNITS.get(recipe.format, "line"))
     first_bad, any_row = 0, False
     for part in table.parts(COLUMNS):
         users, items, written = (part.columns[name] for name in COLUMNS)
@@ -119,7 +112,7 @@ def item_batches(path: Path, recipe: Recipe, repairs: Counter[str]) -> Iterator[
     if not chosen:
         unread = f": {', '.join(table.no_texts)} cannot be text" if table.no_texts else ""
         raise UserError(f"{path} has no text column{unread}; give each item at least a title.")
-    place = partial(_place, path, _UNITS.get(recipe.format, "line"))
+    place = locator(path, _UNITS.get(recipe.format, "line"))
     for part in table.parts(tuple(dict.fromkeys(("item_id", *chosen)))):
         good = _filled(part.columns["item_id"])
         if not good.all():
@@ -159,44 +152,4 @@ def open_table(path: Path, recipe: Recipe, repairs: Counter[str]) -> TableFile:
     if recipe.format == "parquet":
         return ParquetTable(path, recipe, repairs)
     delimiter = recipe.separator or ("," if recipe.format == "csv" else "\t")
-    return _DelimitedTable(path, delimiter, recipe, repairs, recipe.format in ("recbole", "unisrec"))
-
-
-class _DelimitedTable:
-    """TSV, CSV or (`typed`) a RecBole atomic file, whose header cells are `name:type`."""
-
-    def __init__(
-        self, path: Path, delimiter: str, recipe: Recipe, repairs: Counter[str], typed: bool = False
-    ) -> None:
-        self.path = path
-        self._file = Delimited(path, delimiter, recipe, repairs)
-        self.columns, texts = _header(self._file.header, path, typed)
-        self.names = recipe.renamed(self.columns)
-        self.no_texts = tuple(
-            column for column in self.columns if column not in texts and column != "item_id"
-        )
-        self.texts = tuple(
-            name for name, column in zip(self.names, self.columns, strict=True) if column in texts
-        )
-
-    def parts(self, wanted: Sequence[str]) -> Iterator[RowBlock]:
-        """Rows with the columns `wanted`; raises `UserError` when there are none."""
-        return self._file.parts(self.names, wanted)
-
-
-def _header(cells: list[str], path: Path, typed: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Column names, and those that can be text."""
-    split = [cell.partition(":") for cell in cells]
-    names = tuple(name for name, _, _ in split) if typed else tuple(cells)
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"{path}, line 1: the column '{name}' occurs twice; rename one.")
-    for cell, (_, _, kind) in zip(cells, split, strict=True):
-        if typed and kind not in (*TEXT_TYPES, "float", "float_seq"):
-            raise UserError(
-                f"{path}, line 1: the header cell '{cell}' is not name:type; types are "
-                f"{', '.join(TEXT_TYPES)}, float, float_seq."
-            )
-    if typed:
-        return names, tuple(name for name, _, kind in split if kind in TEXT_TYPES)
-    return names, names
+    return Delimited(path, delimiter, recipe, repairs, typed=recipe.format in SUFFIXES)

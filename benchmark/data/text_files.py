@@ -92,6 +92,10 @@ MERGED = "quoted fields of several lines that look like rows of their own"
 """Begins the name under which such fields are counted among the repairs."""
 
 
+TEXT_TYPES = ("token", "token_seq")
+"""RecBole field types that hold text."""
+
+
 @dataclass(frozen=True)
 class RowBlock:
     """Some rows of a file."""
@@ -103,11 +107,15 @@ class RowBlock:
 
 
 class Delimited:
-    """A delimited file whose first row is the header; raises `UserError` for faults that are not repaired."""
+    """A delimited file whose first row is the header; raises `UserError` for faults that are not repaired.
 
-    unit = "line"
+    Its attributes are those of `benchmark.data.tables.TableFile`. If `typed`, as in RecBole's files, the
+    cells of the header are `name:type`.
+    """
 
-    def __init__(self, path: Path, delimiter: str, recipe: Recipe, repairs: Counter[str]) -> None:
+    def __init__(
+        self, path: Path, delimiter: str, recipe: Recipe, repairs: Counter[str], typed: bool = False
+    ) -> None:
         self.path = path
         self._delimiter, self._recipe, self._repairs = delimiter, recipe, repairs
         self._lines = _LineSource(path, delimiter, recipe, repairs)
@@ -117,25 +125,27 @@ class Delimited:
         csv.field_size_limit(2**31 - 1)  # the module's own limit is 131,072 characters; ours is `max_text`
         self._csv = csv.reader(self._lines, delimiter=delimiter, quoting=quoting, strict=True)
         self._lines.load()
-        found = next(self._careful(), None)
-        assert found is not None  # a file without a line that is not blank is refused before
-        self.header = found[1]
-        """Cells of the first row."""
+        header = next(self._careful(), None)
+        assert header is not None  # a file without a line that is not blank is refused before
         self._block = self._lines.rest()
         while self._block is not None and not self._block.strip(b"\r\n"):
             self._lines.number += self._block.count(b"\n")
             self._block = self._lines.block()
         if self._block is None:
             raise UserError(f"{path} has a header but no rows.")
+        self.columns, texts = _header(header[1], path, typed)
+        self.names = recipe.renamed(self.columns)
+        self.texts = tuple(name for name, own in zip(self.names, self.columns, strict=True) if own in texts)
+        self.no_texts = tuple(own for own in self.columns if own not in texts and own != "item_id")
 
-    def parts(self, names: Sequence[str], wanted: Sequence[str]) -> Iterator[RowBlock]:
-        """The columns `wanted` of the rows below the header, whose columns are `names`."""
+    def parts(self, wanted: Sequence[str]) -> Iterator[RowBlock]:
+        """Rows with the columns `wanted` of `names`; raises `UserError` when there are none."""
         block, any_row = self._block, False
         while block is not None:
-            part = self._fast(block, names, wanted)
+            part = self._fast(block, wanted)
             if part is None:
                 self._lines.put(block)
-                part = self._slow(names, wanted)
+                part = self._slow(wanted)
             if len(part.rows):
                 any_row = True
                 yield part
@@ -143,7 +153,7 @@ class Delimited:
         if not any_row:
             raise UserError(f"{self.path} has a header but no usable rows.")
 
-    def _fast(self, block: bytes, names: Sequence[str], wanted: Sequence[str]) -> RowBlock | None:
+    def _fast(self, block: bytes, wanted: Sequence[str]) -> RowBlock | None:
         """The block as Arrow reads it, None where that might not be as Python's `csv` does."""
         from pyarrow import csv as arrow
 
@@ -157,7 +167,7 @@ class Delimited:
                 block.decode()
             table = arrow.read_csv(
                 pa.BufferReader(block),
-                arrow.ReadOptions(column_names=list(names), block_size=len(block) + 1),
+                arrow.ReadOptions(column_names=list(self.names), block_size=len(block) + 1),
                 arrow.ParseOptions(delimiter=self._delimiter, quote_char=False, double_quote=False),
                 arrow.ConvertOptions(
                     include_columns=list(wanted), column_types=dict.fromkeys(wanted, pa.string()),
@@ -173,22 +183,22 @@ class Delimited:
         columns = {name: table.column(name).combine_chunks() for name in wanted}
         return RowBlock(columns, np.arange(first, first + count, dtype=np.int64))
 
-    def _slow(self, names: Sequence[str], wanted: Sequence[str]) -> RowBlock:
+    def _slow(self, wanted: Sequence[str]) -> RowBlock:
         """The rows that begin in the lines at hand; a quoted field may take further ones."""
         rows, numbers = [], []
         for number, row in self._careful():
-            if len(row) == len(names):
-                self._check_merged(number, len(names))
+            if len(row) == len(self.names):
+                self._check_merged(number, len(self.names))
                 rows.append(row)
                 numbers.append(number)
             elif self._recipe.bad_rows == "skip":
                 self._repairs["bad rows skipped"] += 1
             else:
                 raise UserError(
-                    f"{self.path}, line {number}: {len(row)} fields where the header has {len(names)}; quote "
-                    'a field that holds the delimiter, or set bad_rows = "skip" in the recipe.'
+                    f"{self.path}, line {number}: {len(row)} fields where the header has {len(self.names)}; "
+                    'quote a field that holds the delimiter, or set bad_rows = "skip" in the recipe.'
                 )
-        chosen = [names.index(name) for name in wanted]
+        chosen = [self.names.index(name) for name in wanted]
         columns = {
             name: pa.array([row[i] for row in rows], pa.string())
             for name, i in zip(wanted, chosen, strict=True)
@@ -233,6 +243,24 @@ class Delimited:
                 ) from error
             if row:
                 yield number, row
+
+
+def _header(cells: list[str], path: Path, typed: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Column names, and those that can be text."""
+    split = [cell.partition(":") for cell in cells]
+    names = tuple(name for name, _, _ in split) if typed else tuple(cells)
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{path}, line 1: the column '{name}' occurs twice; rename one.")
+    for cell, (_, _, kind) in zip(cells, split, strict=True):
+        if typed and kind not in (*TEXT_TYPES, "float", "float_seq"):
+            raise UserError(
+                f"{path}, line 1: the header cell '{cell}' is not name:type; types are "
+                f"{', '.join(TEXT_TYPES)}, float, float_seq."
+            )
+    if typed:
+        return names, tuple(name for name, _, kind in split if kind in TEXT_TYPES)
+    return names, names
 
 
 class _LineSource:

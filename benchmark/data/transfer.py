@@ -2,7 +2,7 @@
 
 What has arrived stays in a `.part` file, from which the next try, or the next run, goes on by a range
 request, as long as size and ETag (or date) are the same, and its bytes are those that arrived; else it starts
-anew. A file whose length nobody states is whole only if something else says so: see `_ends`.
+anew. A file of unknown length is whole only if its digest or format proves it: see `_ends`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NOTED = 64 << 20
 """Bytes that arrive between two notes of what the part is: what a kill loses at most."""
 
 _STAMPS = ("ETag", "Content-MD5", "Digest", "Last-Modified", "sha256", "blob_id", "mtime")
-"""What file systems of fsspec tell of a file's version."""
+"""Fields by which file systems of fsspec identify a version."""
 
 
 class UnavailableError(Exception):
@@ -62,11 +62,11 @@ class _Remote:
     url: str
     size: int | None
     stamp: str
-    """By which a changed file is known; empty where the server tells nothing."""
+    """Identifies the version of the file; empty where the server gives none."""
 
 
 class PartialFile:
-    """The file that grows, and beside it what it is a part of, how much of it is noted, and its SHA-256."""
+    """A partial download, and its description: source, size and SHA-256 of what has arrived."""
 
     def __init__(self, target: Path) -> None:
         self.path = target.with_name(target.name + ".part")
@@ -170,7 +170,7 @@ def transfer(url: str, target: Path, sha256: str | None = None) -> None:
         except Exception as error:  # of any of the libraries behind fsspec
             if _of_this_machine(error):
                 raise
-            # A server may answer a range with the whole file: fsspec says so with a ValueError.
+            # A server may answer a range with the whole file: fsspec then raises ValueError.
             no_ranges = isinstance(error, ValueError) and part.size > 0 and not stream
             stream = stream or no_ranges
             failures = failures + 1 if part.size <= most else 1
@@ -199,10 +199,10 @@ def _try(url: str, part: PartialFile, stream: bool, ends: Callable[[Path], bool 
 
 
 def _ends(path: Path, name: str, sha256: str | None) -> bool | None:
-    """Whether a file whose length nobody states is whole: by its digest, where that is known, or its format.
+    """Whether a file of unknown length is whole: by its digest, where that is known, or its format.
 
-    A gzip file ends with the length and checksum of its content, a zip file with its directory. Of others,
-    such as plain text, nothing tells: None.
+    A gzip file ends with the length and checksum of its content, a zip file with its directory.
+    None for others, such as plain text.
     """
     if sha256 is not None:
         return digest_of(path) == sha256
@@ -276,10 +276,10 @@ def _describe(files: Any, path: str, url: str) -> _Remote:
 
 def _chain(error: BaseException) -> list[BaseException]:
     """The error and what it was raised from, the root last."""
-    found = [error]
-    while (cause := found[-1].__cause__) is not None:
-        found.append(cause)
-    return found
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    return chain
 
 
 def _status(error: BaseException) -> int | None:
@@ -329,14 +329,14 @@ def _reached(error: BaseException) -> bool:
 
 
 def _absence(error: BaseException) -> str:
-    """Why nothing answered, as the system says it, which names no host."""
+    """Why no server answered, as the system reports it, without a host name."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     chain = _chain(error)
     if any(isinstance(one, OfflineModeIsEnabled) for one in chain):
         return "HF_HUB_OFFLINE is set"
-    said = (one.strerror for one in reversed(chain) if isinstance(one, OSError) and one.strerror)
-    return next(said, str(chain[-1]))
+    reasons = (cause.strerror for cause in reversed(chain) if isinstance(cause, OSError) and cause.strerror)
+    return next(reasons, str(chain[-1]))
 
 
 def _why(error: BaseException) -> str:
@@ -350,7 +350,7 @@ def _why(error: BaseException) -> str:
         return f"no connection ({_absence(error)})"
     if any(isinstance(one, aiohttp.ClientPayloadError) for one in _chain(error)):
         return "the connection was cut"
-    # fsspec says "no such file" of whatever went wrong when it asked for a file's size
+    # fsspec raises FileNotFoundError for any failure to get the size
     real = next((one for one in _chain(error) if not isinstance(one, FileNotFoundError)), error)
     line = " ".join(str(real).split())[:200]
     return line if isinstance(real, _IncompleteError) else f"{type(real).__name__}: {line}".removesuffix(": ")

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from benchmark.data.raw import BATCH_ROWS, ITEMS, Location, RawData, interactions_batch
+from benchmark.data.raw import BATCH_ROWS, ITEMS, Location, RawData, interactions_batch, locator
 from benchmark.data.recipe import Recipe
 from benchmark.data.tables import item_batches, open_table, require_columns
 from benchmark.data.text_files import blocks, numbered_lines
 from methods.errors import UserError
 
+Ints = npt.NDArray[np.int64]
 _COLUMNS = ("user_id", "item_id_list", "item_id")
 
 
@@ -49,25 +49,24 @@ Steps = list[tuple[_SplitFile, int]]
 def read_unisrec(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> RawData:
     """Rebuild every user's sequence; raises `UserError` where a history contradicts the targets before it."""
     recipe = replace(recipe, quotes="none")  # the format has no quoting
-    places: list[npt.NDArray[np.int64]] = []
+    line_numbers: list[Ints] = []
     return RawData(
-        interactions=_interactions(files, recipe, repairs, places),
+        interactions=_interactions(files, recipe, repairs, line_numbers),
         items=_items(files, recipe, repairs),
-        # A rebuilt interaction has no line of its own: the user's line of the test file stands for it.
-        place=lambda row: Location(files["test"], f"line {np.concatenate(places)[row]}"),
-        item_place=partial(_item_place, files["text"]),
+        # A rebuilt interaction has no line of its own: report the user's line of the test file.
+        place=lambda row: Location(files["test"], f"line {np.concatenate(line_numbers)[row]}"),
+        item_place=locator(files["text"], "line"),
         repairs=repairs,
     )
 
 
-def _item_place(path: Path, row: int) -> Location:
-    return Location(path, f"line {row}")
-
-
 def _interactions(
-    files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str], places: list[npt.NDArray[np.int64]]
+    files: Mapping[str, Path],
+    recipe: Recipe,
+    repairs: Counter[str],
+    line_numbers: list[npt.NDArray[np.int64]],
 ) -> Iterator[Any]:
-    """Batches of interactions numbered from 0; `places` gets the line of each."""
+    """Batches of interactions numbered from 0; `line_numbers` gets the line of each."""
     parts = [_read(files[name], recipe, repairs) for name in ("train", "valid", "test")]
     user_names, item_names = (_names(files[role], recipe, repairs) for role in ("user2index", "item2index"))
     done = 0
@@ -84,7 +83,7 @@ def _interactions(
             items += [_look_up(item, item_names, "item", where, files["item2index"]) for item in sequence]
             times += range(len(sequence))
             lines += [int(test.rows[row])] * len(sequence)
-        places.append(np.asarray(lines, dtype=np.int64))
+        line_numbers.append(np.asarray(lines, dtype=np.int64))
         yield interactions_batch(users, items, times, np.arange(done, done + len(users)))
         done += len(users)
 
@@ -109,11 +108,11 @@ def _read(path: Path, recipe: Recipe, repairs: Counter[str]) -> _SplitFile:
 def _steps(parts: list[_SplitFile]) -> dict[str, Steps]:
     """User index -> its rows of train (shortest history first), valid and test."""
     train, valid, test = parts
-    found: defaultdict[str, Steps] = defaultdict(list)
+    rows_of_user: defaultdict[str, Steps] = defaultdict(list)
     for row, user in enumerate(train.columns["user_id"]):
-        found[user].append((train, row))
+        rows_of_user[user].append((train, row))
     histories = train.columns["item_id_list"]
-    for rows in found.values():
+    for rows in rows_of_user.values():
         lengths = {row: histories[row].count(" ") for _, row in rows}
         # Histories are cut at a maximum, so long ones tie; UniSRec writes the longest first.
         if lengths[rows[0][1]] > lengths[rows[-1][1]]:
@@ -127,14 +126,14 @@ def _steps(parts: list[_SplitFile]) -> dict[str, Steps]:
                     f"{table.at(row)}: user '{user}' is already on line {table.rows[seen[user]]}; keep one."
                 )
             seen[user] = row
-            found[user].append((table, row))
-    for user, steps in found.items():
+            rows_of_user[user].append((table, row))
+    for user, steps in rows_of_user.items():
         if [table for table, _ in steps[-2:]] != [valid, test]:
             table, row = steps[0]
             raise UserError(
                 f"{table.at(row)}: user '{user}' needs one line in {valid.path} and in {test.path}."
             )
-    return dict(sorted(found.items(), key=lambda pair: (len(pair[0]), pair[0])))
+    return dict(sorted(rows_of_user.items(), key=lambda pair: (len(pair[0]), pair[0])))
 
 
 def _sequence(steps: Steps) -> list[str]:
@@ -164,7 +163,7 @@ def _names(path: Path, recipe: Recipe, repairs: Counter[str]) -> dict[str, str]:
         name, tab, index = line.rstrip("\r\n").rpartition("\t")
         if not tab or not index.isdecimal():
             raise UserError(
-                f"{path}, line {number}: wanted an id, a tab and its index, got '{line.strip()[:60]}'."
+                f"{path}, line {number}: expected an id, a tab and its index, got '{line.strip()[:60]}'."
             )
         if index in names:
             raise UserError(f"{path}, line {number}: index {index} is already taken by '{names[index]}'.")
