@@ -5,10 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import gzip
-import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,8 @@ from benchmark.commands.options import Parser, add_reading, reading
 from benchmark.data.catalogue import find
 from benchmark.data.prepare import prepare
 from benchmark.data.recipe import FolderOptions, Recipe
-from benchmark.grid.child import run_command
-from benchmark.grid.prepare import read_cells
-from benchmark.run.spec import RunSpec
+from benchmark.grid.executor import Options, run_command
+from benchmark.run.spec import RunSpec, specs_from_json
 from methods.errors import UserError
 
 HEADER = ("user_id", "item_id", "timestamp")
@@ -352,13 +349,11 @@ READINGS = [
 
 @pytest.mark.parametrize("given", READINGS, ids=lambda given: " ".join(given.words()))
 def test_a_child_of_a_bench_reads_the_folder_as_a_run_by_hand(given):
-    cell = RunSpec("folder", "minilm", "ssna", "fair", 3, ("epochs=1",), given)
-    words = run_command(cell, Path("results"), 1, fresh=False)
+    spec = RunSpec("folder", "minilm", "ssna", "fair", 3, ("epochs=1",), given)
+    words = run_command(spec, Options(Path("results")))
     parser = Parser("run", "")
-    run_options.fill(parser)
-    options = parser.parse_args(words[words.index("run") + 1 :])
-    assert reading(options) == given
-    assert read_cells(json.dumps([asdict(cell)])) == [cell]
+    run_options.add_arguments(parser)
+    assert specs_from_json(parser.parse_args(words[words.index("run") + 1 :]).spec) == [spec]
 
 
 @pytest.mark.parametrize(
