@@ -1,4 +1,4 @@
-"""Sweeps, whole cost and break-even, rank agreement: what they find in the records and what they draw."""
+"""Sweeps, total cost and break-even, rank agreement: what they find in the records and what they draw."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_a_p_value_below_the_last_digit_is_no_zero():
 def test_kendalls_tau_by_hand():
     line = between(orders(fair=(0.4, 0.3, 0.2, 0.1), paper=(0.3, 0.4, 0.2, 0.1)))["recall@10"]
     assert line["tau_b"] == pytest.approx((5 - 1) / 6)
-    assert (line["rows"], line["turned_round"]) == (4, "a and b")
+    assert (line["rows"], line["reversed"]) == (4, "a and b")
     assert between(orders(fair=(0.3, 0.2, 0.1), paper=(0.1, 0.2, 0.3)))["recall@10"]["tau_b"] == -1
 
 
@@ -251,7 +251,7 @@ def test_figures_that_print_alike_are_tied():
     assert line["tau_b"] == pytest.approx(
         2 / (3 * 2) ** 0.5
     )  # tau-b: 2 agree, 0 disagree, 1 tied on one side
-    assert line["turned_round"] == ""
+    assert line["reversed"] == ""
     tied = between(orders(fair=(0.2, 0.2, 0.2), paper=(0.3, 0.2, 0.1)))["recall@10"]
     assert tied["tau_b"] is None
 
@@ -275,7 +275,7 @@ def test_masking_can_turn_an_order_round():
     records = orders(fair=(0.3, 0.2, 0.1))
     records[0].record.metrics["test_masked"]["recall@10"] = 0.01
     (section,) = agreement.sections(Results(tuple(records)))
-    assert [line["turned_round"] for line in section.lines] == ["a and b; a and c", ""]
+    assert [line["reversed"] for line in section.lines] == ["a and b; a and c", ""]
 
 
 # --- all

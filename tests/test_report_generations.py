@@ -19,7 +19,7 @@ def test_only_older_rows_of_a_mixed_table_are_marked() -> None:
     old = [record("a", 0.1), record("b", 0.2, seed=0), record("b", 0.2, seed=1, generation=1)]
     (group,) = grouped([*old, record("c", 0.3, generation=1), record("d", status="failed", error="x")])
     assert [row.label for row in group.rows] == ["a" + MARK, "b" + MARK, "c", "d"]
-    assert "of generation 0 of the harness, not of 1, the newest here" in group.caption
+    assert "measured by generation 0 of the harness, the newest here is 1" in group.caption
     text = tables.render(group, "text")
     assert "a †" in text and "c †" not in text
     assert r"\dag{}" in tables.render(group, "latex")
@@ -43,7 +43,7 @@ def test_costs_and_tests_and_plots_carry_the_mark(tmp_path: Path) -> None:
     (tests,) = differences.sections(stored)
     assert any(cell.text == "ssna" + MARK for row in tests.blocks[0].rows for cell in row)
     for section in (costs, tests):
-        assert "of generation 0 of the harness" in section.caption
+        assert "by generation 0 of the harness" in section.caption
 
 
 def test_a_speed_record_of_another_generation_is_marked_beside_runs() -> None:
@@ -54,7 +54,7 @@ def test_a_speed_record_of_another_generation_is_marked_beside_runs() -> None:
     assert [one.label for one in courses] == ["ssna"]
     assert total_cost._mixed(group, courses) == []
     old = [*courses, total_cost.Course("lora [speed/x.json]", 0.0, 1.0, True, 0.0, "steps", 0)]
-    assert "of generation 0 of the harness" in total_cost._mixed(group, old)[0]
+    assert "by generation 0 of the harness" in total_cost._mixed(group, old)[0]
 
 
 def test_the_papers_tables_name_the_older_figures() -> None:
@@ -71,7 +71,7 @@ def test_orders_match_rows_whatever_their_mark(tmp_path: Path) -> None:
     runs += [record(name, 0.1 * n, protocol="fair", generation=1) for n, name in enumerate("abc", 1)]
     (section,) = agreement.sections(Results(tuple(iter_runs(store(tmp_path, runs)))))
     assert all(MARK not in line["first_figures"] for line in section.lines)
-    assert any("of generation 0 of the harness" in line for line in section.notes)
+    assert any("by generation 0 of the harness" in line for line in section.notes)
 
 
 def test_a_sweep_marks_its_older_values() -> None:

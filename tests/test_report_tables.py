@@ -199,10 +199,10 @@ def test_long_overrides_are_cut_in_labels_and_whole_in_the_notes():
 def test_candidates_stand_in_the_table_and_unlike_ones_in_the_notes():
     (group,) = grouped([record("ssna"), tuned("lora", 0.3, 31.42), tuned("full", 0.3, 1001.0)])
     assert [cells_of(group, label)[5] for label in ("ssna", "lora", "full")] == ["n/a", "31.4", "1,001"]
-    (said,) = [note for note in notes(group) if "different numbers" in note]
+    (said,) = [note for note in notes(group) if "number of softmax candidates" in note]
     assert "31.4 candidates: lora; 1,001 candidates: full." in said
     (alike,) = grouped([tuned("lora", 0.3, 250.0), tuned("full", 0.3, 252.0)])
-    assert not any("different numbers" in note for note in notes(alike))
+    assert not any("number of softmax candidates" in note for note in notes(alike))
 
 
 def test_a_run_that_is_not_alive_shows_no_figures_even_where_it_has_them():
@@ -217,7 +217,7 @@ def test_readers_of_tokens_show_preparation_halvings_and_start():
     run.cost.chunk_halvings = 2
     (group,) = grouped([run, record("ssna")])
     assert cells_of(group, "full")[9] == cells_of(group, "ssna")[9] == "31.2"
-    assert "full, seed 0: chunks of texts were halved for want of memory (2x, to 4,096 tokens)." in notes(
+    assert "full, seed 0: chunks of texts were halved to fit into memory (2x, to 4,096 tokens)." in notes(
         group
     )
     full, ssna = lines_of(group)

@@ -63,7 +63,7 @@ class Agreement:
 
     @property
     def swapped(self) -> list[str]:
-        """Pairs of rows whose order turns round."""
+        """Pairs of rows that the two orders rank in opposite ways."""
         return [
             f"{x} and {y}"
             for x, y in combinations(self.a, 2)
@@ -163,20 +163,19 @@ def _section(
         for one in between
         if one.metric == METRICS[0]
     ]
-    heads = ["orders", "metric", "rows", "tau-b", "p", "pairs that turn round"]
+    heads = ["orders", "metric", "rows", "tau-b", "p", "reversed pairs"]
     titles = {"Between protocols": between, "History masked or not": masked}
     return Section(
         stem,
         f"Rank agreement: {where}",
         f"{where}: Kendall's tau-b between two orders of the same rows by their mean test figures over the "
-        "full catalogue. 1: the same order, 0: unrelated, -1: turned round.",
+        "full catalogue. 1: the same order, 0: unrelated, -1: reversed.",
         [Block(title, heads, [_row(one) for one in some]) for title, some in titles.items() if some],
         [
-            "Rows are matched by their label, whatever a search chose for them; figures that are printed "
-            "alike are tied. p: two-sided, against unrelated orders, exact where nothing is tied; few rows "
-            "can say little.",
-            "A pair that turns round may be one that differs by chance on either side: see the tests of "
-            "differences between methods.",
+            "Rows are matched by their label, without the values that a search chose; figures that print "
+            "alike are tied. p: two-sided test against unrelated orders, exact where there are no ties; with "
+            "few rows it has little power.",
+            "A reversed pair may differ by chance alone: see the tests of differences between methods.",
             *mixed,
         ],
         plots,
@@ -203,22 +202,20 @@ def _row(one: Agreement) -> list[Cell]:
 def _line(where: str, one: Agreement) -> dict[str, Any]:
     return {
         "of": where, "first": one.first, "second": one.second, "metric": one.metric, "rows": len(one.a),
-        "tau_b": one.tau, "p": one.p, "turned_round": "; ".join(one.swapped),
+        "tau_b": one.tau, "p": one.p, "reversed": "; ".join(one.swapped),
         "first_figures": "; ".join(f"{label} {value:.4f}" for label, value in one.a.items()),
         "second_figures": "; ".join(f"{label} {value:.4f}" for label, value in one.b.items()),
     }  # fmt: skip
 
 
 def draw(one: Agreement, where: str) -> dict[str, bytes]:
-    """Places on the left and on the right, a line a row: `png` and `svg`."""
+    """Ranks on the left and on the right, a line a row: `png` and `svg`."""
     from matplotlib.figure import Figure
 
     with style():
         figure = Figure(figsize=(7.5, 1.4 + 0.36 * len(one.a)), layout="constrained")
         axes = figure.add_subplot()
-        figure.suptitle(
-            f"{where}: places by {measure(one.metric).label}", x=0.01, ha="left", fontsize="large"
-        )
+        figure.suptitle(f"{where}: ranks by {measure(one.metric).label}", x=0.01, ha="left", fontsize="large")
         sides = [_places(one.a), _places(one.b)]
         for place, label in enumerate(one.a):
             colour, dash, marker = look_of(place)

@@ -199,10 +199,10 @@ def _index(front: Front, parts: Sequence[Chapter]) -> str:
     lines = [
         "# Report",
         "",
-        "[index.html](index.html) holds all of this in one page, sortable, with what is behind each figure; "
-        "[report.tex](report.tex) in one document (`pdflatex report.tex`).",
+        "[index.html](index.html) has everything on one page: sortable tables, and the configuration of each "
+        "figure. [report.tex](report.tex) is one document (`pdflatex report.tex`).",
         "",
-        f"Made from {front.source}; do not edit. To make it again, in the folder above this one:",
+        f"Made from {front.source}; do not edit. To regenerate it, run in the parent folder:",
         "",
         fenced(front.command),
     ]

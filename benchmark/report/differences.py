@@ -221,7 +221,7 @@ def _against_reference(table: _TableTests, metric: str) -> Block:
             continue
         one = pairs[place]
         rows.append([*head, *_figures(one, 1 if one.a == place else -1), Cell(one.verdict(sides))])
-    heads = ["row", measure(metric).label, "seeds", "SD over seeds", *HEADS, "in words"]
+    heads = ["row", measure(metric).label, "seeds", "SD over seeds", *HEADS, "verdict"]
     title = f"{measure(metric).label}: each row against {sides[best].row.label}, the best on validation"
     return Block(title, heads, rows)
 
@@ -232,7 +232,7 @@ def _all_pairs(table: _TableTests, metric: str) -> Block:
         if one.metric == metric:
             a, b = table.sides[one.a].row.label, table.sides[one.b].row.label
             rows.append([Cell(f"{a} - {b}"), *_figures(one), Cell(one.verdict(table.sides))])
-    return Block(f"{measure(metric).label}: all pairs", ["pair", *HEADS, "in words"], rows)
+    return Block(f"{measure(metric).label}: all pairs", ["pair", *HEADS, "verdict"], rows)
 
 
 def _notes(table: _TableTests) -> list[str]:
@@ -249,9 +249,9 @@ def _notes(table: _TableTests) -> list[str]:
         "better. Wilcoxon p: signed-rank test, users without a difference ranked and then dropped (Pratt), "
         "uncorrected; n/a between rows of unlike numbers of seeds, whose differences are skewed even where "
         "the means are equal.",
-        "All of these are over users, for the weights as trained: they do not say what another seed would "
-        f"give. SD over seeds does; from {SEEDS_TO_TEST} matched seeds on, the CSV has a paired t-test over "
-        "them.",
+        "These tests are over users with the trained weights fixed; they do not cover how figures vary "
+        f"between seeds. SD over seeds does; from {SEEDS_TO_TEST} matched seeds on, the CSV has a paired "
+        "t-test over them.",
     ]
     if len(table.sides) > ALL_PAIRS:
         said.append(f"Of more than {ALL_PAIRS} rows, each is compared with the reference alone.")

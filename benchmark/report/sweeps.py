@@ -160,8 +160,8 @@ def _section(sweep: Sweep) -> Section:
         "not masked, means over seeds.",
         [Block(f"R@10 and N@10 over {sweep.name}", heads, rows)],
         [
-            "* the value with the best validation R@10: the one to choose, whatever the test figures say. "
-            "Trials that a search did not choose stand here too: this studies a setting, it chooses none.",
+            "*: the value with the best validation R@10, which is the one to choose. Trials that a search "
+            "did not choose are included: this section studies a setting and selects nothing.",
             *(f"{said}." for said in note(run.generation for run in sweep.runs)),
         ],
         [Plot("sweep", f"Recall@10 over {sweep.name}: {where}", draw(sweep))],

@@ -172,7 +172,7 @@ def notes(group: RunGroup) -> list[str]:
         for run in row.runs:
             if run.cost.chunk_halvings and run.cost.chunk_tokens:
                 found.append(
-                    f"{row.label}, seed {run.seed}: chunks of texts were halved for want of memory "
+                    f"{row.label}, seed {run.seed}: chunks of texts were halved to fit into memory "
                     f"({run.cost.chunk_halvings}x, to {run.cost.chunk_tokens:,} tokens)."
                 )
             if run.status != "ok":
@@ -183,7 +183,9 @@ def notes(group: RunGroup) -> list[str]:
 
 def _unlike_candidates_note(group: RunGroup) -> list[str]:
     apart = [f"{size} candidates: {', '.join(rows)}" for size, rows in unlike_candidates(group).items()]
-    warning = "Rows are trained against different numbers of candidates, which tells beside the method."
+    warning = (
+        "Rows differ in the number of softmax candidates, which affects quality independently of the method."
+    )
     return [f"{warning} {'; '.join(apart)}."] if apart else []
 
 
@@ -260,9 +262,9 @@ def _trial_notes(group: RunGroup) -> list[str]:
     if not _tuned(group):
         return []
     found = [
-        "tuned: the best of so many trials by validation Recall@10, each at its own best epoch; the other "
-        "trials have no row, save the values of the protocol itself. search s, search CPU s: training of all "
-        "trials, without evaluation and preparation. published: the paper's best values."
+        "tuned: the trial with the best validation Recall@10, each at its best epoch; other trials have "
+        "no row, except the protocol's own values. search s, search CPU s: training of all trials, without "
+        "evaluation and preparation. published: the paper's best values."
     ]
     for row in group.rows:
         if row.tuning is None:

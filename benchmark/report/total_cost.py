@@ -1,4 +1,4 @@
-"""What a row of a table costs in all, and from which epoch on what is computed once has paid for itself.
+"""Total cost of each row of a table, and the epoch from which preparation has paid for itself.
 
 A *cached* row reads what the language model computed once (`cost.prepare_seconds`) and runs it no more; a
 *tuned* row runs it in every epoch (`cost.encodings_per_epoch`). Where a table has no tuned row, speed records
@@ -186,14 +186,14 @@ def _section(
     where = f"{key.dataset}, {key.llm or 'no language model'}, protocol {key.protocol}"
     pairs = _pairs(courses)
     blocks = [_costs(rows)]
-    plots = [Plot("costs", f"Whole cost: {where}", draw_costs(where, {row.label: row.parts for row in rows}))]
+    plots = [Plot("costs", f"Total cost: {where}", draw_costs(where, {row.label: row.parts for row in rows}))]
     if pairs:
         blocks.append(_break_evens(pairs))
         plots.append(Plot("break-even", f"Cost over epochs: {where}", draw_epochs(where, courses, pairs)))
     return Section(
-        f"{stem}-ledger",
-        f"Whole cost and break-even: {where}",
-        f"Wall seconds from nothing to the end of training, means over seeds. {group.caption}",
+        f"{stem}-total-cost",
+        f"Total cost and break-even: {where}",
+        f"Wall seconds from an empty cache to the end of training, means over seeds. {group.caption}",
         blocks,
         [*_notes(rows, courses), *_mixed(group, courses), *faults],
         plots,
@@ -213,7 +213,7 @@ def _costs(rows: Sequence[Costs]) -> Block:
         cells = [Cell(count(value)) for value in row.parts.values()]
         total = Cell(count(sum(row.parts.values())), record=row.name)
         body.append([Cell(row.label), *cells, total, Cell(str(len(row.runs)))])
-    return Block("Wall seconds", ["row", *COLUMNS, "in all", "seeds"], body)
+    return Block("Wall seconds", ["row", *COLUMNS, "total", "seeds"], body)
 
 
 def _break_evens(pairs: Sequence[Pair]) -> Block:
@@ -228,8 +228,8 @@ def _break_evens(pairs: Sequence[Pair]) -> Block:
                 Cell(in_words(epochs)),
             ]
         )
-    heads = ["pair", "more preparation, s", "s/epoch, cached", "s/epoch, tuned", "epochs", "cheaper in all"]
-    return Block("Break-even: from which epoch on the cached row has cost less", heads, body)
+    heads = ["pair", "more preparation, s", "s/epoch, cached", "s/epoch, tuned", "epochs", "cheaper in total"]
+    return Block("Break-even: the epoch from which the cached row has cost less", heads, body)
 
 
 def in_words(epochs: float | None) -> str:
@@ -243,9 +243,9 @@ def in_words(epochs: float | None) -> str:
 
 def _notes(rows: Sequence[Costs], courses: Sequence[Course]) -> list[str]:
     said = [
-        "preparation: what the language model computes once, from a cold cache; every method and seed that "
-        "reads the same layers shares it, yet each row carries all of it. validation: one pass an epoch. The "
-        "test pass is not timed. Wall seconds mislead where other work ran on the machine."
+        "preparation: what the language model computes once, from an empty cache; methods and seeds that "
+        "read the same layers share it, yet each row counts all of it. validation: one pass an epoch. The "
+        "test pass is not timed. Wall seconds mislead where other programs ran on the machine."
     ]
     if any(row.parts["tuning"] for row in rows):
         said.append(
@@ -338,7 +338,7 @@ def draw_epochs(where: str, courses: Sequence[Course], pairs: Sequence[Pair]) ->
         for epochs, cached in crossings:
             dot: dict[str, Any] = {"mec": "black", "mfc": "white", "markersize": 5, "zorder": 5}
             axes.plot([epochs], [cached.after(epochs)], "o", **dot)
-        axes.set(xscale="log", yscale="log", xlabel="epochs", ylabel="wall seconds in all")
+        axes.set(xscale="log", yscale="log", xlabel="epochs", ylabel="total wall seconds")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_major_formatter(
             FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")

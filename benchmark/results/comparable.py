@@ -129,7 +129,7 @@ class RunGroup:
         if self.shared:
             parts.append(f"every row with {', '.join(self.shared)}")
         if self.differs:
-            parts.append(f"unlike other tables of this name: {', '.join(self.differs)}")
+            parts.append(f"differs from other tables of this name by {', '.join(self.differs)}")
         if cold := max((run.cold_targets for run in runs), default=0):
             parts.append(f"{cold:,} test targets are cold (never seen in training)")
         parts += note(run.generation for run in runs if run.status == "ok")

@@ -41,6 +41,6 @@ def note(generations: Iterable[int]) -> list[str]:
         return []
     older = " and ".join(map(str, found[:-1]))
     return [
-        f"{MARK.strip()}: of generation {older} of the harness, not of {found[-1]}, the newest here; these "
-        "differ in how figures are taken (docs/records.md), so that a part of a difference may be that alone"
+        f"{MARK.strip()}: measured by generation {older} of the harness, the newest here is {found[-1]}; "
+        "generations differ in how they measure (docs/records.md), which may explain a part of a difference"
     ]

@@ -133,7 +133,7 @@ COSTS = {
         _cost(
             "prepare_seconds", lambda run: run.cost.prepare_seconds, "prep. s", unit="s", direction="lower",
             show=lambda figure: seconds(replace(figure, half_width=None)),
-            note="what the frozen language model, or its frozen lower layers, compute once",
+            note="seconds in which the frozen language model, or its frozen lower layers, run once",
         ),
         _cost("train_seconds", lambda run: run.cost.train_seconds, unit="s", direction="lower"),
         _cost("best_epoch", lambda run: run.best_epoch, "best / epochs", print_row=_epochs_cell),
