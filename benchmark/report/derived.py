@@ -82,27 +82,27 @@ def pairs(
     study: Study, subject: str, baseline: str, measure: str, datasets: Sequence[str] = ()
 ) -> list[tuple[float, float]]:
     """(s, b) of every dataset, or of `datasets`, on which both are known."""
-    found = []
+    values = []
     for dataset in datasets or study.datasets:
         s, b = study.get(dataset, subject, measure), study.get(dataset, baseline, measure)
         if s is not None and b is not None and s.value > 0 and b.value > 0:
-            found.append((s.value, b.value))
-    return found
+            values.append((s.value, b.value))
+    return values
 
 
-def mean_ratio(kind: str, found: Sequence[tuple[float, float]]) -> float | None:
+def mean_ratio(kind: str, values: Sequence[tuple[float, float]]) -> float | None:
     """The mean over datasets of RATIOS[kind]; None without a dataset."""
-    return fmean(RATIOS[kind](s, b) for s, b in found) if found else None
+    return fmean(RATIOS[kind](s, b) for s, b in values) if values else None
 
 
-def p_value(found: Sequence[tuple[float, float]]) -> float | None:
+def p_value(values: Sequence[tuple[float, float]]) -> float | None:
     """Two-sided p of the paired t-test over datasets of the figures themselves; None under two datasets."""
-    return paired_t([s - b for s, b in found])[1] if len(found) > 1 else None
+    return paired_t([s - b for s, b in values])[1] if len(values) > 1 else None
 
 
-def bounds(kind: str, found: Sequence[tuple[float, float]], half: float) -> tuple[float, float]:
+def bounds(kind: str, values: Sequence[tuple[float, float]], half: float) -> tuple[float, float]:
     """Least and largest mean ratio when each figure is up to `half` off."""
-    ends = [fmean(RATIOS[kind](s + x, b - x) for s, b in found) for x in (half, -half)]
+    ends = [fmean(RATIOS[kind](s + x, b - x) for s, b in values) for x in (half, -half)]
     return min(ends), max(ends)
 
 
@@ -119,12 +119,12 @@ def wins(study: Study, layout: Layout, measure: str) -> int:
 
 def least_improvement(study: Study, layout: Layout, measure: str) -> tuple[float, str]:
     """The smallest mean improvement over a baseline, and the baseline's name."""
-    found = [
+    improvements = [
         (value, name)
         for name in layout.tables["improvement"].methods
         if (value := mean_ratio("improvement", pairs(study, layout.subject, name, measure))) is not None
     ]
-    return min(found)
+    return min(improvements)
 
 
 def claims(paper: Published, studies: Mapping[str, Study]) -> list[Derived]:
@@ -143,16 +143,16 @@ def _claim(claim: Claim, study: Study, layout: Layout) -> Derived:
         return Derived(what, count, count, count, claim.printed, claim.where)
     if claim.kind == "least_improvement":
         least, name = least_improvement(study, layout, claim.measure)
-        found = pairs(study, layout.subject, name, claim.measure)
-        low, high = bounds("improvement", found, HALF_UNIT[claim.measure])
+        both = pairs(study, layout.subject, name, claim.measure)
+        low, high = bounds("improvement", both, HALF_UNIT[claim.measure])
         what = f"{about}: improvement over the nearest baseline, %"
         return Derived(what, least, low, high, claim.printed, claim.where, f"the nearest is {names[name]}")
-    found = pairs(study, layout.subject, claim.baseline, claim.measure, claim.datasets)
-    low, high = bounds(claim.kind, found, HALF_UNIT[claim.measure])
+    both = pairs(study, layout.subject, claim.baseline, claim.measure, claim.datasets)
+    low, high = bounds(claim.kind, both, HALF_UNIT[claim.measure])
     on = "".join(f", {layout.datasets[name]}" for name in claim.datasets)
     unit = "" if claim.kind == "speedup" else ", %"
     what = f"{about}{on}: {claim.kind} against {names[claim.baseline]}{unit}"
-    return Derived(what, mean_ratio(claim.kind, found) or 0.0, low, high, claim.printed, claim.where)
+    return Derived(what, mean_ratio(claim.kind, both) or 0.0, low, high, claim.printed, claim.where)
 
 
 def table5(paper: Published, studies: Mapping[str, Study]) -> list[Derived]:
@@ -242,7 +242,7 @@ def section(paper: Published, studies: Sequence[Study]) -> Section:
         blocks.append(others)
         notes.append(CONFLICT)
     every = [*stated, *improvements, *per]
-    counts = Counter(one.verdict for one in every)
+    counts = Counter(figure.verdict for figure in every)
     caption = (
         f"What {paper.layout.source} states about its tables, recomputed from them. Of {len(every)} figures "
         f"{counts['agrees']} agree, {counts['within rounding']} agree within rounding, {counts['differs']} "
@@ -250,34 +250,34 @@ def section(paper: Published, studies: Sequence[Study]) -> Section:
     )
     lines = [
         {
-            "figure": one.what,
-            "computed": one.computed,
-            "printed": one.printed,
-            "difference": one.computed - float(one.printed),
-            "low": one.low,
-            "high": one.high,
-            "verdict": one.verdict,
-            "where": one.where,
+            "figure": figure.what,
+            "computed": figure.computed,
+            "printed": figure.printed,
+            "difference": figure.computed - float(figure.printed),
+            "low": figure.low,
+            "high": figure.high,
+            "verdict": figure.verdict,
+            "where": figure.where,
         }
-        for one in every
+        for figure in every
     ]
     return Section("paper-derived", "Derived figures", caption, blocks, notes, (), lines)
 
 
 def _block(title: str, figures: Sequence[Derived]) -> Block:
     rows = []
-    for one in figures:
-        digits = one.digits
-        exact = one.low == one.high
-        allowed = "-" if exact else f"{fixed(one.low, digits + 1)} to {fixed(one.high, digits + 1)}"
+    for figure in figures:
+        digits = figure.digits
+        exact = figure.low == figure.high
+        allowed = "-" if exact else f"{fixed(figure.low, digits + 1)} to {fixed(figure.high, digits + 1)}"
         texts = [
-            one.what,
-            f"{one.computed:.{digits + 2 if digits else 0}f}",
-            one.printed,
-            fixed(one.difference, digits, "+"),
+            figure.what,
+            f"{figure.computed:.{digits + 2 if digits else 0}f}",
+            figure.printed,
+            fixed(figure.difference, digits, "+"),
             allowed,
-            one.verdict,
-            "; ".join(part for part in (one.where, one.remark) if part),
+            figure.verdict,
+            "; ".join(part for part in (figure.where, figure.remark) if part),
         ]
         rows.append([Cell(text) for text in texts])
     return Block(title, HEADS, rows)
@@ -286,16 +286,16 @@ def _block(title: str, figures: Sequence[Derived]) -> Block:
 def _others(paper: Published, studies: dict[str, Study]) -> Block | None:
     """The statements of improvement that differ, by other definitions of a mean."""
     differ = [
-        (claim, one)
-        for claim, one in zip(paper.layout.claims, claims(paper, studies), strict=True)
-        if claim.kind == "improvement" and one.verdict == "differs"
+        (claim, figure)
+        for claim, figure in zip(paper.layout.claims, claims(paper, studies), strict=True)
+        if claim.kind == "improvement" and figure.verdict == "differs"
     ]
     if not differ:
         return None
     tried = [other_definitions(paper, studies[claim.llm], claim) for claim, _ in differ]
     rows = [
-        [Cell(one.what), Cell(one.printed), *(Cell(f"{value:.2f}") for value in values.values())]
-        for (_, one), values in zip(differ, tried, strict=True)
+        [Cell(figure.what), Cell(figure.printed), *(Cell(f"{value:.2f}") for value in values.values())]
+        for (_, figure), values in zip(differ, tried, strict=True)
     ]
     return Block(
         "Other definitions of the mean improvement (by: weighted by)", ["figure", "printed", *tried[0]], rows

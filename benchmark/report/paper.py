@@ -87,17 +87,17 @@ def _paper(paper: Published, counts: Study, studies: Sequence[Study]) -> list[Se
 
 
 def _ours(layout: Layout, counts: Study, studies: Sequence[Study]) -> list[Section]:
-    found = _statistics(counts, layout)
+    result = _statistics(counts, layout)
     for protocol in dict.fromkeys(study.protocol for study in studies):
         same = [study for study in studies if study.protocol == protocol]
         for study in same:
-            found += _quality("quality", study, layout)
+            result += _quality("quality", study, layout)
         if compared := [study for study in same if study.has(METRICS, [layout.subject])]:
-            found.append(_improvement(compared, layout))
-        found += _costs(same, layout)
+            result.append(_improvement(compared, layout))
+        result += _costs(same, layout)
         for study in same:
-            found += [*_quality("integration", study, layout), *_best(study, layout)]
-    return found
+            result += [*_quality("integration", study, layout), *_best(study, layout)]
+    return result
 
 
 def _both(
@@ -105,18 +105,18 @@ def _both(
 ) -> list[Section]:
     """Side by side what both have; of the paper alone what our runs have no counterpart of."""
     layout, theirs = paper.layout, {study.llm: study for study in studies}
-    found = [_compared_statistics(counts, own_counts, layout)]
+    result = [_compared_statistics(counts, own_counts, layout)]
     paired: set[str] = set()
     for own in ours:
         pair = _compared(theirs.get(own.llm, theirs[layout.stand_in]), own, layout)
         single = {table.numbers.get(own.llm) for table in layout.tables.values()}
         titles = (section.title.partition(" and our runs")[0] for section in pair)
         paired |= {title for title in titles if title.removeprefix("Table ") in single}
-        found += pair
+        result += pair
     alone = [
         section for section in _paper(paper, counts, studies) if section.title.partition(":")[0] not in paired
     ]
-    return [*found, *(section for section in alone if section.stem != "paper-table1")]
+    return [*result, *(section for section in alone if section.stem != "paper-table1")]
 
 
 # --- Tables of one source -----------------------------------------------------------------------------------
@@ -204,20 +204,22 @@ def _improvement_lines(
 
 
 def _costs(studies: Sequence[Study], layout: Layout) -> list[Section]:
-    found = []
+    result = []
     for kind, measures, ratio in COSTS:
         blocks = [
-            tables.costs([one for one in studies if one.has([measure])], layout, kind, measure, ratio, title)
+            tables.costs(
+                [study for study in studies if study.has([measure])], layout, kind, measure, ratio, title
+            )
             for measure, title in measures.items()
-            if any(one.has([measure]) for one in studies)
+            if any(study.has([measure]) for study in studies)
         ]
         if blocks:
             notes = [
                 "Best and second: the lowest among the methods of a language model on a dataset.",
                 COST_NOTES[kind],
             ]
-            found.append(_section(kind, studies, layout, blocks, notes, _lines(studies, measures)))
-    return found
+            result.append(_section(kind, studies, layout, blocks, notes, _lines(studies, measures)))
+    return result
 
 
 def _tuned(study: Study, layout: Layout) -> bool:
@@ -229,7 +231,7 @@ def _best(study: Study, layout: Layout) -> list[Section]:
     """Tables S1 to S3; none without a hyper-parameter that was tuned."""
     if not _tuned(study, layout):
         return []
-    symbols = dict.fromkeys(f"{one.symbol}: {one.hyperparameter}" for one in layout.columns)
+    symbols = dict.fromkeys(f"{column.symbol}: {column.hyperparameter}" for column in layout.columns)
     notes = [f"{'; '.join(symbols)}."]
     if study.source == "ours":
         notes.append("Methods that were not tuned have no value here.")
@@ -283,7 +285,7 @@ def _compared(paper: Study, own: Study, layout: Layout) -> list[Section]:
     baselines = layout.tables["improvement"].methods
     variants = [name for name in layout.tables["integration"].methods if name != layout.subject]
     best = tables.compare_best(paper, own, layout) if _tuned(own, layout) else None
-    found: dict[str, list[Block | None]] = {
+    blocks_of: dict[str, list[Block | None]] = {
         "quality": _compared_quality("quality", paper, own, layout, baselines),
         **{
             kind: _compared_costs(kind, measures, ratio, paper, own, layout)
@@ -294,7 +296,7 @@ def _compared(paper: Study, own: Study, layout: Layout) -> list[Section]:
     }
     return [
         _compared_section(kind, paper, own, layout, [block for block in blocks if block])
-        for kind, blocks in found.items()
+        for kind, blocks in blocks_of.items()
         if any(blocks)
     ]
 
@@ -377,7 +379,7 @@ def _measures(kind: str, layout: Layout) -> Collection[str]:
     """The measures that a kind of table shows."""
     if kind in ("quality", "integration"):
         return [*METRICS, *(MASKED + metric for metric in METRICS)]
-    known = {"time": TIMES, "memory": MEMORIES, "best": {one.hyperparameter for one in layout.columns}}
+    known = {"time": TIMES, "memory": MEMORIES, "best": {column.hyperparameter for column in layout.columns}}
     return known[kind]
 
 

@@ -53,7 +53,7 @@ def marked(means: Sequence[Mean | None], form: Format, highest: bool = True) -> 
     values = {form(mean).partition(" ")[0]: mean.value for mean in means if mean is not None}
     ranked = sorted(values, key=lambda text: values[text], reverse=highest)
     marks: dict[str, Mark] = dict(zip(ranked, ("best", "second"), strict=False)) if len(ranked) > 1 else {}
-    return [cell(one, form, marks.get(form(one).partition(" ")[0], "") if one else "") for one in means]
+    return [cell(mean, form, marks.get(form(mean).partition(" ")[0], "") if mean else "") for mean in means]
 
 
 def llm_label(study: Study, layout: Layout) -> str:
@@ -219,8 +219,9 @@ def _competing(means: Sequence[Mean | None], families: Sequence[str], form: Form
     cells = [cell(mean, form) for mean in means]
     for family in dict.fromkeys(families):
         members = [number for number, name in enumerate(families) if name == family]
-        for number, one in zip(members, marked([means[number] for number in members], form), strict=True):
-            cells[number] = one
+        marked_cells = marked([means[number] for number in members], form)
+        for number, marked_cell in zip(members, marked_cells, strict=True):
+            cells[number] = marked_cell
     return cells
 
 
@@ -285,7 +286,7 @@ def compare_ratios(
         for (printed, own), baseline in product(measures, baselines)
     ]
     relative = kind == "speedup"
-    return comparison(title, ["over", "measure"], rows, lambda one: fixed(one.value), relative=relative)
+    return comparison(title, ["over", "measure"], rows, lambda mean: fixed(mean.value), relative=relative)
 
 
 def compare_costs(

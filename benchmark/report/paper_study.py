@@ -114,7 +114,7 @@ def of_paper(figures: DataFrame, layout: Layout) -> list[Study]:
             Mean("paper", dataset, method, measure, value, record=record)
             for dataset, method, measure, value, record in zip(*columns, strict=True)
         ]
-        records = {one.record: printed(one.record, layout) for one in means}
+        records = {mean.record: printed(mean.record, layout) for mean in means}
         studies.append(Study("paper", llm, "", _by_key(means), layout.datasets, (), records))
     return studies
 

@@ -214,19 +214,21 @@ def _text(path: Path) -> str:
 def _rows(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """(line, row) of a CSV file with exactly these columns, each with a value."""
     reader = csv.DictReader(_text(path).splitlines(), strict=True)
-    there, wanted = list(reader.fieldnames or ()), list(columns)
-    for name in there:
-        if name not in wanted:
-            raise unknown(f"column in {path}, line 1:", name, wanted)
-    for name in wanted:
-        if there.count(name) != 1:
-            raise UserError(f"{path}, line 1: needs the column '{name}' once; columns: {', '.join(wanted)}.")
+    header, required = list(reader.fieldnames or ()), list(columns)
+    for name in header:
+        if name not in required:
+            raise unknown(f"column in {path}, line 1:", name, required)
+    for name in required:
+        if header.count(name) != 1:
+            raise UserError(
+                f"{path}, line 1: needs the column '{name}' once; columns: {', '.join(required)}."
+            )
     try:
         for row in reader:
             line = reader.line_num
             if None in row:
-                raise UserError(f"{path}, line {line}: more fields than the {len(wanted)} columns.")
-            for name in wanted:
+                raise UserError(f"{path}, line {line}: more fields than the {len(required)} columns.")
+            for name in required:
                 if not (row[name] or "").strip():
                     raise UserError(f"{path}, line {line}: no value for '{name}'.")
             yield line, row
