@@ -85,7 +85,8 @@ class Method(nn.Module):
         Config: a frozen dataclass of hyper-parameters. Types are checked and ranges declared with
             `Annotated[int, Field(ge=1)]` or `Literal[...]`; a comment line under a field is its help.
         grid: hyper-parameter (or harness setting such as `batch_size`) -> values that the paper searched.
-        paper: (language model, dataset) -> the paper's best values (Tables S1-S3).
+        paper: (language model, dataset) -> published best values. The harness reads those of built-in methods
+            from results/paper; a test proves that both agree.
         schedule: protocol -> harness settings that the published schedule fixes for this method.
         by_default: whether "every method" includes it; False for a method that a user must configure first.
         replayable: whether `forward` and `aux_loss` run the same operations at each training step, on inputs,

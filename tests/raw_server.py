@@ -34,6 +34,8 @@ class Server:
     """fsspec asks once more for a file whose length it does not learn by HEAD."""
     answers: dict[str, list[int]] = field(default_factory=dict)
     """Path -> HTTP statuses that are given first, one a request."""
+    replaced_by: dict[str, bytes] = field(default_factory=dict)
+    """Path -> content from the second request on."""
     framing: str = "length"
     """Where an answer ends: by its `length`, by the mark of `chunked` encoding, or where the connection does
     (`close`)."""
@@ -108,6 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if body:
             self._send(data[first : last + 1], first)
+        server.files[self.path] = server.replaced_by.pop(self.path, data)
 
     def _send(self, data: bytes, first: int) -> None:
         end = self.served.cut_after.get(self.path)

@@ -178,11 +178,10 @@ def test_a_class_of_no_file_has_no_digest() -> None:
 
 
 def command(name: str, folder: Path, results: Path) -> list[str]:
-    names = {"run": ["--dataset", "--method", "--seed"], "bench": ["--datasets", "--methods", "--seeds"]}[
-        name
-    ]
+    plural = "s" if name == "bench" else ""
+    flags = [f"--{flag}{plural}" for flag in ("dataset", "method", "seed")]
     values = [str(folder), "id", "0"]
-    asked = [part for pair in zip(names, values, strict=True) for part in pair]
+    asked = [part for pair in zip(flags, values, strict=True) for part in pair]
     return [name, *asked, "--epochs", "1", "--results", str(results), "--set", *BLINK]
 
 

@@ -19,6 +19,7 @@ from benchmark.model.recommender import Recommender
 from benchmark.train.batches import EpochBatches
 from benchmark.train.evaluate import evaluate
 from methods.attention import products
+from methods.base import Items
 
 WORLD = make_world(4, n_users=9, n_items=13)
 CHUNK = 24
@@ -139,15 +140,15 @@ def test_graphs_that_do_not_fit_after_all_are_given_up_first(
     small_chunks(monkeypatch, LARGE)
     settings = with_settings(batch_size=16, epochs=1, learning_rate=0.01)
     model = token_recommender(settings, WORLD, "lora", dropout=0.2)
-    inner, kept = model.encoder._in_chunks, []
+    embed, kept = model.method.forward, []
 
-    def full(*arguments: Any) -> Tensor:
-        if model.encoder._training and model.encoder.kept_tokens:
+    def full(items: Items) -> Tensor:
+        if torch.is_grad_enabled() and model.encoder.kept_tokens:
             kept.append(model.encoder.kept_tokens)
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return inner(*arguments)
+        return embed(items)
 
-    monkeypatch.setattr(model.encoder, "_in_chunks", full)
+    monkeypatch.setattr(model.method, "forward", full)
     made, lines = trainer(model, WORLD.task(settings), settings, tmp_path)
     made.fit()
     assert len(kept) == 1 and sum("out of memory" in line for line in lines) == 1

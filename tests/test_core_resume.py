@@ -210,14 +210,14 @@ def at_three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint after the third of five epochs, of which the second is the best."""
     folder = tmp_path_factory.mktemp("three")
     with pytest.MonkeyPatch.context() as patch:
-        real = loop.Trainer._save
+        real, calls = Checkpoint.save, iter(range(1, 10))
 
-        def deadly(self: loop.Trainer, better: bool) -> None:
-            real(self, better)
-            if self.progress.epoch == 3:
+        def deadly(*arguments: Any, **named: Any) -> None:
+            real(*arguments, **named)
+            if next(calls) == 3:
                 raise Killed
 
-        patch.setattr(loop.Trainer, "_save", deadly)
+        patch.setattr(Checkpoint, "save", deadly)
         with pytest.raises(Killed):
             attempt(folder)
     return folder

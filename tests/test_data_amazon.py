@@ -211,7 +211,7 @@ def test_a_file_cut_short_is_one_line(tmp_path: Path):
 
 def test_a_line_without_end_is_no_text(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("benchmark.data.text_files.BLOCK", 100)
-    monkeypatch.setattr("benchmark.data.text_files._LONGEST", 1000)
+    monkeypatch.setattr("benchmark.data.text_files.LONGEST", 1000)
     with pytest.raises(UserError, match=r"interactions, line 1: no line end within .* is it a text file"):
         read(tmp_path, "x" * 5000)
 

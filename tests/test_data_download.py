@@ -87,19 +87,10 @@ def test_a_part_of_another_version_is_not_continued(server: Server, tmp_path: Pa
     assert (tmp_path / "a.bin").read_bytes() == DATA[::-1]
 
 
-def test_a_file_that_changes_meanwhile_is_fetched_anew(server: Server, tmp_path: Path, monkeypatch):
-    new, seen = DATA[::-1], []
-
-    def swap(*arguments: object) -> module._Remote:
-        seen.append(described(*arguments))
-        if len(seen) == 1:
-            server.files[PATH] = new
-        return seen[-1]
-
-    described = module._describe
-    monkeypatch.setattr(module, "_describe", swap)
+def test_a_file_that_changes_meanwhile_is_fetched_anew(server: Server, tmp_path: Path):
+    server.replaced_by[PATH] = DATA[::-1]
     transfer(server.url + PATH, tmp_path / "a.bin")
-    assert (tmp_path / "a.bin").read_bytes() == new
+    assert (tmp_path / "a.bin").read_bytes() == DATA[::-1]
 
 
 def test_a_server_without_ranges_streams_and_starts_anew(server: Server, tmp_path: Path):

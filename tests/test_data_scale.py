@@ -287,17 +287,18 @@ INTERRUPTED = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from pathlib import Path
-from benchmark.data import staging
+from dataclasses import replace
+from benchmark.data import pipeline
 from benchmark.data.prepare import prepare
 from benchmark.data.catalogue import find
-inner = staging._interactions
-def slowly(raw):
-    for batch in inner(raw):
+stage = pipeline.stage
+def slowly(batches):
+    for batch in batches:
         print("reading", flush=True)
         for _ in range(600):
             time.sleep(0.1)
             yield batch
-staging._interactions = slowly
+pipeline.stage = lambda raw, *rest: stage(replace(raw, interactions=slowly(raw.interactions)), *rest)
 prepare(find(sys.argv[1]), Path(sys.argv[2]), lambda step: print(step, flush=True))
 """
 
@@ -354,7 +355,7 @@ def test_digests_are_remembered_until_a_file_changes(tmp_path, monkeypatch):
     assert fresh == checksums.digest_of(path) and not cache.exists()  # it could still change unseen
     os.utime(path, (1_000_000_000, 1_000_000_000))
     assert checksums.remembered_digest(path, cache) == fresh and not cache.exists()  # this changed it too
-    monkeypatch.setattr(checksums, "_SETTLED", -1.0)
+    monkeypatch.setattr(checksums, "SETTLED_SECONDS", -1.0)
     assert checksums.remembered_digest(path, cache) == fresh
     with monkeypatch.context() as patch:
         patch.setattr(checksums, "digest_of", lambda path: pytest.fail("read again"))
@@ -370,7 +371,7 @@ def test_digests_are_remembered_until_a_file_changes(tmp_path, monkeypatch):
 @pytest.mark.parametrize("how", ["write", "link", "replace"])
 def test_a_changed_file_whose_time_was_restored_is_noticed(how, tmp_path, monkeypatch):
     """Size, inode and time of modification can all be as before; the time of the change cannot."""
-    monkeypatch.setattr(checksums, "_SETTLED", -1.0)
+    monkeypatch.setattr(checksums, "SETTLED_SECONDS", -1.0)
     path, cache, link = tmp_path / "file", tmp_path / "cache", tmp_path / "link"
     path.write_bytes(b"first")
     link.hardlink_to(path)
@@ -389,7 +390,7 @@ def test_a_changed_file_whose_time_was_restored_is_noticed(how, tmp_path, monkey
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_remembered(tmp_path, monkeypatch):
-    monkeypatch.setattr(checksums, "_SETTLED", -1.0)
+    monkeypatch.setattr(checksums, "SETTLED_SECONDS", -1.0)
     path, cache, real = tmp_path / "file", tmp_path / "cache", checksums.digest_of
     path.write_bytes(b"first")
 
@@ -404,7 +405,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(tmp_path, monkey
 
 
 def test_a_damaged_memory_of_a_digest_is_not_believed(tmp_path, monkeypatch):
-    monkeypatch.setattr(checksums, "_SETTLED", -1.0)
+    monkeypatch.setattr(checksums, "SETTLED_SECONDS", -1.0)
     path, cache = tmp_path / "file", tmp_path / "cache"
     path.write_bytes(b"first")
     right = checksums.remembered_digest(path, cache)

@@ -218,12 +218,12 @@ def test_chunks_of_users_share_one_ceiling(tmp_path, monkeypatch):
     made = prepare(recipe, tmp_path)
     planted = parameters(recipe)
     rng = np.random.Generator(np.random.PCG64(planted.seed))
-    world = synthetic._world(planted, *deal(planted, rng))
+    world = synthetic.groups_of(planted, *deal(planted, rng))
     lengths = np.diff(made.offsets)
     history = np.full((80, planted.max_length), -1)
     history[np.arange(planted.max_length) < lengths[:, None]] = made.items
-    monkeypatch.setattr(synthetic, "_CHUNK_CELLS", 1000)
-    parts = synthetic._ceiling(world, planted, history, lengths)
+    monkeypatch.setattr(synthetic, "CHUNK_CELLS", 1000)
+    parts = synthetic.ceiling_of(world, planted, history, lengths)
     assert parts.keys() == made.ceiling.keys()
     for split, metrics in parts.items():
         assert metrics == pytest.approx(made.ceiling[split])

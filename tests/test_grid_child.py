@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from data_folders import write_folder
@@ -127,11 +128,12 @@ def test_a_run_that_the_user_stopped_was_not_killed(
     runs(f"{deaf}; time.sleep(600)")
     monkeypatch.setattr("benchmark.grid.child.stop.__defaults__", (0.1,))
 
-    def stop(engine: LocalExecutor, *_: object) -> None:
-        if any(process.child.tail for process, _ in engine._running.values()):
+    def stop(_: LocalExecutor) -> list[Any]:
+        if any(log.stat().st_size for log in tmp_path.rglob("*.log")):
             raise KeyboardInterrupt
+        return []
 
-    monkeypatch.setattr(engine_module.Engine, "_finish_some", stop)
+    monkeypatch.setattr(LocalExecutor, "ended", stop)
     with pytest.raises(KeyboardInterrupt):
         bench(run, tmp_path)
     assert not list(tmp_path.rglob("*.json"))

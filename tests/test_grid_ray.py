@@ -85,7 +85,7 @@ def test_a_cluster_gives_the_records_that_one_process_gives(
     assert all(status == "ok" for status, *_ in expected.values())
     for store in (tmp_path / "seen", tmp_path / "own"):
         if store.name == "own":  # the node does not see the store
-            monkeypatch.setattr(RayExecutor, "_mark_store", lambda self: None)
+            monkeypatch.setattr(RayExecutor, "mark_store", lambda self: None)
             del cells[1]
         with make_executor("ray", Options(store)) as executor:
             made = executor.run(cells)

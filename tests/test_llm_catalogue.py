@@ -57,8 +57,8 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, cache: Path, endpoint: str) -> None
 
 
 def add_entry(monkeypatch: pytest.MonkeyPatch, name: str, **entry: object) -> None:
-    entries = {**catalogue._entries(), name: entry}
-    monkeypatch.setattr(catalogue, "_entries", lambda: entries)
+    entries = {**catalogue.short_names(), name: entry}
+    monkeypatch.setattr(catalogue, "short_names", lambda: entries)
 
 
 def message(name: str) -> str:
@@ -73,7 +73,7 @@ def test_shipped_language_models_are_listed() -> None:
 
 
 def test_every_short_name_is_pinned() -> None:
-    for name, entry in catalogue._entries().items():
+    for name, entry in catalogue.short_names().items():
         if "random" in entry:
             continue
         pinned = len(entry["revision"]) == 40 or len(entry.get("commit", "")) >= 7
@@ -99,7 +99,7 @@ def test_random_weights_in_a_true_shape(
     llm = resolve(name)
     assert (llm.source, llm.n_layers, llm.width, llm.max_tokens) == ("random", layers, width, tokens)
     with torch.device("meta"):
-        model = AutoModel.from_config(encoder._config(llm))
+        model = AutoModel.from_config(encoder.model_config(llm))
     pooler = width * width + width if getattr(model, "pooler", None) is not None else 0
     assert sum(parameter.numel() for parameter in model.parameters()) - pooler == parameters
     tokenizer = encoder.load_tokenizer(llm)

@@ -106,7 +106,7 @@ rr_squared = Metric("rr_squared", "RR2", lambda rank: 1 / rank**2, cutoff=False)
 misnamed = Metric("other", "O", np.ones_like)
 
 
-CACHES = (metrics._load, metrics.measure)
+CACHES = (metrics.load_metric, metrics.measure)
 
 
 @pytest.fixture

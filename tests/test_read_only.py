@@ -83,7 +83,7 @@ def test_token_states_are_not_kept_where_they_cannot_be(tmp_path: Path) -> None:
 
 
 def test_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checksums, "_SETTLED", -1.0)
+    monkeypatch.setattr(checksums, "SETTLED_SECONDS", -1.0)
     with serving({"/x/a.bin": b"data", "/x/b.bin": b"data"}) as server:
         recipe = recipe_of(f"{server.url}/x/a.bin")
         path = use(recipe, tmp_path)

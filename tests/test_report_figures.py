@@ -305,7 +305,7 @@ def test_the_front_is_of_quality_time_and_memory():
         tuned("unknown", 0.15, seconds=9.8, memory=PeakMemory()),
     ]
     (group,) = grouped(runs)
-    points, _ = plots._points(group)
+    points, _ = plots.points_of(group)
     kept = {point.label for point in points if plots.not_dominated(point, points)}
     assert kept == {"best", "lean", "quick"}
-    assert plots._front(points) == [(2.0, 0.1), (18.0, 0.1), (18.0, 0.3)]
+    assert plots.front(points) == [(2.0, 0.1), (18.0, 0.1), (18.0, 0.3)]

@@ -16,7 +16,7 @@ def drawn(group, kind):
     with drawing.style():
         figure = Figure(figsize=plots.SIZE, layout="constrained")
         axes = figure.add_subplot()
-        shown = (plots._curves if kind == "curves" else plots._quality)(group, figure, axes)
+        shown = (plots.draw_curves if kind == "curves" else plots.draw_quality)(group, figure, axes)
     return shown, figure, axes
 
 

@@ -34,7 +34,7 @@ from benchmark.results.record import ranks_path
 from benchmark.run import spec as cells
 from benchmark.run.run import run
 from benchmark.run.spec import RunSpec
-from benchmark.train import loop
+from benchmark.train.checkpoint import Checkpoint
 from methods.errors import UserError
 
 DATASET = "amazon-2023-All_Beauty"
@@ -86,7 +86,7 @@ def continued(root: Path) -> Any:
 
 
 def ran(root: Path, seed: int) -> Any:
-    cells._prepared.cache_clear()
+    cells.prepared_once.cache_clear()
     overrides = (*BLINK, "epochs=3")
     path, made = run(
         RunSpec(DATASET, "random-tiny", "tmoe", seed=seed, overrides=overrides), root / "results"
@@ -163,7 +163,7 @@ class World:
         ran(root, 0)
         encoded(root)
         reported(root)
-        self._cut(loop.Trainer, "_save", 2, lambda: ran(root, 1), after=True)
+        self._cut(Checkpoint, "save", 2, lambda: ran(root, 1), after=True)
         self._cut(states, "check_finite", 3, lambda: pooled_on(root))
         self._cut(token_states, "check_finite", 3, lambda: tokens_on(root))
         with pytest.raises(transfer.UnavailableError):
@@ -175,11 +175,11 @@ class World:
         """Kill `work` at a call of `owner.name`."""
         real, calls = getattr(owner, name), iter(range(1, 10_000))
 
-        def deadly(*arguments: Any) -> Any:
+        def deadly(*arguments: Any, **named: Any) -> Any:
             last = next(calls) == call
             if last and not after:
                 raise Killed
-            found = real(*arguments)
+            found = real(*arguments, **named)
             if last:
                 raise Killed
             return found
@@ -220,7 +220,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             patch.setattr(transfer, name, value)
         patch.setenv("ADAPTREC_DATA_MIRROR", server.url)
         patch.delenv("ADAPTREC_DATA", raising=False)
-        patch.setattr(checksums, "_SETTLED", -1.0)
+        patch.setattr(checksums, "SETTLED_SECONDS", -1.0)
         patch.setattr(resumable, "NOTE_SECONDS", 0.0)
         patch.setattr(states, "TOKEN_BUDGET", {"cpu": 32})
         yield World(tmp_path_factory.mktemp("stored") / "now", patch)

@@ -13,7 +13,7 @@ from benchmark.data.paths import CHECKSUMS, read_checksums
 from benchmark.files import DamagedError, digest_of, read_checked, write_checked
 from methods.errors import UserError
 
-_SETTLED = 2.0
+SETTLED_SECONDS = 2.0
 """Seconds since its last change after which a file is remembered: within a clock tick it could change again
 without its times changing."""
 
@@ -34,7 +34,7 @@ def remembered_digest(path: Path, cache: Path) -> str:
             return str(stored["sha256"])
     found = digest_of(place)
     last = max(before["mtime_ns"], before["ctime_ns"]) / 1e9
-    if time.time() - last > _SETTLED and _known(place) == before:
+    if time.time() - last > SETTLED_SECONDS and _known(place) == before:
         with suppress(OSError):  # reported where the cache is needed
             write_checked(memory, {**before, "sha256": found})
     return found

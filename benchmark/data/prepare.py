@@ -147,7 +147,7 @@ class Prepared:
     test_at: npt.NDArray[np.int64]
     """`[U]` the same for the test target."""
     ceiling: dict[str, dict[str, float]] | None
-    """Best possible metrics of a planted set (`synthetic._ceiling`); None for others."""
+    """Best possible metrics of a planted set (`synthetic.ceiling_of`); None for others."""
 
     @cached_property
     def trained(self) -> npt.NDArray[np.int64]:

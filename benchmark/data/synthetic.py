@@ -34,7 +34,7 @@ from benchmark.data.recipe import Recipe
 
 TOP = (10, 50)
 """k of the Recall@k and NDCG@k that the ceiling gives."""
-_CHUNK_CELLS = 4_000_000
+CHUNK_CELLS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ def generate(recipe: Recipe) -> Drawn:
     kinds, cold = deal(planted, rng)
     if not planted.ceiling:
         return Drawn(raw_of(planted, kinds, draw_blocks(planted, kinds, cold, rng)), None)
-    world = _world(planted, kinds, cold)
+    world = groups_of(planted, kinds, cold)
     lengths = planted.min_length + integers(rng, planted.max_length - planted.min_length + 1, planted.users)
     history = _draw_users(world, planted, lengths, rng)  # [U, max_length], -1 after the end
-    return Drawn(raw_of(planted, kinds, [history]), _ceiling(world, planted, history, lengths))
+    return Drawn(raw_of(planted, kinds, [history]), ceiling_of(world, planted, history, lengths))
 
 
-def _world(planted: Planted, kinds: Ints, cold: Mask) -> World:
+def groups_of(planted: Planted, kinds: Ints, cold: Mask) -> World:
     """The groups of the items of these `kinds` `[I]`, of which some are `cold` `[I]`."""
     attributes = np.stack(np.unravel_index(kinds, planted.shape), axis=1)  # [I, 4]
     _, index, group, sizes = np.unique(
@@ -105,7 +105,7 @@ def _weights(world: World, planted: Planted, last: Ints, before: Ints, targets: 
 
 
 def _chunks(world: World, users: int) -> Iterator[slice]:
-    step = max(1, _CHUNK_CELLS // len(world.sizes))
+    step = max(1, CHUNK_CELLS // len(world.sizes))
     return (slice(start, min(start + step, users)) for start in range(0, users, step))
 
 
@@ -141,7 +141,7 @@ def _draw_users(world: World, planted: Planted, lengths: Ints, rng: np.random.Ge
     return history
 
 
-def _ceiling(world: World, planted: Planted, history: Ints, lengths: Ints) -> dict[str, dict[str, float]]:
+def ceiling_of(world: World, planted: Planted, history: Ints, lengths: Ints) -> dict[str, dict[str, float]]:
     """Expected metrics of the ranking by the true probabilities, and `realised_*`, what it gets on this draw.
 
     `valid` and `test` cannot be beaten in expectation. `test_cold` and `test_warm` are the same ranking's
@@ -166,7 +166,7 @@ def _ceiling(world: World, planted: Planted, history: Ints, lengths: Ints) -> di
 
 
 def _oracle(world: World, planted: Planted, history: Ints, at: Ints) -> Floats:
-    """Sums over users `[2, 2, 1 + metrics]`, as `_ceiling` has them, for targets at positions `at` `[B]`."""
+    """Sums over users `[2, 2, 1 + metrics]`, as in `ceiling_of`, for targets at positions `at` `[B]`."""
     row = np.arange(len(history))
     weights = _weights(
         world, planted, *_state(world, history, at), np.ones(len(history), dtype=bool)

@@ -27,7 +27,7 @@ from benchmark.data.recipe import Recipe
 from methods.errors import UserError
 
 BLOCK = 8 << 20
-_LONGEST = 64 << 20
+LONGEST = 64 << 20
 _GZIP = b"\x1f\x8b"
 
 
@@ -47,9 +47,9 @@ def blocks(path: Path) -> Iterator[tuple[int, bytes]]:
                 if end:
                     yield number, rest[:end].removeprefix(codecs.BOM_UTF8) if number == 1 else rest[:end]
                     number, rest = number + rest.count(b"\n", 0, end), rest[end:]
-                elif len(rest) > _LONGEST:
+                elif len(rest) > LONGEST:
                     raise UserError(
-                        f"{path}, line {number}: no line end within {_LONGEST >> 20} MiB; is it a text file?"
+                        f"{path}, line {number}: no line end within {LONGEST >> 20} MiB; is it a text file?"
                     )
         if rest:
             yield number, rest

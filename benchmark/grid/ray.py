@@ -99,7 +99,7 @@ class RayExecutor(Engine):
         if not self._capacity():
             self._leave()
             raise UserError(self._too_large())
-        self._mark_store()
+        self.mark_store()
         super().__enter__()  # after Ray, which sets a handler of SIGTERM too
         self._mailbox = _mailbox(ray)
         return self
@@ -115,7 +115,7 @@ class RayExecutor(Engine):
         if self._own:
             self._ray.shutdown()
 
-    def _mark_store(self) -> None:
+    def mark_store(self) -> None:
         """Write the file by which nodes know whether they see the store."""
         self.options.results.mkdir(parents=True, exist_ok=True)
         (self.options.results / self._mark).touch()

@@ -89,11 +89,12 @@ class LLM:
 
 def available() -> dict[str, str]:
     """Short name -> one-line summary, without importing anything heavy."""
-    return {name: str(entry["summary"]) for name, entry in _entries().items()}
+    return {name: str(entry["summary"]) for name, entry in short_names().items()}
 
 
 @cache
-def _entries() -> dict[str, dict[str, Any]]:
+def short_names() -> dict[str, dict[str, Any]]:
+    """Short name -> its entry in llms.toml."""
     return tomllib.loads((Path(__file__).parent / "llms.toml").read_text(encoding="utf-8"))
 
 
@@ -102,7 +103,7 @@ def resolve(name: str) -> LLM:
 
     Raises `UserError`: unknown name, unreachable hub, missing or broken files, an unsupported architecture.
     """
-    entry = _entries().get(name)
+    entry = short_names().get(name)
     if entry is not None:
         return random_model(name, entry["random"]) if "random" in entry else _from_sources(name, entry)
     if files.looks_like_folder(name):

@@ -48,7 +48,7 @@ def load_tokenizer(llm: LLM) -> PreTrainedTokenizerBase:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(
                 llm.location,
-                config=_config(llm),
+                config=model_config(llm),
                 trust_remote_code=False,
                 padding_side="right",
                 truncation_side="right",
@@ -64,7 +64,7 @@ def load_tokenizer(llm: LLM) -> PreTrainedTokenizerBase:
 
 def vocabulary(llm: LLM) -> int:
     """Rows of the model's embedding of tokens."""
-    return int(_config(llm).vocab_size)
+    return int(model_config(llm).vocab_size)
 
 
 def load_model(llm: LLM, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -74,7 +74,7 @@ def load_model(llm: LLM, dtype: torch.dtype = torch.float32) -> nn.Module:
     """
     from transformers import MODEL_MAPPING, AutoModel
 
-    config = _config(llm)
+    config = model_config(llm)
     accepts = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
     options: dict[str, Any] = {"add_pooling_layer": False} if "add_pooling_layer" in accepts else {}
     if llm.random is not None:
@@ -114,7 +114,8 @@ def _as_module(model: Any) -> nn.Module:
     return module
 
 
-def _config(llm: LLM) -> Any:
+def model_config(llm: LLM) -> Any:
+    """The configuration of the model in transformers."""
     if llm.random is not None:
         values = {key: value for key, value in llm.random.items() if key != "seed"}
         return catalogue.build_config(values, llm.name)

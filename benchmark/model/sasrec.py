@@ -19,7 +19,7 @@ from methods.dropout import Dropout, dropout
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Self-attention and a feed-forward layer, each with a residual and LayerNorm after it."""
 
     def __init__(self, settings: Settings) -> None:
@@ -60,7 +60,7 @@ class SASRec(nn.Module):
         self.position = nn.Embedding(settings.window, settings.width)
         self.norm = nn.LayerNorm(settings.width, eps=settings.sasrec_eps)
         self.dropout = Dropout(settings.sasrec_dropout)
-        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.sasrec_layers))
+        self.blocks = nn.ModuleList(TransformerBlock(settings) for _ in range(settings.sasrec_layers))
         self.apply(_initialise)
 
     def forward(self, x: Tensor, positions: Tensor, segments: Tensor, slots: Tensor) -> Tensor:

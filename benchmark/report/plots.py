@@ -37,7 +37,7 @@ def draw(group: RunGroup, kind: str) -> dict[str, bytes]:
             "\nrows differ in their number of candidates: see the table" if unlike_candidates(group) else ""
         )
         axes.set_title(title + apart, loc="left")
-        if not (_curves if kind == "curves" else _quality)(group, figure, axes):
+        if not (draw_curves if kind == "curves" else draw_quality)(group, figure, axes):
             return {}
         return forms(figure)
 
@@ -48,7 +48,7 @@ def _middle_run(row: RunRow) -> RunRecord:
     return ranked[(len(ranked) - 1) // 2]
 
 
-def _curves(group: RunGroup, figure: Figure, axes: Axes) -> bool:
+def draw_curves(group: RunGroup, figure: Figure, axes: Axes) -> bool:
     """Validation Recall@10 over epochs, from epoch 0, the model before training, where a record has it.
 
     The median seed's line stands out, the chosen epoch has a marker.
@@ -119,7 +119,7 @@ def _clock(group: RunGroup) -> tuple[str, str]:
     return "epoch_seconds", "training seconds of an epoch"
 
 
-def _points(group: RunGroup) -> tuple[list[Point], str]:
+def points_of(group: RunGroup) -> tuple[list[Point], str]:
     """The rows with both figures, and the kind of memory shown: the one that most of them have."""
     clock = COSTS[_clock(group)[0]]
     peaks = {row.label: peak_memory(row) for row in group.rows}
@@ -141,11 +141,11 @@ def _ends(row: RunRow) -> tuple[float, float] | None:
     return (min(found), max(found)) if len(found) > 1 else None
 
 
-def _quality(group: RunGroup, figure: Figure, axes: Axes) -> bool:
+def draw_quality(group: RunGroup, figure: Figure, axes: Axes) -> bool:
     """Test Recall@10 against the training time of an epoch, the peak memory as area; what is on the front."""
     from matplotlib.colors import to_rgba
 
-    points, kind = _points(group)
+    points, kind = points_of(group)
     if not points:
         return False
     most = max((point.memory for point in points if point.memory), default=1.0)
@@ -163,7 +163,7 @@ def _quality(group: RunGroup, figure: Figure, axes: Axes) -> bool:
     axes.margins(x=0.12, y=0.2)
     axes.set_xlabel(_clock(group)[1])
     axes.set_ylabel("test Recall@10")
-    corners = _front(points)
+    corners = front(points)
     handles = [*_size_legend(axes, most, points), *_front_legend(axes, corners)]
     if any(point.ends for point in points):
         bar: dict[str, Any] = {"color": "black", "marker": "_", "linewidth": 0.9}
@@ -196,7 +196,7 @@ def not_dominated(point: Point, points: Sequence[Point]) -> bool:
     return not any(beats(other) for other in points)
 
 
-def _front(points: Sequence[Point]) -> list[tuple[float, float]]:
+def front(points: Sequence[Point]) -> list[tuple[float, float]]:
     """Corners of the steps that the best quality within a time goes up by."""
     corners: list[tuple[float, float]] = []
     for point in sorted(points, key=lambda point: (point.x, -point.y)):

@@ -121,7 +121,7 @@ def registered() -> dict[str, Metric]:
     """
     found = dict(BUILT_IN)
     for point in offered(GROUP):
-        metric = _load(point)
+        metric = load_metric(point)
         if isinstance(metric, Metric):
             found.setdefault(point.name, metric)
     return found
@@ -134,11 +134,12 @@ def _find(name: str) -> Metric | str | None:
     """
     if name in BUILT_IN:
         return BUILT_IN[name]
-    return next((_load(point) for point in offered(GROUP) if point.name == name), None)
+    return next((load_metric(point) for point in offered(GROUP) if point.name == name), None)
 
 
 @cache
-def _load(point: EntryPoint) -> Metric | str:
+def load_metric(point: EntryPoint) -> Metric | str:
+    """The metric of an entry point, or why it cannot be used."""
     source = (
         f"metric '{point.name}' of {point.dist.name if point.dist else 'an unknown package'} ({point.value})"
     )

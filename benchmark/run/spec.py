@@ -153,7 +153,7 @@ def resolve_run(spec: RunSpec) -> ResolvedRun:
     harness, own = split_overrides(list(spec.overrides), cls.Config)
     recipe = find(spec.dataset, spec.reading)
     settings, config = _settings(cls, spec.protocol, recipe.settings, harness, own)
-    prepared = _prepared(spec.dataset, spec.reading)
+    prepared = prepared_once(spec.dataset, spec.reading)
     if settings.candidates == "auto":
         fits = len(prepared.trained) <= settings.catalogue_limit
         settings = replace(settings, candidates="catalogue" if fits else "sampled")
@@ -167,7 +167,7 @@ def resolve_run(spec: RunSpec) -> ResolvedRun:
 
 
 @cache
-def _prepared(dataset: str, reading: FolderOptions) -> Prepared:
+def prepared_once(dataset: str, reading: FolderOptions) -> Prepared:
     """Prepared once a process; the runs of a grid share it."""
     with print_steps(dataset) as begin:
         return prepare(find(dataset, reading), cache_folder(), begin)

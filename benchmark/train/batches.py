@@ -150,7 +150,7 @@ def build_batch(
 
 
 @dataclass(frozen=True)
-class _Table:
+class _ItemTable:
     """What a step encodes, and where each use of an item finds its row."""
 
     items: Ints
@@ -177,7 +177,7 @@ class _Step:
     """Whether the candidates are the targets of `rows`, in their order."""
     data: Sequences
 
-    def unique(self) -> _Table:
+    def unique(self) -> _ItemTable:
         """Each distinct input of the step once."""
         data, packed = self.data, self.packed
         everything = (
@@ -191,9 +191,9 @@ class _Step:
         inputs = data.items[np.maximum(packed.source, 0)]  # [N, S]
         inputs = table_row(np.where(packed.source < 0, unique[0], inputs))
         targets = table_row(data.items[_target_index(self.mine)])
-        return _Table(unique, inputs, targets, table_row(self.candidates))
+        return _ItemTable(unique, inputs, targets, table_row(self.candidates))
 
-    def occurrences(self, window: int) -> _Table:
+    def occurrences(self, window: int) -> _ItemTable:
         """Every slot of every row padded to `window`, every target, then the candidates that are drawn."""
         rows, data, packed = self.rows, self.data, self.packed
         slots = np.full((len(rows), window), data.padding)  # [R, window]
@@ -203,7 +203,7 @@ class _Step:
         drawn = self.candidates[:0] if self.in_batch else self.candidates
         first_target = slots.size + np.cumsum(rows.predictions) - rows.predictions  # [R] of each row
         first_candidate = slots.size + (0 if self.in_batch else len(targets))
-        return _Table(
+        return _ItemTable(
             np.concatenate([slots.ravel(), targets, drawn]),
             self.local[np.maximum(packed.segment, 0)] * window + packed.position,
             _ranges(first_target[self.local], self.mine.predictions),
