@@ -16,7 +16,7 @@ from benchmark.results.generations import bare, note
 from benchmark.results.measures import share
 from benchmark.results.metrics import measure
 from benchmark.results.results import Results
-from benchmark.results.searches import told
+from benchmark.results.searches import label_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,8 +58,8 @@ class Agreement:
 
         if len(set(self.a.values())) < 2 or len(set(self.b.values())) < 2:
             return None, None
-        found = kendalltau(list(self.a.values()), [self.b[label] for label in self.a])
-        return float(found.statistic), float(found.pvalue)
+        result = kendalltau(list(self.a.values()), [self.b[label] for label in self.a])
+        return float(result.statistic), float(result.pvalue)
 
     @property
     def swapped(self) -> list[str]:
@@ -83,9 +83,9 @@ def scores(group: RunGroup, split: str, metric: str) -> Scores:
 
 def _name(row: RunRow) -> str:
     """The label without what a search chose, which is its own under each protocol."""
-    said = told(row.tuning)
+    choice = label_of(row.tuning)
     label = bare(row.label)
-    return label.replace(said, said.partition(":")[0]) if said else label
+    return label.replace(choice, choice.partition(":")[0]) if choice else label
 
 
 def agreement(first: str, second: str, metric: str, a: Scores, b: Scores) -> Agreement | None:
@@ -107,23 +107,23 @@ def sections(results: Results) -> list[Section]:
     for (dataset, data_key, llm), family in families.items():
         names = _names(family)
         masked = [
-            one
+            pair
             for stem, group in family.items()
             for metric in METRICS
-            if (one := _masking(names[stem], group, metric))
+            if (pair := _masking(names[stem], group, metric))
         ]
         between = [
-            one
+            pair
             for x, y in combinations(family, 2)
             for metric in METRICS
-            if (one := _between(names[x], names[y], family[x], family[y], metric))
+            if (pair := _between(names[x], names[y], family[x], family[y], metric))
         ]
         if masked or between:
             stem = f"{slug(dataset)}-{slug(llm or 'none')}-agreement"
             stem = stem if stem not in taken else f"{stem}-{data_key}"
             taken.add(stem)
             runs = [run for group in family.values() for row in group.rows for run in row.ok]
-            mixed = [f"{said}." for said in note(run.generation for run in runs)]
+            mixed = [f"{sentence}." for sentence in note(run.generation for run in runs)]
             made.append(_section(stem, f"{dataset}, {llm or 'no language model'}", between, masked, mixed))
     return made
 
@@ -153,15 +153,15 @@ def _section(
     masked: Sequence[Agreement],
     mixed: Sequence[str],
 ) -> Section:
-    found = [*between, *masked]
+    pairs = [*between, *masked]
     plots = [
         Plot(
-            f"{slug(one.first)}-{slug(one.second)}",
-            f"Order by {measure(one.metric).label}, {one.first} and {one.second}: {where}",
-            draw(one, where),
+            f"{slug(pair.first)}-{slug(pair.second)}",
+            f"Order by {measure(pair.metric).label}, {pair.first} and {pair.second}: {where}",
+            draw(pair, where),
         )
-        for one in between
-        if one.metric == METRICS[0]
+        for pair in between
+        if pair.metric == METRICS[0]
     ]
     heads = ["orders", "metric", "rows", "tau-b", "p", "reversed pairs"]
     titles = {"Between protocols": between, "History masked or not": masked}
@@ -170,7 +170,7 @@ def _section(
         f"Rank agreement: {where}",
         f"{where}: Kendall's tau-b between two orders of the same rows by their mean test figures over the "
         "full catalogue. 1: the same order, 0: unrelated, -1: reversed.",
-        [Block(title, heads, [_row(one) for one in some]) for title, some in titles.items() if some],
+        [Block(title, heads, [_row(pair) for pair in some]) for title, some in titles.items() if some],
         [
             "Rows are matched by their label, without the values that a search chose; figures that print "
             "alike are tied. p: two-sided test against unrelated orders, exact where there are no ties; with "
@@ -179,53 +179,54 @@ def _section(
             *mixed,
         ],
         plots,
-        [_line(where, one) for one in found],
+        [_line(where, pair) for pair in pairs],
     )
 
 
-def _row(one: Agreement) -> list[Cell]:
-    tau, p, swapped = one.tau, one.p, one.swapped
-    shown = (
-        "; ".join(swapped) if len(swapped) <= 3 else f"{len(swapped)} of {len(one.a) * (len(one.a) - 1) // 2}"
-    )
+def _row(pair: Agreement) -> list[Cell]:
+    tau, p, swapped = pair.tau, pair.p, pair.swapped
+    possible = len(pair.a) * (len(pair.a) - 1) // 2
+    reversed_pairs = "; ".join(swapped) if len(swapped) <= 3 else f"{len(swapped)} of {possible}"
     texts = [
-        f"{one.first} and {one.second}",
-        measure(one.metric).label,
-        str(len(one.a)),
+        f"{pair.first} and {pair.second}",
+        measure(pair.metric).label,
+        str(len(pair.a)),
         "n/a" if tau is None else f"{tau:.2f}",
         p_value(p),
-        shown or "none",
+        reversed_pairs or "none",
     ]
     return [Cell(text) for text in texts]
 
 
-def _line(where: str, one: Agreement) -> dict[str, Any]:
+def _line(where: str, pair: Agreement) -> dict[str, Any]:
     return {
-        "of": where, "first": one.first, "second": one.second, "metric": one.metric, "rows": len(one.a),
-        "tau_b": one.tau, "p": one.p, "reversed": "; ".join(one.swapped),
-        "first_figures": "; ".join(f"{label} {value:.4f}" for label, value in one.a.items()),
-        "second_figures": "; ".join(f"{label} {value:.4f}" for label, value in one.b.items()),
+        "of": where, "first": pair.first, "second": pair.second, "metric": pair.metric, "rows": len(pair.a),
+        "tau_b": pair.tau, "p": pair.p, "reversed": "; ".join(pair.swapped),
+        "first_figures": "; ".join(f"{label} {value:.4f}" for label, value in pair.a.items()),
+        "second_figures": "; ".join(f"{label} {value:.4f}" for label, value in pair.b.items()),
     }  # fmt: skip
 
 
-def draw(one: Agreement, where: str) -> dict[str, bytes]:
+def draw(pair: Agreement, where: str) -> dict[str, bytes]:
     """Ranks on the left and on the right, a line a row: `png` and `svg`."""
     from matplotlib.figure import Figure
 
     with style():
-        figure = Figure(figsize=(7.5, 1.4 + 0.36 * len(one.a)), layout="constrained")
+        figure = Figure(figsize=(7.5, 1.4 + 0.36 * len(pair.a)), layout="constrained")
         axes = figure.add_subplot()
-        figure.suptitle(f"{where}: ranks by {measure(one.metric).label}", x=0.01, ha="left", fontsize="large")
-        sides = [_places(one.a), _places(one.b)]
-        for place, label in enumerate(one.a):
+        figure.suptitle(
+            f"{where}: ranks by {measure(pair.metric).label}", x=0.01, ha="left", fontsize="large"
+        )
+        sides = [_places(pair.a), _places(pair.b)]
+        for place, label in enumerate(pair.a):
             colour, dash, marker = look_of(place)
             look: dict[str, Any] = {"color": colour, "linestyle": dash, "marker": marker}
             axes.plot([0, 1], [side[label] for side in sides], linewidth=1.6, markersize=6, **look)
         axes.set_xlim(-0.05, 1.05)
-        axes.set_xticks([0, 1], [one.first, one.second])
+        axes.set_xticks([0, 1], [pair.first, pair.second])
         axes.xaxis.tick_top()
-        for side, values, at in zip(sides, (one.a, one.b), (axes, axes.twinx()), strict=True):
-            at.set_ylim(len(one.a) + 0.6, 0.4)
+        for side, values, at in zip(sides, (pair.a, pair.b), (axes, axes.twinx()), strict=True):
+            at.set_ylim(len(pair.a) + 0.6, 0.4)
             _write(at, side, values, first=at is axes)
             at.grid(visible=False)
             at.tick_params(length=0)

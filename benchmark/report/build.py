@@ -66,15 +66,15 @@ def build_report(
     nobody has changed them since. Raises `UserError` where there is no such record (`source` "paper" reads
     none), and before it would write over a file that no report has made.
     """
-    wanted = {name: sorted(values) for name, values in (only or {}).items() if values}
+    selected = {name: sorted(values) for name, values in (only or {}).items() if values}
     if source not in SOURCES:
         raise unknown("source of a report:", source, SOURCES)
-    if source == "paper" and wanted:
+    if source == "paper" and selected:
         raise UserError(
-            f"source 'paper' reads no records, so that it cannot be narrowed by {', '.join(wanted)}."
+            f"source 'paper' reads no records, so that it cannot be narrowed by {', '.join(selected)}."
         )
     left_out: list[str] = []
-    runs = [] if source == "paper" else _select(results, wanted, left_out, metrics)
+    runs = [] if source == "paper" else _select(results, selected, left_out, metrics)
     parts = _named(_chapters(Results(tuple(runs), source, tuple(metrics)), left_out))
     for line in left_out:
         tell(line)
@@ -82,7 +82,7 @@ def build_report(
     files = {
         name: data for part in parts for section in part.sections for name, data in _files(section).items()
     }
-    command = _command(results, out, wanted, source, metrics)
+    command = _command(results, out, selected, source, metrics)
     below = Path(os.path.relpath(results.resolve(), out.resolve())).as_posix()
     counts = printed(published().rows) if source == "paper" else tiles(runs)
     front = Front(TITLE, MADE_FROM[source], command, below, counts, overview(runs), left_out)
@@ -97,7 +97,7 @@ def _chapters(results: Results, left_out: list[str]) -> list[Chapter]:
     chapters = []
     for heading, modules in BUILT_IN.items():
         points = [EntryPoint(name, f"benchmark.report.{name}:sections", GROUP) for name in modules]
-        chapters.append(Chapter(heading, [one for point in points for one in point.load()(results)]))
+        chapters.append(Chapter(heading, [section for point in points for section in point.load()(results)]))
     others: list[Section] = []
     for point in offered(GROUP):
         try:
@@ -112,18 +112,18 @@ def _chapters(results: Results, left_out: list[str]) -> list[Chapter]:
 
 def _checked(sections: Iterable[Section]) -> list[Section]:
     """The sections of another package; raises where one of them cannot be written."""
-    found = list(sections)
-    for section in found:
+    checked = list(sections)
+    for section in checked:
         if not isinstance(section, Section):
             raise TypeError(f"a section must be a benchmark.report.section.Section, not {section!r}")
         if section.stem != slug(section.stem):
             raise ValueError(f"stem '{section.stem}' must have only letters, digits and . _ -")
         _files(section)
-    return found
+    return checked
 
 
 def _select(
-    results: Path, wanted: Mapping[str, Collection[str]], left_out: list[str], metrics: Sequence[str]
+    results: Path, selected: Mapping[str, Collection[str]], left_out: list[str], metrics: Sequence[str]
 ) -> list[StoredRun]:
     """The records that are wanted; appends to `left_out` why others do not count."""
     stored = list(iter_runs(results, left_out.append, metrics))
@@ -136,18 +136,20 @@ def _select(
             "Make some with `python -m benchmark bench`, give their folder by --results, "
             "or report the published figures alone by --source paper."
         )
-    for name, values in wanted.items():
+    for name, values in selected.items():
         if name not in FIELDS:
             raise unknown("field to select records by:", name, FIELDS)
-        there = sorted({str(value) for run in stored if (value := getattr(run.record, name)) is not None})
+        known = sorted({str(value) for run in stored if (value := getattr(run.record, name)) is not None})
         for value in values:
-            if value not in there:
-                raise unknown(f"{name} among the records below {results}:", value, there)
+            if value not in known:
+                raise unknown(f"{name} among the records below {results}:", value, known)
     chosen = [
-        run for run in stored if all(getattr(run.record, name) in {None, *wanted[name]} for name in wanted)
+        run
+        for run in stored
+        if all(getattr(run.record, name) in {None, *selected[name]} for name in selected)
     ]
     if not chosen:
-        asked = "; ".join(f"{name}: {', '.join(values)}" for name, values in wanted.items())
+        asked = "; ".join(f"{name}: {', '.join(values)}" for name, values in selected.items())
         raise UserError(f"no record below {results} has all of these at once: {asked}. Ask for less.")
     return chosen
 
@@ -160,7 +162,7 @@ def _below(line: str, results: Path) -> str:
 def _named(parts: Sequence[Chapter]) -> list[Chapter]:
     """The same with a number after the stem of a section whose files would take another's place."""
     taken = set(RESERVED)  # in lower case: some file systems do not tell cases apart
-    found = []
+    chapters = []
     for part in parts:
         sections = []
         for section in part.sections:
@@ -170,8 +172,8 @@ def _named(parts: Sequence[Chapter]) -> list[Chapter]:
                 named = replace(section, stem=f"{section.stem}-{number}")
             taken |= names
             sections.append(named)
-        found.append(Chapter(part.heading, sections))
-    return found
+        chapters.append(Chapter(part.heading, sections))
+    return chapters
 
 
 def _names(section: Section) -> Iterator[str]:
@@ -184,13 +186,13 @@ def _files(section: Section) -> dict[str, bytes]:
     """All files of a section, by name."""
     stem = section.stem
     files = {stem + suffix: render(section, style).encode() for suffix, style in SUFFIXES.items()}
-    shown = [f"# {escape_markdown(section.title)}", render(section, "markdown").rstrip("\n")]
+    lines = [f"# {escape_markdown(section.title)}", render(section, "markdown").rstrip("\n")]
     for plot in section.plots:
         files |= {f"{stem}-{plot.name}.{form}": data for form, data in plot.forms.items()}
         heading = escape_markdown(plot.heading)
         drawn = f"![{heading}]({stem}-{plot.name}.png)" if plot.forms else "No run has what this plot shows."
-        shown.append(f"## {heading}\n\n{drawn}")
-    files[f"{stem}.md"] = ("\n\n".join(shown) + "\n").encode()
+        lines.append(f"## {heading}\n\n{drawn}")
+    files[f"{stem}.md"] = ("\n\n".join(lines) + "\n").encode()
     return files
 
 
@@ -236,7 +238,7 @@ def _link(section: Section) -> str:
 
 
 def _command(
-    results: Path, out: Path, wanted: Mapping[str, Collection[str]], source: Source, metrics: Sequence[str]
+    results: Path, out: Path, selected: Mapping[str, Collection[str]], source: Source, metrics: Sequence[str]
 ) -> str:
     """What makes this report again, as seen from the folder above it."""
     whole = out.resolve()
@@ -244,7 +246,7 @@ def _command(
     if source != "paper":
         words += ["--results", Path(os.path.relpath(results.resolve(), whole.parent)).as_posix()]
     words += ["--out", whole.name]
-    for name, values in wanted.items():
+    for name, values in selected.items():
         words += [f"--{name}s", ",".join(values)]
     if tuple(metrics) != METRICS:
         words += ["--metrics", ",".join(metrics)]

@@ -50,7 +50,7 @@ class ComparedRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One pair of rows under one metric; `a` and `b` are places among the sides."""
+    """One pair of rows under one metric; `a` and `b` are places among the compared rows."""
 
     a: int
     b: int
@@ -63,16 +63,16 @@ class Comparison:
     """Of the randomisation test."""
     holm: float
     wilcoxon: float | None
-    """None where the sides have unlike numbers of seeds: the mean of two draws and a single draw differ in
+    """None where the rows have unlike numbers of seeds: the mean of two draws and a single draw differ in
     shape though not in mean, and this test asks for symmetry."""
     p_seeds: float | None
     """Of the paired t-test over matched seeds; None for fewer than SEEDS_TO_TEST."""
 
-    def verdict(self, sides: Sequence[ComparedRow]) -> str:
+    def verdict(self, members: Sequence[ComparedRow]) -> str:
         """In words."""
         if self.holm >= ALPHA:
             return "no difference shown"
-        return f"{sides[self.a if self.difference > 0 else self.b].row.label} better"
+        return f"{members[self.a if self.difference > 0 else self.b].row.label} better"
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,10 @@ class _TableTests:
 
     stem: str
     group: RunGroup
-    sides: list[ComparedRow]
+    members: list[ComparedRow]
     reference: int
-    """Place of the side that is best on validation."""
-    found: list[Comparison]
+    """Place of the member that is best on validation."""
+    comparisons: list[Comparison]
     faults: list[str] = field(default_factory=list)
 
     @property
@@ -109,50 +109,50 @@ def sections(results: Results) -> list[Section]:
 
 
 def _table(stem: str, group: RunGroup, rows: Sequence[RunRow]) -> _TableTests:
-    sides: list[ComparedRow] = []
+    members: list[ComparedRow] = []
     faults: list[str] = []
     for row in rows:
-        found, said = user_gains(row.finished, tested(group))
-        faults += [f"{row.label}: {fault}" for fault in said]
-        if found is not None and sides and not np.array_equal(found.user, sides[0].gains.user):
-            faults.append(f"{row.label}: its ranks are of other users than those of {sides[0].row.label}.")
-        elif found is not None:
-            used = tuple(run for run in row.finished if run.record.seed in found.by_seed)
-            sides.append(ComparedRow(row, used, found))
-    if len(sides) < 2:
-        return _TableTests(stem, group, sides, 0, [], faults)
-    reference = max(range(len(sides)), key=lambda place: sides[place].valid)
-    return _TableTests(stem, group, sides, reference, compare(sides, reference, tested(group)), faults)
+        gains, problems = user_gains(row.finished, tested(group))
+        faults += [f"{row.label}: {fault}" for fault in problems]
+        if gains is not None and members and not np.array_equal(gains.user, members[0].gains.user):
+            faults.append(f"{row.label}: its ranks are of other users than those of {members[0].row.label}.")
+        elif gains is not None:
+            used = tuple(run for run in row.finished if run.record.seed in gains.by_seed)
+            members.append(ComparedRow(row, used, gains))
+    if len(members) < 2:
+        return _TableTests(stem, group, members, 0, [], faults)
+    reference = max(range(len(members)), key=lambda place: members[place].valid)
+    return _TableTests(stem, group, members, reference, compare(members, reference, tested(group)), faults)
 
 
-def compare(sides: Sequence[ComparedRow], reference: int, metrics: Sequence[str]) -> list[Comparison]:
-    """All pairs of up to ALL_PAIRS sides, of more each with the `reference`, under each of `metrics`.
+def compare(members: Sequence[ComparedRow], reference: int, metrics: Sequence[str]) -> list[Comparison]:
+    """All pairs of up to ALL_PAIRS rows, of more each with the `reference`, under each of `metrics`.
 
     Holm's correction is over all of them together.
     """
-    if len(sides) <= ALL_PAIRS:
-        pairs = list(combinations(range(len(sides)), 2))
+    if len(members) <= ALL_PAIRS:
+        pairs = list(combinations(range(len(members)), 2))
     else:
-        pairs = [(place, reference) for place in range(len(sides)) if place != reference]
-    values = np.concatenate([side.gains.mean for side in sides], axis=1)  # [U, sides x metrics]
+        pairs = [(place, reference) for place in range(len(members)) if place != reference]
+    values = np.concatenate([member.gains.mean for member in members], axis=1)  # [U, sides x metrics]
     width = len(metrics)
-    asked = [(a, b, m) for m in range(width) for a, b in pairs]
-    columns = [(a * width + m, b * width + m) for a, b, m in asked]
-    p_values = randomisation(values, columns, flips_for(len(asked)))
+    tests = [(a, b, m) for m in range(width) for a, b in pairs]
+    columns = [(a * width + m, b * width + m) for a, b, m in tests]
+    p_values = randomisation(values, columns, flips_for(len(tests)))
     intervals, adjusted = bootstrap(values, columns), holm([float(p) for p in p_values])
-    found = []
-    for place, ((a, b, m), (i, j)) in enumerate(zip(asked, columns, strict=True)):
+    comparisons = []
+    for place, ((a, b, m), (i, j)) in enumerate(zip(tests, columns, strict=True)):
         difference = values[:, i] - values[:, j]
-        alike = len(sides[a].gains.by_seed) == len(sides[b].gains.by_seed)
-        found.append(
+        alike = len(members[a].gains.by_seed) == len(members[b].gains.by_seed)
+        comparisons.append(
             Comparison(
                 a, b, metrics[m], float(difference.mean()),
                 float(intervals[place, 0]), float(intervals[place, 1]),
                 float(p_values[place]), adjusted[place], wilcoxon(difference) if alike else None,
-                _over_seeds(sides[a].gains, sides[b].gains, m),
+                _over_seeds(members[a].gains, members[b].gains, m),
             )
         )  # fmt: skip
-    return found
+    return comparisons
 
 
 def flips_for(family: int) -> int:
@@ -170,8 +170,8 @@ def _over_seeds(a: UserGains, b: UserGains, column: int) -> float | None:
 def _section(table: _TableTests) -> Section:
     key = table.group.key
     where = f"{key.dataset}, {key.llm or 'no language model'}, protocol {key.protocol}"
-    blocks = [_against_reference(table, metric) for metric in table.metrics] if table.found else []
-    if table.found and 2 < len(table.sides) <= ALL_PAIRS:
+    blocks = [_against_reference(table, metric) for metric in table.metrics] if table.comparisons else []
+    if table.comparisons and 2 < len(table.members) <= ALL_PAIRS:
         blocks += [_all_pairs(table, metric) for metric in table.metrics]
     return Section(
         f"{table.stem}-tests",
@@ -180,8 +180,8 @@ def _section(table: _TableTests) -> Section:
         f"{table.group.caption}",
         blocks,
         [*_notes(table), *table.faults],
-        lines=[_line(table, one) for one in table.found],
-        records={side.runs[0].configuration: configuration(side.runs) for side in table.sides},
+        lines=[_line(table, comparison) for comparison in table.comparisons],
+        records={member.runs[0].configuration: configuration(member.runs) for member in table.members},
     )
 
 
@@ -194,53 +194,61 @@ def _named(metrics: Sequence[str]) -> str:
 HEADS = ["difference", "95 % interval", "p", "Holm p", "Wilcoxon p"]
 
 
-def _figures(one: Comparison, sign: int = 1) -> list[Cell]:
+def _figures(test: Comparison, sign: int = 1) -> list[Cell]:
     """Cells of HEADS; `sign` -1 turns the comparison round."""
-    low, high = sorted((sign * one.low, sign * one.high))
-    texts = [signed(sign * one.difference), f"{signed(low)} to {signed(high)}"]
-    return [Cell(text) for text in (*texts, *map(p_value, (one.p, one.holm, one.wilcoxon)))]
+    low, high = sorted((sign * test.low, sign * test.high))
+    texts = [signed(sign * test.difference), f"{signed(low)} to {signed(high)}"]
+    return [Cell(text) for text in (*texts, *map(p_value, (test.p, test.holm, test.wilcoxon)))]
 
 
 def _against_reference(table: _TableTests, metric: str) -> Block:
-    sides, best = table.sides, table.reference
+    members, best = table.members, table.reference
     pairs = {
-        one.a + one.b - best: one for one in table.found if one.metric == metric and best in (one.a, one.b)
+        test.a + test.b - best: test
+        for test in table.comparisons
+        if test.metric == metric and best in (test.a, test.b)
     }
     column = table.metrics.index(metric)
     rows = []
-    for place, side in enumerate(sides):
-        spread = side.gains.spread(column)
+    for place, member in enumerate(members):
+        spread = member.gains.spread(column)
         head = [
-            Cell(side.row.label),
-            Cell(share(float(side.gains.mean[:, column].mean())), record=side.runs[0].configuration),
-            Cell(str(len(side.runs))),
+            Cell(member.row.label),
+            Cell(share(float(member.gains.mean[:, column].mean())), record=member.runs[0].configuration),
+            Cell(str(len(member.runs))),
             Cell("n/a" if spread is None else share(spread)),
         ]
         if place == best:
             rows.append([*head, Cell("reference"), *[Cell("")] * len(HEADS)])
             continue
-        one = pairs[place]
-        rows.append([*head, *_figures(one, 1 if one.a == place else -1), Cell(one.verdict(sides))])
+        test = pairs[place]
+        rows.append(
+            [
+                *head,
+                *_figures(test, 1 if test.a == place else -1),
+                Cell(test.verdict(members)),
+            ]
+        )
     heads = ["row", measure(metric).label, "seeds", "SD over seeds", *HEADS, "verdict"]
-    title = f"{measure(metric).label}: each row against {sides[best].row.label}, the best on validation"
+    title = f"{measure(metric).label}: each row against {members[best].row.label}, the best on validation"
     return Block(title, heads, rows)
 
 
 def _all_pairs(table: _TableTests, metric: str) -> Block:
     rows = []
-    for one in table.found:
-        if one.metric == metric:
-            a, b = table.sides[one.a].row.label, table.sides[one.b].row.label
-            rows.append([Cell(f"{a} - {b}"), *_figures(one), Cell(one.verdict(table.sides))])
+    for test in table.comparisons:
+        if test.metric == metric:
+            a, b = table.members[test.a].row.label, table.members[test.b].row.label
+            rows.append([Cell(f"{a} - {b}"), *_figures(test), Cell(test.verdict(table.members))])
     return Block(f"{measure(metric).label}: all pairs", ["pair", *HEADS, "verdict"], rows)
 
 
 def _notes(table: _TableTests) -> list[str]:
-    if not table.found:
+    if not table.comparisons:
         return ["Fewer than two rows have ranks that can be compared."]
-    users, family = len(table.sides[0].gains.user), len(table.found)
+    users, family = len(table.members[0].gains.user), len(table.comparisons)
     together = "both" if len(table.metrics) == 2 else "all"
-    said = [
+    notes = [
         "A user's gain is the mean over a row's seeds; then "
         f"n = {users:,} users, however many seeds. difference: mean over users; 95 % interval: percentile "
         "bootstrap over users.",
@@ -253,37 +261,37 @@ def _notes(table: _TableTests) -> list[str]:
         f"between seeds. SD over seeds does; from {SEEDS_TO_TEST} matched seeds on, the CSV has a paired "
         "t-test over them.",
     ]
-    if len(table.sides) > ALL_PAIRS:
-        said.append(f"Of more than {ALL_PAIRS} rows, each is compared with the reference alone.")
-    single = [side.row.label for side in table.sides if len(side.runs) == 1]
+    if len(table.members) > ALL_PAIRS:
+        notes.append(f"Of more than {ALL_PAIRS} rows, each is compared with the reference alone.")
+    single = [member.row.label for member in table.members if len(member.runs) == 1]
     if single:
-        said.append(f"One seed only, so that its spread is unknown: {', '.join(single)}.")
-    return said
+        notes.append(f"One seed only, so that its spread is unknown: {', '.join(single)}.")
+    return notes
 
 
-def _line(table: _TableTests, one: Comparison) -> dict[str, Any]:
-    line: dict[str, Any] = {**table.group.key._asdict(), "metric": one.metric}
-    column = table.metrics.index(one.metric)
-    for name, place in (("a", one.a), ("b", one.b)):
-        side = table.sides[place]
+def _line(table: _TableTests, test: Comparison) -> dict[str, Any]:
+    line: dict[str, Any] = {**table.group.key._asdict(), "metric": test.metric}
+    column = table.metrics.index(test.metric)
+    for name, place in (("a", test.a), ("b", test.b)):
+        member = table.members[place]
         line |= {
-            name: side.row.label,
-            f"{name}_config_hash": side.runs[0].record.config_hash,
-            f"{name}_seeds": " ".join(str(seed) for seed in side.gains.by_seed),
-            f"{name}_mean": float(side.gains.mean[:, column].mean()),
-            f"{name}_seed_sd": side.gains.spread(column),
+            name: member.row.label,
+            f"{name}_config_hash": member.runs[0].record.config_hash,
+            f"{name}_seeds": " ".join(str(seed) for seed in member.gains.by_seed),
+            f"{name}_mean": float(member.gains.mean[:, column].mean()),
+            f"{name}_seed_sd": member.gains.spread(column),
         }
     return line | {
-        "users": len(table.sides[0].gains.user),
-        "difference": one.difference,
-        "low": one.low,
-        "high": one.high,
-        "p_randomisation": one.p,
-        "p_holm": one.holm,
-        "p_wilcoxon": one.wilcoxon,
-        "p_over_seeds": one.p_seeds,
-        "family": len(table.found),
-        "verdict": one.verdict(table.sides),
+        "users": len(table.members[0].gains.user),
+        "difference": test.difference,
+        "low": test.low,
+        "high": test.high,
+        "p_randomisation": test.p,
+        "p_holm": test.holm,
+        "p_wilcoxon": test.wilcoxon,
+        "p_over_seeds": test.p_seeds,
+        "family": len(table.comparisons),
+        "verdict": test.verdict(table.members),
     }
 
 

@@ -20,23 +20,23 @@ def configuration(stored: Sequence[StoredRun]) -> dict[str, Any]:
 
     JSON-able. Two keys mean something to the page: `command` is code, `files` are links below the results.
     """
-    runs = [one.record for one in stored]
+    runs = [each.record for each in stored]
     run = runs[0]
     packages = run.environment.packages
     environment = {name: getattr(run.environment, name) for name in SHOWN_ENVIRONMENT}
     trained = [
-        f"{one.epochs_run} epochs, the best {one.best_epoch}" if one.status == "ok" else one.status
-        for one in runs
+        f"{each.epochs_run} epochs, the best {each.best_epoch}" if each.status == "ok" else each.status
+        for each in runs
     ]
     return {
         "command": _command(runs),
-        "files": [below_results(one.path) for one in stored],
+        "files": [below_results(each.path) for each in stored],
         "dataset": run.dataset,
         "language model": run.llm or "none",
         "method": run.method,
         "protocol": run.protocol,
         "overrides": list(run.overrides),
-        "seeds": {f"seed {one.seed}": status for one, status in zip(runs, trained, strict=True)},
+        "seeds": {f"seed {each.seed}": status for each, status in zip(runs, trained, strict=True)},
         "tuning": _tuning(run.tuning),
         "hyper-parameters": dict(run.hyperparameters),
         "settings": dict(run.settings),
@@ -46,23 +46,27 @@ def configuration(stored: Sequence[StoredRun]) -> dict[str, Any]:
         **({"generation of the harness": run.generation} if run.generation else {}),
         "configuration hash": run.config_hash,
         "protocol hash": run.protocol_hash,
-        "made": ", ".join(one.created for one in runs),
+        "made": ", ".join(each.created for each in runs),
     }
 
 
-def _tuning(found: Tuning | None) -> dict[str, Any]:
+def _tuning(search: Tuning | None) -> dict[str, Any]:
     """Where hyper-parameters come from; empty where from the protocol and the user alone."""
-    if found is None:
+    if search is None:
         return {}
-    told: dict[str, Any] = {
-        "mode": found.mode,
-        "chosen": list(found.chosen),
-        "source": found.source,
-        "searched": found.grid,
+    summary: dict[str, Any] = {
+        "mode": search.mode,
+        "chosen": list(search.chosen),
+        "source": search.source,
+        "searched": search.grid,
     }
-    if found.trials:
-        told |= {"trials": len(found.trials), "seed": found.seed, "seconds": round(found.train_seconds, 1)}
-    return {name: value for name, value in told.items() if value}
+    if search.trials:
+        summary |= {
+            "trials": len(search.trials),
+            "seed": search.seed,
+            "seconds": round(search.train_seconds, 1),
+        }
+    return {name: value for name, value in summary.items() if value}
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,7 +80,7 @@ def _command(runs: Sequence[RunRecord]) -> str:
     words += (run.data.get("recipe") or {}).get("given", [])
     words += ["--llms", run.llm] if run.llm else []
     words += ["--methods", run.method, "--protocols", run.protocol]
-    words += ["--seeds", ",".join(str(one.seed) for one in runs)]
+    words += ["--seeds", ",".join(str(record.seed) for record in runs)]
     if run.environment.world_size > 1:
         words += ["--processes", str(run.environment.world_size)]
     return shlex.join(words + (["--set", *run.overrides] if run.overrides else []))

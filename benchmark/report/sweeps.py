@@ -70,11 +70,11 @@ class Sweep:
             for name in self.lines[0].facts
             if len({json.dumps(line.facts.get(name), default=str) for line in self.lines}) > 1
         ]
-        found = []
+        labels = []
         for line in self.lines:
             extra = [f"{name}={line.facts.get(name)}" for name in varied if name not in HIDDEN]
-            found.append(", ".join([str(line.facts["llm"] or "no language model"), *extra]))
-        return found
+            labels.append(", ".join([str(line.facts["llm"] or "no language model"), *extra]))
+        return labels
 
 
 HIDDEN = {"llm", "digest", "data"}
@@ -94,25 +94,28 @@ def _values(run: RunRecord) -> dict[str, Any]:
 
 def sweeps(records: Sequence[StoredRun]) -> list[Sweep]:
     """Every sweep that the finished runs hold, by name."""
-    found: dict[tuple[str, str, str, str], dict[str, tuple[dict[str, Any], dict[int, list[StoredRun]]]]] = {}
+    settings: dict[
+        tuple[str, str, str, str], dict[str, tuple[dict[str, Any], dict[int, list[StoredRun]]]]
+    ] = {}
     for stored in records:
         run = stored.record
         if run.status != "ok":
             continue
         values = _values(run)
-        place = run.environment
+        device = run.environment
         shared = {
             "llm": run.llm, "digest": run.llm_details.get("digest"), "data": run.data.get("key"),
-            "device": place.device_name, "processes": place.world_size, "precision really": place.precision,
+            "device": device.device_name, "processes": device.world_size,
+            "precision really": device.precision,
         }  # fmt: skip
         for name, value in values.items():
             if type(value) is int:
                 facts = {**shared, **{other: values[other] for other in values if other != name}}
                 key = (run.dataset, run.method, run.protocol, name)
-                line = found.setdefault(key, {}).setdefault(digest(facts), (facts, {}))
+                line = settings.setdefault(key, {}).setdefault(digest(facts), (facts, {}))
                 line[1].setdefault(value, []).append(stored)
     made = []
-    for key, lines in sorted(found.items()):
+    for key, lines in sorted(settings.items()):
         kept = tuple(
             SweepLine(facts, {value: tuple(runs[value]) for value in sorted(runs)})
             for facts, runs in lines.values()
@@ -129,16 +132,16 @@ def sections(results: Results) -> list[Section]:
 
 
 def _section(sweep: Sweep) -> Section:
-    rows, lines, behind = [], [], {}
+    rows, lines, records = [], [], {}
     last = newest(sweep.runs)
     for label, line in zip(sweep.labels(), sweep.lines, strict=True):
         for value, runs in line.runs.items():
             chosen = " *" if value == line.best() else ""
-            behind[runs[0].configuration] = configuration(runs)
+            records[runs[0].configuration] = configuration(runs)
             figures = [mean_of(runs, split, metric) for split in SPLITS for metric in (METRIC, "ndcg@10")]
             older = oldest((run.record for run in runs), last) < last
             cells = [
-                Cell("n/a" if one is None else share(one), record=runs[0].configuration) for one in figures
+                Cell("n/a" if mean is None else share(mean), record=runs[0].configuration) for mean in figures
             ]
             rows.append([Cell(label), Cell(mark(f"{value}{chosen}", older)), *cells, Cell(str(len(runs)))])
             lines.append(
@@ -162,11 +165,11 @@ def _section(sweep: Sweep) -> Section:
         [
             "*: the value with the best validation R@10, which is the one to choose. Trials that a search "
             "did not choose are included: this section studies a setting and selects nothing.",
-            *(f"{said}." for said in note(run.generation for run in sweep.runs)),
+            *(f"{sentence}." for sentence in note(run.generation for run in sweep.runs)),
         ],
         [Plot("sweep", f"Recall@10 over {sweep.name}: {where}", draw(sweep))],
         lines,
-        behind,
+        records,
     )
 
 
@@ -190,9 +193,9 @@ def draw(sweep: Sweep) -> dict[str, bytes]:
             _ticks(axes, sorted({value for line in sweep.lines for value in line.runs}))
         pair[0].set_ylabel("Recall@10")
         several = any(len(runs) > 1 for line in sweep.lines for runs in line.runs.values())
-        said = "ringed: best on validation" + ("\nbars: least to most of the seeds" if several else "")
+        legend = "ringed: best on validation" + ("\nbars: least to most of the seeds" if several else "")
         handles, labels = pair[0].get_legend_handles_labels()
-        look: dict[str, Any] = {"title": said, "alignment": "left", "handlelength": 3.4}
+        look: dict[str, Any] = {"title": legend, "alignment": "left", "handlelength": 3.4}
         figure.legend(handles, labels, loc="outside lower left", ncols=wide, **look)
         return forms(figure)
 

@@ -155,30 +155,30 @@ def notes(group: RunGroup) -> list[str]:
     """What the figures mean where that is not plain, and why runs failed."""
     explained = [COSTS[name] for name in PRINTED if COSTS[name].note]
     columns = " ".join(f"{column.label}: {column.note}." for column in explained)
-    found = [
+    lines = [
         f"{columns} {NO_FIGURE}: not measured, or does not apply.",
         *_unlike_candidates_note(group),
         *_trial_notes(group),
     ]
     if any(len(row.ok) > 1 for row in group.rows):
-        found.append(
+        lines.append(
             "±: half-width of the 95 % t interval over seeds. Of several seeds, memory is the largest."
         )
     if group.key.llm is not None:
         none = [row.label for row in group.rows if row.runs[0].llm is None]
-        found += [f"Without a language model: {', '.join(none)}."] if none else []
+        lines += [f"Without a language model: {', '.join(none)}."] if none else []
     for row in group.rows:
-        found += [f"{row.label}: {pair}" for pair in row.runs[0].overrides if shortened(pair) != pair]
+        lines += [f"{row.label}: {pair}" for pair in row.runs[0].overrides if shortened(pair) != pair]
         for run in row.runs:
             if run.cost.chunk_halvings and run.cost.chunk_tokens:
-                found.append(
+                lines.append(
                     f"{row.label}, seed {run.seed}: chunks of texts were halved to fit into memory "
                     f"({run.cost.chunk_halvings}x, to {run.cost.chunk_tokens:,} tokens)."
                 )
             if run.status != "ok":
                 reason = one_line(run.error or "no reason recorded")
-                found.append(f"{row.label}, seed {run.seed}: {run.status}: {reason}")
-    return found
+                lines.append(f"{row.label}, seed {run.seed}: {run.status}: {reason}")
+    return lines
 
 
 def _unlike_candidates_note(group: RunGroup) -> list[str]:
@@ -194,7 +194,7 @@ def csv_rows(group: RunGroup) -> list[dict[str, Any]]:
 
     Where rows were tuned, also how, and one a trial.
     """
-    found = []
+    lines = []
     splits = [quality(split, m) for split in CSV_SPLITS for m in dict.fromkeys((*METRICS, *group.metrics))]
     for row in (*group.rows, *group.bounds):
         first = row.runs[0] if row.runs else None
@@ -221,8 +221,8 @@ def csv_rows(group: RunGroup) -> list[dict[str, Any]]:
             figures = {column.name: column.read(row) for column in SEARCH}
             line |= {"tuning": search and search.mode, "tuned": " ".join(search.chosen) if search else None}
             line |= {name: _whole(figure.mean) if figure else None for name, figure in figures.items()}
-        found.append(line)
-    return found + _trial_lines(group)
+        lines.append(line)
+    return lines + _trial_lines(group)
 
 
 def _whole(value: float) -> float | int:
@@ -261,7 +261,7 @@ def _trial_notes(group: RunGroup) -> list[str]:
     """How rows were tuned, and why trials were lost."""
     if not _tuned(group):
         return []
-    found = [
+    lines = [
         "tuned: the trial with the best validation Recall@10, each at its best epoch; other trials have "
         "no row, except the protocol's own values. search s, search CPU s: training of all trials, without "
         "evaluation and preparation. published: the paper's best values."
@@ -270,17 +270,17 @@ def _trial_notes(group: RunGroup) -> list[str]:
         if row.tuning is None:
             continue
         if row.tuning.trials:
-            found.append(
+            lines.append(
                 f"{row.label}: trials ran with seed {row.tuning.seed}, chosen by {row.tuning.select} ranks."
             )
         if row.tuning.source:
-            found.append(f"{row.label}: values of the paper's {row.tuning.source}.")
-        found += [f"{row.label}: {name} was not tuned: {why}." for name, why in row.tuning.fixed.items()]
+            lines.append(f"{row.label}: values of the paper's {row.tuning.source}.")
+        lines += [f"{row.label}: {name} was not tuned: {why}." for name, why in row.tuning.fixed.items()]
     for row, _, trial in _trials(group):
         if trial.status != "ok":
             why = one_line(trial.error or "no reason recorded")
-            found.append(f"{_trial_label(row, trial)}: {trial.status}: {why}")
-    return found
+            lines.append(f"{_trial_label(row, trial)}: {trial.status}: {why}")
+    return lines
 
 
 def _trial_lines(group: RunGroup) -> list[dict[str, Any]]:

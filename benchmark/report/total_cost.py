@@ -64,7 +64,9 @@ class Costs:
             return 0.0
         mine = {(run.record.config_hash, run.record.seed) for run in self.runs}
         seed = self.search.seed
-        return sum(one.train_seconds for one in self.search.trials if (one.config_hash, seed) not in mine)
+        return sum(
+            trial.train_seconds for trial in self.search.trials if (trial.config_hash, seed) not in mine
+        )
 
     @property
     def name(self) -> str:
@@ -123,19 +125,19 @@ def _timed(group: RunGroup) -> list[RunRow]:
 
 def _speed_records(results: set[Path]) -> tuple[list[tuple[str, SpeedRecord]], list[str]]:
     """All speed records beside the runs, by file name, and what is wrong with files that are none."""
-    found, faults = [], []
+    records, faults = [], []
     for folder in sorted(results):
         for path in sorted((folder / SPEED).glob("*.json")):
             try:
-                found.append((f"{SPEED}/{path.name}", read_speed(path)))
+                records.append((f"{SPEED}/{path.name}", read_speed(path)))
             except UserError as error:
                 faults.append(f"{SPEED}/{path.name} was left out: {str(error).partition(': ')[2]}")
-    return found, faults
+    return records, faults
 
 
 def _courses(group: RunGroup, speeds: Sequence[tuple[str, SpeedRecord]]) -> list[Course]:
     """Cached and tuned rows of a table; speed records where it has no tuned one."""
-    found = []
+    courses = []
     for row in _timed(group):
         costs = [run.cost for run in row.ok]
         tuned = any(cost.encodings_per_epoch for cost in costs)
@@ -144,11 +146,13 @@ def _courses(group: RunGroup, speeds: Sequence[tuple[str, SpeedRecord]]) -> list
         epoch = fmean((cost.epoch_seconds or 0.0) + (cost.eval_seconds or 0.0) for cost in costs)
         prepare = fmean(cost.prepare_seconds or 0.0 for cost in costs)
         epochs = fmean(run.epochs_run for run in row.ok)
-        found.append(Course(row.label, prepare, epoch, tuned, epochs, generation=oldest(row.ok, 0)))
-    if not any(one.tuned for one in found):
-        found += [course for name, speed in speeds for course in _stand_ins(group, name, speed)]
-    last = max([newest(run for row in _timed(group) for run in row.ok), *(one.generation for one in found)])
-    return [replace(one, label=mark(one.label, one.generation < last)) for one in found]
+        courses.append(Course(row.label, prepare, epoch, tuned, epochs, generation=oldest(row.ok, 0)))
+    if not any(course.tuned for course in courses):
+        courses += [course for name, speed in speeds for course in _stand_ins(group, name, speed)]
+    last = max(
+        [newest(run for row in _timed(group) for run in row.ok), *(course.generation for course in courses)]
+    )
+    return [replace(course, label=mark(course.label, course.generation < last)) for course in courses]
 
 
 def _stand_ins(group: RunGroup, name: str, speed: SpeedRecord) -> list[Course]:
@@ -159,20 +163,20 @@ def _stand_ins(group: RunGroup, name: str, speed: SpeedRecord) -> list[Course]:
         return []
     if speed.llm_details.get("digest") not in digests:
         return []
-    found = []
-    for one in speed.variants:
-        place = one.environment
-        if one.status != "ok" or one.chunk_tokens is None or place is None:
+    courses = []
+    for variant in speed.variants:
+        environment = variant.environment
+        if variant.status != "ok" or variant.chunk_tokens is None or environment is None:
             continue
-        if (place.device_name, place.world_size, place.precision) != key[-3:]:
+        if (environment.device_name, environment.world_size, environment.precision) != key[-3:]:
             continue
-        label = f"{speed.method} ({speed.vary}={one.value})" if speed.vary else speed.method
+        label = f"{speed.method} ({speed.vary}={variant.value})" if speed.vary else speed.method
         timed = f"{speed.steps} step{'s' if speed.steps > 1 else ''} timed"
         under = f", under {' '.join(speed.overrides)}" if speed.overrides else ""
-        epoch = median(one.epochs.seconds) + median(one.evaluation.seconds)
+        epoch = median(variant.epochs.seconds) + median(variant.evaluation.seconds)
         source = f"{timed}{under}"
-        found.append(Course(f"{label} [{name}]", 0.0, epoch, True, 0.0, source, speed.generation))
-    return found
+        courses.append(Course(f"{label} [{name}]", 0.0, epoch, True, 0.0, source, speed.generation))
+    return courses
 
 
 def _section(
@@ -242,32 +246,34 @@ def in_words(epochs: float | None) -> str:
 
 
 def _notes(rows: Sequence[Costs], courses: Sequence[Course]) -> list[str]:
-    said = [
+    notes = [
         "preparation: what the language model computes once, from an empty cache; methods and seeds that "
         "read the same layers share it, yet each row counts all of it. validation: one pass an epoch. The "
         "test pass is not timed. Wall seconds mislead where other programs ran on the machine."
     ]
     if any(row.parts["tuning"] for row in rows):
-        said.append(
+        notes.append(
             "tuning: training seconds of the trials that are not among the row's runs, once, not a seed; "
             "their preparation and validation are not in it."
         )
-    if any(not one.tuned for one in courses) and any(one.tuned for one in courses):
-        said.append("Break-even counts preparation, and training and validation of each epoch (medians).")
-    if not any(one.tuned for one in courses):
-        said.append("No row or speed record here trains the language model: there is no break-even to show.")
-    if sources := sorted({f"{one.label}, {one.source}" for one in courses if one.source}):
-        said.append(
+    if any(not course.tuned for course in courses) and any(course.tuned for course in courses):
+        notes.append("Break-even counts preparation, and training and validation of each epoch (medians).")
+    if not any(course.tuned for course in courses):
+        notes.append("No row or speed record here trains the language model: there is no break-even to show.")
+    if sources := sorted({f"{course.label}, {course.source}" for course in courses if course.source}):
+        notes.append(
             "No run of this table trains the language model; its break-even is against speed records, whose "
             f"epochs are extrapolated, and whose preparation, if any, is not known: {'; '.join(sources)}."
         )
-    return said
+    return notes
 
 
 def _mixed(group: RunGroup, courses: Sequence[Course]) -> list[str]:
     """What the mark means, where speed records bring in a generation that no run of the table is of."""
     runs = {run.generation for row in group.rows for run in row.ok}
-    return [f"{said}." for said in note({one.generation for one in courses} | runs) if len(runs) < 2]
+    return [
+        f"{sentence}." for sentence in note({course.generation for course in courses} | runs) if len(runs) < 2
+    ]
 
 
 def _lines(group: RunGroup, rows: Sequence[Costs]) -> list[dict[str, Any]]:
@@ -321,20 +327,20 @@ def draw_epochs(where: str, courses: Sequence[Course], pairs: Sequence[Pair]) ->
     from matplotlib.ticker import FuncFormatter
 
     crossings = [(epochs, a) for a, _, epochs in pairs if epochs]
-    last = max([one.epochs for one in courses] + [2 * epochs for epochs, _ in crossings] + [10.0])
+    last = max([course.epochs for course in courses] + [2 * epochs for epochs, _ in crossings] + [10.0])
     first = min([0.1] + [epochs / 2 for epochs, _ in crossings])
-    wide = columns(one.label for one in courses)
+    wide = columns(course.label for course in courses)
     with style():
         figure = Figure(figsize=(7.5, 4.0 + 0.24 / wide * len(courses)), layout="constrained")
         axes = figure.add_subplot()
         axes.set_title(where, loc="left")
         at = [first * (last / first) ** (step / 200) for step in range(201)]
-        for place, one in enumerate(courses):
+        for place, course in enumerate(courses):
             colour, _, marker = look_of(place)
-            look: dict[str, Any] = {"color": colour, "linestyle": (0, (5, 1.5)) if one.tuned else "-"}
-            seconds = [one.after(epochs) for epochs in at]
+            look: dict[str, Any] = {"color": colour, "linestyle": (0, (5, 1.5)) if course.tuned else "-"}
+            seconds = [course.after(epochs) for epochs in at]
             ends: dict[str, Any] = {"marker": marker, "markevery": [(37 * place) % 150 + 25], "markersize": 6}
-            axes.plot(at, seconds, label=one.label, linewidth=1.5, **look, **ends)
+            axes.plot(at, seconds, label=course.label, linewidth=1.5, **look, **ends)
         for epochs, cached in crossings:
             dot: dict[str, Any] = {"mec": "black", "mfc": "white", "markersize": 5, "zorder": 5}
             axes.plot([epochs], [cached.after(epochs)], "o", **dot)
@@ -343,7 +349,7 @@ def draw_epochs(where: str, courses: Sequence[Course], pairs: Sequence[Pair]) ->
         axes.yaxis.set_major_formatter(
             FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
         )
-        said = "solid: cached; dashed: tuned" + ("\nwhite dot: break-even" if crossings else "")
-        shown: dict[str, Any] = {"title": said, "alignment": "left", "handlelength": 3.4}
+        title = "solid: cached; dashed: tuned" + ("\nwhite dot: break-even" if crossings else "")
+        shown: dict[str, Any] = {"title": title, "alignment": "left", "handlelength": 3.4}
         figure.legend(loc="outside lower left", ncols=wide, **shown)
         return forms(figure)

@@ -15,7 +15,7 @@ from benchmark.config import Settings
 from benchmark.results.generations import mark, newest, note, oldest
 from benchmark.results.metrics import chance
 from benchmark.results.record import METRICS, Metrics, RunRecord, Tuning
-from benchmark.results.searches import Searches, searches, told
+from benchmark.results.searches import Searches, label_of, searches
 from benchmark.results.statistics import SeedMean, estimate
 from benchmark.results.stored import StoredRun
 from methods.errors import UserError
@@ -136,11 +136,11 @@ class RunGroup:
         return "; ".join(parts) + "."
 
 
-def names_of(found: Iterable[RunGroup]) -> dict[str, RunGroup]:
+def names_of(tables: Iterable[RunGroup]) -> dict[str, RunGroup]:
     """A file name for each table: `<dataset>-<llm>-<protocol>`, and a number from the second of a name on."""
     names: dict[str, RunGroup] = {}
     taken: set[str] = set()  # in lower case: some file systems do not tell cases apart
-    for group in found:
+    for group in tables:
         key = group.key
         first = name = "-".join(slug(part) for part in (key.dataset, key.llm or "none", key.protocol))
         number = 1
@@ -198,9 +198,9 @@ def groups(stored: Iterable[StoredRun], metrics: Sequence[str] = METRICS) -> lis
     for run in controls:
         for key in _hosts(run.record, common) or [key_of(run.record)]:
             members.setdefault(key, []).append(run)
-    found = [_group(key, same, chosen_by, tuple(metrics)) for key, same in members.items()]
-    found.sort(key=lambda group: _sorting(group.key, group))
-    return _tell_apart(found)
+    tables = [_group(key, same, chosen_by, tuple(metrics)) for key, same in members.items()]
+    tables.sort(key=lambda group: _sorting(group.key, group))
+    return _tell_apart(tables)
 
 
 def _hosts(control: RunRecord, common: Mapping[Key, Mapping[str, Any]]) -> list[Key]:
@@ -277,8 +277,8 @@ def _label(run: RunRecord, own: set[str], named: Sequence[str], tuning: Tuning |
     apart |= {
         f"{name}={value}" for name in named if (value := _value(run, name)) != getattr(Settings, name, None)
     }
-    said = "; ".join(part for part in (", ".join(sorted(apart)), told(tuning)) if part)
-    label = f"{run.method} ({said})" if said else run.method
+    details = "; ".join(part for part in (", ".join(sorted(apart)), label_of(tuning)) if part)
+    label = f"{run.method} ({details})" if details else run.method
     if run.method_source.get("external"):
         made = (run.method_source.get("distribution"), run.method_source.get("version"))
         label += f" [external: {' '.join(str(part) for part in made if part) or 'unknown distribution'}]"
@@ -308,23 +308,23 @@ def _first(values: Iterable[Any]) -> Any:
     return next((value for value in values if value), {})
 
 
-def _tell_apart(found: list[RunGroup]) -> list[RunGroup]:
+def _tell_apart(tables: list[RunGroup]) -> list[RunGroup]:
     """Name in each table the settings, and parts of its key, that its namesakes have otherwise."""
-    family: dict[tuple[str, str | None, str], list[RunGroup]] = {}
-    for group in found:
-        family.setdefault((group.key.dataset, group.key.llm, group.key.protocol), []).append(group)
-    told = []
-    for group in found:
-        same = family[group.key.dataset, group.key.llm, group.key.protocol]
-        mine, others = _facts(group), [_facts(other) for other in same if other is not group]
+    families: dict[tuple[str, str | None, str], list[RunGroup]] = {}
+    for group in tables:
+        families.setdefault((group.key.dataset, group.key.llm, group.key.protocol), []).append(group)
+    named = []
+    for group in tables:
+        same_name = families[group.key.dataset, group.key.llm, group.key.protocol]
+        mine, others = _facts(group), [_facts(other) for other in same_name if other is not group]
         apart = [
             name
             for name in sorted(mine)
             if any(other.get(name, mine[name]) != mine[name] for other in others)
         ]
         differs = tuple(f"{name}={mine[name]}" for name in apart)
-        told.append(replace(group, differs=differs))
-    return told
+        named.append(replace(group, differs=differs))
+    return named
 
 
 def _facts(group: RunGroup) -> dict[str, Any]:

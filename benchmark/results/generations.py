@@ -36,11 +36,11 @@ def bare(label: str) -> str:
 
 def note(generations: Iterable[int]) -> list[str]:
     """What the mark means, a sentence; nothing where all figures are of one generation."""
-    found = sorted(set(generations))
-    if len(found) < 2:
+    known = sorted(set(generations))
+    if len(known) < 2:
         return []
-    older = " and ".join(map(str, found[:-1]))
+    older = " and ".join(map(str, known[:-1]))
     return [
-        f"{MARK.strip()}: measured by generation {older} of the harness, the newest here is {found[-1]}; "
+        f"{MARK.strip()}: measured by generation {older} of the harness, the newest here is {known[-1]}; "
         "generations differ in how they measure (docs/records.md), which may explain a part of a difference"
     ]

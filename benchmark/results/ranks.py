@@ -52,16 +52,16 @@ def read_ranks(path: Path, run: RunRecord) -> StoredRanks:
         raise UserError(f"{name} cannot be read: it is no table of {', '.join(columns)}.") from error
     if not len(user) or len(np.unique(user)) != len(user):
         raise UserError(f"{name} does not have each user once.")
-    found = StoredRanks(user.astype(np.int64), *_ranks(values))
-    for split, ranks in (("test", found.raw), ("test_masked", found.masked)):
+    unsorted = StoredRanks(user.astype(np.int64), *_ranks(values))
+    for split, ranks in (("test", unsorted.raw), ("test_masked", unsorted.masked)):
         known = run.metrics.get(split, {})
         again = metrics_of(ranks, known)
         if not all(np.isclose(again[metric], value, rtol=0, atol=1e-9) for metric, value in known.items()):
             raise UserError(f"{name} does not give the {split} metrics of its record.")
     if run.ranks_sha256 not in (None, hashlib.sha256(data).hexdigest()):
         raise UserError(f"{name} is not the file whose checksum its record has.")
-    order = np.argsort(found.user, kind="stable")
-    return StoredRanks(found.user[order], found.raw[order], found.masked[order])
+    order = np.argsort(unsorted.user, kind="stable")
+    return StoredRanks(unsorted.user[order], unsorted.raw[order], unsorted.masked[order])
 
 
 def _ranks(columns: Sequence[NDArray[Any]]) -> tuple[Ranks | Floats, Ranks | Floats]:

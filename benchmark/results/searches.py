@@ -28,32 +28,32 @@ class Searches:
     def keys(self, config_hash: str) -> set[str]:
         """Settings whose values a label leaves to the search, or to its being untuned, to tell."""
         own = self.chosen.get(config_hash)
-        found = {*own.grid, *(pair.partition("=")[0] for pair in own.chosen)} if own else set()
+        names = {*own.grid, *(pair.partition("=")[0] for pair in own.chosen)} if own else set()
         for search in self.chosen.values():
-            found |= search.grid.keys() if search.untuned == config_hash else set()
-        return found
+            names |= search.grid.keys() if search.untuned == config_hash else set()
+        return names
 
 
 def searches(runs: Iterable[RunRecord]) -> Searches:
     """The searches that count: where one tried all that another tried and more, only the larger one."""
-    found: dict[str, Tuning] = {}
+    by_config: dict[str, Tuning] = {}
     for run in runs:
-        known = found.get(run.config_hash)
+        known = by_config.get(run.config_hash)
         if run.tuning and (known is None or len(run.tuning.trials) > len(known.trials)):
-            found[run.config_hash] = run.tuning
+            by_config[run.config_hash] = run.tuning
     tried = {
         config: {(search.seed, trial.config_hash) for trial in search.trials}
-        for config, search in found.items()
+        for config, search in by_config.items()
     }
     grown = {
         config
-        for config, search in found.items()
+        for config, search in by_config.items()
         if search.mode == "grid" and any(tried[config] < other for other in tried.values())
     }
-    return Searches({config: search for config, search in found.items() if config not in grown})
+    return Searches({config: search for config, search in by_config.items() if config not in grown})
 
 
-def told(search: Tuning | None) -> str:
+def label_of(search: Tuning | None) -> str:
     """What a label says of how a configuration was chosen; empty where it was not."""
     if search is None:
         return ""

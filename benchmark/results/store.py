@@ -88,7 +88,7 @@ def _verify(stored: StoredRun) -> None:
     known = (run.data.get("fingerprint") or {}).get("test_targets", users)
     if users != known:
         raise UserError(f"its ranks are of {users:,} users, and its fingerprint has {known:,}.")
-    epoch = next((one for one in run.curve if one.epoch == run.best_epoch), None)
+    epoch = next((point for point in run.curve if point.epoch == run.best_epoch), None)
     if epoch is None or (epoch.valid, epoch.valid_masked) != (
         run.metrics["valid"],
         run.metrics["valid_masked"],
@@ -128,8 +128,8 @@ def usable_run(path: Path, tell: Tell = warn, metrics: Collection[str] = METRICS
 
 def usable(path: Path, tell: Tell = warn) -> RunRecord | None:
     """The record of the run at `path` alone, without its ranks; see `usable_run`."""
-    found = usable_run(path, tell)
-    return found.record if found else None
+    run = usable_run(path, tell)
+    return run.record if run else None
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def user_gains(
     is the number of users whatever the number of seeds. None where no run has usable ranks.
     """
     users: NDArray[np.int64] | None = None
-    found: dict[int, Floats] = {}
+    by_seed: dict[int, Floats] = {}
     faults = []
     for run in runs:
         try:
@@ -81,8 +81,8 @@ def user_gains(
             continue
         users = ranks.user
         chosen = ranks.masked if masked else ranks.raw
-        found[run.record.seed] = np.stack([measure(metric).gains(chosen) for metric in metrics], axis=1)
+        by_seed[run.record.seed] = np.stack([measure(metric).gains(chosen) for metric in metrics], axis=1)
     if users is None:
         return None, faults
-    mean = np.mean(list(found.values()), axis=0)
-    return UserGains(users, mean, {seed: values.mean(0) for seed, values in found.items()}), faults
+    mean = np.mean(list(by_seed.values()), axis=0)
+    return UserGains(users, mean, {seed: values.mean(0) for seed, values in by_seed.items()}), faults
