@@ -59,8 +59,8 @@ class Catalogue:
     embeddings: Tensor
     """`[R, d]`, as SASRec reads them."""
     scale: Tensor
-    """`[R]` what a score is multiplied by, nan where an embedding is not finite. For cosines it makes each
-    embedding's length one, so that there is no second matrix."""
+    """`[R]` what a score is multiplied by; not above zero where an embedding is not finite. For cosines it
+    makes each embedding's length one, so that there is no second matrix."""
     row: Tensor
     """`[I]` row of each item."""
     items: Tensor
@@ -109,10 +109,10 @@ def encode_catalogue(model: Recommender, data: Sequences, device: torch.device, 
         embeddings[begin : begin + len(some)] = model.embed(share_of(some, rank, world_size()))
     length = torch.linalg.vector_norm(embeddings, dim=1)  # [R]
     cosine = model.settings.similarity == "cosine"
-    scale = 1 / length.clamp(min=1e-12) if cosine else torch.ones_like(length)  # [R], as `normalise`
+    scale = 1 / length.clamp(min=1e-12) if cosine else 1 + 0 * length  # [R], as `normalise`
     return Catalogue(
         embeddings,
-        scale.where(length.isfinite(), math.nan),
+        scale,
         torch.from_numpy(row).to(device),
         torch.from_numpy(items).to(device, torch.float32),
     )
