@@ -121,7 +121,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     # The published schedule: negatives from the batch, random starting values.
     "paper": {"candidates": "batch", "batch_size": 256, "init": "paper"},
     # The same full pool of candidates, batch and starting point for every method.
-    "fair": {"candidates": "auto", "batch_size": 2048, "init": "whitened"},
+    "fair": {"candidates": "auto", "batch_size": 2048, "init": "standardised"},
 }
 ALIKE = ("fair",)
 """Protocols that hold methods to the same conditions; `paper` gives each its own published ones."""

@@ -62,6 +62,8 @@ class Context:
     """`[A, D]`, mean of the catalogue's states in each layer of `Method.layers`; None where it names none."""
     state_std: Tensor | None = None
     """`[A, D]`, their standard deviation."""
+    state_covariance: Tensor | None = None
+    """`[A, D, D]`, their covariance; None unless `Method.reads_covariance`."""
     llm: nn.Module | None = None
     """The language model itself, in eval mode, every weight trainable (`reads = "tokens"`)."""
     pooling: Pooling = "first"
@@ -125,6 +127,11 @@ class Method(nn.Module):
         Raises `UserError` where the language model has too few.
         """
         return 0
+
+    @classmethod
+    def reads_covariance(cls, config: Any) -> bool:
+        """Whether the method is built with `Context.state_covariance`: where its `init` is `zca`."""
+        return getattr(config, "init", None) == "zca"
 
     def forward(self, items: Items) -> Tensor:
         """Embed items: -> `[M, d]`."""
@@ -195,3 +202,12 @@ def state_statistics(states: Tensor, chunk: int = 65_536) -> tuple[Tensor, Tenso
     std = (square / len(states)).sqrt()
     std = torch.where(std > 1e-6, std, torch.ones_like(std))
     return mean.float(), std.float()
+
+
+def state_covariance(states: Tensor, mean: Tensor, chunk: int = 16_384) -> Tensor:
+    """Covariance over items in each layer, float64 sums: `[I, A, D]`, `[A, D]` -> `[A, D, D]` float32."""
+    total = torch.zeros(states.shape[1], states.shape[2], states.shape[2], dtype=torch.float64)  # [A, D, D]
+    for part in _parts(states, chunk):
+        centred = (part.double().cpu() - mean.double()).transpose(0, 1)  # [c, A, D] -> [A, c, D]
+        total += centred.transpose(1, 2) @ centred  # [A, D, c] x [A, c, D] -> [A, D, D]
+    return (total / len(states)).float()

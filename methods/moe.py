@@ -6,7 +6,7 @@ heads, `b`, `W` shift and projection of a head, `B`, `U` the routing weights.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
@@ -15,17 +15,20 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from methods.base import Context
 from methods.dropout import dropout
 from methods.fields import later
 from methods.precision import filled, product_dtype
+from methods.whitening import OLD_NAMES, Init, Whitening
 
 
 @dataclass(frozen=True)
 class StatesConfig:
     """Hyper-parameters of every reader of frozen states."""
 
-    init: Literal["paper", "whitened"] = "paper"
-    """Starting point: `paper` random; `whitened` centred on the catalogue's mean and scaled by its spread."""
+    init: Init = field(default="paper", metadata=OLD_NAMES)
+    """Starting point: `paper` the states as they are; `standardised` less the catalogue's mean, each
+    dimension divided by its standard deviation; `zca` fully whitened: dimensions are decorrelated, too."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Dropout on the states that enter the adapter (UniSRec's value)."""
 
@@ -43,36 +46,6 @@ class MoEConfig(StatesConfig):
     the memory."""
     noise: Literal["train", "always", "never"] = "train"
     """When the routing weights are drawn from their Gaussian; otherwise its mean is used."""
-
-
-class Whitening(nn.Module):
-    """The fixed affine map of `init`, computed without losing digits in 16 bits.
-
-    Hidden states have a large common mean. Multiplying them in bf16 would spend the mantissa on that mean,
-    so the states are centred in fp32 first, and the difference is multiplied by the weights separately:
-    `x W = centred W + origin W`, exactly, with `x = (h - shift) / scale`. `paper` has shift 0 and
-    scale 1, so x = h; `whitened` has the catalogue's mean and spread. Either way a head (b', W') in the
-    coordinates of x is a head (b, W) of Eq. 1 with `W = W' / scale`, `b = shift + scale b'`. The routing
-    reads x too: `mu = x B'` is `h B - shift B` with `B = B' / scale`, so `whitened` has a tied constant
-    there that Eq. 3 lacks.
-    """
-
-    mean: Tensor
-    scale: Tensor
-    origin: Tensor
-
-    def __init__(self, mean: Tensor, std: Tensor, init: str) -> None:
-        super().__init__()
-        whitened = init == "whitened"
-        scale = std if whitened else torch.ones_like(std)
-        shift = mean if whitened else torch.zeros_like(mean)
-        self.register_buffer("mean", mean.clone(), persistent=False)
-        self.register_buffer("scale", scale.clone(), persistent=False)
-        self.register_buffer("origin", (mean - shift) / scale, persistent=False)
-
-    def forward(self, h: Tensor) -> Tensor:
-        """Centre and scale states in fp32: `[M, D]` -> `[M, D]`. Add `origin` to get x."""
-        return (h.to(self.mean.dtype) - self.mean) / self.scale
 
 
 class StateDropout(nn.Module):
@@ -129,12 +102,12 @@ class Mixture(torch.autograd.Function):
 class MoEAdapter(nn.Module):
     """Eqs. 1-3: projection heads mixed by Gaussian routing, `[M, D] -> [M, d]` in fp32."""
 
-    def __init__(self, config: MoEConfig, mean: Tensor, std: Tensor, out_dim: int) -> None:
-        """`mean` and `std` are `[D]`, the statistics of this layer over the catalogue."""
+    def __init__(self, config: MoEConfig, context: Context, layer: int) -> None:
+        """`layer` is the place of the layer in axis `A` of the states."""
         super().__init__()
-        width, heads = len(mean), config.heads
+        width, heads, out_dim = context.llm_width, config.heads, context.out_dim
         self.heads, self.noise = heads, config.noise
-        self.whiten = Whitening(mean, std, config.init)
+        self.whiten = Whitening(context, layer, config.init)
         self.dropout = StateDropout(config.dropout, config.dropout_on)
         self.weight = nn.Parameter(torch.empty(width, heads, out_dim))  # W of Eq. 1
         self.shift = nn.Parameter(torch.empty(heads, width))  # b of Eq. 1
@@ -145,7 +118,7 @@ class MoEAdapter(nn.Module):
             self.route_std = nn.Parameter(torch.empty(width, heads))  # U of Eq. 3
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.02)
-        if config.init == "whitened":
+        if config.init != "paper":
             nn.init.zeros_(self.shift)  # b starts at the catalogue's mean
 
     def forward(self, h: Tensor) -> Tensor:

@@ -46,10 +46,8 @@ class _TopLayers(Method):
 
     def __init__(self, config: SSNAConfig, context: Context) -> None:
         super().__init__(config, context)
-        assert context.state_mean is not None and context.state_std is not None
         self.adapters = nn.ModuleList(
-            MoEAdapter(config, mean, std, context.out_dim)
-            for mean, std in zip(context.state_mean, context.state_std, strict=True)
+            MoEAdapter(config, context, layer) for layer in range(config.top_layers)
         )
 
     @classmethod

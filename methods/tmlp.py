@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from methods.base import Context, Items, Method, Reads, published, states_of
 from methods.dropout import Dropout
-from methods.moe import StateDropout, StatesConfig, Whitening
+from methods.moe import StateDropout, StatesConfig
+from methods.whitening import Whitening
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class TMLPConfig(StatesConfig):
 
     dropout_on: Literal["centred", "raw"] = "centred"
     """What dropout sets to zero: `centred` the state less the catalogue's mean, so that a dropped dimension
-    has the mean; `raw` the state itself, as published code does. Both are the same where init=whitened."""
+    has the mean; `raw` the state itself, as published code does. Both are the same unless init=paper."""
     mlp_layers: Annotated[int, Field(ge=1, le=16)] = 2
     """n_l, layers of the perceptron: the first maps D to d, the others d to d, GELU between them."""
 
@@ -43,8 +44,7 @@ class TMLP(Method):
 
     def __init__(self, config: TMLPConfig, context: Context) -> None:
         super().__init__(config, context)
-        assert context.state_mean is not None and context.state_std is not None
-        self.whiten = Whitening(context.state_mean[0], context.state_std[0], config.init)
+        self.whiten = Whitening(context, 0, config.init)
         self.dropout = StateDropout(config.dropout, config.dropout_on)
         widths = [context.llm_width] + [context.out_dim] * config.mlp_layers
         modules: list[nn.Module] = []

@@ -28,8 +28,7 @@ class TMoE(Method):
 
     def __init__(self, config: MoEConfig, context: Context) -> None:
         super().__init__(config, context)
-        assert context.state_mean is not None and context.state_std is not None
-        self.adapter = MoEAdapter(config, context.state_mean[0], context.state_std[0], context.out_dim)
+        self.adapter = MoEAdapter(config, context, 0)
 
     def forward(self, items: Items) -> Tensor:
         """Embed items: `[M, 1, D]` -> `[M, d]`."""

@@ -6,8 +6,8 @@ Symbols in shape comments: `M` items, `T` tokens, `D` the language model's width
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +15,18 @@ from torch import Tensor, nn
 from methods.attention import quicken_attention
 from methods.base import Context, Items, Method, Reads
 from methods.dropout import quicken
-from methods.moe import Whitening
 from methods.pooling import pool
+from methods.whitening import OLD_NAMES, Init, Whitening
 
 
 @dataclass(frozen=True)
 class TunedConfig:
     """Hyper-parameters of every method that trains the language model."""
 
-    init: Literal["paper", "whitened"] = "paper"
-    """Starting point: `paper` plain; `whitened` has the pooled states centred on the mean that they have over
-    the catalogue before training, and scaled by their spread, before the linear layer."""
+    init: Init = field(default="paper", metadata=OLD_NAMES)
+    """Starting point: `paper` plain. Before the linear layer, `standardised` subtracts from the pooled states
+    the mean that they have over the catalogue before training, and divides by their standard deviation; `zca`
+    whitens them fully."""
     llm_dropout: bool = True
     """Whether the language model's own dropout is on in training, as in published code. Parts that never
     train have it off either way where they lie below all that trains."""
@@ -49,9 +50,8 @@ class Tuned(Method):
         assert context.llm is not None
         self.pooling = context.pooling
         self.whiten: Whitening | None = None
-        if config.init == "whitened":
-            assert context.state_mean is not None and context.state_std is not None
-            self.whiten = Whitening(context.state_mean[0], context.state_std[0], config.init)
+        if config.init != "paper":
+            self.whiten = Whitening(context, 0, config.init)
         self.head = nn.Linear(context.llm_width, context.out_dim)
         self.llm = context.llm
         quicken(self.llm)
@@ -61,8 +61,8 @@ class Tuned(Method):
 
     @classmethod
     def layers(cls, config: TunedConfig, n_layers: int) -> tuple[int, ...]:
-        """The top layer's statistics where the linear layer starts whitened, else none."""
-        return (n_layers,) if config.init == "whitened" else ()
+        """The top layer's statistics where the linear layer reads whitened states, else none."""
+        return () if config.init == "paper" else (n_layers,)
 
     def silence(self, modules: Iterable[nn.Module]) -> None:
         """Keep `modules` in eval mode, without modules that are added to them later."""
@@ -86,5 +86,5 @@ class Tuned(Method):
         h = pool(self.read(items), items.attention_mask, self.pooling)  # [M, T, D] -> [M, D]
         with torch.autocast(h.device.type, enabled=False):
             h = h.to(self.head.weight.dtype)
-            x = h if self.whiten is None else self.whiten(h)  # with `whitened` the origin is zero
+            x = h if self.whiten is None else self.whiten(h)  # without `paper` the origin is zero
             return self.head(x)  # type: ignore[no-any-return]  # [M, D] -> [M, d]

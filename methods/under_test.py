@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from methods.base import Context, Items, Method, Reads, state_statistics, trainable
+from methods.base import Context, Items, Method, Reads, state_covariance, state_statistics, trainable
 from methods.declarations import check_class, check_config, check_layers, require
 from methods.plugins import one_line
 from methods.pooling import pool
@@ -235,7 +235,8 @@ def all_states(llm: nn.Module, items: Items) -> tuple[Tensor, ...]:
 
 def _with_statistics(context: Context, states: Tensor) -> Context:
     mean, std = state_statistics(states)
-    return replace(context, state_mean=mean, state_std=std)
+    covariance = state_covariance(states, mean)
+    return replace(context, state_mean=mean, state_std=std, state_covariance=covariance)
 
 
 def _pooled(llm: nn.Module, items: Items, layers: tuple[int, ...], context: Context) -> Tensor:

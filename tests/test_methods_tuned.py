@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from benchmark.config import parse
 from methods import registry
 from methods.attention import quicken_attention
-from methods.base import Context, Items, Method, state_statistics, trainable
+from methods.base import Context, Items, Method, state_covariance, state_statistics, trainable
 from methods.checks import check_method
 from methods.dropout import quicken
 from methods.errors import UserError
@@ -43,13 +43,20 @@ def build(
     cls = registry.get(name)
     config = cls.Config(**values)
     model = copy.deepcopy(llm) if llm is not None else tiny_llm("bert")
-    whitened = config.init == "whitened"
-    mean, std = state_statistics(pooled(model, pooling)[:, None]) if whitened else (None, None)
+    statistics: list[Tensor] = []
+    if config.init != "paper":
+        statistics = statistics_of(pooled(model, pooling)[:, None])
     torch.manual_seed(seed)
     context = Context(
-        OUT, 50, STEPS, LAYERS, WIDTH, mean, std, llm=model, pooling=pooling, lower=lower
+        OUT, 50, STEPS, LAYERS, WIDTH, *statistics, llm=model, pooling=pooling, lower=lower
     )  # fmt: skip
     return cls(config, context)
+
+
+def statistics_of(states: Tensor) -> list[Tensor]:
+    """Mean, deviation and covariance of `[I, A, D]`, in the order of the fields of `Context`."""
+    mean, std = state_statistics(states)
+    return [mean, std, state_covariance(states, mean)]
 
 
 def pooled(llm: nn.Module, pooling: Pooling = "first") -> Tensor:
@@ -87,15 +94,15 @@ def test_they_keep_the_contract_without_dropout_too(name: str) -> None:
     check_method(cls, cls.Config(llm_dropout=False))
 
 
-@pytest.mark.parametrize("init", ["paper", "whitened"])
+@pytest.mark.parametrize("init", ["paper", "standardised", "zca"])
 @pytest.mark.parametrize("pooling", ["first", "last", "mean"])
 def test_before_training_they_are_a_linear_layer_on_frozen_states(init: str, pooling: Pooling) -> None:
     """That of `tmlp` with one layer, whose states the harness made."""
     llm = tiny_llm("bert")
     states = pooled(llm, pooling)[:, None]  # [M, 1, D]
-    mean, std = state_statistics(states)
     cls = registry.get("tmlp")
-    plain = cls(cls.Config(mlp_layers=1, init=init), Context(OUT, 50, STEPS, LAYERS, WIDTH, mean, std)).eval()
+    context = Context(OUT, 50, STEPS, LAYERS, WIDTH, *statistics_of(states))
+    plain = cls(cls.Config(mlp_layers=1, init=init), context).eval()
     for name in TUNERS:
         method = build(name, llm, pooling, init=init)
         method.head.load_state_dict(plain.mlp[-1].state_dict())
@@ -111,7 +118,7 @@ def test_one_seed_draws_one_linear_layer() -> None:
 def test_statistics_are_asked_for_where_they_are_used(name: str) -> None:
     cls = registry.get(name)
     assert cls.layers(cls.Config(), 6) == ()
-    assert cls.layers(cls.Config(init="whitened"), 6) == (6,)
+    assert cls.layers(cls.Config(init="standardised"), 6) == (6,)
     assert cls.schedule == {"paper": {"batch_size": 32, "accumulation": 8}}
 
 

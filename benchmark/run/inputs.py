@@ -26,7 +26,7 @@ from benchmark.model.parallel import any_process, is_main, log_main
 from benchmark.progress import print_steps
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from methods import registry
-from methods.base import Context, Items, Method, state_statistics
+from methods.base import Context, Items, Method, state_covariance, state_statistics
 from methods.errors import UserError
 
 
@@ -105,7 +105,7 @@ def _states_inputs(resolved: ResolvedRun, llm: LLM, device: torch.device, source
         found = values.index_select(0, items)  # [M, A, D]
         return Items(states=found if offset is None else found + offset)  # [M, A, D] fp32
 
-    context = _about(llm) | _statistics(states)
+    context = _about(llm) | _statistics(resolved, states)
     return Inputs(ItemInputs(read), context, states.seconds, device_name(device), states.statistics)
 
 
@@ -115,7 +115,7 @@ def _tokens_inputs(resolved: ResolvedRun, llm: LLM, device: torch.device, source
     seconds: list[float] = []
     if resolved.cls.layers(resolved.config, llm.n_layers):
         states = _pooled_states(resolved, llm, device, sources)
-        context |= _statistics(states)
+        context |= _statistics(resolved, states)
         seconds.append(states.seconds)
     tokens = load_tokens(resolved.prepared.texts, llm)
     lower = _lower_states(resolved, llm, tokens, device, sources)
@@ -179,9 +179,12 @@ def _about(llm: LLM) -> dict[str, Any]:
     return {"llm_layers": llm.n_layers, "llm_width": llm.width}
 
 
-def _statistics(states: States) -> dict[str, Any]:
+def _statistics(resolved: ResolvedRun, states: States) -> dict[str, Any]:
     mean, std = state_statistics(states.values)
-    return {"state_mean": mean + states.mean, "state_std": std}
+    found = {"state_mean": mean + states.mean, "state_std": std}
+    if resolved.cls.reads_covariance(resolved.config):
+        found["state_covariance"] = state_covariance(states.values, mean)
+    return found
 
 
 def _release(device: torch.device) -> None:

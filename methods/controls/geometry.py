@@ -6,14 +6,12 @@ from functools import cache
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
 from methods.controls.base import Floats, TrainingData
+from methods.whitening import zca_matrix
 
 Geometry = Literal["centred", "standardised", "zca"]
-EPSILON = 1e-5
-"""Added to the eigenvalues of the covariance, as a share of the largest: directions of hardly any variance,
-which hold rounding errors, are not blown up."""
 
 
 class TextVectors:
@@ -43,15 +41,8 @@ class TextVectors:
             deviation = values.std(axis=0)  # [D]
             values = values / np.where(deviation > 1e-6, deviation, 1)
         elif geometry == "zca":
-            values = values @ zca_matrix(values)  # [I, D] x [D, D] -> [I, D]
+            covariance = torch.from_numpy(values.T @ values / len(values))  # [D, D]
+            values = values @ zca_matrix(covariance).numpy()  # [I, D] x [D, D] -> [I, D]
         length = np.linalg.norm(values, axis=1, keepdims=True)  # [I, 1]
         unit: Floats = (values / np.maximum(length, 1e-12)).astype(np.float32)
         return unit
-
-
-def zca_matrix(centred: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The symmetric matrix that whitens `centred` `[I, D]`: `[D, D]`."""
-    variance, directions = np.linalg.eigh(centred.T @ centred / len(centred))  # [D], [D, D]
-    scale = 1 / np.sqrt(np.maximum(variance, 0) + EPSILON * variance.max())  # [D]
-    whitening: NDArray[np.float64] = (directions * scale) @ directions.T
-    return whitening
