@@ -147,7 +147,7 @@ def held(protocol: str) -> set[str]:
 def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """Build the frozen dataclass `cls` from `values` (strings as typed by a user, or typed values).
 
-    `where` says in an error where the values come from (`--set`, a file). Raises `UserError` with the
+    `where` names the origin of the values in an error (`--set`, a file). Raises `UserError` with the
     field, its value and what is allowed.
     """
     known = [field.name for field in fields(cls)]  # type: ignore[arg-type]

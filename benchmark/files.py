@@ -34,7 +34,7 @@ _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class DamagedError(Exception):
-    """A file is not what was written; `str()` says what is wrong, without the name of the file."""
+    """A file is not what was written; `str()` is the reason, without the name of the file."""
 
 
 def digest_of(path: Path) -> str:

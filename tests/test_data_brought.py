@@ -354,6 +354,7 @@ def test_a_child_of_a_bench_reads_the_folder_as_a_run_by_hand(given):
     parser = Parser("run", "")
     run_options.add_arguments(parser)
     assert specs_from_json(parser.parse_args(words[words.index("run") + 1 :]).spec) == [spec]
+    assert reading(parser.parse_args([*given.words()])) == given
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_on_a_terminal_one_line_is_kept_up_to_date_and_lines_that_stay_are_whole
     stream = Terminal()
     board = Board(stream)
     board.status("0 of 2 runs ended | " + "x" * 100)
-    board.say("[1/2] a: ok")
+    board.print("[1/2] a: ok")
     board.status("1 of 2")
     board.status("1 of 2")
     board.close()
@@ -116,5 +116,5 @@ def test_in_a_log_the_line_comes_now_and_then() -> None:
     for _ in range(10):
         clock.now += STATUS_SECONDS / 5
         board.status("1 of 2")
-    board.say("done")
+    board.print("done")
     assert stream.getvalue() == "1 of 2\n1 of 2\ndone\n"

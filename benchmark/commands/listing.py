@@ -51,12 +51,12 @@ def _datasets() -> dict[str, str]:
 
     lines: dict[str, str] = {}
     categories: dict[str, list[str]] = {}
-    for own, one in available(cache_folder()).items():
-        name, summary = own, one.summary
-        if one.category and one.state != "here":
-            name, summary = family(own, one.category), summary.replace(one.category, "<category>")
-            categories.setdefault(name, []).append(one.category)
-        lines[name] = f"{one.edition:13} {one.state:9} {summary}".rstrip()
+    for own, dataset in available(cache_folder()).items():
+        name, summary = own, dataset.summary
+        if dataset.category and dataset.state != "here":
+            name, summary = family(own, dataset.category), summary.replace(dataset.category, "<category>")
+            categories.setdefault(name, []).append(dataset.category)
+        lines[name] = f"{dataset.edition:13} {dataset.state:9} {summary}".rstrip()
     for name, several in categories.items():
         below = textwrap.wrap(f"<category>: {', '.join(several)}", WIDTH, subsequent_indent="  ")
         lines[name] = "\n".join([lines[name], *below])

@@ -68,7 +68,7 @@ def add_filters(parser: Parser) -> None:
 
 
 def add_dataset(parser: Parser, default: str | None = None, required: bool = True) -> None:
-    """The option --dataset, and those that say how its folder is to be read."""
+    """The option --dataset, and those that describe its folder."""
     parser.add_argument("--dataset", default=default, required=required, help="a recipe's name or a folder")
     add_reading(parser)
 
@@ -117,7 +117,7 @@ def use_data_dir(options: argparse.Namespace) -> None:
 
 
 def add_reading(parser: Parser) -> None:
-    """The options that say how a dataset's folder is to be read; `reading` collects them."""
+    """The options that describe a dataset's folder; `reading` collects them."""
     parser.add_argument("--recipe", metavar="NAME", help="take the options of this recipe for the folder")
     parser.add_argument(
         "--columns", type=_columns, metavar="NAME=COLUMN,...",

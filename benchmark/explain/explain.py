@@ -127,8 +127,8 @@ def _data(a: Source, b: Source) -> list[str]:
     return notes
 
 
-def _intervals(a: Source, b: Source, found: list[Gap]) -> list[str]:
-    hows = {gap.how for gap in found}
+def _intervals(a: Source, b: Source, metrics: list[Gap]) -> list[str]:
+    hows = {gap.how for gap in metrics}
     notes = []
     if BOOTSTRAP in hows:
         notes.append(

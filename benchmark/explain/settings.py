@@ -54,8 +54,9 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "cost only": ("encode", "chunk_tokens", "lower_states", "lower_states_gib", "replay"),
     "machine": ("device_name", "world_size", "threads"),
 }  # fmt: skip
-"""Topic -> names, the ones that move results most first: docs/statistics.md says why. Hyper-parameters not
-named here come under `method`, rules of the recipe under `data`, versions under `machine`."""
+"""Topic -> names, in the order of their known effect on results: docs/statistics.md has the reasons.
+Hyper-parameters not named here are under `method`, rules of the recipe under `data`, versions under
+`machine`."""
 PRIVATE = ("data.key", "generation", "llm.digest", "catalogue_limit", "threads")
 """What a paper need not state."""
 RECIPE_NAMES = {
@@ -189,7 +190,7 @@ class _StatedSettings(BaseModel):
 
 @cache
 def _stated(path: Path | None = None) -> _StatedSettings:
-    """What `settings.toml` beside the published figures says. Raises `UserError` where it cannot be read."""
+    """The content of `settings.toml` of the published figures. Raises `UserError` where it cannot be read."""
     path = path or folder() / SETTINGS
     try:
         return _StatedSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))

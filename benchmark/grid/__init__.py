@@ -1,1 +1,1 @@
-"""A grid of cells, each run in a fresh process."""
+"""A grid of runs, each in a fresh process."""

@@ -1,6 +1,6 @@
 """Execute a plan, stage by stage, choose among the trials of its searches, and print the tables.
 
-A search chooses by validation alone; the records of the chosen configuration say how it was found.
+A search chooses by validation alone; the records of the chosen configuration hold how it was found.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def write_tuning(tuning: Tuning, runs: Iterable[ResolvedRun], results: Path) -> 
     """Write `tuning` into the records of `runs` that exist in `results`, and nothing else.
 
     A record keeps its note of a search that tried all of these trials and more: the larger number of
-    trials is the true one. Published values, which anybody may look up, never replace a search.
+    trials is the true one. Published values never replace a search.
     """
     tuning = Tuning.model_validate(tuning.model_dump())  # every field set
     written = {}

@@ -114,7 +114,7 @@ class Engine(ABC):
                     time.sleep(POLL)
         except BaseException:
             if self._tasks:
-                self.board.say(f"stopping {len(self._tasks)} runs; their checkpoints stay")
+                self.board.print(f"stopping {len(self._tasks)} runs; their checkpoints stay")
             self.stop()
             raise
         finally:
@@ -128,11 +128,11 @@ class Engine(ABC):
         """Print how many runs are finished, and how many are finished but outdated."""
         total = len(queue.paths)
         if queue.finished:
-            self.board.say(
+            self.board.print(
                 f"{len(queue.finished)} of {total} runs are finished already (--fresh runs them anew)"
             )
         if queue.outdated:
-            self.board.say(
+            self.board.print(
                 f"{len(queue.outdated)} of {total} runs were made by other code of their methods, "
                 f"{queue.outdated[0]} among them; they are run again"
             )
@@ -140,21 +140,22 @@ class Engine(ABC):
     def _start_some(self, queue: _Queue, records: dict[ResolvedRun, RunRecord]) -> None:
         while queue.pending and len(self._tasks) < self.room():
             task = queue.next()
-            for run in queue.newly_deferred():
-                self.board.say(f"{run}: another process works on it; its record will be taken")
-            for run, record in queue.taken():
+            for run, record in queue.of_others():
+                if record is None:
+                    self.board.print(f"{run}: another process works on it; its record will be taken")
+                    continue
                 records[run] = record
                 self.tracker.end(run.spec, ok=False)
-                self.board.say(f"{run}: {outcome(record, 0)}, by another process")
+                self.board.print(f"{run}: {outcome(record, 0)}, by another process")
             if task is None:
                 return
             if task.fault:
-                self.board.say(set_aside(task.path, task.fault))
+                self.board.print(set_aside(task.path, task.fault))
             self._tasks.add(task)
             task.number = self.tracker.begin(task.run.spec)
             if not self.board.live:
                 how = "goes on" if task.path.with_suffix(".checkpoint").exists() else "begins"
-                self.board.say(f"{self._label(task)} {how}; its log: {log_path(task.path)}")
+                self.board.print(f"{self._label(task)} {how}; its log: {log_path(task.path)}")
             self.start(task)
 
     def _finish_some(self, queue: _Queue, records: dict[ResolvedRun, RunRecord]) -> None:
@@ -184,7 +185,7 @@ class Engine(ABC):
             elif log.exists():
                 line += f" (its log: {log})"
             where = "" if self.board.live else f"; {self.tracker.grid(self.room())}"
-            self.board.say(f"{self._label(task)}: {line}{where}")
+            self.board.print(f"{self._label(task)}: {line}{where}")
 
     def _label(self, task: ClaimedRun) -> str:
         return f"[{task.number}/{self.tracker.total}] {task.run}"
@@ -204,8 +205,7 @@ class _Queue:
         self.pending = deque(run for run in self.paths if run not in self.finished)
         self._tried: dict[ResolvedRun, float] = {}
         """When a run of another process was looked at last."""
-        self._deferred: list[ResolvedRun] = []
-        self._taken: list[tuple[ResolvedRun, RunRecord]] = []
+        self._of_others: list[tuple[ResolvedRun, RunRecord | None]] = []
 
     def _look_up(self, run: ResolvedRun) -> Standing:
         return Standing() if self._fresh else look_up(self.paths[run], run.code)
@@ -221,7 +221,7 @@ class _Queue:
                 self.defer(run)
             elif record := self._made_meanwhile(run):
                 claimed.release()
-                self._taken.append((run, record))
+                self._of_others.append((run, record))
             else:
                 return ClaimedRun(run, path, claimed, stamp(path), self._faults[run])
         return None
@@ -242,16 +242,11 @@ class _Queue:
     def defer(self, run: ResolvedRun) -> None:
         """Another process executes it: look again later."""
         if run not in self._tried:
-            self._deferred.append(run)
+            self._of_others.append((run, None))
         self._tried[run] = time.monotonic()
         self.pending.append(run)
 
-    def newly_deferred(self) -> list[ResolvedRun]:
-        """Runs that turned out to be another process's since the last call."""
-        new, self._deferred = self._deferred, []
-        return new
-
-    def taken(self) -> list[tuple[ResolvedRun, RunRecord]]:
-        """Runs that another process has finished since the last call."""
-        taken, self._taken = self._taken, []
-        return taken
+    def of_others(self) -> list[tuple[ResolvedRun, RunRecord | None]]:
+        """Runs found to be another process's since the last call, with the record if it finished."""
+        events, self._of_others = self._of_others, []
+        return events

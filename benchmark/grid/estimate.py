@@ -21,7 +21,7 @@ from benchmark.train.checkpoint import Checkpoint
 
 Range = tuple[float, float]
 START = 15.0
-"""Seconds in which a process starts and builds its model, where no probe says."""
+"""Seconds in which a process starts and builds its model, where no probe measured it."""
 SPREAD = 2.0
 """Runs of the same method and protocol on other data or with other values take up to so many times more
 epochs, or fewer."""

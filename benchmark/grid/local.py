@@ -53,7 +53,7 @@ class LocalExecutor(Engine):
 
     def prepare(self, runs: Sequence[ResolvedRun]) -> None:
         """See `Engine.prepare`."""
-        prepare(runs, self.board.say)
+        prepare(runs, self.board.print)
 
     def room(self) -> int:
         """See `Engine.room`."""

@@ -142,7 +142,7 @@ def _check_keys(overrides: Sequence[str], everything: set[str]) -> None:
 def make_plan(specs: Iterable[RunSpec], tune: Tune = "none") -> GridPlan:
     """Resolve `specs` and plan them under `tune`.
 
-    Trials take the first seed of a configuration, what is chosen the others too. Where tuning says something
+    Trials take the first seed of a configuration, the chosen one the others too. Where tuning sets something
     of a setting, the user's overrides and what `config.held` names stay as they are. Raises `UserError`
     where the paper has no values for a method that it tuned, and where no trial can be run.
     """

@@ -19,10 +19,10 @@ from methods.errors import UserError
 POLL = 0.1
 
 
-def prepare(runs: Sequence[ResolvedRun], say: Callable[[str], None]) -> None:
+def prepare(runs: Sequence[ResolvedRun], on_line: Callable[[str], None]) -> None:
     """Compute hidden states and try to build what `runs` train; raises `UserError` with the first error.
 
-    `say` gets every line of the process, that of an error included.
+    `on_line` gets every line of the process, that of an error included.
     """
     groups: dict[tuple[str, str], list[ResolvedRun]] = {}
     for run in runs:
@@ -30,7 +30,7 @@ def prepare(runs: Sequence[ResolvedRun], say: Callable[[str], None]) -> None:
             groups.setdefault((run.spec.dataset, run.spec.llm), []).append(run)
     for (dataset, llm), group in groups.items():
         specs = specs_to_json(run.spec for run in group)
-        child = Child([sys.executable, "-m", "benchmark.grid.prepare"], on_line=say, given=f"{specs}\n")
+        child = Child([sys.executable, "-m", "benchmark.grid.prepare"], on_line=on_line, given=f"{specs}\n")
         try:
             while (status := child.ended()) is None:
                 time.sleep(POLL)

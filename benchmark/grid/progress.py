@@ -82,7 +82,7 @@ class Tracker:
         if running is None:
             return 0.0
         seconds = self._clock() - running.begin
-        if ok:  # what failed says little about what others cost
+        if ok:  # a failed run is no measure of what others cost
             self._costs.append((run, seconds))
         return seconds
 
@@ -171,7 +171,7 @@ class Board:
         """Whether the line can be kept up to date."""
         self._clock, self._last, self._printed = clock, clock(), ""
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         """A line that stays."""
         self._clear()
         print(line, file=self._stream, flush=True)

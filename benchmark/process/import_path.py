@@ -28,7 +28,7 @@ def environment() -> dict[str, str]:
 
 
 def secure() -> None:
-    """Let this process, started by `python -m`, and those that it starts import as `environment` says."""
+    """Make this process, started by `python -m`, and its children import as `environment` describes."""
     first = sys.path[0] if sys.path and not sys.flags.safe_path else ROOT
     if _same(first, ".") and not _same(first, ROOT):
         del sys.path[0]

@@ -161,7 +161,7 @@ def resolve_run(spec: RunSpec) -> ResolvedRun:
     if llm is not None and settings.max_tokens:
         llm = replace(llm, max_tokens=min(llm.max_tokens, settings.max_tokens))
     if llm is not None:
-        cls.layers(config, llm.n_layers)  # these say so now where the language model is too shallow
+        cls.layers(config, llm.n_layers)  # raise now if the language model is too shallow
         cls.frozen_layers(config, llm.n_layers)
     return ResolvedRun(spec, entry, cls, settings, config, prepared, llm)
 
