@@ -32,12 +32,12 @@ def remembered_digest(path: Path, cache: Path) -> str:
         stored = read_checked(memory, (*before, "sha256"))
         if {name: stored[name] for name in before} == before:
             return str(stored["sha256"])
-    found = digest_of(place)
+    sha256 = digest_of(place)
     last = max(before["mtime_ns"], before["ctime_ns"]) / 1e9
     if time.time() - last > SETTLED_SECONDS and _known(place) == before:
         with suppress(OSError):  # reported where the cache is needed
-            write_checked(memory, {**before, "sha256": found})
-    return found
+            write_checked(memory, {**before, "sha256": sha256})
+    return sha256
 
 
 def _known(place: Path) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class Checksums:
 
     def _write(self, entries: dict[str, dict[str, Any]]) -> None:
         """Replace what is noted of some files, where that changes anything and the cache can be written."""
-        found = self._entries | entries
-        if found != self._entries and self._writable:
-            self._entries = found
-            write_checked(self.path, {"files": found})
+        merged = self._entries | entries
+        if merged != self._entries and self._writable:
+            self._entries = merged
+            write_checked(self.path, {"files": merged})

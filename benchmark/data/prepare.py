@@ -42,10 +42,8 @@ class Strings(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
-            found: list[str] = self._column[index].to_pylist()
-            return found
-        one: str = self._column[int(index)].as_py()
-        return one
+            return list(self._column[index].to_pylist())
+        return str(self._column[int(index)].as_py())
 
     def __iter__(self) -> Iterator[str]:
         for chunk in self._column.chunks:
@@ -70,37 +68,37 @@ LARGE_CHANCE = 0.2
 """Recall@10 of a random order from which a catalogue is small."""
 
 
-def find_warnings(recipe: Recipe, facts: Mapping[str, Any]) -> list[str]:
+def find_warnings(recipe: Recipe, counts: Mapping[str, Any]) -> list[str]:
     """The lines for a dataset; a fact that an earlier version did not count is passed over."""
-    found = _mismatches(recipe, facts)
-    if (share := facts.get("share_equal_times", 0)) >= MANY_EQUAL_TIMES:
-        found.append(
+    messages = _mismatches(recipe, counts)
+    if (share := counts.get("share_equal_times", 0)) >= MANY_EQUAL_TIMES:
+        messages.append(
             f"{recipe.name}: {share:.0%} of neighbouring interactions of a user have equal times; their "
             "order is that of the file, so make sure that the file is in the order in which they happened"
         )
-    if count := facts.get("texts_like_missing", 0):
-        found.append(
-            f"{recipe.name}: {count:,} of {facts['items']:,} texts look like missing values (such as nan, "
+    if count := counts.get("texts_like_missing", 0):
+        messages.append(
+            f"{recipe.name}: {count:,} of {counts['items']:,} texts look like missing values (such as nan, "
             "null or n/a); leave the field empty where an item has no text"
         )
-    found += [
+    messages += [
         f"{recipe.name}: {count:,} {what}"
-        for what, count in facts["repairs"].items()
+        for what, count in counts["repairs"].items()
         if what.startswith(MERGED)
     ]
-    if (chance := 10 / facts["items"]) >= LARGE_CHANCE:
-        found.append(
-            f"{recipe.name}: a random order of the {facts['items']} items reaches a Recall@10 of "
-            f"{min(chance, 1):.2f}; so small a catalogue hardly tells methods apart"
+    if (chance := 10 / counts["items"]) >= LARGE_CHANCE:
+        messages.append(
+            f"{recipe.name}: a random order of the {counts['items']} items reaches a Recall@10 of "
+            f"{min(chance, 1):.2f}; in so small a catalogue methods hardly differ"
         )
-    return found
+    return messages
 
 
-def _mismatches(recipe: Recipe, facts: Mapping[str, Any]) -> list[str]:
+def _mismatches(recipe: Recipe, counts: Mapping[str, Any]) -> list[str]:
     """A line that names the counts that are not the expected ones, where there are any."""
     expected = recipe.expected or {}
     other = [
-        f"{facts[name]:,} {name}, not {count:,}" for name, count in expected.items() if facts[name] != count
+        f"{counts[name]:,} {name}, not {count:,}" for name, count in expected.items() if counts[name] != count
     ]
     if not other:
         return []
@@ -178,7 +176,7 @@ def prepare(recipe: Recipe, cache: Path, begin: Begin = lambda step: None) -> Pr
             raise lacks(folder.parent, f"the prepared form of {recipe.name} in {folder.name} ({fault})")
         if there and fault:
             notes.append(f"the prepared form in {folder} was damaged ({fault}) and has been built again")
-        # an earlier version's has fewer facts, and serves where it cannot be replaced
+        # one of an earlier version has fewer statistics, and is used where it cannot be replaced
         if fault or (writable and not _counted(folder)):
             if there:
                 shutil.rmtree(folder)
@@ -220,25 +218,25 @@ def _lock(folder: Path) -> AbstractContextManager[bool]:
 
 def describe(prepared: Prepared) -> str:
     """The fingerprint as a few lines for the terminal; warnings are separate."""
-    facts = prepared.fingerprint
+    counts = prepared.fingerprint
     lines = [
-        f"{prepared.name} ({prepared.key}): {facts['users']:,} users, {facts['items']:,} items, "
-        f"{facts['interactions']:,} interactions",
-        f"  interactions a user {facts['interactions_per_user']:.2f}, "
-        f"an item {facts['interactions_per_item']:.2f}",
-        f"  items without text {facts['share_without_text']:.2%}, with the text of another item "
-        f"{facts['share_duplicate_text']:.2%}",
-        f"  cold items {facts['cold_items']:,} (targets: {facts['cold_valid_targets']:,} validation, "
-        f"{facts['cold_test_targets']:,} test); targets: {facts['valid_targets']:,} validation, "
-        f"{facts['test_targets']:,} test",
+        f"{prepared.name} ({prepared.key}): {counts['users']:,} users, {counts['items']:,} items, "
+        f"{counts['interactions']:,} interactions",
+        f"  interactions a user {counts['interactions_per_user']:.2f}, "
+        f"an item {counts['interactions_per_item']:.2f}",
+        f"  items without text {counts['share_without_text']:.2%}, with the text of another item "
+        f"{counts['share_duplicate_text']:.2%}",
+        f"  cold items {counts['cold_items']:,} (targets: {counts['cold_valid_targets']:,} validation, "
+        f"{counts['cold_test_targets']:,} test); targets: {counts['valid_targets']:,} validation, "
+        f"{counts['test_targets']:,} test",
     ]
-    repairs = facts["repairs"]
-    dropped = {what: n for what, n in facts["dropped"].items() if f"{what} dropped" not in repairs}
-    for title, counts in (("dropped", dropped), ("repairs", repairs)):
-        if counts:
-            lines.append(f"  {title}: " + ", ".join(f"{what} {count:,}" for what, count in counts.items()))
+    repairs = counts["repairs"]
+    dropped = {what: n for what, n in counts["dropped"].items() if f"{what} dropped" not in repairs}
+    for title, group in (("dropped", dropped), ("repairs", repairs)):
+        if group:
+            lines.append(f"  {title}: " + ", ".join(f"{what} {count:,}" for what, count in group.items()))
     lines += [f"  {note}" for note in prepared.recipe["notes"]]
-    return "\n".join([*lines, f"  content sha256 {facts['sha256'][:16]}"])
+    return "\n".join([*lines, f"  content sha256 {counts['sha256'][:16]}"])
 
 
 def _key(recipe: Recipe, inputs: Mapping[str, str]) -> str:
@@ -322,7 +320,7 @@ def _fault(folder: Path) -> str:
 
 
 def _counted(folder: Path) -> bool:
-    """Whether the fingerprint of a form that is whole has all facts."""
+    """Whether the fingerprint of a whole form has all statistics."""
     stored = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))
     return all(name in stored["content"]["fingerprint"] for name in COUNTED)
 
@@ -342,7 +340,7 @@ def _load(recipe: Recipe, key: str, folder: Path, notes: list[str]) -> Prepared:
         name: np.from_dlpack(users.column(name).chunk(0)) for name in ("train_end", "valid_at", "test_at")
     }
     flat: Any = np.from_dlpack(sequences.values)
-    facts = stored["fingerprint"]
+    fingerprint = stored["fingerprint"]
     source = None if recipe.source is None else recipe.source.name  # a record names no folder of a machine
     return Prepared(
         name=recipe.name,
@@ -352,8 +350,8 @@ def _load(recipe: Recipe, key: str, folder: Path, notes: list[str]) -> Prepared:
             "name": recipe.name, "source": source, "notes": list(recipe.notes), "expected": recipe.expected,
             **({"given": list(recipe.given)} if recipe.given else {}), **_options(recipe),
         },
-        fingerprint=facts,
-        warnings=(*notes, *find_warnings(recipe, facts)),
+        fingerprint=fingerprint,
+        warnings=(*notes, *find_warnings(recipe, fingerprint)),
         user_ids=Strings(users.column("user_id")),
         item_ids=Strings(items.column("item_id")),
         texts=Strings(items.column("text")),

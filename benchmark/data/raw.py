@@ -188,7 +188,7 @@ def row_batches(rows: Iterator[Row]) -> Iterator[Any]:
 
 
 def require_rows(batches: Iterator[Any], path: Path, recipe: Recipe) -> Iterator[Any]:
-    """The batches; raises `UserError` where there is not one."""
+    """The batches; raises `UserError` if there is none."""
     batch = None
     for batch in batches:
         yield batch
@@ -210,7 +210,7 @@ def whole_number(written: Any) -> int:
 
 
 def corrected_time(time: int, unit: int, where: str, recipe: Recipe, repairs: Counter[str]) -> int | None:
-    """`time` in the edition's unit, None where it is to be dropped; raises `UserError` for an odd one."""
+    """`time` in the edition's unit, None where it is to be dropped; raises `UserError` for a wrong unit."""
     if time < 0:
         if recipe.negative_times == "error":
             raise UserError(

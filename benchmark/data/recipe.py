@@ -37,12 +37,12 @@ class FolderOptions:
 
     def over(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options of a recipe, with the columns and the separator of the command line before them."""
-        found = dict(options)
+        merged = dict(options)
         if self.columns:
-            found["columns"] = {**found.get("columns", {}), **dict(self.columns)}
+            merged["columns"] = {**merged.get("columns", {}), **dict(self.columns)}
         if self.separator:
-            found["separator"] = self.separator
-        return found
+            merged["separator"] = self.separator
+        return merged
 
 
 NO_OPTIONS = FolderOptions()
@@ -192,11 +192,11 @@ def checked(name: str, raw: dict[str, Any], path: Path, folder: Path | None) -> 
         options = {key: value for key, value in download.items() if key != "files"}
         _check_keys(options, own - {"synthetic"}, path)
         chosen = {**raw, **download}
-        wanted = check_files(
+        urls = check_files(
             download.get("files"), chosen.get("format", "auto"), chosen.get("text_fields"), path
         )
-        note = f"the publisher's files ({chosen.get('edition', 'no edition named')}): {_file_names(wanted)}"
-        return _recipe(name, {**chosen, "files": wanted, "source": source, "notes": (note,)}, path)
+        note = f"the publisher's files ({chosen.get('edition', 'no edition named')}): {_file_names(urls)}"
+        return _recipe(name, {**chosen, "files": urls, "source": source, "notes": (note,)}, path)
     if raw.get("format", "auto") in ROLES:
         raise UserError(f'{path}: format = "{raw["format"]}" needs a table [download] that names its files.')
     if raw.get("format") == "synthetic":

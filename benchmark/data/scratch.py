@@ -79,8 +79,8 @@ class Scratch:
 
     def row(self, query: str, **tables: Any) -> tuple[Any, ...]:
         """The one row that a query returns."""
-        found: tuple[Any, ...] = self._call(self._execute, query, tables)
-        return found
+        result: tuple[Any, ...] = self._call(self._execute, query, tables)
+        return result
 
     def column(self, query: str, **tables: Any) -> Any:
         """The first column of a result, as an Arrow array."""
@@ -117,10 +117,10 @@ class Scratch:
     def _execute(self, query: str, tables: dict[str, Any]) -> tuple[Any, ...] | None:
         for name, table in tables.items():
             self._connection.register(name, table)
-        found: tuple[Any, ...] | None = self._connection.execute(query).fetchone()
+        result: tuple[Any, ...] | None = self._connection.execute(query).fetchone()
         for name in tables:
             self._connection.unregister(name)
-        return found
+        return result
 
     def _call(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Run in a thread, so that a ctrl-C reaches this one at once and can end the query."""

@@ -284,8 +284,10 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 def _status(error: BaseException) -> int | None:
     """The HTTP status that an error of aiohttp or of the hub's library stands for."""
-    for one in _chain(error):
-        status = getattr(one, "status", None) or getattr(getattr(one, "response", None), "status_code", None)
+    for cause in _chain(error):
+        status = getattr(cause, "status", None) or getattr(
+            getattr(cause, "response", None), "status_code", None
+        )
         if isinstance(status, int):
             return status
     return None
@@ -316,7 +318,7 @@ def _temporary(error: BaseException, begun: bool) -> bool:
         aiohttp.ClientPayloadError,
         aiohttp.ClientOSError,
     )
-    return any(isinstance(one, (*passing, aiohttp.ServerDisconnectedError)) for one in chain)
+    return any(isinstance(cause, (*passing, aiohttp.ServerDisconnectedError)) for cause in chain)
 
 
 def _reached(error: BaseException) -> bool:
@@ -325,7 +327,7 @@ def _reached(error: BaseException) -> bool:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     absent = (aiohttp.ClientConnectorError, OfflineModeIsEnabled, socket.gaierror, ConnectionRefusedError)
-    return not any(isinstance(one, absent) for one in _chain(error))
+    return not any(isinstance(cause, absent) for cause in _chain(error))
 
 
 def _absence(error: BaseException) -> str:
@@ -333,7 +335,7 @@ def _absence(error: BaseException) -> str:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     chain = _chain(error)
-    if any(isinstance(one, OfflineModeIsEnabled) for one in chain):
+    if any(isinstance(cause, OfflineModeIsEnabled) for cause in chain):
         return "HF_HUB_OFFLINE is set"
     reasons = (cause.strerror for cause in reversed(chain) if isinstance(cause, OSError) and cause.strerror)
     return next(reasons, str(chain[-1]))
@@ -348,9 +350,9 @@ def _why(error: BaseException) -> str:
         return f"HTTP {status}"
     if not _reached(error):
         return f"no connection ({_absence(error)})"
-    if any(isinstance(one, aiohttp.ClientPayloadError) for one in _chain(error)):
+    if any(isinstance(cause, aiohttp.ClientPayloadError) for cause in _chain(error)):
         return "the connection was cut"
     # fsspec raises FileNotFoundError for any failure to get the size
-    real = next((one for one in _chain(error) if not isinstance(one, FileNotFoundError)), error)
+    real = next((cause for cause in _chain(error) if not isinstance(cause, FileNotFoundError)), error)
     line = " ".join(str(real).split())[:200]
     return line if isinstance(real, _IncompleteError) else f"{type(real).__name__}: {line}".removesuffix(": ")
