@@ -29,11 +29,11 @@ Row = dict[str, Any]
 """A row of the long table: those of its columns that are not null."""
 
 
-class _Part(BaseModel):
+class _TomlTable(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Table(_Part):
+class Table(_TomlTable):
     """One kind of table."""
 
     title: str
@@ -43,7 +43,7 @@ class Table(_Part):
     """Language model -> the paper's number of the table; "" where one table holds all of them."""
 
 
-class Column(_Part):
+class Column(_TomlTable):
     """A column of Tables S1 to S3."""
 
     method: str
@@ -51,7 +51,7 @@ class Column(_Part):
     symbol: str
 
 
-class Claim(_Part):
+class Claim(_TomlTable):
     """A figure of the paper's text that follows from its tables, or should."""
 
     kind: str
@@ -66,7 +66,7 @@ class Claim(_Part):
     where: str
 
 
-class Layout(_Part):
+class Layout(_TomlTable):
     """`tables.toml`: names, roles and order."""
 
     source: str
