@@ -252,7 +252,7 @@ def test_more_processes_than_gpus_is_one_line(
     grid = [*bench(folder, "id"), "--results", str(tmp_path)]
     for more, expected in (
         (["--processes", "3"], "2 GPUs"),
-        (["--jobs", "3"], "since cells do not share one"),
+        (["--jobs", "3"], "since runs do not share one"),
     ):
         assert main([*grid, *more]) == 2
         (line,) = capfd.readouterr().err.splitlines()
