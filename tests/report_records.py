@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.results.comparable import RunGroup, groups
+from benchmark.results.comparable import RunGroup
 from benchmark.results.record import (
     METRICS,
     Certificate,
@@ -205,7 +205,7 @@ def results_of(records: Iterable[RunRecord], root: Path = Path("results"), **mor
 
 def grouped(records: Iterable[RunRecord], metrics: Sequence[str] = METRICS) -> list[RunGroup]:
     """The tables of these records."""
-    return groups(as_runs(records), metrics)
+    return list(results_of(records, metrics=tuple(metrics)).groups.values())
 
 
 def store(folder: Path, runs: list[RunRecord]) -> Path:

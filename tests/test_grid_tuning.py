@@ -18,8 +18,8 @@ from benchmark.config import held
 from benchmark.grid.bench import bench, choose
 from benchmark.grid.plan import GridPlan, expand, make_plan
 from benchmark.report.tables import render
-from benchmark.results.comparable import groups
 from benchmark.results.record import Cost, Environment, RunRecord, Tuning, is_as_written, read_record
+from benchmark.results.results import Results
 from benchmark.results.store import finished, iter_runs
 from benchmark.run.describe import blank
 from benchmark.run.spec import ResolvedRun
@@ -264,7 +264,7 @@ def test_finished_trials_are_reused_whoever_made_them_and_a_grid_grows(folder: P
     fake.made.clear()
     assert bench(large, fake, tmp_path) == 0
     assert len(fake.made) == 6 + 1
-    (table,) = groups(iter_runs(tmp_path))
+    (table,) = Results(tuple(iter_runs(tmp_path))).groups.values()
     untuned, tuned = table.rows
     assert (untuned.label, tuned.label) == ("ssna", "ssna (tuned: batch_size=128, top_layers=2)")
     assert [run.seed for run in tuned.runs] == [0, 1]

@@ -262,5 +262,5 @@ def test_without_records_both_is_the_papers_and_ours_is_nothing() -> None:
 def test_a_recipe_with_a_name_but_not_the_counts_of_the_paper_is_not_its_dataset() -> None:
     run = record("ssna", 0.1, dataset="sci")
     results = results_of([run])
-    (study,) = of_records(results.groups.values(), results.figures, published().layout)
+    (study,) = of_records(results.groups.values(), published().layout)
     assert list(study.datasets) == ["sci (not the paper's counts)"]

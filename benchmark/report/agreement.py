@@ -75,7 +75,7 @@ def scores(group: RunGroup, split: str, metric: str) -> Scores:
     """Mean test figures of the finished rows, rounded as a table prints them."""
     names = [_name(row) for row in group.rows]
     figures = {
-        name if names.count(name) == 1 else bare(row.label): row.quality(split, metric)
+        name if names.count(name) == 1 else bare(row.label): row.mean(metric, split)
         for name, row in zip(names, group.rows, strict=True)
     }
     return {label: round(figure.mean, 4) for label, figure in figures.items() if figure}

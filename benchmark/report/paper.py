@@ -69,7 +69,7 @@ def sections(results: Results) -> list[Section]:
     theirs = counts_of("paper", figures, layout), of_paper(figures, layout)
     if results.source == "paper":
         return _paper(paper, *theirs)
-    ours = counts_of("ours", figures, layout), of_records(results.groups.values(), figures, layout)
+    ours = counts_of("ours", figures, layout), of_records(results.groups.values(), layout)
     return _ours(layout, *ours) if results.source == "ours" else _both(paper, *theirs, *ours)
 
 

@@ -16,7 +16,7 @@ from benchmark.results.generations import bare, mark, newest, note, oldest
 from benchmark.results.metrics import measure
 from benchmark.results.published import COUNTS, Layout, dataset_of
 from benchmark.results.record import METRICS
-from benchmark.results.statistics import SeedMean, estimate
+from benchmark.results.statistics import SeedMean
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -50,7 +50,7 @@ class Mean(NamedTuple):
     @property
     def estimate(self) -> SeedMean:
         """The value and its interval."""
-        return SeedMean(self.value, self.half_width, self.seeds, self.value)
+        return SeedMean(self.value, self.half_width, self.seeds, self.value, self.value)
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ def printed(record: str, layout: Layout) -> dict[str, Any]:
     return {"source": layout.source, "table": table, "typed into": "results/paper"}
 
 
-def of_records(groups: Iterable[RunGroup], figures: DataFrame, layout: Layout) -> list[Study]:
-    """One study a protocol and language model of the groups of runs, whose figures are given.
+def of_records(groups: Iterable[RunGroup], layout: Layout) -> list[Study]:
+    """One study a protocol and language model of the groups of runs.
 
     The protocol `paper` and the paper's language models come first, then the others by name.
     Of a method's configurations on a dataset one stands for it: one tuned by search, else one with the
@@ -148,8 +148,7 @@ def of_records(groups: Iterable[RunGroup], figures: DataFrame, layout: Layout) -
         return protocol not in PROTOCOLS_FIRST, protocol, number, llm
 
     return [
-        _study(llm, protocol, tables[llm, protocol], figures, layout)
-        for llm, protocol in sorted(tables, key=place)
+        _study(llm, protocol, tables[llm, protocol], layout) for llm, protocol in sorted(tables, key=place)
     ]
 
 
@@ -170,9 +169,7 @@ def dataset_label(dataset: str, own: str, layout: Layout) -> str:
     return f"{name} ({own})" if dataset in layout.datasets and own not in (dataset, name) else name
 
 
-def _study(
-    llm: str, protocol: str, tables: Mapping[str, list[RunGroup]], figures: DataFrame, layout: Layout
-) -> Study:
+def _study(llm: str, protocol: str, tables: Mapping[str, list[RunGroup]], layout: Layout) -> Study:
     labels, notes, records = {}, [], {}
     hardware: dict[str, list[str]] = {}
     chosen: dict[tuple[str, str], RunRow] = {}
@@ -199,7 +196,7 @@ def _study(
             records[row.finished[0].configuration] = configuration(row.finished)
     on = "; ".join(f"{', '.join(names)}: {where}" for where, names in hardware.items())
     notes += _mark_older(labels, chosen)
-    means = _by_key(_means(figures, chosen))
+    means = _by_key(_means(chosen))
     return Study("ours", llm, protocol, means, labels, (f"On {on}.", *notes), records)
 
 
@@ -243,39 +240,31 @@ def _by_method(group: RunGroup) -> dict[str, list[RunRow]]:
 
     def place(row: RunRow) -> tuple[bool, int, int, float]:
         own = [pair for pair in row.runs[0].overrides if pair not in group.shared]
-        valid = row.quality("valid", "recall@10")
+        valid = row.mean("recall@10", "valid")
         tuned = TUNED.index(row.tuning.mode) if row.tuning else len(TUNED)
         return not row.ok, tuned, len(own), -(valid.mean if valid else 0.0)
 
     return {method: sorted(rows, key=place) for method, rows in by_method.items()}
 
 
-def _means(figures: DataFrame, chosen: Mapping[tuple[str, str], RunRow]) -> list[Mean]:
-    """The figures of the rows that stand for (dataset, method), averaged over their seeds."""
-    used = (figures.kind == "quality") & figures.split.isin(["test", "test_masked"])
-    used |= figures.measure.isin([*TIMES, *MEMORIES]) & ~figures.split.isin(["eval", "run"])
-    table = figures[used | (figures.kind == "tuned")]
-    masked = table.split.isin(["test_masked"])
-    table = table.assign(measure=table.measure.mask(masked, MASKED + table.measure))
-    by_record = {str(name): rows for name, rows in table.groupby("record", sort=False)}
-    order = [form + metric for metric in METRICS for form in ("", MASKED)] + [*TIMES, *MEMORIES]
+def _means(chosen: Mapping[tuple[str, str], RunRow]) -> list[Mean]:
+    """The means of the rows that stand for (dataset, method)."""
+    splits = {"": "test", MASKED: "test_masked"}
+    order = [(form + metric, metric, split) for metric in METRICS for form, split in splits.items()]
+    order += [(name, name, "") for name in TIMES] + [(name, name, "train") for name in MEMORIES]
     means = []
     for (dataset, method), row in chosen.items():
-        values: dict[str, list[float]] = {name: [] for name in order}
-        for run in row.finished:
-            rows = by_record[run.name]
-            for name, value in zip(rows.measure, rows.value, strict=True):
-                values.setdefault(name, []).append(value)
-        if len(values["gpu_memory_gb"]) == len(row.ok):
-            del values["host_memory_gb"]
-        for name, numbers in values.items():
-            if name in MEMORIES and len(numbers) < len(row.ok):
-                continue  # not measured in every run
-            # of memory the largest of the seeds; a hyper-parameter is the same in all
-            averaged = name in order and name not in MEMORIES
-            if mean := estimate(numbers if averaged else numbers[:1] and [max(numbers)]):
-                record = row.finished[0].configuration
-                means.append(Mean("ours", dataset, method, name, mean.mean, mean.half_width, mean.n, record))
+        tuned = [(name, name, split) for name, split in row.means if split == "tuned"]
+        for name, own_name, split in (*order, *tuned):
+            mean = row.mean(own_name, split)
+            if mean is None or (name in MEMORIES and mean.n < len(row.ok)):
+                continue  # memory that was not measured in every run
+            if name == "host_memory_gb" and (gpu := row.mean("gpu_memory_gb", "train")) and gpu.n == mean.n:
+                continue
+            if name in MEMORIES or split == "tuned":  # the largest of the seeds, or the same in all
+                mean = SeedMean(mean.largest, None, 1, mean.largest, mean.largest)
+            record = row.finished[0].configuration
+            means.append(Mean("ours", dataset, method, name, mean.mean, mean.half_width, mean.n, record))
     return means
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.report.drawing import forms, look_of, style
 from benchmark.results.comparable import RunGroup, RunRow
-from benchmark.results.measures import COSTS, gibibytes, peak_memory, unlike_candidates
+from benchmark.results.measures import gibibytes, peak_memory, unlike_candidates
 from benchmark.results.record import RunRecord
 
 if TYPE_CHECKING:
@@ -121,24 +121,20 @@ def _clock(group: RunGroup) -> tuple[str, str]:
 
 def points_of(group: RunGroup) -> tuple[list[Point], str]:
     """The rows with both figures, and the kind of memory shown: the one that most of them have."""
-    clock = COSTS[_clock(group)[0]]
+    clock = _clock(group)[0]
     peaks = {row.label: peak_memory(row) for row in group.rows}
     kinds = [peak[1] for peak in peaks.values() if peak]
     kind = max(("GPU", "host"), key=kinds.count)
     points = []
     for place, row in enumerate(group.rows):
-        recall, time = row.quality("test", "recall@10"), clock.read(row)
+        recall, time = row.mean("recall@10", "test"), row.mean(clock)
         peak = peaks[row.label]
         if recall and time and time.mean > 0:
             memory = peak[0] if peak and peak[1] == kind else None
-            points.append(Point(place, row.label, time.mean, recall.mean, _ends(row), memory))
+            # the t interval of two seeds would dwarf all else
+            ends = (recall.least, recall.largest) if recall.n > 1 else None
+            points.append(Point(place, row.label, time.mean, recall.mean, ends, memory))
     return points, kind
-
-
-def _ends(row: RunRow) -> tuple[float, float] | None:
-    """The least and the most test Recall@10 of several seeds: the t interval of two would dwarf all else."""
-    found = [run.metrics["test"]["recall@10"] for run in row.ok if "test" in run.metrics]
-    return (min(found), max(found)) if len(found) > 1 else None
 
 
 def draw_quality(group: RunGroup, figure: Figure, axes: Axes) -> bool:

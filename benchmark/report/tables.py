@@ -11,13 +11,13 @@ from benchmark.report.plots import draw
 from benchmark.report.provenance import configuration
 from benchmark.report.rendering import one_line
 from benchmark.report.section import Block, Cell, Mark, Plot, Section
-from benchmark.results.comparable import RunGroup, RunRow, groups, shortened
+from benchmark.results.comparable import RunGroup, RunRow, shortened
 from benchmark.results.measures import (
-    COSTS,
+    MEASURES,
     NO_FIGURE,
     PRINTED,
     SEARCH,
-    TableColumn,
+    RunMeasure,
     peak_memory,
     quality,
     seconds,
@@ -32,6 +32,19 @@ from benchmark.results.stored import StoredRun
 PLOTS = {"curves": "Learning curves", "quality": "Quality, time and memory"}
 """Plot of a table -> its heading."""
 CSV_SPLITS = [split + masked for split in ("test", "test_warm", "test_cold") for masked in ("", "_masked")]
+CSV_COSTS = [
+    *(
+        MEASURES[name, ""]
+        for name in (
+            "epoch_seconds", "epoch_cpu_seconds", "prepare_seconds", "train_seconds", "best_epoch",
+            "epochs_run", "trainable_parameters", "trials", "candidates", "encodings_per_epoch",
+            "chunk_tokens", "chunk_halvings", "ranks_moved",
+        )
+    ),
+    quality("valid", "recall@10"),
+    quality("initial_valid", "recall@10"),
+    MEASURES["peak_memory_bytes", ""],
+]  # fmt: skip
 TRIAL_HEADS = ["trial", "valid R@10", "chosen", "best / epochs", "s", "CPU s"]
 
 
@@ -66,7 +79,8 @@ def render(group: RunGroup, style: rendering.Style) -> str:
 
 def print_tables(runs: Iterable[StoredRun], metrics: Sequence[str] = METRICS) -> str:
     """All tables of the runs, with `metrics`, for a terminal."""
-    return "\n".join(render(group, "text") for group in groups(runs, metrics))
+    results = Results(tuple(runs), metrics=tuple(metrics))
+    return "\n".join(render(group, "text") for group in results.groups.values())
 
 
 def title(group: RunGroup) -> str:
@@ -81,18 +95,17 @@ def blocks(group: RunGroup) -> list[Block]:
     """The main table (test metrics and cost), the one of masked metrics and of warm and cold targets, and
     where rows were tuned that of their trials."""
     main = [quality("test", metric) for metric in group.metrics]
-    costs = [COSTS[name] for name in PRINTED]
     other = [quality("test_masked", metric) for metric in group.metrics]
     parts = _warm_and_cold(group)
     other += [quality(split, metric) for split in parts for metric in ("recall@10", "ndcg@10")]
     search = SEARCH if _tuned(group) else ()
     columns = [
         *(_quality_cells(group, column) for column in main),
-        *(_cost_cells(group, column) for column in costs),
+        *(_cost_cells(group, column) for column in PRINTED),
         [Cell(_seeds(row)) for row in group.rows] + [Cell("")] * len(group.bounds),
         *(_search_cells(group, column) for column in search),
     ]
-    labels = [column.label for column in (*main, *costs)]
+    labels = [column.label for column in (*main, *PRINTED)]
     heads = ["method", *labels, "seeds", *(column.label for column in search)]
     names = ["method", *(_split_label(column) for column in other)]
     masked = "Test, the user's history masked" + ("; warm and cold targets, unmasked" if parts else "")
@@ -108,15 +121,15 @@ def _block(title: str, heads: list[str], group: RunGroup, columns: Sequence[list
     return Block(title, heads, [list(row) for row in zip(labels, *columns, strict=True)], len(group.bounds))
 
 
-def _split_label(column: TableColumn) -> str:
+def _split_label(column: RunMeasure) -> str:
     """`masked R@10`, `warm R@10`: the head of a column where a table has several splits."""
-    split = column.name.removeprefix("test_").partition("_")[0]
+    split = column.split.removeprefix("test_")
     return f"{split} {column.label}"
 
 
-def _quality_cells(group: RunGroup, column: TableColumn) -> list[Cell]:
+def _quality_cells(group: RunGroup, column: RunMeasure) -> list[Cell]:
     """Cells of all rows and bounds, the best and the second marked; equal as printed is equal."""
-    figures = [column.read(row) for row in group.rows]
+    figures = [column.mean(row) for row in group.rows]
     printed = sorted(
         {share(figure.mean) for figure in figures if figure}, key=float, reverse=column.direction == "higher"
     )
@@ -128,12 +141,12 @@ def _quality_cells(group: RunGroup, column: TableColumn) -> list[Cell]:
     return cells + [Cell(column.cell(bound)) for bound in group.bounds]
 
 
-def _cost_cells(group: RunGroup, column: TableColumn) -> list[Cell]:
+def _cost_cells(group: RunGroup, column: RunMeasure) -> list[Cell]:
     texts = [column.cell(row) if row.status == "ok" else row.status for row in group.rows]
     return [Cell(text) for text in texts] + [Cell("")] * len(group.bounds)
 
 
-def _search_cells(group: RunGroup, column: TableColumn) -> list[Cell]:
+def _search_cells(group: RunGroup, column: RunMeasure) -> list[Cell]:
     return [Cell(column.cell(row)) for row in group.rows] + [Cell("")] * len(group.bounds)
 
 
@@ -153,8 +166,7 @@ def _warm_and_cold(group: RunGroup) -> list[str]:
 
 def notes(group: RunGroup) -> list[str]:
     """What the figures mean where that is not plain, and why runs failed."""
-    explained = [COSTS[name] for name in PRINTED if COSTS[name].note]
-    columns = " ".join(f"{column.label}: {column.note}." for column in explained)
+    columns = " ".join(f"{column.label}: {column.note}." for column in PRINTED if column.note)
     lines = [
         f"{columns} {NO_FIGURE}: not measured, or does not apply.",
         *_unlike_candidates_note(group),
@@ -209,16 +221,16 @@ def csv_rows(group: RunGroup) -> list[dict[str, Any]]:
             "seeds": " ".join(str(run.seed) for run in row.ok),
             "seeds_not_ok": " ".join(str(run.seed) for run in row.runs if run.status != "ok"),
         }
-        for column in (*splits, *COSTS.values()):
-            figure = column.read(row)
-            line[column.name] = _whole(figure.mean) if figure else None
-            line[f"{column.name}_half_width"] = figure.half_width if figure else None
+        for column in (*splits, *CSV_COSTS):
+            figure = column.mean(row)
+            line[column.head] = _whole(figure.mean) if figure else None
+            line[f"{column.head}_half_width"] = figure.half_width if figure else None
         memory = peak_memory(row)
         del line["peak_memory_bytes_half_width"]
         line["peak_memory_kind"] = memory[1] if memory else ""
         if _tuned(group) and first:
             search = row.tuning
-            figures = {column.name: column.read(row) for column in SEARCH}
+            figures = {column.name: column.mean(row) for column in SEARCH}
             line |= {"tuning": search and search.mode, "tuned": " ".join(search.chosen) if search else None}
             line |= {name: _whole(figure.mean) if figure else None for name, figure in figures.items()}
         lines.append(line)
@@ -316,4 +328,4 @@ def _trial_label(row: RunRow, trial: Trial) -> str:
 
 
 def _time(value: float) -> str:
-    return seconds(SeedMean(value, None, 1, value))
+    return seconds(SeedMean(value, None, 1, value, value))

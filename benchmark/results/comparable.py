@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from benchmark.results.searches import Searches, label_of, searches
 from benchmark.results.statistics import SeedMean, estimate
 from benchmark.results.stored import StoredRun
 from methods.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BOUNDS = ("chance", "ceiling")
 TOLD = ("encode",)
@@ -47,8 +50,9 @@ class RunRow:
 
     label: str
     stored: tuple[StoredRun, ...] = ()
-    bound: Mapping[str, Metrics] = field(default_factory=dict)
-    """Split -> metrics, of a bound."""
+    means: Mapping[tuple[str, str], SeedMean] = field(default_factory=dict)
+    """(measure, split) -> mean over the finished seeds; the split is empty where the long table has none, and
+    `tuned` of hyper-parameters that a search chose."""
     tuning: Tuning | None = None
     """How the configuration was chosen, where it was."""
 
@@ -72,15 +76,9 @@ class RunRow:
         """`ok` where one run at least is; else the statuses that occur."""
         return "ok" if self.ok or not self.runs else ", ".join(sorted({run.status for run in self.runs}))
 
-    def figure(self, of: Callable[[RunRecord], float | None]) -> SeedMean | None:
-        """A figure of the finished runs; None where nothing was measured."""
-        return estimate(of(run) for run in self.ok)
-
-    def quality(self, split: str, metric: str) -> SeedMean | None:
-        """A metric of the runs or the bound."""
-        if self.runs:
-            return self.figure(lambda run: run.metrics.get(split, {}).get(metric))
-        return estimate([self.bound.get(split, {}).get(metric)])
+    def mean(self, measure: str, split: str = "") -> SeedMean | None:
+        """A measure over the finished seeds, or of the bound; None where nothing was measured."""
+        return self.means.get((measure, split))
 
 
 @dataclass(frozen=True)
@@ -173,8 +171,10 @@ def key_of(run: RunRecord) -> Key:
     )
 
 
-def groups(stored: Iterable[StoredRun], metrics: Sequence[str] = METRICS) -> list[RunGroup]:
-    """Sort runs into tables that show `metrics`.
+def groups(
+    stored: Iterable[StoredRun], figures: pd.DataFrame, metrics: Sequence[str] = METRICS
+) -> list[RunGroup]:
+    """Sort runs into tables that show `metrics`; `figures` is the long table of these runs.
 
     A run that reads no language model joins the tables of its data, protocol and hardware, whatever their
     language model; of several tables with one language model, those whose settings are most like its own. It
@@ -200,7 +200,33 @@ def groups(stored: Iterable[StoredRun], metrics: Sequence[str] = METRICS) -> lis
             members.setdefault(key, []).append(run)
     tables = [_group(key, same, chosen_by, tuple(metrics)) for key, same in members.items()]
     tables.sort(key=lambda group: _sorting(group.key, group))
-    return _tell_apart(tables)
+    return _tell_apart(_with_means(tables, figures))
+
+
+def _with_means(tables: Sequence[RunGroup], figures: pd.DataFrame) -> list[RunGroup]:
+    """The tables, whose rows have the means over their seeds."""
+    import pandas as pd
+
+    numbers = figures[figures.kind.isin(["quality", "cost", "tuned"])].fillna({"split": ""})
+    numbers = numbers.assign(split=numbers.split.mask(numbers.kind == "tuned", "tuned"))
+    rows = [
+        (number, row.label, run.name)
+        for number, group in enumerate(tables)
+        for row in group.rows
+        for run in row.finished
+    ]
+    members = pd.DataFrame(rows, columns=["table", "row", "record"]).astype({"record": "string"})
+    seeds = members.merge(numbers, on="record").groupby(["table", "row", "measure", "split"]).value.agg(list)
+    means: dict[tuple[int, str], dict[tuple[str, str], SeedMean]] = {}
+    for number, label, measure, split, values in seeds.reset_index().itertuples(index=False):
+        if mean := estimate(values):
+            means.setdefault((number, label), {})[measure, split] = mean
+    return [
+        replace(
+            group, rows=tuple(replace(row, means=means.get((number, row.label), {})) for row in group.rows)
+        )
+        for number, group in enumerate(tables)
+    ]
 
 
 def _hosts(control: RunRecord, common: Mapping[Key, Mapping[str, Any]]) -> list[Key]:
@@ -262,8 +288,18 @@ def _group(key: Key, stored: list[StoredRun], chosen_by: Searches, metrics: tupl
         rows.append(RunRow(label, seeds, tuning=chosen_by.chosen.get(config)))
     limits = {name: _first(run.data.get(name) for run in runs) for name in BOUNDS}
     limits["chance"] = _chance(limits["chance"], runs, metrics)
-    bounds = tuple(RunRow(name, bound=limit) for name, limit in limits.items() if limit)
+    bounds = tuple(RunRow(name, means=_means_of(limit)) for name, limit in limits.items() if limit)
     return RunGroup(key, tuple(rows), bounds, tuple(shared), metrics)
+
+
+def _means_of(splits: Mapping[str, Metrics]) -> dict[tuple[str, str], SeedMean]:
+    """The test metrics of a bound."""
+    return {
+        (metric, split): SeedMean(value, None, 1, value, value)
+        for split, metrics in splits.items()
+        if split.startswith("test")
+        for metric, value in metrics.items()
+    }
 
 
 def _own(run: RunRecord, searched: Collection[str]) -> set[str]:

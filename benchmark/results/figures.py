@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmark.results.measures import MEASURES
 from benchmark.results.metrics import chance as random_order
 from benchmark.results.published import SOURCES, Row, published
 from benchmark.results.record import METRICS, RunRecord
@@ -50,13 +51,6 @@ COLUMNS = (
 )  # fmt: skip
 TYPES = dict.fromkeys(COLUMNS, "string") | {"seed": "Int64", "value": "float64"}
 NARROWED_BY = ("dataset", "llm", "method", "protocol")
-MEMORY = {
-    "allocated": "gpu_memory_gb",
-    "reserved": "gpu_memory_reserved_gb",
-    "process": "gpu_memory_process_gb",
-    "host": "host_memory_gb",
-}
-"""Field of `PeakMemory` in bytes -> measure in 10^9 bytes."""
 
 _Identity = tuple[str, str, str | None, str]
 """Hash, dataset, language model and protocol of a configuration."""
@@ -165,23 +159,13 @@ def _figures(run: RunRecord, metrics: Sequence[str]) -> Iterator[Row]:
     splits = {**run.metrics, **{f"initial_{split}": values for split, values in run.initial.items()}}
     for split, values in splits.items():
         yield from _numbers("quality", ((name, values.get(name)) for name in metrics), split)
-    yield from _numbers("cost", run.cost)
-    for phase, peak in run.cost.peak_memory.items():
-        bytes_of = {measure: getattr(peak, name) for name, measure in MEMORY.items()}
-        yield from _numbers("cost", ((n, b / 1e9) for n, b in bytes_of.items() if b is not None), phase)
-    search = run.tuning
-    progress = {
-        "epochs_run": run.epochs_run,
-        "best_epoch": run.best_epoch,
-        "trials": run.trials,
-        "search_seconds": search and search.train_seconds,
-        "search_cpu_seconds": search and search.train_cpu_seconds,
-        "ranks_moved": run.liveness and run.liveness.ranks_moved,
-    }
-    yield from _numbers("cost", progress.items())
+    for measure in MEASURES.values():
+        if (value := measure.read(run)) is not None:
+            yield _figure("cost", measure.name, value, measure.split or None)
     yield from _numbers("count", (run.data.get("fingerprint") or {}).items())
     yield from _numbers("count", [("cold_targets", run.cold_targets)])
     yield from _numbers("setting", {**run.settings, **run.hyperparameters}.items())
+    search = run.tuning
     for pair in search.chosen if search and search.mode == "grid" else ():
         name, _, text = pair.partition("=")
         with suppress(ValueError):  # a hyper-parameter that is no number

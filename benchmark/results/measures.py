@@ -1,19 +1,19 @@
-"""Every column of a table of runs, once: its name, label, unit, format, direction, note and how it is read.
+"""Every measure of a run, once: name, label, unit, format, direction, note, and how a record gives it.
 
-Tables, CSV files and plots read this registry. Rank metrics are `quality` of any split; what a run cost
-stands in COSTS, what a search cost in SEARCH.
+The long table reads the records by this registry; tables, CSV files and plots print by it. Rank metrics are
+`quality` of any split; what a run cost stands in MEASURES, what a search cost in SEARCH.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from benchmark.results.comparable import RunGroup, RunRow
 from benchmark.results.metrics import measure
 from benchmark.results.record import RunRecord
-from benchmark.results.statistics import SeedMean
+from benchmark.results.statistics import SeedMean, estimate
 
 Direction = Literal["higher", "lower", ""]
 ALIKE = 1.05
@@ -48,152 +48,188 @@ def seconds(figure: SeedMean) -> str:
 
 
 @dataclass(frozen=True)
-class TableColumn:
-    """One measure of the rows of a table."""
+class RunMeasure:
+    """One number of a run."""
 
     name: str
-    """Head in CSV files."""
+    """As the long table names it."""
     label: str
     """Head in printed tables."""
-    read: Callable[[RunRow], SeedMean | None]
-    """The figure over the finished seeds of a row; None where nothing was measured."""
-    show: Callable[[SeedMean], str] = lambda figure: count(figure.mean)
-    """The figure as printed, in the unit that the label names."""
+    read: Callable[[RunRecord], float | None] = lambda run: None
+    """Its value in a finished run; None where it was not measured."""
+    split: str = ""
+    """As in the long table; empty where it is null there."""
+    show: Callable[[SeedMean], str] = lambda mean: count(mean.mean)
+    """The mean over seeds as printed, in the unit that the label names."""
     unit: str = ""
-    """Unit of the value that `read` gives; empty for a count or a share."""
+    """Unit of the value; empty for a count or a share."""
     direction: Direction = ""
     """Which values are better; a table marks the best ones by it."""
     note: str = ""
     """What a reader must know of it, without a full stop."""
+    of_row: Callable[[RunRow], SeedMean | None] | None = None
+    """The value of a row, where it is not the mean of this measure over the seeds."""
     print_row: Callable[[RunRow], str] | None = None
-    """The printed cell, where it needs more than this figure."""
+    """The printed cell, where it needs more than this value."""
+
+    @property
+    def head(self) -> str:
+        """Head in CSV files."""
+        return f"{self.split}_{self.name}" if self.split else self.name
+
+    def mean(self, row: RunRow) -> SeedMean | None:
+        """The value of a row of a table; None where nothing was measured."""
+        return self.of_row(row) if self.of_row else row.mean(self.name, self.split)
 
     def cell(self, row: RunRow) -> str:
-        """The printed figure of a row that finished."""
+        """The printed value of a row that finished."""
         if self.print_row:
             return self.print_row(row)
-        figure = self.read(row)
-        return self.show(figure) if figure else NO_FIGURE
+        mean = self.mean(row)
+        return self.show(mean) if mean else NO_FIGURE
 
 
-def quality(split: str, metric: str) -> TableColumn:
+def quality(split: str, metric: str) -> RunMeasure:
     """A rank metric of a split, such as `test` or `test_masked`."""
-    return TableColumn(
-        f"{split}_{metric}",
+    return RunMeasure(
+        metric,
         measure(metric).label,
-        lambda row: row.quality(split, metric),
-        lambda figure: with_interval(figure, share),
+        lambda run: run.metrics.get(split, {}).get(metric),
+        split,
+        lambda mean: with_interval(mean, share),
         direction="higher",
     )
 
 
 def peak_memory(row: RunRow) -> tuple[float, str] | None:
     """Peak in training over the seeds, in bytes, and its kind: `GPU` (allocated) or else `host` (RSS)."""
-    for kind, name in (("GPU", "allocated"), ("host", "host")):
-        figure = row.figure(lambda run, name=name: getattr(run.cost.peak_memory.get("train"), name, None))  # type: ignore[misc]
-        if figure is not None and figure.n == len(row.ok):
-            return figure.largest, kind
+    for kind, name in (("GPU", "gpu_memory_gb"), ("host", "host_memory_gb")):
+        mean = row.mean(name, "train")
+        if mean is not None and mean.n == len(row.ok):
+            return float(round(mean.largest * 1e9)), kind
     return None
 
 
-def _memory_figure(row: RunRow) -> SeedMean | None:
-    found = peak_memory(row)
-    return SeedMean(found[0], None, len(row.ok), found[0]) if found else None
+def _memory_mean(row: RunRow) -> SeedMean | None:
+    peak = peak_memory(row)
+    return SeedMean(peak[0], None, len(row.ok), peak[0], peak[0]) if peak else None
 
 
 def _memory_cell(row: RunRow) -> str:
-    found = peak_memory(row)
-    return f"{gibibytes(found[0])} {found[1]}" if found else NO_FIGURE
+    peak = peak_memory(row)
+    return f"{gibibytes(peak[0])} {peak[1]}" if peak else NO_FIGURE
 
 
 def _epochs_cell(row: RunRow) -> str:
-    best, last = (COSTS[name].read(row) for name in ("best_epoch", "epochs_run"))
+    best, last = row.mean("best_epoch"), row.mean("epochs_run")
     return f"{best.mean:g} / {last.mean:g}" if best and last else NO_FIGURE
 
 
-def _cost(name: str, read: Callable[[RunRecord], float | None], label: str = "", **more: Any) -> TableColumn:
-    return TableColumn(name, label or name, lambda row: row.figure(read), **more)
+def _cost(name: str, label: str = "", **more: Any) -> RunMeasure:
+    """A field of `Cost`, unless `read` is given."""
+    return RunMeasure(name, label or name, **{"read": lambda run: getattr(run.cost, name), **more})
 
 
-def _recall(splits: Mapping[str, Mapping[str, float]]) -> float | None:
-    return splits.get("valid", {}).get("recall@10")
+def _memory(name: str, field: str, phase: str) -> RunMeasure:
+    def read(run: RunRecord) -> float | None:
+        number = getattr(run.cost.peak_memory.get(phase), field, None)
+        return None if number is None else number / 1e9
+
+    return RunMeasure(name, name, read, phase, unit="GB", direction="lower")
 
 
-COSTS = {
-    column.name: column
-    for column in (
+PRINTED = (
+    _cost(
+        "candidates", "cand.",
+        note="mean number of candidates of a prediction in the training loss, its positive included",
+    ),
+    _cost(
+        "epoch_seconds", "s/epoch", show=seconds, unit="s", direction="lower",
+        note="median training seconds, without evaluation and the first epoch",
+    ),
+    _cost("epoch_cpu_seconds", "CPU s/epoch", show=seconds, unit="s", direction="lower"),
+    _cost("best_epoch", "best / epochs", read=lambda run: run.best_epoch, print_row=_epochs_cell),
+    _cost(
+        "prepare_seconds", "prep. s", unit="s", direction="lower",
+        show=lambda mean: seconds(replace(mean, half_width=None)),
+        note="seconds in which the frozen language model, or its frozen lower layers, run once",
+    ),
+    RunMeasure(
+        "peak_memory_bytes", "peak GiB", unit="bytes", direction="lower", of_row=_memory_mean,
+        note="in training, GPU (allocated by torch) or else host (resident)", print_row=_memory_cell,
+    ),
+    _cost(
+        "trainable_parameters", "trainable", direction="lower", show=lambda mean: f"{mean.largest:,.0f}"
+    ),
+)  # fmt: skip
+"""What printed tables of runs show of cost, in order."""
+MEASURES = {
+    (measure.name, measure.split): measure
+    for measure in (
+        *PRINTED,
+        _cost("first_epoch_seconds", unit="s", direction="lower"),
+        _cost("eval_seconds", unit="s", direction="lower", note="median of a validation pass"),
+        _cost("train_seconds", unit="s", direction="lower"),
+        _cost("seconds_to_best", unit="s", note="training up to and including the best epoch"),
         _cost(
-            "epoch_seconds", lambda run: run.cost.epoch_seconds, "s/epoch", show=seconds, unit="s",
-            direction="lower", note="median training seconds, without evaluation and the first epoch",
+            "validation_seconds", unit="s", direction="lower", note="of all epochs",
+            read=lambda run: sum(epoch.eval_seconds for epoch in run.curve),
         ),
         _cost(
-            "epoch_cpu_seconds", lambda run: run.cost.epoch_cpu_seconds, "CPU s/epoch", show=seconds,
-            unit="s", direction="lower",
+            "checkpoint_seconds", unit="s", direction="lower", note="of all epochs",
+            read=lambda run: sum(epoch.save_seconds for epoch in run.curve),
         ),
-        _cost(
-            "prepare_seconds", lambda run: run.cost.prepare_seconds, "prep. s", unit="s", direction="lower",
-            show=lambda figure: seconds(replace(figure, half_width=None)),
-            note="seconds in which the frozen language model, or its frozen lower layers, run once",
-        ),
-        _cost("train_seconds", lambda run: run.cost.train_seconds, unit="s", direction="lower"),
-        _cost("best_epoch", lambda run: run.best_epoch, "best / epochs", print_row=_epochs_cell),
-        _cost("epochs_run", lambda run: run.epochs_run),
-        _cost(
-            "trainable_parameters", lambda run: run.cost.trainable_parameters, "trainable", direction="lower",
-            show=lambda figure: f"{figure.largest:,.0f}",
-        ),
-        _cost("trials", lambda run: run.trials),
-        _cost(
-            "candidates", lambda run: run.cost.candidates, "cand.",
-            note="mean number of candidates of a prediction in the training loss, its positive included",
-        ),
-        _cost("encodings_per_epoch", lambda run: run.cost.encodings_per_epoch, direction="lower"),
-        _cost("chunk_tokens", lambda run: run.cost.chunk_tokens),
-        _cost("chunk_halvings", lambda run: run.cost.chunk_halvings, direction="lower"),
-        _cost("ranks_moved", lambda run: run.liveness.ranks_moved if run.liveness else None),
-        _cost("valid_recall@10", lambda run: _recall(run.metrics), direction="higher"),
-        _cost("initial_valid_recall@10", lambda run: _recall(run.initial), direction="higher"),
-        TableColumn(
-            "peak_memory_bytes", "peak GiB", _memory_figure, unit="bytes", direction="lower",
-            note="in training, GPU (allocated by torch) or else host (resident)", print_row=_memory_cell,
+        _cost("predictions_per_epoch"),
+        _cost("steps_per_epoch"),
+        _cost("encodings_per_epoch", direction="lower"),
+        _cost("chunk_tokens"),
+        _cost("kept_tokens"),
+        _cost("encoded_again", direction="lower"),
+        _cost("lower_layers"),
+        _cost("chunk_halvings", direction="lower"),
+        _cost("total_parameters", direction="lower"),
+        _cost("epochs_run", read=lambda run: run.epochs_run),
+        _cost("trials", read=lambda run: run.trials),
+        _cost("search_seconds", unit="s", read=lambda run: run.tuning and run.tuning.train_seconds),
+        _cost("search_cpu_seconds", unit="s", read=lambda run: run.tuning and run.tuning.train_cpu_seconds),
+        _cost("ranks_moved", read=lambda run: run.liveness and run.liveness.ranks_moved),
+        *(
+            _memory(name, field, phase)
+            for phase in ("train", "eval")
+            for name, field in (
+                ("gpu_memory_gb", "allocated"),
+                ("gpu_memory_reserved_gb", "reserved"),
+                ("gpu_memory_process_gb", "process"),
+                ("host_memory_gb", "host"),
+            )
         ),
     )
 }  # fmt: skip
-"""Name -> column, in the order of CSV files."""
-PRINTED = (
-    "candidates", "epoch_seconds", "epoch_cpu_seconds", "best_epoch", "prepare_seconds", "peak_memory_bytes",
-    "trainable_parameters",
-)  # fmt: skip
-"""Those of COSTS that printed tables show, in order."""
+"""(name, split) -> what was measured in a run beside rank metrics."""
 
 
-def _search(name: str, label: str, value: str) -> TableColumn:
-    def read(row: RunRow) -> SeedMean | None:
-        if row.tuning is None or not row.tuning.trials:
-            return None
-        total = float(getattr(row.tuning, value))
-        return SeedMean(total, None, 1, total)
+def _search(name: str, label: str, value: str) -> RunMeasure:
+    def of_row(row: RunRow) -> SeedMean | None:
+        return estimate([getattr(row.tuning, value)]) if row.tuning and row.tuning.trials else None
 
-    return TableColumn(name, label, read, seconds, "s", "lower", "training of all trials, without evaluation")
-
-
-def _trials(row: RunRow) -> SeedMean:
-    number = float(max(1, len(row.tuning.trials)) if row.tuning else 1)
-    return SeedMean(number, None, 1, number)
+    note = "training of all trials, without evaluation"
+    return RunMeasure(name, label, show=seconds, unit="s", direction="lower", note=note, of_row=of_row)
 
 
 SEARCH = (
-    TableColumn("trials", "trials", _trials, lambda figure: f"{figure.mean:.0f}"),
+    RunMeasure(
+        "trials", "trials", show=lambda mean: f"{mean.mean:.0f}",
+        of_row=lambda row: estimate([max(1, len(row.tuning.trials)) if row.tuning else 1]),
+    ),
     _search("search_train_seconds", "search s", "train_seconds"),
     _search("search_train_cpu_seconds", "search CPU s", "train_cpu_seconds"),
-)
+)  # fmt: skip
 """What the search of a tuned row cost."""
 
 
 def unlike_candidates(group: RunGroup) -> dict[str, list[str]]:
     """Number of softmax candidates -> the rows trained with so many; empty where it is the same for all."""
-    figures = [(COSTS["candidates"].read(row), row.label) for row in group.rows]
-    sizes = [(figure.mean, label) for figure, label in figures if figure]
+    sizes = [(mean.mean, row.label) for row in group.rows if (mean := row.mean("candidates"))]
     if not sizes or max(sizes)[0] <= ALIKE * min(sizes)[0]:
         return {}
     labels: dict[str, list[str]] = {}

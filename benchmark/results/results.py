@@ -42,4 +42,4 @@ class Results:
     @cached_property
     def groups(self) -> dict[str, RunGroup]:
         """File name -> runs that may stand in one table; one without a language model may be in several."""
-        return names_of(groups(self.runs, self.metrics))
+        return names_of(groups(self.runs, self.figures, self.metrics))

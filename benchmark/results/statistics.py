@@ -31,6 +31,7 @@ class SeedMean:
     half_width: float | None
     """Half the width of the 95 % t interval of the mean; None for one seed, which says nothing of spread."""
     n: int
+    least: float
     largest: float
 
 
@@ -41,7 +42,7 @@ def estimate(values: Iterable[float | None]) -> SeedMean | None:
         return None
     n = len(known)
     half = t_quantile(n - 1) * stdev(known) / math.sqrt(n) if n > 1 else None
-    return SeedMean(fmean(known), half, n, max(known))
+    return SeedMean(fmean(known), half, n, min(known), max(known))
 
 
 def t_quantile(freedom: int, level: float = 0.95) -> float:
