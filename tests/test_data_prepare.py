@@ -6,11 +6,12 @@ import os
 import time
 from collections import Counter
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
-from data_folders import recipe_of, write_folder, write_unisrec
+from data_folders import lines, recipe_of, write_folder, write_unisrec
 
 from benchmark.data import filters
 from benchmark.data import prepare as prepare_module
@@ -152,6 +153,48 @@ def test_temporal_split_by_hand(tmp_path):
     assert made.valid_at.tolist() == [4, -1, -1, -1]  # x has no history at its first interaction
     assert made.test_at.tolist() == [-1, 4, -1, 1]
     assert (made.fingerprint["valid_targets"], made.fingerprint["test_targets"]) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("target", "valid", "test"), [("first", 2, 4), ("last", 3, 7), ("random", {2, 3}, {4, 5, 6, 7})]
+)
+def test_target_of_a_temporal_period(tmp_path, target, valid, test):
+    """Each user has two interactions for training, two for validation and four for test."""
+    users = {f"u{n}": " ".join("abcd"[(n + step) % 4] for step in range(8)) for n in range(40)}
+    folder = write_folder(tmp_path / "toy", users)
+    rows = [
+        (user, item, 1000 * step + number)
+        for number, (user, items) in enumerate(users.items())
+        for step, item in enumerate(items.split())
+    ]
+    (folder / "interactions.tsv").write_text(lines([("user_id", "item_id", "timestamp"), *rows]))
+    options = {"split": "temporal", "target": target, "valid_share": 0.25, "test_share": 0.499}
+    made = prepare(recipe_of(folder, **options), tmp_path / "cache")
+    for at, expected in ((made.valid_at, valid), (made.test_at, test)):
+        assert set(at.tolist()) == (expected if isinstance(expected, set) else {expected})
+    again = prepare(recipe_of(folder, **options, seed=1), tmp_path / "cache")
+    assert (again.test_at.tolist() == made.test_at.tolist()) == (target != "random")
+    fewest = prepare(recipe_of(folder, **options), tmp_path / "other cache")
+    assert fewest.fingerprint == made.fingerprint and fewest.key == made.key
+
+
+def test_random_order_of_equal_times(tmp_path):
+    """A seed always gives one order; every order occurs, and different times keep theirs."""
+    users = {f"u{n}": "a b c d e f" for n in range(60)}
+    folder = write_folder(tmp_path / "toy", users, {item: f"thing {item}" for item in "abcdef"})
+    times = (1, 2, 2, 2, 3, 4)
+    rows = [(user, item, moment) for user in users for item, moment in zip("abcdef", times, strict=True)]
+    (folder / "interactions.tsv").write_text(lines([("user_id", "item_id", "timestamp"), *rows]))
+
+    def orders(where: str, **options):
+        return [
+            "".join(s) for s in sequences(prepare(recipe_of(folder, **options), tmp_path / where)).values()
+        ]
+
+    assert set(orders("cache")) == {"abcdef"}
+    drawn = orders("cache", tie_order="random")
+    assert set(drawn) == {f"a{''.join(middle)}ef" for middle in permutations("bcd")}
+    assert drawn == orders("other cache", tie_order="random") != orders("cache", tie_order="random", seed=1)
 
 
 def test_temporal_split_refuses_positions(tmp_path):

@@ -10,7 +10,7 @@ from data_folders import TEN, TWELVE, lines, recipe_of, write_folder
 from benchmark.config import digest
 from benchmark.data import filters
 from benchmark.data import prepare as prepare_module
-from benchmark.data.prepare import prepare
+from benchmark.data.prepare import describe, prepare
 from benchmark.data.recipe import Recipe
 from methods.errors import UserError
 
@@ -82,3 +82,42 @@ def test_a_form_of_an_earlier_version_gets_the_new_facts(tmp_path, monkeypatch):
     assert (again.key, again.fingerprint) == (first.key, first.fingerprint) and again.warnings == ()
     monkeypatch.setattr(prepare_module, "build", lambda *_: pytest.fail("built a third time"))
     prepare(recipe, tmp_path / "cache")
+
+
+DAY = 86_400
+
+
+@pytest.mark.parametrize("unit", [1, 1000, 10**6, 10**9])
+def test_test_targets_in_time(tmp_path, unit):
+    """u0's newest training interaction is the newest of all: two of three test targets are older."""
+    starts = {"u0": 1000, "u1": 10, "u2": 20}
+    gaps = {"u0": (1, 1, 1, 2), "u1": (1, 1, 1, 10), "u2": (0, 5, 0, 30)}
+    rows = []
+    for user, start in starts.items():
+        days = [start, *(start + sum(gaps[user][:n]) for n in range(1, 5))]
+        rows += [
+            (user, item, (1_500_000_000 + day * DAY) * unit) for item, day in zip("abcde", days, strict=True)
+        ]
+    folder = write_folder(tmp_path / "toy", {"x": "a"}, TEN)
+    (folder / "interactions.tsv").write_text(lines([HEADER, *rows]), encoding="utf-8")
+    made = prepare(recipe_of(folder), tmp_path / "cache")
+    counts = made.fingerprint
+    assert counts["share_older_test_targets"] == pytest.approx(2 / 3)
+    assert counts["median_days_to_test_target"] == pytest.approx(10)
+    assert counts["p90_days_to_test_target"] == pytest.approx(26)
+    assert counts["share_equal_times"] == pytest.approx(2 / 12)
+    assert "older than the newest training interaction: 66.67%\n" in describe(made)
+    assert "to the target: median 10.0, 90th percentile 26.0\n" in describe(made)
+
+
+def test_positions_do_not_tell_how_old_targets_are(tmp_path):
+    made = prepare(recipe_of(write_folder(tmp_path / "toy", TWELVE, TEN)), tmp_path / "cache")
+    assert made.fingerprint["share_older_test_targets"] is None
+    assert describe(made).count("n/a (timestamps are positions in each user's sequence)") == 1
+
+
+def test_times_of_no_known_unit_tell_who_is_older(tmp_path):
+    made = prepare(recipe_of(write_folder(tmp_path / "toy", TWELVE, TEN, clock=1)), tmp_path / "cache")
+    assert made.fingerprint["share_older_test_targets"] == pytest.approx(9 / 12)
+    assert made.fingerprint["median_days_to_test_target"] is None
+    assert describe(made).count("n/a (timestamps are numbers of no known unit)") == 1

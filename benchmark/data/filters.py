@@ -97,16 +97,28 @@ def leave_one_out(lengths: Ints) -> Split:
     return Split(lengths - 2, lengths - 2, lengths - 1)
 
 
-def temporal(
-    times: npt.NDArray[Any], offsets: Ints, valid_share: float, test_share: float, where: str
-) -> Split:
-    """Cut all users at two moments; a target is the first interaction of a user in a period.
-
-    A user whose first interaction is in a period has no history there, and so no target. `where` names the
-    dataset in an error: timestamps must be a clock that all users share, not positions in a sequence.
-    """
+def are_positions(times: npt.NDArray[Any], offsets: Ints) -> bool:
+    """Whether times `[N]` are positions in each user's sequence: nearly all users begin at the same one."""
     starts = times[offsets[:-1]]
-    if len(starts) > 1 and np.unique(starts, return_counts=True)[1].max() >= 0.9 * len(starts):
+    return len(starts) > 1 and bool(np.unique(starts, return_counts=True)[1].max() >= 0.9 * len(starts))
+
+
+def temporal(
+    times: npt.NDArray[Any],
+    offsets: Ints,
+    valid_share: float,
+    test_share: float,
+    where: str,
+    target: str = "first",
+    seed: int = 0,
+) -> Split:
+    """Cut all users at two moments; a target is the first, the last or a random interaction in a period.
+
+    A user without interactions before a period has no target there, whatever `target` is, so that the users
+    are always the same. `where` names the dataset in an error: timestamps must be a clock that all users
+    share, not positions in a sequence.
+    """
+    if are_positions(times, offsets):
         raise UserError(
             f"{where}: a temporal split needs clock times, but nearly all users begin at the same timestamp, "
             'so these are positions in each user\'s sequence; set split = "leave-one-out".'
@@ -114,8 +126,16 @@ def temporal(
     cuts = np.quantile(times, [1 - valid_share - test_share, 1 - test_share], method="inverted_cdf")
     lengths = np.diff(offsets)
     train_end, valid_end = (np.add.reduceat(times < cut, offsets[:-1], dtype=np.int64) for cut in cuts)
-    valid_at = np.where((train_end < valid_end) & (train_end > 0), train_end, -1)
-    test_at = np.where((valid_end < lengths) & (valid_end > 0), valid_end, -1)
+    rng = np.random.default_rng(seed)
+
+    def targets(begin: Ints, end: Ints) -> Ints:
+        """Position of each user's target in [begin, end), or -1: `[U]`."""
+        at = begin if target == "first" else end - 1
+        if target == "random":
+            at = rng.integers(begin, np.maximum(end, begin + 1))
+        return np.where((begin > 0) & (begin < end), at, -1)
+
+    valid_at, test_at = targets(train_end, valid_end), targets(valid_end, lengths)
     if (valid_at < 0).all() or (test_at < 0).all():
         raise UserError(f"{where}: the temporal split leaves no targets; raise valid_share or test_share.")
     return Split(train_end, valid_at, test_at)

@@ -28,6 +28,7 @@ from benchmark.data.recipe import Recipe
 from benchmark.data.scratch import Scratch, scratch
 from benchmark.data.staging import Staged, stage
 from benchmark.data.tables import read_tables
+from benchmark.data.timestamps import TICKS, clock_unit
 from benchmark.data.unisrec import read_unisrec
 from methods.errors import UserError
 
@@ -77,7 +78,7 @@ def build(recipe: Recipe, files: Mapping[str, Path], parent: Path, begin: Begin)
         staged = stage(raw, recipe, database, begin)
         chosen = _choose(staged, recipe, raw, begin)
         begin("sort")
-        items, times = _sequences(staged, chosen)
+        items, times = _sequences(staged, chosen, recipe)
         begin("fingerprint")
         built = _finish(staged, chosen, recipe, items, times)
         built.ceiling = ceiling
@@ -172,11 +173,15 @@ def _drop_short_users(staged: Staged, chosen: _Chosen, recipe: Recipe, raw: RawD
     chosen.lengths = np.where(short, 0, chosen.lengths)
 
 
-def _sequences(staged: Staged, chosen: _Chosen) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]:
-    """Items and times `[N]`, on disk, by user, then time; equal times keep the order of the file."""
+def _sequences(
+    staged: Staged, chosen: _Chosen, recipe: Recipe
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]:
+    """Items and times `[N]`, on disk, by user, then time, then the order of the file or a random one."""
     paths = [staged.scratch.folder / f"{name}.bin" for name in ("items", "times")]
     ends = np.cumsum(chosen.before)
-    query = f'SELECT "user", item, time FROM kept {chosen.narrow} ORDER BY "user", time, "row"'
+    # a digest, as DuckDB's own random numbers depend on the number of threads
+    tie = f"""md5(concat({recipe.seed}, ':', "row")), """ if recipe.tie_order == "random" else ""
+    query = f'SELECT "user", item, time FROM kept {chosen.narrow} ORDER BY "user", time, {tie}"row"'
     done = 0
     with paths[0].open("wb") as items_file, paths[1].open("wb") as times_file:
         for batch in staged.scratch.stream(query, **chosen.tables):
@@ -209,7 +214,8 @@ def _finish(
     for chunk in chunks(len(items)):
         items[chunk] = renumber[items[chunk]]
     if recipe.split == "temporal":
-        split = filters.temporal(times, offsets, recipe.valid_share, recipe.test_share, staged.where)
+        shares = (recipe.valid_share, recipe.test_share)
+        split = filters.temporal(times, offsets, *shares, staged.where, recipe.target, recipe.seed)
     else:
         split = filters.leave_one_out(lengths)
     users = numbers(user=kept)
@@ -284,8 +290,32 @@ def fingerprint(built: Built, staged: Staged, catalogue: Ints, times: npt.NDArra
         targets = built.items[(built.offsets[:-1] + at)[at >= 0]]
         statistics[f"{name}_targets"] = len(targets)
         statistics[f"cold_{name}_targets"] = int((~trained)[targets].sum())
+    statistics |= _time_statistics(built, times)
     statistics["sha256"] = _content_digest(built)
     return statistics
+
+
+def _time_statistics(built: Built, times: npt.NDArray[Any]) -> dict[str, Any]:
+    """How the test targets lie in time; None where the times `[N]` do not tell.
+
+    The share needs clock times, the days also their unit. A split always leaves training interactions and
+    test targets.
+    """
+    unit = "position" if filters.are_positions(times, built.offsets) else clock_unit(times)
+    older = days = None
+    begin, split = built.offsets[:-1], built.split
+    targets = (begin + split.test_at)[split.test_at >= 0]  # [T]
+    if unit != "position":
+        newest = times[(begin + split.train_end - 1)[split.train_end > 0]].max()
+        older = float((times[targets] < newest).mean())
+    if unit in TICKS:
+        days = (times[targets] - times[targets - 1]) / (86_400 * TICKS[unit])  # [T]
+    return {
+        "time_unit": unit,
+        "share_older_test_targets": older,
+        "median_days_to_test_target": None if days is None else float(np.median(days)),
+        "p90_days_to_test_target": None if days is None else float(np.quantile(days, 0.9)),
+    }
 
 
 def _shared_texts(scratch: Scratch, catalogue: Ints) -> int:

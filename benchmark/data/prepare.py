@@ -61,7 +61,7 @@ class Strings(Sequence[str]):
         return f"Strings({self[:3]}{'...' if len(self) > 3 else ''}, {len(self):,} in all)"
 
 
-COUNTED = ("share_equal_times", "texts_like_missing")
+COUNTED = ("share_equal_times", "texts_like_missing", "time_unit")
 """Facts of a fingerprint that earlier versions did not count."""
 MANY_EQUAL_TIMES = 0.5
 LARGE_CHANCE = 0.2
@@ -71,7 +71,8 @@ LARGE_CHANCE = 0.2
 def find_warnings(recipe: Recipe, counts: Mapping[str, Any]) -> list[str]:
     """The lines for a dataset; a fact that an earlier version did not count is passed over."""
     messages = _mismatches(recipe, counts)
-    if (share := counts.get("share_equal_times", 0)) >= MANY_EQUAL_TIMES:
+    share = counts.get("share_equal_times", 0)
+    if share >= MANY_EQUAL_TIMES and recipe.tie_order == "file":
         messages.append(
             f"{recipe.name}: {share:.0%} of neighbouring interactions of a user have equal times; their "
             "order is that of the file, so make sure that the file is in the order in which they happened"
@@ -229,6 +230,7 @@ def describe(prepared: Prepared) -> str:
         f"  cold items {counts['cold_items']:,} (targets: {counts['cold_valid_targets']:,} validation, "
         f"{counts['cold_test_targets']:,} test); targets: {counts['valid_targets']:,} validation, "
         f"{counts['test_targets']:,} test",
+        *(f"  {line}" for line in time_lines(counts)),
     ]
     repairs = counts["repairs"]
     dropped = {what: n for what, n in counts["dropped"].items() if f"{what} dropped" not in repairs}
@@ -237,6 +239,28 @@ def describe(prepared: Prepared) -> str:
             lines.append(f"  {title}: " + ", ".join(f"{what} {count:,}" for what, count in group.items()))
     lines += [f"  {note}" for note in prepared.recipe["notes"]]
     return "\n".join([*lines, f"  content sha256 {counts['sha256'][:16]}"])
+
+
+def time_lines(counts: Mapping[str, Any]) -> list[str]:
+    """How interactions and test targets lie in time, from a fingerprint that may be an earlier version's."""
+    if "time_unit" not in counts:
+        return []
+    age, gap = (
+        "test targets older than the newest training interaction",
+        "days from the last input to the target",
+    )
+    older = counts["share_older_test_targets"]
+    middle, long = counts["median_days_to_test_target"], counts["p90_days_to_test_target"]
+    if older is None:
+        lines = [f"{age}, {gap}: n/a (timestamps are positions in each user's sequence)"]
+    elif middle is None:
+        lines = [f"{age}: {older:.2%}", f"{gap}: n/a (timestamps are numbers of no known unit)"]
+    else:
+        lines = [f"{age}: {older:.2%}", f"{gap}: median {middle:.1f}, 90th percentile {long:.1f}"]
+    return [
+        *lines,
+        f"neighbouring interactions of a user with equal times: {counts['share_equal_times']:.2%}",
+    ]
 
 
 def _key(recipe: Recipe, inputs: Mapping[str, str]) -> str:

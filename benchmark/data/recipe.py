@@ -101,6 +101,12 @@ class Recipe:
     """Share of all interactions that the validation period of a temporal split spans."""
     test_share: float = 0.1
     """The same for the test period, the last one."""
+    target: str = later("first")
+    """Which interaction of a period of a temporal split is a user's target: `first`, `last` or `random`."""
+    tie_order: str = later("file")
+    """Order of a user's interactions of equal time: that of the `file`, or `random`."""
+    seed: int = later(0)
+    """Seed of `target = "random"` and `tie_order = "random"`."""
     untouched: str = "drop"
     """Items without interactions: `drop`, or `keep` in the catalogue (`core` must then be 0)."""
     quotes: str = "standard"
@@ -219,6 +225,14 @@ def _recipe(name: str, values: dict[str, Any], path: Path) -> Recipe:
     if recipe.valid_share + recipe.test_share >= 1:
         raise UserError(
             f"{path}: valid_share + test_share must stay below 1, so that something is left to train on."
+        )
+    if recipe.target != "first" and recipe.split != "temporal":
+        raise UserError(
+            f'{path}: target = "{recipe.target}" is for split = "temporal"; this is "{recipe.split}".'
+        )
+    if recipe.seed and "random" not in (recipe.target, recipe.tie_order):
+        raise UserError(
+            f'{path}: seed = {recipe.seed} has no effect; set target or tie_order = "random", or remove it.'
         )
     if recipe.untouched == "keep" and recipe.core:
         raise UserError(

@@ -17,6 +17,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "repeats": ("keep", "first"),
     "duplicate_reviews": ("keep", "drop"),
     "split": ("leave-one-out", "temporal"),
+    "target": ("first", "last", "random"),
+    "tie_order": ("file", "random"),
     "untouched": ("drop", "keep"),
     "quotes": ("standard", "none"),
     "clean": ("none", "html", "unisrec"),
@@ -34,7 +36,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 SCHEMES = ("https", "http", "hf", "file")
 """What a URL of [download.files] may begin with; `hf` is the Hugging Face hub."""
 
-_LEAST = {"core": 0, "recent": 3, "max_text": 1}
+_LEAST = {"core": 0, "recent": 3, "max_text": 1, "seed": 0}
 _MOST = 2**31 - 1
 """The largest whole number that a recipe may give: counts are kept in 32 bits."""
 _LONGEST_NAME = 100

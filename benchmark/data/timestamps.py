@@ -17,8 +17,18 @@ _DATE = r"^\d{4}-\d\d-\d\d([T ]\d\d(:\d\d(:\d\d([.,]\d+)?)?)?(Z|[+-]\d\d(:?\d\d)
 _ZONE = r"[T ].*(Z|[+-]\d\d(:?\d\d)?)$"
 _NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+"""Unit of clock times -> ticks of a second."""
+_CLOCK = (datetime(1980, 1, 1, tzinfo=UTC).timestamp(), datetime(2100, 1, 1, tzinfo=UTC).timestamp())
+_SAMPLE = 10**6
 
 Numbers = npt.NDArray[Any]
+
+
+def clock_unit(times: Numbers) -> str:
+    """The unit in which the middle time of `[N]` lies in the years 1980 to 2100, or "unknown"."""
+    middle = float(np.median(times[:: 1 + len(times) // _SAMPLE]))
+    return next((unit for unit, ticks in TICKS.items() if _CLOCK[0] <= middle / ticks < _CLOCK[1]), "unknown")
 
 
 class Times:
