@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import pandas as pd
 import pytest
 from report_records import as_runs, failure, grouped, record, results_of, study, tuned
 
@@ -121,8 +122,8 @@ def test_the_whole_cost_of_a_run_part_by_part():
 
 
 def test_seconds_below_one_are_not_rounded_away():
-    rows = {"a": {"preparation": 0.2}, "b": {"preparation": 1234.5}}
-    drawn = total_cost.draw_costs("here", rows)["svg"].decode()
+    costs = pd.DataFrame({"preparation": {"a": 0.2, "b": 1234.5}})
+    drawn = total_cost.draw_costs("here", costs)["svg"].decode()
     assert "<!-- 0.2 -->" in drawn and "<!-- 1,234 -->" in drawn
 
 

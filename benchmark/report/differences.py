@@ -168,8 +168,7 @@ def _over_seeds(a: UserGains, b: UserGains, column: int) -> float | None:
 
 
 def _section(table: _TableTests) -> Section:
-    key = table.group.key
-    where = f"{key.dataset}, {key.llm or 'no language model'}, protocol {key.protocol}"
+    where = table.group.key.title
     blocks = [_against_reference(table, metric) for metric in table.metrics] if table.comparisons else []
     if table.comparisons and 2 < len(table.members) <= ALL_PAIRS:
         blocks += [_all_pairs(table, metric) for metric in table.metrics]

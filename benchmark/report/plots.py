@@ -31,12 +31,10 @@ def draw(group: RunGroup, kind: str) -> dict[str, bytes]:
     with style():
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.add_subplot()
-        key = group.key
-        title = f"{key.dataset}, {key.llm or 'no language model'}, protocol {key.protocol}"
         apart = (
             "\nrows differ in their number of candidates: see the table" if unlike_candidates(group) else ""
         )
-        axes.set_title(title + apart, loc="left")
+        axes.set_title(group.key.title + apart, loc="left")
         if not (draw_curves if kind == "curves" else draw_quality)(group, figure, axes):
             return {}
         return forms(figure)

@@ -59,12 +59,12 @@ def sections(results: Results) -> list[Section]:
 
 def section(group: RunGroup, stem: str = "") -> Section:
     """The tables of a group; each row names the configuration of its runs."""
-    sources = {row.label: row.stored[0].configuration for row in group.rows}
+    sources = {row.label: row.configuration for row in group.rows}
     tables = [
         replace(block, rows=[_linked(row, sources.get(row[0].text, "")) for row in block.rows])
         for block in blocks(group)
     ]
-    records = {row.stored[0].configuration: configuration(row.stored) for row in group.rows}
+    records = {row.configuration: configuration(row.stored) for row in group.rows}
     return Section(stem, title(group), group.caption, tables, notes(group), (), csv_rows(group), records)
 
 
@@ -85,9 +85,8 @@ def print_tables(runs: Iterable[StoredRun], metrics: Sequence[str] = METRICS) ->
 
 def title(group: RunGroup) -> str:
     """What names the table to a reader, with what sets it apart from others of its name."""
-    key, apart = group.key, [shortened(pair) for pair in group.differs]
+    named, apart = group.key.title, [shortened(pair) for pair in group.differs]
     more = [f"and {len(apart) - 3} more"] if len(apart) > 3 else []
-    named = f"{key.dataset}, {key.llm or 'no language model'}, protocol {key.protocol}"
     return f"{named} ({', '.join(apart[:3] + more)})" if apart else named
 
 

@@ -9,11 +9,11 @@ extrapolations from a few steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, median
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 from benchmark.report.drawing import COLOURS, columns, forms, look_of, style
 from benchmark.report.provenance import configuration
@@ -21,57 +21,49 @@ from benchmark.report.section import Block, Cell, Plot, Section
 from benchmark.results.comparable import RunGroup, RunRow
 from benchmark.results.generations import mark, newest, note, oldest
 from benchmark.results.measures import count
-from benchmark.results.record import RunRecord, Tuning
 from benchmark.results.results import Results
-from benchmark.results.stored import StoredRun
 from benchmark.speed.record import SpeedRecord, read_speed
 from methods.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SPEED = "speed"
 """Folder of speed records below that of the results."""
 
 
-PARTS: dict[str, Callable[[RunRecord], float | None]] = {
-    "preparation": lambda run: run.cost.prepare_seconds or 0.0,
-    "training to the best epoch": lambda run: run.cost.seconds_to_best,
-    "training after it": lambda run: (run.cost.train_seconds or 0.0) - (run.cost.seconds_to_best or 0.0),
-    "validation": lambda run: sum(epoch.eval_seconds for epoch in run.curve),
-    "checkpoints": lambda run: sum(epoch.save_seconds for epoch in run.curve),
+PARTS = {
+    "preparation": "prepare_seconds",
+    "training to the best epoch": "seconds_to_best",
+    "training after it": "seconds_after_best",
+    "validation": "validation_seconds",
+    "checkpoints": "checkpoint_seconds",
 }
-"""Wall seconds of a run, apart; the one test pass is not timed."""
+"""Wall seconds of a run, apart, and their measures; the one test pass is not timed."""
 COLUMNS = (*PARTS, "tuning")
 HATCHES = ("", "", "///", "---", "xx", "\\\\\\")
 """Of the bars of COLUMNS."""
 
 
-@dataclass(frozen=True)
-class Costs:
-    """What the finished runs of a row cost."""
+def _mean(row: RunRow, measure: str) -> float:
+    mean = row.mean(measure)
+    return mean.mean if mean else 0.0
 
-    label: str
-    runs: tuple[StoredRun, ...]
-    search: Tuning | None
 
-    @property
-    def parts(self) -> dict[str, float]:
-        """Seconds of each of COLUMNS: means over the runs, and the search once."""
-        own = {name: fmean(of(run.record) or 0.0 for run in self.runs) for name, of in PARTS.items()}
-        return {**own, "tuning": self._tuning()}
+def _costs_of(rows: Sequence[RunRow]) -> pd.DataFrame:
+    """Seconds of each of COLUMNS, a line a row: means over the seeds, and the search once."""
+    import pandas as pd
 
-    def _tuning(self) -> float:
-        """Training seconds of the trials, save the one that is among the runs."""
-        if self.search is None:
-            return 0.0
-        mine = {(run.record.config_hash, run.record.seed) for run in self.runs}
-        seed = self.search.seed
-        return sum(
-            trial.train_seconds for trial in self.search.trials if (trial.config_hash, seed) not in mine
-        )
+    parts = {row.label: {part: _mean(row, name) for part, name in PARTS.items()} for row in rows}
+    return pd.DataFrame(parts).T.assign(tuning=[_tuning(row) for row in rows])
 
-    @property
-    def name(self) -> str:
-        """As `Cell.record` says it."""
-        return self.runs[0].configuration
+
+def _tuning(row: RunRow) -> float:
+    """Training seconds of the trials, save the one that is among the runs."""
+    if row.tuning is None:
+        return 0.0
+    own, seed = {(run.config_hash, run.seed) for run in row.ok}, row.tuning.seed
+    return sum(trial.train_seconds for trial in row.tuning.trials if (trial.config_hash, seed) not in own)
 
 
 @dataclass(frozen=True)
@@ -113,14 +105,14 @@ def sections(results: Results) -> list[Section]:
     speeds, faults = _speed_records({run.path.parents[3] for run in results.runs})
     made = []
     for stem, group in results.groups.items():
-        rows = [Costs(row.label, row.finished, row.tuning) for row in _timed(group)]
-        if rows:
+        if rows := _timed(group):
             made.append(_section(stem, group, rows, _courses(group, speeds), faults))
     return made
 
 
 def _timed(group: RunGroup) -> list[RunRow]:
-    return [row for row in group.rows if row.ok and all(run.cost.seconds_to_best for run in row.ok)]
+    best = [(row, row.mean("seconds_to_best")) for row in group.rows]
+    return [row for row, seconds in best if seconds and seconds.least > 0 and seconds.n == len(row.ok)]
 
 
 def _speed_records(results: set[Path]) -> tuple[list[tuple[str, SpeedRecord]], list[str]]:
@@ -139,14 +131,11 @@ def _courses(group: RunGroup, speeds: Sequence[tuple[str, SpeedRecord]]) -> list
     """Cached and tuned rows of a table; speed records where it has no tuned one."""
     courses = []
     for row in _timed(group):
-        costs = [run.cost for run in row.ok]
-        tuned = any(cost.encodings_per_epoch for cost in costs)
-        if not tuned and not all(cost.prepare_seconds for cost in costs):
-            continue  # reads no language model
-        epoch = fmean((cost.epoch_seconds or 0.0) + (cost.eval_seconds or 0.0) for cost in costs)
-        prepare = fmean(cost.prepare_seconds or 0.0 for cost in costs)
-        epochs = fmean(run.epochs_run for run in row.ok)
-        courses.append(Course(row.label, prepare, epoch, tuned, epochs, generation=oldest(row.ok, 0)))
+        tuned, prepare = _mean(row, "encodings_per_epoch") > 0, _mean(row, "prepare_seconds")
+        if tuned or prepare:  # else it reads no language model
+            epoch = _mean(row, "epoch_seconds") + _mean(row, "eval_seconds")
+            epochs = _mean(row, "epochs_run")
+            courses.append(Course(row.label, prepare, epoch, tuned, epochs, generation=oldest(row.ok, 0)))
     if not any(course.tuned for course in courses):
         courses += [course for name, speed in speeds for course in _stand_ins(group, name, speed)]
     last = max(
@@ -182,15 +171,14 @@ def _stand_ins(group: RunGroup, name: str, speed: SpeedRecord) -> list[Course]:
 def _section(
     stem: str,
     group: RunGroup,
-    rows: Sequence[Costs],
+    rows: Sequence[RunRow],
     courses: Sequence[Course],
     faults: Sequence[str],
 ) -> Section:
-    key = group.key
-    where = f"{key.dataset}, {key.llm or 'no language model'}, protocol {key.protocol}"
+    where, costs = group.key.title, _costs_of(rows)
     pairs = _pairs(courses)
-    blocks = [_costs(rows)]
-    plots = [Plot("costs", f"Total cost: {where}", draw_costs(where, {row.label: row.parts for row in rows}))]
+    blocks = [_costs(rows, costs)]
+    plots = [Plot("costs", f"Total cost: {where}", draw_costs(where, costs))]
     if pairs:
         blocks.append(_break_evens(pairs))
         plots.append(Plot("break-even", f"Cost over epochs: {where}", draw_epochs(where, courses, pairs)))
@@ -199,10 +187,10 @@ def _section(
         f"Total cost and break-even: {where}",
         f"Wall seconds from an empty cache to the end of training, means over seeds. {group.caption}",
         blocks,
-        [*_notes(rows, courses), *_mixed(group, courses), *faults],
+        [*_notes(costs, courses), *_mixed(group, courses), *faults],
         plots,
-        [*_lines(group, rows), *_pair_lines(group, pairs)],
-        {row.name: configuration(row.runs) for row in rows},
+        _lines(group, rows, costs, pairs),
+        {row.configuration: configuration(row.finished) for row in rows},
     )
 
 
@@ -211,12 +199,12 @@ def _pairs(courses: Sequence[Course]) -> list[Pair]:
     return [(a, b, break_even(a, b)) for b in courses if b.tuned for a in courses if not a.tuned]
 
 
-def _costs(rows: Sequence[Costs]) -> Block:
+def _costs(rows: Sequence[RunRow], costs: pd.DataFrame) -> Block:
     body = []
-    for row in rows:
-        cells = [Cell(count(value)) for value in row.parts.values()]
-        total = Cell(count(sum(row.parts.values())), record=row.name)
-        body.append([Cell(row.label), *cells, total, Cell(str(len(row.runs)))])
+    for row, values in zip(rows, costs.to_numpy().tolist(), strict=True):
+        total = Cell(count(sum(values)), record=row.configuration)
+        seconds = [Cell(count(value)) for value in values]
+        body.append([Cell(row.label), *seconds, total, Cell(str(len(row.ok)))])
     return Block("Wall seconds", ["row", *COLUMNS, "total", "seeds"], body)
 
 
@@ -245,13 +233,13 @@ def in_words(epochs: float | None) -> str:
     return "within the first epoch" if epochs <= 1 else f"after {math.ceil(epochs):,} epochs"
 
 
-def _notes(rows: Sequence[Costs], courses: Sequence[Course]) -> list[str]:
+def _notes(costs: pd.DataFrame, courses: Sequence[Course]) -> list[str]:
     notes = [
         "preparation: what the language model computes once, from an empty cache; methods and seeds that "
         "read the same layers share it, yet each row counts all of it. validation: one pass an epoch. The "
         "test pass is not timed. Wall seconds mislead where other programs ran on the machine."
     ]
-    if any(row.parts["tuning"] for row in rows):
+    if costs.tuning.any():
         notes.append(
             "tuning: training seconds of the trials that are not among the row's runs, once, not a seed; "
             "their preparation and validation are not in it."
@@ -276,42 +264,39 @@ def _mixed(group: RunGroup, courses: Sequence[Course]) -> list[str]:
     ]
 
 
-def _lines(group: RunGroup, rows: Sequence[Costs]) -> list[dict[str, Any]]:
-    return [
-        {**group.key._asdict(), "kind": "cost", "row": row.label, "against": None, **row.parts,
-         "seconds": sum(row.parts.values()), "seeds": len(row.runs),
-         "break_even_epochs": None, "source": "run"}
-        for row in rows
+def _lines(
+    group: RunGroup, rows: Sequence[RunRow], costs: pd.DataFrame, pairs: Sequence[Pair]
+) -> list[dict[str, Any]]:
+    key = group.key._asdict()
+    lines: list[dict[str, Any]] = [
+        {**key, "kind": "cost", "row": row.label, "against": None,
+         **dict(zip(COLUMNS, values, strict=True)), "seconds": sum(values),
+         "seeds": len(row.ok), "break_even_epochs": None, "source": "run"}
+        for row, values in zip(rows, costs.to_numpy().tolist(), strict=True)
     ]  # fmt: skip
-
-
-def _pair_lines(group: RunGroup, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-    return [
-        {**group.key._asdict(), "kind": "break-even", "row": a.label, "against": b.label,
-         **dict.fromkeys(COLUMNS), "seconds": None, "seeds": None, "break_even_epochs": epochs,
+    return lines + [
+        {**key, "kind": "break-even", "row": a.label, "against": b.label, "break_even_epochs": epochs,
          "source": b.source or "run"}
         for a, b, epochs in pairs
     ]  # fmt: skip
 
 
-def draw_costs(where: str, rows: Mapping[str, Mapping[str, float]]) -> dict[str, bytes]:
-    """A bar a row, stacked by what the seconds went to: `png` and `svg`."""
+def draw_costs(where: str, costs: pd.DataFrame) -> dict[str, bytes]:
+    """A bar a line of `costs`, stacked by its columns: `png` and `svg`."""
     from matplotlib.figure import Figure
 
     with style():
-        figure = Figure(figsize=(7.5, 1.6 + 0.32 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(7.5, 1.6 + 0.32 * len(costs)), layout="constrained")
         axes = figure.add_subplot()
         axes.set_title(where, loc="left")
-        labels = list(rows)
-        left = [0.0] * len(labels)
-        for place, part in enumerate(next(iter(rows.values()))):
-            width = [rows[label][part] for label in labels]
-            if any(width):
+        ends = costs.cumsum(axis=1)
+        for place, part in enumerate(costs):
+            if costs[part].any():
                 look: dict[str, Any] = {"color": COLOURS[place % len(COLOURS)], "hatch": HATCHES[place]}
-                axes.barh(labels, width, left=left, height=0.68, label=part, edgecolor="white", **look)
-            left = [a + b for a, b in zip(left, width, strict=True)]
-        for row, total in enumerate(left):
-            axes.annotate(count(total), (total, row), (4, 0), textcoords="offset points", va="center")
+                look |= {"left": ends[part] - costs[part], "height": 0.68, "edgecolor": "white"}
+                axes.barh(costs.index, costs[part], label=part, **look)
+        for place, total in enumerate(ends.iloc[:, -1]):
+            axes.annotate(count(total), (total, place), (4, 0), textcoords="offset points", va="center")
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.margins(x=0.1)

@@ -43,6 +43,11 @@ class Key(NamedTuple):
     world_size: int
     precision: str
 
+    @property
+    def title(self) -> str:
+        """Dataset, language model and protocol, as headings name them."""
+        return f"{self.dataset}, {self.llm or 'no language model'}, protocol {self.protocol}"
+
 
 @dataclass(frozen=True)
 class RunRow:
@@ -70,6 +75,11 @@ class RunRow:
     def ok(self) -> tuple[RunRecord, ...]:
         """Their records."""
         return tuple(run.record for run in self.finished)
+
+    @property
+    def configuration(self) -> str:
+        """The name of the configuration of its runs; see `StoredRun`."""
+        return self.stored[0].configuration
 
     @property
     def status(self) -> str:

@@ -172,6 +172,10 @@ MEASURES = {
         _cost("train_seconds", unit="s", direction="lower"),
         _cost("seconds_to_best", unit="s", note="training up to and including the best epoch"),
         _cost(
+            "seconds_after_best", unit="s",
+            read=lambda run: (run.cost.train_seconds or 0.0) - (run.cost.seconds_to_best or 0.0),
+        ),
+        _cost(
             "validation_seconds", unit="s", direction="lower", note="of all epochs",
             read=lambda run: sum(epoch.eval_seconds for epoch in run.curve),
         ),
