@@ -15,6 +15,7 @@ from torch import Tensor
 from benchmark.config import Settings
 from benchmark.model.parallel import average_gradients, world_size
 from benchmark.model.recommender import Recommender
+from benchmark.results.lists import TOP
 from benchmark.train.batches import EpochBatches, build_batch
 from benchmark.train.evaluate import evaluate
 from methods.base import Items, Method
@@ -85,8 +86,11 @@ def steps() -> dict[str, Any]:
             batch = next(iter(EpochBatches(task.train, task.sequences, settings, 3, 1, rank(), world_size())))
             found[f"{method} {candidates}"] = step(model, batch)
         model = build(settings, world, method)
-        ranks = evaluate(model, task.sequences, task.test, task.history_start, CPU, rank())
-        found[f"{method} ranks"] = {"user": ranks.user, "raw": ranks.raw.mean, "masked": ranks.masked.mean}
+        ranks = evaluate(model, task.sequences, task.test, task.history_start, CPU, rank(), TOP)
+        found[f"{method} ranks"] = {
+            "user": ranks.user, "raw": ranks.raw.mean, "masked": ranks.masked.mean,
+            "top": ranks.top and ranks.top.items,
+        }  # fmt: skip
         few = task.test.take(np.array([4]))  # one user: a process has none
         found[f"{method} one user"] = {
             "raw": evaluate(model, task.sequences, few, task.history_start, CPU, rank()).raw.mean

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from report_records import record
 
+from benchmark.results.lists import TOP, StoredLists, write_lists
 from benchmark.results.metrics import Ranks, metrics_of
 from benchmark.results.record import ranks_path
 from benchmark.results.stored import StoredRun
@@ -37,3 +38,28 @@ def some_ranks(seed: int, users: int = 300, hit: float = 0.2) -> np.ndarray:
     rng = np.random.default_rng(seed)
     inside = rng.random(users) < hit
     return np.where(inside, rng.integers(1, 11, users), rng.integers(11, 300, users))
+
+
+def with_lists(stored: StoredRun, seed: int = 0, catalogue: int = 400) -> StoredRun:
+    """The same run with random lists that agree with its masked ranks, written where a run would."""
+    rng = np.random.default_rng(seed)
+    users, best = stored.ranks.user, stored.ranks.masked.best
+    trained = rng.integers(0, 50, catalogue)
+    order = rng.permuted(np.tile(np.arange(catalogue), (len(users), 1)), axis=1)
+    target, items = order[:, -1], order[:, :TOP].copy()
+    hit = np.flatnonzero(best <= TOP)
+    items[hit, best[hit] - 1] = target[hit]
+    lists = StoredLists(
+        *(
+            column.astype(np.int32)
+            for column in (users, target, rng.integers(1, 30, len(users)), trained[target])
+        ),
+        items.astype(np.int32),
+        np.tile(np.linspace(0.9, 0.1, TOP, dtype=np.float16), (len(users), 1)),
+        trained[items].astype(np.int32),
+        catalogue,
+        int(trained.sum()),
+    )
+    record = stored.record.model_copy(update={"top_sha256": write_lists(lists, stored.path)})
+    record.write(stored.path)
+    return StoredRun(stored.path, record)

@@ -46,6 +46,7 @@ KINDS = (
     Kind("checkpoint, best epoch", "results", (f"{CELL}.checkpoint/best-*.pt",), "its last line"),
     Kind("records", "results", (f"{CELL}.json",), "its field `checksum`; metrics follow from the ranks"),
     Kind("ranks", "results", (f"{CELL}.ranks.parquet",), "the record's field `ranks_sha256`"),
+    Kind("best items of users", "results", (f"{CELL}.top.parquet",), "the record's field `top_sha256`"),
     Kind("list of a report's files", "report", ("manifest.json",), "none: the next report writes it anew"),
     Kind("a report's files", "report", ("*",), "none: no command reads them"),
 )

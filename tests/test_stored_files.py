@@ -30,7 +30,7 @@ from benchmark.llm.states import load_states
 from benchmark.llm.token_states import load_token_states
 from benchmark.llm.tokens import load_tokens
 from benchmark.report import files as report_files
-from benchmark.results.record import ranks_path
+from benchmark.results.record import ranks_path, top_path
 from benchmark.run import spec as cells
 from benchmark.run.run import run
 from benchmark.run.spec import RunSpec
@@ -92,7 +92,8 @@ def ran(root: Path, seed: int) -> Any:
         RunSpec(DATASET, "random-tiny", "tmoe", seed=seed, overrides=overrides), root / "results"
     )
     curve = [(row.loss, row.valid, row.valid_masked) for row in made.curve]
-    return made.status, made.metrics, curve, made.best_epoch, ranks_path(path).read_bytes()
+    files = ranks_path(path).read_bytes(), top_path(path).read_bytes()
+    return made.status, made.metrics, curve, made.best_epoch, *files
 
 
 def reported(root: Path) -> Any:
@@ -124,6 +125,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "checkpoint, best epoch": lambda root: ran(root, 1),
     "records": lambda root: ran(root, 0),
     "ranks": lambda root: ran(root, 0),
+    "best items of users": lambda root: ran(root, 0),
     "list of a report's files": reported,
     "a report's files": reported,
 }

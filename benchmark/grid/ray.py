@@ -2,7 +2,7 @@
 
 The store is a folder of the driver. A node that sees it too (a network disk) writes there, so that a run
 whose node is lost continues from its checkpoint on another one. A node that does not see it writes into its
-own cache, and returns record and ranks to the driver. AdaptRec, data and language models must be on every
+own cache, and returns the files of a run to the driver. AdaptRec, data and language models must be on every
 node.
 """
 
@@ -30,7 +30,7 @@ from benchmark.grid.run_process import Exit, RunProcess
 from benchmark.process import import_path
 from benchmark.process.exit_status import ExitCode
 from benchmark.process.lifeline import GRACE
-from benchmark.results.record import ranks_path
+from benchmark.results.record import files_of_run
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from benchmark.train.status import RunStatus
 from methods.errors import UserError
@@ -64,8 +64,8 @@ class Outcome:
     """What a node returns."""
 
     exit: Exit
-    record: bytes | None = None
-    ranks: bytes | None = None
+    files: tuple[bytes | None, ...] = ()
+    """The files of the run in the order of `files_of_run`; none where the driver sees them itself."""
 
 
 class RayExecutor(Engine):
@@ -183,10 +183,10 @@ class RayExecutor(Engine):
         except self._ray.exceptions.RayError as error:
             first = next(iter(str(error).splitlines()), type(error).__name__)
             return task, Exit(ExitCode.FAILED, [f"Ray: {first}"])
-        if outcome.record is not None:
-            if outcome.ranks is not None:
-                write_atomically(ranks_path(task.path), outcome.ranks)
-            write_atomically(task.path, outcome.record)
+        if outcome.files and outcome.files[-1] is not None:
+            for file, data in zip(files_of_run(task.path), outcome.files, strict=True):
+                if data is not None:
+                    write_atomically(file, data)
         return task, outcome.exit
 
     def _update(self) -> None:
@@ -309,9 +309,9 @@ def _own_store(order: Order) -> Path:
 
 
 def _moved(path: Path, outcome: Outcome) -> Outcome:
-    """Put record and ranks into `outcome` and remove them from the node."""
-    files = (path, ranks_path(path))
-    outcome.record, outcome.ranks = (file.read_bytes() if file.exists() else None for file in files)
+    """Put the files of the run into `outcome` and remove them from the node."""
+    files = files_of_run(path)
+    outcome.files = tuple(file.read_bytes() if file.exists() else None for file in files)
     for file in files:
         file.unlink(missing_ok=True)
     return outcome

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from benchmark.results.metrics import Floats, Ranks, metrics_of
 from benchmark.results.record import RunRecord, below_results, ranks_path
+from benchmark.results.user_columns import read_columns
 from methods.errors import UserError
 
 COLUMNS = ("user", "rank", "tied", "rank_masked", "tied_masked")
@@ -34,31 +34,18 @@ def read_ranks(path: Path, run: RunRecord) -> StoredRanks:
 
     Raises `UserError` where they are missing, cannot be read, or are not those that the record was made with.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     file = ranks_path(path)
     name = below_results(file)
     columns = MEAN_RANKS if run.schema_version == 1 else COLUMNS
-    try:
-        data = file.read_bytes()
-        # by this thread alone: Arrow's own may be there when the interpreter ends, and then abort it
-        file_of_ranks = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
-        table = file_of_ranks.read(columns=list(columns), use_threads=False)
-        user, *values = (table.column(column).to_numpy() for column in columns)
-    except FileNotFoundError as error:
-        raise UserError(f"{name} is missing.") from error
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise UserError(f"{name} cannot be read: it is no table of {', '.join(columns)}.") from error
-    if not len(user) or len(np.unique(user)) != len(user):
-        raise UserError(f"{name} does not have each user once.")
+    stored = read_columns(file, columns)
+    user, *values = stored.values.values()
     unsorted = StoredRanks(user.astype(np.int64), *_ranks(values))
     for split, ranks in (("test", unsorted.raw), ("test_masked", unsorted.masked)):
         known = run.metrics.get(split, {})
         again = metrics_of(ranks, known)
         if not all(np.isclose(again[metric], value, rtol=0, atol=1e-9) for metric, value in known.items()):
             raise UserError(f"{name} does not give the {split} metrics of its record.")
-    if run.ranks_sha256 not in (None, hashlib.sha256(data).hexdigest()):
+    if run.ranks_sha256 not in (None, stored.sha256):
         raise UserError(f"{name} is not the file whose checksum its record has.")
     order = np.argsort(unsorted.user, kind="stable")
     return StoredRanks(unsorted.user[order], unsorted.raw[order], unsorted.masked[order])

@@ -2,8 +2,9 @@
 
 Beside `<hash>-s<seed>.json` lies `<hash>-s<seed>.ranks.parquet` with every user's test rank and the number of
 items that tie there, raw and masked, so that each metric and p-value can be recomputed without running
-anything. `SCHEMA` is the version; docs/records.md explains the fields, docs/record.schema.json is the whole
-schema (`python -m benchmark.results.record` prints it).
+anything. `<hash>-s<seed>.top.parquet` has the best items of every user. `SCHEMA` is the version;
+docs/records.md explains the fields, docs/record.schema.json is the whole schema (`python -m
+benchmark.results.record` prints it).
 """
 
 from __future__ import annotations
@@ -299,6 +300,9 @@ class RunRecord(Versioned):
     """UTC, ISO 8601."""
     ranks_sha256: str | None = None
     """SHA-256 of the file of ranks beside the record; null where there is none, missing in older records."""
+    top_sha256: str | None = None
+    """SHA-256 of the file of the best items of each user beside the record; null where there is none, missing
+    in older records."""
     checksum: str | None = None
     """SHA-256 of all other fields, as JSON with sorted keys; missing in older records."""
 
@@ -359,6 +363,16 @@ def below_results(path: Path) -> str:
 def ranks_path(record_path: Path) -> Path:
     """Where the per-user ranks of a record lie."""
     return record_path.with_suffix(".ranks.parquet")
+
+
+def top_path(record_path: Path) -> Path:
+    """Where the best items of each user of a record lie."""
+    return record_path.with_suffix(".top.parquet")
+
+
+def files_of_run(record_path: Path) -> tuple[Path, Path, Path]:
+    """The record and the files beside it, whether they exist or not; the record is written last."""
+    return ranks_path(record_path), top_path(record_path), record_path
 
 
 if __name__ == "__main__":

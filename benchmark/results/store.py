@@ -15,7 +15,15 @@ from pathlib import Path
 
 from benchmark.files import path_component
 from benchmark.results.metrics import metrics_of
-from benchmark.results.record import AGAIN, METRICS, NO_LLM, RunRecord, is_as_written, ranks_path, read_record
+from benchmark.results.record import (
+    AGAIN,
+    METRICS,
+    NO_LLM,
+    RunRecord,
+    files_of_run,
+    is_as_written,
+    read_record,
+)
 from benchmark.results.stored import StoredRun
 from methods.errors import UserError
 
@@ -83,7 +91,8 @@ def as_stored(run: RunRecord, results: Path, metrics: Collection[str] = METRICS)
 
 
 def _verify(stored: StoredRun) -> None:
-    """Raises `UserError` unless the metrics follow from the ranks, and those of validation from the curve."""
+    """Raises `UserError` unless the test metrics follow from the ranks, those of validation from the curve,
+    and the lists, where there are any, agree with the ranks."""
     run, users = stored.record, len(stored.ranks.user)
     known = (run.data.get("fingerprint") or {}).get("test_targets", users)
     if users != known:
@@ -96,6 +105,7 @@ def _verify(stored: StoredRun) -> None:
         raise UserError("its validation metrics are not those of its best epoch.")
     for form in ("", "_masked"):
         _verify_parts(run, users, form)
+    _ = stored.lists
 
 
 def _verify_parts(run: RunRecord, users: int, form: str) -> None:
@@ -167,14 +177,13 @@ def iter_runs(folder: Path, tell: Tell = warn, metrics: Collection[str] = METRIC
 
 
 def set_aside(path: Path, fault: str) -> str:
-    """Rename a record that does not count because of `fault`, and its ranks, to `<name>.damaged`.
+    """Rename a record that does not count because of `fault`, and its files, to `<name>.damaged`.
 
     Returns a line that says so. Only the process that has the right to run the record's run may call this.
     """
     endings = (".damaged" if n == 1 else f".damaged-{n}" for n in count(1))
     kept = next(new for end in endings if not (new := path.with_name(path.name + end)).exists())
-    ranks = ranks_path(path)
-    if ranks.exists():
-        ranks.replace(ranks.with_name(kept.name.replace(path.name, ranks.name)))
-    path.replace(kept)
+    for file in files_of_run(path):
+        if file.exists():
+            file.replace(file.with_name(kept.name.replace(path.name, file.name)))
     return f"{fault.removesuffix(AGAIN).rstrip()} It is kept as {kept.name}, and the run is repeated."

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.results.lists import StoredLists, read_lists
 from benchmark.results.metrics import Floats, measure
 from benchmark.results.ranks import StoredRanks, read_ranks
 from benchmark.results.record import RunRecord, below_results, ranks_path
@@ -40,6 +41,15 @@ class StoredRun:
         Raises `UserError` where they are missing, cannot be read, or are not those of the record.
         """
         return read_ranks(self.path, self.record)
+
+    @cached_property
+    def lists(self) -> StoredLists | None:
+        """The best items of its test users, read and compared with its ranks at the first access; None where
+        the run stored none, as older ones.
+
+        Raises `UserError` where they are missing, cannot be read, or are not those of the record.
+        """
+        return read_lists(self.path, self.record, self.ranks) if self.record.top_sha256 else None
 
 
 @dataclass(frozen=True)

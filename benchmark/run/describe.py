@@ -11,6 +11,7 @@ from benchmark.config import as_dict
 from benchmark.data.prepare import Prepared
 from benchmark.llm.encoder import held_in
 from benchmark.model.batch import Ints
+from benchmark.results.lists import StoredLists
 from benchmark.results.metrics import chance, metrics_of
 from benchmark.results.record import GENERATION, Cost, Environment, Metrics, RunRecord
 from benchmark.run.inputs import Inputs
@@ -146,3 +147,31 @@ def add_quality(record: RunRecord, task: Task, ranks: UserRanks) -> None:
             metrics[name] = metrics_of(ranks.raw[users])
             metrics[f"{name}_masked"] = metrics_of(ranks.masked[users])
     record.metrics = metrics
+
+
+def user_lists(prepared: Prepared, task: Task, ranks: UserRanks) -> StoredLists:
+    """The lists of the test with what their measures need of the data; `ranks` were made with lists."""
+    assert ranks.top is not None
+    items, scores = ranks.top.items, ranks.top.scores  # [U, k]
+    trained = training_counts(prepared)
+    at = task.test.start + task.test.length  # [U] where the targets are in the flat array
+    target = task.sequences.items[at]
+    columns = {
+        "user": ranks.user, "target": target, "history": at - task.history_start[ranks.user],
+        "target_count": trained[target], "items": items,
+        "counts": np.where(items >= 0, trained[items], 0),
+    }  # fmt: skip
+    return StoredLists(
+        **{name: column.astype(np.int32) for name, column in columns.items()},
+        scores=scores.astype(np.float16),
+        catalogue=len(trained),
+        interactions=int(trained.sum()),
+    )
+
+
+def training_counts(prepared: Prepared) -> Ints:
+    """`[I]` training interactions of each item."""
+    lengths = np.diff(prepared.offsets)
+    position = np.arange(len(prepared.items)) - np.repeat(prepared.offsets[:-1], lengths)
+    training = position < np.repeat(prepared.train_end, lengths)  # [N]
+    return np.bincount(prepared.items[training], minlength=len(prepared.texts))

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 
-from benchmark.files import remove_abandoned, write_atomically
+from benchmark.files import remove_abandoned
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.model.parallel import is_main, log_main, world_size
 from benchmark.process.exit_status import BusyError, refusal
+from benchmark.results.lists import StoredLists, write_lists
 from benchmark.results.record import RunRecord, ranks_path
 from benchmark.results.store import Standing, look_up, set_aside
+from benchmark.results.user_columns import write_columns
 from benchmark.run.build import build_trainer, make_accelerator, pick_precision
-from benchmark.run.describe import add_cost, add_quality, add_texts, add_training, blank
+from benchmark.run.describe import add_cost, add_quality, add_texts, add_training, blank, user_lists
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.evaluate import NotFiniteError, UserRanks
@@ -72,7 +70,7 @@ def _attempt(
     """Run to the end, and record how it ended."""
     record = blank(resolved, environment(accelerator.device, precision, world_size()))
     try:
-        ranks = _execute(resolved, record, accelerator, checkpoint)
+        ranks, lists = _execute(resolved, record, accelerator, checkpoint)
     except KeyboardInterrupt:
         _write(record, "interrupted", "stopped by ctrl-C; the same command goes on from the last epoch", path)
         raise
@@ -89,6 +87,7 @@ def _attempt(
         raise
     if accelerator.is_main_process:
         record.ranks_sha256 = _write_ranks(ranks, path)
+        record.top_sha256 = write_lists(lists, path)
     done = _write(record, "ok", None, path)
     if accelerator.is_main_process:
         checkpoint.remove()  # last: a kill before the record stands must leave something to go on from
@@ -97,7 +96,7 @@ def _attempt(
 
 def _execute(
     resolved: ResolvedRun, record: RunRecord, accelerator: Accelerator, checkpoint: Checkpoint
-) -> UserRanks:
+) -> tuple[UserRanks, StoredLists]:
     """Train and test; fills `record` as it goes."""
     trainer, inputs = build_trainer(resolved, checkpoint, accelerator)
     add_cost(record, trainer, inputs)
@@ -115,7 +114,7 @@ def _execute(
     record.liveness = trainer.certificate()
     if record.liveness.problems:
         raise NotAliveError(record.liveness.problems[0])
-    return ranks
+    return ranks, user_lists(resolved.prepared, trainer.task, ranks)
 
 
 def _write(record: RunRecord, status: str, error: str | None, path: Path) -> RunRecord:
@@ -137,17 +136,9 @@ def _write_ranks(ranks: UserRanks, path: Path) -> str:
         "user": ranks.user, "rank": ranks.raw.best, "tied": ranks.raw.tied,
         "rank_masked": ranks.masked.best, "tied_masked": ranks.masked.tied,
     }  # fmt: skip
-    table = pa.table({name: _column(values.astype(np.int32)) for name, values in columns.items()})
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    data = sink.getvalue().to_pybytes()
-    write_atomically(ranks_path(path), data)
-    return hashlib.sha256(data).hexdigest()
-
-
-def _column(values: NDArray[np.int32]) -> pa.Array:
-    """As `pa.array`, which would import pandas."""
-    return pa.Array.from_buffers(pa.int32(), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+    return write_columns(
+        ranks_path(path), {name: values.astype(np.int32) for name, values in columns.items()}
+    )
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 The catalogue is encoded once, and its embeddings are the only matrix of its size. Users are sharded over
 processes without duplicates and scored few enough at once that their scores take the same memory whatever the
 catalogue. A rank is counted, not sorted: 1 + the number of items that score higher, with the number of
-items that score the same. All methods are evaluated in fp32, whatever the precision of training.
+items that score the same. The best items of each user, where they are asked for, come from the same scores,
+so that they agree with the ranks to the last bit. All methods are evaluated in fp32, whatever the precision
+of training.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -33,12 +36,27 @@ CHUNK_SCORES = {"cpu": 2**20, "cuda": 2**26}
 """Scores that are held at once: on a CPU what its caches hold, on a GPU enough to keep it busy."""
 LEAST_USERS = 16
 """Least users that are scored at once, since each time all embeddings are read again."""
+LIST_USERS = 8
+"""Users whose items are put in order at once, since the key of an item takes 64 bits."""
+HALF_MAX = 65504.0
+"""Largest number of fp16."""
 EXACT_ROWS = 2**22
 """Signs that are summed up in one go: fp32 counts exactly up to 2**24, and a row may be several items."""
 
 
 class NotFiniteError(RuntimeError):
     """The training loss or a score became infinite or nan."""
+
+
+@dataclass(frozen=True)
+class TopItems:
+    """The best items of each user, the history left out and the target kept, ties by item index.
+
+    Both fields are `[U, k]`; where fewer than k items are left, -1 and minus infinity fill the rest.
+    """
+
+    items: NDArray[np.int32]
+    scores: NDArray[np.float16]
 
 
 @dataclass(frozen=True)
@@ -50,6 +68,8 @@ class UserRanks:
     """Rank among all items."""
     masked: Ranks
     """Rank with the items of the user's history left out, the target itself always kept."""
+    top: TopItems | None = None
+    """The best items, where they were asked for."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +95,16 @@ class Catalogue:
 
 @torch.no_grad()
 def evaluate(
-    model: Recommender, data: Sequences, rows: Rows, history_start: Ints, device: torch.device, rank: int = 0
+    model: Recommender,
+    data: Sequences,
+    rows: Rows,
+    history_start: Ints,
+    device: torch.device,
+    rank: int = 0,
+    top: int = 0,
 ) -> UserRanks:
-    """Rank each row's target (the item after its last input) for each user of `rows`.
+    """Rank each row's target (the item after its last input) for each user of `rows`, and list the `top` best
+    items of each.
 
     `history_start` `[U]` is where each user's sequence begins in the flat array; the history to mask is
     everything from there to the target, longer than what SASRec reads. Every process returns all users, or
@@ -89,15 +116,24 @@ def evaluate(
         catalogue = encode_catalogue(model, data, device, rank)
     mine = rows.take(np.arange(rank, len(rows), world_size()))
     counts = [np.zeros((0, 4))]  # [u, 4] of each chunk
+    items, scores = [np.zeros((0, top), np.int32)], [np.zeros((0, top), np.float16)]  # [u, top] of each chunk
     for begin in range(0, len(mine), CHUNK_USERS):
         chunk = mine.take(np.arange(begin, min(begin + CHUNK_USERS, len(mine))))
-        counts.append(_rank_chunk(model, data, chunk, history_start, catalogue).cpu().numpy())
+        columns = _rank_chunk(model, data, chunk, history_start, catalogue, top)  # [u, 4 + 2 top]
+        if top:  # validation, which has no lists, has no operator for them either
+            items.append(columns[:, 4 : 4 + top].int().cpu().numpy())
+            scores.append(columns[:, 4 + top :].half().cpu().numpy())
+        counts.append(columns.cpu().numpy()[:, :4])
     model.train(was_training)
-    user, columns = _gather(mine.user, np.concatenate(counts))  # [U], [U, 4]
-    if np.isnan(columns).any():  # known to every process, so that none waits for another
+    arrays = [np.concatenate(counts)]  # [U, 4]
+    if top:
+        arrays += [np.concatenate(items), np.concatenate(scores)]  # two of [U, top]
+    user, placed, *lists = _gather(mine.user, *arrays)
+    if np.isnan(placed).any():  # known to every process, so that none waits for another
         raise NotFiniteError("scores are not finite; lower learning_rate or set precision=no.")
-    best, tied, best_masked, tied_masked = columns.astype(np.int64).T  # four of [U]
-    return UserRanks(user, Ranks(best, tied), Ranks(best_masked, tied_masked))
+    best, tied, best_masked, tied_masked = placed.astype(np.int64).T  # four of [U]
+    items_and_scores = TopItems(*lists) if top else None
+    return UserRanks(user, Ranks(best, tied), Ranks(best_masked, tied_masked), items_and_scores)
 
 
 def encode_catalogue(model: Recommender, data: Sequences, device: torch.device, rank: int = 0) -> Catalogue:
@@ -119,11 +155,12 @@ def encode_catalogue(model: Recommender, data: Sequences, device: torch.device, 
 
 
 def _rank_chunk(
-    model: Recommender, data: Sequences, rows: Rows, history_start: Ints, catalogue: Catalogue
+    model: Recommender, data: Sequences, rows: Rows, history_start: Ints, catalogue: Catalogue, top: int
 ) -> Tensor:
-    """Best rank and ties, raw and masked, of a chunk of `u` users: `[u, 4]` fp64.
+    """Best rank and ties, raw and masked, of a chunk of `u` users, then the `top` best items and their
+    scores: `[u, 4 + 2 top]` fp64.
 
-    All four are nan where a score is not finite.
+    All are nan where a score is not finite.
     """
     device = catalogue.scale.device
 
@@ -141,22 +178,33 @@ def _rank_chunk(
     )  # [u, d]
     targets = data.items[rows.start + rows.length]  # [u]
     history, counts = _history(data.items, rows, history_start, targets)  # [u, H]
-    own, seen = catalogue.row[on_device(targets)], catalogue.row[on_device(history)]  # [u], [u, H]
-    whole = (model.scored(u), own, seen, on_device(counts))
+    past = on_device(history)  # [u, H]
+    own, seen = catalogue.row[on_device(targets)], catalogue.row[past]  # [u], [u, H]
+    whole = (model.scored(u), own, seen, on_device(counts), *([past] if top else []))
     parts = zip(*(torch.split(x, catalogue.users_at_once) for x in whole), strict=True)
-    placed = torch.cat([_count(catalogue, *part) for part in parts])  # [u, 4]
+    placed = torch.cat([_count(catalogue, top, *part) for part in parts])  # [u, 4 + 2 top]
     finite = u.isfinite().all(1) & (catalogue.scale > 0).all()  # [u]; nan is not above 0
     return placed.masked_fill(~finite.unsqueeze(1), math.nan)
 
 
-def _count(catalogue: Catalogue, u: Tensor, own: Tensor, seen: Tensor, counts: Tensor) -> Tensor:
+def _count(
+    catalogue: Catalogue,
+    top: int,
+    u: Tensor,
+    own: Tensor,
+    seen: Tensor,
+    counts: Tensor,
+    past: Tensor | None = None,
+) -> Tensor:
     """Best rank and ties, raw and masked, of some users: unit vectors `[c, d]`, their targets' rows `[c]`,
-    rows of their histories `[c, H]` and which of these count: -> `[c, 4]` fp64.
+    rows of their histories `[c, H]` and which of these count: -> `[c, 4]` fp64. With the items `past` of
+    these histories `[c, H]`, also the `top` best items and their scores: `[c, 4 + 2 top]`.
 
     The signs of what each score is above the target's sum up to the items above it minus those below it, and
     their absolute values to both together: two sums over one matrix, which is worked on in place.
     """
     scores = (u @ catalogue.embeddings.T).mul_(catalogue.scale)  # [c, d] x [d, R] -> [c, R]
+    lists = [] if past is None else [_best(catalogue, scores, past, counts, top)]  # [c, 2 top]
     signs = scores.sub_(scores.gather(1, own.unsqueeze(1))).sign_()  # [c, R]
     history = signs.gather(1, seen)  # [c, H]
     lead = _weighted(signs, catalogue.items)  # [c] items above minus items below
@@ -164,7 +212,36 @@ def _count(catalogue: Catalogue, u: Tensor, own: Tensor, seen: Tensor, counts: T
     above, tied = (apart + lead) / 2, len(catalogue.row) - apart  # [c]
     seen_above = ((history > 0) & counts).sum(1)  # [c]
     seen_tied = ((history == 0) & counts).sum(1)  # [c]
-    return torch.stack([1 + above, tied, 1 + above - seen_above, tied - seen_tied], dim=1)  # [c, 4]
+    placed = torch.stack([1 + above, tied, 1 + above - seen_above, tied - seen_tied], dim=1)  # [c, 4]
+    return torch.cat([placed, *lists], dim=1) if lists else placed
+
+
+def _best(catalogue: Catalogue, scores: Tensor, past: Tensor, counts: Tensor, top: int) -> Tensor:
+    """The `top` best items, without those of `past` `[c, H]` where `counts`, and their scores: `[c, R]`
+    scores -> `[c, 2 top]` fp64.
+
+    An item's key has its score, as an integer of the same order, above its index: no two keys are equal, so
+    that the order is the same on every device.
+    """
+    n_items = len(catalogue.row)
+    last_first = torch.arange(n_items - 1, -1, -1, device=scores.device)  # [I]
+    parts = (torch.split(x, LIST_USERS) for x in (scores, past, counts))
+    lists = []
+    for some, history, left_out in zip(*parts, strict=True):
+        own = some[:, catalogue.row] + 0.0  # [c, R] -> [c, I]; -0.0 becomes 0.0, which it ties with
+        user, column = left_out.nonzero(as_tuple=True)
+        own[user, history[user, column]] = -math.inf
+        bits = own.view(torch.int32).long()
+        ordered = torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits)  # [c, I] in the order of the scores
+        keys, _ = (ordered * 2**32 + last_first).topk(min(top, n_items), dim=1)  # [c, k]
+        items = n_items - 1 - (keys & 0xFFFFFFFF)
+        best = own.gather(1, items)
+        items = items.masked_fill(best == -math.inf, -1)
+        best = torch.where(items < 0, best, best.clamp(-HALF_MAX, HALF_MAX))
+        items = F.pad(items, (0, top - items.shape[1]), value=-1)
+        best = F.pad(best, (0, top - best.shape[1]), value=-math.inf)
+        lists.append(torch.cat([items.double(), best.double()], dim=1))
+    return torch.cat(lists)  # [c, 2 top]
 
 
 def _weighted(signs: Tensor, items: Tensor) -> Tensor:
@@ -192,11 +269,11 @@ def _history(items: Ints, rows: Rows, history_start: Ints, targets: Ints) -> tup
     return np.maximum(history, 0), counts
 
 
-def _gather(user: Ints, counts: NDArray[np.float64]) -> tuple[Ints, NDArray[np.float64]]:
-    """Everybody's users `[U]` and counts `[U, 4]`, ordered by user; the shares are disjoint."""
-    parts = [(user, counts)] * world_size()
+def _gather(*mine: NDArray[Any]) -> list[NDArray[Any]]:
+    """Everybody's users `[U]` and columns `[U, ...]`, ordered by user; the shares are disjoint."""
+    parts = [mine] * world_size()
     if world_size() > 1:
-        dist.all_gather_object(parts, (user, counts))
-    users = np.concatenate([part[0] for part in parts])
-    order = np.argsort(users, kind="stable")
-    return users[order], np.concatenate([part[1] for part in parts])[order]
+        dist.all_gather_object(parts, mine)
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    order = np.argsort(columns[0], kind="stable")
+    return [column[order] for column in columns]

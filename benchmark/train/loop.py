@@ -19,6 +19,7 @@ from benchmark.measure import MemoryGauge, Stopwatch
 from benchmark.model.batch import Batch, Ints
 from benchmark.model.parallel import average_gradients, start_alike, world_size
 from benchmark.model.recommender import Recommender
+from benchmark.results.lists import TOP
 from benchmark.results.metrics import metrics_of
 from benchmark.results.record import Certificate, Epoch, Metrics
 from benchmark.train.batches import EpochBatches, Sequences, total_steps
@@ -149,9 +150,9 @@ class Trainer:
         return reason
 
     def test(self) -> UserRanks:
-        """Ranks of the test targets under the best epoch's weights."""
+        """Ranks of the test targets, and the best items of each user, under the best epoch's weights."""
         self.checkpoint.load_best(self.progress.best_epoch, self.model)
-        return self.rank_users(self.task.test)
+        return self.rank_users(self.task.test, TOP)
 
     def certificate(self) -> Certificate:
         """Liveness of the weights that were tested. Call it after `test`."""
@@ -182,10 +183,10 @@ class Trainer:
         self.optimiser.zero_grad()
         return sums
 
-    def rank_users(self, rows: Rows) -> UserRanks:
-        """Ranks of the targets of `rows` under the weights as they are."""
+    def rank_users(self, rows: Rows, top: int = 0) -> UserRanks:
+        """Ranks of the targets of `rows` under the weights as they are, with the `top` best items."""
         data, start = self.task.sequences, self.task.history_start
-        return self.retry.run(lambda: evaluate(self.model, data, rows, start, self.device, self._rank))
+        return self.retry.run(lambda: evaluate(self.model, data, rows, start, self.device, self._rank, top))
 
     @property
     def _rank(self) -> int:

@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from benchmark.results.record import files_of_run
+
 FIGURES = (
     "status", "dataset", "llm", "method", "protocol", "settings", "overrides", "hyperparameters",
     "config_hash", "protocol_hash", "seed", "epochs_run", "best_epoch", "stopped", "metrics", "initial",
@@ -67,11 +69,11 @@ def differences(expected: Mapping[str, str], actual: Mapping[str, str]) -> dict[
 
 
 def finished_records(folder: Path) -> dict[str, tuple[int, int]]:
-    """Records of runs that ended well and their ranks, each with its inode and time of change."""
+    """Records of runs that ended well and the files beside them, each with its inode and time of change."""
     records = {}
     for path in folder.glob("results/*/*/*/*-s*.json"):
         if _read(path).get("status") == "ok":
-            for file in (path, path.with_suffix(".ranks.parquet")):
+            for file in files_of_run(path):
                 if file.exists():
                     records[file.relative_to(folder).as_posix()] = identity(file)
     return records
