@@ -225,7 +225,7 @@ def test_an_optimiser_step_is_taken_once_for_its_batches(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[str] = []
-    for owner, name in ((Recommender, "forward"), (torch.optim.Adam, "step")):
+    for owner, name in ((Recommender, "forward"), (torch.optim.AdamW, "step")):
         original: Callable[..., Any] = getattr(owner, name)
 
         def noted(*arguments: Any, name: str = name, original: Callable[..., Any] = original) -> Any:
