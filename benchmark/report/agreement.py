@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from functools import cached_property
+from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
 from benchmark.report.differences import p_value
@@ -19,6 +21,7 @@ from benchmark.results.results import Results
 from benchmark.results.searches import label_of
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 METRICS = ("recall@10", "ndcg@10")
@@ -26,8 +29,6 @@ FEWEST = 3
 """Rows in common from which an order can agree or not."""
 WRAP = 34
 """Characters of a line of a label in the plot."""
-Scores = Mapping[str, float]
-"""RunRow -> its figure as printed: what is printed alike is tied."""
 
 
 @dataclass(frozen=True)
@@ -38,47 +39,42 @@ class Agreement:
     second: str
     """What gave the orders."""
     metric: str
-    a: Scores
-    b: Scores
-    """Over the same rows."""
+    figures: pd.DataFrame
+    """A line a row, the figures of `first` and of `second` as printed: what is printed alike is tied."""
 
-    @property
-    def tau(self) -> float | None:
-        """Kendall's tau-b, corrected for ties; None where one side has all rows tied."""
-        return self._test[0]
-
-    @property
-    def p(self) -> float | None:
-        """Two-sided p of tau against no agreement; None where there is no tau."""
-        return self._test[1]
-
-    @property
-    def _test(self) -> tuple[float | None, float | None]:
+    @cached_property
+    def tau(self) -> tuple[float, float] | None:
+        """Kendall's tau-b, corrected for ties, and its two-sided p against no agreement; None where all rows
+        of an order are tied."""
         from scipy.stats import kendalltau
 
-        if len(set(self.a.values())) < 2 or len(set(self.b.values())) < 2:
-            return None, None
-        result = kendalltau(list(self.a.values()), [self.b[label] for label in self.a])
+        if self.figures.nunique().min() < 2:
+            return None
+        result = kendalltau(*self.figures.to_numpy().T)
         return float(result.statistic), float(result.pvalue)
 
     @property
-    def swapped(self) -> list[str]:
+    def reversed_pairs(self) -> list[str]:
         """Pairs of rows that the two orders rank in opposite ways."""
-        return [
-            f"{x} and {y}"
-            for x, y in combinations(self.a, 2)
-            if (self.a[x] - self.a[y]) * (self.b[x] - self.b[y]) < 0
-        ]
+        rows = self.figures.itertuples()
+        return [f"{x} and {y}" for (x, *a), (y, *b) in combinations(rows, 2) if _opposite(a, b)]
 
 
-def scores(group: RunGroup, split: str, metric: str) -> Scores:
-    """Mean test figures of the finished rows, rounded as a table prints them."""
+def _opposite(a: Sequence[float], b: Sequence[float]) -> bool:
+    return (a[0] - b[0]) * (a[1] - b[1]) < 0
+
+
+def scores(group: RunGroup, split: str, metric: str) -> pd.Series:
+    """Row -> mean test figure, of the finished rows, rounded as a table prints it."""
+    import pandas as pd
+
     names = [_name(row) for row in group.rows]
-    figures = {
-        name if names.count(name) == 1 else bare(row.label): row.mean(metric, split)
+    means = {
+        name if names.count(name) == 1 else bare(row.label): round(mean.mean, 4)
         for name, row in zip(names, group.rows, strict=True)
+        if (mean := row.mean(metric, split))
     }
-    return {label: round(figure.mean, 4) for label, figure in figures.items() if figure}
+    return pd.Series(means, dtype=float)
 
 
 def _name(row: RunRow) -> str:
@@ -88,12 +84,12 @@ def _name(row: RunRow) -> str:
     return label.replace(choice, choice.partition(":")[0]) if choice else label
 
 
-def agreement(first: str, second: str, metric: str, a: Scores, b: Scores) -> Agreement | None:
-    """The orders of the rows that both have; None for fewer than FEWEST."""
-    both = [label for label in a if label in b]
-    if len(both) < FEWEST:
-        return None
-    return Agreement(first, second, metric, {x: a[x] for x in both}, {x: b[x] for x in both})
+def agreement(first: str, second: str, metric: str, a: pd.Series, b: pd.Series) -> list[Agreement]:
+    """The orders of the rows that both have; nothing for fewer than FEWEST."""
+    import pandas as pd
+
+    both = pd.concat([a, b], axis=1, join="inner", keys=["first", "second"])
+    return [Agreement(first, second, metric, both)] if len(both) >= FEWEST else []
 
 
 def sections(results: Results) -> list[Section]:
@@ -105,18 +101,21 @@ def sections(results: Results) -> list[Section]:
     made: list[Section] = []
     taken: set[str] = set()
     for (dataset, data_key, llm), family in families.items():
-        names = _names(family)
+        tables = _names(family)
         masked = [
             pair
-            for stem, group in family.items()
-            for metric in METRICS
-            if (pair := _masking(names[stem], group, metric))
-        ]
+            for (name, group), metric in product(tables.items(), METRICS)
+            for pair in agreement(
+                f"{name}, raw", f"{name}, history masked", metric,
+                scores(group, "test", metric), scores(group, "test_masked", metric),
+            )
+        ]  # fmt: skip
         between = [
             pair
-            for x, y in combinations(family, 2)
-            for metric in METRICS
-            if (pair := _between(names[x], names[y], family[x], family[y], metric))
+            for (x, y), metric in product(combinations(tables, 2), METRICS)
+            for pair in agreement(
+                x, y, metric, scores(tables[x], "test", metric), scores(tables[y], "test", metric)
+            )
         ]
         if masked or between:
             stem = f"{slug(dataset)}-{slug(llm or 'none')}-agreement"
@@ -128,22 +127,12 @@ def sections(results: Results) -> list[Section]:
     return made
 
 
-def _names(family: Mapping[str, RunGroup]) -> dict[str, str]:
-    """What a table is called beside the others of its family: the protocol, where that tells them apart."""
-    protocols = [group.key.protocol for group in family.values()]
+def _names(family: Mapping[str, RunGroup]) -> dict[str, RunGroup]:
+    """The tables of a family by protocol, where that tells them apart, else by file name."""
+    uses = Counter(group.key.protocol for group in family.values())
     return {
-        stem: group.key.protocol if protocols.count(group.key.protocol) == 1 else stem
-        for stem, group in family.items()
+        group.key.protocol if uses[group.key.protocol] == 1 else stem: group for stem, group in family.items()
     }
-
-
-def _masking(name: str, group: RunGroup, metric: str) -> Agreement | None:
-    raw, masked = (scores(group, split, metric) for split in ("test", "test_masked"))
-    return agreement(f"{name}, raw", f"{name}, history masked", metric, raw, masked)
-
-
-def _between(first: str, second: str, a: RunGroup, b: RunGroup, metric: str) -> Agreement | None:
-    return agreement(first, second, metric, scores(a, "test", metric), scores(b, "test", metric))
 
 
 def _section(
@@ -170,7 +159,7 @@ def _section(
         f"Rank agreement: {where}",
         f"{where}: Kendall's tau-b between two orders of the same rows by their mean test figures over the "
         "full catalogue. 1: the same order, 0: unrelated, -1: reversed.",
-        [Block(title, heads, [_row(pair) for pair in some]) for title, some in titles.items() if some],
+        [Block(title, heads, [_row(pair) for pair in orders]) for title, orders in titles.items() if orders],
         [
             "Rows are matched by their label, without the values that a search chose; figures that print "
             "alike are tied. p: two-sided test against unrelated orders, exact where there are no ties; with "
@@ -184,26 +173,32 @@ def _section(
 
 
 def _row(pair: Agreement) -> list[Cell]:
-    tau, p, swapped = pair.tau, pair.p, pair.swapped
-    possible = len(pair.a) * (len(pair.a) - 1) // 2
-    reversed_pairs = "; ".join(swapped) if len(swapped) <= 3 else f"{len(swapped)} of {possible}"
+    rows, reversed_pairs = len(pair.figures), pair.reversed_pairs
+    listed = "; ".join(reversed_pairs) or "none"
+    if len(reversed_pairs) > 3:
+        listed = f"{len(reversed_pairs)} of {rows * (rows - 1) // 2}"
+    tau, p = pair.tau or (None, None)
     texts = [
         f"{pair.first} and {pair.second}",
         measure(pair.metric).label,
-        str(len(pair.a)),
+        str(rows),
         "n/a" if tau is None else f"{tau:.2f}",
         p_value(p),
-        reversed_pairs or "none",
+        listed,
     ]
     return [Cell(text) for text in texts]
 
 
 def _line(where: str, pair: Agreement) -> dict[str, Any]:
+    tau, p = pair.tau or (None, None)
+    first, second = (
+        "; ".join(f"{label} {value:.4f}" for label, value in figures.items())
+        for _, figures in pair.figures.items()
+    )
     return {
-        "of": where, "first": pair.first, "second": pair.second, "metric": pair.metric, "rows": len(pair.a),
-        "tau_b": pair.tau, "p": pair.p, "reversed": "; ".join(pair.swapped),
-        "first_figures": "; ".join(f"{label} {value:.4f}" for label, value in pair.a.items()),
-        "second_figures": "; ".join(f"{label} {value:.4f}" for label, value in pair.b.items()),
+        "of": where, "first": pair.first, "second": pair.second, "metric": pair.metric,
+        "rows": len(pair.figures), "tau_b": tau, "p": p, "reversed": "; ".join(pair.reversed_pairs),
+        "first_figures": first, "second_figures": second,
     }  # fmt: skip
 
 
@@ -211,44 +206,35 @@ def draw(pair: Agreement, where: str) -> dict[str, bytes]:
     """Ranks on the left and on the right, a line a row: `png` and `svg`."""
     from matplotlib.figure import Figure
 
+    ranks, rows = pair.figures.rank(ascending=False), len(pair.figures)
     with style():
-        figure = Figure(figsize=(7.5, 1.4 + 0.36 * len(pair.a)), layout="constrained")
+        figure = Figure(figsize=(7.5, 1.4 + 0.36 * rows), layout="constrained")
         axes = figure.add_subplot()
         figure.suptitle(
             f"{where}: ranks by {measure(pair.metric).label}", x=0.01, ha="left", fontsize="large"
         )
-        sides = [_places(pair.a), _places(pair.b)]
-        for place, label in enumerate(pair.a):
-            colour, dash, marker = look_of(place)
+        for number, line in enumerate(ranks.to_numpy()):
+            colour, dash, marker = look_of(number)
             look: dict[str, Any] = {"color": colour, "linestyle": dash, "marker": marker}
-            axes.plot([0, 1], [side[label] for side in sides], linewidth=1.6, markersize=6, **look)
+            axes.plot([0, 1], line, linewidth=1.6, markersize=6, **look)
         axes.set_xlim(-0.05, 1.05)
         axes.set_xticks([0, 1], [pair.first, pair.second])
         axes.xaxis.tick_top()
-        for side, values, at in zip(sides, (pair.a, pair.b), (axes, axes.twinx()), strict=True):
-            at.set_ylim(len(pair.a) + 0.6, 0.4)
-            _write(at, side, values, first=at is axes)
-            at.grid(visible=False)
-            at.tick_params(length=0)
-            for spine in at.spines.values():
+        for order, end in (("first", axes), ("second", axes.twinx())):
+            end.set_ylim(rows + 0.6, 0.4)
+            _write_labels(end, ranks[order], pair.figures[order], left=end is axes)
+            end.grid(visible=False)
+            end.tick_params(length=0)
+            for spine in end.spines.values():
                 spine.set_visible(False)
         return forms(figure)
 
 
-def _places(values: Scores) -> dict[str, float]:
-    """RunRow -> its place from 1 for the best; tied rows share the mean of theirs."""
-    listed = sorted(values.values(), reverse=True)
-    return {x: listed.index(v) + 1 + (listed.count(v) - 1) / 2 for x, v in values.items()}
-
-
-def _write(axes: Axes, side: Mapping[str, float], values: Scores, first: bool) -> None:
+def _write_labels(axes: Axes, ranks: pd.Series, figures: pd.Series, left: bool) -> None:
     """Labels at one end of the lines, cut where they take up more than two lines; tied rows share one."""
-    places = sorted(set(side.values()))
-    texts = []
-    for place in places:
-        tied = [label for label in side if side[label] == place]
-        value = share(values[tied[0]])
-        text = textwrap.shorten(", ".join(tied), 2 * WRAP - 12, placeholder="...")
-        text = f"{text}  {value}" if first else f"{value}  {text}"
-        texts.append(textwrap.fill(text, WRAP))
-    axes.set_yticks(places, texts)
+    texts = {}
+    for rank, tied in figures.groupby(ranks, sort=True):
+        value = share(tied.iloc[0])
+        text = textwrap.shorten(", ".join(tied.index), 2 * WRAP - 12, placeholder="...")
+        texts[rank] = textwrap.fill(f"{text}  {value}" if left else f"{value}  {text}", WRAP)
+    axes.set_yticks(list(texts), list(texts.values()))
