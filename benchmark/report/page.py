@@ -48,28 +48,28 @@ class Front:
     """Why records do not count, a line each."""
 
 
-def page(front: Front, parts: Sequence[Chapter]) -> str:
+def page(front: Front, chapters: Sequence[Chapter]) -> str:
     """The whole page. Equal input gives equal text."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    behind = Behind()
-    shown = [
-        {"heading": part.heading, "sections": [_section(section, behind) for section in part.sections]}
-        for part in parts
+    configurations = Configurations()
+    parts = [
+        {"heading": chapter.heading, "sections": [_section(s, configurations) for s in chapter.sections]}
+        for chapter in chapters
     ]
     script = _asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, finalize=_seen
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, finalize=_visible
     )
     environment.tests["nested"] = lambda value: isinstance(value, Mapping)
     return environment.from_string(_asset("page.html")).render(
         front=front,
         left_out=LEFT_OUT,
-        runs=_table(front.runs, behind, {}),
-        parts=shown,
-        behind=behind.found,
+        runs=_table(front.runs, {}),
+        parts=parts,
+        configurations=configurations.listed,
         style=Markup(_asset("page.css")),  # ours, and no data in it
         script=Markup(script),
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
@@ -77,8 +77,8 @@ def page(front: Front, parts: Sequence[Chapter]) -> str:
     )
 
 
-def _seen(value: Any) -> Any:
-    """What a record says, without characters that have no look; what is ours as it is."""
+def _visible(value: Any) -> Any:
+    """Text of a record without invisible characters; anything else as it is."""
     return visible(value) if type(value) is str else value
 
 
@@ -88,10 +88,10 @@ def _asset(name: str) -> str:
 
 
 @dataclass
-class Behind:
+class Configurations:
     """The configurations of the page: each once, under an id, whatever sections name it."""
 
-    found: list[dict[str, Any]] = field(default_factory=list)
+    listed: list[dict[str, Any]] = field(default_factory=list)
     _ids: dict[str, str] = field(default_factory=dict)
 
     def id_of(self, name: str, configuration: Any) -> str:
@@ -99,32 +99,32 @@ class Behind:
         key = json.dumps([name, configuration], sort_keys=True, default=str)
         if key not in self._ids:
             self._ids[key] = f"c{len(self._ids) + 1}"
-            self.found.append({"anchor": self._ids[key], "name": name, **_sorted_out(configuration)})
+            self.listed.append({"anchor": self._ids[key], "name": name, **_split(configuration)})
         return self._ids[key]
 
 
-def _sorted_out(configuration: Any) -> dict[str, Any]:
-    """A configuration as command, files, short facts, and groups of facts."""
-    facts = dict(configuration) if isinstance(configuration, Mapping) else {"configuration": configuration}
-    command, paths = facts.pop("command", ""), facts.pop("files", [])
-    groups = {name: _flat(value) for name, value in facts.items() if isinstance(value, Mapping) and value}
-    plain = {name: _said(value) for name, value in facts.items() if not isinstance(value, Mapping)}
-    return {"command": command, "files": paths, "facts": plain, "groups": groups}
+def _split(configuration: Any) -> dict[str, Any]:
+    """A configuration as command, files, single values, and groups of values."""
+    values = dict(configuration) if isinstance(configuration, Mapping) else {"configuration": configuration}
+    command, paths = values.pop("command", ""), values.pop("files", [])
+    groups = {name: _flat(value) for name, value in values.items() if isinstance(value, Mapping) and value}
+    single = {name: _written(value) for name, value in values.items() if not isinstance(value, Mapping)}
+    return {"command": command, "files": paths, "values": single, "groups": groups}
 
 
-def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, str]:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested mappings as one, the names joined by a point."""
-    found: dict[str, str] = {}
+    flat: dict[str, str] = {}
     for name, value in values.items():
-        inner = isinstance(value, Mapping) and value
-        found |= _flat(value, f"{before}{name}.") if inner else {f"{before}{name}": _said(value)}
-    return found
+        nested = isinstance(value, Mapping) and value
+        flat |= _flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": _written(value)}
+    return flat
 
 
-def _said(value: Any) -> str:
+def _written(value: Any) -> str:
     """A value as a reader writes it."""
     if isinstance(value, (list, tuple)):
-        return ", ".join(_said(one) for one in value) or "none"
+        return ", ".join(map(_written, value)) or "none"
     if value is None or value == {}:
         return "none"
     if isinstance(value, float):
@@ -132,13 +132,13 @@ def _said(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _section(section: Section, behind: Behind) -> dict[str, Any]:
-    ids = {name: behind.id_of(name, section.records[name]) for name in _named(section)}
+def _section(section: Section, configurations: Configurations) -> dict[str, Any]:
+    ids = {name: configurations.id_of(name, section.records[name]) for name in _named(section)}
     return {
         "stem": section.stem,
         "title": section.title,
         "caption": section.caption,
-        "tables": [_table(block, behind, ids) for block in section.blocks],
+        "tables": [_table(block, ids) for block in section.blocks],
         "legend": marked(section.blocks),
         "notes": section.notes,
         "plots": [_plot(section.stem, plot) for plot in section.plots if plot.forms],
@@ -152,7 +152,7 @@ def _named(section: Section) -> Iterator[str]:
     yield from dict.fromkeys(cell.record for cell in cells if cell.record)
 
 
-def _table(block: Block, behind: Behind, ids: Mapping[str, str]) -> dict[str, Any]:
+def _table(block: Block, ids: Mapping[str, str]) -> dict[str, Any]:
     kinds = numeric(block)
     widths = [_spread(block, column) for column in range(len(block.heads))]
     rows = [
@@ -216,24 +216,24 @@ def overview(records: Sequence[StoredRun]) -> Block:
 
 def _overview_row(runs: Sequence[RunRecord]) -> list[Cell]:
     first = runs[0]
-    counts: dict[str, int] = next((found for run in runs if (found := run.data.get("fingerprint"))), {})
+    counts: dict[str, int] = next((size for run in runs if (size := run.data.get("fingerprint"))), {})
     sizes = [f"{counts[name]:,}" if name in counts else "n/a" for name in ("users", "items", "interactions")]
-    fine = sum(run.status == "ok" for run in runs)
-    where = sorted({run.environment.device_name for run in runs})
+    finished = sum(run.status == "ok" for run in runs)
+    devices = sorted({run.environment.device_name for run in runs})
     texts = [
         first.dataset,
         *sizes,
         first.llm or "none",
         first.protocol,
         ", ".join(sorted({run.method for run in runs})),
-        str(fine) if fine == len(runs) else f"{fine} of {len(runs)}",
-        "; ".join(where),
+        str(finished) if finished == len(runs) else f"{finished} of {len(runs)}",
+        "; ".join(devices),
     ]
     return [Cell(text) for text in texts]
 
 
 def printed(rows: Collection[Row]) -> dict[str, int]:
-    """The same of what the paper prints."""
+    """Counts of what the paper prints."""
     columns = {"dataset": "datasets", "llm": "language models", "method": "methods"}
     counts = {label: len({row[name] for row in rows if name in row}) for name, label in columns.items()}
     return {"published figures": len(rows), **counts}
@@ -243,11 +243,11 @@ def tiles(records: Sequence[StoredRun]) -> dict[str, int]:
     """Counts that tell the size of the study at a glance."""
     runs = [stored.record for stored in records]
     failed = sum(run.status != "ok" for run in runs)
-    found = {
+    counts = {
         "runs": len(runs) - failed,
         "datasets": len({run.dataset for run in runs}),
         "language models": len({run.llm for run in runs if run.llm}),
         "methods": len({run.method for run in runs}),
         "protocols": len({run.protocol for run in runs}),
     }
-    return {**found, "runs that failed": failed} if failed else found
+    return {**counts, "runs that failed": failed} if failed else counts

@@ -23,7 +23,7 @@ from benchmark.report.paper_study import (
 )
 from benchmark.report.section import Block, Section
 from benchmark.results.comparable import slug
-from benchmark.results.published import COUNTS, Layout, Published, Table, published
+from benchmark.results.published import COUNTS, Layout, Published, TableLayout, published
 from benchmark.results.record import METRICS
 from benchmark.results.results import Results
 
@@ -370,7 +370,7 @@ def _compared_section(kind: str, paper: Study, own: Study, layout: Layout, block
 # --- What both share ----------------------------------------------------------------------------------------
 
 
-def _number(table: Table, llm: str, layout: Layout) -> str:
+def _number(table: TableLayout, llm: str, layout: Layout) -> str:
     """The paper's number of a table; of a language model that it does not have, that of its stand-in."""
     return table.numbers.get("") or table.numbers.get(llm) or table.numbers[layout.stand_in]
 

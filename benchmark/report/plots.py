@@ -228,11 +228,11 @@ def _size_legend(axes: Axes, most: float, points: Sequence[Point]) -> list[Any]:
     sizes = [point.memory for point in points if point.memory]
     least = min(sizes, default=most)
     ends = [f"{gibibytes(size)} GiB" for size in (most, least)]
-    shown = {ends[0]: most, ends[1]: least}
+    sizes_of = {ends[0]: most, ends[1]: least}
     if least > most / 2:
-        shown = {ends[0] if ends[0] == ends[1] else f"{gibibytes(least)} to {ends[0]}": most}
+        sizes_of = {ends[0] if ends[0] == ends[1] else f"{gibibytes(least)} to {ends[0]}": most}
     look: dict[str, Any] = {"facecolor": "#bbbbbb", "edgecolor": "#666666"}
-    for label, size in shown.items() if sizes else ():
+    for label, size in sizes_of.items() if sizes else ():
         handles.append(axes.scatter([], [], s=LARGEST * size / most, label=label, **look))
     if not all(point.memory for point in points):
         look = {"facecolor": "none", "edgecolor": "#666666", "label": "not measured"}

@@ -31,7 +31,7 @@ LEGEND = {
 NO_FIGURE = {
     "", "n/a", "-", "\N{EN DASH}", "\N{MINUS SIGN}", "oom", "failed", "killed", "interrupted", "not stated",
 }  # fmt: skip
-"""Cells that say nothing of the kind of their column."""
+"""Cells from which the kind of their column cannot be seen."""
 _NUMBER = re.compile(
     r"(?:[<>=~≈≤≥]\s*)?"
     r"(?P<sign>[-+\N{MINUS SIGN}]?)(?P<value>(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:e[-+]?\d+)?)"
@@ -86,22 +86,22 @@ def number(text: str) -> float | None:
 
     `.0939 ± .0075` is .0939, `1,234 GPU` is 1234, `<.001` is .001; a name like `3-gram` is a word.
     """
-    found = _NUMBER.match(text.strip())
-    if not found or not any(char.isdigit() for char in found["value"]):
+    match = _NUMBER.match(text.strip())
+    if not match or not any(char.isdigit() for char in match["value"]):
         return None
-    value = float(found["value"].replace(",", ""))
-    return value if found["sign"] in {"", "+"} else -value
+    value = float(match["value"].replace(",", ""))
+    return value if match["sign"] in {"", "+"} else -value
 
 
 def numeric(block: Block) -> list[bool]:
     """Which columns hold figures: not the first one, nor one half of whose cells are words."""
-    found = [False]
+    columns = [False]
     for column in range(1, len(block.heads)):
         texts = [row[column].text.strip() for row in block.rows]
-        said = [text for text in texts if text not in NO_FIGURE]
-        figures = sum(number(text) is not None for text in said)
-        found.append(not said or 2 * figures > len(said))
-    return found
+        filled = [text for text in texts if text not in NO_FIGURE]
+        figures = sum(number(text) is not None for text in filled)
+        columns.append(not filled or 2 * figures > len(filled))
+    return columns
 
 
 def marked(blocks: Sequence[Block]) -> bool:
@@ -140,8 +140,8 @@ def text(caption: str, blocks: Sequence[Block], notes: Sequence[str]) -> str:
         )
         parts += [f"{block.title}\n{table}"]
     legend = [LEGEND["text"]] if marked(blocks) else []
-    said = [line for note in (*legend, *notes) for line in textwrap.wrap(note, WIDTH)]
-    parts += ["\n".join(said)]
+    lines = [line for note in (*legend, *notes) for line in textwrap.wrap(note, WIDTH)]
+    parts += ["\n".join(lines)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -161,13 +161,13 @@ def fenced(code: str) -> str:
 
 
 def one_line(value: str) -> str:
-    """White space of any kind as single blanks; what has no look at all as its code."""
+    """White space of any kind as single blanks; invisible characters as their code."""
     return visible(" ".join(value.split()))
 
 
 def visible(value: str) -> str:
     """Control characters, and those that turn the direction of what follows, as their code: `\\x1b`."""
-    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], value)
+    return _UNSEEN.sub(lambda match: ascii(match[0])[1:-1], value)
 
 
 _UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
@@ -211,8 +211,8 @@ def latex_document(title: str, parts: Sequence[Chapter], left_out: Sequence[str]
 
 def _figure(stem: str, plot: Plot) -> str:
     size = r"width=.7\linewidth,height=.42\textheight,keepaspectratio"
-    shown = rf"\includegraphics[{size}]{{{stem}-{plot.name}.png}}"
-    return rf"\begin{{center}}{shown}\par\small {escape_latex(plot.heading)}\end{{center}}"
+    image = rf"\includegraphics[{size}]{{{stem}-{plot.name}.png}}"
+    return rf"\begin{{center}}{image}\par\small {escape_latex(plot.heading)}\end{{center}}"
 
 
 def latex(section: Section) -> str:

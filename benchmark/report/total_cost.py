@@ -335,6 +335,6 @@ def draw_epochs(where: str, courses: Sequence[Course], pairs: Sequence[Pair]) ->
             FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
         )
         title = "solid: cached; dashed: tuned" + ("\nwhite dot: break-even" if crossings else "")
-        shown: dict[str, Any] = {"title": title, "alignment": "left", "handlelength": 3.4}
-        figure.legend(loc="outside lower left", ncols=wide, **shown)
+        legend: dict[str, Any] = {"title": title, "alignment": "left", "handlelength": 3.4}
+        figure.legend(loc="outside lower left", ncols=wide, **legend)
         return forms(figure)

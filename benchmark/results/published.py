@@ -33,7 +33,7 @@ class _TomlTable(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Table(_TomlTable):
+class TableLayout(_TomlTable):
     """One kind of table."""
 
     title: str
@@ -83,7 +83,7 @@ class Layout(_TomlTable):
     """Method -> hyper-parameter as the paper names it -> as the method here does."""
     best_of: dict[str, str]
     """Method without best values of its own -> the method whose values it takes."""
-    tables: dict[str, Table]
+    tables: dict[str, TableLayout]
     columns: tuple[Column, ...]
     claims: tuple[Claim, ...]
 
