@@ -1,4 +1,4 @@
-"""Settings of a run, the two protocols, and the hash that names a configuration."""
+"""Settings of a run, the protocols, the space of a search, and the hash that names a configuration."""
 
 from __future__ import annotations
 
@@ -122,14 +122,52 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "paper": {"candidates": "batch", "batch_size": 256, "init": "paper"},
     # The same full pool of candidates, batch and starting point for every method.
     "fair": {"candidates": "auto", "batch_size": 2048, "init": "standardised"},
+    # The conditions of `fair`; each row is searched in `SPACE`, with the same number of trials.
+    "tuned": {"candidates": "auto", "batch_size": 2048, "init": "standardised", "select": "masked"},
 }
-ALIKE = ("fair",)
+ALIKE = ("fair", "tuned")
 """Protocols that hold methods to the same conditions; `paper` gives each its own published ones."""
+SEARCHED = "tuned"
+"""The protocol whose rows may differ in the settings of `SPACE`."""
 
-Tune = Literal["none", "grid", "paper"]
+
+@dataclass(frozen=True)
+class Dimension:
+    """From what a search draws a setting or hyper-parameter: `values`, or numbers from `low` to `high`."""
+
+    name: str
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    """Whether numbers are drawn uniformly in their logarithm."""
+    or_zero: bool = False
+    """Whether half of the random draws are 0, which lies outside the range."""
+    values: tuple[Any, ...] = ()
+    when: tuple[str, str] | None = None
+    """The setting, and its value, without which this range does not apply."""
+
+
+SPACE = (
+    Dimension("learning_rate", 1e-4, 3e-3, log=True),
+    Dimension("sasrec_dropout", 0.1, 0.7),
+    Dimension("similarity", values=("cosine", "dot")),
+    Dimension("temperature", 0.03, 0.3, log=True, when=("similarity", "cosine")),
+    Dimension("temperature", 0.5, 20.0, log=True, when=("similarity", "dot")),
+    Dimension("width", values=(64, 128, 256)),
+    Dimension("weight_decay", 1e-4, 0.1, log=True, or_zero=True),
+    Dimension("dropout", 0.0, 0.5),
+    Dimension("init", values=("standardised", "zca")),
+)
+"""What a search sets for every method that has it, before the method's own grid."""
+TRIALS = 12
+"""Trials of a search where the user names no number."""
+
+Tune = Literal["none", "grid", "search", "paper"]
 TUNE: dict[Tune, str] = {
     "none": "the protocol's values",
     "grid": "each method's published grid, the best by validation Recall@10",
+    "search": f"the same number of trials for every method in one shared space, under protocol {SEARCHED}, "
+    "which implies it",
     "paper": "each method's published best values for the language model and dataset",
 }
 """Ways to choose hyper-parameters, and what each takes."""
@@ -138,10 +176,18 @@ TUNE: dict[Tune, str] = {
 def held(protocol: str) -> set[str]:
     """The names that tuning leaves alone under `protocol`, so that they are the same for all methods.
 
-    Under one of `ALIKE` every setting of the harness, and the hyper-parameters that the protocol sets.
+    Under one of `ALIKE` every setting of the harness, and the hyper-parameters that the protocol sets; under
+    `SEARCHED` all of these but `searched`.
     """
-    own = {field.name for field in fields(Settings)}
-    return own | set(PROTOCOLS[protocol]) if protocol in ALIKE else set()
+    if protocol not in ALIKE:
+        return set()
+    own = {field.name for field in fields(Settings)} | set(PROTOCOLS[protocol])
+    return own - searched(protocol)
+
+
+def searched(protocol: str) -> set[str]:
+    """The names in which rows of one table may differ under `protocol` because a search sets them."""
+    return {dimension.name for dimension in SPACE} if protocol == SEARCHED else set()
 
 
 def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:

@@ -18,7 +18,7 @@ from methods.plugins import one_line
 
 SCHEDULED = ("batch_size", "accumulation")
 """Harness settings that `grid`, `paper` and `schedule` may name besides the method's hyper-parameters."""
-PROTOCOLS = ("paper", "fair")
+PROTOCOLS = ("paper", "fair", "tuned")
 """Keys that a `schedule` may have."""
 SHALLOW = (1, 2, 6)
 """Depths of language models that a method may refuse with a `UserError`."""

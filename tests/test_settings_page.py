@@ -36,7 +36,10 @@ def test_every_setting_has_a_row_with_default_and_meaning() -> None:
 
 def test_bounds_and_choices_are_spelled_out() -> None:
     page = render()
-    assert "| `temperature` | `0.07` |  |  | number above 0 to 100 |" in page
-    assert "| `sasrec_dropout` | `0.5` |  |  | number from 0 below 1 |" in page
-    assert "| `candidates` | `batch` | `batch` | `auto` | `batch`, `catalogue`, `sampled`, `auto` |" in page
+    assert "| `temperature` | `0.07` |  |  |  | number above 0 to 100 |" in page
+    assert "| `sasrec_dropout` | `0.5` |  |  |  | number from 0 below 1 |" in page
+    assert (
+        "| `candidates` | `batch` | `batch` | `auto` | `auto` | `batch`, `catalogue`, `sampled`, `auto` |"
+        in page
+    )
     assert "`paper` sets `init=paper`; `fair` sets `init=standardised`" in page

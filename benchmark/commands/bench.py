@@ -16,7 +16,7 @@ from benchmark.commands.options import (
     protocols,
     reading,
 )
-from benchmark.config import TUNE
+from benchmark.config import SEARCHED, TRIALS, TUNE
 
 SUMMARY = "Execute a grid of runs, each in a fresh process, and print the tables."
 
@@ -36,9 +36,13 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--seeds", "--seed", type=numbers, default=[0], help="by commas")
     parser.add_argument(
-        "--tune", choices=list(TUNE), default="none", metavar="|".join(TUNE),
-        help="; ".join(f"{name}: {what}" for name, what in TUNE.items()),
+        "--tune", choices=list(TUNE), metavar="|".join(TUNE),
+        help="; ".join(f"{name}: {what}" for name, what in TUNE.items())
+        + f"; when left out: search under protocol {SEARCHED}, none under the others",
     )  # fmt: skip
+    parser.add_argument(
+        "--trials", type=int, metavar="N", help=f"trials of each search; {TRIALS} when left out"
+    )
     parser.add_argument("--processes", type=int, default=1, help="processes (GPUs) of each run")
     parser.add_argument(
         "--executor", default="local",
@@ -75,7 +79,7 @@ def main(options: argparse.Namespace) -> int:
         options.datasets, options.llms, options.methods, options.protocols, options.seeds, overrides(options),
         reading(options),
     )  # fmt: skip
-    plan = make_plan(specs, options.tune)
+    plan = make_plan(specs, options.tune, options.trials)
     if options.dry_run:
         from benchmark.grid.dryrun import dry_run
 

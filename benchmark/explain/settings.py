@@ -153,7 +153,7 @@ def _tuning(run: RunRecord) -> str:
         return "none"
     if search.mode == "paper":
         return "published values"
-    return f"grid, {len(search.trials)} trials"
+    return f"{search.mode}, {len(search.trials)} trials"
 
 
 def settings_of_paper(paper: Published, llm: str, dataset: str, method: str) -> SettingValues:

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from benchmark.config import SEARCHED
 from benchmark.grid.executor import Executor
 from benchmark.grid.plan import GridPlan, PublishedValues, Search, configuration_name
+from benchmark.grid.space import describe
 from benchmark.process.exit_status import ExitCode
 from benchmark.report.tables import print_tables
 from benchmark.results.record import METRICS, RunRecord, Trial, Tuning
@@ -33,9 +35,10 @@ def bench(plan: GridPlan, executor: Executor, results: Path, metrics: Sequence[s
         records = executor.run(first.runs, later=sum(len(stage) for stage in more))
         for published in plan.published:
             records |= write_tuning(paper_tuning(published), [published.run], results)
+        searches = _run_searches(plan, executor, records)
         requested = [*plan.runs]
         repeats: dict[ResolvedRun, Tuning] = {}
-        for search in plan.searches:
+        for search in searches:
             best = choose(search, records)
             tuning = search_tuning(search, records, best)
             _print_search(search, tuning)
@@ -57,6 +60,22 @@ def bench(plan: GridPlan, executor: Executor, results: Path, metrics: Sequence[s
     return ExitCode.FAILED if failed else ExitCode.OK
 
 
+def _run_searches(plan: GridPlan, executor: Executor, records: dict[ResolvedRun, RunRecord]) -> list[Search]:
+    """Run, and add to `records`, the trials that follow from results: one of each search at a time, those of
+    several searches side by side. -> the searches with all their trials."""
+    searches = list(plan.searches)
+    seeds = sum(len(search.seeds) for search in searches)
+    while any(search.unknown_trials for search in searches):
+        trials: list[ResolvedRun] = []
+        for place, search in enumerate(searches):
+            if search.unknown_trials:
+                results = [(trial, selection(records.get(trial))) for trial in search.trials]
+                searches[place] = search.advanced(results)
+                trials += searches[place].trials[len(search.trials) :]
+        records |= executor.run(trials, later=seeds + sum(search.unknown_trials for search in searches))
+    return searches
+
+
 def _print_search(search: Search, tuning: Tuning) -> None:
     """Print the outcome of a search, and each trial that failed."""
     name = configuration_name(search.untuned)
@@ -68,9 +87,10 @@ def _print_search(search: Search, tuning: Tuning) -> None:
     if best is None:
         _print(f"tuning: {name}: all {len(tuning.trials)} trials failed")
     else:
+        value = best.recall if best.selection is None else best.selection
         _print(
             f"tuning: {name}: {', '.join(tuning.chosen)} is the best of {len(tuning.trials)} trials by "
-            f"validation Recall@10 ({best.recall:.4f}, {tuning.select})"
+            f"validation {tuning.select_by.capitalize()} ({value:.4f}, {tuning.select})"
         )
 
 
@@ -92,9 +112,22 @@ def validation(record: RunRecord | None) -> float | None:
     return record.metrics[split]["recall@10"]
 
 
+def selection(record: RunRecord | None) -> float | None:
+    """Validation metric that selects the epoch (`select_by`, `select`), at the run's best epoch.
+
+    None for a run that did not end well. All that a search in the shared space knows of a trial.
+    """
+    if record is None or record.status != "ok":
+        return None
+    values = {epoch.epoch: epoch.selection for epoch in record.curve}
+    return values[record.best_epoch or 0]
+
+
 def choose(search: Search, records: Mapping[ResolvedRun, RunRecord]) -> ResolvedRun | None:
-    """The best trial by `validation`, of equal ones the first in the grid; None if all failed."""
-    known = {trial: value for trial in search.trials if (value := validation(records.get(trial))) is not None}
+    """The best trial by `validation`, in the shared space by `selection`; of equal ones the first, and None
+    if all failed."""
+    quality = selection if search.space else validation
+    known = {trial: value for trial in search.trials if (value := quality(records.get(trial))) is not None}
     return max(known, key=lambda trial: known[trial], default=None)
 
 
@@ -103,14 +136,18 @@ def search_tuning(
 ) -> Tuning:
     """The search, for the records of the configuration `chosen`."""
     trials = [_trial(search, run, records.get(run)) for run in search.trials]
+    untuned = search.untuned
     return Tuning(
-        mode="grid",
+        mode="search" if search.space else "grid",
         chosen=search.set_by(chosen) if chosen else [],
         fixed=dict(search.fixed),
         grid={key: list(values) for key, values in search.grid.items()},
-        select=search.untuned.settings.select,
-        seed=search.untuned.spec.seed,
-        untuned=search.untuned.config_hash,
+        space=describe(search.space),
+        budget=search.budget or None,
+        select_by=untuned.settings.select_by if search.space else "recall@10",
+        select=untuned.settings.select,
+        seed=untuned.spec.seed,
+        untuned=None if untuned.spec.protocol == SEARCHED else untuned.config_hash,
         trials=trials,
         train_seconds=sum(trial.train_seconds for trial in trials),
         train_cpu_seconds=sum(trial.train_cpu_seconds for trial in trials),
@@ -135,6 +172,7 @@ def _trial(search: Search, run: ResolvedRun, record: RunRecord | None) -> Trial:
         status=record.status if record else "missing",
         error=record.error if record else MISSING,
         recall=validation(record),
+        selection=selection(record) if search.space else None,
         best_epoch=record.best_epoch if record else None,
         epochs_run=record.epochs_run if record else 0,
         train_seconds=sum(epoch.train_seconds for epoch in curve),

@@ -100,7 +100,7 @@ def _gib(size: int, unit: str = " GiB") -> str:
 def _total(estimated: CostEstimate, stored: Sequence[StoredStates], options: Options, runs: int) -> str:
     """The sum of it all."""
     counts = ", ".join(f"{estimated.count(state)} {state}" for state in STATES)
-    then = sum(len(search.seeds) for search, _ in estimated.then)
+    then = sum(search.unknown_trials + len(search.seeds) for search, _ in estimated.then)
     more = f", then {then} more" if then else ""
     low, high = estimated.seconds
     jobs = options.jobs or 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from benchmark.config import Settings
@@ -117,11 +118,18 @@ def estimate(plan: GridPlan, results: Path, fresh: bool, probe: Probe) -> CostEs
     records = [run.record for run in iter_runs(results)] if results.exists() else []
     records = [record for record in records if record.status == "ok" and record.curve]
     groups = by_configuration(plan.stages[0].runs)
-    rows = [_row(seeds, results, fresh, records, probe) for seeds in groups]
+    # trials of a search in the shared space cost about the same: the first is probed for all
+    stands_for = {
+        trial: search.trials[0] for search in plan.searches if search.space for trial in search.trials
+    }
+    probe_once = cache(probe)
+    rows = [
+        _row(seeds, results, fresh, records, lambda run: probe_once(stands_for.get(run, run)))
+        for seeds in groups
+    ]
     by_run = {run: row for row in rows for run in row.states}
-    return CostEstimate(
-        rows, [(search, _follows(search, by_run)) for search in plan.searches if search.seeds]
-    )
+    last = plan.stages[-1].searches
+    return CostEstimate(rows, [(search, _follows(search, by_run)) for search in last])
 
 
 def _row(
@@ -205,10 +213,10 @@ def _peaks(phases: Sequence[PeakMemory]) -> tuple[int | None, int | None]:
 
 
 def _follows(search: Search, rows: dict[ResolvedRun, CostRow]) -> Range:
-    """Seconds of the configuration that a search chooses, which may be any of its trials."""
+    """Seconds of the trials to come, and of the configuration that a search chooses, which may be any."""
     spans = []
     for trial in search.trials:
         row = rows[trial]
         spans.append(row.figures.seconds(row.epochs))
-    count = len(search.seeds)
+    count = search.unknown_trials + len(search.seeds)
     return count * min(low for low, _ in spans), count * max(high for _, high in spans)

@@ -6,15 +6,23 @@ dry run prints them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
-from benchmark.config import TUNE, Tune, accepted, applicable, held
+from benchmark.config import SEARCHED, TRIALS, TUNE, Dimension, Tune, accepted, applicable, held
 from benchmark.data.catalogue import find
 from benchmark.data.recipe import NO_OPTIONS, FolderOptions
+from benchmark.grid.space import (
+    Results,
+    check_optuna,
+    first_trials,
+    next_trial,
+    pairs,
+    space_of,
+    with_overrides,
+)
 from benchmark.results.published import best_values, dataset_of
 from benchmark.results.record import NO_LLM
 from benchmark.run.spec import ResolvedRun, RunSpec, check_protocol, find_llm, resolve_run
@@ -33,9 +41,26 @@ class Search:
     fixed: Mapping[str, str]
     """What the method's grid names and the search leaves alone -> why."""
     trials: tuple[ResolvedRun, ...]
-    """In the order of the grid, its first key slowest."""
+    """In the order of the grid, its first key slowest; of a search in a space, those known so far."""
     seeds: tuple[int, ...] = ()
     """Further seeds of the configuration that is chosen."""
+    space: tuple[Dimension, ...] = ()
+    """What `--tune search` draws from, where that is the search."""
+    budget: int = 0
+    """How many trials that draws."""
+
+    @property
+    def unknown_trials(self) -> int:
+        """Trials that will follow from the results of the others."""
+        return max(0, self.budget - len(self.trials))
+
+    def advanced(self, results: Results) -> Search:
+        """The search with the trial that follows from `results`, those of all its trials; where the space has
+        none left, with a budget that is spent."""
+        trial = next_trial(self.untuned, self.space, results)
+        if trial is None:
+            return replace(self, budget=len(self.trials))
+        return replace(self, trials=(*self.trials, trial))
 
     def set_by(self, trial: ResolvedRun) -> list[str]:
         """What the search set in `trial`, as `key=value` pairs in the order of the grid."""
@@ -46,8 +71,11 @@ class Search:
         return [trial.with_seed(seed) for seed in self.seeds]
 
     def __str__(self) -> str:
+        """What follows from the trials known so far."""
         seeds = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
-        return f"{configuration_name(self.untuned)}: the best of {len(self.trials)} with {seeds}"
+        best = f"the best of {max(self.budget, len(self.trials))} with {seeds}" if self.seeds else ""
+        more = f"{self.unknown_trials} more trials" if self.unknown_trials else ""
+        return f"{configuration_name(self.untuned)}: {', then '.join(filter(None, (more, best)))}"
 
 
 @dataclass(frozen=True)
@@ -69,10 +97,11 @@ class Stage:
 
     runs: tuple[ResolvedRun, ...] = ()
     searches: tuple[Search, ...] = ()
-    """Searches whose best trial this stage runs with `Search.seeds`: as many runs, not known before."""
+    """Searches whose further trials, and whose best trial with `Search.seeds`, this stage runs: as many runs,
+    not known before."""
 
     def __len__(self) -> int:
-        return len(self.runs) + sum(len(search.seeds) for search in self.searches)
+        return len(self.runs) + sum(search.unknown_trials + len(search.seeds) for search in self.searches)
 
 
 @dataclass(frozen=True)
@@ -91,7 +120,9 @@ class GridPlan:
     def stages(self) -> tuple[Stage, ...]:
         """One after another: trials and what needs none, then what the searches chose."""
         first = Stage((*self.runs, *(trial for search in self.searches for trial in search.trials)))
-        then = Stage(searches=tuple(search for search in self.searches if search.seeds))
+        then = Stage(
+            searches=tuple(search for search in self.searches if search.seeds or search.unknown_trials)
+        )
         return (first, then) if len(then) else (first,)
 
 
@@ -139,26 +170,49 @@ def _check_keys(overrides: Sequence[str], everything: set[str]) -> None:
             raise unknown("setting in --set:", key, sorted(everything))
 
 
-def make_plan(specs: Iterable[RunSpec], tune: Tune = "none") -> GridPlan:
-    """Resolve `specs` and plan them under `tune`.
+def make_plan(specs: Iterable[RunSpec], tune: Tune | None = None, trials: int | None = None) -> GridPlan:
+    """Resolve `specs` and plan them under `tune`; None searches under `config.SEARCHED` and nothing else.
 
     Trials take the first seed of a configuration, the chosen one the others too. Where tuning sets something
-    of a setting, the user's overrides and what `config.held` names stay as they are. Raises `UserError`
-    where the paper has no values for a method that it tuned, and where no trial can be run.
+    of a setting, the user's overrides and what `config.held` names stay as they are. Every search has
+    `trials` trials (`config.TRIALS` if None). Raises `UserError` where the paper has no values for a method
+    that it tuned, where no trial can be run, and where `tune` does not fit the protocols.
     """
-    if tune not in TUNE:
-        raise unknown("value of --tune:", tune, TUNE)
-    if tune == "none":
-        return GridPlan(tuple(map(resolve_run, dict.fromkeys(specs))))
-    parts = _PlanParts()
+    specs = list(dict.fromkeys(specs))
+    _check_tune({spec.protocol for spec in specs}, tune, trials)
+    parts = _PlanParts(TRIALS if trials is None else trials)
     for seeds in by_configuration(map(resolve_run, specs)):
-        parts.add(seeds, tune)
+        way = tune or ("search" if seeds[0].spec.protocol == SEARCHED else "none")
+        parts.add(seeds, way)
     return GridPlan(
         tuple(parts.runs),
         tuple(parts.searches),
         tuple(parts.published),
         tuple(dict.fromkeys(parts.notes)),
     )
+
+
+def _check_tune(protocols: set[str], tune: Tune | None, trials: int | None) -> None:
+    """Raise `UserError` where --tune, --trials and --protocols do not fit together."""
+    if tune is not None and tune not in TUNE:
+        raise unknown("value of --tune:", tune, TUNE)
+    if tune == "search" and (others := sorted(protocols - {SEARCHED})):
+        raise UserError(
+            f"--tune search needs --protocols {SEARCHED}, whose rows may differ in what is searched, got "
+            f"{', '.join(others)}. To run both, leave --tune out: {SEARCHED} implies it."
+        )
+    if tune in ("grid", "paper") and SEARCHED in protocols:
+        raise UserError(
+            f"--tune {tune} does not fit protocol {SEARCHED}, which searches every row alike; leave out one "
+            "of the two."
+        )
+    searches = SEARCHED in protocols and tune != "none"
+    if trials is not None and not searches:
+        raise UserError(f"--trials is the number of trials of a search; give --protocols {SEARCHED} with it.")
+    if trials is not None and trials < 1:
+        raise UserError(f"--trials must be 1 or more, got {trials}.")
+    if searches:
+        check_optuna()
 
 
 def by_configuration(runs: Iterable[ResolvedRun]) -> list[list[ResolvedRun]]:
@@ -173,6 +227,8 @@ def by_configuration(runs: Iterable[ResolvedRun]) -> list[list[ResolvedRun]]:
 class _PlanParts:
     """The parts of a plan as they come together."""
 
+    budget: int
+    """Trials of each search in the shared space."""
     runs: list[ResolvedRun] = field(default_factory=list)
     searches: list[Search] = field(default_factory=list)
     published: list[PublishedValues] = field(default_factory=list)
@@ -182,7 +238,11 @@ class _PlanParts:
         """Plan one configuration with all its seeds."""
         run = seeds[0]
         grid = run.cls.grid
-        if not grid:
+        if tune == "none":
+            self.runs += seeds
+        elif tune == "search":
+            self.searches.append(self._search(run, tuple(other.spec.seed for other in seeds[1:])))
+        elif not grid:
             self.notes.append(f"{run.spec.method} has nothing to tune and runs as it is")
             self.runs += seeds
         elif tune == "grid":
@@ -196,12 +256,24 @@ class _PlanParts:
         else:
             source, values = _published(run)
             fixed = self._fixed(run, values)
-            pairs = tuple(_pair(key, value) for key, value in values.items() if key not in fixed)
-            tuned = _with_overrides(run, pairs) if pairs else run
+            taken = pairs({key: value for key, value in values.items() if key not in fixed})
+            tuned = with_overrides(run, taken) if taken else run
             for other in seeds:
                 self.runs.append(tuned.with_seed(other.spec.seed))
-                if pairs:
-                    self.published.append(PublishedValues(self.runs[-1], pairs, fixed, source))
+                if taken:
+                    self.published.append(PublishedValues(self.runs[-1], taken, fixed, source))
+
+    def _search(self, run: ResolvedRun, seeds: tuple[int, ...]) -> Search:
+        """The search of one row in the shared space, with the trials that depend on no result."""
+        fixed = self._fixed(run, dict.fromkeys(dimension.name for dimension in space_of(run, {})))
+        space = space_of(run, fixed)
+        if not space:
+            raise UserError(
+                f"--set fixes everything that a search of {configuration_name(run)} would set; leave one of "
+                "them out, or give --tune none."
+            )
+        trials = first_trials(run, space, self.budget)
+        return Search(run, {}, fixed, trials, seeds, space, self.budget)
 
     def _fixed(self, run: ResolvedRun, keys: Iterable[str]) -> dict[str, str]:
         """Those of `keys` that tuning leaves alone -> why; each becomes a note."""
@@ -219,27 +291,19 @@ class _PlanParts:
         """Every combination that this language model and dataset allow."""
         trials, errors = [], []
         for values in product(*grid.values()):
-            pairs = tuple(_pair(*item) for item in zip(grid, values, strict=True))
+            combination = dict(zip(grid, values, strict=True))
             try:
-                trial = _with_overrides(run, pairs)
-                _check_values(trial, dict(zip(grid, values, strict=True)))
+                trial = with_overrides(run, pairs(combination))
+                _check_values(trial, combination)
             except UserError as error:
                 errors.append(error)
-                self.notes.append(f"{configuration_name(run)}: {', '.join(pairs)} is left out: {error}")
+                name = f"{configuration_name(run)}: {', '.join(pairs(combination))}"
+                self.notes.append(f"{name} is left out: {error}")
             else:
                 trials.append(trial)
         if not trials:
             raise errors[0]
         return trials
-
-
-def _with_overrides(run: ResolvedRun, pairs: Sequence[str]) -> ResolvedRun:
-    return resolve_run(replace(run.spec, overrides=(*run.spec.overrides, *pairs)))
-
-
-def _pair(key: str, value: Any) -> str:
-    """As `--set` takes it."""
-    return f"{key}={json.dumps(value) if isinstance(value, dict | list | tuple) else value}"
 
 
 def _check_values(run: ResolvedRun, values: Mapping[str, Any]) -> None:

@@ -178,6 +178,9 @@ class Trial(Part):
     recall: float | None = None
     """Validation Recall@10 of the trial's own best epoch, history masked as `Tuning.select` says; null unless
     status is ok."""
+    selection: float | None = None
+    """Of a trial of mode `search`: the validation metric that selects the epoch, `Tuning.select_by`, at its
+    best epoch, by which the search chooses; null unless status is ok."""
     best_epoch: int | None = None
     epochs_run: int = 0
     train_seconds: float = 0.0
@@ -189,8 +192,9 @@ class Trial(Part):
 class Tuning(Part):
     """Where hyper-parameters come from, if not from the protocol and the user alone."""
 
-    mode: Literal["grid", "paper"]
-    """`grid`: the best of `trials` by validation; `paper`: the published best values."""
+    mode: Literal["grid", "search", "paper"]
+    """`grid`: the best of all combinations by validation; `search`: the best of `budget` trials in `space` by
+    validation; `paper`: the published best values."""
     chosen: list[str]
     """The values taken, as `key=value` pairs; empty where every trial was lost."""
     fixed: dict[str, str] = Field(default_factory=dict)
@@ -199,14 +203,21 @@ class Tuning(Part):
     """Of published values: `<language model>/<dataset>` of the paper."""
     grid: dict[str, list[Any]] = Field(default_factory=dict)
     """What was searched -> its values."""
+    space: list[dict[str, Any]] = Field(default_factory=list)
+    """Of mode `search`: what was searched and from what values it was drawn (`config.Dimension`)."""
+    budget: int | None = None
+    """Of mode `search`: trials that it was allowed."""
+    select_by: str = "recall@10"
+    """The validation metric that chose."""
     select: Literal["raw", "masked"] = "raw"
-    """Whether the validation Recall@10 that chose has the user's history masked."""
+    """Whether the validation metric that chose has the user's history masked."""
     seed: int | None = None
     """Seed of the trials; null where there are none."""
     untuned: str | None = None
-    """`config_hash` of the configuration without anything that the search sets."""
+    """`config_hash` of the configuration without anything that the search sets; null under protocol `tuned`,
+    where that is a trial like the others."""
     trials: list[Trial] = Field(default_factory=list)
-    """All that was tried, in the order of the grid; of equal ones the first is chosen."""
+    """All that was tried, in the order of the grid or of the search; of equal ones the first is chosen."""
     train_seconds: float = 0.0
     """Training seconds of all trials, the chosen one included; evaluation and preparation are not."""
     train_cpu_seconds: float = 0.0

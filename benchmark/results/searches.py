@@ -48,7 +48,7 @@ def searches(runs: Iterable[RunRecord]) -> Searches:
     grown = {
         config
         for config, search in by_config.items()
-        if search.mode == "grid" and any(tried[config] < other for other in tried.values())
+        if search.mode != "paper" and any(tried[config] < other for other in tried.values())
     }
     return Searches({config: search for config, search in by_config.items() if config not in grown})
 
@@ -59,4 +59,6 @@ def label_of(search: Tuning | None) -> str:
         return ""
     if not search.chosen:
         return f"tuned: all {len(search.trials)} trials lost"
+    if search.mode == "search":
+        return f"tuned, best of {len(search.trials)}"
     return f"{'tuned' if search.mode == 'grid' else 'published'}: {', '.join(search.chosen)}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from benchmark.config import PROTOCOLS, Settings, digest, parse, split_overrides
+from benchmark.config import PROTOCOLS, Settings, digest, parse, searched, split_overrides
 from benchmark.data.catalogue import find
 from benchmark.data.paths import cache_folder
 from benchmark.data.prepare import Prepared, prepare
@@ -108,7 +108,8 @@ class ResolvedRun:
     @property
     def protocol_hash(self) -> str:
         """Equal for runs that may stand in one table."""
-        shared = {name: value for name, value in hashed(self.settings).items() if name not in ROW_SETTINGS}
+        own = {*ROW_SETTINGS, *searched(self.spec.protocol)}
+        shared = {name: value for name, value in hashed(self.settings).items() if name not in own}
         return digest({"data": self.prepared.key, "protocol": self.spec.protocol, "settings": shared})
 
     @cached_property
