@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from data_folders import write_folder
+from report_records import grouped
 from test_grid_tuning import ITEMS, USERS, Fake
 
 from benchmark.cli import main
@@ -15,7 +16,7 @@ from benchmark.config import PROTOCOLS, SEARCHED, SPACE, TRIALS, held
 from benchmark.grid.bench import bench
 from benchmark.grid.plan import GridPlan, expand, make_plan
 from benchmark.grid.space import STARTUP, value_of
-from benchmark.results.comparable import groups
+from benchmark.results.comparable import RunGroup
 from benchmark.results.record import RunRecord, Tuning, read_record
 from benchmark.results.store import iter_runs
 from benchmark.run.spec import ResolvedRun
@@ -55,6 +56,10 @@ def quality(run: ResolvedRun) -> float:
 
 def searches_of(results: Path) -> dict[str, Tuning]:
     return {run.record.method: run.record.tuning for run in iter_runs(results) if run.record.tuning}
+
+
+def tables_of(results: Path) -> list[RunGroup]:
+    return grouped(run.record for run in iter_runs(results))
 
 
 def test_every_row_has_the_same_budget_and_starts_from_the_protocol(folder: Path, tmp_path: Path) -> None:
@@ -120,7 +125,7 @@ def test_an_interrupted_search_goes_on_where_it_stopped(folder: Path, tmp_path: 
 
     bench(plan_of(folder, "id,tmlp", trials=11), rest, rest.results)
     assert len(rest.made) == 2 * 11 - 14, "a larger budget adds trials"
-    tables = groups(iter_runs(rest.results))
+    tables = tables_of(rest.results)
     assert [[row.label for row in table.rows] for table in tables] == [
         ["tmlp (tuned, best of 11)", "id (tuned, best of 11)"]
     ], "one table though rows differ in what is searched; no trial that lost has a row"
@@ -149,7 +154,7 @@ def test_validation_alone_chooses_and_the_record_says_how(
     assert tuning.trials[0].epochs_run == 4 and tuning.train_seconds == 8 * 8.0
     printed = capfd.readouterr()
     assert "is the best of 8 trials by validation Recall@10" in printed.err
-    (table,) = groups(iter_runs(tmp_path))
+    (table,) = tables_of(tmp_path)
     assert [row.label for row in table.rows] == ["tmlp (tuned, best of 8)"] and table.shared == ("ids=add",)
     assert len(table.rows[0].ok) == 2
 
@@ -162,7 +167,7 @@ def test_what_set_gives_is_fixed_and_another_row(folder: Path, tmp_path: Path) -
     fixed = next(tuning for tuning in tunings if tuning and tuning.fixed)
     assert fixed.fixed == {"width": "--set fixes it"}
     assert not any("width=" in pair for trial in fixed.trials for pair in trial.overrides)
-    (table,) = groups(iter_runs(tmp_path))
+    (table,) = tables_of(tmp_path)
     assert len(table.rows) == 2
 
 
