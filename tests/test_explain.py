@@ -40,10 +40,10 @@ def both(results, a="toy/minilm/a", b="toy/minilm/b"):
 
 def test_a_beginning_names_all_seeds_and_a_path_one(results):
     path = next((results / "toy/minilm/a").glob("*-s1.json"))
-    assert find("toy/minilm/a", results).seeds.keys() == {0, 1}
-    assert find(str(path), results).seeds.keys() == {1}
+    assert find("toy/minilm/a", results).seeds == [0, 1]
+    assert find(str(path), results).seeds == [1]
     assert find(str(results / "toy/minilm/a"), results).name == find("toy/minilm/a", results).name
-    assert find("toy/minilm/a/a-paper-s1", results).seeds.keys() == {1}
+    assert find("toy/minilm/a/a-paper-s1", results).seeds == [1]
 
 
 def test_settings_that_move_results_come_first(results):

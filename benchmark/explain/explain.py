@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import textwrap
 from dataclasses import asdict, dataclass
-from statistics import stdev
 from typing import Any
 
 import numpy as np
@@ -46,7 +45,7 @@ ERRORS = "standard errors of independent sources"
 
 def gaps(a: Source, b: Source) -> list[Gap]:
     """The difference in each metric that both sources have, raw and with the history masked."""
-    found = []
+    gaps_of_metrics = []
     for masked in (False,) if a.published and b.published else (False, True):
         gains_a, gains_b = a.gains.get(masked), b.gains.get(masked)
         intervals: dict[str, tuple[float, float]] = {}
@@ -63,8 +62,8 @@ def gaps(a: Source, b: Source) -> list[Gap]:
             how = BOOTSTRAP if intervals else ERRORS
             half = Z * math.hypot(_error(a, metric, masked), _error(b, metric, masked))
             low, high = intervals.get(metric, (x - y - half, x - y + half))
-            found.append(Gap(metric, masked, x, y, low, high, how))
-    return found
+            gaps_of_metrics.append(Gap(metric, masked, x, y, low, high, how))
+    return gaps_of_metrics
 
 
 def _error(source: Source, metric: str, masked: bool) -> float:
@@ -111,13 +110,9 @@ def _described(source: Source) -> dict[str, Any]:
         "name": source.name,
         "what": source.description,
         "users": source.users,
-        "seeds": sorted(source.seeds),
-        "sd_over_seeds": {metric: _spread(source, metric) for metric in source.metrics} if several else {},
+        "seeds": source.seeds,
+        "sd_over_seeds": {metric: source.spread(metric) for metric in source.metrics} if several else {},
     }
-
-
-def _spread(source: Source, metric: str) -> float:
-    return stdev(figures[metric, False] for figures in source.seeds.values())
 
 
 def _data(a: Source, b: Source) -> list[str]:
@@ -158,7 +153,7 @@ def _seeds(a: Source, b: Source) -> list[str]:
             metric = source.metrics[0]
             parts.append(
                 f"{name}: {len(source.seeds)}, {measure(metric).label} with a standard deviation of "
-                f"{share(_spread(source, metric))}"
+                f"{share(source.spread(metric))}"
             )
     return [f"Seeds of {'; of '.join(parts)}. The interval is over users, for the weights as trained."]
 

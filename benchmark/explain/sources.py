@@ -9,10 +9,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
+import pandas as pd
+
 from benchmark.explain.settings import SettingValues, settings_of_paper, settings_of_run
+from benchmark.results.figures import measured, printed
 from benchmark.results.published import Published, published
 from benchmark.results.record import METRICS, below_results
 from benchmark.results.store import PATTERN, read_result, usable_run
@@ -32,10 +36,8 @@ class Source:
     name: str
     description: str
     settings: SettingValues
-    figures: Mapping[tuple[str, bool], float]
-    """(metric, history masked) -> the mean over seeds; a published figure is under both."""
-    seeds: Mapping[int, Mapping[tuple[str, bool], float]]
-    """Seed -> the same of one run; empty where the seeds are not stated."""
+    table: pd.DataFrame
+    """Its test metrics in the long table; the paper does not state whether its own are masked."""
     users: int | None
     gains: Mapping[bool, UserGains] = field(default_factory=dict)
     """History masked -> gains of each user under `metrics`; absent without usable ranks."""
@@ -46,7 +48,27 @@ class Source:
     @property
     def published(self) -> bool:
         """Whether it is a figure of the paper."""
-        return not self.seeds
+        return self.name.startswith(PAPER)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Those of its runs; empty where the seeds are not stated."""
+        return sorted(self.table.seed.dropna().unique().tolist())
+
+    @cached_property
+    def figures(self) -> dict[tuple[str, bool], float]:
+        """(metric, history masked) -> the mean over seeds; a published figure is under both."""
+        means = self.table.groupby(["measure", "split"]).value.agg(fmean).reset_index()
+        return {
+            (metric, masked): value
+            for metric, split, value in means.itertuples(index=False)
+            for masked in (False, True)
+            if self.published or split == ("test_masked" if masked else "test")
+        }
+
+    def spread(self, metric: str) -> float:
+        """Standard deviation over the seeds of a metric, the history not masked."""
+        return float(self.table.query("measure == @metric and split == 'test'").value.std())
 
 
 def find(reference: str, results: Path, metrics: Sequence[str] = METRICS) -> Source:
@@ -104,19 +126,19 @@ def _of_paper(reference: str) -> Source:
     for (kind, known), given in zip(names.items(), parts, strict=True):
         if given not in known:
             raise unknown(f"{kind} of the paper:", given, known)
-    key = {"kind": "quality", "llm": llm, "dataset": dataset, "method": method}
-    quality = [row for row in paper.rows if key.items() <= row.items()]
-    if not quality:
+    quality = printed().query(
+        "kind == 'quality' and llm == @llm and dataset == @dataset and method == @method"
+    )
+    if quality.empty:
         raise UserError(f"the paper prints no quality of {reference}; it does of {_example(paper)}.")
-    tables = ", ".join(sorted({row["record"].removeprefix(PAPER) for row in quality}))
+    tables = ", ".join(sorted(quality.record.str.removeprefix(PAPER).unique()))
     settings = settings_of_paper(paper, llm, dataset, method)
     return Source(
         reference,
         f"{layout.methods[method]} on {layout.datasets[dataset]} with {layout.llms[llm]}, "
         f"{layout.source}, {tables}",
         settings,
-        {(row["measure"], masked): row["value"] for row in quality for masked in (False, True)},
-        {},
+        quality,
         settings["users"].value if "users" in settings else None,
     )
 
@@ -133,34 +155,27 @@ def _of_runs(runs: Sequence[StoredRun], metrics: Sequence[str], left_out: Sequen
     unfinished = [
         f"seed {run.seed} of {name} is left out: {run.status}." for run in records if run.status != "ok"
     ]
-    done = [run for run in runs if run.record.status == "ok"]
-    if not done:
+    finished = [run for run in runs if run.record.status == "ok"]
+    if not finished:
         run = records[0]
         raise UserError(f"{name} has no finished run: {run.status}: {run.error or 'no reason recorded'}.")
-    seeds = {
-        run.seed: {
-            (metric, masked): run.metrics[split][metric]
-            for masked, split in ((False, "test"), (True, "test_masked"))
-            for metric in metrics
-        }
-        for run in (stored.record for stored in done)
-    }
+    table = measured(finished, metrics).query("kind == 'quality' and split in ['test', 'test_masked']")
+    table = table[table.record.notna()]  # without bounds
     gains: dict[bool, UserGains] = {}
     faults: list[str] = []
     for masked in (False, True):
-        users, messages = user_gains(done, metrics, masked)
+        users, messages = user_gains(finished, metrics, masked)
         faults += [fault for fault in messages if fault not in faults]
-        if users is not None and len(users.by_seed) == len(done):
+        if users is not None and len(users.by_seed) == len(finished):
             gains[masked] = users
-    run = done[0].record
+    run, seeds = finished[0].record, sorted(stored.record.seed for stored in finished)
     counts = run.data.get("fingerprint") or {}
     return Source(
         name,
         f"{run.method} on {run.dataset} with {run.llm or 'no language model'}, protocol {run.protocol}, "
-        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}",
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}",
         settings_of_run(run),
-        {key: fmean(figures[key] for figures in seeds.values()) for key in next(iter(seeds.values()))},
-        seeds,
+        table,
         counts.get("test_targets") or counts.get("users"),
         gains,
         [*left_out, *unfinished, *faults],
