@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmark.config import Settings
 from benchmark.model.parallel import average_gradients, world_size
 from benchmark.model.recommender import Recommender
-from benchmark.results.lists import TOP
+from benchmark.results.list_metrics import TOP
 from benchmark.train.batches import EpochBatches, build_batch
 from benchmark.train.evaluate import evaluate
 from methods.base import Items, Method

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from report_records import record
 
-from benchmark.results.lists import TOP, StoredLists, write_lists
+from benchmark.results.list_metrics import TOP
+from benchmark.results.lists import StoredLists, write_lists
 from benchmark.results.metrics import Ranks, metrics_of
 from benchmark.results.record import ranks_path
 from benchmark.results.stored import StoredRun

@@ -14,7 +14,8 @@ from core_worlds import World, make_world, recommender, with_settings
 from report_ranks import ranked, some_ranks, with_lists
 from test_core_ranks import same, user_scores
 
-from benchmark.results.lists import TOP, StoredLists, write_lists
+from benchmark.results.list_metrics import TOP
+from benchmark.results.lists import StoredLists, write_lists
 from benchmark.results.record import top_path
 from benchmark.results.store import read_result, set_aside
 from benchmark.results.stored import StoredRun

@@ -29,7 +29,9 @@ def main(options: argparse.Namespace) -> int:
     from benchmark.explain.sources import find
     from benchmark.files import write_json
 
-    result = explain(*(find(name, options.results, metrics(options)) for name in (options.a, options.b)))
+    result = explain(
+        *(find(name, options.results, metrics(options, lists=False)) for name in (options.a, options.b))
+    )
     if options.json:
         write_json(options.json, result)
     print(show(result))

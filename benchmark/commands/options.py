@@ -153,16 +153,18 @@ def add_metrics(parser: Parser) -> None:
     """The option --metrics; `metrics` parses it."""
     parser.add_argument(
         "--metrics", type=names, metavar="NAME@K,...",
-        help="what tables show of each user's test rank: recall@k, ndcg@k, mrr, mrr@k for any k, by commas "
-        f"(default: {','.join(METRICS)})",
+        help="what tables show of each user's test rank: recall@k, ndcg@k, mrr, mrr@k for any k; and of the "
+        "20 best items of all users: coverage@k, gini@k, novelty@k, popularity@k, but not in `explain`; by "
+        f"commas (default: {','.join(METRICS)})",
     )  # fmt: skip
 
 
-def metrics(options: argparse.Namespace) -> tuple[str, ...]:
-    """The measures to show, each once. Raises `UserError` for a name that is none."""
-    from benchmark.results.metrics import measure
+def metrics(options: argparse.Namespace, lists: bool = True) -> tuple[str, ...]:
+    """The measures to show, each once; of ranks alone without `lists`. Raises `UserError` for other names."""
+    from benchmark.results.metrics import any_measure, measure
 
-    return tuple(dict.fromkeys(measure(name).name for name in options.metrics or METRICS))
+    read = any_measure if lists else measure
+    return tuple(dict.fromkeys(read(name).name for name in options.metrics or METRICS))
 
 
 def add_set(parser: Parser) -> None:

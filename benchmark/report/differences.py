@@ -16,7 +16,7 @@ from benchmark.report.provenance import configuration
 from benchmark.report.section import Block, Cell, Section
 from benchmark.results.comparable import RunGroup, RunRow
 from benchmark.results.measures import share
-from benchmark.results.metrics import measure
+from benchmark.results.metrics import measure, of_ranks
 from benchmark.results.record import METRICS
 from benchmark.results.results import Results
 from benchmark.results.statistics import bootstrap, holm, paired_t, randomisation, wilcoxon
@@ -94,8 +94,9 @@ class _TableTests:
 
 
 def tested(group: RunGroup) -> tuple[str, ...]:
-    """The measures of a table under which its rows are compared."""
-    return COMPARED if group.metrics == METRICS else group.metrics
+    """The measures of a table under which its rows are compared, user by user: those of ranks."""
+    asked = of_ranks(group.metrics)
+    return COMPARED if asked == METRICS else asked or COMPARED
 
 
 def sections(results: Results) -> list[Section]:

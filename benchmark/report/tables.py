@@ -12,6 +12,7 @@ from benchmark.report.provenance import configuration
 from benchmark.report.rendering import one_line
 from benchmark.report.section import Block, Cell, Mark, Plot, Section
 from benchmark.results.comparable import RunGroup, RunRow, shortened
+from benchmark.results.lists import without_lists
 from benchmark.results.measures import (
     MEASURES,
     NO_FIGURE,
@@ -24,6 +25,7 @@ from benchmark.results.measures import (
     share,
     unlike_candidates,
 )
+from benchmark.results.metrics import of_lists, of_ranks
 from benchmark.results.record import METRICS, Trial, Tuning
 from benchmark.results.results import Results
 from benchmark.results.statistics import SeedMean
@@ -93,7 +95,7 @@ def title(group: RunGroup) -> str:
 def blocks(group: RunGroup) -> list[Block]:
     """The main table (test metrics and cost), the one of masked metrics and of warm and cold targets, and
     where rows were tuned that of their trials."""
-    main = [quality("test", metric) for metric in group.metrics]
+    main = [quality("test", metric) for metric in of_ranks(group.metrics)]
     other = [quality("test_masked", metric) for metric in group.metrics]
     parts = _warm_and_cold(group)
     other += [quality(split, metric) for split in parts for metric in ("recall@10", "ndcg@10")]
@@ -132,7 +134,8 @@ def _quality_cells(group: RunGroup, column: RunMeasure) -> list[Cell]:
     printed = sorted(
         {share(figure.mean) for figure in figures if figure}, key=float, reverse=column.direction == "higher"
     )
-    marks: dict[str, Mark] = dict(zip(printed, ("best", "second"), strict=False)) if len(printed) > 1 else {}
+    ranked = column.direction and len(printed) > 1
+    marks: dict[str, Mark] = dict(zip(printed, ("best", "second"), strict=False)) if ranked else {}
     cells = []
     for row, figure in zip(group.rows, figures, strict=True):
         text = column.show(figure) if figure else NO_FIGURE if row.status == "ok" else row.status
@@ -168,6 +171,7 @@ def notes(group: RunGroup) -> list[str]:
     columns = " ".join(f"{column.label}: {column.note}." for column in PRINTED if column.note)
     lines = [
         f"{columns} {NO_FIGURE}: not measured, or does not apply.",
+        *_lists_notes(group),
         *_unlike_candidates_note(group),
         *_trial_notes(group),
     ]
@@ -192,6 +196,14 @@ def notes(group: RunGroup) -> list[str]:
     return lines
 
 
+def _lists_notes(group: RunGroup) -> list[str]:
+    """What measures of lists are, and which runs have none; nothing where none were asked for."""
+    columns = [quality("test_masked", metric) for metric in of_lists(group.metrics)]
+    notes = [" ".join(f"{column.label}: {column.note}." for column in columns)]
+    notes.append(without_lists([run for row in group.rows for run in row.runs], group.metrics))
+    return [note for note in notes if note]
+
+
 def _unlike_candidates_note(group: RunGroup) -> list[str]:
     apart = [f"{size} candidates: {', '.join(rows)}" for size, rows in unlike_candidates(group).items()]
     warning = (
@@ -206,7 +218,9 @@ def csv_rows(group: RunGroup) -> list[dict[str, Any]]:
     Where rows were tuned, also how, and one a trial.
     """
     lines = []
-    splits = [quality(split, m) for split in CSV_SPLITS for m in dict.fromkeys((*METRICS, *group.metrics))]
+    asked = dict.fromkeys((*METRICS, *of_ranks(group.metrics)))
+    splits = [quality(split, metric) for split in CSV_SPLITS for metric in asked]
+    splits += [quality("test_masked", metric) for metric in of_lists(group.metrics)]
     for row in (*group.rows, *group.bounds):
         first = row.runs[0] if row.runs else None
         line: dict[str, Any] = {

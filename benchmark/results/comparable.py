@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmark.config import Settings
 from benchmark.results.generations import mark, newest, note, oldest
-from benchmark.results.metrics import chance
+from benchmark.results.metrics import chance, of_ranks
 from benchmark.results.record import METRICS, Metrics, RunRecord, Tuning
 from benchmark.results.searches import Searches, label_of, searches
 from benchmark.results.statistics import SeedMean, estimate
@@ -217,7 +217,7 @@ def _with_means(tables: Sequence[RunGroup], figures: pd.DataFrame) -> list[RunGr
     """The tables, whose rows have the means over their seeds."""
     import pandas as pd
 
-    numbers = figures[figures.kind.isin(["quality", "cost", "tuned"])].fillna({"split": ""})
+    numbers = figures[figures.kind.isin(["quality", "lists", "cost", "tuned"])].fillna({"split": ""})
     numbers = numbers.assign(split=numbers.split.mask(numbers.kind == "tuned", "tuned"))
     rows = [
         (number, row.label, run.name)
@@ -343,7 +343,7 @@ def _chance(
 
     Masked ones need what the users' histories leave of the catalogue, which is not recorded.
     """
-    absent = [name for name in metrics if name not in METRICS]
+    absent = [name for name in of_ranks(metrics) if name not in METRICS]
     items = _first(run.data.get("fingerprint") for run in runs).get("items")
     if not known or not absent or items is None:
         return known

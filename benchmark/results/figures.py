@@ -15,7 +15,8 @@ nobody chooses by them. Columns (text is null where it does not apply):
 - `split`: what a figure was taken on: `valid`, `test`, `test_warm`, `test_cold`; the same with `_masked`,
   where the user's history is left out of the ranking; `initial_valid`, before training; of memory the
   phase, `train` or `eval`. Null elsewhere.
-- `kind`: `quality` (rank metrics, from 0 to 1), `cost` (seconds, GB of 10^9 bytes, parameters, epochs, ...),
+- `kind`: `quality` (rank metrics, from 0 to 1), `lists` (measures of the best items of all users), `cost`
+  (seconds, GB of 10^9 bytes, parameters, epochs, ...),
   `count` (of a dataset), `setting` (settings and hyper-parameters that are numbers), `tuned`
   (hyper-parameters that a search chose), `improvement` (per cent by which the paper's own method exceeds
   `method`).
@@ -36,8 +37,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmark.results.lists import without_lists
 from benchmark.results.measures import MEASURES
 from benchmark.results.metrics import chance as random_order
+from benchmark.results.metrics import of_lists, of_ranks
 from benchmark.results.published import SOURCES, Row, published
 from benchmark.results.record import METRICS, RunRecord
 from benchmark.results.searches import searches
@@ -81,6 +84,8 @@ def load(
                 "for the published figures alone by --source paper."
             )
         parts.append(measured(runs, metrics))
+        if line := without_lists([run.record for run in runs], metrics):
+            tell(line)
     if source != "ours":
         parts.append(printed(metrics))
     return narrow(pd.concat(parts, ignore_index=True), only or {})
@@ -158,7 +163,8 @@ def _figures(run: RunRecord, metrics: Sequence[str]) -> Iterator[Row]:
     """What was measured in one run, and what it was measured with."""
     splits = {**run.metrics, **{f"initial_{split}": values for split, values in run.initial.items()}}
     for split, values in splits.items():
-        yield from _numbers("quality", ((name, values.get(name)) for name in metrics), split)
+        yield from _numbers("quality", ((name, values.get(name)) for name in of_ranks(metrics)), split)
+        yield from _numbers("lists", ((name, values.get(name)) for name in of_lists(metrics)), split)
     for measure in MEASURES.values():
         if (value := measure.read(run)) is not None:
             yield _figure("cost", measure.name, value, measure.split or None)
@@ -179,7 +185,7 @@ def _bounds(run: RunRecord, metrics: Sequence[str]) -> Iterator[Row]:
     each user's history leaves of it, which no record holds.
     """
     items = (run.data.get("fingerprint") or {}).get("items")
-    absent = [name for name in metrics if name not in METRICS]
+    absent = [name for name in of_ranks(metrics) if name not in METRICS]
     for bound in ("chance", "ceiling"):
         splits = dict(run.data.get(bound) or {})
         if bound == "chance" and splits and absent and items:

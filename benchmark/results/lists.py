@@ -6,6 +6,7 @@ The file also has what the measures of lists need of the data, so that they need
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.results.metrics import Ranks
+from benchmark.results.list_metrics import TOP, ListMeasure
+from benchmark.results.metrics import Ranks, of_lists
 from benchmark.results.ranks import StoredRanks
 from benchmark.results.record import RunRecord, below_results, top_path
 from benchmark.results.user_columns import read_columns, write_columns
 from methods.errors import UserError
 
-TOP = 20
-"""Items of a list."""
 NO_ITEM = -1
 """Fills a list where fewer items than TOP are left to a user."""
 PER_USER = ("user", "target", "history", "target_count")
@@ -50,6 +50,10 @@ class StoredLists:
     """Items of the dataset."""
     interactions: int
     """Training interactions of the dataset."""
+
+    def value(self, measure: ListMeasure) -> float:
+        """A measure of all these lists together."""
+        return measure.of(self.items, self.counts, self.catalogue, self.interactions)
 
 
 def write_lists(lists: StoredLists, record_path: Path) -> str:
@@ -106,3 +110,15 @@ def _agree(lists: StoredLists, masked: Ranks) -> bool:
     at_rank = place == masked.best[:, None]  # [U, TOP]
     at_target = lists.items == lists.target[:, None]  # [U, TOP]
     return bool((at_rank == at_target)[alone].all())
+
+
+def without_lists(runs: Iterable[RunRecord], metrics: Sequence[str]) -> str:
+    """A line that says which finished runs have no measures of lists; empty where none were asked for."""
+    finished = [run for run in runs if run.status == "ok"]
+    bare = [run for run in finished if run.top_sha256 is None]
+    if not bare or not (names := of_lists(metrics)):
+        return ""
+    return (
+        f"{len(bare)} of {len(finished)} finished runs stored no lists of items, so that they have no "
+        f"{', '.join(names)}; --fresh runs them anew."
+    )

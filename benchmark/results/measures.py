@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from benchmark.results.comparable import RunGroup, RunRow
-from benchmark.results.metrics import measure
+from benchmark.results.list_metrics import ListMeasure
+from benchmark.results.metrics import any_measure
 from benchmark.results.record import RunRecord
 from benchmark.results.statistics import SeedMean, estimate
 
@@ -90,14 +91,18 @@ class RunMeasure:
 
 
 def quality(split: str, metric: str) -> RunMeasure:
-    """A rank metric of a split, such as `test` or `test_masked`."""
+    """A rank metric of a split, such as `test` or `test_masked`; of `test_masked` also a measure of lists."""
+    measure = any_measure(metric)
+    of_lists = measure.metric if isinstance(measure, ListMeasure) else None
+    number = count if of_lists and not of_lists.is_share else share
     return RunMeasure(
         metric,
-        measure(metric).label,
+        measure.label,
         lambda run: run.metrics.get(split, {}).get(metric),
         split,
-        lambda mean: with_interval(mean, share),
-        direction="higher",
+        lambda mean: with_interval(mean, number),
+        direction="" if of_lists else "higher",
+        note=of_lists.title if of_lists else "",
     )
 
 

@@ -17,6 +17,7 @@ from importlib.metadata import EntryPoint
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.results.list_metrics import LIST_METRICS, ListMeasure, is_list_measure, list_measure
 from benchmark.results.schema import METRICS
 from methods.errors import UserError, unknown
 from methods.plugins import BROKEN, offered
@@ -157,11 +158,16 @@ def load_metric(point: EntryPoint) -> Metric | str:
 
 @cache
 def measure(name: str) -> Measure:
-    """The measure that a user names, such as `ndcg@10` or `mrr`.
+    """The measure of ranks that a user names, such as `ndcg@10` or `mrr`.
 
-    Raises `UserError` for an unknown metric, one that cannot be used, and a cut-off that is missing or no
-    whole number.
+    Raises `UserError` for an unknown metric, one that cannot be used, a measure of lists, and a cut-off that
+    is missing or no whole number.
     """
+    if is_list_measure(name):
+        raise UserError(
+            f"'{name}' is a measure of the lists of all users together, and this needs a metric of each "
+            "user's rank, such as recall@10, ndcg@10 or mrr."
+        )
     kind, sign, written = name.partition("@")
     metric = _find(kind)
     if metric is None:
@@ -176,6 +182,27 @@ def measure(name: str) -> Measure:
             f"{'' if metric.cutoff else f', or none: {kind}'}."
         )
     return Measure(metric, int(written))
+
+
+@cache
+def any_measure(name: str) -> Measure | ListMeasure:
+    """The measure of ranks or of lists that a user names, `ndcg@10` or `coverage@10`; raises as `measure`."""
+    if is_list_measure(name):
+        return list_measure(name)
+    if _find(name.partition("@")[0]) is None:
+        lists = [f"{kind}@k" for kind in LIST_METRICS]
+        raise unknown("metric", name, [*map(_spelling, registered().values()), *lists])
+    return measure(name)
+
+
+def of_ranks(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the named measures that are not measures of lists."""
+    return tuple(name for name in names if not is_list_measure(name))
+
+
+def of_lists(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the named measures that are measures of lists."""
+    return tuple(name for name in names if is_list_measure(name))
 
 
 def _spelling(metric: Metric) -> str:

@@ -14,7 +14,8 @@ from itertools import count
 from pathlib import Path
 
 from benchmark.files import path_component
-from benchmark.results.metrics import metrics_of
+from benchmark.results.list_metrics import list_measure
+from benchmark.results.metrics import metrics_of, of_lists, of_ranks
 from benchmark.results.record import (
     AGAIN,
     METRICS,
@@ -53,8 +54,9 @@ def place(run: RunRecord) -> Path:
 def read_result(path: Path, metrics: Collection[str] = METRICS) -> StoredRun:
     """The run whose record is at `path`, compared with its path and its ranks.
 
-    Those of `metrics` that it does not hold are computed from the ranks, for the whole test split. A run that
-    did not end well has no ranks. Raises `UserError` naming the file and the first fault.
+    Those of `metrics` that it does not hold are computed from the ranks, for the whole test split; measures
+    of lists from the lists, which leave out the history, so that they are figures of `test_masked`. A run
+    that did not end well has neither. Raises `UserError` naming the file and the first fault.
     """
     run = read_record(path)
     for part, named, own in zip(
@@ -74,8 +76,11 @@ def read_result(path: Path, metrics: Collection[str] = METRICS) -> StoredRun:
         raise UserError(f"{path} does not match its checksum. {AGAIN}")
     if run.status == "ok":
         for split, ranks in (("test", stored.ranks.raw), ("test_masked", stored.ranks.masked)):
-            absent = [name for name in metrics if name not in run.metrics[split]]
+            absent = [name for name in of_ranks(metrics) if name not in run.metrics[split]]
             run.metrics[split] |= metrics_of(ranks, absent)
+        if (lists := stored.lists) is not None:
+            measured = {name: lists.value(list_measure(name)) for name in of_lists(metrics)}
+            run.metrics["test_masked"] |= measured
     return stored
 
 

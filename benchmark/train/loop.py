@@ -19,7 +19,7 @@ from benchmark.measure import MemoryGauge, Stopwatch
 from benchmark.model.batch import Batch, Ints
 from benchmark.model.parallel import average_gradients, start_alike, world_size
 from benchmark.model.recommender import Recommender
-from benchmark.results.lists import TOP
+from benchmark.results.list_metrics import TOP
 from benchmark.results.metrics import metrics_of
 from benchmark.results.record import Certificate, Epoch, Metrics
 from benchmark.train.batches import EpochBatches, Sequences, total_steps
