@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from types import ModuleType
 
-from benchmark.commands import bench, explain, listing, prepare, report, results, run, speed
+from benchmark.commands import audit, bench, explain, listing, prepare, report, results, run, speed
 from benchmark.commands.options import Parser, use_data_dir
 from benchmark.process.exit_status import ExitCode, exit_status
 from methods.errors import unknown
@@ -17,6 +17,7 @@ from methods.errors import unknown
 DESCRIPTION = "AdaptRec: compare ways of adapting a language model to sequential recommendation."
 COMMANDS: dict[str, ModuleType] = {
     "prepare": prepare,
+    "audit": audit,
     "run": run,
     "bench": bench,
     "report": report,

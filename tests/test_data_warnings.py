@@ -107,7 +107,7 @@ def test_test_targets_in_time(tmp_path, unit):
     assert counts["p90_days_to_test_target"] == pytest.approx(26)
     assert counts["share_equal_times"] == pytest.approx(2 / 12)
     assert "older than the newest training interaction: 66.67%\n" in describe(made)
-    assert "to the target: median 10.0, 90th percentile 26.0\n" in describe(made)
+    assert "to the target: median 10.00, 90th percentile 26.00\n" in describe(made)
 
 
 def test_positions_do_not_tell_how_old_targets_are(tmp_path):

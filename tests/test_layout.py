@@ -29,7 +29,7 @@ FLOORS = (
     {"process"},
     {"config", "files", "progress"},
     {"results", "data", "llm"},
-    {"measure", "model"},
+    {"audit", "measure", "model"},
     {"train"},
     {"run"},
     {"speed"},

@@ -256,7 +256,7 @@ def time_lines(counts: Mapping[str, Any]) -> list[str]:
     elif middle is None:
         lines = [f"{age}: {older:.2%}", f"{gap}: n/a (timestamps are numbers of no known unit)"]
     else:
-        lines = [f"{age}: {older:.2%}", f"{gap}: median {middle:.1f}, 90th percentile {long:.1f}"]
+        lines = [f"{age}: {older:.2%}", f"{gap}: median {middle:,.2f}, 90th percentile {long:,.2f}"]
     return [
         *lines,
         f"neighbouring interactions of a user with equal times: {counts['share_equal_times']:.2%}",

@@ -1,0 +1,1 @@
+"""The properties of a dataset that decide what a comparison on it can show; docs/audit.md explains them."""
