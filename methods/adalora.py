@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from methods.adapters import Adapted, AdapterConfig, targets_of
-from methods.base import Context, published
+from methods.base import Context
 
 _HISTORY = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 """Attributes of PEFT's rank allocator with the importance of each weight, which are in no state dict."""
@@ -69,14 +69,6 @@ class AdaLoRA(Adapted):
 
     Config: ClassVar[type[Any]] = AdaLoRAConfig
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"dropout": (0.1, 0.2, 0.3)}
-    paper = published(
-        ("dropout",),
-        {  # sci, pantry, tools, toys, ins
-            "distilbert": ((0.2,), (0.1,), (0.2,), (0.3,), (0.3,)),
-            "distilroberta": ((0.3,), (0.2,), (0.2,), (0.3,), (0.3,)),
-            "bert-medium": ((0.1,), (0.1,), (0.1,), (0.3,), (0.3,)),
-        },
-    )
 
     def __init__(self, config: AdaLoRAConfig, context: Context) -> None:
         super().__init__(config, context)

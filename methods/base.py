@@ -87,8 +87,8 @@ class Method(nn.Module):
         Config: a frozen dataclass of hyper-parameters. Types are checked and ranges declared with
             `Annotated[int, Field(ge=1)]` or `Literal[...]`; a comment line under a field is its help.
         grid: hyper-parameter (or harness setting such as `batch_size`) -> values that the paper searched.
-        paper: (language model, dataset) -> published best values. The harness reads those of built-in methods
-            from results/paper; a test proves that both agree.
+        paper: (language model, dataset) -> published best values, for a method of another package. Built-in
+            methods leave it empty: their values are in results/paper/hyperparameters.csv.
         schedule: protocol -> harness settings that the published schedule fixes for this method.
         by_default: whether "every method" includes it; False for a method that a user must configure first.
         replayable: whether `forward` and `aux_loss` run the same operations at each training step, on inputs,
@@ -158,17 +158,6 @@ class Method(nn.Module):
         A fault makes the run `failed`. The harness itself checks what trains and what does not.
         """
         return None
-
-
-def published(
-    names: tuple[str, ...], rows: Mapping[str, tuple[tuple[Any, ...], ...]]
-) -> dict[tuple[str, str], dict[str, Any]]:
-    """`Method.paper` of Tables S1-S3: for each language model, the values of `names` on the five datasets."""
-    return {
-        (llm, dataset): dict(zip(names, values, strict=True))
-        for llm, row in rows.items()
-        for dataset, values in zip(("sci", "pantry", "tools", "toys", "ins"), row, strict=True)
-    }
 
 
 def trainable(module: nn.Module) -> Iterable[nn.Parameter]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from methods.base import Context, Items, published
+from methods.base import Context, Items
 from methods.errors import UserError
 from methods.layers import Entrance, find_layers
 from methods.tuned import Tuned, TunedConfig
@@ -28,14 +28,6 @@ class Full(Tuned):
 
     Config: ClassVar[type[Any]] = FullConfig
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"layers": (2, 4, 6)}
-    paper = published(
-        ("layers",),
-        {  # sci, pantry, tools, toys, ins
-            "distilbert": ((2,), (2,), (2,), (2,), (4,)),
-            "distilroberta": ((2,), (2,), (2,), (2,), (2,)),
-            "bert-medium": ((2,), (2,), (2,), (2,), (4,)),
-        },
-    )
 
     def __init__(self, config: FullConfig, context: Context) -> None:
         super().__init__(config, context)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from methods.adapters import Adapted, AdapterConfig, targets_of
-from methods.base import Context, published
+from methods.base import Context
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,6 @@ class LoRA(Adapted):
 
     Config: ClassVar[type[Any]] = LoRAConfig
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"dropout": (0.1, 0.2, 0.3)}
-    paper = published(
-        ("dropout",),
-        {  # sci, pantry, tools, toys, ins
-            "distilbert": ((0.1,), (0.3,), (0.1,), (0.3,), (0.3,)),
-            "distilroberta": ((0.2,), (0.3,), (0.1,), (0.3,), (0.3,)),
-            "bert-medium": ((0.2,), (0.2,), (0.2,), (0.3,), (0.3,)),
-        },
-    )
 
     def peft_config(self, context: Context) -> Any:
         """PEFT's own LoRA."""

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.base import Context, Items, Method, Reads, published, states_of
+from methods.base import Context, Items, Method, Reads, states_of
 from methods.errors import UserError
 from methods.gru import last_state
 from methods.moe import MoEAdapter, MoEConfig
@@ -34,15 +34,6 @@ class _TopLayers(Method):
     replayable: ClassVar[bool] = True
     Config: ClassVar[type[Any]] = SSNAConfig
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"batch_size": (32, 64, 128, 256), "top_layers": (2, 3)}
-    # Table 8 states no values of its own for MEAN and WEIGHTED: they take SSNA's.
-    paper = published(
-        ("batch_size", "top_layers"),
-        {  # sci, pantry, tools, toys, ins
-            "distilbert": ((256, 3), (256, 2), (256, 3), (256, 2), (256, 2)),
-            "distilroberta": ((64, 3), (256, 2), (256, 3), (256, 2), (256, 2)),
-            "bert-medium": ((256, 2), (256, 2), (256, 3), (256, 2), (256, 2)),
-        },
-    )
 
     def __init__(self, config: SSNAConfig, context: Context) -> None:
         super().__init__(config, context)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.base import Context, Items, Method, Reads, published, states_of
+from methods.base import Context, Items, Method, Reads, states_of
 from methods.dropout import Dropout
 from methods.moe import StateDropout, StatesConfig
 from methods.whitening import Whitening
@@ -33,14 +33,6 @@ class TMLP(Method):
     replayable: ClassVar[bool] = True
     Config: ClassVar[type[Any]] = TMLPConfig
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"batch_size": (32, 64, 128, 256), "mlp_layers": (1, 2, 3)}
-    paper = published(
-        ("batch_size", "mlp_layers"),
-        {  # sci, pantry, tools, toys, ins
-            "distilbert": ((256, 3), (256, 2), (256, 3), (256, 3), (256, 2)),
-            "distilroberta": ((256, 3), (256, 1), (128, 3), (256, 3), (256, 2)),
-            "bert-medium": ((256, 3), (256, 3), (256, 3), (256, 3), (256, 3)),
-        },
-    )
 
     def __init__(self, config: TMLPConfig, context: Context) -> None:
         super().__init__(config, context)

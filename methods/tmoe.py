@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from methods.base import Context, Items, Method, Reads, published, states_of
+from methods.base import Context, Items, Method, Reads, states_of
 from methods.moe import MoEAdapter, MoEConfig
 
 
@@ -17,14 +17,6 @@ class TMoE(Method):
     replayable: ClassVar[bool] = True
     Config: ClassVar[type[Any]] = MoEConfig
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"batch_size": (32, 64, 128, 256)}
-    paper = published(
-        ("batch_size",),
-        {  # sci, pantry, tools, toys, ins
-            "distilbert": ((128,), (128,), (256,), (256,), (256,)),
-            "distilroberta": ((128,), (256,), (64,), (256,), (256,)),
-            "bert-medium": ((64,), (256,), (64,), (256,), (256,)),
-        },
-    )
 
     def __init__(self, config: MoEConfig, context: Context) -> None:
         super().__init__(config, context)
