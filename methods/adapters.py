@@ -12,8 +12,8 @@ from pydantic import Field
 from torch import nn
 
 from methods.base import Context
-from methods.dropout import quicken
 from methods.errors import UserError, unknown
+from methods.kernels.dropout import quicken
 from methods.peft_names import EVERY_LINEAR, check_after, check_before, meets, named_in
 from methods.tuned import Tuned, TunedConfig
 

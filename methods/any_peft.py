@@ -94,7 +94,7 @@ def build(described: dict[str, Any]) -> Any:
     known = sorted(field.name for field in fields(cls) if field.init and field.name not in _STORAGE)
     for name in values:
         if name not in known:
-            raise unknown(f"field of {kind}", name, [one for one in known if one != "peft_type"])
+            raise unknown(f"field of {kind}", name, [field for field in known if field != "peft_type"])
     _check_types(cls, values)
     try:
         return cls(**values)
@@ -118,17 +118,17 @@ def _check_types(cls: Any, values: dict[str, Any]) -> None:
             shown = hints[name].__name__ if isinstance(hints[name], type) else allowed
             raise UserError(f"{name}={json.dumps(value)} is of a wrong type; PEFT takes: {shown}") from error
         if name.endswith("_pattern") and isinstance(value, dict):
-            for key, one in value.items():
-                if isinstance(one, bool) or not isinstance(one, int | float):
-                    raise UserError(f"'{key}' in {name} must be a number, not {json.dumps(one)}")
+            for key, number in value.items():
+                if isinstance(number, bool) or not isinstance(number, int | float):
+                    raise UserError(f"'{key}' in {name} must be a number, not {json.dumps(number)}")
 
 
 def _types(hint: Any) -> Any:
     """`hint` with each literal replaced by its type."""
     if get_origin(hint) is Literal:
-        return Union[tuple({type(one) for one in get_args(hint)})]  # noqa: UP007
+        return Union[tuple({type(literal) for literal in get_args(hint)})]  # noqa: UP007
     if get_origin(hint) in (Union, UnionType):
-        return Union[tuple(_types(one) for one in get_args(hint))]  # noqa: UP007
+        return Union[tuple(_types(option) for option in get_args(hint))]  # noqa: UP007
     return hint
 
 

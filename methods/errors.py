@@ -23,5 +23,5 @@ def unknown(
     names = [str(name) for name in allowed]
     near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    told = ", ".join([str(name) for name in shown] or names)
-    return UserError(f"unknown {kind} '{value}'.{hint} Allowed: {told}.{' ' + do if do else ''}")
+    allowed_names = ", ".join([str(name) for name in shown] or names)
+    return UserError(f"unknown {kind} '{value}'.{hint} Allowed: {allowed_names}.{' ' + do if do else ''}")

@@ -29,10 +29,10 @@ def renamed(old_names: Mapping[str, str]) -> Mapping[str, Any]:
 
 def hashed(config: Any) -> Mapping[str, Any]:
     """Fields and values of the dataclass `config` that enter its hash."""
-    found = {}
+    values: dict[str, Any] = {}
     for field in fields(config):
         value = getattr(config, field.name)
         if not (field.metadata.get(_LATER) and value == field.default):
             old_names = field.metadata.get(_OLD_NAMES, {})
-            found[field.name] = old_names[value] if old_names and value in old_names else value
-    return found
+            values[field.name] = old_names[value] if old_names and value in old_names else value
+    return values

@@ -27,7 +27,7 @@ def find_layers(llm: nn.Module, n_layers: int) -> nn.ModuleList:
             f"{type(llm).__name__} keeps no list of its {n_layers} layers, so some of them cannot be trained"
             " alone; take another language model or another method."
         )
-    return max(lists, key=lambda one: sum(parameter.numel() for parameter in one.parameters()))
+    return max(lists, key=lambda module: sum(parameter.numel() for parameter in module.parameters()))
 
 
 class Entrance:

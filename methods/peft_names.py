@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from itertools import chain
 from typing import Any
 
 from torch import nn
@@ -63,7 +64,11 @@ def check_before(config: Any, llm: nn.Module) -> None:
     modules = [name for name, _ in llm.named_modules() if name]
     named = dict(named_in(config))
     targets = named.get("target_modules")
-    chosen = modules if targets is None or isinstance(targets, str) else _some_of(targets, modules)
+    chosen = (
+        modules
+        if targets is None or isinstance(targets, str)
+        else [name for name in modules if any(_is_part(target, name) for target in targets)]
+    )
     for field, value in named.items():
         kind = kind_of(field)
         if kind == "modules":
@@ -94,10 +99,6 @@ def check_modules(field: str, value: Any, modules: Sequence[str]) -> None:
         raise unknown(
             f"module: no module's whole name fits the regular expression in {field}:", value, _parts(modules)
         )
-
-
-def _some_of(names: Iterable[str], modules: Sequence[str]) -> list[str]:
-    return [module for module in modules if any(_is_part(name, module) for name in names)]
 
 
 def meets(name: str, modules: Iterable[str]) -> bool:
@@ -143,21 +144,21 @@ def _check_keys(field: str, keys: Sequence[str], adapted: Sequence[str]) -> None
 
 
 def _check_layers(field: str, value: Any, prefixes: Any, adapted: Sequence[str]) -> None:
-    forms = [rf"(?:^|.*?\.){prefix}" for prefix in _listed(prefixes)] if prefixes else [r".*?\.[^.]*"]
-    found = _layers(forms, adapted)
-    for layer in _listed(value) if found else ():  # PEFT itself raises where it finds no layer at all
-        if layer not in found:
-            raise unknown(f"layer with a module to adapt in {field}:", layer, sorted(found))
+    patterns = [rf"(?:^|.*?\.){prefix}" for prefix in _listed(prefixes)] if prefixes else [r".*?\.[^.]*"]
+    numbers = _layers(patterns, adapted)
+    for layer in _listed(value) if numbers else ():  # PEFT itself raises where it finds no layer at all
+        if layer not in numbers:
+            raise unknown(f"layer with a module to adapt in {field}:", layer, sorted(numbers))
 
 
 def _layers(before: Iterable[str], modules: Iterable[str]) -> set[int]:
     """Numbers of the layers of `modules`, each after one of `before`; the first number in a path counts."""
-    forms = [re.compile(rf"{one}\.(\d+)\.") for one in before]
-    return {int(found[1]) for name in modules for form in forms if (found := form.match(name))}
+    patterns = [re.compile(rf"{prefix}\.(\d+)\.") for prefix in before]
+    return {int(match[1]) for name in modules for pattern in patterns if (match := pattern.match(name))}
 
 
 def _prefixes(modules: Iterable[str]) -> list[str]:
-    return sorted({found[1] for name in modules if (found := re.match(r"(?:.*?\.)?([^.]+)\.\d+\.", name))})
+    return sorted({match[1] for name in modules if (match := re.match(r"(?:.*?\.)?([^.]+)\.\d+\.", name))})
 
 
 def _check_ranges(field: str, value: Any, llm: nn.Module) -> None:
@@ -172,7 +173,8 @@ def _check_ranges(field: str, value: Any, llm: nn.Module) -> None:
 
 def _check_tokens(field: str, value: Any, llm: Any) -> None:
     rows = int(llm.get_input_embeddings().num_embeddings)
-    for token in (one for part in value.values() for one in part) if isinstance(value, Mapping) else value:
+    tokens = chain.from_iterable(value.values()) if isinstance(value, Mapping) else value
+    for token in tokens:
         if not 0 <= token < rows:
             raise UserError(
                 f"token {token} in {field} does not exist: the embedding has rows 0 to {rows - 1}."
@@ -183,7 +185,7 @@ def _each_meets(
     field: str, names: Iterable[str], known: Sequence[str], same: Callable[[str, str], bool], what: str
 ) -> None:
     for name in names:
-        if not any(same(name, one) for one in known):
+        if not any(same(name, path) for path in known):
             raise unknown(f"{what} in {field}:", name, _parts(known))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from methods.base import Context, Items, Method, Reads, states_of
 from methods.errors import UserError
-from methods.gru import last_state
+from methods.kernels.gru import last_state
 from methods.moe import MoEAdapter, MoEConfig
 
 

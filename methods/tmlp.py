@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from methods.base import Context, Items, Method, Reads, states_of
-from methods.dropout import Dropout
+from methods.kernels.dropout import Dropout
 from methods.moe import StateDropout, StatesConfig
 from methods.whitening import Whitening
 

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods.attention import quicken_attention
 from methods.base import Context, Items, Method, Reads
-from methods.dropout import quicken
+from methods.kernels.attention import quicken_attention
+from methods.kernels.dropout import quicken
 from methods.pooling import pool
 from methods.whitening import OLD_NAMES, Init, Whitening
 

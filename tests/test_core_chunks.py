@@ -18,8 +18,8 @@ from benchmark.model.chunks import GraphBytes, length_chunks
 from benchmark.model.recommender import Recommender
 from benchmark.train.batches import EpochBatches
 from benchmark.train.evaluate import evaluate
-from methods.attention import products
 from methods.base import Items
+from methods.kernels.attention import products
 
 WORLD = make_world(4, n_users=9, n_items=13)
 CHUNK = 24

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from methods.dropout import Dropout, dropout
+from methods.kernels.dropout import Dropout, dropout
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.5, 0.9])

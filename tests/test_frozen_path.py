@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmark.model.sasrec import attend
 from benchmark.train.batches import EpochBatches
-from methods.gru import last_state
-from methods.moe import Mixture
-from methods.precision import ROWS, filled
+from methods.kernels.gru import last_state
+from methods.kernels.mixture import Mixture
+from methods.kernels.precision import ROWS, filled
 
 
 def gradients(value: Tensor, inputs: Any) -> tuple[Tensor, ...]:

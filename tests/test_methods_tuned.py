@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from benchmark.config import parse
 from methods import registry
-from methods.attention import quicken_attention
 from methods.base import Context, Items, Method, state_covariance, state_statistics, trainable
 from methods.checks import check_method
-from methods.dropout import quicken
 from methods.errors import UserError
+from methods.kernels.attention import quicken_attention
+from methods.kernels.dropout import quicken
 from methods.pooling import Pooling, pool
 from methods.tuned import Tuned
 

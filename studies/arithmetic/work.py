@@ -18,7 +18,7 @@ from methods.errors import UserError
 from studies.arithmetic.cost import Schedule, Work
 
 EXAMPLE = 16
-"""Items that are counted: a multiple of the rows that `methods.precision` pads to, so without padding."""
+"""Items that are counted: a multiple of the rows that `methods.kernels.precision` pads to."""
 
 
 def schedule(protocol: str) -> Schedule:

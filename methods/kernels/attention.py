@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.dropout import dropout as drop
+from methods.kernels.dropout import dropout as drop
 
 NAME = "adaptrec"
 """Its name in transformers' table of attention functions."""
@@ -59,10 +59,10 @@ def attend(
     if not plain:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        found: tuple[Tensor, None] = sdpa_attention_forward(
+        output: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
         )
-        return found
+        return output
     assert attention_mask is not None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return products(query * scale, key, value, attention_mask, dropout).transpose(1, 2), None

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from methods.precision import filled, product_dtype
+from methods.kernels.precision import filled, product_dtype
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
@@ -40,7 +40,7 @@ class LastState(torch.autograd.Function):
         """`W`, `W_h` `[3 d, d]`, `b`, `b_h` `[3 d]` and `a` inputs `[M, d]`: -> `[M, d]` in `low`."""
         (w_x, w_h, b_x, b_h), inputs = tensors[:4], tensors[4:]
         d = w_h.shape[1]
-        x = torch.stack([filled(one, low) for one in inputs])  # [a, M', d]
+        x = torch.stack([filled(z, low) for z in inputs])  # [a, M', d]
         gates = F.linear(x, w_x.to(low), (b_x + F.pad(b_h[: 2 * d], (0, d))).to(low))  # [a, M', 3 d]
         weight, bias = (
             w_h.to(low),
@@ -91,5 +91,5 @@ class LastState(torch.autograd.Function):
         d_w_h = d_recurrent[1:].flatten(0, 1).T @ states[:-1].flatten(0, 1)  # [3 d, d]
         total = d_gates.sum((0, 1))  # [4 d]
         sums = total[: 3 * d].roll(-d), total[d:]  # 2 of [3 d]
-        weights = (one.to(w_x.dtype) for one in (d_w_x, d_w_h, *sums))
-        return None, *weights, *(one[: ctx.rows].to(gradients[0].dtype) for one in d_x)
+        weights = (gradient.to(w_x.dtype) for gradient in (d_w_x, d_w_h, *sums))
+        return None, *weights, *(d_z[: ctx.rows].to(gradients[0].dtype) for d_z in d_x)
