@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from benchmark.config import PROTOCOLS, SEARCHED, SPACE, TRIALS, held
 from benchmark.grid.bench import bench
 from benchmark.grid.plan import GridPlan, expand, make_plan
 from benchmark.grid.space import STARTUP, value_of
+from benchmark.report.build import build_report
 from benchmark.results.comparable import RunGroup
 from benchmark.results.record import RunRecord, Tuning, read_record
 from benchmark.results.store import iter_runs
@@ -241,3 +243,18 @@ def test_a_search_through_the_command_line(
     made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/*/*-s0.json")}
     assert main(command) == 0
     assert made == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/*/*-s0.json")}
+
+
+def test_the_report_shows_the_searches(folder: Path, tmp_path: Path) -> None:
+    bench(plan_of(folder, "id,tmlp", trials=7), Searched(tmp_path / "results"), tmp_path / "results")
+    build_report(tmp_path / "results", tmp_path / "out")
+    (page,) = (tmp_path / "out").glob("*-search.md")
+    (plot,) = (tmp_path / "out").glob("*-search-best-so-far.png")
+    assert plot.stat().st_size > 1000 and plot.name in page.read_text()
+    with page.with_suffix(".csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["trial"] for line in lines] == [*"1234567"] * 2
+    for name in ("id", "tmlp"):
+        values = [float(line["best_so_far"]) for line in lines if line["row"] == name]
+        assert values == sorted(values)
+    assert "Chosen values" in page.read_text() and "learning_rate" in page.read_text()

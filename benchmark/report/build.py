@@ -36,7 +36,7 @@ BUILT_IN = {
     "Runs": ["tables"],
     "The paper's tables": ["paper"],
     "Differences between methods": ["differences"],
-    "Figures": ["sweeps", "total_cost", "agreement"],
+    "Figures": ["equal_tuning", "sweeps", "total_cost", "agreement"],
 }
 """Chapter -> modules of this folder whose `sections` it holds."""
 OTHERS = "Sections of other packages"

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmark.config import SEARCHED
 from benchmark.results.record import RunRecord, Tuning, below_results
 from benchmark.results.stored import StoredRun
 
@@ -80,6 +81,7 @@ def _command(runs: Sequence[RunRecord]) -> str:
     words += (run.data.get("recipe") or {}).get("given", [])
     words += ["--llms", run.llm] if run.llm else []
     words += ["--methods", run.method, "--protocols", run.protocol]
+    words += ["--tune", "none"] if run.protocol == SEARCHED else []
     words += ["--seeds", ",".join(str(record.seed) for record in runs)]
     if run.environment.world_size > 1:
         words += ["--processes", str(run.environment.world_size)]

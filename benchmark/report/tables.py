@@ -277,6 +277,7 @@ def _trials_block(group: RunGroup) -> list[Block]:
             *(Cell(_time(value)) for value in (trial.train_seconds, trial.train_cpu_seconds)),
         ]
         for row, search, trial in _trials(group)
+        if search.mode != "search"  # whose trials have a section of their own
         for chosen in [_chosen(search, trial)]
     ]
     return [Block("Trials, by validation only", TRIAL_HEADS, rows)] if rows else []

@@ -1,0 +1,159 @@
+"""The searches of a table's rows in the shared space: best value so far, chosen values, and all trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+from benchmark.report.drawing import columns, forms, look_of, style
+from benchmark.report.provenance import configuration
+from benchmark.report.section import Block, Cell, Plot, Section
+from benchmark.results.comparable import RunGroup, RunRow
+from benchmark.results.measures import share
+from benchmark.results.record import Trial, Tuning
+from benchmark.results.results import Results
+
+NONE = ""
+"""Cell of a setting that a row does not have."""
+SearchedRow = tuple[RunRow, Tuning]
+
+
+def sections(results: Results) -> list[Section]:
+    """A section for each table in which rows were searched in the shared space."""
+    made = []
+    for stem, group in results.groups.items():
+        rows = [(row, row.tuning) for row in group.rows if row.tuning and row.tuning.mode == "search"]
+        if rows:
+            made.append(_section(group, stem, rows))
+    return made
+
+
+def _section(group: RunGroup, stem: str, rows: Sequence[SearchedRow]) -> Section:
+    title = f"Search of {group.key.title}"
+    names = list(dict.fromkeys(str(dimension["name"]) for _, search in rows for dimension in search.space))
+    budgets = sorted({search.budget or len(search.trials) for _, search in rows})
+    notes = [
+        "Each row was searched in the same space, with its method's own grid, and chosen by validation "
+        "alone. The first trial has the values of the protocol. hours: training, without evaluation.",
+    ]
+    if len({len(search.trials) for _, search in rows}) > 1:
+        notes.append("Rows differ in their number of trials, so that their conditions are not equal.")
+    notes += [
+        f"{row.label}: trial {number} {trial.status}: {trial.error or 'no reason recorded'}."
+        for row, search in rows
+        for number, trial in enumerate(search.trials, 1)
+        if trial.status != "ok"
+    ]
+    heading = f"Best validation value by trial: {group.key.title}"
+    return Section(
+        f"{stem}-search",
+        title,
+        f"{group.caption} Trials a row: {', '.join(map(str, budgets))}.",
+        [_chosen_block(rows, names), _trials_block(rows, names)],
+        notes,
+        [Plot("best-so-far", heading, draw(group, rows))],
+        _lines(rows),
+        {row.configuration: configuration(row.stored) for row, _ in rows},
+    )
+
+
+def _values(overrides: Sequence[str]) -> dict[str, str]:
+    return {name: value for name, _, value in (pair.partition("=") for pair in overrides)}
+
+
+def _chosen_block(rows: Sequence[SearchedRow], names: Sequence[str]) -> Block:
+    """A row of the table: what its search chose, from how many trials, at what cost."""
+    cells = []
+    for row, search in rows:
+        chosen, best = _values(search.chosen), _best(search)
+        texts = [
+            row.label,
+            *(chosen.get(name, NONE) for name in names),
+            f"{search.trials.index(best) + 1} of {len(search.trials)}" if best else "none",
+            share(best.selection or 0.0) if best else NONE,
+            f"{search.train_seconds / 3600:.2f}",
+            f"{search.train_cpu_seconds / 3600:.2f}",
+        ]
+        cells.append([Cell(text, record=row.configuration) for text in texts])
+    return Block("Chosen values", ["row", *names, "trial", "validation", "hours", "CPU hours"], cells)
+
+
+def _trials_block(rows: Sequence[SearchedRow], names: Sequence[str]) -> Block:
+    """Every trial, with figures of validation alone."""
+    cells = []
+    for row, search in rows:
+        for number, trial in enumerate(search.trials, 1):
+            values = _values(trial.overrides)
+            reached = trial.status if trial.selection is None else share(trial.selection)
+            mark: Any = "best" if trial is _best(search) else ""
+            cells.append(
+                [
+                    Cell(f"{_name(row)}, trial {number}"),
+                    *(Cell(values.get(name, NONE)) for name in names),
+                    Cell(reached, mark),
+                    Cell(f"{trial.best_epoch} / {trial.epochs_run}" if trial.status == "ok" else NONE),
+                    Cell(f"{trial.train_seconds:.0f}"),
+                ]
+            )
+    return Block("Trials", ["trial", *names, "validation", "best / epochs", "s"], cells)
+
+
+def _name(row: RunRow) -> str:
+    """The label without what the heading of the section states already."""
+    return row.label.partition("tuned, best of")[0].rstrip("( ;") or row.label
+
+
+def _best(search: Tuning) -> Trial | None:
+    return next((trial for trial in search.trials if trial.overrides == search.chosen), None)
+
+
+def _lines(rows: Sequence[SearchedRow]) -> list[dict[str, Any]]:
+    """A line of the CSV for each trial."""
+    return [
+        {
+            "row": _name(row),
+            "config_hash": trial.config_hash,
+            "trial": number,
+            "seed": search.seed,
+            "overrides": " ".join(trial.overrides),
+            "status": trial.status,
+            "metric": f"{search.select} {search.select_by}",
+            "validation": trial.selection,
+            "best_so_far": best,
+            "best_epoch": trial.best_epoch,
+            "epochs_run": trial.epochs_run,
+            "train_seconds": trial.train_seconds,
+            "train_cpu_seconds": trial.train_cpu_seconds,
+        }
+        for row, search in rows
+        for number, (trial, best) in enumerate(zip(search.trials, best_so_far(search), strict=True), 1)
+    ]
+
+
+def best_so_far(search: Tuning) -> list[float]:
+    """The best validation value of the first k trials, for each k; 0 before the first that ended well."""
+    return list(accumulate((trial.selection or 0.0 for trial in search.trials), max))
+
+
+def draw(group: RunGroup, rows: Sequence[SearchedRow]) -> dict[str, bytes]:
+    """The best validation value by trial, a line a row: `png` and `svg`."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    wide = columns(_name(row) for row, _ in rows)
+    with style():
+        figure = Figure(figsize=(7.5, 3.2 + 0.25 / wide * len(rows)), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_title(group.key.title, loc="left")
+        for place, (row, search) in enumerate(rows):
+            colour, line, marker = look_of(place)
+            values = [value or float("nan") for value in best_so_far(search)]
+            look: dict[str, Any] = {"color": colour, "linestyle": line, "marker": marker, "markersize": 4}
+            axes.plot(range(1, len(values) + 1), values, label=_name(row), drawstyle="steps-post", **look)
+        axes.set_xlabel("trial")
+        metrics = dict.fromkeys(f"{search.select} {search.select_by}" for _, search in rows)
+        axes.set_ylabel(f"best validation {', '.join(metrics)}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        figure.legend(loc="outside lower left", ncols=wide, handlelength=3.4)
+        return forms(figure)
