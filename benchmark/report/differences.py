@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,47 +32,50 @@ SEEDS_TO_TEST = 5
 """Matched seeds from which a paired t-test over them is given: with fewer it cannot tell."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ComparedRow:
-    """A row of a table and what its users got."""
+    """A row of a table and the gains of its users."""
 
     row: RunRow
     runs: tuple[StoredRun, ...]
     gains: UserGains
 
     @property
+    def label(self) -> str:
+        """Of the row."""
+        return self.row.label
+
+    @property
     def valid(self) -> float:
         """Mean validation Recall@10 over the seeds."""
-        return float(
-            np.mean([run.record.metrics.get("valid", {}).get("recall@10", 0.0) for run in self.runs])
-        )
+        mean = self.row.mean("recall@10", "valid")
+        return mean.mean if mean else 0.0
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One pair of rows under one metric; `a` and `b` are places among the compared rows."""
+class Comparison(NamedTuple):
+    """Two rows under one metric; the fields from `difference` on are columns of the CSV."""
 
-    a: int
-    b: int
+    a: ComparedRow
+    b: ComparedRow
     metric: str
     difference: float
     """Metric of `a` less that of `b`."""
     low: float
     high: float
-    p: float
-    """Of the randomisation test."""
-    holm: float
-    wilcoxon: float | None
+    p_randomisation: float
+    p_holm: float
+    p_wilcoxon: float | None
     """None where the rows have unlike numbers of seeds: the mean of two draws and a single draw differ in
     shape though not in mean, and this test asks for symmetry."""
-    p_seeds: float | None
+    p_over_seeds: float | None
     """Of the paired t-test over matched seeds; None for fewer than SEEDS_TO_TEST."""
 
-    def verdict(self, members: Sequence[ComparedRow]) -> str:
+    @property
+    def verdict(self) -> str:
         """In words."""
-        if self.holm >= ALPHA:
+        if self.p_holm >= ALPHA:
             return "no difference shown"
-        return f"{members[self.a if self.difference > 0 else self.b].row.label} better"
+        return f"{(self.a if self.difference > 0 else self.b).label} better"
 
 
 @dataclass(frozen=True)
@@ -82,15 +85,23 @@ class _TableTests:
     stem: str
     group: RunGroup
     members: list[ComparedRow]
-    reference: int
-    """Place of the member that is best on validation."""
-    comparisons: list[Comparison]
+    comparisons: list[Comparison] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     @property
+    def reference(self) -> ComparedRow:
+        """The member that is best on validation."""
+        return reference(self.members)
+
+    @property
     def metrics(self) -> tuple[str, ...]:
-        """What is tested: `COMPARED`, or the measures that were asked for."""
+        """Metrics that are tested: `COMPARED`, or the measures that were asked for."""
         return tested(self.group)
+
+
+def reference(members: Sequence[ComparedRow]) -> ComparedRow:
+    """The row that is best on validation, the first of equals."""
+    return max(members, key=lambda member: member.valid)
 
 
 def tested(group: RunGroup) -> tuple[str, ...]:
@@ -116,41 +127,40 @@ def _table(stem: str, group: RunGroup, rows: Sequence[RunRow]) -> _TableTests:
         gains, problems = user_gains(row.finished, tested(group))
         faults += [f"{row.label}: {fault}" for fault in problems]
         if gains is not None and members and not np.array_equal(gains.user, members[0].gains.user):
-            faults.append(f"{row.label}: its ranks are of other users than those of {members[0].row.label}.")
+            faults.append(f"{row.label}: its ranks are of other users than those of {members[0].label}.")
         elif gains is not None:
             used = tuple(run for run in row.finished if run.record.seed in gains.by_seed)
             members.append(ComparedRow(row, used, gains))
-    if len(members) < 2:
-        return _TableTests(stem, group, members, 0, [], faults)
-    reference = max(range(len(members)), key=lambda place: members[place].valid)
-    return _TableTests(stem, group, members, reference, compare(members, reference, tested(group)), faults)
+    comparisons = compare(members, tested(group)) if len(members) > 1 else []
+    return _TableTests(stem, group, members, comparisons, faults)
 
 
-def compare(members: Sequence[ComparedRow], reference: int, metrics: Sequence[str]) -> list[Comparison]:
-    """All pairs of up to ALL_PAIRS rows, of more each with the `reference`, under each of `metrics`.
+def compare(members: Sequence[ComparedRow], metrics: Sequence[str]) -> list[Comparison]:
+    """All pairs of up to ALL_PAIRS rows, of more each with the reference, under each of `metrics`.
 
     Holm's correction is over all of them together.
     """
-    if len(members) <= ALL_PAIRS:
-        pairs = list(combinations(range(len(members)), 2))
-    else:
-        pairs = [(place, reference) for place in range(len(members)) if place != reference]
-    values = np.concatenate([member.gains.mean for member in members], axis=1)  # [U, sides x metrics]
+    places = range(len(members))
+    pairs = list(combinations(places, 2))
+    if len(members) > ALL_PAIRS:
+        best = members.index(reference(members))
+        pairs = [(place, best) for place in places if place != best]
+    values = np.concatenate([member.gains.mean for member in members], axis=1)  # [U, rows x metrics]
     width = len(metrics)
-    tests = [(a, b, m) for m in range(width) for a, b in pairs]
-    columns = [(a * width + m, b * width + m) for a, b, m in tests]
-    p_values = randomisation(values, columns, flips_for(len(tests)))
-    intervals, adjusted = bootstrap(values, columns), holm([float(p) for p in p_values])
+    tests = [(members[a], members[b], m) for m in range(width) for a, b in pairs]
+    columns = [(a * width + m, b * width + m) for m in range(width) for a, b in pairs]
+    p_values = randomisation(values, columns, flips_for(len(tests))).tolist()
+    intervals = bootstrap(values, columns).tolist()
     comparisons = []
-    for place, ((a, b, m), (i, j)) in enumerate(zip(tests, columns, strict=True)):
+    for (a, b, m), (i, j), (low, high), p, corrected in zip(
+        tests, columns, intervals, p_values, holm(p_values), strict=True
+    ):
         difference = values[:, i] - values[:, j]
-        alike = len(members[a].gains.by_seed) == len(members[b].gains.by_seed)
+        alike = len(a.gains.by_seed) == len(b.gains.by_seed)
         comparisons.append(
             Comparison(
-                a, b, metrics[m], float(difference.mean()),
-                float(intervals[place, 0]), float(intervals[place, 1]),
-                float(p_values[place]), adjusted[place], wilcoxon(difference) if alike else None,
-                _over_seeds(members[a].gains, members[b].gains, m),
+                a, b, metrics[m], float(difference.mean()), low, high, p, corrected,
+                wilcoxon(difference) if alike else None, _over_seeds(a.gains, b.gains, m),
             )
         )  # fmt: skip
     return comparisons
@@ -181,7 +191,7 @@ def _section(table: _TableTests) -> Section:
         blocks,
         [*_notes(table), *table.faults],
         lines=[_line(table, comparison) for comparison in table.comparisons],
-        records={member.runs[0].configuration: configuration(member.runs) for member in table.members},
+        records={member.row.configuration: configuration(member.runs) for member in table.members},
     )
 
 
@@ -198,48 +208,39 @@ def _figures(test: Comparison, sign: int = 1) -> list[Cell]:
     """Cells of HEADS; `sign` -1 turns the comparison round."""
     low, high = sorted((sign * test.low, sign * test.high))
     texts = [signed(sign * test.difference), f"{signed(low)} to {signed(high)}"]
-    return [Cell(text) for text in (*texts, *map(p_value, (test.p, test.holm, test.wilcoxon)))]
+    return [
+        Cell(text) for text in (*texts, *map(p_value, (test.p_randomisation, test.p_holm, test.p_wilcoxon)))
+    ]
 
 
 def _against_reference(table: _TableTests, metric: str) -> Block:
-    members, best = table.members, table.reference
-    pairs = {
-        test.a + test.b - best: test
-        for test in table.comparisons
-        if test.metric == metric and best in (test.a, test.b)
-    }
-    column = table.metrics.index(metric)
-    rows = []
-    for place, member in enumerate(members):
+    best, column, rows = table.reference, table.metrics.index(metric), []
+    for member in table.members:
         spread = member.gains.spread(column)
         head = [
-            Cell(member.row.label),
-            Cell(share(float(member.gains.mean[:, column].mean())), record=member.runs[0].configuration),
+            Cell(member.label),
+            Cell(share(float(member.gains.mean[:, column].mean())), record=member.row.configuration),
             Cell(str(len(member.runs))),
             Cell("n/a" if spread is None else share(spread)),
         ]
-        if place == best:
+        if member is best:
             rows.append([*head, Cell("reference"), *[Cell("")] * len(HEADS)])
-            continue
-        test = pairs[place]
-        rows.append(
-            [
-                *head,
-                *_figures(test, 1 if test.a == place else -1),
-                Cell(test.verdict(members)),
-            ]
-        )
+        for test in table.comparisons:
+            if test.metric == metric and test.a is member and test.b is best:
+                rows.append([*head, *_figures(test), Cell(test.verdict)])
+            elif test.metric == metric and test.b is member and test.a is best:
+                rows.append([*head, *_figures(test, -1), Cell(test.verdict)])
     heads = ["row", measure(metric).label, "seeds", "SD over seeds", *HEADS, "verdict"]
-    title = f"{measure(metric).label}: each row against {members[best].row.label}, the best on validation"
+    title = f"{measure(metric).label}: each row against {best.label}, the best on validation"
     return Block(title, heads, rows)
 
 
 def _all_pairs(table: _TableTests, metric: str) -> Block:
-    rows = []
-    for test in table.comparisons:
-        if test.metric == metric:
-            a, b = table.members[test.a].row.label, table.members[test.b].row.label
-            rows.append([Cell(f"{a} - {b}"), *_figures(test), Cell(test.verdict(table.members))])
+    rows = [
+        [Cell(f"{test.a.label} - {test.b.label}"), *_figures(test), Cell(test.verdict)]
+        for test in table.comparisons
+        if test.metric == metric
+    ]
     return Block(f"{measure(metric).label}: all pairs", ["pair", *HEADS, "verdict"], rows)
 
 
@@ -263,7 +264,7 @@ def _notes(table: _TableTests) -> list[str]:
     ]
     if len(table.members) > ALL_PAIRS:
         notes.append(f"Of more than {ALL_PAIRS} rows, each is compared with the reference alone.")
-    single = [member.row.label for member in table.members if len(member.runs) == 1]
+    single = [member.label for member in table.members if len(member.runs) == 1]
     if single:
         notes.append(f"One seed only, so that its spread is unknown: {', '.join(single)}.")
     return notes
@@ -272,27 +273,17 @@ def _notes(table: _TableTests) -> list[str]:
 def _line(table: _TableTests, test: Comparison) -> dict[str, Any]:
     line: dict[str, Any] = {**table.group.key._asdict(), "metric": test.metric}
     column = table.metrics.index(test.metric)
-    for name, place in (("a", test.a), ("b", test.b)):
-        member = table.members[place]
+    for name, member in (("a", test.a), ("b", test.b)):
         line |= {
-            name: member.row.label,
+            name: member.label,
             f"{name}_config_hash": member.runs[0].record.config_hash,
             f"{name}_seeds": " ".join(str(seed) for seed in member.gains.by_seed),
             f"{name}_mean": float(member.gains.mean[:, column].mean()),
             f"{name}_seed_sd": member.gains.spread(column),
         }
-    return line | {
-        "users": len(table.members[0].gains.user),
-        "difference": test.difference,
-        "low": test.low,
-        "high": test.high,
-        "p_randomisation": test.p,
-        "p_holm": test.holm,
-        "p_wilcoxon": test.wilcoxon,
-        "p_over_seeds": test.p_seeds,
-        "family": len(table.comparisons),
-        "verdict": test.verdict(table.members),
-    }
+    line["users"] = len(test.a.gains.user)
+    line |= dict(list(test._asdict().items())[3:])
+    return line | {"family": len(table.comparisons), "verdict": test.verdict}
 
 
 def signed(value: float) -> str:
