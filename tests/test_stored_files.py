@@ -218,7 +218,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     long = bytes(range(256)) * 100
     with pytest.MonkeyPatch.context() as patch, serving(served({DATASET: amazon_2023(items=20)})) as server:
         server.files["/long.bin"], server.cut_after["/long.bin"] = long, 15_000
-        for name, value in (("TRIES", 1), ("BLOCK", 10_000), ("NOTED", 1)):
+        for name, value in (("TRIES", 1), ("BLOCK", 10_000)):
             patch.setattr(transfer, name, value)
         patch.setenv("ADAPTREC_DATA_MIRROR", server.url)
         patch.delenv("ADAPTREC_DATA", raising=False)

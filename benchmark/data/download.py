@@ -13,8 +13,7 @@ from benchmark.data.checksums import Checksums
 from benchmark.data.formats import folder_files
 from benchmark.data.paths import DATA_VARIABLE, data_folder, file_name, locate, raw_folder
 from benchmark.data.recipe import Recipe
-from benchmark.data.transfer import UnavailableError, remove_useless_parts, transfer
-from benchmark.files import held, lacks, remove_abandoned
+from benchmark.files import DamagedError, held, lacks, read_checked, remove_abandoned
 from methods.errors import UserError
 
 MIRROR_VARIABLE = "ADAPTREC_DATA_MIRROR"
@@ -72,12 +71,28 @@ def _checksums(recipe: Recipe, cache: Path) -> Iterator[tuple[Checksums, bool]]:
     with held(folder / ".lock") as writable:
         if writable:
             remove_abandoned(folder)
-            remove_useless_parts(folder)
+            _remove_useless_parts(folder)
         yield Checksums(folder, cache, writable), writable
+
+
+def _remove_useless_parts(folder: Path) -> None:
+    """Remove parts from which no download can go on, as killed ones leave them. The caller holds a lock."""
+    for part in {*folder.glob("*.part"), *(path.with_suffix("") for path in folder.glob("*.part.json"))}:
+        description = part.with_name(part.name + ".json")
+        try:
+            fields = read_checked(description, ("url", "size", "stamp", "bytes", "sha256"))
+            useful = part.exists() and fields["stamp"] and fields["size"]
+        except (FileNotFoundError, DamagedError):
+            useful = False
+        if not useful or part.with_suffix("").exists():
+            part.unlink(missing_ok=True)
+            description.unlink(missing_ok=True)
 
 
 def _download(recipe: Recipe, urls: Sequence[str], cache: Path, checksums: Checksums) -> tuple[Path, str]:
     """Fetch a file from the first mirror that gives it; returns it and its URL."""
+    from benchmark.data.transfer import UnavailableError, transfer  # its libraries are slow to import
+
     root, failures = data_folder(), dict[str, list[str]]()
     if root:
         print(f"{_names(urls)}: neither in {root / recipe.name} nor in {root}", file=sys.stderr, flush=True)
@@ -128,7 +143,5 @@ def input_files(recipe: Recipe, cache: Path) -> dict[str, Path]:
     Raises `UserError` when one is missing, cannot be fetched, or is not the one that was used before.
     """
     if recipe.files:
-        pass
-
         return fetch(recipe, cache)
     return folder_files(recipe.source, recipe.format) if recipe.source else {}
