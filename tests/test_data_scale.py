@@ -110,6 +110,7 @@ def test_steps_agree_with_slow_ones(tmp_path, seed):
         duplicate_reviews=rng.choice(["keep", "drop"]),
         no_text=rng.choice(["keep", "drop"]),
         split=rng.choice(["leave-one-out", "temporal"]),
+        target=rng.choice(["first", "last"]),
         valid_share=0.2,
         test_share=0.2,
         unknown_items="drop",
@@ -129,18 +130,19 @@ def test_steps_agree_with_slow_ones(tmp_path, seed):
         sum(count for text, count in same.items() if text and count > 1)
     )
     if recipe.split == "temporal":
-        check_temporal(made, [[e[2] for e in part] for part in users.values()])
+        check_temporal(made, [[e[2] for e in part] for part in users.values()], recipe.target)
 
 
-def check_temporal(made, times: list[list[float]]) -> None:
+def check_temporal(made, times: list[list[float]], target: str) -> None:
     ranked = sorted(time for part in times for time in part)
     n = len(ranked)
     cuts = [ranked[max(0, int(np.ceil(n * share - 1)))] for share in (1 - 0.2 - 0.2, 1 - 0.2)]
     for user, part in enumerate(times):
         early, late = (sum(time < cut for time in part) for cut in cuts)
         assert made.train_end[user] == early
-        assert made.valid_at[user] == (early if 0 < early < late else -1)
-        assert made.test_at[user] == (late if 0 < late < len(part) else -1)
+        for at, begin, end in ((made.valid_at, early, late), (made.test_at, late, len(part))):
+            chosen = begin if target == "first" else end - 1
+            assert at[user] == (chosen if 0 < begin < end else -1)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])

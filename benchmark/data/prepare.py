@@ -75,7 +75,8 @@ def find_warnings(recipe: Recipe, counts: Mapping[str, Any]) -> list[str]:
     if share >= MANY_EQUAL_TIMES and recipe.tie_order == "file":
         messages.append(
             f"{recipe.name}: {share:.0%} of neighbouring interactions of a user have equal times; their "
-            "order is that of the file, so make sure that the file is in the order in which they happened"
+            "order is that of the file, so make sure that the file is in the order in which they happened "
+            "(`adaptrec audit` shows what this order is worth)"
         )
     if count := counts.get("texts_like_missing", 0):
         messages.append(
