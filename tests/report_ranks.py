@@ -43,18 +43,16 @@ def some_ranks(seed: int, users: int = 300, hit: float = 0.2) -> np.ndarray:
 
 def with_lists(stored: StoredRun, seed: int = 0, catalogue: int = 400) -> StoredRun:
     """The same run with random lists that agree with its masked ranks, written where a run would."""
-    rng = np.random.default_rng(seed)
+    data, rng = np.random.default_rng(0), np.random.default_rng(seed + 1)
     users, best = stored.ranks.user, stored.ranks.masked.best
-    trained = rng.integers(0, 50, catalogue)
-    order = rng.permuted(np.tile(np.arange(catalogue), (len(users), 1)), axis=1)
-    target, items = order[:, -1], order[:, :TOP].copy()
+    trained, history = data.integers(0, 50, catalogue), data.integers(1, 30, len(users))
+    target = data.integers(0, catalogue, len(users))
+    others = rng.permuted(np.tile(np.arange(catalogue - 1), (len(users), 1)), axis=1)[:, :TOP]
+    items = others + (others >= target[:, None])
     hit = np.flatnonzero(best <= TOP)
     items[hit, best[hit] - 1] = target[hit]
     lists = StoredLists(
-        *(
-            column.astype(np.int32)
-            for column in (users, target, rng.integers(1, 30, len(users)), trained[target])
-        ),
+        *(column.astype(np.int32) for column in (users, target, history, trained[target])),
         items.astype(np.int32),
         np.tile(np.linspace(0.9, 0.1, TOP, dtype=np.float16), (len(users), 1)),
         trained[items].astype(np.int32),

@@ -36,6 +36,7 @@ BUILT_IN = {
     "Runs": ["tables"],
     "The paper's tables": ["paper"],
     "Differences between methods": ["differences"],
+    "Recommended items and groups of users": ["recommended"],
     "Figures": ["equal_tuning", "sweeps", "total_cost", "agreement"],
 }
 """Chapter -> modules of this folder whose `sections` it holds."""
