@@ -18,7 +18,10 @@ from torch import Tensor
 from benchmark.cli import main
 from benchmark.model.batch import Batch
 from benchmark.model.recommender import Recommender
-from benchmark.results.record import RunRecord, ranks_path, read_record
+from benchmark.results.lists import StoredLists, write_lists
+from benchmark.results.record import RunRecord, files_of_run, read_record, top_path
+from benchmark.results.store import read_result
+from benchmark.run import run as run_module
 from benchmark.run.spec import RunSpec, resolve_run
 from benchmark.train import checkpoint, loop
 from benchmark.train.checkpoint import Checkpoint
@@ -77,11 +80,32 @@ def test_a_killed_run_ends_as_one_never_killed(
     whole = read_record(record_path(folder, tmp_path / "whole"))
     assert said(read_record(path)) == said(whole)
     assert whole.epochs_run == 3
-    assert ranks_path(path).read_bytes() == ranks_path(record_path(folder, tmp_path / "whole")).read_bytes()
+    *mine, _ = files_of_run(path)
+    *undisturbed, _ = files_of_run(record_path(folder, tmp_path / "whole"))
+    assert [file.read_bytes() for file in mine] == [file.read_bytes() for file in undisturbed]
     assert not checkpoint.exists(), "a finished run leaves no checkpoint"
     checkpoint.mkdir()  # as where a kill hits after the record was written
     assert main(command(folder, tmp_path / "killed")) == 0
     assert not checkpoint.exists()
+
+
+def test_a_run_killed_before_its_record_writes_its_files_anew(folder: Path, tmp_path: Path) -> None:
+    path = record_path(folder, tmp_path)
+
+    def victim() -> None:
+        def deadly(lists: StoredLists, record_path: Path) -> str:
+            write_lists(lists, record_path)
+            die()
+
+        run_module.write_lists = deadly
+        main(command(folder, tmp_path))
+
+    assert ended(fork(victim)) == -signal.SIGKILL
+    assert not path.exists()
+    whole = top_path(path).read_bytes()
+    top_path(path).write_bytes(whole[:50])  # nobody reads it without its record
+    assert main(command(folder, tmp_path)) == 0
+    assert read_result(path).record.status == "ok" and top_path(path).read_bytes() == whole
 
 
 class Killed(BaseException):
