@@ -107,30 +107,29 @@ def settings_of_run(run: RunRecord) -> SettingValues:
     defaults = {entry.name: entry.default for entry in fields(Recipe) if entry.default is not MISSING}
     rules = {**defaults, **recipe}
     rules["text_fields"] = rules["text_fields"] or "all columns"
-    found: dict[str, Any] = {f"recipe.{name}": rules[name] for name in rules if name not in RECIPE_NAMES}
     counts: Mapping[str, Any] = run.data.get("fingerprint") or {}
-    found |= {name: counts[name] for name in COUNTS if name in counts}
-    ties = "mean rank" if run.schema_version == 1 else "expectation"
-    found |= {
+    details, machine = run.llm_details, run.environment
+    values: dict[str, Any] = {
+        **{f"recipe.{name}": rules[name] for name in rules if name not in RECIPE_NAMES},
+        **{name: counts[name] for name in COUNTS if name in counts},
         "data.key": run.data.get("key"),
-        "ties": ties,
+        "ties": "mean rank" if run.schema_version == 1 else "expectation",
         "method": run.method,
         "generation": run.generation,
+        **asdict(Settings()),
+        **run.settings,
+        **run.hyperparameters,
+        "llm": run.llm or "none",
+        **{f"llm.{ours}": details[name] for name, ours in LLM_NAMES.items() if name in details},
+        **{name: getattr(machine, name) for name in ("precision", "device_name", "world_size", "threads")},
+        "tuning": _tuning(run),
     }
-    found |= {**asdict(Settings()), **run.settings, **run.hyperparameters}
-    details = run.llm_details
-    found |= {"llm": run.llm or "none"}
-    found |= {f"llm.{ours}": details[name] for name, ours in LLM_NAMES.items() if name in details}
-    place = run.environment
-    found |= {"precision": place.precision, "device_name": place.device_name}
-    found |= {"world_size": place.world_size, "threads": place.threads}
-    found |= {"tuning": _tuning(run)}
-    found |= {"max_tokens": details.get("max_tokens", found["max_tokens"])}
-    for name, (asked, value) in ONLY_WHERE.items():
-        if found.get(asked) != value:
-            found.pop(name, None)
-    found |= {f"version of {name}": version for name, version in place.packages.items()}
-    return {name: Value(value) for name, value in found.items()}
+    values["max_tokens"] = details.get("max_tokens", values["max_tokens"])
+    for name, (setting, value) in ONLY_WHERE.items():
+        if values.get(setting) != value:
+            values.pop(name, None)
+    values |= {f"version of {name}": version for name, version in machine.packages.items()}
+    return {name: Value(value) for name, value in values.items()}
 
 
 LLM_NAMES = {"n_layers": "layers", "width": "width", "digest": "digest"}
@@ -160,16 +159,16 @@ def settings_of_paper(paper: Published, llm: str, dataset: str, method: str) -> 
     """The settings that the paper states for a figure."""
     here = {"llms": llm, "datasets": dataset, "methods": method}
     stated = _stated()
-    found: dict[str, Value] = {}
+    values: dict[str, Value] = {}
     for setting in stated.facts:
         limits = {name: getattr(setting, name) for name in here}
         if all(limits[name] is None or here[name] in limits[name] for name in here):
-            found[setting.name] = Value(setting.value, tuple(setting.agrees))
+            values[setting.name] = Value(setting.value, tuple(setting.agrees))
     counts = paper.counts()[dataset]
-    found |= {name: Value(count) for name, count in zip(COUNTS, counts, strict=True)}
+    values |= {name: Value(count) for name, count in zip(COUNTS, counts, strict=True)}
     best = paper.best(method).get((llm, dataset), {})
-    found |= {name: Value(value) for name, value in best.items()}
-    return {**found, "llm": Value(llm), "method": Value(method), "tuning": Value("grid")}
+    values |= {name: Value(value) for name, value in best.items()}
+    return {**values, "llm": Value(llm), "method": Value(method), "tuning": Value("grid")}
 
 
 class _StatedSetting(BaseModel):
@@ -212,22 +211,22 @@ def differences(
     missing = [UNKNOWN if paper else NONE for paper in published]
     names = [name for topic in TOPICS.values() for name in topic]
     topics = list(TOPICS)
-    found = []
+    differing = []
     for name in {**a, **b}:
         topic = _topic(name)
         value_a, value_b = a.get(name), b.get(name)
         if value_a is not None and value_b is not None:
             if not value_a.same(value_b):
-                found.append(Difference(topic, name, str(value_a), str(value_b)))
+                differing.append(Difference(topic, name, str(value_a), str(value_b)))
         elif not any(published) or _would_be_stated(topic, name):
-            values = str(value_a or missing[0]), str(value_b or missing[1])
-            found.append(Difference(topic, name, *values))
+            both = str(value_a or missing[0]), str(value_b or missing[1])
+            differing.append(Difference(topic, name, *both))
 
     def order(difference: Difference) -> tuple[int, int, str]:
         name = difference.name
         return topics.index(difference.topic), names.index(name) if name in names else len(names), name
 
-    return sorted(found, key=order)
+    return sorted(differing, key=order)
 
 
 def _would_be_stated(topic: str, name: str) -> bool:

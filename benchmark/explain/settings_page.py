@@ -79,7 +79,7 @@ def _table(cls: type[Any], more: Mapping[str, Mapping[str, str]]) -> str:
 
 def _meanings(cls: type[Any]) -> dict[str, str]:
     """The string under each field, of base classes too: Python does not keep it, the source does."""
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
         tree = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
         assert isinstance(tree, ast.ClassDef)
@@ -87,8 +87,8 @@ def _meanings(cls: type[Any]) -> dict[str, str]:
             if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
                 match below:
                     case ast.Expr(value=ast.Constant(value=str(text))):
-                        found[line.target.id] = " ".join(text.split())
-    return found
+                        meanings[line.target.id] = " ".join(text.split())
+    return meanings
 
 
 def _allowed(hint: Any) -> str:

@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from benchmark.config import Settings, digest
@@ -22,6 +21,7 @@ from benchmark.results.generations import mark, newest, note, oldest
 from benchmark.results.measures import share
 from benchmark.results.record import RunRecord
 from benchmark.results.results import Results
+from benchmark.results.statistics import SeedMean, estimate
 from benchmark.results.stored import StoredRun
 
 if TYPE_CHECKING:
@@ -37,14 +37,16 @@ SPLITS = {"valid": "validation", "test": "test"}
 class SweepLine:
     """Runs that differ in one setting, and in their seeds."""
 
-    facts: Mapping[str, Any]
-    """Everything else, by name."""
+    shared: Mapping[str, Any]
+    """Everything else, by name: the same in all runs."""
     runs: Mapping[int, tuple[StoredRun, ...]]
     """Value of the setting -> its runs, one a seed; values rise."""
 
     def best(self) -> int:
         """The value with the best mean validation Recall@10, the smaller one of equals."""
-        return max(self.runs, key=lambda value: (mean_of(self.runs[value], "valid") or 0.0, -value))
+        means = {value: mean_of(runs, "valid") for value, runs in self.runs.items()}
+        known = {value: mean.mean if mean else 0.0 for value, mean in means.items()}
+        return max(known, key=lambda value: (known[value], -value))
 
 
 @dataclass(frozen=True)
@@ -67,24 +69,26 @@ class Sweep:
         """The language model of each line, and what else the lines do not share."""
         varied = [
             name
-            for name in self.lines[0].facts
-            if len({json.dumps(line.facts.get(name), default=str) for line in self.lines}) > 1
+            for name in self.lines[0].shared
+            if len({json.dumps(line.shared.get(name), default=str) for line in self.lines}) > 1
         ]
         labels = []
         for line in self.lines:
-            extra = [f"{name}={line.facts.get(name)}" for name in varied if name not in HIDDEN]
-            labels.append(", ".join([str(line.facts["llm"] or "no language model"), *extra]))
+            extra = [f"{name}={line.shared.get(name)}" for name in varied if name not in HIDDEN]
+            labels.append(", ".join([str(line.shared["llm"] or "no language model"), *extra]))
         return labels
 
 
 HIDDEN = {"llm", "digest", "data"}
-"""Facts that tell lines apart but are no words of a label."""
+"""What may differ between lines and does not stand in a label."""
 
 
-def mean_of(runs: Sequence[StoredRun], split: str, metric: str = METRIC) -> float | None:
-    """Mean of a metric over runs; None where none has it."""
-    known = [run.record.metrics[split][metric] for run in runs if split in run.record.metrics]
-    return fmean(known) if known else None
+def mean_of(runs: Sequence[StoredRun], split: str, metric: str = METRIC) -> SeedMean | None:
+    """A metric over runs; None where none has it.
+
+    The long table has no test metrics of trials that a search did not choose, which a sweep shows.
+    """
+    return estimate(run.record.metrics.get(split, {}).get(metric) for run in runs)
 
 
 def _values(run: RunRecord) -> dict[str, Any]:
@@ -94,7 +98,7 @@ def _values(run: RunRecord) -> dict[str, Any]:
 
 def sweeps(records: Sequence[StoredRun]) -> list[Sweep]:
     """Every sweep that the finished runs hold, by name."""
-    settings: dict[
+    sweep_lines: dict[
         tuple[str, str, str, str], dict[str, tuple[dict[str, Any], dict[int, list[StoredRun]]]]
     ] = {}
     for stored in records:
@@ -103,22 +107,22 @@ def sweeps(records: Sequence[StoredRun]) -> list[Sweep]:
             continue
         values = _values(run)
         device = run.environment
-        shared = {
+        fixed = {
             "llm": run.llm, "digest": run.llm_details.get("digest"), "data": run.data.get("key"),
             "device": device.device_name, "processes": device.world_size,
             "precision really": device.precision,
         }  # fmt: skip
         for name, value in values.items():
             if type(value) is int:
-                facts = {**shared, **{other: values[other] for other in values if other != name}}
+                shared = {**fixed, **{other: values[other] for other in values if other != name}}
                 key = (run.dataset, run.method, run.protocol, name)
-                line = settings.setdefault(key, {}).setdefault(digest(facts), (facts, {}))
+                line = sweep_lines.setdefault(key, {}).setdefault(digest(shared), (shared, {}))
                 line[1].setdefault(value, []).append(stored)
     made = []
-    for key, lines in sorted(settings.items()):
+    for key, lines in sorted(sweep_lines.items()):
         kept = tuple(
-            SweepLine(facts, {value: tuple(runs[value]) for value in sorted(runs)})
-            for facts, runs in lines.values()
+            SweepLine(shared, {value: tuple(runs[value]) for value in sorted(runs)})
+            for shared, runs in lines.values()
             if len(runs) >= FEWEST
         )
         if kept:
@@ -138,19 +142,22 @@ def _section(sweep: Sweep) -> Section:
         for value, runs in line.runs.items():
             chosen = " *" if value == line.best() else ""
             records[runs[0].configuration] = configuration(runs)
-            figures = [mean_of(runs, split, metric) for split in SPLITS for metric in (METRIC, "ndcg@10")]
+            means = {
+                f"{split}_{metric}": mean.mean if (mean := mean_of(runs, split, metric)) else None
+                for split in SPLITS
+                for metric in (METRIC, "ndcg@10")
+            }
             older = oldest((run.record for run in runs), last) < last
-            cells = [
-                Cell("n/a" if mean is None else share(mean), record=runs[0].configuration) for mean in figures
-            ]
+            texts = ["n/a" if mean is None else share(mean) for mean in means.values()]
+            cells = [Cell(text, record=runs[0].configuration) for text in texts]
             rows.append([Cell(label), Cell(mark(f"{value}{chosen}", older)), *cells, Cell(str(len(runs)))])
             lines.append(
                 {
-                    "dataset": sweep.dataset, "llm": line.facts["llm"], "protocol": sweep.protocol,
+                    "dataset": sweep.dataset, "llm": line.shared["llm"], "protocol": sweep.protocol,
                     "method": sweep.method, "line": label, "setting": sweep.name, "value": value,
                     "config_hash": runs[0].record.config_hash,
                     "seeds": " ".join(str(run.record.seed) for run in runs),
-                    **{f"{s}_{m}": mean_of(runs, s, m) for s in SPLITS for m in (METRIC, "ndcg@10")},
+                    **means,
                 }
             )  # fmt: skip
     heads = ["line", sweep.name, "valid R@10", "valid N@10", "test R@10", "test N@10", "seeds"]
@@ -204,14 +211,14 @@ def _draw_line(axes: Axes, line: SweepLine, split: str, label: str, place: int) 
     colour, dash, marker = look_of(place)
     known = {value: mean for value, runs in line.runs.items() if (mean := mean_of(runs, split)) is not None}
     look: dict[str, Any] = {"color": colour, "linestyle": dash, "marker": marker}
-    axes.plot(list(known), list(known.values()), label=label, linewidth=1.6, markersize=6, zorder=3, **look)
-    for value in known:
-        seeds = [run.record.metrics[split][METRIC] for run in line.runs[value] if split in run.record.metrics]
-        if len(seeds) > 1:
-            axes.vlines(value, min(seeds), max(seeds), color=colour, linewidth=1.0, zorder=4)
+    means = [mean.mean for mean in known.values()]
+    axes.plot(list(known), means, label=label, linewidth=1.6, markersize=6, zorder=3, **look)
+    for value, mean in known.items():
+        if mean.n > 1:
+            axes.vlines(value, mean.least, mean.largest, color=colour, linewidth=1.0, zorder=4)
     if (best := line.best()) in known:
         ring: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": "black", "markersize": 12}
-        axes.plot([best], [known[best]], "o", markeredgewidth=1.4, zorder=5, **ring)
+        axes.plot([best], [known[best].mean], "o", markeredgewidth=1.4, zorder=5, **ring)
 
 
 def _ticks(axes: Axes, values: Sequence[int]) -> None:
