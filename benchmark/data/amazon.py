@@ -34,7 +34,7 @@ from benchmark.data.raw import (
     locator,
     require_rows,
     row_batches,
-    skip_or_raise,
+    usable,
     whole_number,
 )
 from benchmark.data.recipe import Recipe
@@ -125,23 +125,18 @@ def _quick_ratings(block: bytes, first: int, edition: Edition) -> Any:
 
 def _rows(
     lines: Iterator[tuple[int, str]],
-    read: Callable[[str, Edition], tuple[str, str, Any]],
+    read: Callable[[str, Edition], tuple[str, str, int]],
     path: Path,
     edition: Edition,
     recipe: Recipe,
     repairs: Counter[str],
 ) -> Iterator[Row]:
     """Every usable interaction, one by one."""
-    for number, line in lines:
-        if number == 1 and read is _rating and _is_header(line, edition):
-            continue
-        try:
-            user, item, written = read(line, edition)
-            time = whole_number(written)
-        except BadRowError as fault:
-            skip_or_raise(f"{path}, line {number}", str(fault), recipe, repairs)
-            continue
-        checked = corrected_time(time, edition.unit, f"{path}, line {number}", recipe, repairs)
+    if read is _rating:
+        lines = ((number, line) for number, line in lines if number > 1 or not _is_header(line, edition))
+    rows = usable(lines, lambda line: read(line, edition), path, "line", recipe, repairs)
+    for number, where, (user, item, time) in rows:
+        checked = corrected_time(time, edition.unit, where, recipe, repairs)
         if checked is not None:
             yield number, user, item, checked
 
@@ -150,19 +145,20 @@ def _is_header(line: str, edition: Edition) -> bool:
     return line.split(",")[edition.columns[2] :] == ["timestamp"]
 
 
-def _rating(line: str, edition: Edition) -> tuple[str, str, str]:
+def _rating(line: str, edition: Edition) -> tuple[str, str, int]:
     fields = line.split(",")
     if len(fields) != 4:
         raise BadRowError(f"{len(fields)} fields where ratings have 4")
     user, item, time = (fields[column].strip() for column in edition.columns)
     if not user or not item:
         raise BadRowError("the user or the item is empty")
-    return user, item, time
+    return user, item, whole_number(time)
 
 
-def _review(line: str, edition: Edition) -> tuple[str, str, Any]:
+def _review(line: str, edition: Edition) -> tuple[str, str, int]:
     review = _parsed(line, literal=False)
-    return _id(review, edition.user), _id(review, edition.item), review.get(edition.time)
+    user, item = _id(review, edition.user), _id(review, edition.item)
+    return user, item, whole_number(review.get(edition.time))
 
 
 def _parsed(line: str, literal: bool) -> dict[str, Any]:
@@ -190,16 +186,15 @@ def _id(record: Mapping[str, Any], key: str) -> str:
 def _items(path: Path, edition: Edition, recipe: Recipe, repairs: Counter[str]) -> Iterator[Any]:
     """Batches of items, their text from the recipe's fields, an empty one where the item has none of them."""
     seen: dict[str, None] = {}
+
+    def parse(line: str) -> tuple[dict[str, Any], str]:
+        record = _parsed(line, edition.literals)
+        return record, _id(record, edition.item)
+
     for first, block in blocks(path):
         rows = []
-        for number, line in numbered_lines(block, first, path, recipe, repairs):
-            where = f"{path}, line {number}"
-            try:
-                record = _parsed(line, edition.literals)
-                name = _id(record, edition.item)
-            except BadRowError as fault:
-                skip_or_raise(where, str(fault), recipe, repairs)
-                continue
+        lines = numbered_lines(block, first, path, recipe, repairs)
+        for number, where, (record, name) in usable(lines, parse, path, "line", recipe, repairs):
             seen.update(dict.fromkeys(record))
             texts = (
                 field_text(record[key], recipe.clean, repairs) if key in record else ""

@@ -24,11 +24,10 @@ ROLES = {
 }
 """Formats of files as their publishers provide them, and what each file is for."""
 PAIRS = {
-    "tsv": ("interactions.tsv", "items.tsv"),
-    "csv": ("interactions.csv", "items.csv"),
-    "parquet": ("interactions.parquet", "items.parquet"),
+    kind: {"interactions": f"interactions.{kind}", "items": f"items.{kind}"}
+    for kind in ("tsv", "csv", "parquet")
 }
-"""Files of the plain formats. Those of text may be gzipped, with `.gz` at the end of the name."""
+"""Files of the plain formats: role -> name. Those of text may be gzipped, with `.gz` after their name."""
 SUFFIXES = {
     "recbole": {"interactions": ".inter", "items": ".item"},
     "unisrec": {
@@ -89,9 +88,7 @@ def load_reader(name: str) -> tuple[Reader, str]:
 def folder_files(folder: Path, kind: str) -> dict[str, Path]:
     """Role -> file of the given format in `folder`; raises `UserError` when one is missing."""
     if kind in PAIRS:
-        roles = dict(
-            zip(("interactions", "items"), (_plain(folder, name) for name in PAIRS[kind]), strict=True)
-        )
+        roles = {role: _plain(folder, name) for role, name in PAIRS[kind].items()}
     elif kind in SUFFIXES:
         stem = _stem(folder, kind)
         roles = {role: folder / f"{stem}{suffix}" for role, suffix in SUFFIXES[kind].items()}
@@ -99,27 +96,29 @@ def folder_files(folder: Path, kind: str) -> dict[str, Path]:
         roles = {role: folder / name for role, name in load_reader(kind)[0].files.items()}
     missing = [path.name for path in roles.values() if not path.is_file()]
     if missing:
-        wanted = ", ".join(path.name for path in roles.values())
-        raise UserError(f"{folder} lacks {', '.join(missing)}; the format {kind} needs {wanted}.")
+        needed = ", ".join(path.name for path in roles.values())
+        raise UserError(f"{folder} lacks {', '.join(missing)}; the format {kind} needs {needed}.")
     return roles
 
 
 def formats_in(folder: Path) -> list[str]:
     """The formats of which `folder` holds files."""
-    found = [kind for kind, names in PAIRS.items() if any(_plain(folder, name).is_file() for name in names)]
-    return found + [kind for kind in SUFFIXES if _stems(folder, kind)]
+    plain = [
+        kind
+        for kind, names in PAIRS.items()
+        if any(_plain(folder, name).is_file() for name in names.values())
+    ]
+    return plain + [kind for kind in SUFFIXES if _stems(folder, kind)]
 
 
 def detect(folder: Path) -> str:
     """The format of the files in `folder`, by their names."""
-    found = formats_in(folder)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UserError(
-            f"{folder} holds several formats ({', '.join(found)}); put format = one of them "
-            f"into {folder}/recipe.toml."
-        )
+    kinds = formats_in(folder)
+    if len(kinds) == 1:
+        return kinds[0]
+    if kinds:
+        several = f"{folder} holds several formats ({', '.join(kinds)})"
+        raise UserError(f"{several}; put format = one of them into {folder}/recipe.toml.")
     raise UserError(
         f"{folder} holds no data files: it needs interactions and items as .tsv, .csv (both also with .gz) "
         f"or .parquet, <name>.inter with <name>.item (RecBole), or <name>.train.inter with its companions "

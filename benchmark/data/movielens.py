@@ -29,7 +29,7 @@ from benchmark.data.raw import (
     locator,
     require_rows,
     row_batches,
-    skip_or_raise,
+    usable,
     whole_number,
 )
 from benchmark.data.recipe import Recipe
@@ -64,36 +64,31 @@ def read_movielens(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[s
 
 
 def _ratings(archive: Path, recipe: Recipe, repairs: Counter[str]) -> Iterator[Row]:
-    for number, line in _lines(archive, _MEMBERS["interactions"]):
-        where = f"{archive}, {_MEMBERS['interactions']} line {number}"
-        try:
-            user, item, _, written = _fields(line, 4)
-            time = whole_number(written)
-        except BadRowError as fault:
-            skip_or_raise(where, str(fault), recipe, repairs)
-            continue
+    def parse(line: str) -> tuple[str, str, int]:
+        user, item, _, time = _fields(line, 4)
+        return user, item, whole_number(time)
+
+    name = _MEMBERS["interactions"]
+    ratings = usable(_lines(archive, name), parse, archive, f"{name} line", recipe, repairs)
+    for number, where, (user, item, time) in ratings:
         checked = corrected_time(time, 1, where, recipe, repairs)
         if checked is not None:
             yield number, user, item, checked
 
 
 def _movies(archive: Path, recipe: Recipe, repairs: Counter[str]) -> Iterator[Any]:
-    rows = _movie_rows(archive, recipe, repairs)
+    """Batches of the films, their text from the recipe's fields."""
+    name = _MEMBERS["items"]
+    lines = _lines(archive, name)
+    rows = usable(lines, lambda line: _fields(line, 3), archive, f"{name} line", recipe, repairs)
     while block := list(islice(rows, BATCH_ROWS)):
-        numbers, names, *columns = zip(*block, strict=True)
+        numbers, _, movies = zip(*block, strict=True)
+        names, titles, genres = zip(*movies, strict=True)
+        texts = {"title": titles, "genres": [each.replace("|", ", ") for each in genres]}
+        columns = [
+            [field_text(text, recipe.clean, repairs) for text in texts[key]] for key in recipe.text_fields
+        ]
         yield items_batch(names, join_texts(columns), numbers)
-
-
-def _movie_rows(archive: Path, recipe: Recipe, repairs: Counter[str]) -> Iterator[tuple[Any, ...]]:
-    """(line, item, the recipe's text fields) of each film."""
-    for number, line in _lines(archive, _MEMBERS["items"]):
-        try:
-            name, title, genres = _fields(line, 3)
-        except BadRowError as fault:
-            skip_or_raise(f"{archive}, {_MEMBERS['items']} line {number}", str(fault), recipe, repairs)
-            continue
-        texts = {"title": title, "genres": genres.replace("|", ", ")}
-        yield number, name, *(field_text(texts[key], recipe.clean, repairs) for key in recipe.text_fields)
 
 
 def _lines(archive: Path, name: str) -> Iterator[tuple[int, str]]:
@@ -120,16 +115,10 @@ def _lines(archive: Path, name: str) -> Iterator[tuple[int, str]]:
                         yield number, content
     except UserError:
         raise
-    except OSError as error:
-        if error.errno is not None:
+    except (OSError, *_DAMAGED) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk; bzip2's have no number
             raise
-        raise _damaged(archive, error) from error  # of bzip2
-    except _DAMAGED as error:
-        raise _damaged(archive, error) from error
-
-
-def _damaged(archive: Path, error: Exception) -> UserError:
-    return UserError(f"{archive} is damaged ({error}); delete it and get it again.")
+        raise UserError(f"{archive} is damaged ({error}); delete it and get it again.") from error
 
 
 def _fields(line: str, count: int) -> list[str]:

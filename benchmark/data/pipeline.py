@@ -159,8 +159,8 @@ def _drop_short_users(staged: Staged, chosen: _Chosen, recipe: Recipe, raw: RawD
         return
     if recipe.short_users == "error":
         user = int(np.argmax(short))
-        (name,) = staged.scratch.row(f'SELECT user_id FROM users WHERE "user" = {user}')
-        (row,) = staged.scratch.row(
+        (name,) = staged.scratch.run(f'SELECT user_id FROM users WHERE "user" = {user}')
+        (row,) = staged.scratch.run(
             f'SELECT min("row") FROM kept {chosen.narrow} WHERE "user" = {user}', **chosen.tables
         )
         raise UserError(
@@ -320,7 +320,7 @@ def _time_statistics(built: Built, times: npt.NDArray[Any]) -> dict[str, Any]:
 
 def _shared_texts(scratch: Scratch, catalogue: Ints) -> int:
     """How many items of the catalogue have a text that another one has too."""
-    (count,) = scratch.row(
+    (count,) = scratch.run(
         f"""SELECT coalesce(sum(copies), 0) FROM (
             SELECT count(*) AS copies FROM items SEMI JOIN catalogue USING (item)
             WHERE text NOT IN ('', '{UNKNOWN_ITEM}') GROUP BY text HAVING count(*) > 1
@@ -333,7 +333,7 @@ def _shared_texts(scratch: Scratch, catalogue: Ints) -> int:
 def _texts_like_missing(scratch: Scratch, catalogue: Ints) -> int:
     """How many items of the catalogue have a text of nothing but words for a missing value."""
     word = "|".join(map(re.escape, MISSING_WORDS))
-    (count,) = scratch.row(
+    (count,) = scratch.run(
         f"""SELECT count(*) FROM items SEMI JOIN catalogue USING (item)
         WHERE regexp_full_match(lower(text), '({word})( ({word}))*')""",
         catalogue=numbers(item=catalogue),

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,7 @@ from benchmark.data.recipe import Recipe
 from methods.errors import UserError
 from methods.plugins import BROKEN, one_line
 
+T = TypeVar("T")
 Batches = Iterable[Any]
 """Of `pyarrow.RecordBatch`."""
 ITEMS = pa.schema([("item_id", pa.string()), ("text", pa.string()), ("row", pa.int64())])
@@ -231,11 +232,31 @@ def corrected_time(time: int, unit: int, where: str, recipe: Recipe, repairs: Co
     return time // 1000 if unit == 1 else time * 1000
 
 
-def skip_or_raise(where: str, fault: str, recipe: Recipe, repairs: Counter[str]) -> None:
-    """Count a bad row, or raise `UserError` where the recipe does not skip it."""
-    if recipe.bad_rows == "error":
-        raise UserError(f'{where}: {fault}; mend the row, or set bad_rows = "skip" in the recipe.')
-    repairs["bad rows skipped"] += 1
+def usable(
+    lines: Iterable[tuple[int, str]],
+    parse: Callable[[str], T],
+    path: Path,
+    unit: str,
+    recipe: Recipe,
+    repairs: Counter[str],
+) -> Iterator[tuple[int, str, T]]:
+    """(number, where it is, what `parse` makes of it) of each line, of which `unit` is the name.
+
+    A line for which `parse` raises `BadRowError` is counted, or a `UserError` where the recipe does not skip
+    it.
+    """
+    for number, line in lines:
+        where = f"{path}, {unit} {number}"
+        try:
+            parsed = parse(line)
+        except BadRowError as fault:
+            if recipe.bad_rows == "error":
+                raise UserError(
+                    f'{where}: {fault}; mend the row, or set bad_rows = "skip" in the recipe.'
+                ) from fault
+            repairs["bad rows skipped"] += 1
+        else:
+            yield number, where, parsed
 
 
 def encodable(text: str, where: str, recipe: Recipe, repairs: Counter[str]) -> str:

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,14 +73,21 @@ class Scratch:
         self._thread.shutdown()
         self._connection.close()
 
-    def run(self, query: str, **tables: Any) -> None:
-        """Run a query that returns nothing; `tables` are Arrow tables or readers that it may name."""
-        self._call(self._execute, query, tables)
+    @contextmanager
+    def _named(self, tables: dict[str, Any]) -> Iterator[None]:
+        """Let queries name these Arrow tables or readers."""
+        for name, table in tables.items():
+            self._connection.register(name, table)
+        try:
+            yield
+        finally:
+            for name in tables:
+                self._connection.unregister(name)
 
-    def row(self, query: str, **tables: Any) -> tuple[Any, ...]:
-        """The one row that a query returns."""
-        result: tuple[Any, ...] = self._call(self._execute, query, tables)
-        return result
+    def run(self, query: str, **tables: Any) -> Any:
+        """Run a query that may name `tables`; returns the first row of its result, if any."""
+        with self._named(tables):
+            return self._call(lambda: self._connection.execute(query).fetchone())
 
     def column(self, query: str, **tables: Any) -> Any:
         """The first column of a result, as an Arrow array."""
@@ -88,17 +95,14 @@ class Scratch:
 
     def stream(self, query: str, rows: int = STREAM_ROWS, **tables: Any) -> Iterator[Any]:
         """The result of a query in batches of about `rows`."""
-        for name, table in tables.items():
-            self._connection.register(name, table)
-        reader = self._call(lambda: self._connection.sql(query).to_arrow_reader(rows))
-        try:
-            while (batch := self._call(next, reader, None)) is not None:
-                if len(batch):
-                    yield batch
-        finally:
-            reader.close()
-            for name in tables:
-                self._connection.unregister(name)
+        with self._named(tables):
+            reader = self._call(lambda: self._connection.sql(query).to_arrow_reader(rows))
+            try:
+                while (batch := self._call(next, reader, None)) is not None:
+                    if len(batch):
+                        yield batch
+            finally:
+                reader.close()
 
     def reader(self, schema: Any, batches: Iterable[Any]) -> Any:
         """Batches as a table that one query can read once; an error in making them is raised as it is."""
@@ -113,14 +117,6 @@ class Scratch:
         except BaseException as error:
             self._failure = error
             raise
-
-    def _execute(self, query: str, tables: dict[str, Any]) -> tuple[Any, ...] | None:
-        for name, table in tables.items():
-            self._connection.register(name, table)
-        result: tuple[Any, ...] | None = self._connection.execute(query).fetchone()
-        for name in tables:
-            self._connection.unregister(name)
-        return result
 
     def _call(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Run in a thread, so that a ctrl-C reaches this one at once and can end the query."""
@@ -160,9 +156,8 @@ def _as_user_error(error: Exception, folder: Path) -> Exception:
 def scratch(parent: Path, memory: int | None = None) -> Iterator[Scratch]:
     """A scratch database in a folder of its own below `parent`, which is gone afterwards."""
     budget = memory or memory_budget()
-    with tempfile.TemporaryDirectory(dir=parent, prefix="scratch.", suffix=".tmp") as folder:
-        made = Scratch(Path(folder), budget)
-        try:
-            yield made
-        finally:
-            made.close()
+    with (
+        tempfile.TemporaryDirectory(dir=parent, prefix="scratch.", suffix=".tmp") as folder,
+        closing(Scratch(Path(folder), budget)) as database,
+    ):
+        yield database

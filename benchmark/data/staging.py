@@ -89,7 +89,7 @@ def stage(raw: RawData, recipe: Recipe, scratch: Scratch, begin: Callable[[str],
         batches=stream,
     )
     _match_whole_numbers(raw, scratch)
-    total, unknown, without, real = scratch.row(
+    total, unknown, without, real = scratch.run(
         """SELECT count(*), count(*) FILTER (item IS NULL), count(*) FILTER (NOT has_text), count("real")
         FROM events"""
     )
@@ -172,12 +172,12 @@ def _drop_duplicate_items(
         SELECT item_id, min(item) AS item, arg_min(text <> '', item) AS has_text FROM items GROUP BY 1"""
     )
     first = np.ones(count, dtype=bool)
-    (ids,) = scratch.row("SELECT count(*) FROM codes")
+    (ids,) = scratch.run("SELECT count(*) FROM codes")
     if ids == count:
         return first
     later = scratch.column("SELECT item FROM items ANTI JOIN codes USING (item) ORDER BY item")
     if recipe.duplicate_items == "error":
-        again, name, earlier = scratch.row(
+        again, name, earlier = scratch.run(
             f"""SELECT i."row", i.item_id, f."row" FROM items i JOIN codes c USING (item_id)
             JOIN items f ON f.item = c.item WHERE i.item = {later[0].as_py()}"""
         )
@@ -211,7 +211,7 @@ def _match_whole_numbers(raw: RawData, scratch: Scratch) -> None:
     """
     whole = "regexp_full_match({0}, '-?[0-9]+(\\.0+)?')"
     count = "SELECT count(*) FROM events WHERE item IS NULL"
-    if not (before := scratch.row(f"{count} AND {whole.format('unknown')}")[0]):
+    if not (before := scratch.run(f"{count} AND {whole.format('unknown')}")[0]):
         return
     scratch.run(
         f"""UPDATE events SET item = same.item, has_text = same.has_text, unknown = NULL
@@ -222,7 +222,7 @@ def _match_whole_numbers(raw: RawData, scratch: Scratch) -> None:
         WHERE events.item IS NULL AND {whole.format("unknown")}
         AND split_part(unknown, '.', 1) = same.number"""
     )
-    matched = before - scratch.row(f"{count} AND {whole.format('unknown')}")[0]
+    matched = before - scratch.run(f"{count} AND {whole.format('unknown')}")[0]
     raw.repairs["interactions matched with an item by its whole number (12.0 is 12)"] += matched
 
 
@@ -233,14 +233,14 @@ def _number_users(scratch: Scratch) -> int:
         SELECT user_id, (row_number() OVER (ORDER BY first) - 1)::INTEGER AS "user"
         FROM (SELECT user_id, min("row") AS first FROM events GROUP BY user_id)"""
     )
-    (count,) = scratch.row("SELECT count(*) FROM users")
+    (count,) = scratch.run("SELECT count(*) FROM users")
     return int(count)
 
 
 def _unknown_items(raw: RawData, recipe: Recipe, scratch: Scratch, count: int) -> None:
     """Interactions whose item the items file lacks: an error, or a counted repair."""
     if recipe.unknown_items == "error":
-        row, name = scratch.row('SELECT min("row"), arg_min(unknown, "row") FROM events WHERE item IS NULL')
+        row, name = scratch.run('SELECT min("row"), arg_min(unknown, "row") FROM events WHERE item IS NULL')
         raise UserError(
             f"{raw.place(row)}: item '{name}' is not in the items file ({count:,} such interactions); add it "
             'there, or set unknown_items = "drop" in the recipe.'
@@ -262,5 +262,5 @@ def _replace(staged: Staged, columns: str, more: str, why: str) -> None:
     staged.scratch.run(f'CREATE TABLE fewer AS SELECT "user", item, {columns} FROM kept GROUP BY {groups}')
     staged.scratch.run("DROP TABLE kept")
     staged.scratch.run("ALTER TABLE fewer RENAME TO kept")
-    (left,) = staged.scratch.row("SELECT count(*) FROM kept")
+    (left,) = staged.scratch.run("SELECT count(*) FROM kept")
     staged.drop(staged.interactions - left, why)

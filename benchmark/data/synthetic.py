@@ -43,6 +43,8 @@ class World:
 
     attributes: Ints
     """`[G, 4]` use, brand, material, size of each group."""
+    kinds: Ints
+    """`[I]` kind of each item."""
     cold: Mask
     """`[G]`"""
     sizes: Ints
@@ -84,37 +86,22 @@ def groups_of(planted: Planted, kinds: Ints, cold: Mask) -> World:
     )
     members = np.argsort(group, kind="stable")
     first = np.cumsum(sizes) - sizes
-    return World(attributes[index], cold[index], sizes, group, members, first)
+    return World(attributes[index], kinds, cold[index], sizes, group, members, first)
 
 
-def _weights(world: World, planted: Planted, last: Ints, before: Ints, targets: Mask) -> Floats:
-    """Weight of one item of each group `[B, G]`, given the groups `[B]` of the last two items (-1: none)."""
-    new = world.attributes  # [G, 4]
-    old, older = new[last], new[before]  # [B, 4]
-    weights = np.where(
+def _weights(world: World, planted: Planted, seen: list[Ints], targets: Mask) -> Floats:
+    """Weight of one item of each group `[B, G]`; `seen` is as in `_seen`; `targets` `[B]` may be cold."""
+    weights: Floats = np.where(
         targets[:, None], np.where(world.cold, planted.cold_weight, planted.warm_weight), ~world.cold
-    )  # [B, G]
-    ahead = (new[:, 0] - old[:, None, 0]) % planted.uses  # [B, G] steps on the ring of uses
-    there = (last >= 0)[:, None]  # [B, 1]
-    weights = weights * np.where(there & (ahead == 1), planted.next_use, 1)
-    weights *= np.where(there & (ahead == 0), planted.same_use, 1)
-    weights *= np.where(there & (new[:, 1] == old[:, None, 1]), planted.same_brand, 1)
-    weights *= np.where(there & (new[:, 3] == old[:, None, 3]), planted.same_size, 1)
-    weights *= np.where((before >= 0)[:, None] & (new[:, 2] == older[:, None, 2]), planted.same_material, 1)
-    return weights.astype(np.float64)
+    ).astype(np.float64)  # [B, G]
+    for table, values, column in zip(factors(planted), seen, world.attributes.T, strict=True):
+        weights *= table[values][:, column]
+    return weights
 
 
 def _chunks(world: World, users: int) -> Iterator[slice]:
     step = max(1, CHUNK_CELLS // len(world.sizes))
     return (slice(start, min(start + step, users)) for start in range(0, users, step))
-
-
-def _state(world: World, history: Ints, at: Ints) -> tuple[Ints, Ints]:
-    """Groups `[B]` of the last item before position `at` `[B]` and of the one before it, -1 where none."""
-    row = np.arange(len(history))
-    last = np.where(at >= 1, world.group[history[row, np.maximum(at - 1, 0)]], -1)
-    before = np.where(at >= 2, world.group[history[row, np.maximum(at - 2, 0)]], -1)
-    return last, before
 
 
 def _draw_users(world: World, planted: Planted, lengths: Ints, rng: np.random.Generator) -> Ints:
@@ -123,10 +110,9 @@ def _draw_users(world: World, planted: Planted, lengths: Ints, rng: np.random.Ge
     for chunk in _chunks(world, len(lengths)):
         for position in range(planted.max_length):
             active = np.arange(chunk.start, chunk.stop)[lengths[chunk] > position]  # [B]
-            at = np.full(len(active), position)
+            seen = _seen(planted, world.kinds, history[active], position)
             targets = position >= lengths[active] - 2
-            last, before = _state(world, history[active], at)
-            weights = _weights(world, planted, last, before, targets) * world.sizes  # [B, G]
+            weights = _weights(world, planted, seen, targets) * world.sizes  # [B, G]
             reach = np.cumsum(weights, axis=1)  # [B, G]
             left = np.arange(len(active))
             # Drawing again until the item is new is drawing from the law without the user's items.
@@ -168,9 +154,8 @@ def ceiling_of(world: World, planted: Planted, history: Ints, lengths: Ints) -> 
 def _oracle(world: World, planted: Planted, history: Ints, at: Ints) -> Floats:
     """Sums over users `[2, 2, 1 + metrics]`, as in `ceiling_of`, for targets at positions `at` `[B]`."""
     row = np.arange(len(history))
-    weights = _weights(
-        world, planted, *_state(world, history, at), np.ones(len(history), dtype=bool)
-    )  # [B, G]
+    seen = _seen(planted, world.kinds, history, at)
+    weights = _weights(world, planted, seen, np.ones(len(history), dtype=bool))  # [B, G]
     items = np.repeat(world.sizes[None], len(history), axis=0)  # [B, G] items that the user has not had
     past = (np.arange(history.shape[1]) < at[:, None]) & (history >= 0)  # [B, L]
     np.subtract.at(items, (np.nonzero(past)[0], world.group[history[past]]), 1)
@@ -303,13 +288,14 @@ def _block(
     return history
 
 
-def _seen(planted: Planted, kinds: Ints, history: Ints, position: int) -> list[Ints]:
-    """What each attribute's weight looks at: 4 of `[B]`, one past the last value where there is no item."""
-    found = []
+def _seen(planted: Planted, kinds: Ints, history: Ints, position: int | Ints) -> list[Ints]:
+    """What each attribute's weight looks at: 4 of `[B]`, one past the last value where there is no item.
+
+    `position` `[B]` is that of the next item of each user, or of all.
+    """
+    seen = []
     for axis, back in enumerate(SEES):
-        if position < back:
-            found.append(np.full(len(history), planted.shape[axis]))
-        else:
-            values = np.unravel_index(kinds[history[:, position - back]], planted.shape)
-            found.append(values[axis])
-    return found
+        item = history[np.arange(len(history)), np.maximum(position - back, 0)]  # [B]
+        value = np.unravel_index(kinds[item], planted.shape)[axis]
+        seen.append(np.where(np.greater_equal(position, back), value, planted.shape[axis]))
+    return seen

@@ -6,9 +6,9 @@ A fault is an error that names file and row unless the recipe declares its repai
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,28 +19,15 @@ from benchmark.data.formats import COLUMNS, MAPPED, SEPARATED, SUFFIXES
 from benchmark.data.parquet import ParquetTable
 from benchmark.data.raw import RawData, interactions_batch, items_batch, join_texts, locator
 from benchmark.data.recipe import UNUSED, Recipe, mapping_hint
-from benchmark.data.text_files import Delimited, RowBlock
+from benchmark.data.text_files import Delimited
 from benchmark.data.timestamps import Times
 from methods.errors import UserError
 
 _UNITS = {"parquet": "row"}
 
 
-class TableFile(Protocol):
-    """A file with named columns."""
-
-    path: Path
-    columns: tuple[str, ...]
-    """The names in the file."""
-    names: tuple[str, ...]
-    """The same columns by the names that the recipe gives them."""
-    texts: tuple[str, ...]
-    """Those of `names` that can be item text, in file order."""
-    no_texts: tuple[str, ...]
-    """The others but `item_id`, with their types, for an error."""
-
-    def parts(self, wanted: Sequence[str]) -> Iterator[RowBlock]:
-        """Rows with the columns `wanted`; raises `UserError` when there are none."""
+TableFile = Delimited | ParquetTable
+"""A file with named columns: both kinds have the same attributes and `parts`."""
 
 
 def read_tables(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> RawData:

@@ -109,8 +109,7 @@ class RowBlock:
 class Delimited:
     """A delimited file whose first row is the header; raises `UserError` for faults that are not repaired.
 
-    Its attributes are those of `benchmark.data.tables.TableFile`. If `typed`, as in RecBole's files, the
-    cells of the header are `name:type`.
+    If `typed`, as in RecBole's files, the cells of the header are `name:type`.
     """
 
     def __init__(
@@ -118,25 +117,66 @@ class Delimited:
     ) -> None:
         self.path = path
         self._delimiter, self._recipe, self._repairs = delimiter, recipe, repairs
-        self._lines = _LineSource(path, delimiter, recipe, repairs)
         self._merged = ""
         """How fields that may have swallowed rows are counted, once there is one."""
+        self._blocks = (block for _, block in blocks(path))
+        self._number = 1
+        """Of the next line."""
+        self._text, self._length = io.StringIO(), 0
+        """The lines at hand, and their characters."""
+        self._separators: set[int] = set()
+        """How many delimiters the lines of the present row have, quoted or not."""
         quoting: Literal[0, 3] = csv.QUOTE_NONE if recipe.quotes == "none" else csv.QUOTE_MINIMAL
         csv.field_size_limit(2**31 - 1)  # the module's own limit is 131,072 characters; ours is `max_text`
-        self._csv = csv.reader(self._lines, delimiter=delimiter, quoting=quoting, strict=True)
-        self._lines.load()
+        self._csv = csv.reader(self._lines(), delimiter=delimiter, quoting=quoting, strict=True)
+        if (block := self._skip_blank(next(self._blocks, None))) is None:
+            raise UserError(f"{path} is empty; it needs a header line and rows.")
+        self._put(block)
         header = next(self._careful(), None)
-        assert header is not None  # a file without a line that is not blank is refused before
-        self._block = self._lines.rest()
-        while self._block is not None and not self._block.strip(b"\r\n"):
-            self._lines.number += self._block.count(b"\n")
-            self._block = self._lines.block()
+        assert header is not None  # the block has a line that is not blank
+        rest = self._text.read().encode() or next(self._blocks, None)
+        self._block = self._skip_blank(rest, b"\r\n")
         if self._block is None:
             raise UserError(f"{path} has a header but no rows.")
         self.columns, texts = _header(header[1], path, typed)
+        """The names in the file."""
         self.names = recipe.renamed(self.columns)
+        """The same columns by the names that the recipe gives them."""
         self.texts = tuple(name for name, own in zip(self.names, self.columns, strict=True) if own in texts)
+        """Those of `names` that can be item text, in file order."""
         self.no_texts = tuple(own for own in self.columns if own not in texts and own != "item_id")
+        """The others but `item_id`, with their types where the file has some, for an error."""
+
+    def _skip_blank(self, block: bytes | None, blank: bytes | None = None) -> bytes | None:
+        """`block` or the first one after it that has more than `blank` characters (any whitespace)."""
+        while block is not None and not block.strip(blank):
+            self._number += block.count(b"\n")
+            block = next(self._blocks, None)
+        return block
+
+    def _put(self, block: bytes) -> None:
+        """Make the lines of `block` the ones at hand."""
+        try:
+            text = block.decode()
+        except UnicodeDecodeError:
+            lines = enumerate(block.split(b"\n"), start=self._number)
+            text = "\n".join(
+                decoded(line, self.path, f"line {number}", self._recipe, self._repairs)
+                for number, line in lines
+            )
+        # newline="" leaves line ends to the csv module, so that one inside quotes does not end a row.
+        self._text, self._length = io.StringIO(text, newline=""), len(text)
+
+    def _lines(self) -> Iterator[str]:
+        """The lines at hand, and those of the next blocks as long as a quoted field goes on."""
+        while True:
+            while line := self._text.readline():
+                self._number += 1
+                self._separators.add(line.count(self._delimiter))
+                yield line
+            if (block := next(self._blocks, None)) is None:
+                return
+            self._put(block)
 
     def parts(self, wanted: Sequence[str]) -> Iterator[RowBlock]:
         """Rows with the columns `wanted` of `names`; raises `UserError` when there are none."""
@@ -144,12 +184,12 @@ class Delimited:
         while block is not None:
             part = self._fast(block, wanted)
             if part is None:
-                self._lines.put(block)
+                self._put(block)
                 part = self._slow(wanted)
             if len(part.rows):
                 any_row = True
                 yield part
-            block = self._lines.block()
+            block = next(self._blocks, None)
         if not any_row:
             raise UserError(f"{self.path} has a header but no usable rows.")
 
@@ -178,8 +218,8 @@ class Delimited:
             return None
         if table.num_rows != count:  # blank lines, which Arrow leaves out without saying where
             return None
-        first = self._lines.number
-        self._lines.number += count
+        first = self._number
+        self._number += count
         columns = {name: table.column(name).combine_chunks() for name in wanted}
         return RowBlock(columns, np.arange(first, first + count, dtype=np.int64))
 
@@ -198,11 +238,8 @@ class Delimited:
                     f"{self.path}, line {number}: {len(row)} fields where the header has {len(self.names)}; "
                     'quote a field that holds the delimiter, or set bad_rows = "skip" in the recipe.'
                 )
-        chosen = [self.names.index(name) for name in wanted]
-        columns = {
-            name: pa.array([row[i] for row in rows], pa.string())
-            for name, i in zip(wanted, chosen, strict=True)
-        }
+        positions = {name: self.names.index(name) for name in wanted}
+        columns = {name: pa.array([row[i] for row in rows], pa.string()) for name, i in positions.items()}
         return RowBlock(columns, np.asarray(numbers, dtype=np.int64))
 
     def _check_merged(self, number: int, columns: int) -> None:
@@ -211,12 +248,12 @@ class Delimited:
         The lines of a field in quotes seldom have as many tabs as rows have. Commas and the like stand in
         texts, so there such fields are counted only.
         """
-        if self._lines.number - number < 2 or self._lines.separators != {columns - 1}:
+        if self._number - number < 2 or self._separators != {columns - 1}:
             return
         do = 'set quotes = "none" in the recipe if quotes are ordinary characters'
         if self._delimiter == "\t":
             raise UserError(
-                f"{self.path}, line {number}: lines {number} to {self._lines.number - 1} are one row, as a "
+                f"{self.path}, line {number}: lines {number} to {self._number - 1} are one row, as a "
                 f"quote opens on the first of them, but each has the {columns} fields of a row; {do}, or "
                 "take the tabs out of the field."
             )
@@ -225,9 +262,9 @@ class Delimited:
 
     def _careful(self) -> Iterator[tuple[int, list[str]]]:
         """Rows of the lines at hand that are not blank, with the line that each begins on."""
-        while self._lines.more():
-            number = self._lines.number
-            self._lines.separators.clear()
+        while self._text.tell() < self._length:
+            number = self._number
+            self._separators.clear()
             try:
                 row = next(self._csv)
             except csv.Error as error:
@@ -261,69 +298,3 @@ def _header(cells: list[str], path: Path, typed: bool) -> tuple[tuple[str, ...],
     if typed:
         return names, tuple(name for name, _, kind in split if kind in TEXT_TYPES)
     return names, names
-
-
-class _LineSource:
-    """The lines of a file, for `csv`; between rows also its blocks, each of whole lines."""
-
-    def __init__(self, path: Path, delimiter: str, recipe: Recipe, repairs: Counter[str]) -> None:
-        self.number = 1
-        """Of the next line."""
-        self.separators: set[int] = set()
-        """How many delimiters the lines have that were taken since this was emptied, quoted or not."""
-        self._path, self._delimiter, self._recipe, self._repairs = path, delimiter, recipe, repairs
-        self._blocks = blocks(path)
-        self._text = io.StringIO()
-        self._length = 0
-
-    def __iter__(self) -> _LineSource:
-        return self
-
-    def __next__(self) -> str:
-        line = self._text.readline()
-        if not line:  # a quoted field goes on in the next block
-            block = self.block()
-            if block is None:
-                raise StopIteration
-            self.put(block)
-            line = self._text.readline()
-        self.number += 1
-        self.separators.add(line.count(self._delimiter))
-        return line
-
-    def load(self) -> None:
-        """Take up blocks until one has a line that is not blank, or raise `UserError`."""
-        while (block := self.block()) is not None:
-            if block.strip():
-                self.put(block)
-                return
-            self.number += block.count(b"\n")
-        raise UserError(f"{self._path} is empty; it needs a header line and rows.")
-
-    def block(self) -> bytes | None:
-        """The next block, None at the end of the file. Its lines are counted by who reads them."""
-        return next((block for _, block in self._blocks), None)
-
-    def put(self, block: bytes) -> None:
-        """Make the lines of `block` the ones at hand."""
-        text = self._decode(block)
-        # newline="" leaves line ends to the csv module, so that one inside quotes does not end a row.
-        self._text, self._length = io.StringIO(text, newline=""), len(text)
-
-    def more(self) -> bool:
-        """Whether a line is at hand."""
-        return self._text.tell() < self._length
-
-    def rest(self) -> bytes | None:
-        """What is at hand and not read, as a block; else the next one."""
-        return self._text.read().encode() or self.block()
-
-    def _decode(self, block: bytes) -> str:
-        try:
-            return block.decode()
-        except UnicodeDecodeError:
-            lines = enumerate(block.split(b"\n"), start=self.number)
-            return "\n".join(
-                decoded(line, self._path, f"line {number}", self._recipe, self._repairs)
-                for number, line in lines
-            )
