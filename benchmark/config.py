@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -125,6 +125,8 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     # The conditions of `fair`; each row is searched in `SPACE`, with the same number of trials.
     "tuned": {"candidates": "auto", "batch_size": 2048, "init": "standardised", "select": "masked"},
 }
+NO_PROTOCOL = "none"
+"""In place of a protocol, of a control: nothing of a protocol concerns what is not trained."""
 ALIKE = ("fair", "tuned")
 """Protocols that hold methods to the same conditions; `paper` gives each its own published ones."""
 SEARCHED = "tuned"
@@ -215,14 +217,24 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     return cls(**{name: getattr(parsed, name) for name in known})
 
 
+SETTINGS = tuple(field.name for field in fields(Settings))
+CONTROL_SETTINGS: dict[str, tuple[str, ...]] = {
+    "ids": ("window",),
+    "states": ("window", "pooling", "max_tokens", "states_dtype"),
+}
+"""What a control reads -> settings of the harness that concern it."""
+
+
 def split_overrides(
-    pairs: list[str], method_config: type[Any], where: str = "--set"
+    pairs: list[str],
+    method_config: type[Any],
+    where: str = "--set",
+    harness: Collection[str] = SETTINGS,
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Sort `key=value` pairs into harness settings and the method's hyper-parameters.
+    """Sort `key=value` pairs into settings of the `harness` and the method's hyper-parameters.
 
     Raises `UserError` for a pair without `=`, a key given twice, or a key that neither side has.
     """
-    harness = {field.name for field in fields(Settings)}
     own = {field.name for field in fields(method_config)}
     chosen: tuple[dict[str, str], dict[str, str]] = ({}, {})
     for pair in pairs:
@@ -231,20 +243,22 @@ def split_overrides(
             raise UserError(f"{where} wants key=value, got '{pair}'.")
         if key in chosen[0] or key in chosen[1]:
             raise UserError(f"{where} gives '{key}' twice; give it once.")
-        if key not in harness | own:
-            raise unknown(f"setting in {where}:", key, sorted(own) + sorted(harness - own))
+        if key not in {*harness, *own}:
+            raise unknown(f"setting in {where}:", key, sorted(own) + sorted(set(harness) - own))
         chosen[key in own][key] = value
     return chosen
 
 
-def accepted(method_config: type[Any]) -> set[str]:
-    """Every key that `--set` may give a method: harness settings and its own hyper-parameters."""
-    return {field.name for cls in (Settings, method_config) for field in fields(cls)}
+def accepted(method_config: type[Any], harness: Collection[str] = SETTINGS) -> set[str]:
+    """Every key that `--set` may give a method: settings of the `harness` and its own hyper-parameters."""
+    return {*harness, *(field.name for field in fields(method_config))}
 
 
-def applicable(pairs: Iterable[str], method_config: type[Any]) -> tuple[str, ...]:
+def applicable(
+    pairs: Iterable[str], method_config: type[Any], harness: Collection[str] = SETTINGS
+) -> tuple[str, ...]:
     """The `key=value` pairs that a method can take, of those given to several."""
-    return tuple(pair for pair in pairs if pair.partition("=")[0] in accepted(method_config))
+    return tuple(pair for pair in pairs if pair.partition("=")[0] in accepted(method_config, harness))
 
 
 def digest(value: Any, length: int = 12) -> str:

@@ -1,4 +1,4 @@
-"""Adaptation methods. A built-in one is a file of this folder and one line below."""
+"""Adaptation methods and controls. A built-in one is a file of this folder and one line below."""
 
 BUILTIN = {
     "id": "methods.id:Id",
@@ -12,3 +12,10 @@ BUILTIN = {
     "ssna-mean": "methods.ssna:SSNAMean",
     "ssna-weighted": "methods.ssna:SSNAWeighted",
 }
+CONTROLS = {
+    "popularity": "methods.controls.popularity:Popularity",
+    "transitions": "methods.controls.transitions:Transitions",
+    "text-knn": "methods.controls.text_knn:TextKnn",
+    "blend": "methods.controls.blend:Blend",
+}
+"""Recommenders without training."""

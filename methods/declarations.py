@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from methods.base import Method
+from methods.controls.base import Control
 from methods.errors import UserError
 from methods.plugins import one_line
 
@@ -30,19 +31,22 @@ def require(cls: type, condition: bool, message: str) -> None:
         raise AssertionError(f"{cls.__name__}: {message}")
 
 
-def check_class(cls: type[Method]) -> None:
-    """Raise `AssertionError` unless `cls` is a `Method` with valid `reads` and a frozen `Config`."""
-    if not (isinstance(cls, type) and issubclass(cls, Method)):
-        raise AssertionError(f"{cls!r} is not a subclass of methods.base.Method")
+def check_class(cls: type[Method] | type[Control]) -> None:
+    """Raise `AssertionError` unless `cls` is a method or control with valid `reads` and a frozen `Config`."""
+    if not (isinstance(cls, type) and issubclass(cls, Method | Control)):
+        raise AssertionError(
+            f"{cls!r} is not a subclass of methods.base.Method or methods.controls.base.Control"
+        )
     reads = getattr(cls, "reads", None)
-    valid = reads in ("states", "tokens", "ids")
-    require(cls, valid, f"`reads` must be 'states', 'tokens' or 'ids', not {reads!r}")
+    allowed = ("states", "tokens", "ids") if issubclass(cls, Method) else ("states", "ids")
+    listed = f"{', '.join(map(repr, allowed[:-1]))} or {allowed[-1]!r}"
+    require(cls, reads in allowed, f"`reads` must be {listed}, not {reads!r}")
     own: Any = cls.Config
     frozen = is_dataclass(own) and isinstance(own, type) and own.__dataclass_params__.frozen  # type: ignore[attr-defined]
     require(cls, frozen, "Config must be a frozen dataclass: @dataclass(frozen=True)")
 
 
-def check_config(cls: type[Method], config: Any) -> Any:
+def check_config(cls: type[Method] | type[Control], config: Any) -> Any:
     """Check the defaults of `cls.Config` and `config`: -> `config`, or the defaults where it is None."""
     own: Any = cls.Config
     try:
@@ -50,7 +54,7 @@ def check_config(cls: type[Method], config: Any) -> Any:
     except TypeError as error:
         raise AssertionError(f"{cls.__name__}: every field of Config needs a default: {error}") from error
     for name, value in asdict(default).items():
-        _check_value(cls, name, value, "the default of Config")
+        check_value(cls, name, value, "the default of Config")
     try:
         json.dumps(asdict(default))
     except TypeError as error:
@@ -59,11 +63,11 @@ def check_config(cls: type[Method], config: Any) -> Any:
         return default
     require(cls, isinstance(config, own), f"config must be an instance of {own.__qualname__}, not {config!r}")
     for name, value in asdict(config).items():
-        _check_value(cls, name, value, "config")
+        check_value(cls, name, value, "config")
     return config
 
 
-def _check_value(cls: type[Method], name: str, value: Any, where: str) -> None:
+def check_value(cls: type[Method] | type[Control], name: str, value: Any, where: str) -> None:
     """Raise `AssertionError` unless the field `name` of Config takes `value` without converting it."""
     values = {**asdict(cls.Config()), name: value}
     try:
@@ -100,13 +104,13 @@ def _check_setting(cls: type[Method], where: str, name: str, value: Any) -> None
     known = name in own or name in SCHEDULED
     require(cls, known, f"{where}: there is no setting {name!r}; allowed: {own} and {SCHEDULED}")
     if name in own:
-        _check_value(cls, name, value, where)
+        check_value(cls, name, value, where)
     else:
         whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
         require(cls, whole, f"{where}: {name} must be a whole number from 1, not {value!r}")
 
 
-def check_layers(cls: type[Method], config: Any, deepest: int) -> tuple[int, ...]:
+def check_layers(cls: type[Method] | type[Control], config: Any, deepest: int) -> tuple[int, ...]:
     """The layers that `cls` asks of a language model of `deepest` layers; it may refuse shallower ones."""
     layers: tuple[int, ...] = ()
     for depth, layers in _by_depth(cls, "layers", config, deepest):
@@ -134,7 +138,9 @@ def check_frozen_layers(cls: type[Method], config: Any, deepest: int) -> int:
     return frozen
 
 
-def _by_depth(cls: type[Method], name: str, config: Any, deepest: int) -> Iterator[tuple[int, Any]]:
+def _by_depth(
+    cls: type[Method] | type[Control], name: str, config: Any, deepest: int
+) -> Iterator[tuple[int, Any]]:
     """Depth of a language model -> what the class method `name` returns; the deepest must not be refused."""
     for depth in (*SHALLOW, deepest):
         call = f"{name}(config, {depth})"

@@ -1,4 +1,4 @@
-"""Names of methods: the built-in ones and those that other packages offer through an entry point.
+"""Names of methods and controls: the built-in ones and those of other packages, found by an entry point.
 
 Nothing is imported until a method is asked for, so that `list` and `--help` answer at once. A package that is
 broken, or that claims the name of another method, affects its own methods alone: where all methods are asked
@@ -23,6 +23,7 @@ from methods.plugins import BROKEN, offered, one_line, warn
 
 if TYPE_CHECKING:
     from methods.base import Method
+    from methods.controls.base import Control
 
 GROUP = "adaptrec.methods"
 
@@ -65,10 +66,10 @@ def hyperparameters() -> Iterator[set[str]]:
         yield {field.name for field in fields(cls.Config)}
 
 
-def _usable() -> Iterator[tuple[str, type[Method]]]:
+def _usable() -> Iterator[tuple[str, type[Method] | type[Control]]]:
     for name in names():
         try:
-            yield name, get(name)
+            yield name, load(name)
         except UserError as error:
             if not entries()[name].external:
                 raise
@@ -78,7 +79,7 @@ def _usable() -> Iterator[tuple[str, type[Method]]]:
 @cache
 def entries() -> dict[str, RegisteredMethod]:
     """All registered names, those with a problem included. An external method never replaces another."""
-    from methods import BUILTIN
+    from methods import BUILTIN, CONTROLS
 
     try:
         own_version = version("adaptrec")
@@ -86,7 +87,7 @@ def entries() -> dict[str, RegisteredMethod]:
         own_version = "not installed"
     registered = {
         name: RegisteredMethod(name, target, "adaptrec", own_version, external=False)
-        for name, target in BUILTIN.items()
+        for name, target in {**BUILTIN, **CONTROLS}.items()
     }
     for point in offered(GROUP):
         entry = _external(point)
@@ -114,14 +115,24 @@ def entry(name: str) -> RegisteredMethod:
 
 
 def get(name: str) -> type[Method]:
-    """Import the class of method `name`. Raises `UserError` where that fails or it is no valid method."""
+    """The class of method `name`, as `load` gives it. Raises `UserError` also where `name` is a control."""
+    from methods.base import Method
+
+    cls = load(name)
+    if not issubclass(cls, Method):
+        raise UserError(f"'{name}' is a control without training; this needs a method that trains.")
+    return cls
+
+
+def load(name: str) -> type[Method] | type[Control]:
+    """Import the method or control `name`. Raises `UserError` where that fails or its class is not valid."""
     from methods.declarations import check_class
 
     registered = entry(name)
     module, _, attribute = registered.target.partition(":")
     source = f"method '{name}' from {registered.distribution}"
     try:
-        cls: type[Method] = getattr(importlib.import_module(module), attribute)
+        cls: type[Method] | type[Control] = getattr(importlib.import_module(module), attribute)
     except BROKEN as error:
         reason = f"importing {registered.target} raised {one_line(error)}"
         raise UserError(f"{source} cannot be loaded: {reason}.") from error

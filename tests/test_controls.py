@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import numpy as np
 import pytest
 
-from methods.controls.base import TrainingData, recency_weights
+from methods.control_checks import check_control
+from methods.controls.base import Control, TrainingData, recency_weights
 from methods.controls.blend import Blend, BlendConfig
 from methods.controls.geometry import TextVectors
 from methods.controls.popularity import Popularity
@@ -127,3 +130,64 @@ def test_every_stated_trial_is_a_configuration() -> None:
     assert [len(control.trials()) for control in (Popularity, Transitions, TextKnn, Blend)] == [1, 10, 9, 24]
     for control in (Popularity, Transitions, TextKnn, Blend):
         assert len({control.Config(**trial) for trial in control.trials()}) == len(control.trials())
+
+
+CONTROLS = (Popularity, Transitions, TextKnn, Blend)
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_built_in_controls_keep_the_contract(control: type[Control]) -> None:
+    check_control(control)
+
+
+class Broken(Popularity):
+    """Breaks one rule a subclass."""
+
+
+class OneShort(Broken):
+    def scores(self, histories: np.ndarray, config: Any) -> np.ndarray:
+        return super().scores(histories, config)[:, 1:]
+
+
+class NotANumber(Broken):
+    def scores(self, histories: np.ndarray, config: Any) -> np.ndarray:
+        return super().scores(histories, config) * np.float32(np.nan)
+
+
+class Counting(Broken):
+    calls = 0
+
+    def scores(self, histories: np.ndarray, config: Any) -> np.ndarray:
+        Counting.calls += 1
+        return super().scores(histories, config) + np.float32(Counting.calls)
+
+
+class Neighbours(Broken):
+    def scores(self, histories: np.ndarray, config: Any) -> np.ndarray:
+        return super().scores(histories, config) + np.float32(histories.max())
+
+
+class Padded(Broken):
+    def scores(self, histories: np.ndarray, config: Any) -> np.ndarray:
+        length = (histories < 0).sum(axis=1, keepdims=True).astype(np.float32)
+        return super().scores(histories, config) + length
+
+
+class Unknown(Broken):
+    grid: ClassVar[dict[str, tuple[Any, ...]]] = {"decay": (1,)}
+
+
+@pytest.mark.parametrize(
+    ("control", "check"),
+    [
+        (OneShort, "shape"),
+        (NotANumber, "finite"),
+        (Counting, "deterministic"),
+        (Neighbours, "reads_no_target"),
+        (Padded, "padding"),
+        (Unknown, "trials"),
+    ],
+)
+def test_a_broken_control_fails_by_name(control: type[Control], check: str) -> None:
+    with pytest.raises(AssertionError, match=rf"{control.__name__}: .*\(check {check}\)"):
+        check_control(control)

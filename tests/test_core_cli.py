@@ -54,6 +54,7 @@ def complaint(capfd: pytest.CaptureFixture[str], arguments: list[str], status: i
 
 
 CELL = ["run", "--dataset", "tiny", "--llm", "random-tiny", "--method", "tmoe"]
+CONTROL = ["run", "--dataset", "tiny", "--llm", "random-tiny", "--method", "blend"]
 GRID = ["bench", "--datasets", "tiny", "--llms", "random-tiny", "--methods", "tmoe"]
 MISTAKES: list[tuple[list[str], list[str]]] = [
     ([], ["command"]),
@@ -65,6 +66,13 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["run", "--dataset", "tiny", "--method", "tmeo"], ["'tmeo'", "Did you mean 'tmoe'?", "ssna-mean"]),
     (["run", "--dataset", "tinny", "--method", "id"], ["'tinny'", "Did you mean 'tiny'?", "scientific"]),
     ([*CELL, "--llm", "random-tyni"], ["'random-tyni'", "Did you mean 'random-tiny'?", "minilm"]),
+    ([*CELL, "--protocol", "none"], ["'none'", "controls", "paper or fair"]),
+    ([*CONTROL, "--set", "epochs=3"], ["'epochs'", "decay", "window"]),
+    ([*CONTROL, "--set", "decay=2"], ["decay=2", "less than or equal to 1"]),
+    ([*CONTROL, "--set", "geometry=round"], ["geometry", "'round'", "zca"]),
+    ([*CONTROL, "--llm", "none"], ["'blend'", "language model", "--llm"]),
+    ([*GRID, "--methods", "blend", "--set", "heads=2"], ["'heads'", "decay"]),
+    (["speed", "--dataset", "tiny", "--method", "blend"], ["'blend'", "control without training"]),
     ([*CELL, "--protocol", "fare"], ["'fare'", "Did you mean 'fair'?", "paper"]),
     ([*CELL, "--set", "batch_sise=3"], ["'batch_sise'", "Did you mean 'batch_size'?", "temperature"]),
     ([*CELL, "--set", "top_layers=2"], ["'top_layers'", "heads", "noise"]),  # ssna's, not tmoe's

@@ -76,11 +76,11 @@ def complaint(name: str) -> str:
 
 
 def test_built_in_names(site: Path) -> None:
-    assert registry.names() == list(methods.BUILTIN)
+    assert registry.names() == [*methods.BUILTIN, *methods.CONTROLS]
     for name in registry.names():
         entry = registry.entry(name)
         assert entry.summary and not entry.external and entry.distribution == "adaptrec"
-        assert registry.get(name).__doc__.partition("\n")[0] == entry.summary  # type: ignore[union-attr]
+        assert registry.load(name).__doc__.partition("\n")[0] == entry.summary  # type: ignore[union-attr]
 
 
 def test_unknown_names_get_the_nearest(site: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_broken_outsider_affects_no_other_method(
     put(site, "broken-pkg", "broken", f"{module}:Sound", **{module: source})
     put(site, "sound-pkg", "sound", "sound_g:Sound", sound_g=SOUND)
     assert set(registry.default_names()) == {
-        name for name in (*methods.BUILTIN, "sound") if registry.get(name).by_default
+        name for name in (*methods.BUILTIN, *methods.CONTROLS, "sound") if registry.load(name).by_default
     }
     line, rest = capsys.readouterr().err.split("\n", 1)
     assert line.startswith("warning: method 'broken' from broken-pkg cannot be loaded") and not rest

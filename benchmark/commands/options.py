@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from benchmark.config import PROTOCOLS
+from benchmark.config import NO_PROTOCOL, PROTOCOLS
 from benchmark.data.paths import DATA_VARIABLE
 from benchmark.data.recipe import FolderOptions
 from benchmark.results.record import METRICS
@@ -78,7 +78,7 @@ def add_run(parser: Parser, dataset: str | None = None) -> None:
     add_dataset(parser, dataset, required=False)
     parser.add_argument("--llm", default="minilm", help="a short name, a hub id or a folder")
     parser.add_argument(
-        "--protocol", default="paper", choices=list(PROTOCOLS), metavar="PROTOCOL", help=protocols()
+        "--protocol", default="paper", choices=[*PROTOCOLS, NO_PROTOCOL], metavar="PROTOCOL", help=protocols()
     )
 
 
@@ -177,7 +177,8 @@ def add_set(parser: Parser) -> None:
 
 def protocols() -> str:
     """All protocols and what they set, for a help text."""
-    return "; ".join(f"{name}: {_pairs(values)}" for name, values in PROTOCOLS.items())
+    named = "; ".join(f"{name}: {_pairs(values)}" for name, values in PROTOCOLS.items())
+    return f"{named}; {NO_PROTOCOL}: of controls, which do not train and take it whatever is given"
 
 
 def _pairs(values: dict[str, Any]) -> str:

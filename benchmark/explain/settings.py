@@ -116,7 +116,7 @@ def settings_of_run(run: RunRecord) -> SettingValues:
         "ties": "mean rank" if run.schema_version == 1 else "expectation",
         "method": run.method,
         "generation": run.generation,
-        **asdict(Settings()),
+        **({} if run.untrained else asdict(Settings())),
         **run.settings,
         **run.hyperparameters,
         "llm": run.llm or "none",
@@ -124,7 +124,7 @@ def settings_of_run(run: RunRecord) -> SettingValues:
         **{name: getattr(machine, name) for name in ("precision", "device_name", "world_size", "threads")},
         "tuning": _tuning(run),
     }
-    values["max_tokens"] = details.get("max_tokens", values["max_tokens"])
+    values["max_tokens"] = details.get("max_tokens", values.get("max_tokens", 0))
     for name, (setting, value) in ONLY_WHERE.items():
         if values.get(setting) != value:
             values.pop(name, None)

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from benchmark.config import PROTOCOLS, Settings
 from benchmark.results.published import best_values
 from methods import registry
+from methods.controls.base import Control
 
 HEAD = """\
 # Settings and hyper-parameters
@@ -25,6 +26,10 @@ out of date.
 `--set name=value` changes any of them. Values are taken in this order, the later ones winning: the default,
 the protocol, the method's published schedule, what the dataset's recipe suggests (`[settings.all]`, then
 `[settings.<protocol>]`), `--set`. The run record holds all of them as they were used.
+
+Controls are not trained. They have no protocol (records and tables say `none`) and take few settings of the
+harness: `window` and, where they read hidden states, `pooling`, `max_tokens` and `states_dtype`. What `--set`
+gives them is fixed; validation chooses the others among the values searched.
 """
 _BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}"}
 _TYPES = {bool: "`True`, `False`", int: "whole number", float: "number", str: "text"}
@@ -36,7 +41,7 @@ def render() -> str:
     for name, entry in registry.entries().items():
         if entry.external:
             continue
-        cls = registry.get(name)
+        cls = registry.load(name)
         searched = {key: _values(values) for key, values in cls.grid.items()}
         own = {field.name for field in fields(cls.Config)}
         parts += [f"## Of `{name}`\n", f"{entry.summary}\n"]
@@ -46,7 +51,8 @@ def render() -> str:
         if best := list(best_values(name).values()):
             ranges = (f"`{key}` {_values(sorted({values[key] for values in best}))}" for key in best[0])
             parts.append(f"The paper's best values, which `--tune paper` takes: {'; '.join(ranges)}.\n")
-        for protocol, values in cls.schedule.items():
+        schedule = {} if issubclass(cls, Control) else cls.schedule
+        for protocol, values in schedule.items():
             parts.append(f"Its published schedule under `{protocol}`: {_pairs(values)}.\n")
     return "\n".join(parts)
 

@@ -23,6 +23,8 @@ from benchmark.train.checkpoint import Checkpoint
 Range = tuple[float, float]
 START = 15.0
 """Seconds in which a process starts and builds its model, where no probe measured it."""
+UNTRAINED: Range = (0.0, 60.0)
+"""Seconds in which a control scores all users, where no record has them."""
 SPREAD = 2.0
 """Runs of the same method and protocol on other data or with other values take up to so many times more
 epochs, or fewer."""
@@ -116,7 +118,7 @@ class CostEstimate:
 def estimate(plan: GridPlan, results: Path, fresh: bool, probe: Probe) -> CostEstimate:
     """What `plan` will cost with the store `results`; `probe` measures what no record has."""
     records = [run.record for run in iter_runs(results)] if results.exists() else []
-    records = [record for record in records if record.status == "ok" and record.curve]
+    records = [record for record in records if record.status == "ok" and (record.curve or record.untrained)]
     groups = by_configuration(plan.stages[0].runs)
     # trials of a search in the shared space cost about the same: the first is probed for all
     stands_for = {
@@ -147,10 +149,11 @@ def _row(
     own = [record for record in records if record.config_hash == first.config_hash]
     method = (first.spec.method, first.spec.protocol)
     similar = [record for record in records if (record.method, record.protocol) == method]
-    epochs = epoch_range(first.settings, own, similar)
+    epochs = (0.0, 0.0) if first.control else epoch_range(first.settings, own, similar)
     device = "cuda" if visible_gpus() else "cpu"
     here = [record for record in own if record.environment.device == device]
-    figures = from_records(here) if here else from_probe(*probe(first))
+    known = of_control(own) if first.control else from_records(here) if here else None
+    figures = known or from_probe(*probe(first))
     spans = [figures.seconds(epochs, done[run]) for run, state in states.items() if state != "finished"]
     seconds = sum(low for low, _ in spans), sum(high for _, high in spans)
     return CostRow(first, states, epochs, figures, seconds)
@@ -181,6 +184,16 @@ def from_records(records: Sequence[RunRecord]) -> CostFigures:
         START,
         *_peaks([peaks for record in records for peaks in record.cost.peak_memory.values()]),
     )
+
+
+def of_control(records: Sequence[RunRecord]) -> CostFigures:
+    """CostFigures of a control, which has no epochs: from its record, else a rough range."""
+    passes = [record.cost.eval_seconds or 0.0 for record in records]
+    searched = [record.tuning.train_seconds for record in records if record.tuning]
+    if not passes:
+        return CostFigures("not measured", evaluation=UNTRAINED)
+    peaks = _peaks([peaks for record in records for peaks in record.cost.peak_memory.values()])
+    return CostFigures("records", (0.0, 0.0), _edges(passes), START + max(searched, default=0.0), *peaks)
 
 
 def from_probe(variant: Variant, start: float) -> CostFigures:

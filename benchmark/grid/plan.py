@@ -11,7 +11,17 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
-from benchmark.config import SEARCHED, TRIALS, TUNE, Dimension, Tune, accepted, applicable, held
+from benchmark.config import (
+    NO_PROTOCOL,
+    SEARCHED,
+    TRIALS,
+    TUNE,
+    Dimension,
+    Tune,
+    accepted,
+    applicable,
+    held,
+)
 from benchmark.data.catalogue import find
 from benchmark.data.recipe import NO_OPTIONS, FolderOptions
 from benchmark.grid.space import (
@@ -25,8 +35,16 @@ from benchmark.grid.space import (
 )
 from benchmark.results.published import best_values, dataset_of
 from benchmark.results.record import NO_LLM
-from benchmark.run.spec import ResolvedRun, RunSpec, check_protocol, find_llm, resolve_run
+from benchmark.run.spec import (
+    ResolvedRun,
+    RunSpec,
+    check_protocol,
+    find_llm,
+    harness_settings,
+    resolve_run,
+)
 from methods import registry
+from methods.controls.base import Control
 from methods.errors import UserError, unknown
 
 
@@ -137,27 +155,35 @@ def expand(
 ) -> list[RunSpec]:
     """All runs, in the order dataset, language model, protocol, method, seed.
 
-    A method that reads no language model has one run, with NO_LLM, not one for each language model. An
+    A method that reads no language model has one run, with NO_LLM, not one for each language model, and a
+    control one, with NO_PROTOCOL, whatever the protocols and seeds. An
     override goes to the methods that have such a hyper-parameter; one that no method has raises `UserError`,
     as does any name that does not exist.
     """
     names = list(methods) if methods else registry.default_names()
-    classes = {name: registry.get(name) for name in names}
+    classes = {name: registry.load(name) for name in names}
     for dataset in datasets:
         find(dataset, reading)
+    trained = [name for name, cls in classes.items() if not issubclass(cls, Control)]
     for protocol in protocols:
-        check_protocol(protocol)
+        if trained or protocol != NO_PROTOCOL:
+            check_protocol(protocol)
     if any(cls.reads != "ids" for cls in classes.values()):
         for llm in llms:
             find_llm(llm)
-    _check_keys(overrides, set().union(*(accepted(cls.Config) for cls in classes.values())))
+    known = {name: accepted(cls.Config, harness_settings(cls)) for name, cls in classes.items()}
+    _check_keys(overrides, set().union(*known.values()))
     specs = {
         RunSpec(
-            dataset, NO_LLM if classes[name].reads == "ids" else llm, name, protocol, seed,
-            applicable(overrides, classes[name].Config), reading,
+            dataset,
+            NO_LLM if classes[name].reads == "ids" else llm,
+            name,
+            *((protocol, seed) if name in trained else (NO_PROTOCOL, 0)),
+            applicable(overrides, classes[name].Config, harness_settings(classes[name])),
+            reading,
         ): None
         for dataset, llm, protocol, name, seed in product(datasets, llms, protocols, names, seeds)
-    }  # fmt: skip
+    }
     return list(specs)
 
 
@@ -179,7 +205,7 @@ def make_plan(specs: Iterable[RunSpec], tune: Tune | None = None, trials: int | 
     that it tuned, where no trial can be run, and where `tune` does not fit the protocols.
     """
     specs = list(dict.fromkeys(specs))
-    _check_tune({spec.protocol for spec in specs}, tune, trials)
+    _check_tune({spec.protocol for spec in specs} - {NO_PROTOCOL}, tune, trials)
     parts = _PlanParts(TRIALS if trials is None else trials)
     for seeds in by_configuration(map(resolve_run, specs)):
         way = tune or ("search" if seeds[0].spec.protocol == SEARCHED else "none")
@@ -238,7 +264,7 @@ class _PlanParts:
         """Plan one configuration with all its seeds."""
         run = seeds[0]
         grid = run.cls.grid
-        if tune == "none":
+        if tune == "none" or run.control:  # a control chooses its settings itself
             self.runs += seeds
         elif tune == "search":
             self.searches.append(self._search(run, tuple(other.spec.seed for other in seeds[1:])))
@@ -319,7 +345,7 @@ def _check_values(run: ResolvedRun, values: Mapping[str, Any]) -> None:
 
 def _published(run: ResolvedRun) -> tuple[str, Mapping[str, Any]]:
     """The paper's language model and dataset that `run` has, and the method's best values there."""
-    table = best_values(run.spec.method) or run.cls.paper  # of another package, what its class declares
+    table = best_values(run.spec.method) or run.method.paper  # of another package, what its class declares
     llms, datasets = (list(dict.fromkeys(key[part] for key in table)) for part in (0, 1))
     llm = run.llm.name if run.llm else NO_LLM
     given, name = run.spec.dataset, run.prepared.name

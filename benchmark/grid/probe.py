@@ -114,7 +114,9 @@ def _lower(
     """All tokens behind layers that are never trained, where they are to be kept."""
     stored: dict[tuple[int, str], tuple[StoredStates, float]] = {}
     for run in readers:
-        layer, settings = run.cls.frozen_layers(run.config, llm.n_layers), run.settings
+        if run.control:
+            continue
+        layer, settings = run.method.frozen_layers(run.config, llm.n_layers), run.settings
         if run.cls.reads != "tokens" or not layer or settings.encode == "occurrences":
             continue
         choice, limit, dtype = settings.lower_states, settings.lower_states_gib, settings.states_dtype

@@ -22,7 +22,8 @@ Range = tuple[float, float]
 
 def run_seconds(record: RunRecord) -> float:
     """What all epochs of a run took: training, validation, checkpoints."""
-    return sum(row.train_seconds + row.eval_seconds + row.save_seconds for row in record.curve)
+    searched = record.tuning.train_seconds if record.untrained and record.tuning else 0.0
+    return searched + sum(row.train_seconds + row.eval_seconds + row.save_seconds for row in record.curve)
 
 
 @dataclass
@@ -155,10 +156,14 @@ def outcome(record: RunRecord, seconds: float) -> str:
     """How a run ended, in a line."""
     if record.status != "ok":
         return f"{record.status}: {record.error}"
+    took = f", {duration(seconds)}" if seconds else ""
+    if record.untrained:
+        masked = record.metrics["valid_masked"]["recall@10"]
+        trials = f"the best of {record.trials} trials, " if record.trials > 1 else ""
+        return f"ok, {trials}validation R@10 {masked:.4f} (masked){took}"
     best = record.curve[(record.best_epoch or 1) - 1] if record.curve else None
     quality = f", validation R@10 {best.valid['recall@10']:.4f} at epoch {record.best_epoch}" if best else ""
     several = "epoch" if record.epochs_run == 1 else "epochs"
-    took = f", {duration(seconds)}" if seconds else ""
     return f"ok after {record.epochs_run} {several}{quality}{took}"
 
 

@@ -114,7 +114,7 @@ def sections(results: Results) -> list[Section]:
     """A section for each table of two rows or more whose runs came to their end."""
     made = []
     for stem, group in results.groups.items():
-        rows = [row for row in group.rows if row.finished]
+        rows = [row for row in group.rows + group.controls if row.finished]
         if len(rows) > 1:
             made.append(_section(_table(stem, group, rows)))
     return made
@@ -220,7 +220,7 @@ def _against_reference(table: _TableTests, metric: str) -> Block:
         head = [
             Cell(member.label),
             Cell(share(float(member.gains.mean[:, column].mean())), record=member.row.configuration),
-            Cell(str(len(member.runs))),
+            Cell("" if member.runs[0].record.untrained else str(len(member.runs))),
             Cell("n/a" if spread is None else share(spread)),
         ]
         if member is best:
@@ -264,7 +264,8 @@ def _notes(table: _TableTests) -> list[str]:
     ]
     if len(table.members) > ALL_PAIRS:
         notes.append(f"Of more than {ALL_PAIRS} rows, each is compared with the reference alone.")
-    single = [member.label for member in table.members if len(member.runs) == 1]
+    trained = [member for member in table.members if not member.runs[0].record.untrained]
+    single = [member.label for member in trained if len(member.runs) == 1]
     if single:
         notes.append(f"One seed only, so that its spread is unknown: {', '.join(single)}.")
     return notes

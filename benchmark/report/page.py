@@ -248,6 +248,6 @@ def tiles(records: Sequence[StoredRun]) -> dict[str, int]:
         "datasets": len({run.dataset for run in runs}),
         "language models": len({run.llm for run in runs if run.llm}),
         "methods": len({run.method for run in runs}),
-        "protocols": len({run.protocol for run in runs}),
+        "protocols": len({run.protocol for run in runs if not run.untrained}),
     }
     return {**counts, "runs that failed": failed} if failed else counts

@@ -26,7 +26,11 @@ def configuration(stored: Sequence[StoredRun]) -> dict[str, Any]:
     packages = run.environment.packages
     environment = {name: getattr(run.environment, name) for name in SHOWN_ENVIRONMENT}
     trained = [
-        f"{each.epochs_run} epochs, the best {each.best_epoch}" if each.status == "ok" else each.status
+        "not trained"
+        if each.untrained and each.status == "ok"
+        else f"{each.epochs_run} epochs, the best {each.best_epoch}"
+        if each.status == "ok"
+        else each.status
         for each in runs
     ]
     return {

@@ -61,12 +61,13 @@ def sections(results: Results) -> list[Section]:
 
 def section(group: RunGroup, stem: str = "") -> Section:
     """The tables of a group; each row names the configuration of its runs."""
-    sources = {row.label: row.configuration for row in group.rows}
+    with_runs = group.rows + group.controls
+    sources = {row.label: row.configuration for row in with_runs}
     tables = [
         replace(block, rows=[_linked(row, sources.get(row[0].text, "")) for row in block.rows])
         for block in blocks(group)
     ]
-    records = {row.configuration: configuration(row.stored) for row in group.rows}
+    records = {row.configuration: configuration(row.stored) for row in with_runs}
     return Section(stem, title(group), group.caption, tables, notes(group), (), csv_rows(group), records)
 
 
@@ -103,7 +104,7 @@ def blocks(group: RunGroup) -> list[Block]:
     columns = [
         *(_quality_cells(group, column) for column in main),
         *(_cost_cells(group, column) for column in PRINTED),
-        [Cell(_seeds(row)) for row in group.rows] + [Cell("")] * len(group.bounds),
+        [Cell(_seeds(row)) for row in group.rows] + [Cell("")] * len(group.foot),
         *(_search_cells(group, column) for column in search),
     ]
     labels = [column.label for column in (*main, *PRINTED)]
@@ -118,8 +119,8 @@ def blocks(group: RunGroup) -> list[Block]:
 
 
 def _block(title: str, heads: list[str], group: RunGroup, columns: Sequence[list[Cell]]) -> Block:
-    labels = [Cell(row.label) for row in (*group.rows, *group.bounds)]
-    return Block(title, heads, [list(row) for row in zip(labels, *columns, strict=True)], len(group.bounds))
+    labels = [Cell(row.label) for row in group.rows + group.foot]
+    return Block(title, heads, [list(row) for row in zip(labels, *columns, strict=True)], len(group.foot))
 
 
 def _split_label(column: RunMeasure) -> str:
@@ -129,27 +130,30 @@ def _split_label(column: RunMeasure) -> str:
 
 
 def _quality_cells(group: RunGroup, column: RunMeasure) -> list[Cell]:
-    """Cells of all rows and bounds, the best and the second marked; equal as printed is equal."""
-    figures = [column.mean(row) for row in group.rows]
+    """Cells of all rows, the best and the second marked, but no bound; equal as printed is equal."""
+    rows = group.rows + group.controls
+    figures = [column.mean(row) for row in rows]
     printed = sorted(
         {share(figure.mean) for figure in figures if figure}, key=float, reverse=column.direction == "higher"
     )
     ranked = column.direction and len(printed) > 1
     marks: dict[str, Mark] = dict(zip(printed, ("best", "second"), strict=False)) if ranked else {}
     cells = []
-    for row, figure in zip(group.rows, figures, strict=True):
+    for row, figure in zip(rows, figures, strict=True):
         text = column.show(figure) if figure else NO_FIGURE if row.status == "ok" else row.status
         cells.append(Cell(text, marks.get(share(figure.mean), "") if figure else ""))
     return cells + [Cell(column.cell(bound)) for bound in group.bounds]
 
 
 def _cost_cells(group: RunGroup, column: RunMeasure) -> list[Cell]:
-    texts = [column.cell(row) if row.status == "ok" else row.status for row in group.rows]
+    rows = group.rows + group.controls
+    texts = [column.cell(row) if row.status == "ok" else row.status for row in rows]
     return [Cell(text) for text in texts] + [Cell("")] * len(group.bounds)
 
 
 def _search_cells(group: RunGroup, column: RunMeasure) -> list[Cell]:
-    return [Cell(column.cell(row)) for row in group.rows] + [Cell("")] * len(group.bounds)
+    rows = group.rows + group.controls
+    return [Cell(column.cell(row)) for row in rows] + [Cell("")] * len(group.bounds)
 
 
 def _seeds(row: RunRow) -> str:
@@ -174,6 +178,7 @@ def notes(group: RunGroup) -> list[str]:
         *_lists_notes(group),
         *_unlike_candidates_note(group),
         *_trial_notes(group),
+        *_control_notes(group),
     ]
     if any(len(row.ok) > 1 for row in group.rows):
         lines.append(
@@ -182,7 +187,7 @@ def notes(group: RunGroup) -> list[str]:
     if group.key.llm is not None:
         none = [row.label for row in group.rows if row.runs[0].llm is None]
         lines += [f"Without a language model: {', '.join(none)}."] if none else []
-    for row in group.rows:
+    for row in group.rows + group.controls:
         lines += [f"{row.label}: {pair}" for pair in row.runs[0].overrides if shortened(pair) != pair]
         for run in row.runs:
             if run.cost.chunk_halvings and run.cost.chunk_tokens:
@@ -204,6 +209,20 @@ def _lists_notes(group: RunGroup) -> list[str]:
     return [note for note in notes if note]
 
 
+def _control_notes(group: RunGroup) -> list[str]:
+    """What the controls are, how many settings each tried, and which it took."""
+    if not group.controls:
+        return []
+    lines = [
+        "Rows between the trained ones and the bounds are controls, recommenders without training. Each "
+        "chooses its settings on validation, by Recall@10 with the user's history masked."
+    ]
+    for row in group.controls:
+        if row.tuning:
+            lines.append(f"{row.label}: {', '.join(row.tuning.chosen)}, of {len(row.tuning.trials)} trials.")
+    return lines
+
+
 def _unlike_candidates_note(group: RunGroup) -> list[str]:
     apart = [f"{size} candidates: {', '.join(rows)}" for size, rows in unlike_candidates(group).items()]
     warning = (
@@ -221,11 +240,11 @@ def csv_rows(group: RunGroup) -> list[dict[str, Any]]:
     asked = dict.fromkeys((*METRICS, *of_ranks(group.metrics)))
     splits = [quality(split, metric) for split in CSV_SPLITS for metric in asked]
     splits += [quality("test_masked", metric) for metric in of_lists(group.metrics)]
-    for row in (*group.rows, *group.bounds):
+    for row in group.rows + group.foot:
         first = row.runs[0] if row.runs else None
         line: dict[str, Any] = {
             **group.key._asdict(),
-            "kind": "run" if first else "bound",
+            "kind": "bound" if not first else "control" if first.untrained else "run",
             "label": row.label,
             "method": first.method if first else None,
             "overrides": " ".join(first.overrides) if first else None,
@@ -255,12 +274,13 @@ def _whole(value: float) -> float | int:
 
 
 def _tuned(group: RunGroup) -> bool:
+    """Whether a search chose among trained trials, so that the table shows how."""
     return any(row.tuning for row in group.rows)
 
 
-def _trials(group: RunGroup) -> Iterator[tuple[RunRow, Tuning, Trial]]:
+def _trials(rows: Sequence[RunRow]) -> Iterator[tuple[RunRow, Tuning, Trial]]:
     """The trials of all rows, each search's in the order of its grid."""
-    for row in group.rows:
+    for row in rows:
         if row.tuning:
             for trial in row.tuning.trials:
                 yield row, row.tuning, trial
@@ -273,14 +293,18 @@ def _trials_block(group: RunGroup) -> list[Block]:
             Cell(_trial_label(row, trial)),
             Cell(NO_FIGURE) if trial.recall is None else Cell(share(trial.recall), "best" if chosen else ""),
             Cell("yes" if chosen else ""),
-            Cell(f"{trial.best_epoch} / {trial.epochs_run}" if trial.status == "ok" else trial.status),
+            Cell(_epochs(trial) if trial.status == "ok" else trial.status),
             *(Cell(_time(value)) for value in (trial.train_seconds, trial.train_cpu_seconds)),
         ]
-        for row, search, trial in _trials(group)
+        for row, search, trial in _trials(group.rows)
         if search.mode != "search"  # whose trials have a section of their own
         for chosen in [_chosen(search, trial)]
     ]
     return [Block("Trials, by validation only", TRIAL_HEADS, rows)] if rows else []
+
+
+def _epochs(trial: Trial) -> str:
+    return f"{trial.best_epoch} / {trial.epochs_run}" if trial.epochs_run else NO_FIGURE
 
 
 def _trial_notes(group: RunGroup) -> list[str]:
@@ -302,7 +326,7 @@ def _trial_notes(group: RunGroup) -> list[str]:
         if row.tuning.source:
             lines.append(f"{row.label}: values of the paper's {row.tuning.source}.")
         lines += [f"{row.label}: {name} was not tuned: {why}." for name, why in row.tuning.fixed.items()]
-    for row, _, trial in _trials(group):
+    for row, _, trial in _trials(group.rows):
         if trial.status != "ok":
             why = one_line(trial.error or "no reason recorded")
             lines.append(f"{_trial_label(row, trial)}: {trial.status}: {why}")
@@ -329,7 +353,7 @@ def _trial_lines(group: RunGroup) -> list[dict[str, Any]]:
             "valid_masked_recall@10": trial.recall if search.select == "masked" else None,
             "chosen": "yes" if _chosen(search, trial) else "no",
         }
-        for row, search, trial in _trials(group)
+        for row, search, trial in _trials(group.rows + group.controls)
     ]
 
 

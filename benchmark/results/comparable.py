@@ -98,12 +98,21 @@ class RunGroup:
     key: Key
     rows: tuple[RunRow, ...]
     bounds: tuple[RunRow, ...]
+    """`chance`, `ceiling`."""
     shared: tuple[str, ...]
     """Overrides that every row has."""
     metrics: tuple[str, ...] = METRICS
     """The measures that it shows, raw and masked."""
     differs: tuple[str, ...] = ()
     """What sets it apart, as `key=value`, from other tables of its dataset, language model and protocol."""
+    controls: tuple[RunRow, ...] = ()
+    """Controls of the data and language model, which stand in each of their tables; a table without trained
+    rows has them among `rows`."""
+
+    @property
+    def foot(self) -> tuple[RunRow, ...]:
+        """The rows below the trained ones: controls, then bounds."""
+        return self.controls + self.bounds
 
     @property
     def hardware(self) -> str:
@@ -188,27 +197,35 @@ def groups(
 
     A run that reads no language model joins the tables of its data, protocol and hardware, whatever their
     language model; of several tables with one language model, those whose settings are most like its own. It
-    makes a table of its own only where there is no other. Trials that a search did not choose are left out:
-    the record of what it chose tells of them. Raises `UserError` for two records of one
+    makes a table of its own only where there is no other. Controls stand in every table of their data and
+    language model, and make one of their own only where there is none. Trials that a search did not choose
+    are left out: the record of what it chose tells of them. Raises `UserError` for two records of one
     configuration and seed in a table: they would narrow its interval without being a new seed.
     """
     members: dict[Key, list[StoredRun]] = {}
+    without_llm: list[StoredRun] = []
     controls: list[StoredRun] = []
     runs = list(stored)
+    trained = {tuple(key_of(run.record))[:3] for run in runs if not run.record.untrained}
     chosen_by = searches(run.record for run in runs)
     lost = chosen_by.lost
     for run in runs:
         if run.record.config_hash in lost:
             continue
-        if run.record.llm is None:
+        if run.record.untrained and any(_is_control_of(run.record, table) for table in trained):
             controls.append(run)
+        elif run.record.llm is None:
+            without_llm.append(run)
         else:
             members.setdefault(key_of(run.record), []).append(run)
     common = {key: _settings([run.record for run in same]) for key, same in members.items()}
-    for run in controls:
+    for run in without_llm:
         for key in _hosts(run.record, common) or [key_of(run.record)]:
             members.setdefault(key, []).append(run)
-    tables = [_group(key, same, chosen_by, tuple(metrics)) for key, same in members.items()]
+    tables = []
+    for key, same in members.items():
+        guests = [run for run in controls if _is_control_of(run.record, key)]
+        tables.append(_group(key, same, guests, chosen_by, tuple(metrics)))
     tables.sort(key=lambda group: _sorting(group.key, group))
     return _tell_apart(_with_means(tables, figures))
 
@@ -222,7 +239,7 @@ def _with_means(tables: Sequence[RunGroup], figures: pd.DataFrame) -> list[RunGr
     rows = [
         (number, row.label, run.name)
         for number, group in enumerate(tables)
-        for row in group.rows
+        for row in group.rows + group.controls
         for run in row.finished
     ]
     members = pd.DataFrame(rows, columns=["table", "row", "record"]).astype({"record": "string"})
@@ -231,12 +248,21 @@ def _with_means(tables: Sequence[RunGroup], figures: pd.DataFrame) -> list[RunGr
     for number, label, measure, split, values in seeds.reset_index().itertuples(index=False):
         if mean := estimate(values):
             means.setdefault((number, label), {})[measure, split] = mean
+
+    def with_means(number: int, rows: Iterable[RunRow]) -> tuple[RunRow, ...]:
+        return tuple(replace(row, means=means.get((number, row.label), {})) for row in rows)
+
     return [
-        replace(
-            group, rows=tuple(replace(row, means=means.get((number, row.label), {})) for row in group.rows)
-        )
+        replace(group, rows=with_means(number, group.rows), controls=with_means(number, group.controls))
         for number, group in enumerate(tables)
     ]
+
+
+def _is_control_of(control: RunRecord, table: Sequence[Any]) -> bool:
+    """Whether a control belongs to tables whose key begins with this dataset, data key and language model."""
+    dataset, data_key, llm = table[:3]
+    own = key_of(control)
+    return (own.dataset, own.data_key) == (dataset, data_key) and own.llm in (None, llm)
 
 
 def _hosts(control: RunRecord, common: Mapping[Key, Mapping[str, Any]]) -> list[Key]:
@@ -269,7 +295,13 @@ def _sorting(key: Key, group: RunGroup) -> tuple[Any, ...]:
     return (key.dataset, key.llm or "", key.protocol, oldest, tuple(map(str, key)))
 
 
-def _group(key: Key, stored: list[StoredRun], chosen_by: Searches, metrics: tuple[str, ...]) -> RunGroup:
+def _group(
+    key: Key,
+    stored: list[StoredRun],
+    controls: list[StoredRun],
+    chosen_by: Searches,
+    metrics: tuple[str, ...],
+) -> RunGroup:
     runs = [run.record for run in stored]
     by_config: dict[str, list[StoredRun]] = {}
     for run in stored:
@@ -299,7 +331,21 @@ def _group(key: Key, stored: list[StoredRun], chosen_by: Searches, metrics: tupl
     limits = {name: _first(run.data.get(name) for run in runs) for name in BOUNDS}
     limits["chance"] = _chance(limits["chance"], runs, metrics)
     bounds = tuple(RunRow(name, means=_means_of(limit)) for name, limit in limits.items() if limit)
-    return RunGroup(key, tuple(rows), bounds, tuple(shared), metrics)
+    foot = _control_rows(controls, last)
+    return RunGroup(key, tuple(rows), bounds, tuple(shared), metrics, controls=foot)
+
+
+def _control_rows(controls: Iterable[StoredRun], last: int) -> tuple[RunRow, ...]:
+    """A row for each control, in the order of labels; `last` is the newest generation of the table."""
+    rows = [
+        RunRow(
+            mark(_label(run.record, set(run.record.overrides), (), None), run.record.generation < last),
+            (run,),
+            tuning=run.record.tuning,
+        )
+        for run in controls
+    ]
+    return tuple(sorted(rows, key=lambda row: row.label))
 
 
 def _means_of(splits: Mapping[str, Metrics]) -> dict[tuple[str, str], SeedMean]:

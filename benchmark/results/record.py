@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from benchmark.config import NO_PROTOCOL
 from benchmark.files import CHECKSUM, checksum_of, write_atomically
 from benchmark.results.schema import (
     METRICS,
@@ -184,7 +185,7 @@ class Trial(Part):
     best_epoch: int | None = None
     epochs_run: int = 0
     train_seconds: float = 0.0
-    """Training seconds of all its epochs, as far as it came."""
+    """Training seconds of all its epochs, as far as it came; of a control, seconds of scoring validation."""
     train_cpu_seconds: float = 0.0
     """The same in CPU seconds, over all threads and processes."""
 
@@ -270,8 +271,9 @@ class RunRecord(Versioned):
     """Distribution, version, whether it came from outside the project (`external`), and `code`, a digest of
     the method's code (null where its source cannot be found; missing in older records)."""
     protocol: str
+    """`paper`, `fair`; `none` of a control, which is not trained: it has no epochs, and no `liveness`."""
     settings: dict[str, Plain]
-    """Every harness setting, resolved."""
+    """Every harness setting, resolved; of a control those that concern it."""
     overrides: list[str]
     """The `key=value` pairs given on top of the protocol, sorted."""
     hyperparameters: dict[str, Plain]
@@ -331,9 +333,14 @@ class RunRecord(Versioned):
         if self.status == "ok":
             if missing := [split for split in ALWAYS if split not in self.metrics]:
                 raise fault(f"metrics.{missing[0]}: is missing, though status is ok")
-            if not 0 < (self.best_epoch or 0) <= self.epochs_run:
+            if not self.untrained and not 0 < (self.best_epoch or 0) <= self.epochs_run:
                 raise fault(f"best_epoch: {self.best_epoch} is none of the {self.epochs_run} epochs run")
         return self
+
+    @property
+    def untrained(self) -> bool:
+        """Whether it is of a control, which has no epochs."""
+        return self.protocol == NO_PROTOCOL
 
     def made_by_other(self, code: str | None) -> bool:
         """Whether the method's code was not that of digest `code`; no where one of the two is not known."""

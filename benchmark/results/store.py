@@ -102,14 +102,21 @@ def _verify(stored: StoredRun) -> None:
     known = (run.data.get("fingerprint") or {}).get("test_targets", users)
     if users != known:
         raise UserError(f"its ranks are of {users:,} users, and its fingerprint has {known:,}.")
+    if run.untrained:
+        _verify_splits(stored, users)
+        return
     epoch = next((point for point in run.curve if point.epoch == run.best_epoch), None)
     if epoch is None or (epoch.valid, epoch.valid_masked) != (
         run.metrics["valid"],
         run.metrics["valid_masked"],
     ):
         raise UserError("its validation metrics are not those of its best epoch.")
+    _verify_splits(stored, users)
+
+
+def _verify_splits(stored: StoredRun, users: int) -> None:
     for form in ("", "_masked"):
-        _verify_parts(run, users, form)
+        _verify_parts(stored.record, users, form)
     _ = stored.lists
 
 

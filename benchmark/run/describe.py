@@ -18,7 +18,8 @@ from benchmark.run.inputs import Inputs
 from benchmark.run.spec import ResolvedRun
 from benchmark.train.batches import total_steps
 from benchmark.train.evaluate import UserRanks
-from benchmark.train.loop import Task, Trainer
+from benchmark.train.loop import Trainer
+from benchmark.train.sequences import Rows
 
 
 def blank(resolved: ResolvedRun, where: Environment) -> RunRecord:
@@ -40,7 +41,7 @@ def blank(resolved: ResolvedRun, where: Environment) -> RunRecord:
             "code": resolved.code,
         },
         protocol=spec.protocol,
-        settings=as_dict(resolved.settings),
+        settings=resolved.applied_settings,
         overrides=sorted(spec.overrides),
         hyperparameters=as_dict(resolved.config),
         config_hash=resolved.config_hash,
@@ -132,12 +133,15 @@ def add_training(record: RunRecord, trainer: Trainer, alone: bool = False) -> No
         cost.encodings_per_epoch = progress.encodings
 
 
-def add_quality(record: RunRecord, task: Task, ranks: UserRanks) -> None:
-    """Metrics of the chosen epoch; warm and cold targets apart where there are cold ones."""
-    best = record.curve[(record.best_epoch or 1) - 1]
-    metrics = {"valid": best.valid, "valid_masked": best.valid_masked}
-    targets = task.sequences.items[task.test.start + task.test.length]
-    cold = ~np.isin(targets, task.sequences.trained)
+def add_quality(
+    record: RunRecord, valid: dict[str, Metrics], targets: Ints, trained: Ints, ranks: UserRanks
+) -> None:
+    """Metrics of the chosen epoch or trial, whose metrics on validation are `valid`.
+
+    Of the test, those of warm and cold `targets` `[U]` apart where there are cold ones: none of `trained`.
+    """
+    metrics = dict(valid)
+    cold = ~np.isin(targets, trained)
     record.cold_targets = int(cold.sum())
     parts = {"test": np.ones_like(cold)}
     if cold.any():
@@ -149,15 +153,18 @@ def add_quality(record: RunRecord, task: Task, ranks: UserRanks) -> None:
     record.metrics = metrics
 
 
-def user_lists(prepared: Prepared, task: Task, ranks: UserRanks) -> StoredLists:
-    """The lists of the test with what their measures need of the data; `ranks` were made with lists."""
+def user_lists(prepared: Prepared, test: Rows, history_start: Ints, ranks: UserRanks) -> StoredLists:
+    """The lists of the test with what their measures need of the data; `ranks` were made with lists.
+
+    `history_start` `[U]` is where each user's sequence begins in the flat array.
+    """
     assert ranks.top is not None
     items, scores = ranks.top.items, ranks.top.scores  # [U, k]
     trained = training_counts(prepared)
-    at = task.test.start + task.test.length  # [U] where the targets are in the flat array
-    target = task.sequences.items[at]
+    at = test.start + test.length  # [U] where the targets are in the flat array
+    target = prepared.items[at]
     columns = {
-        "user": ranks.user, "target": target, "history": at - task.history_start[ranks.user],
+        "user": ranks.user, "target": target, "history": at - history_start[ranks.user],
         "target_count": trained[target], "items": items,
         "counts": np.where(items >= 0, trained[items], 0),
     }  # fmt: skip

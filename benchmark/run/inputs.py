@@ -24,7 +24,7 @@ from benchmark.measure import device_name, pick_device
 from benchmark.model.items import ItemInputs
 from benchmark.model.parallel import any_process, is_main, log_main
 from benchmark.progress import print_steps
-from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
+from benchmark.run.spec import ResolvedRun, RunSpec, harness_settings, resolve_run
 from methods import registry
 from methods.base import Context, Items, Method, state_covariance, state_statistics
 from methods.errors import UserError
@@ -93,11 +93,11 @@ def build_method(resolved: ResolvedRun, inputs: Inputs, total_steps: int) -> Met
     """The run's method. Raises `UserError` where it cannot be put on this language model."""
     n_items = len(resolved.prepared.texts)
     context = Context(resolved.settings.width, n_items, total_steps, **inputs.context)
-    return resolved.cls(resolved.config, context)
+    return resolved.method(resolved.config, context)
 
 
 def _states_inputs(resolved: ResolvedRun, llm: LLM, device: torch.device, sources: Sources) -> Inputs:
-    states = _pooled_states(resolved, llm, device, sources)
+    states = pooled_states(resolved, llm, device, sources)
     values = states.values.to(device)  # [I, A, D]
     offset = states.mean.to(device) if states.mean.any() else None  # [A, D]; zero where states are fp32
 
@@ -114,7 +114,7 @@ def _tokens_inputs(resolved: ResolvedRun, llm: LLM, device: torch.device, source
     context = _about(llm) | {"pooling": resolve_pooling(resolved.settings.pooling, llm)}
     seconds: list[float] = []
     if resolved.cls.layers(resolved.config, llm.n_layers):
-        states = _pooled_states(resolved, llm, device, sources)
+        states = pooled_states(resolved, llm, device, sources)
         context |= _statistics(resolved, states)
         seconds.append(states.seconds)
     tokens = load_tokens(resolved.prepared.texts, llm)
@@ -149,7 +149,8 @@ def _states_reader(lower: TokenStates) -> ItemInputs:
     return ItemInputs(read, lower.tokens.lengths)
 
 
-def _pooled_states(resolved: ResolvedRun, llm: LLM, device: torch.device, sources: Sources) -> States:
+def pooled_states(resolved: ResolvedRun, llm: LLM, device: torch.device, sources: Sources = CACHE) -> States:
+    """The hidden states that a run's method or control reads, on the CPU."""
     settings, layers = resolved.settings, resolved.cls.layers(resolved.config, llm.n_layers)
     texts = resolved.prepared.texts
     pooling, dtype = settings.pooling, settings.states_dtype
@@ -162,7 +163,7 @@ def _lower_states(
     resolved: ResolvedRun, llm: LLM, tokens: Tokens, device: torch.device, sources: Sources
 ) -> TokenStates | None:
     """States behind the layers that the method never trains, where they are to be kept."""
-    settings, layer = resolved.settings, resolved.cls.frozen_layers(resolved.config, llm.n_layers)
+    settings, layer = resolved.settings, resolved.method.frozen_layers(resolved.config, llm.n_layers)
     # `occurrences` is what published code does, which runs every layer every time
     if not layer or settings.encode == "occurrences":
         return None
@@ -182,7 +183,7 @@ def _about(llm: LLM) -> dict[str, Any]:
 def _statistics(resolved: ResolvedRun, states: States) -> dict[str, Any]:
     mean, std = state_statistics(states.values)
     found = {"state_mean": mean + states.mean, "state_std": std}
-    if resolved.cls.reads_covariance(resolved.config):
+    if resolved.method.reads_covariance(resolved.config):
         found["state_covariance"] = state_covariance(states.values, mean)
     return found
 
@@ -212,8 +213,8 @@ def prepare_inputs(
     if llm is not None:
         yield from prepare_runs(
             resolve_run(RunSpec(
-                dataset, llm, name, protocol,
-                overrides=applicable(overrides, registry.get(name).Config), reading=reading,
+                dataset, llm, name, protocol, reading=reading,
+                overrides=applicable(overrides, (cls := registry.load(name)).Config, harness_settings(cls)),
             ))
             for name, protocol in product(methods or registry.default_names(), protocols)
         )  # fmt: skip
@@ -261,7 +262,7 @@ def _prepare_lower(tuned: Sequence[ResolvedRun]) -> Iterator[str]:
     done: set[tuple[int, str]] = set()
     for resolved in tuned:
         assert resolved.llm is not None
-        layer = resolved.cls.frozen_layers(resolved.config, resolved.llm.n_layers)
+        layer = resolved.method.frozen_layers(resolved.config, resolved.llm.n_layers)
         if not layer or (layer, resolved.settings.states_dtype) in done:
             continue
         done.add((layer, resolved.settings.states_dtype))

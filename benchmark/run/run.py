@@ -19,6 +19,7 @@ from benchmark.results.record import RunRecord, ranks_path
 from benchmark.results.store import Standing, look_up, set_aside
 from benchmark.results.user_columns import write_columns
 from benchmark.run.build import build_trainer, make_accelerator, pick_precision
+from benchmark.run.controls import ControlError, score_control
 from benchmark.run.describe import add_cost, add_quality, add_texts, add_training, blank, user_lists
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from benchmark.train.checkpoint import Checkpoint
@@ -70,13 +71,17 @@ def _attempt(
     """Run to the end, and record how it ended."""
     record = blank(resolved, environment(accelerator.device, precision, world_size()))
     try:
-        ranks, lists = _execute(resolved, record, accelerator, checkpoint)
+        if resolved.control:
+            ranks, lists = score_control(resolved, record, accelerator.device)
+        else:
+            ranks, lists = _execute(resolved, record, accelerator, checkpoint)
     except KeyboardInterrupt:
-        _write(record, "interrupted", "stopped by ctrl-C; the same command goes on from the last epoch", path)
+        again = "runs it again" if resolved.control else "goes on from the last epoch"
+        _write(record, "interrupted", f"stopped by ctrl-C; the same command {again}", path)
         raise
     except UserError:
         raise
-    except (NotFiniteError, NotAliveError) as error:
+    except (NotFiniteError, NotAliveError, ControlError) as error:
         return _write(record, "failed", one_line(error, 500), path)
     except Exception as error:
         if out_of_memory(error):
@@ -110,11 +115,14 @@ def _execute(
         raise
     add_training(record, trainer)
     record.extra = trainer.model.method.extra_record()
-    add_quality(record, trainer.task, ranks)
+    task, best = trainer.task, record.curve[(record.best_epoch or 1) - 1]
+    valid = {"valid": best.valid, "valid_masked": best.valid_masked}
+    targets = task.sequences.items[task.test.start + task.test.length]
+    add_quality(record, valid, targets, task.sequences.trained, ranks)
     record.liveness = trainer.certificate()
     if record.liveness.problems:
         raise NotAliveError(record.liveness.problems[0])
-    return ranks, user_lists(resolved.prepared, trainer.task, ranks)
+    return ranks, user_lists(resolved.prepared, task.test, task.history_start, ranks)
 
 
 def _write(record: RunRecord, status: str, error: str | None, path: Path) -> RunRecord:

@@ -6,7 +6,7 @@ A run is resolved once a process and handed on. Between processes it travels as 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from benchmark.config import PROTOCOLS, Settings, digest, parse, searched, split_overrides
+from benchmark.config import (
+    CONTROL_SETTINGS,
+    NO_PROTOCOL,
+    PROTOCOLS,
+    SETTINGS,
+    Settings,
+    as_dict,
+    digest,
+    parse,
+    searched,
+    split_overrides,
+)
 from benchmark.data.catalogue import find
 from benchmark.data.paths import cache_folder
 from benchmark.data.prepare import Prepared, prepare
@@ -25,11 +36,14 @@ from benchmark.results.metrics import measure
 from benchmark.results.record import NO_LLM
 from methods import registry
 from methods.code import code_digest
+from methods.controls.base import Control
 from methods.errors import UserError, unknown
 from methods.fields import hashed
 
 if TYPE_CHECKING:
     from methods.base import Method
+
+    AnyMethod = type[Method] | type[Control]
 
 ROW_SETTINGS = (
     "ids", "batch_size", "accumulation", "encode", "chunk_tokens", "lower_states", "lower_states_gib",
@@ -49,6 +63,7 @@ class RunSpec:
     """NO_LLM, or any name, for a method that reads no language model."""
     method: str
     protocol: str = "paper"
+    """NO_PROTOCOL, or any one, for a control; likewise its seed is 0."""
     seed: int = 0
     overrides: tuple[str, ...] = ()
     """`key=value` pairs on top of the protocol."""
@@ -84,16 +99,36 @@ class ResolvedRun:
 
     spec: RunSpec
     entry: registry.RegisteredMethod = field(compare=False)
-    cls: type[Method] = field(compare=False)
+    cls: AnyMethod = field(compare=False)
     settings: Settings = field(compare=False)
     config: Any = field(compare=False)
-    """The method's hyper-parameters, an instance of `cls.Config`."""
+    """The method's hyper-parameters, an instance of `cls.Config`; of a control, those that the user fixed and
+    the defaults of the others."""
     prepared: Prepared = field(compare=False)
     llm: LLM | None = field(compare=False)
     """None for a method that reads no language model."""
+    fixed: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Of a control: the settings that the user fixed, which validation does not choose."""
 
     def __str__(self) -> str:
         return str(self.spec)
+
+    @property
+    def method(self) -> type[Method]:
+        """The class of a method that trains."""
+        assert not issubclass(self.cls, Control)
+        return self.cls
+
+    @property
+    def control(self) -> type[Control] | None:
+        """The class of a control; None for a method that trains."""
+        return self.cls if issubclass(self.cls, Control) else None
+
+    @property
+    def applied_settings(self) -> dict[str, Any]:
+        """The settings of the harness that concern the run, JSON-able."""
+        values = as_dict(self.settings)
+        return {name: values[name] for name in harness_settings(self.cls)}
 
     @cached_property
     def config_hash(self) -> str:
@@ -101,6 +136,8 @@ class ResolvedRun:
         llm = self.llm and {**self.llm.details(), "name": None, "source": None}
         source = {"method": self.entry.name, "target": self.entry.target}
         values = {"settings": hashed(self.settings), "config": hashed(self.config)}
+        if self.control:
+            values = {"settings": self.applied_settings, "fixed": dict(self.fixed)}
         return digest(
             {"data": self.prepared.key, "llm": llm, "protocol": self.spec.protocol, **source, **values}
         )
@@ -110,6 +147,7 @@ class ResolvedRun:
         """Equal for runs that may stand in one table."""
         own = {*ROW_SETTINGS, *searched(self.spec.protocol)}
         shared = {name: value for name, value in hashed(self.settings).items() if name not in own}
+        shared = {} if self.control else shared
         return digest({"data": self.prepared.key, "protocol": self.spec.protocol, "settings": shared})
 
     @cached_property
@@ -129,13 +167,23 @@ class ResolvedRun:
         return results / self.prepared.name / llm / self.spec.method / name
 
     def with_seed(self, seed: int) -> ResolvedRun:
-        """The same configuration with another seed. Raises `UserError` for a seed that cannot be."""
+        """The same configuration with another seed. Raises `UserError` for a seed that cannot be.
+
+        A control has no random numbers: it stays as it is.
+        """
         check_seed(seed)
+        if self.control:
+            return self
         return replace(self, spec=replace(self.spec, seed=seed))
 
 
 def check_protocol(name: str) -> None:
-    """Raise `UserError` unless `name` is a protocol."""
+    """Raise `UserError` unless `name` is a protocol under which methods train."""
+    if name == NO_PROTOCOL:
+        raise UserError(
+            f"protocol '{NO_PROTOCOL}' is for controls, which do not train; for a method that trains give "
+            f"{' or '.join(PROTOCOLS)}."
+        )
     if name not in PROTOCOLS:
         raise unknown("protocol", name, PROTOCOLS)
 
@@ -146,11 +194,18 @@ def check_seed(seed: int) -> None:
         raise UserError(f"--seed must be from 0 to 4294967295, got {seed}.")
 
 
+def harness_settings(cls: AnyMethod) -> tuple[str, ...]:
+    """The settings of the harness that concern a method or control: what `--set` may give it."""
+    return CONTROL_SETTINGS[cls.reads] if issubclass(cls, Control) else SETTINGS
+
+
 def resolve_run(spec: RunSpec) -> ResolvedRun:
     """Check every name and value of `spec` and prepare its data. Raises `UserError` with the first fault."""
-    entry, cls = registry.entry(spec.method), registry.get(spec.method)
-    check_protocol(spec.protocol)
+    entry, cls = registry.entry(spec.method), registry.load(spec.method)
     check_seed(spec.seed)
+    if issubclass(cls, Control):
+        return _resolve_control(replace(spec, protocol=NO_PROTOCOL, seed=0), entry, cls)
+    check_protocol(spec.protocol)
     harness, own = split_overrides(list(spec.overrides), cls.Config)
     recipe = find(spec.dataset, spec.reading)
     settings, config = _settings(cls, spec.protocol, recipe.settings, harness, own)
@@ -158,13 +213,40 @@ def resolve_run(spec: RunSpec) -> ResolvedRun:
     if settings.candidates == "auto":
         fits = len(prepared.trained) <= settings.catalogue_limit
         settings = replace(settings, candidates="catalogue" if fits else "sampled")
-    llm = None if cls.reads == "ids" else find_llm(spec.llm)
-    if llm is not None and settings.max_tokens:
-        llm = replace(llm, max_tokens=min(llm.max_tokens, settings.max_tokens))
+    llm = _language_model(spec, cls, settings, config)
     if llm is not None:
-        cls.layers(config, llm.n_layers)  # raise now if the language model is too shallow
         cls.frozen_layers(config, llm.n_layers)
     return ResolvedRun(spec, entry, cls, settings, config, prepared, llm)
+
+
+def _resolve_control(spec: RunSpec, entry: registry.RegisteredMethod, cls: type[Control]) -> ResolvedRun:
+    """A control reads few settings: the recipe's for all protocols, then the user's; fp32 always."""
+    allowed = CONTROL_SETTINGS[cls.reads]
+    harness, own = split_overrides(list(spec.overrides), cls.Config, harness=allowed)
+    suggested = find(spec.dataset, spec.reading).settings.get("all", {})
+    values = {name: value for name, value in suggested.items() if name in allowed}
+    settings = parse(Settings, {**values, **harness, "precision": "no"}, "--set")
+    config = parse(cls.Config, own, "--set")
+    llm = _language_model(spec, cls, settings, config)
+    fixed = {name: value for name, value in as_dict(config).items() if name in own}
+    prepared = prepared_once(spec.dataset, spec.reading)
+    return ResolvedRun(spec, entry, cls, settings, config, prepared, llm, fixed)
+
+
+def _language_model(spec: RunSpec, cls: AnyMethod, settings: Settings, config: Any) -> LLM | None:
+    """The language model of `spec`, where the method reads one."""
+    if cls.reads == "ids":
+        return None
+    if spec.llm == NO_LLM:
+        raise UserError(
+            f"'{spec.method}' reads the states or tokens of a language model; name one by --llm. "
+            "`adaptrec list llms` lists them."
+        )
+    llm = find_llm(spec.llm)
+    if settings.max_tokens:
+        llm = replace(llm, max_tokens=min(llm.max_tokens, settings.max_tokens))
+    cls.layers(config, llm.n_layers)  # raise now if the language model is too shallow
+    return llm
 
 
 @cache

@@ -49,6 +49,7 @@ def measure_speed(
     Raises `UserError` before anything is timed, also where the record `against` measured something else. A
     variant that runs out of memory is recorded as such.
     """
+    registry.get(spec.method)  # raises for a control, which has no steps to time
     key, values = vary or (None, [""])
     specs = [_varied(spec, key, value) for value in values] if key else [spec]
     runs = [resolve_run(variant) for variant in specs]

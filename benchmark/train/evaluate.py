@@ -177,7 +177,7 @@ def _rank_chunk(
         on_device(packed.slot),
     )  # [u, d]
     targets = data.items[rows.start + rows.length]  # [u]
-    history, counts = _history(data.items, rows, history_start, targets)  # [u, H]
+    history, counts = masked_histories(data.items, rows, history_start, targets)  # [u, H]
     past = on_device(history)  # [u, H]
     own, seen = catalogue.row[on_device(targets)], catalogue.row[past]  # [u], [u, H]
     whole = (model.scored(u), own, seen, on_device(counts), *([past] if top else []))
@@ -199,36 +199,47 @@ def _count(
     """Best rank and ties, raw and masked, of some users: unit vectors `[c, d]`, their targets' rows `[c]`,
     rows of their histories `[c, H]` and which of these count: -> `[c, 4]` fp64. With the items `past` of
     these histories `[c, H]`, also the `top` best items and their scores: `[c, 4 + 2 top]`.
-
-    The signs of what each score is above the target's sum up to the items above it minus those below it, and
-    their absolute values to both together: two sums over one matrix, which is worked on in place.
     """
     scores = (u @ catalogue.embeddings.T).mul_(catalogue.scale)  # [c, d] x [d, R] -> [c, R]
-    lists = [] if past is None else [_best(catalogue, scores, past, counts, top)]  # [c, 2 top]
-    signs = scores.sub_(scores.gather(1, own.unsqueeze(1))).sign_()  # [c, R]
-    history = signs.gather(1, seen)  # [c, H]
-    lead = _weighted(signs, catalogue.items)  # [c] items above minus items below
-    apart = _weighted(signs.abs_(), catalogue.items)  # [c] items above and below
-    above, tied = (apart + lead) / 2, len(catalogue.row) - apart  # [c]
-    seen_above = ((history > 0) & counts).sum(1)  # [c]
-    seen_tied = ((history == 0) & counts).sum(1)  # [c]
-    placed = torch.stack([1 + above, tied, 1 + above - seen_above, tied - seen_tied], dim=1)  # [c, 4]
+    lists = [] if past is None else [best_items(scores, catalogue.row, past, counts, top)]  # [c, 2 top]
+    placed = count_ranks(scores, catalogue.items, len(catalogue.row), own, seen, counts)  # [c, 4]
     return torch.cat([placed, *lists], dim=1) if lists else placed
 
 
-def _best(catalogue: Catalogue, scores: Tensor, past: Tensor, counts: Tensor, top: int) -> Tensor:
+def count_ranks(
+    scores: Tensor, items: Tensor, n_items: int, own: Tensor, seen: Tensor, counts: Tensor
+) -> Tensor:
+    """Best rank and ties, raw and masked, of some users, from their `scores` `[c, R]` of rows that stand for
+    `items` `[R]` (fp32) of the `n_items` items: -> `[c, 4]` fp64. The scores are overwritten.
+
+    `own` `[c]` are the rows of the targets, `seen` `[c, H]` those of the histories, and `counts` `[c, H]` is
+    True where an entry of the history counts. The signs of what each score is above the target's sum up to
+    the items above it minus those below it, and their absolute values to both together: two sums over one
+    matrix, which is worked on in place.
+    """
+    signs = scores.sub_(scores.gather(1, own.unsqueeze(1))).sign_()  # [c, R]
+    history = signs.gather(1, seen)  # [c, H]
+    lead = _weighted(signs, items)  # [c] items above minus items below
+    apart = _weighted(signs.abs_(), items)  # [c] items above and below
+    above, tied = (apart + lead) / 2, n_items - apart  # [c]
+    seen_above = ((history > 0) & counts).sum(1)  # [c]
+    seen_tied = ((history == 0) & counts).sum(1)  # [c]
+    return torch.stack([1 + above, tied, 1 + above - seen_above, tied - seen_tied], dim=1)  # [c, 4]
+
+
+def best_items(scores: Tensor, row: Tensor, past: Tensor, counts: Tensor, top: int) -> Tensor:
     """The `top` best items, without those of `past` `[c, H]` where `counts`, and their scores: `[c, R]`
-    scores -> `[c, 2 top]` fp64.
+    scores -> `[c, 2 top]` fp64. `row` `[I]` is the row of each item.
 
     An item's key has its score, as an integer of the same order, above its index: no two keys are equal, so
     that the order is the same on every device.
     """
-    n_items = len(catalogue.row)
+    n_items = len(row)
     last_first = torch.arange(n_items - 1, -1, -1, device=scores.device)  # [I]
     parts = (torch.split(x, LIST_USERS) for x in (scores, past, counts))
     lists = []
     for some, history, left_out in zip(*parts, strict=True):
-        own = some[:, catalogue.row] + 0.0  # [c, R] -> [c, I]; -0.0 becomes 0.0, which it ties with
+        own = some[:, row] + 0.0  # [c, R] -> [c, I]; -0.0 becomes 0.0, which it ties with
         user, column = left_out.nonzero(as_tuple=True)
         own[user, history[user, column]] = -math.inf
         bits = own.view(torch.int32).long()
@@ -252,7 +263,9 @@ def _weighted(signs: Tensor, items: Tensor) -> Tensor:
     return total
 
 
-def _history(items: Ints, rows: Rows, history_start: Ints, targets: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+def masked_histories(
+    items: Ints, rows: Rows, history_start: Ints, targets: Ints
+) -> tuple[Ints, NDArray[np.bool_]]:
     """Each user's history before the target, and True where an entry counts: two of `[u, H]`.
 
     A repeated item counts once, the target never, padding (item 0) never.

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,21 +36,24 @@ class TrainingData:
     offsets: Ints
     """`[U + 1]`: user u has `items[offsets[u]:offsets[u + 1]]`."""
     states: Floats | None = None
-    """`[I, A, D]` hidden states of the frozen language model, for a control that `reads_states`."""
+    """`[I, A, D]` hidden states of the frozen language model, for a control that reads states."""
 
 
 class Control:
     """Base class of every control. Subclass it in one file; see CONTRIBUTING.md.
 
     Class attributes:
-        reads_states: whether it needs the hidden states of the catalogue, and so a language model.
+        reads: `"states"` if it needs the hidden states of the catalogue, and so a language model, else
+            `"ids"`.
         Config: a frozen dataclass of settings, as for `methods.base.Method`.
         grid: setting -> values among which validation chooses; all combinations are tried.
+        by_default: whether "every method" includes it.
     """
 
-    reads_states: ClassVar[bool] = False
+    reads: ClassVar[Literal["states", "ids"]] = "ids"
     Config: ClassVar[type[Any]] = NoConfig
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    by_default: ClassVar[bool] = True
 
     def __init__(self, data: TrainingData) -> None:
         self.data = data
@@ -61,8 +64,12 @@ class Control:
         return [dict(zip(cls.grid, values, strict=True)) for values in product(*cls.grid.values())]
 
     @classmethod
-    def layers(cls, n_layers: int) -> tuple[int, ...]:
-        """Layers of the language model that it reads, in the order of axis `A`; `n_layers` is the top one."""
+    def layers(cls, config: Any, n_layers: int) -> tuple[int, ...]:
+        """Layers of the language model that it reads, in the order of axis `A`; `n_layers` is the top one.
+
+        `config` holds the settings that the user fixed and the defaults of the others: every trial reads the
+        same layers. Raises `UserError` where the language model has too few.
+        """
         return (n_layers,)
 
     def scores(self, histories: Ints, config: Any) -> Floats:

@@ -7,7 +7,7 @@ that this project knows: a trained row that does not beat it has not shown what 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -35,9 +35,9 @@ class BlendConfig:
 
 
 class Blend(Control):
-    """Control without training: text neighbours and transitions mixed, the bar for what training buys."""
+    """Control without training, on states and training sequences: text-knn and transitions mixed."""
 
-    reads_states: ClassVar[bool] = True
+    reads: ClassVar[Literal["states", "ids"]] = "states"
     Config: ClassVar[type[Any]] = BlendConfig
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "text": (("centred", 3.0), ("zca", 1.0), ("zca", 2.0)),

@@ -10,7 +10,7 @@ from methods.controls.base import Control, Floats, Ints, TrainingData
 
 
 class Popularity(Control):
-    """Control without training: items by how often they occur in training."""
+    """Control without training, on training counts: the most frequent items, the same for all users."""
 
     def __init__(self, data: TrainingData) -> None:
         super().__init__(data)

@@ -6,7 +6,7 @@ How the states are scaled decides most of it: see `methods.controls.geometry`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,9 +25,9 @@ class TextKnnConfig:
 
 
 class TextKnn(Control):
-    """Control without training: cosine of frozen text vectors with the recent items of the history."""
+    """Control without training, on states: cosine of frozen text vectors with those of recent items."""
 
-    reads_states: ClassVar[bool] = True
+    reads: ClassVar[Literal["states", "ids"]] = "states"
     Config: ClassVar[type[Any]] = TextKnnConfig
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "geometry": ("centred", "standardised", "zca"),

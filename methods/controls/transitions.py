@@ -31,7 +31,7 @@ class TransitionsConfig:
 
 
 class Transitions(Control):
-    """Control without training: co-occurrence counts in training sequences (sequential neighbours)."""
+    """Control without training, on training sequences: items that stand near the recent items."""
 
     Config: ClassVar[type[Any]] = TransitionsConfig
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
