@@ -20,6 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
+
 from benchmark.data.cleaning import field_text
 from benchmark.data.raw import (
     MILLISECONDS,
@@ -96,10 +100,6 @@ def _interactions(path: Path, edition: Edition, recipe: Recipe, repairs: Counter
 
 def _quick_ratings(block: bytes, first: int, edition: Edition) -> Any:
     """The batch of a block of ratings without any fault, else None: then they are read line by line."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    from pyarrow import csv
-
     if b" " in block or b"\r" in block:
         return None
     try:

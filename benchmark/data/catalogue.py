@@ -66,10 +66,9 @@ class RecipeFile(NamedTuple):
 
     def content(self) -> dict[str, Any]:
         """The keys that the file gives for this dataset."""
-        raw = load_toml(self.path)
+        raw = load_toml(self.path, self.category)
         if self.category:
             raw.pop("categories")
-            raw = _filled(raw, self.category)
         return raw
 
 
@@ -146,15 +145,6 @@ def _families(entries: dict[str, RecipeFile]) -> list[str]:
 def family(name: str, category: str) -> str:
     """A dataset's name with `<category>` in place of its own."""
     return name.removesuffix(category) + "<category>" if category else name
-
-
-def _filled(value: Any, category: str) -> Any:
-    """`value` with `{category}` replaced in every text of it."""
-    if isinstance(value, dict):
-        return {key: _filled(inner, category) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_filled(inner, category) for inner in value]
-    return value.replace("{category}", category) if isinstance(value, str) else value
 
 
 def _of_folder(folder: Path, known: dict[str, RecipeFile], reading: FolderOptions) -> Recipe:

@@ -25,31 +25,26 @@ def remembered_digest(path: Path, cache: Path) -> str:
     cannot be set: it reveals a change after which the time of modification was restored, as `cp -p`,
     `rsync -t` and archivers do. A file system without ctime is trusted in the other four.
     """
-    place = path.resolve()
-    before = _known(place)
-    memory = cache / "digests" / f"{hashlib.sha256(str(place).encode()).hexdigest()[:32]}.json"
+    file = path.resolve()
+    before = _known(file)
+    memory = cache / "digests" / f"{hashlib.sha256(str(file).encode()).hexdigest()[:32]}.json"
     with suppress(OSError, DamagedError):
         stored = read_checked(memory, (*before, "sha256"))
         if {name: stored[name] for name in before} == before:
             return str(stored["sha256"])
-    sha256 = digest_of(place)
+    sha256 = digest_of(file)
     last = max(before["mtime_ns"], before["ctime_ns"]) / 1e9
-    if time.time() - last > SETTLED_SECONDS and _known(place) == before:
+    if time.time() - last > SETTLED_SECONDS and _known(file) == before:
         with suppress(OSError):  # reported where the cache is needed
             write_checked(memory, {**before, "sha256": sha256})
     return sha256
 
 
-def _known(place: Path) -> dict[str, Any]:
+def _known(file: Path) -> dict[str, Any]:
     """What a file is known by, without reading it."""
-    status = place.stat()
-    return {
-        "path": str(place),
-        "size": status.st_size,
-        "mtime_ns": status.st_mtime_ns,
-        "ctime_ns": status.st_ctime_ns,
-        "inode": status.st_ino,
-    }
+    status = file.stat()
+    times = {"mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
+    return {"path": str(file), "size": status.st_size, "inode": status.st_ino, **times}
 
 
 class Checksums:
@@ -59,7 +54,7 @@ class Checksums:
     """
 
     def __init__(self, folder: Path, cache: Path, writable: bool) -> None:
-        self.path, self._cache, self._writable = folder / CHECKSUMS, cache, writable
+        self.path, self._cache, self.writable = folder / CHECKSUMS, cache, writable
         try:
             self._entries = read_checksums(folder)
         except DamagedError as error:
@@ -104,6 +99,6 @@ class Checksums:
     def _write(self, entries: dict[str, dict[str, Any]]) -> None:
         """Replace what is noted of some files, where that changes anything and the cache can be written."""
         merged = self._entries | entries
-        if merged != self._entries and self._writable:
+        if merged != self._entries and self.writable:
             self._entries = merged
             write_checked(self.path, {"files": merged})

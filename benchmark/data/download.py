@@ -26,11 +26,11 @@ def fetch(recipe: Recipe, cache: Path) -> dict[str, Path]:
     Processes that want the same files wait for each other. Raises `UserError`: what is missing, where it can
     be had and where to put it; or which file has changed.
     """
-    with _checksums(recipe, cache) as (checksums, writable):
+    with _checksums(recipe, cache) as checksums:
         files: dict[str, Path] = {}
         for role, urls in recipe.files.items():
             path = locate(recipe.name, recipe.source, urls, cache)
-            if path is None and not writable:
+            if path is None and not checksums.writable:
                 raise lacks(raw_folder(recipe.name, cache), f"{_names(urls)}, to which it would be fetched")
             if path is None:
                 path, url = _download(recipe, urls, cache, checksums)
@@ -42,7 +42,7 @@ def fetch(recipe: Recipe, cache: Path) -> dict[str, Path]:
 
 def record_checksums(recipe: Recipe, files: Iterable[Path], cache: Path) -> None:
     """Keep to `files`, from which `recipe` has been prepared: `fetch` takes no others from now on."""
-    with _checksums(recipe, cache) as (checksums, _):
+    with _checksums(recipe, cache) as checksums:
         checksums.record(files)
 
 
@@ -53,7 +53,7 @@ def recorded_digests(recipe: Recipe, cache: Path) -> tuple[dict[str, str], list[
     changed.
     """
     digests, gone = dict[str, str](), list[str]()
-    with _checksums(recipe, cache) as (checksums, _):
+    with _checksums(recipe, cache) as checksums:
         for role, urls in recipe.files.items():
             path = locate(recipe.name, recipe.source, urls, cache)
             if path is not None:
@@ -65,14 +65,14 @@ def recorded_digests(recipe: Recipe, cache: Path) -> tuple[dict[str, str], list[
 
 
 @contextmanager
-def _checksums(recipe: Recipe, cache: Path) -> Iterator[tuple[Checksums, bool]]:
-    """The recipe's checksums, which no other process holds meanwhile, and whether it can be written."""
+def _checksums(recipe: Recipe, cache: Path) -> Iterator[Checksums]:
+    """The recipe's checksums, which no other process holds meanwhile."""
     folder = raw_folder(recipe.name, cache)
     with held(folder / ".lock") as writable:
         if writable:
             remove_abandoned(folder)
             _remove_useless_parts(folder)
-        yield Checksums(folder, cache, writable), writable
+        yield Checksums(folder, cache, writable)
 
 
 def _remove_useless_parts(folder: Path) -> None:
@@ -103,7 +103,8 @@ def _download(recipe: Recipe, urls: Sequence[str], cache: Path, checksums: Check
             transfer(url, target, used[1] if used else None)
             return target, url
         except UnavailableError as error:
-            failures.setdefault(str(error), []).append(url if error.reached else _host(url))
+            host = urlsplit(url).netloc if url.startswith("http") else url
+            failures.setdefault(str(error), []).append(url if error.reached else host)
     faults = [f"{fault}: {', '.join(sources)}" for fault, sources in failures.items()]
     why = "; ".join(faults) or "no source is known"
     raise UserError(f"{_names(urls)} of '{recipe.name}' cannot be fetched ({why}). {_by_hand(recipe, cache)}")
@@ -115,10 +116,6 @@ def mirrors(name: str, urls: Sequence[str]) -> list[str]:
     if base:
         return list(dict.fromkeys(f"{base.rstrip('/')}/{name}/{file_name(url)}" for url in urls))
     return [url for url in urls if "://" in url]
-
-
-def _host(url: str) -> str:
-    return urlsplit(url).netloc if url.startswith("http") else url
 
 
 def _names(urls: Sequence[str]) -> str:

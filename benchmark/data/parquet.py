@@ -35,7 +35,7 @@ class ParquetTable:
     """A Parquet file; raises `UserError` where it is damaged."""
 
     def __init__(self, path: Path, recipe: Recipe, repairs: Counter[str]) -> None:
-        import pyarrow.parquet as pq
+        import pyarrow.parquet as pq  # slow to import
 
         self.path, self._recipe, self._repairs = path, recipe, repairs
         try:
@@ -52,7 +52,6 @@ class ParquetTable:
         self._types = {name: _stored(field.type) for name, field in zip(self.names, schema, strict=True)}
         self._sources = dict(zip(self.names, self.columns, strict=True))
         self.texts = tuple(name for name, kind in self._types.items() if _is_text(kind) or _is_texts(kind))
-
         self.no_texts = tuple(
             f"{name} ({kind})" for name, kind in self._types.items() if name not in (*self.texts, "item_id")
         )
@@ -125,14 +124,12 @@ class ParquetTable:
     def _whole(self, column: Any, name: str, rows: Rows) -> Any:
         """Ids that are stored as floats or decimals, as whole numbers; NaN, pandas' gap, as a null."""
         kind = column.type
-        if pa.types.is_decimal(kind):
-            fraction = pc.not_equal(column, pc.trunc(column))
-            wrong = np.asarray(pc.fill_null(fraction, False))
-            limit = None
+        limit = _EXACT.get(kind)
+        if limit is None:  # a decimal
+            wrong = np.asarray(pc.fill_null(pc.not_equal(column, pc.trunc(column)), False))
         else:
             column = pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
             values = np.asarray(pc.fill_null(column, 0), dtype=np.float64)
-            limit = _EXACT[kind]
             wrong = (np.trunc(values) != values) | (np.abs(values) >= limit)
         if wrong.any():
             first = int(np.argmax(wrong))
@@ -160,10 +157,7 @@ def _is_text(kind: Any) -> bool:
 
 def _is_texts(kind: Any) -> bool:
     """Whether the type is of lists of texts, also of lists of such lists."""
-    tests = (
-        pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list,
-        pa.types.is_list_view, pa.types.is_large_list_view,
-    )  # fmt: skip
-    return any(test(kind) for test in tests) and (
-        _is_text(_stored(kind.value_type)) or _is_texts(_stored(kind.value_type))
-    )
+    if not hasattr(kind, "value_field"):  # which lists of all sorts have, and no other type
+        return False
+    inner = _stored(kind.value_type)
+    return _is_text(inner) or _is_texts(inner)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -95,8 +95,7 @@ def read(recipe: Recipe, files: Mapping[str, Path]) -> tuple[RawData, dict[str, 
     if recipe.format == "synthetic":
         from benchmark.data.synthetic import generate
 
-        drawn = generate(recipe)
-        return drawn.raw, drawn.ceiling
+        return generate(recipe)
     if recipe.format not in _READERS:
         return read_external(files, recipe), None
     return _READERS[recipe.format](files, recipe, Counter()), None
@@ -250,9 +249,6 @@ def _catalogue(scratch: Scratch, in_catalogue: filters.Mask) -> Iterator[Any]:
         texts = pc.if_else(pc.equal(pc.binary_length(texts), 0), UNKNOWN_ITEM, texts)
         yield pa.RecordBatch.from_pydict({"item_id": names, "text": texts})
 
-
-if TYPE_CHECKING:
-    pass
 
 UNKNOWN_ITEM = "unknown item"
 """Text of an item that has none, where the recipe keeps such items."""

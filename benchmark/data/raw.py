@@ -76,10 +76,11 @@ def read_external(files: Mapping[str, Path], recipe: Recipe) -> RawData:
         raw = reader.read(files, recipe, Counter())
         if not isinstance(raw, RawData):
             raise TypeError(f"it returned {type(raw).__name__}, not RawData")
-    names, numbers = {pa.string()}, {pa.int64()}
-    items = {"item_id": names, "text": names, "row": numbers}
-    times = {*numbers, pa.float64()}
-    interactions = {"user_id": names, "item_id": names, "timestamp": times, "row": numbers}
+    items = {field.name: {field.type} for field in ITEMS}
+    times = {pa.int64(), pa.float64()}
+    interactions = {
+        "user_id": {pa.string()}, "item_id": {pa.string()}, "timestamp": times, "row": {pa.int64()},
+    }  # fmt: skip
     return replace(
         raw,
         interactions=_checked_batches(raw.interactions, interactions, title),
@@ -135,13 +136,10 @@ def interactions_batch(user_id: Any, item_id: Any, timestamp: Any, row: Any) -> 
     """A batch of interactions from four arrays `[n]` (Arrow, NumPy or lists); times int64 or float64."""
     times = pa.array(timestamp) if not isinstance(timestamp, pa.Array) else timestamp
     kind = pa.float64() if pa.types.is_floating(times.type) else pa.int64()
-    columns = {
-        "user_id": _array(user_id, pa.string()),
-        "item_id": _array(item_id, pa.string()),
-        "timestamp": _array(times, kind),
-        "row": _array(row, pa.int64()),
-    }
-    return pa.RecordBatch.from_pydict(columns)
+    names = {"user_id": _array(user_id, pa.string()), "item_id": _array(item_id, pa.string())}
+    return pa.RecordBatch.from_pydict(
+        {**names, "timestamp": _array(times, kind), "row": _array(row, pa.int64())}
+    )
 
 
 def items_batch(item_id: Any, text: Any, row: Any) -> Any:

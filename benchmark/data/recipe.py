@@ -166,10 +166,14 @@ class Recipe:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in chosen.items()}
 
 
-def load_toml(path: Path) -> dict[str, Any]:
-    """The content of a recipe file; raises `UserError` where it cannot be read."""
+def load_toml(path: Path, category: str = "") -> dict[str, Any]:
+    """The content of a recipe file, with `category` in place of `{category}`, if it is given.
+
+    Raises `UserError` where it cannot be read.
+    """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text.replace("{category}", category) if category else text)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from error
     except RecursionError as error:

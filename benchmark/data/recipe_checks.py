@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,6 @@ _MOST = 2**31 - 1
 """The largest whole number that a recipe may give: counts are kept in 32 bits."""
 _LONGEST_NAME = 100
 _COUNTS = ("users", "items", "interactions")
-_TABLES = ("settings", "synthetic", "expected", "download")
 
 
 def check(key: str, value: Any, path: Path) -> None:
@@ -51,9 +50,9 @@ def check(key: str, value: Any, path: Path) -> None:
             allowed = format_names() if key == "format" else CHOICES[key]
             raise unknown(f"value of {key} in {path}:", value, allowed)
         return
-    good, want = _validity(key, value)
-    if not good:
-        raise UserError(f"{path}: {key} = {value!r} is not valid; it must be {want}.")
+    valid, allowed_values = _validity(key, value)
+    if not valid:
+        raise UserError(f"{path}: {key} = {value!r} is not valid; it must be {allowed_values}.")
     if key == "expected":
         _check_expected(value, path)
     if key == "categories":
@@ -65,56 +64,30 @@ def check(key: str, value: Any, path: Path) -> None:
                 raise UserError(f"{path}: settings.{protocol} must be a table, [settings.{protocol}].")
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-def _separates(value: Any) -> bool:
-    """One character of one byte, which Arrow needs, and none that a name or a quoted field has."""
-    plain = isinstance(value, str) and len(value) == 1 and value.isascii() and not value.isalnum()
-    return plain and value not in '"\r\n\0'
-
-
-_TESTS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "text_fields": (_texts, 'a list of column names, such as ["title", "brand"]'),
-    "categories": (
-        lambda value: _texts(value) and bool(value),
-        "a list of names, each of which makes a dataset",
-    ),
-    "separator": (_separates, 'one character, such as ";"'),
-    "columns": (
-        lambda value: isinstance(value, dict) and _texts([*value.values()]),
-        'a table [columns] of names, such as user_id = "uid"',
-    ),
-    "folder": (lambda value: isinstance(value, str) and value.isprintable(), "the name of a folder"),
-    **{
-        key: (
-            lambda value, least=least: _whole(value) and least <= value <= _MOST,  # type: ignore[misc]
-            f"a whole number of at least {least} and at most {_MOST}",
-        )
-        for key, least in _LEAST.items()
-    },
-    **dict.fromkeys(
-        ("valid_share", "test_share"),
-        (
-            lambda value: (_whole(value) or isinstance(value, float)) and 0 < value < 1,
-            "a number between 0 and 1",
-        ),
-    ),
-}
-"""Key -> whether a value is one for it, and what would be."""
-
-
 def _validity(key: str, value: Any) -> tuple[bool, str]:
     """Whether `value` is one for `key`, and what would be."""
-    if key in _TABLES:
-        return isinstance(value, dict), f"a table, [{key}]"
-    test, allowed = _TESTS.get(key, (lambda value: isinstance(value, str), "text in quotes"))
-    return test(value), allowed
+    valid, allowed = isinstance(value, str), "text in quotes"
+    texts = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    if key in ("settings", "synthetic", "expected", "download"):
+        valid, allowed = isinstance(value, dict), f"a table, [{key}]"
+    elif key in _LEAST:
+        valid = type(value) is int and _LEAST[key] <= value <= _MOST
+        allowed = f"a whole number of at least {_LEAST[key]} and at most {_MOST}"
+    elif key in ("valid_share", "test_share"):
+        valid, allowed = type(value) in (int, float) and 0 < value < 1, "a number between 0 and 1"
+    elif key == "text_fields":
+        valid, allowed = texts, 'a list of column names, such as ["title", "brand"]'
+    elif key == "categories":
+        valid, allowed = texts and bool(value), "a list of names, each of which makes a dataset"
+    elif key == "columns":
+        valid = isinstance(value, dict) and all(isinstance(name, str) for name in value.values())
+        allowed = 'a table [columns] of names, such as user_id = "uid"'
+    elif key == "folder":
+        valid, allowed = valid and value.isprintable(), "the name of a folder"
+    elif key == "separator":  # one byte, which Arrow needs, and none that a name or a quoted field has
+        plain = valid and len(value) == 1 and value.isascii() and not value.isalnum()
+        valid, allowed = plain and value not in '"\r\n\0', 'one character, such as ";"'
+    return valid, allowed
 
 
 def _check_category(name: str, path: Path) -> None:
@@ -147,11 +120,9 @@ def _check_expected(value: dict[str, Any], path: Path) -> None:
     for name, count in value.items():
         if name not in _COUNTS:
             raise unknown(f"key of [expected] in {path}:", name, _COUNTS)
-        if not _whole(count) or not 0 < count <= _MOST:
-            raise UserError(
-                f"{path}: expected.{name} = {count!r} is not valid; it must be a whole number above 0 and at "
-                f"most {_MOST}."
-            )
+        if type(count) is not int or not 0 < count <= _MOST:
+            allowed = f"a whole number above 0 and at most {_MOST}"
+            raise UserError(f"{path}: expected.{name} = {count!r} is not valid; it must be {allowed}.")
 
 
 def check_files(files: Any, kind: str, text_fields: object, path: Path) -> dict[str, tuple[str, ...]]:
@@ -159,8 +130,8 @@ def check_files(files: Any, kind: str, text_fields: object, path: Path) -> dict[
     if kind not in ROLES:
         raise UserError(f"{path}: [download] needs format = one of {', '.join(ROLES)}, not '{kind}'.")
     if not isinstance(files, dict) or set(files) != set(ROLES[kind]):
-        wanted = " and ".join(ROLES[kind])
-        raise UserError(f"{path}: [download.files] must have {wanted}, each a list of URLs, for {kind}.")
+        roles = " and ".join(ROLES[kind])
+        raise UserError(f"{path}: [download.files] must have {roles}, each a list of URLs, for {kind}.")
     if not text_fields:
         raise UserError(f"{path}: {kind} needs text_fields, such as {_EXAMPLES[kind]}.")
     for role, urls in files.items():

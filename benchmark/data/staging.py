@@ -21,18 +21,13 @@ from benchmark.data.recipe import Recipe
 from benchmark.data.scratch import Scratch
 from methods.errors import UserError
 
-_ITEMS = pa.schema(
-    [("item", pa.int32()), ("item_id", pa.string()), ("text", pa.string()), ("row", pa.int64())]
-)
+_ITEMS = pa.schema({"item": pa.int32(), "item_id": pa.string(), "text": pa.string(), "row": pa.int64()})
 _INTERACTIONS = pa.schema(
-    [
-        ("user_id", pa.string()),
-        ("item_id", pa.string()),
-        ("whole", pa.int64()),
-        ("real", pa.float64()),
-        ("row", pa.int64()),
-    ]
-)
+    {
+        **dict.fromkeys(("user_id", "item_id"), pa.string()),
+        "whole": pa.int64(), "real": pa.float64(), "row": pa.int64(),
+    }
+)  # fmt: skip
 
 
 @dataclass

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -57,8 +58,7 @@ class World:
     """`[G]`"""
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """A generated dataset: what the files would hold, and what only the generator knows."""
 
     raw: RawData
@@ -245,8 +245,7 @@ class Draws:
         kind = np.ravel_multi_index(tuple(drawn), self._shape)  # [B]
         inside = (rng.random(len(kind)) * self._mass[kind]).astype(np.int64)
         at = np.searchsorted(self._reach, self._before[kind] + inside, side="right")
-        found: Ints = self._items[at]
-        return found
+        return self._items[at]
 
 
 def factors(planted: Planted) -> list[Floats]:

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pyarrow import csv as arrow
 
 from benchmark.data.recipe import Recipe
 from methods.errors import UserError
@@ -195,8 +196,6 @@ class Delimited:
 
     def _fast(self, block: bytes, wanted: Sequence[str]) -> RowBlock | None:
         """The block as Arrow reads it, None where that might not be as Python's `csv` does."""
-        from pyarrow import csv as arrow
-
         if self._recipe.quotes != "none" and b'"' in block:
             return None
         if b"\r" in block and block.count(b"\r") != block.count(b"\r\n"):

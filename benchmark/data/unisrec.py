@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,20 +30,16 @@ Ints = npt.NDArray[np.int64]
 _COLUMNS = ("user_id", "item_id_list", "item_id")
 
 
-@dataclass(frozen=True)
-class _SplitFile:
-    """The columns of one file, in memory: sequences are put together from three files at once."""
+class _Line(NamedTuple):
+    """A line of a split, but for its user; `str()` says where it is."""
 
     path: Path
-    columns: dict[str, list[str]]
-    rows: npt.NDArray[np.int64]
+    number: int
+    history: str
+    target: str
 
-    def at(self, index: int) -> str:
-        return f"{self.path}, line {self.rows[index]}"
-
-
-Steps = list[tuple[_SplitFile, int]]
-"""The rows (table, row) of one user, in time order."""
+    def __str__(self) -> str:
+        return f"{self.path}, line {self.number}"
 
 
 def read_unisrec(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> RawData:
@@ -61,29 +57,24 @@ def read_unisrec(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str
 
 
 def _interactions(
-    files: Mapping[str, Path],
-    recipe: Recipe,
-    repairs: Counter[str],
-    line_numbers: list[npt.NDArray[np.int64]],
+    files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str], line_numbers: list[Ints]
 ) -> Iterator[Any]:
     """Batches of interactions numbered from 0; `line_numbers` gets the line of each."""
-    parts = [_read(files[name], recipe, repairs) for name in ("train", "valid", "test")]
+    lines_of_users = iter(_lines_of_users(files, recipe, repairs).items())
     user_names, item_names = (_names(files[role], recipe, repairs) for role in ("user2index", "item2index"))
     done = 0
-    pairs = iter(_steps(parts).items())
-    while block := list(islice(pairs, BATCH_ROWS // 16)):
+    while block := list(islice(lines_of_users, BATCH_ROWS // 16)):
         users: list[str] = []
         items: list[str] = []
         times: list[int] = []
-        lines: list[int] = []
-        for user, steps in block:
-            sequence, (test, row) = _sequence(steps), steps[-1]
-            where = test.at(row)
-            users += [_look_up(user, user_names, "user", where, files["user2index"])] * len(sequence)
-            items += [_look_up(item, item_names, "item", where, files["item2index"]) for item in sequence]
+        numbers: list[int] = []
+        for user, lines in block:
+            sequence, test = _sequence(lines), lines[-1]
+            users += [_look_up(user, user_names, "user", test, files["user2index"])] * len(sequence)
+            items += [_look_up(item, item_names, "item", test, files["item2index"]) for item in sequence]
             times += range(len(sequence))
-            lines += [int(test.rows[row])] * len(sequence)
-        line_numbers.append(np.asarray(lines, dtype=np.int64))
+            numbers += [test.number] * len(sequence)
+        line_numbers.append(np.asarray(numbers, dtype=np.int64))
         yield interactions_batch(users, items, times, np.arange(done, done + len(users)))
         done += len(users)
 
@@ -97,59 +88,56 @@ def _items(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> 
     yield from table.take(np.argsort(ranks, kind="stable")).to_batches(BATCH_ROWS)
 
 
-def _read(path: Path, recipe: Recipe, repairs: Counter[str]) -> _SplitFile:
+def _read(path: Path, recipe: Recipe, repairs: Counter[str]) -> list[tuple[str, _Line]]:
+    """(user index, the rest) of each line."""
     table = open_table(path, recipe, repairs)
     require_columns(table, recipe, *_COLUMNS)
-    parts = list(table.parts(_COLUMNS))
-    columns = {name: [text for part in parts for text in part.columns[name].to_pylist()] for name in _COLUMNS}
-    return _SplitFile(path, columns, np.concatenate([part.rows for part in parts]))
+    lines = []
+    for part in table.parts(_COLUMNS):
+        users, histories, targets = (part.columns[name].to_pylist() for name in _COLUMNS)
+        for user, *line in zip(users, part.rows.tolist(), histories, targets, strict=True):
+            lines.append((user, _Line(path, *line)))
+    return lines
 
 
-def _steps(parts: list[_SplitFile]) -> dict[str, Steps]:
-    """User index -> its rows of train (shortest history first), valid and test."""
-    train, valid, test = parts
-    rows_of_user: defaultdict[str, Steps] = defaultdict(list)
-    for row, user in enumerate(train.columns["user_id"]):
-        rows_of_user[user].append((train, row))
-    histories = train.columns["item_id_list"]
-    for rows in rows_of_user.values():
-        lengths = {row: histories[row].count(" ") for _, row in rows}
+def _lines_of_users(
+    files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]
+) -> dict[str, list[_Line]]:
+    """User index -> its lines of train (shortest history first), valid and test."""
+    train, valid, test = (_read(files[name], recipe, repairs) for name in ("train", "valid", "test"))
+    lines_of_users: defaultdict[str, list[_Line]] = defaultdict(list)
+    for user, line in train:
+        lines_of_users[user].append(line)
+    for lines in lines_of_users.values():
         # Histories are cut at a maximum, so long ones tie; UniSRec writes the longest first.
-        if lengths[rows[0][1]] > lengths[rows[-1][1]]:
-            rows.reverse()
-        rows.sort(key=lambda step: lengths[step[1]])
-    for table in (valid, test):
-        seen: dict[str, int] = {}
-        for row, user in enumerate(table.columns["user_id"]):
-            if user in seen:
-                raise UserError(
-                    f"{table.at(row)}: user '{user}' is already on line {table.rows[seen[user]]}; keep one."
-                )
-            seen[user] = row
-            rows_of_user[user].append((table, row))
-    for user, steps in rows_of_user.items():
-        if [table for table, _ in steps[-2:]] != [valid, test]:
-            table, row = steps[0]
-            raise UserError(
-                f"{table.at(row)}: user '{user}' needs one line in {valid.path} and in {test.path}."
-            )
-    return dict(sorted(rows_of_user.items(), key=lambda pair: (len(pair[0]), pair[0])))
+        if lines[0].history.count(" ") > lines[-1].history.count(" "):
+            lines.reverse()
+        lines.sort(key=lambda line: line.history.count(" "))
+    for user, line in (*valid, *test):
+        lines = lines_of_users[user]
+        if lines and lines[-1].path == line.path:
+            raise UserError(f"{line}: user '{user}' is already on line {lines[-1].number}; keep one.")
+        lines.append(line)
+    ends = [files["valid"], files["test"]]
+    for user, lines in lines_of_users.items():
+        if [line.path for line in lines[-2:]] != ends:
+            raise UserError(f"{lines[0]}: user '{user}' needs one line in {ends[0]} and in {ends[1]}.")
+    return dict(sorted(lines_of_users.items(), key=lambda pair: (len(pair[0]), pair[0])))
 
 
-def _sequence(steps: Steps) -> list[str]:
+def _sequence(lines: list[_Line]) -> list[str]:
     """A user's whole sequence of item indices, every history checked against what precedes it."""
     sequence: list[str] = []
-    for table, row in steps:
-        _, past, target = (table.columns[name][row] for name in _COLUMNS)
-        history = past.split()
+    for line in lines:
+        history = line.history.split()
         if not sequence:
             sequence = history
         if not history or sequence[-len(history) :] != history:
             raise UserError(
-                f"{table.at(row)}: item_id_list does not continue the user's earlier lines (it should end in "
+                f"{line}: item_id_list does not continue the user's earlier lines (it should end in "
                 f"{' '.join(sequence[-3:])}); the files do not belong together or are not UniSRec's."
             )
-        sequence = [*sequence, target]
+        sequence = [*sequence, line.target]
     return sequence
 
 
@@ -173,7 +161,7 @@ def _names(path: Path, recipe: Recipe, repairs: Counter[str]) -> dict[str, str]:
     return names
 
 
-def _look_up(index: str, names: dict[str, str], what: str, where: str, path: Path) -> str:
+def _look_up(index: str, names: dict[str, str], what: str, where: _Line, path: Path) -> str:
     if index not in names:
         raise UserError(f"{where}: {what} {index} is not in {path}; the files do not belong together.")
     return names[index]
