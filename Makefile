@@ -2,20 +2,14 @@
 # environment (`export`), never as text of a command, so that no value needs quoting.
 
 PYTHON ?= python3
-LLM = minilm
-# minilm needs no hub: the whole default needs no download, and shows at once what a protocol does.
-embedded = $(if $(filter-out minilm,$(call items,$(LLM))),,yes)
-# Any other language model means the paper's study: its data, its protocol and, where it has published them, its
-# hyper-parameters.
-study := sci pantry tools toys ins
-DATASETS = $(if $(embedded),tiny,$(study))
-PROTOCOL = $(if $(embedded),paper fair,paper)
-unpublished = $(filter-out distilbert distilroberta bert-medium,$(call items,$(LLM))) \
-  $(filter-out $(study) scientific,$(call items,$(DATASETS)))
-TUNE = $(if $(strip $(unpublished)),none,paper)
+# What the command line takes where they are empty: the help below. Only make's command line sets them.
+LLM =
+DATASETS =
+PROTOCOL =
+TUNE =
 METHODS =
-SEEDS = 0
-GPUS = 1
+SEEDS =
+GPUS =
 JOBS =
 EXECUTOR =
 DATA_DIR =
@@ -26,17 +20,15 @@ VARY =
 JSON =
 AGAINST =
 SOURCE =
-# Planted sets have records and a report of their own: results/ and reports/ are for real data.
-planted = $(if $(filter-out tiny tiny-shuffled,$(call items,$(DATASETS))),,$(DATASETS))
-RESULTS = results$(if $(planted),/tiny)
-OUT = reports$(if $(filter paper,$(SOURCE)),/paper,$(if $(planted),/tiny))
+RESULTS =
+OUT =
 
 comma := ,
 space := $() $()
 items = $(strip $(subst $(comma),$(space),$(1)))
 list = $(subst $(space),$(comma),$(call items,$(1)))
 
-export PYTHON GPUS JOBS EXECUTOR DATA_DIR DRY_RUN TUNE EPOCHS RESULTS OUT VARY JSON AGAINST SOURCE
+export PYTHON GPUS JOBS EXECUTOR DATA_DIR TUNE EPOCHS RESULTS OUT VARY JSON AGAINST SOURCE
 export llms = $(call list,$(LLM))
 export datasets = $(call list,$(DATASETS))
 export methods = $(call list,$(METHODS))
@@ -44,19 +36,14 @@ export protocols = $(call list,$(PROTOCOL))
 export seeds = $(call list,$(SEEDS))
 export settings = $(call items,$(SET))
 export one_dataset = $(firstword $(call items,$(DATASETS)))
-export one_method = $(or $(firstword $(call items,$(METHODS))),ssna)
+export one_method = $(firstword $(call items,$(METHODS)))
 export one_protocol = $(firstword $(call items,$(PROTOCOL)))
 
-# Threads that wait for each other spin for some microseconds and then sleep, as benchmark/process/threads.py has it.
-ifeq ($(OMP_WAIT_POLICY)$(GOMP_SPINCOUNT),)
-export OMP_WAIT_POLICY := passive
-export GOMP_SPINCOUNT := 1000
-endif
-
+# An option of `adaptrec` and the variable of the shell that holds its value; nothing where that is empty.
+option = [ -z "$$$(2)" ] || set -- "$$@" $(1) "$$$(2)"
+set = [ -z "$$settings" ] || set -- "$$@" --set $$settings
 # Runs `adaptrec` with the shell's arguments and shows them.
 adaptrec = echo "+ adaptrec $$*" >&2; .venv/bin/python -P -m benchmark "$$@"
-report = set -- report --results "$$RESULTS" --out "$$OUT"; \
-	[ -z "$$SOURCE" ] || set -- "$$@" --source "$$SOURCE"; $(adaptrec)
 
 .DEFAULT_GOAL := help
 .PHONY: help bench smoke test lint report speed guard clean
@@ -94,28 +81,27 @@ help: ## this text
 #|   JSON=                where the figures are written too; `.venv/bin/adaptrec speed --show FILE` prints them again
 
 bench: .venv/.ready ## run the benchmark, print its tables, write its report
-	@set -f; set -- bench --datasets "$$datasets" --llms "$$llms" --protocols "$$protocols" --seeds "$$seeds" \
-	  --processes "$$GPUS" --results "$$RESULTS" --tune "$$TUNE"; \
-	[ -z "$$methods" ] || set -- "$$@" --methods "$$methods"; \
-	[ -z "$$EPOCHS" ] || set -- "$$@" --epochs "$$EPOCHS"; \
-	[ -z "$$JOBS" ] || set -- "$$@" --jobs "$$JOBS"; \
-	[ -z "$$EXECUTOR" ] || set -- "$$@" --executor "$$EXECUTOR"; \
-	[ -z "$$DATA_DIR" ] || set -- "$$@" --data-dir "$$DATA_DIR"; \
-	[ -z "$$DRY_RUN" ] || set -- "$$@" --dry-run; \
-	[ -z "$$settings" ] || set -- "$$@" --set $$settings; \
-	$(adaptrec); status=$$?; \
-	[ $$status -le 1 ] && [ -z "$$DRY_RUN" ] || exit $$status; \
-	$(report) || exit; \
-	exit $$status
-bench: SOURCE = $(if $(planted),,both)
+	@set -f; set -- bench --report; [ -z "$$OUT" ] || set -- "$$@" "$$OUT"; \
+	$(call option,--datasets,datasets); \
+	$(call option,--llms,llms); \
+	$(call option,--methods,methods); \
+	$(call option,--protocols,protocols); \
+	$(call option,--seeds,seeds); \
+	$(call option,--tune,TUNE); \
+	$(call option,--processes,GPUS); \
+	$(call option,--jobs,JOBS); \
+	$(call option,--executor,EXECUTOR); \
+	$(call option,--epochs,EPOCHS); \
+	$(call option,--data-dir,DATA_DIR); \
+	$(call option,--results,RESULTS); \
+	$(call option,--source,SOURCE); \
+	$(if $(DRY_RUN),set -- "$$@" --dry-run;) $(set); $(adaptrec)
 
 smoke: .venv/.ready ## every method, small, two epochs on random weights, from nothing: under a minute
 	@rm -rf results/smoke reports/smoke
 	@export ADAPTREC_CACHE=results/smoke/cache; \
 	set -- bench --datasets tiny --llms random-tiny --protocols fair --epochs 2 --jobs 2 --results results/smoke \
-	  --set width=32 sasrec_inner=32 batch_size=1024; \
-	$(adaptrec) && \
-	set -- report --results results/smoke --out reports/smoke && \
+	  --report reports/smoke --set width=32 sasrec_inner=32 batch_size=1024; \
 	$(adaptrec)
 
 test: .venv/.ready-dev ## run the tests; those on real data want ADAPTREC_DATA
@@ -127,17 +113,20 @@ lint: .venv/.ready-dev ## ruff, its format check, and mypy in strict mode
 	.venv/bin/mypy
 
 report: .venv/.ready ## tables, plots and index.html of all records below RESULTS, into OUT
-	@$(report)
-report: planted =
+	@set -- report; $(call option,--results,RESULTS); $(call option,--out,OUT); $(call option,--source,SOURCE); \
+	$(adaptrec)
 
 speed: .venv/.ready ## time training and evaluation of one cell, or of several that differ in one setting
-	@set -f; set -- speed --dataset "$$one_dataset" --llm "$$llms" --method "$$one_method" --protocol "$$one_protocol"; \
-	[ -z "$$settings" ] || set -- "$$@" --set $$settings; \
-	[ -z "$$VARY" ] || set -- "$$@" --vary "$$VARY"; \
-	[ -z "$$EPOCHS" ] || set -- "$$@" --epochs "$$EPOCHS"; \
-	[ -z "$$AGAINST" ] || set -- "$$@" --against "$$AGAINST"; \
-	[ -z "$$JSON" ] || set -- "$$@" --json "$$JSON"; \
-	$(adaptrec)
+	@set -f; set -- speed; \
+	$(call option,--dataset,one_dataset); \
+	$(call option,--llm,llms); \
+	$(call option,--method,one_method); \
+	$(call option,--protocol,one_protocol); \
+	$(call option,--vary,VARY); \
+	$(call option,--epochs,EPOCHS); \
+	$(call option,--against,AGAINST); \
+	$(call option,--json,JSON); \
+	$(set); $(adaptrec)
 
 guard: .venv/.ready ## count operators, FLOPs and copies to the host of a few steps; fails where tests/counted.json expects less
 	@set -- speed --guard tests/counted.json; $(adaptrec)

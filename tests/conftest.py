@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from benchmark.process.threads import wait_briefly
+
+wait_briefly()  # before torch loads
+
 from data_folders import TEN, TWELVE, write_folder
 from in_process import children_in_process
 

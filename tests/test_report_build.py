@@ -220,7 +220,7 @@ def test_both_sources_stand_in_one_report(results, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--source", "papers"], "unknown source .*'papers'. Did you mean 'paper'"),
+        (["--source", "papers"], "unknown value of --source: 'papers'. Did you mean 'paper'"),
         (["--source", "paper", "--datasets", "toy"], "cannot be narrowed by dataset"),
         (["--source", "both"], "no run records .* --source paper"),
     ],

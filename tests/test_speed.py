@@ -285,7 +285,6 @@ def test_others_are_timed_where_one_is_killed_or_fails(
 
 SPEED = ["speed", "--dataset", "tiny", "--llm", "random-tiny", "--method", "lora"]
 MISTAKES: list[tuple[list[str], list[str]]] = [
-    (["speed"], ["--method", "--show"]),
     ([*SPEED, "--show", "x.json"], ["--show", "--method"]),
     (["speed", "--show", "x.json"], ["x.json", "No such file"]),
     (["speed", "--show", "x.json", "--set", "width=8"], ["--show", "--set"]),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from benchmark.commands.options import (
     Parser,
     add_common,
     add_metrics,
     add_reading,
+    add_source,
     metrics,
     names,
     numbers,
@@ -16,6 +18,7 @@ from benchmark.commands.options import (
     protocols,
     reading,
 )
+from benchmark.commands.report import write_report
 from benchmark.config import SEARCHED, TRIALS, TUNE
 
 SUMMARY = "Execute a grid of runs, each in a fresh process, and print the tables."
@@ -24,21 +27,26 @@ SUMMARY = "Execute a grid of runs, each in a fresh process, and print the tables
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "--datasets", "--dataset", type=names, required=True, help="names or folders, by commas"
-    )
+        "--datasets", "--dataset", type=names,
+        help="names or folders, by commas; when left out, tiny for the language model minilm and the "
+        "datasets of the paper's study for any other one",
+    )  # fmt: skip
     add_reading(parser)
     parser.add_argument(
         "--llms", "--llm", type=names, default=["minilm"], help="names, hub ids or folders, by commas"
     )
     parser.add_argument("--methods", "--method", type=names, help="by commas; every method when left out")
     parser.add_argument(
-        "--protocols", "--protocol", type=names, default=["paper"], help=f"by commas: {protocols()}"
-    )
+        "--protocols", "--protocol", type=names,
+        help=f"by commas: {protocols()}; when left out, paper,fair for the language model minilm and paper "
+        "for any other one",
+    )  # fmt: skip
     parser.add_argument("--seeds", "--seed", type=numbers, default=[0], help="by commas")
     parser.add_argument(
         "--tune", choices=list(TUNE), metavar="|".join(TUNE),
         help="; ".join(f"{name}: {what}" for name, what in TUNE.items())
-        + f"; when left out: search under protocol {SEARCHED}, none under the others",
+        + f"; when left out: search under protocol {SEARCHED}; without it, paper if there are values for "
+        "every language model and dataset, else none",
     )  # fmt: skip
     parser.add_argument(
         "--trials", type=int, metavar="N", help=f"trials of each search; {TRIALS} when left out"
@@ -56,8 +64,14 @@ def add_arguments(parser: Parser) -> None:
     )  # fmt: skip
     parser.add_argument("--cpus", type=int, help="CPUs of each run on a cluster; one a process when left out")
     parser.add_argument("--ray-address", help="the cluster; $RAY_ADDRESS, else this machine, when left out")
-    add_common(parser)
+    add_common(parser, results=None)
     add_metrics(parser)
+    parser.add_argument(
+        "--report", type=Path, nargs="?", const=True, metavar="DIR",
+        help="also write the report of the records, into DIR or into reports (reports/tiny for planted "
+        "datasets)",
+    )  # fmt: skip
+    add_source(parser, None, "; when left out, ours for planted datasets and both for others")
     parser.add_argument("--fresh", action="store_true", help="repeat finished runs")
     parser.add_argument(
         "--dry-run", action="store_true", help="run nothing; print the plan and estimate what it will cost"
@@ -71,10 +85,11 @@ def main(options: argparse.Namespace) -> int:
     from benchmark.grid.plan import expand, make_plan
 
     columns = metrics(options)  # a wrong name ends the command before anything is run
-    given = Options(
+    fill_defaults(options)
+    executor_options = Options(
         options.results, options.processes, options.fresh, options.jobs, options.cpus, options.ray_address
     )
-    executor = make_executor(options.executor, given)
+    executor = make_executor(options.executor, executor_options)
     specs = expand(
         options.datasets, options.llms, options.methods, options.protocols, options.seeds, overrides(options),
         reading(options),
@@ -83,5 +98,21 @@ def main(options: argparse.Namespace) -> int:
     if options.dry_run:
         from benchmark.grid.dryrun import dry_run
 
-        return dry_run(plan, given)
-    return bench(plan, executor, options.results, columns)
+        return dry_run(plan, executor_options)
+    status = bench(plan, executor, options.results, columns)
+    if options.report:
+        write_report(options.results, options.report, options.source, columns)
+    return status
+
+
+def fill_defaults(options: argparse.Namespace) -> None:
+    """Fill in what the user left out and what depends on other options."""
+    from benchmark.commands import defaults
+
+    options.datasets = options.datasets or defaults.default_datasets(options.llms)
+    options.protocols = options.protocols or defaults.default_protocols(options.llms)
+    options.tune = options.tune or defaults.default_tune(options.llms, options.datasets, options.protocols)
+    options.results = options.results or defaults.default_results(options.datasets)
+    options.source = options.source or defaults.default_source(options.datasets)
+    if options.report is True:  # no folder was given
+        options.report = defaults.default_report(options.source, options.datasets)

@@ -17,12 +17,18 @@ if TYPE_CHECKING:
     from benchmark.run.spec import RunSpec
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Prints defaults, but for those that say nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default not in (None, False, []) else action.help
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are one line with the nearest match."""
 
     def __init__(self, prog: str, description: str, **kwargs: Any) -> None:
-        shape = argparse.ArgumentDefaultsHelpFormatter
-        super().__init__(prog, description=description, allow_abbrev=False, formatter_class=shape, **kwargs)
+        super().__init__(prog, description=description, allow_abbrev=False, formatter_class=_Help, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""
@@ -48,17 +54,27 @@ class Parser(argparse.ArgumentParser):
         return [name for action in self._actions for name in action.option_strings if name.startswith("--")]
 
 
-def add_common(parser: Parser) -> None:
-    """The options of every command that makes records."""
+def add_common(parser: Parser, results: Path | None = Path("results")) -> None:
+    """The options of every command that makes records; `results` is the default of --results."""
     add_set(parser)
     add_data_dir(parser)
     parser.add_argument("--epochs", type=int, help="epochs at most; the same as --set epochs=N")
-    add_results(parser)
+    add_results(parser, results)
 
 
-def add_results(parser: Parser) -> None:
+def add_results(parser: Parser, default: Path | None = Path("results")) -> None:
     """The option --results."""
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
+    by_datasets = "" if default else "; results, or results/tiny for planted datasets, when left out"
+    parser.add_argument("--results", type=Path, default=default, help=f"folder of the records{by_datasets}")
+
+
+def add_source(parser: Parser, default: str | None = "ours", more: str = "") -> None:
+    """The option --source, of a report; `more` ends its help text."""
+    parser.add_argument(
+        "--source", choices=["ours", "paper", "both"], default=default, metavar="ours|paper|both",
+        help="of the report: ours: the records; paper: the published figures alone, no records needed; both: "
+        f"side by side{more}",
+    )  # fmt: skip
 
 
 def add_filters(parser: Parser) -> None:
@@ -67,15 +83,15 @@ def add_filters(parser: Parser) -> None:
         parser.add_argument(f"--{name}", type=names, help="only these, by commas")
 
 
-def add_dataset(parser: Parser, default: str | None = None, required: bool = True) -> None:
+def add_dataset(parser: Parser, required: bool = True) -> None:
     """The option --dataset, and those that describe its folder."""
-    parser.add_argument("--dataset", default=default, required=required, help="a recipe's name or a folder")
+    parser.add_argument("--dataset", required=required, help="a recipe's name or a folder")
     add_reading(parser)
 
 
-def add_run(parser: Parser, dataset: str | None = None) -> None:
+def add_run(parser: Parser) -> None:
     """The options that describe one run, but for its method; `spec` collects them."""
-    add_dataset(parser, dataset, required=False)
+    add_dataset(parser, required=False)
     parser.add_argument("--llm", default="minilm", help="a short name, a hub id or a folder")
     parser.add_argument(
         "--protocol", default="paper", choices=[*PROTOCOLS, NO_PROTOCOL], metavar="PROTOCOL", help=protocols()

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmark.config import SEARCHED
+from benchmark.results.published import has_best_values
 from benchmark.results.record import RunRecord, Tuning, below_results
 from benchmark.results.stored import StoredRun
 
@@ -85,7 +86,8 @@ def _command(runs: Sequence[RunRecord]) -> str:
     words += (run.data.get("recipe") or {}).get("given", [])
     words += ["--llms", run.llm] if run.llm else []
     words += ["--methods", run.method, "--protocols", run.protocol]
-    words += ["--tune", "none"] if run.protocol == SEARCHED else []
+    if run.protocol == SEARCHED or has_best_values(run.llm or "", run.dataset):  # bench would tune
+        words += ["--tune", "none"]
     words += ["--seeds", ",".join(str(record.seed) for record in runs)]
     if run.environment.world_size > 1:
         words += ["--processes", str(run.environment.world_size)]

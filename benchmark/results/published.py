@@ -187,6 +187,12 @@ def best_values(method: str) -> dict[tuple[str, str], dict[str, float]]:
     return paper.best(paper.layout.best_of.get(method, method))
 
 
+def has_best_values(llm: str, dataset: str) -> bool:
+    """Whether `--tune paper` has values for a language model and dataset, by their names here."""
+    layout = published().layout
+    return llm in layout.llms and dataset in {*layout.datasets, "scientific"}  # the paper's `sci`
+
+
 def dataset_of(fingerprint: Mapping[str, Any]) -> str | None:
     """The paper's dataset with exactly these `users`, `items` and `interactions` (Table 1), or None."""
     counts = tuple(fingerprint.get(name) for name in COUNTS)
