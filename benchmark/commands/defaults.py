@@ -28,6 +28,11 @@ def default_protocols(llms: Sequence[str]) -> list[str]:
     return ["paper", "fair"] if _embedded(llms) else ["paper"]
 
 
+def default_method() -> str:
+    """What a command takes that measures one method: the one that the paper proposes."""
+    return published().layout.subject
+
+
 def default_tune(llms: Sequence[str], datasets: Sequence[str], protocols: Sequence[str]) -> Tune | None:
     """What --tune is for these names; None searches under protocol `tuned` and nothing else."""
     every = all(has_best_values(llm, dataset) for llm in llms for dataset in datasets)

@@ -17,7 +17,9 @@ def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     add_run(parser)
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--method", default="ssna", help="see `adaptrec list methods`")
+    what.add_argument(
+        "--method", help="see `adaptrec list methods`; the method that the paper proposes when left out"
+    )
     what.add_argument(
         "--show", type=Path, nargs="+", metavar="FILE",
         help="time nothing: print the tables of records that --json wrote",
@@ -63,11 +65,12 @@ def main(options: argparse.Namespace) -> int:
         _check_alone(options, "show", "prints what was measured", ("vary", "json", "set"))
         records, status = [read_speed(path) for path in options.show], ExitCode.OK
     else:
-        from benchmark.commands.defaults import default_datasets
+        from benchmark.commands.defaults import default_datasets, default_method
         from benchmark.speed.measure import Amounts
         from benchmark.speed.run import measure_speed
 
         options.dataset = options.dataset or default_datasets([options.llm])[0]
+        options.method = options.method or default_method()
         amounts = Amounts(options.steps, options.warm_up, options.passes, options.epochs)
         records = [measure_speed(spec(options), options.vary, amounts, options.json, options.against)]
         good = all(variant.status == "ok" for variant in records[0].variants)
