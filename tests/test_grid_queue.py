@@ -17,7 +17,7 @@ from report_records import write_at
 
 from benchmark.grid import engine as engine_module
 from benchmark.grid.child import Child, stop
-from benchmark.grid.claims import claim, clear, made_since, stamp
+from benchmark.grid.claims import claim, clear, made_since, release, stamp
 from benchmark.grid.engine import ClaimedRun, Engine
 from benchmark.grid.executor import Options, make_executor
 from benchmark.grid.local import share_of_machine, slots
@@ -154,7 +154,7 @@ def test_a_cell_of_another_bench_comes_last_and_its_record_is_taken(
         ending()(task)
         if task.run == asked[2]:  # by then the other bench is done, and failed
             write_at(path, status="failed", error="theirs")
-            other.release()
+            release(other)
 
     engine = Fake(Options(tmp_path), write)
     found = engine.run(asked)
@@ -173,7 +173,7 @@ def test_a_cell_of_another_bench_that_was_killed_is_run(folder: Path, tmp_path: 
 
     def write(task: ClaimedRun) -> None:
         ending()(task)
-        other.lock.release()  # as the system does: the file stays
+        other.release()  # as the system does: the file stays
 
     engine = Fake(Options(tmp_path), write)
     assert len(engine.run(asked)) == 2
@@ -196,12 +196,12 @@ def test_what_is_locked_is_not_claimed_and_what_is_claimed_is_free_afterwards(tm
     path = tmp_path / "a" / "x-s0.json"
     first = claim(path)
     assert first is not None and claim(path) is None
-    first.release()
+    release(first)
     with FileLock(path.with_suffix(".lock")):
         assert claim(path) is None
     again = claim(path)
     assert again is not None
-    again.release()
+    release(again)
     assert not path.with_suffix(".claim").exists()
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):  # the command line says it in one line

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -19,31 +18,25 @@ from benchmark.results.record import RunRecord
 from benchmark.results.store import ignore, usable
 
 
-@dataclass(frozen=True)
-class RunClaim:
-    """The right to execute one run."""
-
-    lock: FileLock
-
-    def release(self) -> None:
-        """Give it back and remove its file."""
-        Path(self.lock.lock_file).unlink(missing_ok=True)  # while held: nobody can then take the old file
-        self.lock.release()
-
-
-def claim(record_path: Path) -> RunClaim | None:
-    """The right to execute the run of `record_path`, or None where another process works on it."""
+def claim(record_path: Path) -> FileLock | None:
+    """The lock that allows to execute the run of `record_path`, held until `release`; None where another
+    process works on the run."""
     lock = FileLock(record_path.with_suffix(".claim"))
     try:
         record_path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         return None
-    claimed = RunClaim(lock)
     if _running(record_path):
-        claimed.release()
+        release(lock)
         return None
-    return claimed
+    return lock
+
+
+def release(lock: FileLock) -> None:
+    """Give a claim back and remove its file."""
+    Path(lock.lock_file).unlink(missing_ok=True)  # while held: nobody can then take the old file
+    lock.release()
 
 
 def _running(record_path: Path) -> bool:
@@ -56,8 +49,7 @@ def _running(record_path: Path) -> bool:
         lock.acquire(timeout=0)
     except Timeout:
         return True
-    file.unlink(missing_ok=True)  # of a run that was killed
-    lock.release()
+    release(lock)  # of a run that was killed
     return False
 
 
@@ -70,13 +62,13 @@ def clear(record_path: Path) -> None:
     remove_abandoned(record_path.parent)
     checkpoint, *files = (record_path.with_suffix(end) for end in (".checkpoint", ".log", ".status"))
     locks = record_path.with_suffix(".claim"), record_path.with_suffix(".lock")
-    if not any(path.exists() for path in (checkpoint, *files, *locks)) or not (claimed := claim(record_path)):
+    if not any(path.exists() for path in (checkpoint, *files, *locks)) or not (lock := claim(record_path)):
         return
     shutil.rmtree(checkpoint, ignore_errors=True)
     for file in files:
         with suppress(OSError):  # somebody else's, or a folder of that name
             file.unlink(missing_ok=True)
-    claimed.release()
+    release(lock)
 
 
 Stamp = tuple[int, int] | None

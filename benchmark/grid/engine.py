@@ -13,7 +13,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from benchmark.grid.claims import RunClaim, Stamp, claim, clear, made_since, stamp
+from filelock import FileLock
+
+from benchmark.grid.claims import Stamp, claim, clear, made_since, release, stamp
 from benchmark.grid.executor import Options
 from benchmark.grid.progress import Board, Tracker, outcome
 from benchmark.grid.run_process import Exit, log_path
@@ -35,7 +37,7 @@ class ClaimedRun:
     run: ResolvedRun
     path: Path
     """Of its record."""
-    claim: RunClaim
+    claim: FileLock
     before: Stamp
     """Of the record at `path` when the run was claimed."""
     fault: str = ""
@@ -120,7 +122,7 @@ class Engine(ABC):
         finally:
             self.board.close()
             for task in self._tasks:
-                task.claim.release()
+                release(task.claim)
             self._tasks.clear()
         return {run: records[run] for run in queue.paths if run in records}
 
@@ -164,7 +166,7 @@ class Engine(ABC):
             written = stamp(task.path) not in (None, task.before)
             record = usable(task.path, tail.append) if written else None
             self._tasks.discard(task)
-            task.claim.release()
+            release(task.claim)
             if ended.status == ExitCode.BUSY and (record is None or record.status == "interrupted"):
                 self.tracker.defer(task.run.spec)
                 queue.defer(task.run)
@@ -220,7 +222,7 @@ class _Queue:
             elif (claimed := claim(path)) is None:
                 self.defer(run)
             elif record := self._made_meanwhile(run):
-                claimed.release()
+                release(claimed)
                 self._of_others.append((run, record))
             else:
                 return ClaimedRun(run, path, claimed, stamp(path), self._faults[run])

@@ -14,13 +14,13 @@ from pathlib import Path
 from benchmark.config import Settings
 from benchmark.grid.local import visible_gpus
 from benchmark.grid.plan import GridPlan, Search, by_configuration
+from benchmark.grid.progress import Range
 from benchmark.results.record import PeakMemory, RunRecord
 from benchmark.results.store import finished, iter_runs
 from benchmark.run.spec import ResolvedRun
 from benchmark.speed.record import ENDINGS, Variant
 from benchmark.train.checkpoint import Checkpoint
 
-Range = tuple[float, float]
 START = 15.0
 """Seconds in which a process starts and builds its model, where no probe measured it."""
 UNTRAINED: Range = (0.0, 60.0)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from benchmark.data.paths import cache_folder
+from benchmark.grid.progress import Range
 from benchmark.llm import encoder, states, token_states
 from benchmark.llm.cache import DTYPES
 from benchmark.llm.catalogue import LLM
@@ -28,7 +29,6 @@ STEPS = Amounts(steps=6, warm_up=0, passes=1, evaluation_warm_up=0, limit=10.0, 
 """The first step is a warm-up where there is time for another."""
 SAMPLE = 256
 """Texts that are encoded to learn what all of them cost."""
-Range = tuple[float, float]
 
 
 def random_states(
