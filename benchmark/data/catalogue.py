@@ -77,8 +77,8 @@ def search_path() -> list[Path]:
     return [root for root in (Path("datasets"), packaged_data("recipes", "datasets")) if root.is_dir()]
 
 
-def find(name_or_folder: str, reading: FolderOptions = NO_OPTIONS) -> Recipe:
-    """The recipe of a name in `datasets/`, or of a folder with data files, read with the options `reading`.
+def find(name_or_folder: str, options: FolderOptions = NO_OPTIONS) -> Recipe:
+    """The recipe of a name in `datasets/`, or of a folder with data files, read with `options`.
 
     A known name wins over a folder of the same name in the working folder; `./name` means the folder.
     Nothing is fetched here. Raises `UserError` for an unknown name, a missing folder or file, and a fault in
@@ -86,16 +86,16 @@ def find(name_or_folder: str, reading: FolderOptions = NO_OPTIONS) -> Recipe:
     """
     known = entries()
     if name_or_folder in known:
-        if reading != NO_OPTIONS:
+        if options != NO_OPTIONS:
             raise UserError(
-                f"{' '.join(reading.words())} is for a folder, and '{name_or_folder}' is a recipe; give the "
+                f"{' '.join(options.words())} is for a folder, and '{name_or_folder}' is a recipe; give the "
                 f"folder (./{name_or_folder} if it has this name), or leave the option out."
             )
         entry = known[name_or_folder]
         return checked(name_or_folder, entry.content(), entry.path, None)
     folder, shown = parse_path(name_or_folder), shortened(name_or_folder)
     if folder is not None and folder.is_dir():
-        return _of_folder(folder.resolve(), known, reading)
+        return _of_folder(folder.resolve(), known, options)
     if folder is not None and folder.exists():
         raise UserError(f"dataset '{shown}' is a file; give the folder that holds it.")
     _refuse_faulty_family(name_or_folder, known)
@@ -147,24 +147,24 @@ def family(name: str, category: str) -> str:
     return name.removesuffix(category) + "<category>" if category else name
 
 
-def _of_folder(folder: Path, known: dict[str, RecipeFile], reading: FolderOptions) -> Recipe:
-    """A folder with the options of the recipe that `reading` names, of its own recipe, or the defaults."""
+def _of_folder(folder: Path, known: dict[str, RecipeFile], options: FolderOptions) -> Recipe:
+    """A folder with the options of the recipe that `options` names, of its own recipe, or the defaults."""
     name = re.sub(r"[^\w.-]+", "-", folder.name)
     own = folder / "recipe.toml"
-    given = tuple(reading.words())
-    if reading.recipe:
-        if reading.recipe not in known:
-            raise unknown("recipe", shortened(reading.recipe), known, shown=_families(known))
-        entry = known[reading.recipe]
-        recipe = checked(name, reading.over(entry.content()), entry.path, folder)
+    given = tuple(options.words())
+    if options.recipe:
+        if options.recipe not in known:
+            raise unknown("recipe", shortened(options.recipe), known, shown=_families(known))
+        entry = known[options.recipe]
+        recipe = checked(name, options.over(entry.content()), entry.path, folder)
         if recipe.format == "synthetic":
-            raise UserError(f"--recipe {reading.recipe}: that recipe generates its data and reads no folder.")
+            raise UserError(f"--recipe {options.recipe}: that recipe generates its data and reads no folder.")
         instead = " in place of those of the folder's recipe.toml" if own.is_file() else ""
-        note = f"options and expected counts of the recipe '{reading.recipe}'{instead}"
+        note = f"options and expected counts of the recipe '{options.recipe}'{instead}"
         return replace(recipe, notes=(note, *recipe.notes), given=given)
     if own.is_file():
-        return replace(checked(name, reading.over(load_toml(own)), own, folder), given=given)
+        return replace(checked(name, options.over(load_toml(own)), own, folder), given=given)
     note = f"the recipe '{name}' has the name of this folder; its options hold only with --recipe {name}"
-    recipe = checked(name, reading.over({}), folder, folder)
+    recipe = checked(name, options.over({}), folder, folder)
     notes = (note,) if name in known else ()
     return replace(recipe, summary=f"the folder {folder}", notes=notes, given=given)

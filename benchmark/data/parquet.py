@@ -59,15 +59,15 @@ class ParquetTable:
     def _unreadable(self, error: Exception) -> UserError:
         return UserError(f"{self.path} is not a readable Parquet file: {str(error).splitlines()[0]}")
 
-    def parts(self, wanted: Sequence[str]) -> Iterator[RowBlock]:
-        """Rows with the columns `wanted`: times as they are stored, the others as text, nulls as no text."""
-        for name in wanted:
+    def parts(self, chosen: Sequence[str]) -> Iterator[RowBlock]:
+        """Rows with the columns `chosen`: times as they are stored, the others as text, nulls as no text."""
+        for name in chosen:
             self._check(name)
         done = 1
-        batches = self._file.iter_batches(BATCH_ROWS, columns=[self._sources[name] for name in wanted])
+        batches = self._file.iter_batches(BATCH_ROWS, columns=[self._sources[name] for name in chosen])
         while (batch := self._next(batches)) is not None:
             rows = np.arange(done, done + len(batch), dtype=np.int64)
-            columns = {name: self._read(batch.column(self._sources[name]), name, rows) for name in wanted}
+            columns = {name: self._read(batch.column(self._sources[name]), name, rows) for name in chosen}
             yield RowBlock(columns, rows)
             done += len(batch)
 

@@ -125,8 +125,8 @@ def _choose(staged: Staged, recipe: Recipe, raw: RawData, begin: Begin) -> _Chos
     if recipe.split == "leave-one-out":
         _drop_short_users(staged, chosen, recipe, raw)
     if (chosen.before == 0).any():
-        chosen.narrow += ' SEMI JOIN wanted_users USING ("user")'
-        chosen.tables["wanted_users"] = numbers(user=np.flatnonzero(chosen.before))
+        chosen.narrow += ' SEMI JOIN kept_users USING ("user")'
+        chosen.tables["kept_users"] = numbers(user=np.flatnonzero(chosen.before))
     return chosen
 
 
@@ -147,7 +147,7 @@ def _core(staged: Staged, k: int, begin: Begin) -> _Chosen:
     before = core.per_user.astype(np.int64)
     staged.drop(staged.interactions - int(before.sum()), f"interactions outside the {k}-core")
     items = numbers(item=np.flatnonzero(core.items))
-    return _Chosen(before, before, " SEMI JOIN wanted_items USING (item)", {"wanted_items": items})
+    return _Chosen(before, before, " SEMI JOIN core_items USING (item)", {"core_items": items})
 
 
 def _drop_short_users(staged: Staged, chosen: _Chosen, recipe: Recipe, raw: RawData) -> None:

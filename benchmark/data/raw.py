@@ -230,6 +230,13 @@ def corrected_time(time: int, unit: int, where: str, recipe: Recipe, repairs: Co
     return time // 1000 if unit == 1 else time * 1000
 
 
+def skip_or_raise(where: str, fault: str, recipe: Recipe, repairs: Counter[str]) -> None:
+    """Count a bad row, or raise `UserError` where the recipe does not skip it."""
+    if recipe.bad_rows == "error":
+        raise UserError(f'{where}: {fault}; mend the row, or set bad_rows = "skip" in the recipe.')
+    repairs["bad rows skipped"] += 1
+
+
 def usable(
     lines: Iterable[tuple[int, str]],
     parse: Callable[[str], T],
@@ -248,11 +255,7 @@ def usable(
         try:
             parsed = parse(line)
         except BadRowError as fault:
-            if recipe.bad_rows == "error":
-                raise UserError(
-                    f'{where}: {fault}; mend the row, or set bad_rows = "skip" in the recipe.'
-                ) from fault
-            repairs["bad rows skipped"] += 1
+            skip_or_raise(where, str(fault), recipe, repairs)
         else:
             yield number, where, parsed
 

@@ -241,7 +241,7 @@ class Draws:
         drawn: list[Ints] = []
         for axis, table in enumerate(self._tables):
             weights = table[(*drawn, *seen[axis + 1 :])] * self._factors[axis][seen[axis]]  # [B, n]
-            drawn.append(_one_of(weights, rng))
+            drawn.append(_draw_column(weights, rng))
         kind = np.ravel_multi_index(tuple(drawn), self._shape)  # [B]
         inside = (rng.random(len(kind)) * self._mass[kind]).astype(np.int64)
         at = np.searchsorted(self._reach, self._before[kind] + inside, side="right")
@@ -260,7 +260,7 @@ def factors(planted: Planted) -> list[Floats]:
     return tables
 
 
-def _one_of(weights: Floats, rng: np.random.Generator) -> Ints:
+def _draw_column(weights: Floats, rng: np.random.Generator) -> Ints:
     """A column of each row of `weights` `[B, n]`, with probability proportional to them: -> `[B]`."""
     reach = np.cumsum(weights, axis=1)
     point = rng.random(len(weights)) * reach[:, -1]

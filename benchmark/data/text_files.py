@@ -179,14 +179,14 @@ class Delimited:
                 return
             self._put(block)
 
-    def parts(self, wanted: Sequence[str]) -> Iterator[RowBlock]:
-        """Rows with the columns `wanted` of `names`; raises `UserError` when there are none."""
+    def parts(self, chosen: Sequence[str]) -> Iterator[RowBlock]:
+        """Rows with the columns `chosen` of `names`; raises `UserError` when there are none."""
         block, any_row = self._block, False
         while block is not None:
-            part = self._fast(block, wanted)
+            part = self._fast(block, chosen)
             if part is None:
                 self._put(block)
-                part = self._slow(wanted)
+                part = self._slow(chosen)
             if len(part.rows):
                 any_row = True
                 yield part
@@ -194,7 +194,7 @@ class Delimited:
         if not any_row:
             raise UserError(f"{self.path} has a header but no usable rows.")
 
-    def _fast(self, block: bytes, wanted: Sequence[str]) -> RowBlock | None:
+    def _fast(self, block: bytes, chosen: Sequence[str]) -> RowBlock | None:
         """The block as Arrow reads it, None where that might not be as Python's `csv` does."""
         if self._recipe.quotes != "none" and b'"' in block:
             return None
@@ -209,7 +209,7 @@ class Delimited:
                 arrow.ReadOptions(column_names=list(self.names), block_size=len(block) + 1),
                 arrow.ParseOptions(delimiter=self._delimiter, quote_char=False, double_quote=False),
                 arrow.ConvertOptions(
-                    include_columns=list(wanted), column_types=dict.fromkeys(wanted, pa.string()),
+                    include_columns=list(chosen), column_types=dict.fromkeys(chosen, pa.string()),
                     check_utf8=False, strings_can_be_null=False,
                 ),
             )  # fmt: skip
@@ -219,10 +219,10 @@ class Delimited:
             return None
         first = self._number
         self._number += count
-        columns = {name: table.column(name).combine_chunks() for name in wanted}
+        columns = {name: table.column(name).combine_chunks() for name in chosen}
         return RowBlock(columns, np.arange(first, first + count, dtype=np.int64))
 
-    def _slow(self, wanted: Sequence[str]) -> RowBlock:
+    def _slow(self, chosen: Sequence[str]) -> RowBlock:
         """The rows that begin in the lines at hand; a quoted field may take further ones."""
         rows, numbers = [], []
         for number, row in self._careful():
@@ -237,7 +237,7 @@ class Delimited:
                     f"{self.path}, line {number}: {len(row)} fields where the header has {len(self.names)}; "
                     'quote a field that holds the delimiter, or set bad_rows = "skip" in the recipe.'
                 )
-        positions = {name: self.names.index(name) for name in wanted}
+        positions = {name: self.names.index(name) for name in chosen}
         columns = {name: pa.array([row[i] for row in rows], pa.string()) for name, i in positions.items()}
         return RowBlock(columns, np.asarray(numbers, dtype=np.int64))
 

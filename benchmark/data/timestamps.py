@@ -99,12 +99,9 @@ def _dates(written: Any) -> Numbers:
             return _scaled(written.cast(pa.timestamp("us", zone)), 1)
         except pa.ArrowInvalid:  # a month 13, or more than six digits of a second
             pass
-    slow = [
-        _date(text) if good else np.nan
-        for text, good in zip(written.to_pylist(), dated.to_pylist(), strict=True)
-    ]
-    found = np.asarray(slow)
-    return found if np.isnan(found).any() else found.astype(np.int64)
+    pairs = zip(written.to_pylist(), dated.to_pylist(), strict=True)
+    times = np.asarray([_date(text) if good else np.nan for text, good in pairs])
+    return times if np.isnan(times).any() else times.astype(np.int64)
 
 
 def _date(text: str) -> float:
