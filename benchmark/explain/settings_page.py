@@ -42,6 +42,8 @@ def render() -> str:
         if entry.external:
             continue
         cls = registry.load(name)
+        if issubclass(cls, Control) and not fields(cls.Config):
+            continue
         searched = {key: _values(values) for key, values in cls.grid.items()}
         own = {field.name for field in fields(cls.Config)}
         parts += [f"## Of `{name}`\n", f"{entry.summary}\n"]
