@@ -17,6 +17,7 @@ from tiny_llms import ENCODERS, FAMILIES, INNER, LAYERS, WIDTH, states_behind, t
 from torch import Tensor, nn
 
 from benchmark.config import parse
+from benchmark.results.published import best_values
 from methods import registry
 from methods.base import Context, Items, Method, state_covariance, state_statistics, trainable
 from methods.checks import check_method
@@ -655,10 +656,10 @@ def test_published_values() -> None:
     for name in ("lora", "adalora"):
         assert registry.get(name).grid == {"dropout": (0.1, 0.2, 0.3)}
     assert registry.get("full").grid == {"layers": (2, 4, 6)}
-    assert registry.get("lora").paper["distilbert", "pantry"] == {"dropout": 0.3}
-    assert registry.get("lora").paper["bert-medium", "tools"] == {"dropout": 0.2}
-    assert registry.get("adalora").paper["distilroberta", "sci"] == {"dropout": 0.3}
-    assert registry.get("adalora").paper["bert-medium", "tools"] == {"dropout": 0.1}
-    assert registry.get("full").paper["bert-medium", "ins"] == {"layers": 4}
-    assert registry.get("full").paper["distilroberta", "ins"] == {"layers": 2}
+    assert best_values("lora")["distilbert", "pantry"] == {"dropout": 0.3}
+    assert best_values("lora")["bert-medium", "tools"] == {"dropout": 0.2}
+    assert best_values("adalora")["distilroberta", "sci"] == {"dropout": 0.3}
+    assert best_values("adalora")["bert-medium", "tools"] == {"dropout": 0.1}
+    assert best_values("full")["bert-medium", "ins"] == {"layers": 4}
+    assert best_values("full")["distilroberta", "ins"] == {"layers": 2}
     assert issubclass(registry.get("full"), Tuned)
