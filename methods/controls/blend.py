@@ -67,7 +67,8 @@ class Blend(Control):
         """Sums over the history of the mixed rows of its items: `[B, L]` -> `[B, I]`."""
         weights = recency_weights(histories, self.data.n_items, config.decay)  # [B, I]
         by_transitions = (weights @ self.shares).toarray()  # [B, I] x [I, I] -> [B, I]
-        by_text = self._text_scores(weights, config.geometry, config.power)  # [B, I]
+        # in fp32, so that scipy does not convert the text matrix to fp64 for each batch
+        by_text = self._text_scores(weights.astype(np.float32), config.geometry, config.power)  # [B, I]
         mixed = config.transitions * by_transitions + (1 - config.transitions) * by_text
         scores: Floats = mixed.astype(np.float32)
         return scores
