@@ -182,7 +182,8 @@ def command(name: str, folder: Path, results: Path) -> list[str]:
     flags = [f"--{flag}{plural}" for flag in ("dataset", "method", "seed")]
     values = [str(folder), "id", "0"]
     asked = [part for pair in zip(flags, values, strict=True) for part in pair]
-    return [name, *asked, "--epochs", "1", "--results", str(results), "--set", *BLINK]
+    protocol = [f"--protocol{plural}", "paper"]
+    return [name, *asked, *protocol, "--epochs", "1", "--results", str(results), "--set", *BLINK]
 
 
 @pytest.mark.usefixtures("in_process")

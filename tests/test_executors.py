@@ -36,7 +36,8 @@ def offer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str
 def bench(tmp_path: Path, executor: str) -> int:
     folder = write_folder(tmp_path / "small")
     return main(
-        ["bench", "--datasets", str(folder), "--methods", "id", "--epochs", "1", "--seeds", "0,1",
+        ["bench", "--datasets", str(folder), "--methods", "id", "--protocols", "fair", "--epochs", "1",
+         "--seeds", "0,1",
          "--results", str(tmp_path / "results"), "--executor", executor, "--set", *BLINK]
     )  # fmt: skip
 

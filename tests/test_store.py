@@ -233,7 +233,7 @@ def test_one_bad_record_stops_no_other_run(tmp_path: Path, capsys: pytest.Captur
     first.write_bytes(first.read_bytes()[:3000])
     edit(second, put("metrics", "test", "recall@10", value=0.1))
     with children_in_process():
-        assert main(["bench", *common, "--seeds", "0,1,2"]) == 0
+        assert main(["bench", *common, "--protocols", "paper", "--seeds", "0,1,2"]) == 0
     said = capsys.readouterr().err
     assert "finished already" not in said and said.count("the run is repeated") == 2
     assert [run.record.seed for run in iter_runs(tmp_path / "r")] == [0, 1, 2]

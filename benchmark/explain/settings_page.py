@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from benchmark.config import PROTOCOLS, Settings
 from benchmark.results.published import best_values
 from methods import registry
+from methods.base import Method
 from methods.controls.base import Control
 
 HEAD = """\
@@ -44,7 +45,7 @@ def render() -> str:
         cls = registry.load(name)
         if issubclass(cls, Control) and not fields(cls.Config):
             continue
-        searched = {key: _values(values) for key, values in cls.grid.items()}
+        searched = {key: _values(values) for key, values in _searched(cls).items()}
         own = {field.name for field in fields(cls.Config)}
         parts += [f"## Of `{name}`\n", f"{entry.summary}\n"]
         parts.append(_table(cls.Config, {"searched": searched}) if own else "No hyper-parameters.\n")
@@ -57,6 +58,14 @@ def render() -> str:
         for protocol, values in schedule.items():
             parts.append(f"Its published schedule under `{protocol}`: {_pairs(values)}.\n")
     return "\n".join(parts)
+
+
+def _searched(cls: type[Method] | type[Control]) -> Mapping[str, Iterable[object]]:
+    """Hyper-parameter -> the values that are tried; those of a control are in its trials."""
+    if not issubclass(cls, Control):
+        return cls.grid
+    trials = cls.trials()
+    return {key: dict.fromkeys(trial[key] for trial in trials) for key in trials[0]}
 
 
 def _harness() -> str:

@@ -70,15 +70,18 @@ def _attempt(
 ) -> RunRecord:
     """Run to the end, and record how it ended."""
     record = blank(resolved, environment(accelerator.device, precision, world_size()))
+    again = "runs it again" if resolved.control else "goes on from the last epoch"
     try:
         if resolved.control:
             ranks, lists = score_control(resolved, record, accelerator.device)
         else:
             ranks, lists = _execute(resolved, record, accelerator, checkpoint)
     except KeyboardInterrupt:
-        again = "runs it again" if resolved.control else "goes on from the last epoch"
         _write(record, "interrupted", f"stopped by ctrl-C; the same command {again}", path)
         raise
+    except BrokenPipeError as error:  # the process that read the output is gone, as when a bench is killed
+        _write(record, "interrupted", f"the reader of the output ended; the same command {again}", path)
+        raise KeyboardInterrupt from error
     except UserError:
         raise
     except (NotFiniteError, NotAliveError, ControlError) as error:
