@@ -20,7 +20,7 @@ from benchmark.results.comparable import slug
 from benchmark.results.published import SOURCES, Source, published
 from benchmark.results.record import METRICS
 from benchmark.results.results import Results
-from benchmark.results.store import Tell, ignore, iter_runs
+from benchmark.results.store import OnFault, ignore, iter_runs
 from benchmark.results.stored import StoredRun
 from methods.errors import UserError, unknown
 from methods.plugins import BROKEN, offered, one_line
@@ -53,7 +53,7 @@ def build_report(
     out: Path,
     only: Only | None = None,
     source: Source = "ours",
-    tell: Tell = ignore,
+    on_fault: OnFault = ignore,
     metrics: Sequence[str] = METRICS,
 ) -> list[Path]:
     """Write tables (Markdown, CSV, LaTeX) and plots (PNG, SVG) of the records below `results`, and what holds
@@ -61,7 +61,7 @@ def build_report(
 
     `only` narrows the records: a field of FIELDS -> the values wanted; an empty collection does not narrow.
     Records without language model stay whatever `only["llm"]` says. Tables of runs and tests of differences
-    show `metrics`. Records that do not count are left out; the report and `tell` have the reason of each.
+    show `metrics`. Records that do not count are left out; the report and `on_fault` get the reason of each.
     Returns the files written, in order.
     Files of an earlier report that the records no longer give are removed, if `manifest.json` has them and
     nobody has changed them since. Raises `UserError` where there is no such record (`source` "paper" reads
@@ -78,7 +78,7 @@ def build_report(
     runs = [] if source == "paper" else _select(results, selected, left_out, metrics)
     parts = _named(_chapters(Results(tuple(runs), source, tuple(metrics)), left_out))
     for line in left_out:
-        tell(line)
+        on_fault(line)
     left_out = [_below(line, results) for line in left_out]
     files = {
         name: data for part in parts for section in part.sections for name, data in _files(section).items()

@@ -279,7 +279,7 @@ def _hosts(control: RunRecord, common: Mapping[Key, Mapping[str, Any]]) -> list[
 
 
 def _pool(settings: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a prediction is told apart from in training."""
+    """The candidates that a prediction is compared with in training."""
     kind = settings.get("candidates")
     return (kind, settings.get("samples") if kind == "sampled" else None)
 

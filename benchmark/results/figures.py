@@ -44,7 +44,7 @@ from benchmark.results.metrics import of_lists, of_ranks
 from benchmark.results.published import SOURCES, Row, published
 from benchmark.results.record import METRICS, RunRecord
 from benchmark.results.searches import searches
-from benchmark.results.store import Tell, iter_runs, warn
+from benchmark.results.store import OnFault, iter_runs, warn
 from benchmark.results.stored import StoredRun
 from methods.errors import UserError, unknown
 
@@ -64,20 +64,20 @@ def load(
     source: str = "both",
     metrics: Sequence[str] = METRICS,
     only: Mapping[str, Collection[str]] | None = None,
-    tell: Tell = warn,
+    on_fault: OnFault = warn,
 ) -> pd.DataFrame:
     """The long table of the records below `results` and of the published figures; `paper` reads no records.
 
     `metrics` are the rank metrics that it holds; those which a record lacks are computed from its ranks.
-    `only` narrows the rows: column of NARROWED_BY -> its values; a row whose column is null stays. `tell` is
-    given why records do not count. Raises `UserError` for an unknown source, metric or value, and where no
+    `only` narrows the rows: column of NARROWED_BY -> its values; a row whose column is null stays. `on_fault`
+    gets why records do not count. Raises `UserError` for an unknown source, metric or value, and where no
     row is left.
     """
     if source not in SOURCES:
         raise unknown("source of figures:", source, SOURCES)
     parts = []
     if source != "paper":
-        runs = list(iter_runs(results, tell, metrics))
+        runs = list(iter_runs(results, on_fault, metrics))
         if not runs:
             raise UserError(
                 f"there are no usable run records below {results}. Give their folder by --results, or ask "
@@ -85,7 +85,7 @@ def load(
             )
         parts.append(measured(runs, metrics))
         if line := without_lists([run.record for run in runs], metrics):
-            tell(line)
+            on_fault(line)
     if source != "ours":
         parts.append(printed(metrics))
     return narrow(pd.concat(parts, ignore_index=True), only or {})

@@ -157,7 +157,7 @@ def folder() -> Path:
 
 @cache
 def published(where: Path | None = None) -> Published:
-    """Read and check the published figures, from `folder()` unless told otherwise.
+    """Read and check the published figures, by default from `folder()`.
 
     Raises `UserError` with file and line for a missing or unknown column, a missing value, a number that is
     none, a name that `tables.toml` does not have, and a figure that stands twice.

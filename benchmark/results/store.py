@@ -32,7 +32,7 @@ PATTERN = "*/*/*/*-s*.json"
 """Records below the folder of the results."""
 ALIKE = 1e-9
 """How far two computations of one metric may be apart."""
-Tell = Callable[[str], object]
+OnFault = Callable[[str], object]
 """Takes a line about a record that is not used."""
 
 
@@ -134,23 +134,23 @@ def _verify_parts(run: RunRecord, users: int, form: str) -> None:
             raise UserError(f"its {' and '.join(sizes)} metrics do not give its test{form} metrics.")
 
 
-def usable_run(path: Path, tell: Tell = warn, metrics: Collection[str] = METRICS) -> StoredRun | None:
+def usable_run(path: Path, on_fault: OnFault = warn, metrics: Collection[str] = METRICS) -> StoredRun | None:
     """The run at `path`, as `read_result` gives it; None where there is no record, or none that counts.
 
-    `tell` is given the reason.
+    `on_fault` gets the reason.
     """
     if not path.exists():
         return None
     try:
         return read_result(path, metrics)
     except UserError as error:
-        tell(str(error))
+        on_fault(str(error))
         return None
 
 
-def usable(path: Path, tell: Tell = warn) -> RunRecord | None:
+def usable(path: Path, on_fault: OnFault = warn) -> RunRecord | None:
     """The record of the run at `path` alone, without its ranks; see `usable_run`."""
-    run = usable_run(path, tell)
+    run = usable_run(path, on_fault)
     return run.record if run else None
 
 
@@ -180,11 +180,15 @@ def finished(path: Path, code: str | None) -> RunRecord | None:
     return look_up(path, code).finished
 
 
-def iter_runs(folder: Path, tell: Tell = warn, metrics: Collection[str] = METRICS) -> Iterator[StoredRun]:
-    """The runs below `folder` whose records count (see `read_result`), in the order of their paths; `tell` is
-    given why others do not."""
+def iter_runs(
+    folder: Path, on_fault: OnFault = warn, metrics: Collection[str] = METRICS
+) -> Iterator[StoredRun]:
+    """The runs below `folder` whose records count (see `read_result`), in the order of their paths.
+
+    `on_fault` gets why others do not.
+    """
     for path in sorted(folder.glob(PATTERN)):
-        if (run := usable_run(path, tell, metrics)) is not None:
+        if (run := usable_run(path, on_fault, metrics)) is not None:
             yield run
 
 
