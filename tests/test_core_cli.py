@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -256,8 +258,29 @@ def test_a_failed_run_is_a_record_and_is_tried_again(
     assert read_record(path).status == "ok"
 
 
+def ctrl_c_in_torch_save() -> None:
+    """As PyTorch's writer of archives raises it."""
+    try:
+        raise KeyboardInterrupt
+    finally:
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+
+def ctrl_c() -> None:
+    raise KeyboardInterrupt
+
+
+def broken_pipe() -> None:
+    raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+@pytest.mark.parametrize("stop", [ctrl_c, ctrl_c_in_torch_save, broken_pipe])
 def test_ctrl_c_leaves_something_to_go_on_from(
-    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    stop: Callable[[], None],
 ) -> None:
     assert main(run(folder, tmp_path / "whole")) == 0
     whole = read_record(Path(capfd.readouterr().out.strip()))
@@ -265,12 +288,14 @@ def test_ctrl_c_leaves_something_to_go_on_from(
 
     def interrupted(self: loop.Trainer, epoch: int) -> tuple[float, float]:
         if epoch == 2:
-            raise KeyboardInterrupt
+            stop()
         return real(self, epoch)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop.Trainer, "train_epoch", interrupted)
         assert main(run(folder, tmp_path)) == 130
+    (record,) = (read_record(path) for path in tmp_path.glob("*/*/*/*-s0.json"))
+    assert record.status == "interrupted"
     told = capfd.readouterr()
     assert "interrupted" in told.err
     assert "Traceback" not in told.err

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from benchmark.files import remove_abandoned
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.model.parallel import is_main, log_main, world_size
-from benchmark.process.exit_status import BusyError, refusal
+from benchmark.process.exit_status import BusyError, causes, refusal
 from benchmark.results.lists import StoredLists, write_lists
 from benchmark.results.record import RunRecord, ranks_path
 from benchmark.results.store import Standing, look_up, set_aside
@@ -70,29 +70,20 @@ def _attempt(
 ) -> RunRecord:
     """Run to the end, and record how it ended."""
     record = blank(resolved, environment(accelerator.device, precision, world_size()))
-    again = "runs it again" if resolved.control else "goes on from the last epoch"
     try:
         if resolved.control:
             ranks, lists = score_control(resolved, record, accelerator.device)
         else:
             ranks, lists = _execute(resolved, record, accelerator, checkpoint)
-    except KeyboardInterrupt:
-        _write(record, "interrupted", f"stopped by ctrl-C; the same command {again}", path)
-        raise
-    except BrokenPipeError as error:  # the process that read the output is gone, as when a bench is killed
-        _write(record, "interrupted", f"the reader of the output ended; the same command {again}", path)
-        raise KeyboardInterrupt from error
     except UserError:
         raise
-    except (NotFiniteError, NotAliveError, ControlError) as error:
-        return _write(record, "failed", one_line(error, 500), path)
-    except Exception as error:
-        if out_of_memory(error):
-            return _write(record, "oom", one_line(error, 500), path)
-        reason = refusal(error) or f"{type(error).__name__}: {one_line(error, 500)}"
-        with suppress(OSError):  # on a full disk there may be no room for this either
-            _write(record, "failed", reason, path)
-        raise
+    except (Exception, KeyboardInterrupt) as error:
+        if not any(isinstance(cause, KeyboardInterrupt | BrokenPipeError) for cause in causes(error)):
+            return _failed(record, error, path)
+        # torch.save raises another error where ctrl-C hits it; a pipe breaks where its reader is killed
+        again = "runs it again" if resolved.control else "goes on from the last epoch"
+        _write(record, "interrupted", f"stopped by ctrl-C; the same command {again}", path)
+        raise KeyboardInterrupt from error
     if accelerator.is_main_process:
         record.ranks_sha256 = _write_ranks(ranks, path)
         record.top_sha256 = write_lists(lists, path)
@@ -100,6 +91,18 @@ def _attempt(
     if accelerator.is_main_process:
         checkpoint.remove()  # last: a kill before the record stands must leave something to go on from
     return done
+
+
+def _failed(record: RunRecord, error: BaseException, path: Path) -> RunRecord:
+    """Record a fault of the run itself; raises it again where it is one of the code or of the system."""
+    if isinstance(error, NotFiniteError | NotAliveError | ControlError):
+        return _write(record, "failed", one_line(error, 500), path)
+    if out_of_memory(error):
+        return _write(record, "oom", one_line(error, 500), path)
+    reason = refusal(error) or f"{type(error).__name__}: {one_line(error, 500)}"
+    with suppress(OSError):  # on a full disk there may be no room for this either
+        _write(record, "failed", reason, path)
+    raise error
 
 
 def _execute(
