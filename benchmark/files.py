@@ -19,10 +19,13 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from benchmark.process.exit_status import causes
 from methods.errors import UserError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 CHECKSUM = "checksum"
 """Field of a JSON object: SHA-256 of its other fields."""
@@ -282,3 +285,9 @@ def writable(folder: Path) -> bool:
 def path_component(name: str) -> str:
     """`name`, such as a hub id, as one component of a path."""
     return re.sub(r"[^\w.-]+", "--", name).strip("-")
+
+
+def release(lock: BaseFileLock) -> None:
+    """Release a lock and remove its file: while the lock is held, no other process can take the old file."""
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()

@@ -13,7 +13,7 @@ from benchmark.cli import main
 from benchmark.grid.plan import expand
 from benchmark.report.tables import csv_rows, render
 from benchmark.results.record import RunRecord, read_record
-from benchmark.run.controls import ScoredSplit, rank_users
+from benchmark.train.control_ranks import ScoredSplit, rank_users
 from benchmark.train.sequences import evaluation_rows
 from methods.controls.base import Control, TrainingData
 from methods.controls.popularity import Popularity
@@ -29,15 +29,15 @@ class Drawn(Control):
         return draw.integers(0, 4, size=(len(histories), N_ITEMS)).astype(np.float32)
 
 
-def test_ranks_equal_a_plain_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmark.run.controls.SCORES", N_ITEMS)  # one user at a time
+def test_ranks_equal_a_plain_count() -> None:
     users = [[1, 2, 2, 3], [4, 0], [5, 6, 7, 8, 5]]
     items = np.concatenate(users)
     offsets = np.cumsum([0, *map(len, users)])
     rows = evaluation_rows(offsets, np.array([len(user) - 1 for user in users]), 2)
     split = ScoredSplit(items, rows, offsets[:-1])
     assert split.histories().tolist() == [[2, 2], [-1, 4], [7, 8]]
-    ranks = rank_users(Drawn(TrainingData(N_ITEMS, items, offsets)), None, split)
+    control = Drawn(TrainingData(N_ITEMS, items, offsets))
+    ranks = rank_users(control, None, split, scores_at_once=N_ITEMS)  # one user at a time
     for place, (*history, target) in enumerate(users):
         scores = Drawn.scores(None, np.array([history[-2:]]), None)[0]  # type: ignore[arg-type]
         for found, left in (

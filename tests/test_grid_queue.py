@@ -15,9 +15,10 @@ from data_folders import write_folder
 from filelock import FileLock
 from report_records import write_at
 
+from benchmark.files import release
 from benchmark.grid import engine as engine_module
 from benchmark.grid.child import Child, stop
-from benchmark.grid.claims import claim, clear, made_since, release, stamp
+from benchmark.grid.claims import claim, clear, made_since, stamp
 from benchmark.grid.engine import ClaimedRun, Engine
 from benchmark.grid.executor import Options, make_executor
 from benchmark.grid.local import share_of_machine, slots

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from benchmark.data.download import input_files
 from benchmark.data.pipeline import Begin, build
 from benchmark.data.recipe import Recipe
-from benchmark.results.metrics import Ranks, metrics_of
-from methods.controls.base import TrainingData
+from benchmark.results.metrics import metrics_of
+from benchmark.train.control_ranks import ScoredSplit, rank_users, training_data
+from benchmark.train.sequences import evaluation_rows
 from methods.controls.transitions import Transitions, TransitionsConfig
 
 METRICS = ("recall@10", "ndcg@10")
@@ -48,48 +50,22 @@ class TestedSequences:
 
 def control_of(data: TestedSequences) -> Transitions:
     """The control, built on the training interactions."""
-    lengths = np.diff(data.offsets)
-    position = np.arange(len(data.items)) - np.repeat(data.offsets[:-1], lengths)  # [N]
-    training = data.items[position < np.repeat(data.train_end, lengths)].astype(np.int64)
-    return Transitions(TrainingData(data.n_items, training, np.concatenate([[0], np.cumsum(data.train_end)])))
+    return Transitions(training_data(data.items, data.offsets, data.train_end, data.n_items))
 
 
 def masked_metrics(control: Transitions, data: TestedSequences, seed: int | None = None) -> dict[str, float]:
     """METRICS of the test targets; with a `seed`, each history's most recent items are in random order."""
-    rng = None if seed is None else np.random.default_rng(seed)
-    config = TransitionsConfig()
-    users = np.flatnonzero(data.test_at > 0)
-    best, tied = np.zeros(len(users), np.int64), np.zeros(len(users), np.int64)
-    size = max(1, SCORES // data.n_items)
-    for start in range(0, len(users), size):
-        batch = slice(start, start + size)
-        targets = (data.offsets[:-1] + data.test_at)[users[batch]]  # [B] in the flat array
-        seen = data.test_at[users[batch]]  # [B] length of each history
-        scores = control.scores(_recent(data.items, targets, seen, rng), config)  # [B, I]
-        row = np.arange(len(targets))
-        own = scores[row, data.items[targets]]  # [B]
-        scores[np.repeat(row, seen), data.items[_before(targets, seen)]] = -np.inf
-        scores[row, data.items[targets]] = own
-        best[batch] = 1 + (scores > own[:, None]).sum(axis=1)
-        tied[batch] = (scores == own[:, None]).sum(axis=1)
-    return metrics_of(Ranks(best, tied), METRICS)
+    rows = evaluation_rows(data.offsets, data.test_at, WINDOW)
+    split = ScoredSplit(data.items, rows, data.offsets[:-1])
+    shuffle = None if seed is None else partial(shuffled, rng=np.random.default_rng(seed))
+    ranks = rank_users(control, TransitionsConfig(), split, scores_at_once=SCORES, change=shuffle)
+    return metrics_of(ranks.masked, METRICS)
 
 
-def _before(targets: Ints, seen: Ints) -> Ints:
-    """Where the histories stand in the flat array, one after another: `[sum(seen)]`."""
-    ends = np.cumsum(seen)
-    return np.arange(ends[-1]) + np.repeat(targets - ends, seen)
-
-
-def _recent(items: NDArray[Any], targets: Ints, seen: Ints, rng: np.random.Generator | None) -> Ints:
-    """The last items before each target, padded with -1 in front: `[B, L]`."""
-    age = np.arange(min(WINDOW, seen.max()))[::-1]  # [L]
-    inside = age < seen[:, None]  # [B, L]
-    histories = np.where(inside, items[np.maximum(targets[:, None] - 1 - age, 0)], -1)  # [B, L]
-    if rng is not None:
-        key = np.where(inside, rng.random(inside.shape), -1)  # padding stays in front
-        histories = np.take_along_axis(histories, np.argsort(key, axis=1, kind="stable"), axis=1)
-    return histories.astype(np.int64)
+def shuffled(histories: Ints, rng: np.random.Generator) -> Ints:
+    """Each history `[B, L]` in random order; the padding, -1, stays in front."""
+    key = np.where(histories >= 0, rng.random(histories.shape), -1)  # [B, L]
+    return np.take_along_axis(histories, np.argsort(key, axis=1, kind="stable"), axis=1)
 
 
 def random_tie_orders(

@@ -39,7 +39,8 @@ def main(options: argparse.Namespace) -> int:
     if out is None and options.format == "parquet" and sys.stdout.isatty():
         raise UserError("--format parquet is binary and standard output is a terminal; give --out FILE.")
     from benchmark.files import write_atomically
-    from benchmark.results.figures import NARROWED_BY, load
+    from benchmark.results.figures import load
+    from benchmark.results.store import NARROWED_BY
 
     only = {name: getattr(options, f"{name}s") or () for name in NARROWED_BY}
     table = load(options.results, options.source, metrics(options), only)

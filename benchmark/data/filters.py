@@ -139,3 +139,11 @@ def temporal(
     if (valid_at < 0).all() or (test_at < 0).all():
         raise UserError(f"{where}: the temporal split leaves no targets; raise valid_share or test_share.")
     return Split(train_end, valid_at, test_at)
+
+
+def in_training(offsets: npt.NDArray[np.int64], train_end: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which interactions are training: `[U+1]` where each user's begin, `[U]` how many are -> `[N]`."""
+    lengths = np.diff(offsets)
+    position = np.arange(offsets[-1] - offsets[0]) - np.repeat(offsets[:-1] - offsets[0], lengths)
+    training: npt.NDArray[np.bool_] = position < np.repeat(train_end, lengths)
+    return training

@@ -263,11 +263,10 @@ def fingerprint(built: Built, staged: Staged, catalogue: Ints, times: npt.NDArra
     users, interactions = len(built.offsets) - 1, len(built.items)
     trained, held_out = np.zeros(items, dtype=bool), np.zeros(items, dtype=bool)  # [I]
     for first, last in _user_chunks(built.offsets):
-        begin = built.offsets[first]
-        part = built.items[begin : built.offsets[last]]
-        lengths = np.diff(built.offsets[first : last + 1])
-        position = np.arange(len(part)) - np.repeat(built.offsets[first:last] - begin, lengths)
-        trained[part[position < np.repeat(built.split.train_end[first:last], lengths)]] = True
+        part = built.items[built.offsets[first] : built.offsets[last]]
+        trained[
+            part[filters.in_training(built.offsets[first : last + 1], built.split.train_end[first:last])]
+        ] = True
         held_out[part] = True
     statistics: dict[str, Any] = {
         "users": users,

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from benchmark.config import digest
 from benchmark.data.checksums import remembered_digest
 from benchmark.data.download import input_files, record_checksums, recorded_digests
+from benchmark.data.filters import in_training
 from benchmark.data.formats import BUILT_IN, load_reader
 from benchmark.data.paths import all_here
 from benchmark.data.pipeline import Begin, Built, build
@@ -152,9 +153,7 @@ class Prepared:
     @cached_property
     def trained(self) -> npt.NDArray[np.int64]:
         """Items that occur in training, ascending."""
-        lengths = np.diff(self.offsets)
-        position = np.arange(len(self.items)) - np.repeat(self.offsets[:-1], lengths)
-        return np.unique(self.items[position < np.repeat(self.train_end, lengths)]).astype(np.int64)
+        return np.unique(self.items[in_training(self.offsets, self.train_end)]).astype(np.int64)
 
 
 def prepare(recipe: Recipe, cache: Path, begin: Begin = lambda step: None) -> Prepared:

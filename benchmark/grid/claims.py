@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from benchmark.files import remove_abandoned
+from benchmark.files import release, remove_abandoned
 from benchmark.results.record import RunRecord
 from benchmark.results.store import ignore, usable
 
@@ -31,12 +31,6 @@ def claim(record_path: Path) -> FileLock | None:
         release(lock)
         return None
     return lock
-
-
-def release(lock: FileLock) -> None:
-    """Give a claim back and remove its file."""
-    Path(lock.lock_file).unlink(missing_ok=True)  # while held: nobody can then take the old file
-    lock.release()
 
 
 def _running(record_path: Path) -> bool:

@@ -15,7 +15,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from benchmark.grid.claims import Stamp, claim, clear, made_since, release, stamp
+from benchmark.files import release
+from benchmark.grid.claims import Stamp, claim, clear, made_since, stamp
 from benchmark.grid.executor import Options
 from benchmark.grid.progress import Board, Tracker, outcome
 from benchmark.grid.run_process import Exit, log_path

@@ -20,7 +20,7 @@ from benchmark.results.comparable import slug
 from benchmark.results.published import SOURCES, Source, published
 from benchmark.results.record import METRICS
 from benchmark.results.results import Results
-from benchmark.results.store import OnFault, ignore, iter_runs
+from benchmark.results.store import NARROWED_BY, OnFault, ignore, iter_runs
 from benchmark.results.stored import StoredRun
 from methods.errors import UserError, unknown
 from methods.plugins import BROKEN, offered, one_line
@@ -41,7 +41,6 @@ BUILT_IN = {
 }
 """Chapter -> modules of this folder whose `sections` it holds."""
 OTHERS = "Sections of other packages"
-FIELDS = ("dataset", "llm", "method", "protocol")
 SUFFIXES: dict[str, Style] = {".csv": "csv", ".tex": "latex"}
 TITLE = "AdaptRec report"
 RESERVED = {"readme.md", "index.html", "report.tex", "manifest.json"}
@@ -59,7 +58,7 @@ def build_report(
     """Write tables (Markdown, CSV, LaTeX) and plots (PNG, SVG) of the records below `results`, and what holds
     all of them: `README.md`, `report.tex` and `index.html`.
 
-    `only` narrows the records: a field of FIELDS -> the values wanted; an empty collection does not narrow.
+    `only` narrows the records: a field of NARROWED_BY -> its values; an empty collection does not narrow.
     Records without language model stay whatever `only["llm"]` says. Tables of runs and tests of differences
     show `metrics`. Records that do not count are left out; the report and `on_fault` get the reason of each.
     Returns the files written, in order.
@@ -138,8 +137,8 @@ def _select(
             "or report the published figures alone by --source paper."
         )
     for name, values in selected.items():
-        if name not in FIELDS:
-            raise unknown("field to select records by:", name, FIELDS)
+        if name not in NARROWED_BY:
+            raise unknown("field to select records by:", name, NARROWED_BY)
         known = sorted({str(value) for run in stored if (value := getattr(run.record, name)) is not None})
         for value in values:
             if value not in known:

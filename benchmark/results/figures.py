@@ -53,7 +53,6 @@ COLUMNS = (
     "value", "record",
 )  # fmt: skip
 TYPES = dict.fromkeys(COLUMNS, "string") | {"seed": "Int64", "value": "float64"}
-NARROWED_BY = ("dataset", "llm", "method", "protocol")
 
 _Identity = tuple[str, str, str | None, str]
 """Hash, dataset, language model and protocol of a configuration."""

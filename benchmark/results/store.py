@@ -30,6 +30,8 @@ from methods.errors import UserError
 
 PATTERN = "*/*/*/*-s*.json"
 """Records below the folder of the results."""
+NARROWED_BY = ("dataset", "llm", "method", "protocol")
+"""Fields by which records and their figures may be narrowed."""
 ALIKE = 1e-9
 """How far two computations of one metric may be apart."""
 OnFault = Callable[[str], object]

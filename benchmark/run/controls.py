@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,57 +11,21 @@ import torch
 
 from benchmark.config import as_dict, digest, parse
 from benchmark.measure import MemoryGauge, Stopwatch
-from benchmark.model.batch import Ints
 from benchmark.model.parallel import log_main
 from benchmark.results.list_metrics import TOP
 from benchmark.results.lists import StoredLists
-from benchmark.results.metrics import Ranks, metrics_of
+from benchmark.results.metrics import metrics_of
 from benchmark.results.record import Metrics, RunRecord, Trial, Tuning
 from benchmark.run.describe import add_quality, user_lists
 from benchmark.run.inputs import pooled_states
 from benchmark.run.spec import ResolvedRun
-from benchmark.train.evaluate import TopItems, UserRanks, best_items, count_ranks, masked_histories
-from benchmark.train.sequences import Rows, evaluation_rows
+from benchmark.train.control_ranks import ScoredSplit, rank_users, training_data
+from benchmark.train.evaluate import UserRanks
+from benchmark.train.sequences import evaluation_rows
 from methods.controls.base import Control, TrainingData
 from methods.errors import UserError
 
-SCORES = 2**23
-"""Scores of a batch of users: in fp32 32 MiB, of which a control may hold several."""
 CPU = torch.device("cpu")
-
-
-class ControlError(RuntimeError):
-    """A control that does not do what `methods.controls.base.Control` demands."""
-
-
-@dataclass(frozen=True)
-class ScoredSplit:
-    """The users of a split and what is known of them before the target."""
-
-    items: Ints
-    """The flat array of all interactions."""
-    rows: Rows
-    history_start: Ints
-
-    @property
-    def targets(self) -> Ints:
-        """`[U]`."""
-        targets: Ints = self.items[self.rows.start + self.rows.length]
-        return targets
-
-    def batches(self, users: int) -> Iterator[ScoredSplit]:
-        """The split in parts of so many users."""
-        for begin in range(0, len(self.rows), users):
-            part = self.rows.take(np.arange(begin, min(begin + users, len(self.rows))))
-            yield ScoredSplit(self.items, part, self.history_start)
-
-    def histories(self) -> Ints:
-        """The items that a control sees, padded with -1 in front: `[U, L]`."""
-        rows, width = self.rows, int(self.rows.length.max())
-        column = rows.length[:, None] - width + np.arange(width)  # [U, L], negative before the history
-        index = rows.start[:, None] + np.maximum(column, 0)
-        histories: Ints = np.where(column >= 0, self.items[index], -1)  # [U, L]
-        return histories
 
 
 def score_control(
@@ -132,9 +96,6 @@ def _splits(resolved: ResolvedRun) -> tuple[ScoredSplit, ScoredSplit]:
 def _training_data(resolved: ResolvedRun, record: RunRecord, device: torch.device) -> TrainingData:
     """What a control may read; no target of validation or test is in it."""
     prepared = resolved.prepared
-    offsets, end = prepared.offsets.astype(np.int64), prepared.train_end.astype(np.int64)
-    position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
-    trained = prepared.items[position < np.repeat(end, np.diff(offsets))].astype(np.int64)
     states = None
     if resolved.llm is not None:
         read = pooled_states(resolved, resolved.llm, device)
@@ -142,7 +103,8 @@ def _training_data(resolved: ResolvedRun, record: RunRecord, device: torch.devic
         record.cost.prepare_seconds = read.seconds
         if read.statistics is not None:
             record.llm_details |= read.statistics.stored()
-    return TrainingData(len(prepared.texts), trained, np.concatenate([[0], np.cumsum(end)]), states)
+    offsets, end = prepared.offsets.astype(np.int64), prepared.train_end.astype(np.int64)
+    return training_data(prepared.items, offsets, end, len(prepared.texts), states)
 
 
 def _trials(resolved: ResolvedRun) -> list[tuple[dict[str, Any], Any]]:
@@ -167,38 +129,6 @@ def _validate(control: Control, chosen: dict[str, Any], config: Any, valid: Scor
     settings = ", ".join(trial.overrides) or "no choice"
     log_main(f"{settings}: valid masked R@10 {trial.recall:.4f}, {trial.seconds:.2f} s")
     return trial
-
-
-def rank_users(control: Control, config: Any, split: ScoredSplit, top: int = 0) -> UserRanks:
-    """Exact ranks of the targets of `split`, and the `top` best items of each user.
-
-    Raises `ControlError` for scores that break the contract.
-    """
-    n_items = control.data.n_items
-    items, row = torch.ones(n_items), torch.arange(n_items)
-    counted, lists = [], []
-    for batch in split.batches(max(1, SCORES // n_items)):
-        scores = control.scores(batch.histories(), config)
-        name = type(control).__name__
-        if np.shape(scores) != (len(batch.rows), n_items):
-            raise ControlError(
-                f"{name}.scores gave an array of shape {list(np.shape(scores))} for {len(batch.rows)} users "
-                f"and {n_items} items; it must be [users, items]."
-            )
-        if not np.isfinite(scores).all():
-            raise ControlError(f"{name} gave scores that are not finite with {config}.")
-        history, counts = masked_histories(batch.items, batch.rows, batch.history_start, batch.targets)
-        target, past, masked = (torch.from_numpy(array) for array in (batch.targets, history, counts))
-        own = torch.tensor(np.asarray(scores, np.float32))  # a copy: counting works in place
-        if top:
-            lists.append(best_items(own, row, past, masked, top).numpy())  # [u, 2 top]
-        counted.append(count_ranks(own, items, n_items, target, past, masked).numpy())
-    best, tied, best_masked, tied_masked = np.concatenate(counted).astype(np.int64).T  # four of [U]
-    listed = None
-    if top:
-        columns = np.concatenate(lists)  # [U, 2 top]
-        listed = TopItems(columns[:, :top].astype(np.int32), columns[:, top:].astype(np.float16))
-    return UserRanks(split.rows.user, Ranks(best, tied), Ranks(best_masked, tied_masked), listed)
 
 
 def _tuning(resolved: ResolvedRun, trials: Sequence[ValidatedTrial], best: ValidatedTrial) -> Tuning | None:

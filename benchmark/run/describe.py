@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from benchmark.config import as_dict
+from benchmark.data.filters import in_training
 from benchmark.data.prepare import Prepared
 from benchmark.llm.encoder import held_in
 from benchmark.model.batch import Ints
@@ -178,7 +179,5 @@ def user_lists(prepared: Prepared, test: Rows, history_start: Ints, ranks: UserR
 
 def training_counts(prepared: Prepared) -> Ints:
     """`[I]` training interactions of each item."""
-    lengths = np.diff(prepared.offsets)
-    position = np.arange(len(prepared.items)) - np.repeat(prepared.offsets[:-1], lengths)
-    training = position < np.repeat(prepared.train_end, lengths)  # [N]
-    return np.bincount(prepared.items[training], minlength=len(prepared.texts))
+    training = prepared.items[in_training(prepared.offsets, prepared.train_end)]
+    return np.bincount(training, minlength=len(prepared.texts))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from filelock import FileLock, Timeout
 
-from benchmark.files import remove_abandoned
+from benchmark.files import release, remove_abandoned
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.model.parallel import is_main, log_main, world_size
 from benchmark.process.exit_status import BusyError, causes, refusal
@@ -19,10 +19,11 @@ from benchmark.results.record import RunRecord, ranks_path
 from benchmark.results.store import Standing, look_up, set_aside
 from benchmark.results.user_columns import write_columns
 from benchmark.run.build import build_trainer, make_accelerator, pick_precision
-from benchmark.run.controls import ControlError, score_control
+from benchmark.run.controls import score_control
 from benchmark.run.describe import add_cost, add_quality, add_texts, add_training, blank, user_lists
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from benchmark.train.checkpoint import Checkpoint
+from benchmark.train.control_ranks import ControlError
 from benchmark.train.evaluate import NotFiniteError, UserRanks
 from benchmark.train.liveness import NotAliveError
 from methods.errors import UserError
@@ -170,5 +171,4 @@ def _exclusive(path: Path, accelerator: Accelerator) -> Iterator[None]:
     try:
         yield
     finally:
-        path.with_suffix(".lock").unlink(missing_ok=True)  # while held: nobody can then take the old file
-        lock.release()
+        release(lock)
