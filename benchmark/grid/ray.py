@@ -291,7 +291,7 @@ def _wait(process: RunProcess, number: int, mailbox: Any) -> Exit:
     ray, asked, stopped = _import_ray(), time.monotonic(), False
     while (ended := process.exit(stopped)) is None:
         time.sleep(POLL)
-        with suppress(ray.exceptions.RayError):  # the mailbox is lost with its node: then nobody listens
+        with suppress(ray.exceptions.RayError):  # the mailbox is lost with its node: then no process reads it
             if status := process.progress():
                 mailbox.put.remote(number, status)
             if time.monotonic() - asked >= STOP_SECONDS:

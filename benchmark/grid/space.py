@@ -148,8 +148,8 @@ def _applies(dimension: Dimension, values: Mapping[str, Any], run: ResolvedRun) 
     """Whether the condition of a dimension holds, by `values`, or where they lack the setting, by `run`."""
     if dimension.when is None:
         return True
-    name, wanted = dimension.when
-    return bool(values.get(name, value_of(run, name)) == wanted)
+    name, needed = dimension.when
+    return bool(values.get(name, value_of(run, name)) == needed)
 
 
 def _parameter(dimension: Dimension) -> str:

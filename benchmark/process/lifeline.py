@@ -65,7 +65,7 @@ def _watch() -> None:
     with suppress(OSError):
         while os.read(0, 1):
             pass
-    # nobody reads the output any more: writing it must not end this process
+    # the reader of the output is gone: writing must not end this process
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)

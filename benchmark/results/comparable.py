@@ -199,7 +199,7 @@ def groups(
     language model; of several tables with one language model, those whose settings are most like its own. It
     makes a table of its own only where there is no other. Controls stand in every table of their data and
     language model, and make one of their own only where there is none. Trials that a search did not choose
-    are left out: the record of what it chose tells of them. Raises `UserError` for two records of one
+    are left out: the record of the chosen configuration lists them. Raises `UserError` for two records of one
     configuration and seed in a table: they would narrow its interval without being a new seed.
     """
     members: dict[Key, list[StoredRun]] = {}

@@ -1,7 +1,7 @@
 """The long table: every stored and every published figure is one row of one data frame.
 
 Runs that did not finish have no rows. Trials that a search did not choose have no test figures, so that
-nobody chooses by them. Columns (text is null where it does not apply):
+a reader cannot choose by them. Columns (text is null where it does not apply):
 
 - `source`: `ours`, measured by this project, or `paper`, printed in the paper of `results/paper`.
 - `dataset`: as the records name it; of the paper, its own name; null for figures over all datasets.

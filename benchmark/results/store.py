@@ -44,7 +44,7 @@ def warn(line: str) -> None:
 
 
 def ignore(line: str) -> None:
-    """Say nothing, where somebody else says it."""
+    """Print no line: the caller reports the fault in another way."""
 
 
 def place(run: RunRecord) -> Path:

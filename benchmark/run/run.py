@@ -59,7 +59,7 @@ def run(spec: RunSpec, results: Path, fresh: bool = False) -> tuple[Path, RunRec
         if accelerator.is_main_process:
             if standing.fault:
                 log_main(set_aside(path, standing.fault))
-            path.unlink(missing_ok=True)  # of a run that did not end well, or is not wanted any more
+            path.unlink(missing_ok=True)  # of a run that did not end well, or that --fresh replaces
             if fresh:
                 checkpoint.remove()
         accelerator.wait_for_everyone()
