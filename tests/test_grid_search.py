@@ -18,6 +18,7 @@ from benchmark.grid.bench import bench
 from benchmark.grid.plan import GridPlan, expand, make_plan
 from benchmark.grid.space import STARTUP, value_of
 from benchmark.report.build import build_report
+from benchmark.report.tables import render
 from benchmark.results.comparable import RunGroup
 from benchmark.results.record import RunRecord, Tuning, read_record
 from benchmark.results.store import iter_runs
@@ -67,7 +68,7 @@ def tables_of(results: Path) -> list[RunGroup]:
 def test_every_row_has_the_same_budget_and_starts_from_the_protocol(folder: Path, tmp_path: Path) -> None:
     plan = plan_of(folder, "id,ssna,tmlp", seeds=(0, 1))
     assert not plan.runs and {search.budget for search in plan.searches} == {8}
-    assert [len(stage) for stage in plan.stages] == [3 * STARTUP, 3 * (2 + 1)]
+    assert len(plan.known_runs) == 3 * STARTUP and {search.later for search in plan.searches} == {2 + 1}
     for search in plan.searches:
         first = search.trials[0]
         assert first.config_hash == search.untuned.config_hash, "the protocol's own values"
@@ -131,6 +132,78 @@ def test_an_interrupted_search_goes_on_where_it_stopped(folder: Path, tmp_path: 
     assert [[row.label for row in table.rows] for table in tables] == [
         ["tmlp (tuned, best of 11)", "id (tuned, best of 11)"]
     ], "one table though rows differ in what is searched; no trial that lost has a row"
+
+
+def interrupted_after(count: int, folder: Path, results: Path) -> None:
+    """A search of `tmlp` with 9 trials whose bench is interrupted when so many have ended."""
+
+    class Interrupted(Searched):
+        def _make(self, run: ResolvedRun) -> RunRecord | None:
+            if len(self.made) == count:
+                raise KeyboardInterrupt
+            return super()._make(run)
+
+    with pytest.raises(KeyboardInterrupt):
+        bench(plan_of(folder, "tmlp", trials=9), Interrupted(results), results)
+
+
+@pytest.mark.parametrize("count", [4, 7])
+def test_the_row_of_an_unfinished_search_has_its_number_of_trials(
+    folder: Path, tmp_path: Path, count: int
+) -> None:
+    """Interrupted among the trials that depend on no result, and later."""
+    interrupted_after(count, folder, tmp_path)
+    (group,) = tables_of(tmp_path)
+    assert [row.label for row in group.rows] == [f"tmlp (tuned, best of {count} of 9 trials)"]
+    page = render(group, "markdown")
+    assert "the search is not finished" in page and "not tuned here" not in page
+    bench(plan_of(folder, "tmlp", trials=9), Searched(tmp_path), tmp_path)
+    (group,) = tables_of(tmp_path)
+    assert [row.label for row in group.rows] == ["tmlp (tuned, best of 9)"]
+    assert "the search is not finished" not in render(group, "markdown")
+
+
+def test_a_search_with_failed_trials_counts_those_that_ended(folder: Path, tmp_path: Path) -> None:
+    plan = plan_of(folder, "tmlp", trials=STARTUP)
+    failed = plan.searches[0].trials[:2]
+    bench(plan, Searched(tmp_path, lambda run: run in failed), tmp_path)
+    assert [row.label for row in tables_of(tmp_path)[0].rows] == ["tmlp (tuned, best of 4 of 6 trials)"]
+    bench(plan, Searched(tmp_path), tmp_path)
+    assert [row.label for row in tables_of(tmp_path)[0].rows] == ["tmlp (tuned, best of 6)"], "tried again"
+
+
+def test_values_of_another_dataset_are_transferred_and_not_tuned(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bench(plan_of(folder, "tmlp", trials=7), Searched(tmp_path), tmp_path)
+    chosen = searches_of(tmp_path)["tmlp"].chosen
+    other = write_folder(tmp_path / "other", dict(list(USERS.items())[:12]), {item: item for item in ITEMS})
+    plan = plan_of(other, "tmlp,id", *chosen, tune="none", trials=None, seeds=(0, 1))
+    assert bench(plan, Searched(tmp_path), tmp_path) == 0
+    (table,) = [table for table in tables_of(tmp_path) if table.key.dataset == "other"]
+    assert [row.label for row in table.rows] == [
+        "tmlp (transferred from small, not tuned here)", "id (not tuned here)",
+    ]  # fmt: skip
+    assert "tmlp (transferred from small, not tuned here)" in capfd.readouterr().out
+    for row in table.rows:
+        for record in row.runs:
+            assert record.tuning and record.tuning.mode == "given" and record.trials == 1
+    page = render(table, "markdown")
+    assert f"the search on small chose {', '.join(chosen)}." in page
+    assert "not tuned here: no search on this dataset chose the values." in page
+
+    bench(plan_of(folder, "tmlp", *chosen, tune="none", trials=None), Searched(tmp_path), tmp_path)
+    assert "best of 7" in "".join(row.label for table in tables_of(tmp_path) for row in table.rows), (
+        "the values of the search itself stay tuned"
+    )
+
+
+def test_a_run_by_hand_under_tuned_is_not_tuned(folder: Path, tmp_path: Path) -> None:
+    (run,) = plan_of(folder, "tmlp", "width=64", tune="none", trials=None).runs
+    Searched(tmp_path).run([run])
+    (table,) = tables_of(tmp_path)
+    assert [row.label for row in table.rows] == ["tmlp (not tuned here)"] and table.shared == ("width=64",)
+    assert "not tuned here: no search on this dataset" in render(table, "markdown")
 
 
 def test_another_seed_searches_elsewhere(folder: Path) -> None:

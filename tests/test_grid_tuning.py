@@ -110,17 +110,16 @@ def test_a_plan_has_trials_and_what_follows_from_them(folder: Path) -> None:
     assert [trial.spec.overrides for trial in search.trials] == pairs, "in the order of the grid"
     assert {trial.spec.seed for trial in search.trials} == {3} and search.seeds == (1, 2)
     assert [(run.spec.method, run.spec.seed) for run in plan.runs] == [("id", 3), ("id", 1), ("id", 2)]
-    first, then = plan.stages
-    assert first.runs == (*plan.runs, *search.trials) and (len(first), len(then)) == (11, 2)
+    assert plan.known_runs == [*plan.runs, *search.trials] and search.later == 2
     assert [repeat.spec.seed for repeat in search.repeats(search.trials[5])] == [1, 2]
     assert str(search).endswith("ssna paper: the best of 8 with seeds 1, 2")
-    assert plan.notes == ("id has nothing to tune and runs as it is",)
-    assert len(plan_of(folder, "ssna").stages) == 1, "one seed: nothing follows"
+    assert plan.notes == ["id has nothing to tune and runs as it is"]
+    assert plan_of(folder, "ssna").searches[0].later == 0, "one seed: nothing follows"
 
 
 def test_without_tuning_runs_run_as_they_are(folder: Path) -> None:
     plan = plan_of(folder, "id,ssna", tune="none", seeds=(0, 1))
-    assert [len(stage) for stage in plan.stages] == [4] and not plan.searches and not plan.notes
+    assert len(plan.known_runs) == 4 and not plan.searches and not plan.notes
     with pytest.raises(UserError, match=r"unknown value of --tune: 'gird'. Did you mean 'grid'\?"):
         plan_of(folder, "id", tune="gird")
 
@@ -286,7 +285,7 @@ def test_doing_it_again_changes_no_byte(folder: Path, tmp_path: Path) -> None:
 def test_only_the_tuning_of_a_record_is_written(folder: Path, tmp_path: Path) -> None:
     plan = plan_of(folder, "ssna", "batch_size=64")
     fake = Fake(tmp_path, by_overrides({"top_layers=2": 0.2}))
-    fake.run(plan.stages[0].runs)
+    fake.run(plan.known_runs)
     path = plan.searches[0].trials[0].record_path(tmp_path)
     before = json.loads(path.read_text())
     assert (before.pop("tuning"), before.pop("trials"), before.pop("initial")) == (None, 1, {})
@@ -329,7 +328,7 @@ def test_published_values_are_taken(
 ) -> None:
     published(monkeypatch, "ssna", {"batch_size": 128, "top_layers": 2})
     plan = plan_of(folder, "id,ssna", tune="paper", seeds=(0, 1))
-    assert [len(stage) for stage in plan.stages] == [4]
+    assert len(plan.known_runs) == 4
     assert [run.spec.overrides for run in plan.runs[2:]] == [("batch_size=128", "top_layers=2")] * 2
     assert bench(plan, Fake(tmp_path, lambda run: 0.2), tmp_path) == 0
     tuning = tuning_of(plan.runs[3], tmp_path)
@@ -337,7 +336,7 @@ def test_published_values_are_taken(
     assert read_record(plan.runs[3].record_path(tmp_path)).trials == 1
     assert "ssna (published: batch_size=128, top_layers=2)" in capfd.readouterr().out
     plan = plan_of(folder, "ssna", "top_layers=3", tune="paper", protocol="fair")
-    assert [run.spec.overrides for run in plan.runs] == [("top_layers=3",)] and not plan.published
+    assert [run.spec.overrides for run in plan.runs] == [("top_layers=3",)] and not plan.origins
     assert len(plan.notes) == 2, "--set fixes the one, the protocol the other"
 
 

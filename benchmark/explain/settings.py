@@ -152,6 +152,10 @@ def _tuning(run: RunRecord) -> str:
         return "none"
     if search.mode == "paper":
         return "published values"
+    if search.mode == "given":
+        return (
+            f"values of {search.source}, not tuned here" if search.source else "given values, not tuned here"
+        )
     return f"{search.mode}, {len(search.trials)} trials"
 
 

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmark.config import SEARCHED
 from benchmark.grid.executor import Executor
-from benchmark.grid.plan import GridPlan, PublishedValues, Search, configuration_name
+from benchmark.grid.plan import GridPlan, Search, configuration_name
 from benchmark.grid.space import describe
 from benchmark.process.exit_status import ExitCode
 from benchmark.report.tables import print_tables
 from benchmark.results.record import METRICS, RunRecord, Trial, Tuning
-from benchmark.results.store import as_stored, usable
+from benchmark.results.searches import covers
+from benchmark.results.store import as_stored, ignore, usable
 from benchmark.run.spec import ResolvedRun
 
 
@@ -28,14 +30,12 @@ def bench(plan: GridPlan, executor: Executor, results: Path, metrics: Sequence[s
     """
     for line in plan.notes:
         _print(f"tuning: {line}")
-    first, *more = plan.stages
     with executor:
-        for warning in dict.fromkeys(line for run in first.runs for line in run.prepared.warnings):
+        for warning in dict.fromkeys(line for run in plan.known_runs for line in run.prepared.warnings):
             _print(f"warning: {warning}")
-        records = executor.run(first.runs, later=sum(len(stage) for stage in more))
-        for published in plan.published:
-            records |= write_tuning(paper_tuning(published), [published.run], results)
-        searches = _run_searches(plan, executor, records)
+        searches, records = _run_trials(plan, executor, results)
+        for run, tuning in plan.origins.items():
+            records |= write_tuning(_with_source(tuning, run, results), [run], results)
         requested = [*plan.runs]
         repeats: dict[ResolvedRun, Tuning] = {}
         for search in searches:
@@ -44,7 +44,7 @@ def bench(plan: GridPlan, executor: Executor, results: Path, metrics: Sequence[s
             _print_search(search, tuning)
             # if all trials failed, the first with a record, so that the method has a row
             kept = [best] if best else [trial for trial in search.trials if trial in records][:1]
-            records |= write_tuning(tuning, kept, results)
+            records |= write_tuning(tuning, kept, results, search.trials)
             requested += kept
             repeats |= dict.fromkeys(search.repeats(best) if best else (), tuning)
         if repeats:
@@ -60,20 +60,53 @@ def bench(plan: GridPlan, executor: Executor, results: Path, metrics: Sequence[s
     return ExitCode.FAILED if failed else ExitCode.OK
 
 
-def _run_searches(plan: GridPlan, executor: Executor, records: dict[ResolvedRun, RunRecord]) -> list[Search]:
-    """Run, and add to `records`, the trials that follow from results: one of each search at a time, those of
-    several searches side by side. -> the searches with all their trials."""
-    searches = list(plan.searches)
-    seeds = sum(len(search.seeds) for search in searches)
-    while any(search.unknown_trials for search in searches):
-        trials: list[ResolvedRun] = []
-        for place, search in enumerate(searches):
+def _run_trials(
+    plan: GridPlan, executor: Executor, results: Path
+) -> tuple[list[Search], dict[ResolvedRun, RunRecord]]:
+    """Run what is known, then the trials that follow from results: one of each search at a time, those of
+    several searches side by side. -> the searches with all their trials, and all records."""
+    searches, records = list(plan.searches), dict[ResolvedRun, RunRecord]()
+    runs = plan.known_runs
+    while runs:
+        try:
+            records |= executor.run(runs, later=sum(search.later for search in searches))
+        finally:  # where it is interrupted too: the row of an unfinished search states how far it came
+            for search in searches:
+                if search.space:
+                    records |= _write_progress(search, records, results)
+        runs = []
+        for number, search in enumerate(searches):
             if search.unknown_trials:
-                results = [(trial, selection(records.get(trial))) for trial in search.trials]
-                searches[place] = search.advanced(results)
-                trials += searches[place].trials[len(search.trials) :]
-        records |= executor.run(trials, later=seeds + sum(search.unknown_trials for search in searches))
-    return searches
+                values = [(trial, selection(records.get(trial))) for trial in search.trials]
+                searches[number] = search.advanced(values)
+                runs += searches[number].trials[len(search.trials) :]
+    return searches, records
+
+
+def _write_progress(
+    search: Search, records: Mapping[ResolvedRun, RunRecord], results: Path
+) -> dict[ResolvedRun, RunRecord]:
+    """Describe the trials that have a record in the record of the best one, as the search is so far."""
+    known = {
+        trial: record
+        for trial in search.trials
+        if (record := records.get(trial) or usable(trial.record_path(results), ignore))
+    }
+    search = replace(search, trials=tuple(known))
+    best = choose(search, known)
+    return write_tuning(search_tuning(search, known, best), [best], results, known) if best else {}
+
+
+def _with_source(tuning: Tuning, run: ResolvedRun, results: Path) -> Tuning:
+    """Values that the user gave, with the dataset of a search in `results` that chose the same ones for this
+    method and language model."""
+    llm, method = run.record_path(results).parts[-3:-1]
+    for path in sorted(results.glob(f"*/{llm}/{method}/*-s*.json")) if tuning.mode == "given" else ():
+        record = usable(path, ignore)
+        search = record and record.tuning
+        if record and search and search.mode == "search" and set(search.chosen) == set(tuning.chosen):
+            return tuning.model_copy(update={"source": record.dataset})
+    return tuning
 
 
 def _print_search(search: Search, tuning: Tuning) -> None:
@@ -154,16 +187,6 @@ def search_tuning(
     )
 
 
-def paper_tuning(published: PublishedValues) -> Tuning:
-    """The published values, for the record of a run that takes them."""
-    return Tuning(
-        mode="paper",
-        chosen=list(published.values),
-        fixed=dict(published.fixed),
-        source=published.source,
-    )
-
-
 def _trial(search: Search, run: ResolvedRun, record: RunRecord | None) -> Trial:
     curve = record.curve if record else []
     return Trial(
@@ -180,32 +203,29 @@ def _trial(search: Search, run: ResolvedRun, record: RunRecord | None) -> Trial:
     )
 
 
-def write_tuning(tuning: Tuning, runs: Iterable[ResolvedRun], results: Path) -> dict[ResolvedRun, RunRecord]:
+def write_tuning(
+    tuning: Tuning, runs: Sequence[ResolvedRun], results: Path, trials: Iterable[ResolvedRun] = ()
+) -> dict[ResolvedRun, RunRecord]:
     """Write `tuning` into the records of `runs` that exist in `results`, and nothing else.
 
     A record keeps its note of a search that tried all of these trials and more: the larger number of
-    trials is the true one. Published values never replace a search.
+    trials is the true one. Published and given values never replace a search. Of the `trials` of the search,
+    those that it chose when it was not as far lose that note.
     """
     tuning = Tuning.model_validate(tuning.model_dump())  # every field set
     written = {}
-    for run in runs:
-        path = run.record_path(results)
+    for run in dict.fromkeys((*runs, *trials)):
+        path, chosen = run.record_path(results), run in runs
         record = usable(path)
         if record is None:
             continue
-        if record.tuning != tuning and not _outweighs(record.tuning, tuning):
-            trials = len(tuning.trials) or 1
-            record = record.model_copy(update={"tuning": tuning, "trials": trials})
+        old = record.tuning
+        if chosen and old != tuning and not (old and covers(old, tuning)):
+            record = record.model_copy(update={"tuning": tuning, "trials": len(tuning.trials) or 1})
+        elif not chosen and old and old.trials and covers(tuning, old):
+            record = record.model_copy(update={"tuning": None, "trials": 1})
+        if record.tuning != old:
             # a record of an older version gains no other field
             record.write(path, exclude_unset=True)
         written[run] = record
     return written
-
-
-def _outweighs(old: Tuning | None, new: Tuning) -> bool:
-    if old is None or old.mode == "paper":
-        return False
-    if new.mode == "paper":
-        return True
-    tried, now = ({trial.config_hash for trial in tuning.trials} for tuning in (old, new))
-    return old.seed == new.seed and tried > now

@@ -24,7 +24,6 @@ GIB = 2**30
 
 def dry_run(plan: GridPlan, options: Options) -> int:
     """Print what `plan` would do and cost. -> 0, or 1 where disk or memory will not do."""
-    runs = plan.stages[0].runs
     for line in plan.notes:
         print(f"tuning: {line}")
     estimated = estimate(plan, options.results, options.fresh, _probing)
@@ -36,7 +35,7 @@ def dry_run(plan: GridPlan, options: Options) -> int:
     for states in stored:
         cost = "there already" if states.cached else f"{time_range(*states.seconds)} to compute"
         print(f"{states.name}: {_gib(states.size)}, {cost}")
-    print(_total(estimated, stored, options, len(runs)))
+    print(_total(estimated, stored, options, len(plan.known_runs)))
     print(_uncertain(estimated))
     shortages = _shortages(estimated, stored, options)
     for line in shortages:
@@ -100,7 +99,7 @@ def _gib(size: int, unit: str = " GiB") -> str:
 def _total(estimated: CostEstimate, stored: Sequence[StoredStates], options: Options, runs: int) -> str:
     """The sum of it all."""
     counts = ", ".join(f"{estimated.count(state)} {state}" for state in STATES)
-    then = sum(search.unknown_trials + len(search.seeds) for search, _ in estimated.then)
+    then = sum(search.later for search, _ in estimated.then)
     more = f", then {then} more" if then else ""
     low, high = estimated.seconds
     jobs = options.jobs or 1

@@ -119,7 +119,7 @@ def estimate(plan: GridPlan, results: Path, fresh: bool, probe: Probe) -> CostEs
     """What `plan` will cost with the store `results`; `probe` measures what no record has."""
     records = [run.record for run in iter_runs(results)] if results.exists() else []
     records = [record for record in records if record.status == "ok" and (record.curve or record.untrained)]
-    groups = by_configuration(plan.stages[0].runs)
+    groups = by_configuration(plan.known_runs)
     # trials of a search in the shared space cost about the same: the first is probed for all
     stands_for = {
         trial: search.trials[0] for search in plan.searches if search.space for trial in search.trials
@@ -130,8 +130,9 @@ def estimate(plan: GridPlan, results: Path, fresh: bool, probe: Probe) -> CostEs
         for seeds in groups
     ]
     by_run = {run: row for row in rows for run in row.states}
-    last = plan.stages[-1].searches
-    return CostEstimate(rows, [(search, _follows(search, by_run)) for search in last])
+    return CostEstimate(
+        rows, [(search, _follows(search, by_run)) for search in plan.searches if search.later]
+    )
 
 
 def _row(
@@ -231,5 +232,4 @@ def _follows(search: Search, rows: dict[ResolvedRun, CostRow]) -> Range:
     for trial in search.trials:
         row = rows[trial]
         spans.append(row.figures.seconds(row.epochs))
-    count = search.unknown_trials + len(search.seeds)
-    return count * min(low for low, _ in spans), count * max(high for _, high in spans)
+    return search.later * min(low for low, _ in spans), search.later * max(high for _, high in spans)

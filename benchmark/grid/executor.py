@@ -1,9 +1,9 @@
 """The contract of an executor, which executes the runs of a grid, and the list of executors.
 
-A bench expands names into a plan (`plan.py`) and gives each stage of it to one executor:
+A bench expands names into a plan (`plan.py`) and gives its runs to one executor:
 
     with make_executor("local", Options(results, jobs=2)) as executor:
-        records = executor.run(stage.runs, later=8)  # 8 more runs will follow in stages not known yet
+        records = executor.run(plan.known_runs, later=8)  # 8 more runs will follow from the results
         ...choose by validation...
         records |= executor.run(chosen)
 

@@ -1,6 +1,6 @@
 """Expand lists of names into a plan: the runs of a grid, the searches of tuning, and the order of both.
 
-Every name and value is checked before the first run starts. A plan is data: executors execute its stages, a
+Every name and value is checked before the first run starts. A plan is data: executors execute its runs, a
 dry run prints them.
 """
 
@@ -34,7 +34,7 @@ from benchmark.grid.space import (
     with_overrides,
 )
 from benchmark.results.published import best_values, dataset_of
-from benchmark.results.record import NO_LLM
+from benchmark.results.record import NO_LLM, Tuning
 from benchmark.run.spec import (
     ResolvedRun,
     RunSpec,
@@ -72,6 +72,11 @@ class Search:
         """Trials that will follow from the results of the others."""
         return max(0, self.budget - len(self.trials))
 
+    @property
+    def later(self) -> int:
+        """Runs that will follow: unknown trials, and the best one with the further seeds."""
+        return self.unknown_trials + len(self.seeds)
+
     def advanced(self, results: Results) -> Search:
         """The search with the trial that follows from `results`, those of all its trials; where the space has
         none left, with a budget that is spent."""
@@ -96,52 +101,23 @@ class Search:
         return f"{configuration_name(self.untuned)}: {', then '.join(filter(None, (more, best)))}"
 
 
-@dataclass(frozen=True)
-class PublishedValues:
-    """A run that takes values from the paper."""
-
-    run: ResolvedRun
-    values: tuple[str, ...]
-    """`key=value` pairs, which end the overrides of `run`."""
-    fixed: Mapping[str, str]
-    """What the paper has values of and the run does not take -> why."""
-    source: str
-    """`<language model>/<dataset>` of the paper."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What may run side by side."""
-
-    runs: tuple[ResolvedRun, ...] = ()
-    searches: tuple[Search, ...] = ()
-    """Searches whose further trials, and whose best trial with `Search.seeds`, this stage runs: as many runs,
-    not known before."""
-
-    def __len__(self) -> int:
-        return len(self.runs) + sum(search.unknown_trials + len(search.seeds) for search in self.searches)
-
-
-@dataclass(frozen=True)
+@dataclass
 class GridPlan:
-    """All that a bench will execute."""
+    """All that a bench will execute: `known_runs`, then what the searches decide on."""
 
-    runs: tuple[ResolvedRun, ...]
+    runs: list[ResolvedRun] = field(default_factory=list)
     """What runs as it is: no search decides on it."""
-    searches: tuple[Search, ...] = ()
-    published: tuple[PublishedValues, ...] = ()
-    """Those of `runs` with values from the paper."""
-    notes: tuple[str, ...] = ()
+    searches: list[Search] = field(default_factory=list)
+    origins: dict[ResolvedRun, Tuning] = field(default_factory=dict)
+    """Those of `runs` with values that the paper published, or that are given under the protocol whose other
+    rows are searched -> where they come from."""
+    notes: list[str] = field(default_factory=list)
     """What tuning leaves as it is, and why; a line each."""
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
-        """One after another: trials and what needs none, then what the searches chose."""
-        first = Stage((*self.runs, *(trial for search in self.searches for trial in search.trials)))
-        then = Stage(
-            searches=tuple(search for search in self.searches if search.seeds or search.unknown_trials)
-        )
-        return (first, then) if len(then) else (first,)
+    def known_runs(self) -> list[ResolvedRun]:
+        """The runs that depend on no result, which may run side by side."""
+        return [*self.runs, *(trial for search in self.searches for trial in search.trials)]
 
 
 def expand(
@@ -206,16 +182,25 @@ def make_plan(specs: Iterable[RunSpec], tune: Tune | None = None, trials: int | 
     """
     specs = list(dict.fromkeys(specs))
     _check_tune({spec.protocol for spec in specs} - {NO_PROTOCOL}, tune, trials)
-    parts = _PlanParts(TRIALS if trials is None else trials)
+    plan = GridPlan()
     for seeds in by_configuration(map(resolve_run, specs)):
-        way = tune or ("search" if seeds[0].spec.protocol == SEARCHED else "none")
-        parts.add(seeds, way)
-    return GridPlan(
-        tuple(parts.runs),
-        tuple(parts.searches),
-        tuple(parts.published),
-        tuple(dict.fromkeys(parts.notes)),
-    )
+        run = seeds[0]
+        way = tune or ("search" if run.spec.protocol == SEARCHED else "none")
+        if way == "none" or run.control:  # a control chooses its settings itself
+            plan.runs += seeds
+            if run.spec.protocol == SEARCHED:
+                _add_given(plan, seeds)
+        elif way == "search":
+            _add_search(plan, seeds, TRIALS if trials is None else trials)
+        elif not run.cls.grid:
+            plan.notes.append(f"{run.spec.method} has nothing to tune and runs as it is")
+            plan.runs += seeds
+        elif way == "grid":
+            _add_grid(plan, seeds)
+        else:
+            _add_published(plan, seeds)
+    plan.notes = list(dict.fromkeys(plan.notes))
+    return plan
 
 
 def _check_tune(protocols: set[str], tune: Tune | None, trials: int | None) -> None:
@@ -249,87 +234,87 @@ def by_configuration(runs: Iterable[ResolvedRun]) -> list[list[ResolvedRun]]:
     return list(groups.values())
 
 
-@dataclass
-class _PlanParts:
-    """The parts of a plan as they come together."""
+def _further(seeds: Sequence[ResolvedRun]) -> tuple[int, ...]:
+    return tuple(run.spec.seed for run in seeds[1:])
 
-    budget: int
-    """Trials of each search in the shared space."""
-    runs: list[ResolvedRun] = field(default_factory=list)
-    searches: list[Search] = field(default_factory=list)
-    published: list[PublishedValues] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
-    def add(self, seeds: Sequence[ResolvedRun], tune: Tune) -> None:
-        """Plan one configuration with all its seeds."""
-        run = seeds[0]
-        grid = run.cls.grid
-        if tune == "none" or run.control:  # a control chooses its settings itself
-            self.runs += seeds
-        elif tune == "search":
-            self.searches.append(self._search(run, tuple(other.spec.seed for other in seeds[1:])))
-        elif not grid:
-            self.notes.append(f"{run.spec.method} has nothing to tune and runs as it is")
-            self.runs += seeds
-        elif tune == "grid":
-            fixed = self._fixed(run, grid)
-            free = {key: tuple(values) for key, values in grid.items() if key not in fixed}
-            if free:
-                further = tuple(other.spec.seed for other in seeds[1:])
-                self.searches.append(Search(run, free, fixed, tuple(self._trials(run, free)), further))
-            else:
-                self.runs += seeds
+def _add_given(plan: GridPlan, seeds: Sequence[ResolvedRun]) -> None:
+    """Note that values which the user gave are not tuned, though other rows of the table are."""
+    tunable = {dimension.name for dimension in space_of(seeds[0], {})}
+    chosen = [pair for pair in seeds[0].spec.overrides if pair.partition("=")[0] in tunable]
+    plan.origins |= dict.fromkeys(seeds, Tuning(mode="given", chosen=chosen))
+
+
+def _add_search(plan: GridPlan, seeds: Sequence[ResolvedRun], budget: int) -> None:
+    """The search of one row in the shared space, with the trials that depend on no result."""
+    run = seeds[0]
+    fixed = _fixed(plan, run, (dimension.name for dimension in space_of(run, {})))
+    space = space_of(run, fixed)
+    if not space:
+        raise UserError(
+            f"--set fixes everything that a search of {configuration_name(run)} would set; leave one of "
+            "them out, or give --tune none."
+        )
+    trials = first_trials(run, space, budget)
+    plan.searches.append(Search(run, {}, fixed, trials, _further(seeds), space, budget))
+
+
+def _add_grid(plan: GridPlan, seeds: Sequence[ResolvedRun]) -> None:
+    """The search of one method's grid."""
+    run = seeds[0]
+    fixed = _fixed(plan, run, run.cls.grid)
+    free = {key: tuple(values) for key, values in run.cls.grid.items() if key not in fixed}
+    if free:
+        plan.searches.append(Search(run, free, fixed, _grid_trials(plan, run, free), _further(seeds)))
+    else:
+        plan.runs += seeds
+
+
+def _add_published(plan: GridPlan, seeds: Sequence[ResolvedRun]) -> None:
+    """One method with its published best values."""
+    source, values = _published(seeds[0])
+    fixed = _fixed(plan, seeds[0], values)
+    taken = pairs({key: value for key, value in values.items() if key not in fixed})
+    if taken:
+        tuned = with_overrides(seeds[0], taken)
+        seeds = [tuned.with_seed(run.spec.seed) for run in seeds]
+        tuning = Tuning(mode="paper", chosen=list(taken), fixed=fixed, source=source)
+        plan.origins |= dict.fromkeys(seeds, tuning)
+    plan.runs += seeds
+
+
+def _fixed(plan: GridPlan, run: ResolvedRun, keys: Iterable[str]) -> dict[str, str]:
+    """Those of `keys` that tuning leaves alone -> why; each becomes a note of the plan."""
+    given = {pair.partition("=")[0] for pair in run.spec.overrides}
+    shared, fixed = held(run.spec.protocol), dict[str, str]()
+    for key in keys:
+        if key in given:
+            fixed[key] = "--set fixes it"
+        elif key in shared:
+            fixed[key] = f"protocol {run.spec.protocol} holds it the same for all methods"
+    plan.notes += [f"{run.spec.method}: {key} is not tuned: {why}" for key, why in fixed.items()]
+    return fixed
+
+
+def _grid_trials(
+    plan: GridPlan, run: ResolvedRun, grid: Mapping[str, Sequence[Any]]
+) -> tuple[ResolvedRun, ...]:
+    """Every combination that this language model and dataset allow; the others become notes of the plan."""
+    trials, errors = [], []
+    for values in product(*grid.values()):
+        combination = dict(zip(grid, values, strict=True))
+        try:
+            trial = with_overrides(run, pairs(combination))
+            _check_values(trial, combination)
+        except UserError as error:
+            errors.append(error)
+            name = f"{configuration_name(run)}: {', '.join(pairs(combination))}"
+            plan.notes.append(f"{name} is left out: {error}")
         else:
-            source, values = _published(run)
-            fixed = self._fixed(run, values)
-            taken = pairs({key: value for key, value in values.items() if key not in fixed})
-            tuned = with_overrides(run, taken) if taken else run
-            for other in seeds:
-                self.runs.append(tuned.with_seed(other.spec.seed))
-                if taken:
-                    self.published.append(PublishedValues(self.runs[-1], taken, fixed, source))
-
-    def _search(self, run: ResolvedRun, seeds: tuple[int, ...]) -> Search:
-        """The search of one row in the shared space, with the trials that depend on no result."""
-        fixed = self._fixed(run, dict.fromkeys(dimension.name for dimension in space_of(run, {})))
-        space = space_of(run, fixed)
-        if not space:
-            raise UserError(
-                f"--set fixes everything that a search of {configuration_name(run)} would set; leave one of "
-                "them out, or give --tune none."
-            )
-        trials = first_trials(run, space, self.budget)
-        return Search(run, {}, fixed, trials, seeds, space, self.budget)
-
-    def _fixed(self, run: ResolvedRun, keys: Iterable[str]) -> dict[str, str]:
-        """Those of `keys` that tuning leaves alone -> why; each becomes a note."""
-        given = {pair.partition("=")[0] for pair in run.spec.overrides}
-        shared, fixed = held(run.spec.protocol), dict[str, str]()
-        for key in keys:
-            if key in given:
-                fixed[key] = "--set fixes it"
-            elif key in shared:
-                fixed[key] = f"protocol {run.spec.protocol} holds it the same for all methods"
-        self.notes += [f"{run.spec.method}: {key} is not tuned: {why}" for key, why in fixed.items()]
-        return fixed
-
-    def _trials(self, run: ResolvedRun, grid: Mapping[str, Sequence[Any]]) -> list[ResolvedRun]:
-        """Every combination that this language model and dataset allow."""
-        trials, errors = [], []
-        for values in product(*grid.values()):
-            combination = dict(zip(grid, values, strict=True))
-            try:
-                trial = with_overrides(run, pairs(combination))
-                _check_values(trial, combination)
-            except UserError as error:
-                errors.append(error)
-                name = f"{configuration_name(run)}: {', '.join(pairs(combination))}"
-                self.notes.append(f"{name} is left out: {error}")
-            else:
-                trials.append(trial)
-        if not trials:
-            raise errors[0]
-        return trials
+            trials.append(trial)
+    if not trials:
+        raise errors[0]
+    return tuple(trials)
 
 
 def _check_values(run: ResolvedRun, values: Mapping[str, Any]) -> None:

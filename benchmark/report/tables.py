@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from benchmark.config import SEARCHED
 from benchmark.report import rendering
 from benchmark.report.plots import draw
 from benchmark.report.provenance import configuration
@@ -47,6 +48,16 @@ CSV_COSTS = [
     quality("initial_valid", "recall@10"),
     MEASURES["peak_memory_bytes", ""],
 ]  # fmt: skip
+TUNING_NOTES = {
+    "search": "tuned, best of N: of N trials in one space for all rows, the one with the best validation "
+    "value of the metric that selects the epoch. Other trials have no row, not even the protocol's values.",
+    "grid": "tuned: of all combinations of the method's grid, the one with the best validation Recall@10, "
+    "each at its best epoch. Other trials have no row, except the one with the protocol's own values.",
+    "paper": "published: the paper's best values.",
+    "given": "not tuned here: no search on this dataset chose the values. The user gave them, or the run is "
+    "a trial of a search that is not finished.",
+}
+"""`Tuning.mode` -> what it means in a table."""
 TRIAL_HEADS = ["trial", "valid R@10", "chosen", "best / epochs", "s", "CPU s"]
 
 
@@ -309,23 +320,24 @@ def _epochs(trial: Trial) -> str:
 
 def _trial_notes(group: RunGroup) -> list[str]:
     """How rows were tuned, and why trials were lost."""
-    if not _tuned(group):
-        return []
-    lines = [
-        "tuned: the trial with the best validation Recall@10, each at its best epoch; other trials have "
-        "no row, except the protocol's own values. search s, search CPU s: training of all trials, without "
-        "evaluation and preparation. published: the paper's best values."
-    ]
-    for row in group.rows:
-        if row.tuning is None:
-            continue
-        if row.tuning.trials:
-            lines.append(
-                f"{row.label}: trials ran with seed {row.tuning.seed}, chosen by {row.tuning.select} ranks."
-            )
-        if row.tuning.source:
-            lines.append(f"{row.label}: values of the paper's {row.tuning.source}.")
-        lines += [f"{row.label}: {name} was not tuned: {why}." for name, why in row.tuning.fixed.items()]
+    tuned = [(row.label, row.tuning) for row in group.rows if row.tuning]
+    modes = {search.mode for _, search in tuned}
+    lines = [note for mode, note in TUNING_NOTES.items() if mode in modes]
+    if group.key.protocol == SEARCHED and len(tuned) < len(group.rows):
+        lines.append(TUNING_NOTES["given"])
+    if any(search.trials for _, search in tuned):
+        lines.append(f"{', '.join(column.label for column in SEARCH[1:])}: {SEARCH[1].note} and preparation.")
+    for label, search in tuned:
+        if search.trials:
+            lines.append(f"{label}: trials ran with seed {search.seed}, chosen by {search.select} ranks.")
+        if search.budget and len(search.trials) < search.budget:
+            lines.append(f"{label}: the search is not finished; the command that began it continues it.")
+        if search.mode == "paper":
+            lines.append(f"{label}: values of the paper's {search.source}.")
+        elif search.mode == "given":
+            by = f"the search on {search.source} chose" if search.source else "the user gave"
+            lines.append(f"{label}: {by} {', '.join(search.chosen)}.")
+        lines += [f"{label}: {name} was not tuned: {why}." for name, why in search.fixed.items()]
     for row, _, trial in _trials(group.rows):
         if trial.status != "ok":
             why = one_line(trial.error or "no reason recorded")

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from benchmark.config import Settings
+from benchmark.config import SEARCHED, Settings
 from benchmark.results.generations import mark, newest, note, oldest
 from benchmark.results.metrics import chance, of_ranks
 from benchmark.results.record import METRICS, Metrics, RunRecord, Tuning
-from benchmark.results.searches import Searches, label_of, searches
+from benchmark.results.searches import NOT_TUNED, Searches, label_of, searches
 from benchmark.results.statistics import SeedMean, estimate
 from benchmark.results.stored import StoredRun
 from methods.errors import UserError
@@ -369,7 +369,8 @@ def _label(run: RunRecord, own: set[str], named: Sequence[str], tuning: Tuning |
     apart |= {
         f"{name}={value}" for name in named if (value := _value(run, name)) != getattr(Settings, name, None)
     }
-    details = "; ".join(part for part in (", ".join(sorted(apart)), label_of(tuning)) if part)
+    choice = label_of(tuning) or (label_of(NOT_TUNED) if run.protocol == SEARCHED else "")
+    details = "; ".join(part for part in (", ".join(sorted(apart)), choice) if part)
     label = f"{run.method} ({details})" if details else run.method
     if run.method_source.get("external"):
         made = (run.method_source.get("distribution"), run.method_source.get("version"))

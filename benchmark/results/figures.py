@@ -171,7 +171,7 @@ def _figures(run: RunRecord, metrics: Sequence[str]) -> Iterator[Row]:
     yield from _numbers("count", [("cold_targets", run.cold_targets)])
     yield from _numbers("setting", {**run.settings, **run.hyperparameters}.items())
     search = run.tuning
-    for pair in search.chosen if search and search.mode != "paper" else ():
+    for pair in search.chosen if search and search.trials else ():
         name, _, text = pair.partition("=")
         with suppress(ValueError):  # a hyper-parameter that is no number
             yield _figure("tuned", name, float(text))

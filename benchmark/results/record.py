@@ -193,21 +193,23 @@ class Trial(Part):
 class Tuning(Part):
     """Where hyper-parameters come from, if not from the protocol and the user alone."""
 
-    mode: Literal["grid", "search", "paper"]
+    mode: Literal["grid", "search", "paper", "given"]
     """`grid`: the best of all combinations by validation; `search`: the best of `budget` trials in `space` by
-    validation; `paper`: the published best values."""
+    validation; `paper`: the published best values; `given`: values of the command line, which were not tuned
+    here, under the protocol whose other rows are (`tuned`)."""
     chosen: list[str]
     """The values taken, as `key=value` pairs; empty where every trial was lost."""
     fixed: dict[str, str] = Field(default_factory=dict)
     """What was not searched, or not taken from the paper, though the method names it -> why."""
     source: str | None = None
-    """Of published values: `<language model>/<dataset>` of the paper."""
+    """Of published values: `<language model>/<dataset>` of the paper. Of given ones: those of the search that
+    chose the same values, where its record is in the same store."""
     grid: dict[str, list[Any]] = Field(default_factory=dict)
     """What was searched -> its values."""
     space: list[dict[str, Any]] = Field(default_factory=list)
     """Of mode `search`: what was searched and from what values it was drawn (`config.Dimension`)."""
     budget: int | None = None
-    """Of mode `search`: trials that it was allowed."""
+    """Of mode `search`: trials that it was allowed. One that has fewer `trials` was not finished."""
     select_by: str = "recall@10"
     """The validation metric that chose."""
     select: Literal["raw", "masked"] = "raw"

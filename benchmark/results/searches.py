@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from benchmark.results.record import RunRecord, Tuning
 
+NOT_TUNED = Tuning(mode="given", chosen=[])
+"""Of a run under protocol `tuned` whose record does not say how its values were chosen."""
+
 
 @dataclass(frozen=True)
 class Searches:
@@ -35,30 +38,41 @@ class Searches:
 
 
 def searches(runs: Iterable[RunRecord]) -> Searches:
-    """The searches that count: where one tried all that another tried and more, only the larger one."""
+    """The searches that count: where one tried all that another tried, only the one that came further."""
     by_config: dict[str, Tuning] = {}
     for run in runs:
         known = by_config.get(run.config_hash)
-        if run.tuning and (known is None or len(run.tuning.trials) > len(known.trials)):
+        if run.tuning and (known is None or _progress(run.tuning) > _progress(known)):
             by_config[run.config_hash] = run.tuning
-    tried = {
-        config: {(search.seed, trial.config_hash) for trial in search.trials}
-        for config, search in by_config.items()
-    }
     grown = {
         config
         for config, search in by_config.items()
-        if search.mode != "paper" and any(tried[config] < other for other in tried.values())
+        if search.trials and any(covers(other, search) for other in by_config.values())
     }
     return Searches({config: search for config, search in by_config.items() if config not in grown})
 
 
+def covers(search: Tuning, other: Tuning) -> bool:
+    """Whether `search` tried all that `other` tried, and more or with more success."""
+    tried, known = ({(part.seed, trial.config_hash) for trial in part.trials} for part in (other, search))
+    return tried <= known and _progress(other) < _progress(search)
+
+
+def _progress(search: Tuning) -> tuple[int, int]:
+    """The number of trials, and of those that ended well."""
+    return len(search.trials), sum(trial.status == "ok" for trial in search.trials)
+
+
 def label_of(search: Tuning | None) -> str:
-    """What a label says of how a configuration was chosen; empty where it was not."""
+    """What a label says of how a configuration was chosen; empty where nothing chose it."""
     if search is None:
         return ""
+    if search.mode == "given":
+        return f"transferred from {search.source}, not tuned here" if search.source else "not tuned here"
     if not search.chosen:
         return f"tuned: all {len(search.trials)} trials lost"
     if search.mode == "search":
-        return f"tuned, best of {len(search.trials)}"
+        count, ended = _progress(search)
+        budget = max(count, search.budget or 0)
+        return f"tuned, best of {ended}" + (f" of {budget} trials" if ended < budget else "")
     return f"{'tuned' if search.mode == 'grid' else 'published'}: {', '.join(search.chosen)}"
