@@ -20,7 +20,7 @@ from benchmark.results.record import PeakMemory
 from benchmark.run.build import build_trainer
 from benchmark.run.spec import RunSpec, resolve_run
 from benchmark.speed import run as speed_module
-from benchmark.speed.measure import Amounts
+from benchmark.speed.measure import PRODUCT_SIZE, Amounts
 from benchmark.speed.record import (
     EVALUATION_PARTS,
     STEP_PARTS,
@@ -34,7 +34,6 @@ from benchmark.speed.record import (
 )
 from benchmark.speed.run import measure_speed, time_run
 from benchmark.speed.tables import brief, check_comparable, compare, several, show
-from benchmark.speed.timing import PRODUCT_SIZE
 from benchmark.train.batches import EpochBatches
 from benchmark.train.checkpoint import Checkpoint
 from methods.errors import UserError

@@ -79,21 +79,11 @@ class Counter(TorchDispatchMode):
         self.device, self.part = device, part
         self.parts: dict[str, Counts] = {}
         self.not_counted: set[str] = set()
-        self._calls = _HostCalls(self)
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
         """Count what runs, not what a compiler traces."""
         return True
-
-    def __enter__(self) -> Counter:
-        super().__enter__()  # type: ignore[no-untyped-call]
-        self._calls.__enter__()  # type: ignore[no-untyped-call]
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._calls.__exit__(*error)  # type: ignore[no-untyped-call]
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def enter(self, part: str) -> None:
         """Count for `part` from now on."""
@@ -121,28 +111,23 @@ class Counter(TorchDispatchMode):
             return out
         self.counts.operators += 1
         self._count_product(func, args, kwargs, out)
-        if size := _to_host(func, args, kwargs, out):
+        size = _to_host(func, args, out)
+        if size or _makes_host_wait(func, args):
             self.host_copy(size)
-        elif _makes_host_wait(func, args):
-            self.host_copy(0)
         return out
 
     def _count_product(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         packet = func._overloadpacket
-        if packet in FORMULAS:
-            self._add_flops(FORMULAS[packet](*args, **kwargs), args)
-        elif packet in flop_registry:
-            self._add_flops(flop_registry[packet](*args, **kwargs, out_val=out), args)
+        if (formula := FORMULAS.get(packet)) or (formula := flop_registry.get(packet)):
+            flops = formula(*args, **kwargs, out_val=out)
+            self.counts.flops += flops
+            tensors = (leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
+            if next(filter(torch.is_floating_point, tensors)).dtype is torch.float32:
+                self.counts.flops_fp32 += flops
         elif func.namespace not in KNOWN_NAMESPACES or (
             PRODUCT.search(packet.__name__) and packet.__name__ not in NOT_PRODUCTS
         ):
             self.not_counted.add(f"{func.namespace}.{packet.__name__}")
-
-    def _add_flops(self, flops: int, args: Any) -> None:
-        self.counts.flops += flops
-        tensors = (leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
-        if next(tensor for tensor in tensors if tensor.is_floating_point()).dtype is torch.float32:
-            self.counts.flops_fp32 += flops
 
 
 class _HostCalls(TorchFunctionMode):
@@ -163,7 +148,7 @@ HOST_CALLS = (Tensor.numpy, Tensor.tolist, Tensor.__array__)
 """Calls without an operator; `item` and the like have one."""
 
 
-def _to_host(func: Any, args: Any, kwargs: Any, out: Any) -> int:
+def _to_host(func: Any, args: Any, out: Any) -> int:
     """Bytes that an operator copies from a device to the host."""
     packet = func._overloadpacket
     if packet is aten._local_scalar_dense:
@@ -188,7 +173,8 @@ def _makes_host_wait(func: Any, args: Any) -> bool:
 @contextlib.contextmanager
 def counting(device: torch.device, part: str) -> Iterator[Counter]:
     """Count what runs inside; compiled code runs operator by operator."""
-    with contextlib.ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        yield stack.enter_context(Counter(device, part))
+    compiles = "torch._dynamo" in sys.modules
+    eager = torch.compiler.set_stance("force_eager") if compiles else contextlib.nullcontext()
+    counter = Counter(device, part)
+    with eager, counter, _HostCalls(counter):
+        yield counter

@@ -12,18 +12,18 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pydantic import Field, ValidationError
+import torch
+from pydantic import Field
 
 from benchmark.files import write_atomically
 from benchmark.measure import environment
-from benchmark.results.schema import Part, not_valid
+from benchmark.results.schema import Part
 from benchmark.run.build import build_trainer
 from benchmark.run.spec import RunSpec, resolve_run
 from benchmark.speed.measure import count_evaluation, count_training
-from benchmark.speed.record import Counts
+from benchmark.speed.record import Counts, read_json
 from benchmark.speed.tables import markdown
 from benchmark.train.checkpoint import Checkpoint
-from methods.errors import UserError
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
 """Packages whose version decides which operators run."""
@@ -61,7 +61,7 @@ def guard(file: Path, write: bool = False) -> tuple[str, bool]:
 
     With `write`, the counts become the expected ones. Raises `UserError` where `file` cannot be read.
     """
-    expected = _read(file)
+    expected = read_json(file, ExpectedCounts, "file of expected counts", "tests/counted.json is one.")
     counted = ExpectedCounts(runs=[_count(run) for run in expected.runs], packages=_packages())
     same_versions = counted.packages == expected.packages
     pairs = zip(expected.runs, counted.runs, strict=True)
@@ -79,18 +79,7 @@ def guard(file: Path, write: bool = False) -> tuple[str, bool]:
     return "\n\n".join(paragraphs), good or write
 
 
-def _read(file: Path) -> ExpectedCounts:
-    try:
-        return ExpectedCounts.model_validate_json(file.read_bytes())
-    except OSError as error:
-        raise UserError(f"--guard {file} cannot be read: {error.strerror}.") from error
-    except ValidationError as error:
-        raise not_valid(file, "file of expected counts", error, "tests/counted.json is one.") from error
-
-
 def _packages() -> dict[str, str]:
-    import torch
-
     versions = environment(torch.device("cpu"), "no", 1).packages
     # a build for a GPU runs the same operators on a CPU
     return {name: versions[name].partition("+")[0] for name in PACKAGES if name in versions}
@@ -114,21 +103,13 @@ def _count(run: CountedRun) -> CountedRun:
 def _rows(old: CountedRun, new: CountedRun, same_versions: bool) -> list[list[str]]:
     """A row for each count: name, expected, now, verdict."""
     rows = []
-    for phase, expected, counted in (
-        (f"{new.steps} steps", old.training, new.training),
-        ("evaluation", old.evaluation, new.evaluation),
-    ):
-        for name, now in (counted or Counts()).model_dump().items():
+    for phase, title in (("training", f"{new.steps} steps"), ("evaluation", "evaluation")):
+        expected = getattr(old, phase)
+        for name, now in getattr(new, phase):
             then = None if expected is None else getattr(expected, name)
             verdict = _verdict(then, now, 0.0 if same_versions else OTHER_VERSIONS[name])
-            rows.append(
-                [
-                    f"{new.method}, {phase}: {name}",
-                    "none" if then is None else f"{then:,}",
-                    f"{now:,}",
-                    verdict,
-                ]
-            )
+            known = "none" if then is None else f"{then:,}"
+            rows.append([f"{new.method}, {title}: {name}", known, f"{now:,}", verdict])
     for name in sorted({*new.not_counted} - {*old.not_counted}):
         rows.append([f"{new.method}, {name}", "", "", "WORSE: its floating-point operations are unknown"])
     return rows

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from operator import mul
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError
 
@@ -13,6 +14,7 @@ from benchmark.results.record import Environment, PeakMemory
 from benchmark.results.schema import Part, Versioned, not_valid
 from methods.errors import UserError
 
+P = TypeVar("P", bound=Part)
 DATA, OPTIMISER = "data", "optimiser"
 STEP_PARTS = (
     DATA, "encode forward", "sasrec forward", "loss forward",
@@ -22,6 +24,8 @@ STEP_PARTS = (
 forward pass of chunks whose graph was not kept. Time between the other parts (the loop, sums) is data."""
 EVALUATION_PARTS = ("encode", "sasrec", "rank")
 """Parts of a validation pass."""
+Clock = Literal["seconds", "cpu_seconds"]
+CLOCKS: tuple[Clock, ...] = get_args(Clock)
 ENDINGS = {"oom": "out of memory", "killed": "killed, out of memory?", "failed": "failed"}
 """Status of a variant that did not end well -> its text in a table."""
 
@@ -39,6 +43,10 @@ class Timed(Part):
         self.seconds.append(wall)
         self.cpu_seconds.append(cpu)
 
+    def by(self, clock: Clock) -> list[float]:
+        """The times by one clock."""
+        return self.seconds if clock == "seconds" else self.cpu_seconds
+
 
 class Counts(Part):
     """Figures that do not depend on how fast or busy a machine is."""
@@ -55,11 +63,6 @@ class Counts(Part):
     would do so on a GPU (`item`, `tolist`, `numpy`)."""
     host_bytes: int = 0
     """Bytes of these copies."""
-
-    def add(self, other: Counts) -> None:
-        """Add `other` to this."""
-        for name in Counts.model_fields:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 class Counted(Part):
@@ -80,10 +83,9 @@ class Counted(Part):
     @property
     def total(self) -> Counts:
         """Sums over the parts."""
-        total = Counts()
-        for counts in self.parts.values():
-            total.add(counts)
-        return total
+        return Counts(
+            **{name: sum(getattr(part, name) for part in self.parts.values()) for name in Counts.model_fields}
+        )
 
 
 class MatrixRate(Part):
@@ -95,15 +97,10 @@ class MatrixRate(Part):
     before: Timed
     after: Timed
 
-    @property
-    def per_second(self) -> float:
-        """Floating-point operations per second of the median product."""
-        return 2 * self.size**3 / median([*self.before.seconds, *self.after.seconds])
-
-    @property
-    def per_cpu_second(self) -> float:
-        """Floating-point operations per CPU second."""
-        return 2 * self.size**3 / median([*self.before.cpu_seconds, *self.after.cpu_seconds])
+    def flops(self, clock: Clock, *measured: Timed) -> float:
+        """Floating-point operations per second of the median product of `measured`, by default of both."""
+        times = [time for timed in measured or (self.before, self.after) for time in timed.by(clock)]
+        return 2 * self.size**3 / median(times)
 
 
 class Variant(Part):
@@ -161,32 +158,18 @@ class Variant(Part):
         if self.epoch.seconds:
             return self.epoch
         scales = [self.batches_per_epoch / batches for batches in self.batches]
-        return Timed(
-            seconds=[time * scale for time, scale in zip(self.step.seconds, scales, strict=True)],
-            cpu_seconds=[time * scale for time, scale in zip(self.step.cpu_seconds, scales, strict=False)],
-        )
+        return Timed(**{clock: list(map(mul, self.step.by(clock), scales)) for clock in CLOCKS})
 
-    def counts(self) -> dict[str, float]:
-        """Counts of a step with as many batches as the timed ones."""
-        if self.counted is None or not self.batches:
-            return {}
-        scale = fmean(self.batches) / self.counted.batches
-        return {name: value * scale for name, value in self.counted.total.model_dump().items()}
+    @property
+    def step_scale(self) -> float:
+        """Factor from the counted training to a step with as many batches as the timed ones."""
+        return fmean(self.batches) / self.counted.batches if self.counted and self.batches else 0.0
 
     @property
     def epoch_scale(self) -> float:
         """Factor from the counted training to an epoch."""
         counted = self.counted
         return 1.0 if counted is None or counted.whole_epoch else self.batches_per_epoch / counted.batches
-
-    def least_seconds(self, counts: Counts, cpu: bool = False) -> float | None:
-        """Time of the products of `counts` at the matrix rates of their precisions; CPU seconds with `cpu`.
-        None where no rate was measured."""
-        rate = self.matrix_rate
-        if rate is None:
-            return None
-        work = ((counts.flops - counts.flops_fp32, rate), (counts.flops_fp32, self.fp32_rate or rate))
-        return sum(flops / (at.per_cpu_second if cpu else at.per_second) for flops, at in work)
 
 
 class SpeedRecord(Versioned):
@@ -228,9 +211,14 @@ class SpeedRecord(Versioned):
 
 def read_speed(path: Path) -> SpeedRecord:
     """Read and validate one record; raises `UserError` naming the file and the first fault."""
+    return read_json(path, SpeedRecord, "speed record", "`speed --json FILE` writes one.")
+
+
+def read_json(path: Path, cls: type[P], kind: str, do: str) -> P:
+    """The JSON of `path` as `cls`. Raises `UserError`, with the first fault and what to `do`."""
     try:
-        return SpeedRecord.model_validate_json(path.read_bytes())
+        return cls.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise UserError(f"the speed record {path} cannot be read: {error.strerror}.") from error
+        raise UserError(f"the {kind} {path} cannot be read: {error.strerror}.") from error
     except ValidationError as error:
-        raise not_valid(path, "speed record", error, "`speed --json FILE` writes one.") from error
+        raise not_valid(path, kind, error, do) from error

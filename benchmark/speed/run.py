@@ -51,7 +51,7 @@ def measure_speed(
     """
     registry.get(spec.method)  # raises for a control, which has no steps to time
     key, values = vary or (None, [""])
-    specs = [_varied(spec, key, value) for value in values] if key else [spec]
+    specs = [_varied(spec, key, value) if key else spec for value in values]
     runs = [resolve_run(variant) for variant in specs]
     for run in runs:
         pick_precision(run.settings, pick_device())
@@ -61,8 +61,11 @@ def measure_speed(
         check_comparable(record, read_speed(against), against)
     with contextlib.suppress(BrokenProcessPool):  # a variant is too large for the host; timing shows which
         in_fresh_process(_prepare, specs)
-    if file is not None:
-        _check_writable(file)
+    if file is not None:  # raise before anything is timed where the record could not be written
+        file.parent.mkdir(parents=True, exist_ok=True)
+        TemporaryDirectory(dir=file.parent).cleanup()
+        if file.is_dir():
+            raise UserError(f"--json {file} is a folder; give the name of a file.")
     for number, (run, value) in enumerate(zip(runs, values, strict=True)):
         print(f"[{number + 1}/{len(runs)}] {run.spec}", file=sys.stderr, flush=True)
         record.variants[number] = time_variant(run, value, amounts)
@@ -89,15 +92,6 @@ def _record(
         variants=variants,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def _check_writable(file: Path) -> None:
-    """Raise where the record could not be written in the end."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=file.parent):
-        pass
-    if file.is_dir():
-        raise UserError(f"--json {file} is a folder; give the name of a file.")
 
 
 def _varied(spec: RunSpec, key: str, value: str) -> RunSpec:

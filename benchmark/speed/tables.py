@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import fmean, median, quantiles
-from typing import Any
 
 from tabulate import tabulate
 
 from benchmark.speed.record import (
+    CLOCKS,
     ENDINGS,
     STEP_PARTS,
+    Clock,
     Counted,
     Counts,
     MatrixRate,
@@ -40,31 +41,38 @@ BRIEF = (
 
 
 def figures(variant: Variant) -> dict[str, Value]:
-    """Name -> figure of a variant that ended well, in the order of the table."""
-    counts, counted, epochs, memory = variant.counts(), variant.counted, variant.epochs, variant.peak_memory
+    """Name -> figure in the order of the table; empty for a variant that did not end well."""
+    if variant.status != "ok":
+        return {}
+    counted, epochs, memory = variant.counted, variant.epochs, variant.peak_memory
+    step = [1e3 * seconds for seconds in variant.step.seconds]
+    total = counted.total if counted else Counts()
+    a_step = {name: variant.step_scale * count if counted else None for name, count in dict(total).items()}
     return {
         **{f"{phase}, ms": _phase(variant, ends) for phase, ends in PHASES.items()},
-        "step, ms": _median(variant.step.seconds, 1e3),
-        "step, quartiles, ms": _quartiles(variant.step, 1e3),
-        "step, least to most, ms": _range(variant.step, 1e3),
+        "step, ms": _median(step),
+        "step, quartiles, ms": _range(quantiles(step, method="inclusive")[::2]) if len(step) > 3 else None,
+        "step, least to most, ms": _range(step),
         "step, CPU ms": _median(variant.step.cpu_seconds, 1e3),
         "items a step": float(fmean(variant.encoded)),
         "epoch, s": _median(epochs.seconds),
-        "epoch, least to most, s": _range(variant.epoch),
+        "epoch, least to most, s": _range(variant.epoch.seconds),
         "epoch, CPU s": _median(epochs.cpu_seconds),
         "predictions a second": variant.predictions_per_epoch / median(epochs.seconds),
         "evaluation, s": _median(variant.evaluation.seconds),
         "evaluation, CPU s": _median(variant.evaluation.cpu_seconds),
-        "GFLOP an epoch": counted.total.flops * variant.epoch_scale / 1e9 if counted else None,
-        "matrix rate before and after, GFLOP/s": _rate(variant.matrix_rate, "seconds"),
-        "the same, GFLOP/CPU s": _rate(variant.matrix_rate, "cpu_seconds"),
-        "fp32 matrix rate before and after, GFLOP/s": _rate(variant.fp32_rate, "seconds"),
-        SHARES[0]: share(counted.total, variant.epoch_scale, epochs, variant) if counted else None,
-        SHARES[1]: share(counted.total, variant.epoch_scale, epochs, variant, cpu=True) if counted else None,
-        "operators a step": counts.get("operators"),
+        "GFLOP an epoch": total.flops * variant.epoch_scale / 1e9 if counted else None,
+        "matrix rate before and after, GFLOP/s": _rates(variant.matrix_rate, "seconds"),
+        "the same, GFLOP/CPU s": _rates(variant.matrix_rate, "cpu_seconds"),
+        "fp32 matrix rate before and after, GFLOP/s": _rates(variant.fp32_rate, "seconds"),
+        **{
+            name: _share(total, variant.epoch_scale, epochs, variant, clock)
+            for name, clock in zip(SHARES, CLOCKS, strict=True)
+        },
+        "operators a step": a_step["operators"],
         "kernels a step": counted.kernels if counted else None,
-        "copies to the host a step": counts.get("host_copies"),
-        "bytes to the host a step": counts.get("host_bytes"),
+        "copies to the host a step": a_step["host_copies"],
+        "bytes to the host a step": a_step["host_bytes"],
         "host MiB, before": _mebibytes(variant.host_before),
         **{
             f"{name} MiB, {phase}": _mebibytes(getattr(memory[phase], kind))
@@ -74,56 +82,55 @@ def figures(variant: Variant) -> dict[str, Value]:
     }
 
 
+def _sum(parts: Collection[Timed]) -> Timed:
+    """The sum of `parts` in each repetition."""
+    repetitions = {clock: zip(*(part.by(clock) for part in parts), strict=True) for clock in CLOCKS}
+    return Timed(**{clock: list(map(sum, times)) for clock, times in repetitions.items()})
+
+
 def _phase(variant: Variant, ends: tuple[str, ...]) -> float | None:
     """Median milliseconds a step of the parts whose names end so."""
-    parts = [part.seconds for name, part in variant.parts.items() if name.endswith(ends)]
-    return 1e3 * median(map(sum, zip(*parts, strict=True))) if parts else None
+    parts = [part for name, part in variant.parts.items() if name.endswith(ends)]
+    return _median(_sum(parts).seconds, 1e3)
 
 
 def _median(values: Sequence[float], scale: float = 1.0) -> float | None:
     return scale * median(values) if values else None
 
 
-def _quartiles(timed: Timed, scale: float) -> str | None:
-    if len(timed.seconds) < 4:
-        return None
-    low, _, high = quantiles(timed.seconds, n=4, method="inclusive")
-    return f"{number(scale * low)} to {number(scale * high)}"
+def _range(values: Sequence[float]) -> str | None:
+    return f"{number(min(values))} to {number(max(values))}" if values else None
 
 
-def _range(timed: Timed, scale: float = 1.0) -> str | None:
-    return " to ".join(number(scale * edge(timed.seconds)) for edge in (min, max)) if timed.seconds else None
-
-
-def _rate(rate: MatrixRate | None, clock: str) -> str | None:
-    """GFLOP/s of the median product before and after, by the clock `seconds` or `cpu_seconds`."""
+def _rates(rate: MatrixRate | None, clock: Clock) -> str | None:
+    """GFLOP/s of the median product before and after."""
     if rate is None:
         return None
-    times = [median(getattr(timed, clock)) for timed in (rate.before, rate.after)]
-    return " and ".join(number(2 * rate.size**3 / time / 1e9) for time in times if time)
+    return " and ".join(number(rate.flops(clock, timed) / 1e9) for timed in (rate.before, rate.after))
 
 
 def _mebibytes(size: int | None) -> float | None:
     return None if size is None else size / 2**20
 
 
-def share(counts: Counts, scale: float, timed: Timed, variant: Variant, cpu: bool = False) -> float | None:
-    """Per cent of the median time that `scale` times `counts` take at the matrix rates; of CPU seconds with
-    `cpu`. None where that cannot be known."""
-    on_gpu = variant.environment is not None and variant.environment.device != "cpu"
-    seconds, least = timed.cpu_seconds if cpu else timed.seconds, variant.least_seconds(counts, cpu)
-    if not least or not seconds or not median(seconds) or (cpu and on_gpu):
+def _share(counts: Counts, scale: float, timed: Timed, variant: Variant, clock: Clock) -> float | None:
+    """Per cent of the median time that `scale` times `counts` take at the matrix rates of their precisions.
+    None where that cannot be known."""
+    env, rate, times = variant.environment, variant.matrix_rate, timed.by(clock)
+    on_gpu = env is not None and env.device != "cpu"
+    if not (rate and counts.flops and times and median(times)) or (on_gpu and clock == "cpu_seconds"):
         return None
-    return 100 * scale * least / median(seconds)
+    fp32 = variant.fp32_rate or rate
+    least = (counts.flops - counts.flops_fp32) / rate.flops(clock) + counts.flops_fp32 / fp32.flops(clock)
+    return 100 * scale * least / median(times)
 
 
 def show(record: SpeedRecord) -> str:
     """The subject and the amount of the measurement, its figures, the parts of a step, and notes."""
     finished = [variant for variant in record.variants if variant.status == "ok"]
     parts = [text for variant in finished if variant.counted for text in _parts(record, variant)]
-    return "\n\n".join(
-        [subject(record), *_amounts(record, finished), _figures(record, finished), *parts, *_notes(record)]
-    )
+    paragraphs = [subject(record), *_amounts(record, finished), _figures(record), *parts, *_notes(record)]
+    return "\n\n".join(paragraphs)
 
 
 def brief(records: Sequence[SpeedRecord]) -> str:
@@ -132,7 +139,7 @@ def brief(records: Sequence[SpeedRecord]) -> str:
     for record in records:
         for variant in record.variants:
             env, finished = variant.environment, variant.status == "ok"
-            values = figures(variant) if finished else {BRIEF[0]: ENDINGS[variant.status]}
+            values = figures(variant) or {BRIEF[0]: ENDINGS[variant.status]}
             settings = [*record.overrides, *([f"{record.vary}={variant.value}"] if record.vary else [])]
             peaks = variant.peak_memory["train"] if finished else None
             rows.append(
@@ -150,7 +157,8 @@ def brief(records: Sequence[SpeedRecord]) -> str:
                     "date": record.created[:10],
                 }
             )
-    return markdown_of(sorted(rows, key=lambda row: [str(value) for value in list(row.values())[:6]]))
+    ordered = sorted((list(row.values()) for row in rows), key=lambda cells: list(map(str, cells[:6])))
+    return markdown(ordered, list(rows[0]))
 
 
 def markdown(rows: Sequence[Sequence[Value]], headers: Sequence[str]) -> str:
@@ -158,11 +166,6 @@ def markdown(rows: Sequence[Sequence[Value]], headers: Sequence[str]) -> str:
     align = ["left", *["right"] * (len(headers) - 1)]
     cells = [[number(value) if isinstance(value, float) else value for value in row] for row in rows]
     return tabulate(cells, headers, tablefmt="pipe", colalign=align, disable_numparse=True, missingval="n/a")
-
-
-def markdown_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """`markdown` of rows that map the name of each column to its value."""
-    return markdown([list(row.values()) for row in rows], list(rows[0]))
 
 
 def number(value: float) -> str:
@@ -212,13 +215,13 @@ def _amounts(record: SpeedRecord, finished: Sequence[Variant]) -> list[str]:
     return [f"{', '.join(values)}: {line}" for line, values in lines.items()]
 
 
-def _figures(record: SpeedRecord, finished: Sequence[Variant]) -> str:
+def _figures(record: SpeedRecord) -> str:
     """A row for each figure, a column for each variant; a figure that no variant has is left out."""
-    columns = [figures(variant) if variant.status == "ok" else None for variant in record.variants]
+    columns = [figures(variant) for variant in record.variants]
     endings = [ENDINGS.get(variant.status, "") for variant in record.variants]
     rows: list[list[Value]] = [["", *endings]] if any(endings) else []
-    for name in figures(finished[0]) if finished else ():
-        if any(column and column[name] is not None for column in columns):
+    for name in dict.fromkeys(name for column in columns for name in column):
+        if any(column.get(name) is not None for column in columns):
             rows.append([name, *(column[name] if column else "" for column in columns)])
     names = [variant.value or record.method for variant in record.variants]
     return markdown(rows, [record.vary or "", *names])
@@ -227,43 +230,37 @@ def _figures(record: SpeedRecord, finished: Sequence[Variant]) -> str:
 def _parts(record: SpeedRecord, variant: Variant) -> list[str]:
     """Time and work of each part of a step and of a validation pass, with a title."""
     step = {part: variant.parts[part] for part in STEP_PARTS if part in variant.parts}
-    scale = fmean(variant.batches) / variant.counted.batches if variant.counted else 0.0
-    rows = _part_rows(step, variant, variant.counted, scale, "a step, by part")
+    rows = _part_rows(step, variant, variant.counted, variant.step_scale, "a step, by part")
     evaluation = variant.counted_evaluation
     rows += _part_rows(variant.evaluation_parts, variant, evaluation, 1.0, "a validation pass")
     title = f"Parts, {record.vary}={variant.value}:" if record.vary else "Parts:"
-    return [title, markdown_of(rows)]
+    return [title, markdown([list(row.values()) for row in rows], list(rows[0]))]
 
 
 def _part_rows(
     parts: dict[str, Timed], variant: Variant, counted: Counted | None, scale: float, whole: str
 ) -> list[dict[str, Value]]:
     """A row for each part that takes time and one for their sum: medians, and counts times `scale`."""
-    sums = Timed(
-        seconds=list(map(sum, zip(*(part.seconds for part in parts.values()), strict=True))),
-        cpu_seconds=list(map(sum, zip(*(part.cpu_seconds for part in parts.values()), strict=True))),
-    )
-    has_counts = counted is not None and bool(counted.parts)
+    counts = {**counted.parts, whole: counted.total} if counted and counted.parts else {}
+    sums = _sum(parts.values())
     rows: list[dict[str, Value]] = []
     for name, timed in [*parts.items(), (whole, sums)]:
         if not any(timed.seconds):
             continue
-        counts = Counts()
-        if counted:
-            counts = counted.total if name == whole else counted.parts.get(name, counts)
-        by_wall, by_cpu = (share(counts, scale, timed, variant, cpu) for cpu in (False, True))
+        own = counts.get(name, Counts())
+        shares = [_share(own, scale, timed, variant, clock) for clock in CLOCKS]
         rows.append(
             {
                 "part": name,
-                "ms": 1e3 * median(timed.seconds),
+                "ms": _median(timed.seconds, 1e3),
                 "% of time": 100 * median(timed.seconds) / median(sums.seconds),
-                "CPU ms": 1e3 * median(timed.cpu_seconds),
-                "GFLOP": scale * counts.flops / 1e9 or "",
-                "of it fp32": scale * counts.flops_fp32 / 1e9 or "",
-                SHARE: "" if by_wall is None else by_wall,
-                "by CPU s": "" if by_cpu is None else by_cpu,
-                "operators": counts.operators * scale if has_counts else "",
-                "host copies": counts.host_copies * scale if has_counts else "",
+                "CPU ms": _median(timed.cpu_seconds, 1e3),
+                "GFLOP": scale * own.flops / 1e9 or "",
+                "of it fp32": scale * own.flops_fp32 / 1e9 or "",
+                SHARE: "" if shares[0] is None else shares[0],
+                "by CPU s": "" if shares[1] is None else shares[1],
+                "operators": own.operators * scale if counts else "",
+                "host copies": own.host_copies * scale if counts else "",
             }
         )
     return rows
@@ -292,47 +289,42 @@ SAME = {
 """Field in which two records must agree to be compared -> its name in an error."""
 
 
-def check_comparable(now: SpeedRecord, then: SpeedRecord, file: Path) -> None:
-    """Raise `UserError` unless both measure the same data, method, settings and amounts.
+def check_comparable(now: SpeedRecord, then: SpeedRecord, file: Path) -> list[tuple[Variant, Variant]]:
+    """The variants that both have, of `now` and of `then`. Raises `UserError` unless both measure the same
+    data, method, settings and amounts.
 
     A setting that only one record has is no difference: the other is older than the setting.
     """
-
-    def agree(kind: str, new: object, old: object) -> None:
+    llms = [f"{of.llm} ({str(of.llm_details.get('digest'))[:12]})" for of in (now, then)]
+    values = [(kind, getattr(now, field), getattr(then, field)) for field, kind in SAME.items()]
+    values.append(("language model", llms[0], llms[1]))
+    earlier = {variant.value: variant for variant in then.variants}
+    pairs = [(variant, earlier[variant.value]) for variant in now.variants if variant.value in earlier]
+    for pair in pairs:
+        for field in ("settings", "hyperparameters"):
+            mine, theirs = (getattr(variant, field) for variant in pair)
+            values += [(name, mine[name], theirs[name]) for name in mine.keys() & theirs.keys()]
+    for kind, new, old in values:
         if new != old:
             raise UserError(
                 f"--against {file} measured something else: {kind} is {old} there and {new} here; measure"
                 " both alike."
             )
-
-    for field, kind in SAME.items():
-        agree(kind, getattr(now, field), getattr(then, field))
-    agree("language model", *(f"{of.llm} ({str(of.llm_details.get('digest'))[:12]})" for of in (now, then)))
-    pairs = _pairs(now, then)
     if not pairs:
-        values = ", ".join(variant.value for variant in then.variants)
-        raise UserError(f"--against {file}: it has {then.vary} = {values}; measure one of these too.")
-    for new, old in pairs:
-        for mine, theirs in ((new.settings, old.settings), (new.hyperparameters, old.hyperparameters)):
-            for name in mine.keys() & theirs.keys():
-                agree(name, mine[name], theirs[name])
-
-
-def _pairs(now: SpeedRecord, then: SpeedRecord) -> list[tuple[Variant, Variant]]:
-    earlier = {variant.value: variant for variant in then.variants}
-    return [(variant, earlier[variant.value]) for variant in now.variants if variant.value in earlier]
+        names = ", ".join(variant.value for variant in then.variants)
+        raise UserError(f"--against {file}: it has {then.vary} = {names}; measure one of these too.")
+    return pairs
 
 
 def compare(now: SpeedRecord, then: SpeedRecord, file: Path) -> str:
     """The figures of both and their ratio, as Markdown. Raises `UserError` as `check_comparable` does."""
-    check_comparable(now, then, file)
+    pairs = check_comparable(now, then, file)
     paragraphs = [f"Against {file.name}: {subject(then)}"]
     if now.generation != then.generation:
         paragraphs.append(
             f"It is of generation {then.generation} of the harness and this one of {now.generation}: a part "
             "of each ratio may be that other work is done (docs/records.md)."
         )
-    pairs = _pairs(now, then)
     for new, old in pairs:
         name = f"{now.vary}={new.value}" if now.vary else now.method
         errors = [str(variant.error) for variant in (old, new) if variant.status != "ok"]
@@ -349,15 +341,13 @@ def compare(now: SpeedRecord, then: SpeedRecord, file: Path) -> str:
 def _ratios(new: Variant, old: Variant) -> list[list[Value]]:
     """A row for each figure and part that both have as a number: before, now, ratio."""
     then, now = (
-        figures(variant)
-        | {f"{part}, ms": _phase(variant, (part,)) for part in STEP_PARTS if part in variant.parts}
+        {**figures(variant), **{f"{part}, ms": _phase(variant, (part,)) for part in STEP_PARTS}}
         for variant in (old, new)
     )
     if (old.fp32_rate is None) != (new.fp32_rate is None):  # the shares are of different rates
         then = {name: value for name, value in then.items() if name not in SHARES}
-    pairs = [(name, before, now.get(name)) for name, before in then.items()]
     return [
         [name, before, after, after / before]
-        for name, before, after in pairs
-        if isinstance(before, float) and isinstance(after, float) and before
+        for name, before in then.items()
+        if isinstance(before, float) and isinstance(after := now[name], float) and before
     ]

@@ -29,9 +29,9 @@ from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.measure import MemoryGauge, Stopwatch, environment, pick_device
 from benchmark.progress import print_steps
 from benchmark.results.record import GENERATION
+from benchmark.speed.measure import patched
 from benchmark.speed.record import Timed
 from benchmark.speed.run import in_fresh_process
-from benchmark.speed.timing import patched
 from methods.errors import UserError
 from studies import command_line
 from studies.growth.record import EncodingRecord
