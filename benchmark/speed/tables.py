@@ -8,6 +8,7 @@ from statistics import fmean, median, quantiles
 
 from tabulate import tabulate
 
+from benchmark.results.record import PeakMemory
 from benchmark.speed.record import (
     CLOCKS,
     ENDINGS,
@@ -135,13 +136,13 @@ def show(record: SpeedRecord) -> str:
 
 def brief(records: Sequence[SpeedRecord]) -> str:
     """One table with a line for each variant of all records, sorted by machine."""
-    rows = []
+    rows: list[dict[str, Value]] = []
     for record in records:
         for variant in record.variants:
-            env, finished = variant.environment, variant.status == "ok"
+            env = variant.environment
             values = figures(variant) or {BRIEF[0]: ENDINGS[variant.status]}
             settings = [*record.overrides, *([f"{record.vary}={variant.value}"] if record.vary else [])]
-            peaks = variant.peak_memory["train"] if finished else None
+            peaks = variant.peak_memory["train"] if variant.status == "ok" else PeakMemory()
             rows.append(
                 {
                     "machine": f"{env.device_name}, {several(env.threads, 'thread')}" if env else "",
@@ -151,8 +152,7 @@ def brief(records: Sequence[SpeedRecord]) -> str:
                     "protocol": record.protocol,
                     "settings": " ".join(settings),
                     **{name: values.get(name) for name in BRIEF},
-                    "peak MiB, train": peaks
-                    and _mebibytes(peaks.host if peaks.allocated is None else peaks.allocated),
+                    "peak MiB, train": _mebibytes(peaks.host if peaks.allocated is None else peaks.allocated),
                     "commit": env.git_commit[:7] if env and env.git_commit else "",
                     "date": record.created[:10],
                 }
