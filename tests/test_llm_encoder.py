@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from llm_folders import DECODERS, SHAPES, make_folder
+from llm_folders import SHAPES, make_folder
 from safetensors.torch import load_file, save_file
 from torch.utils.checkpoint import checkpoint
 
 from benchmark.llm import encoder
 from benchmark.llm.catalogue import LLM, resolve
-from benchmark.llm.tokens import load_tokens
+from benchmark.llm.tokens import load_tokens, tokenize
 from methods.errors import UserError
+from methods.pooling import pool
 
 TEXTS = ["steel ruler 30 cm", "glue", "a rather long title, about nothing in particular; blue", "glue stick"]
 
@@ -30,9 +31,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_pool_by_hand() -> None:
     hidden = torch.tensor([[[1.0, 2], [3, 4], [5, 9]], [[7.0, 8], [0, 0], [0, 0]]])
     mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
-    assert encoder.pool(hidden, mask, "first").tolist() == [[1, 2], [7, 8]]
-    assert encoder.pool(hidden, mask, "last").tolist() == [[5, 9], [7, 8]]
-    assert encoder.pool(hidden, mask, "mean").tolist() == [[3, 5], [7, 8]]
+    assert pool(hidden, mask, "first").tolist() == [[1, 2], [7, 8]]
+    assert pool(hidden, mask, "last").tolist() == [[5, 9], [7, 8]]
+    assert pool(hidden, mask, "mean").tolist() == [[3, 5], [7, 8]]
 
 
 def test_pooling_names(folders: dict[str, Path]) -> None:
@@ -43,23 +44,20 @@ def test_pooling_names(folders: dict[str, Path]) -> None:
         encoder.resolve_pooling("means", resolve(str(folders["bert"])))
 
 
-@pytest.mark.parametrize("limit", [{"batch": 3}, {"token_budget": 20}, {"token_budget": 1}])
-def test_length_batches(limit: dict[str, int]) -> None:
+@pytest.mark.parametrize("budget", [20, 1])
+def test_length_batches(budget: int) -> None:
     lengths = [5, 9, 2, 2, 7, 40, 3, 9, 1]
-    batches = encoder.length_batches(lengths, **limit)
+    batches = encoder.length_batches(lengths, budget)
     assert sorted(row for rows in batches for row in rows) == list(range(len(lengths)))
     flat = [lengths[row] for rows in batches for row in rows]
     assert flat == sorted(lengths, reverse=True)
     for rows in batches:
-        if "batch" in limit:
-            assert len(rows) <= limit["batch"]
-        else:
-            assert len(rows) == 1 or len(rows) * max(lengths[row] for row in rows) <= limit["token_budget"]
+        assert len(rows) == 1 or len(rows) * max(lengths[row] for row in rows) <= budget
 
 
 def test_little_padding() -> None:
     lengths = torch.randint(5, 200, (5000,), generator=torch.Generator().manual_seed(0)).tolist()
-    batches = encoder.length_batches(lengths, token_budget=4096)
+    batches = encoder.length_batches(lengths, 4096)
     padded = sum(len(rows) * max(lengths[row] for row in rows) for rows in batches)
     assert padded < 1.02 * sum(lengths)
 
@@ -67,7 +65,7 @@ def test_little_padding() -> None:
 def test_cut_texts_keep_their_last_token_and_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = encoder.load_tokenizer(resolve("random-tiny"))
     with caplog.at_level(logging.WARNING):
-        ids = encoder.tokenize(tokenizer, ["ab " * 50, "ab", "x" * 100_000], 10)
+        ids = tokenize(tokenizer, ["ab " * 50, "ab", "x" * 100_000], 10)
     assert [len(row) for row in ids] == [10, 3, 3]  # one word of 100,000 letters is one unknown token
     assert ids[0][-1] == tokenizer.sep_token_id
     assert "1 of 3 texts were cut at 10 tokens" in caplog.text
@@ -77,7 +75,7 @@ def test_a_text_without_tokens_is_an_error(folders: dict[str, Path]) -> None:
     tokenizer = encoder.load_tokenizer(resolve(str(folders["gpt2"])))
     tokenizer.backend_tokenizer.post_processor = None  # a tokenizer that adds no special tokens
     with pytest.raises(UserError, match="item text 2 has no tokens"):
-        encoder.tokenize(tokenizer, ["ab", ""], 10)
+        tokenize(tokenizer, ["ab", ""], 10)
 
 
 @pytest.mark.parametrize("kind", list(SHAPES))
@@ -86,22 +84,17 @@ def test_a_batch_gives_what_single_texts_give(folders: dict[str, Path], kind: st
     model, tokenizer = encoder.load_model(llm), encoder.load_tokenizer(llm)
     assert not model.training
     assert not any("pooler" in name or "lm_head" in name for name, _ in model.named_parameters())
-    tokens = encoder.tokenize(tokenizer, TEXTS, llm.max_tokens)
-    pooling = encoder.resolve_pooling("auto", llm)
-    ids, mask = encoder.pad(tokens, tokenizer.pad_token_id)
-    layers = (3, 2, 0)
+    tokens = load_tokens(TEXTS, llm)
     with torch.inference_mode():
-        batch = encoder.forward_layers(model, ids, mask, layers, pooling)
-        for row, text in enumerate(tokens):
-            plain = model(input_ids=torch.tensor([text]), output_hidden_states=True)
-            position = -1 if kind in DECODERS else 0
-            for column, layer in enumerate(layers):
-                expected = plain.hidden_states[layer][0, position]
-                torch.testing.assert_close(batch[row, column], expected, rtol=1e-4, atol=1e-5)
+        batch = encoder.hidden_states(
+            model, *tokens.batch(torch.arange(len(TEXTS)), int(max(tokens.lengths)))
+        )
+        for row, text in enumerate(TEXTS):
+            plain = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
             # The top layer is the model's output: after the final norm where there is one.
-            torch.testing.assert_close(
-                batch[row, 0], plain.last_hidden_state[0, position], rtol=1e-4, atol=1e-5
-            )
+            for layer, expected in [*enumerate(plain.hidden_states), (3, plain.last_hidden_state)]:
+                states = batch[layer][row, : tokens.lengths[row]]
+                torch.testing.assert_close(states, expected[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
@@ -122,7 +115,7 @@ def test_a_fresh_model_is_ready_to_be_trained_in_chunks(folders: dict[str, Path]
     pooling = encoder.resolve_pooling("auto", llm)
 
     def embed(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return encoder.pool(model(input_ids=ids, attention_mask=mask).last_hidden_state, mask, pooling)
+        return pool(model(input_ids=ids, attention_mask=mask).last_hidden_state, mask, pooling)
 
     def gradients(again: bool) -> list[torch.Tensor | None]:
         model.zero_grad()
@@ -168,12 +161,8 @@ def test_random_weights_depend_on_their_seed_alone() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert isinstance(llm, LLM) and llm.family == "encoder"
-    cls = [
-        encoder.forward_layers(
-            encoder.load_model(llm),
-            *encoder.pad(encoder.tokenize(encoder.load_tokenizer(llm), TEXTS, 128), 0),
-            (2,),
-            "first",
-        )[:, 0]
-    ][0]
-    assert cls.std(0).mean() > 0.1  # texts differ
+    tokens = load_tokens(TEXTS, llm)
+    with torch.inference_mode():
+        ids, mask = tokens.batch(torch.arange(len(TEXTS)), int(max(tokens.lengths)))
+        states = encoder.hidden_states(encoder.load_model(llm), ids, mask)[2][:, 0]
+    assert states.std(0).mean() > 0.1  # texts differ

@@ -20,8 +20,8 @@ from filelock import FileLock
 from forked import die, ended, fork
 from llm_folders import make_folder
 
-from benchmark.llm import encoder, resumable, states
-from benchmark.llm.cache import CacheEntry
+from benchmark.llm import cache as cache_module
+from benchmark.llm import encoder, states
 from benchmark.llm.catalogue import LLM, resolve
 from benchmark.llm.states import load_states
 from benchmark.llm.tokens import TokenStatistics
@@ -43,13 +43,13 @@ def llm() -> LLM:
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Texts of each forward pass, as they happen."""
     counts: list[int] = []
-    real = encoder.forward_layers
+    real = encoder.hidden_states
 
     def counting(model: Any, ids: Any, *rest: Any) -> Any:
         counts.append(len(ids))
         return real(model, ids, *rest)
 
-    monkeypatch.setattr(encoder, "forward_layers", counting)
+    monkeypatch.setattr(encoder, "hidden_states", counting)
     return counts
 
 
@@ -69,8 +69,8 @@ def plain_forward(llm: LLM, text: str, layers: Sequence[int], position: int) -> 
 
 
 def layer_file(cache: Path, layer: int) -> Path:
-    (found,) = cache.glob(f"states/*/layer-{layer:02d}.safetensors")
-    return found
+    (loaded,) = cache.glob(f"states/*/layer-{layer:02d}.safetensors")
+    return loaded
 
 
 def test_values_and_a_hit(llm: LLM, tmp_path: Path, encoded: list[int]) -> None:
@@ -105,14 +105,11 @@ def test_what_tokens_tell_apart_is_known_on_a_hit(
         assert load(llm, tmp_path, texts=texts).statistics == cold.statistics
     stored = json.loads(sidecar.read_text())
     del stored["checksum"]
-    for one in stored["passes"]:
-        del one["texts"]  # as written before tokens were counted
+    for cost in stored["passes"]:
+        del cost["texts"]  # as written before tokens were counted
     sidecar.write_text(json.dumps(stored))
     warm = load(llm, tmp_path, texts=texts)
     assert warm.hit and warm.statistics == cold.statistics
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(states, "load_tokens", None)  # they were written back
-        assert load(llm, tmp_path, texts=texts).statistics == cold.statistics
 
 
 def test_order_of_layers(llm: LLM, tmp_path: Path) -> None:
@@ -122,18 +119,20 @@ def test_order_of_layers(llm: LLM, tmp_path: Path) -> None:
 
 def test_decoders_pool_the_last_token(tmp_path: Path) -> None:
     llm = resolve(str(make_folder(tmp_path / "llama", "llama")))
-    found = load(llm, tmp_path, (3, 2))
+    loaded = load(llm, tmp_path, (3, 2))
     for row, text in enumerate(TEXTS):
         torch.testing.assert_close(
-            found.values[row], plain_forward(llm, text, (3, 2), -1), rtol=1e-4, atol=1e-5
+            loaded.values[row], plain_forward(llm, text, (3, 2), -1), rtol=1e-4, atol=1e-5
         )
 
 
 def test_equal_texts_are_encoded_once(llm: LLM, tmp_path: Path, encoded: list[int]) -> None:
     texts = [TEXTS[0], TEXTS[1], TEXTS[0], TEXTS[0]]
-    found = load(llm, tmp_path, texts=texts)
-    assert sum(encoded) == 2 and len(found.values) == 4
-    assert torch.equal(found.values[0], found.values[3]) and not torch.equal(found.values[0], found.values[1])
+    loaded = load(llm, tmp_path, texts=texts)
+    assert sum(encoded) == 2 and len(loaded.values) == 4
+    assert torch.equal(loaded.values[0], loaded.values[3]) and not torch.equal(
+        loaded.values[0], loaded.values[1]
+    )
 
 
 def test_other_layers_later_cost_one_pass_for_the_missing(
@@ -147,16 +146,16 @@ def test_other_layers_later_cost_one_pass_for_the_missing(
     assert layer_file(tmp_path, 2).stat().st_mtime_ns == before
     assert torch.equal(later.values, load(llm, tmp_path / "at once", (2, 1, 0)).values)
     sidecar = json.loads((tmp_path / "states" / later.key / "states.json").read_text())
-    assert [one["device"] for one in sidecar["passes"]] == ["cpu", "cpu"]
-    assert later.seconds == max(one["seconds"] for one in sidecar["passes"])
+    assert [cost["device"] for cost in sidecar["passes"]] == ["cpu", "cpu"]
+    assert later.seconds == max(cost["seconds"] for cost in sidecar["passes"])
 
 
 def test_one_layer_is_memory_mapped(llm: LLM, tmp_path: Path) -> None:
     maps = Path("/proc/self/maps")
     if not maps.exists():
         pytest.skip("no /proc/self/maps here")
-    found = load(llm, tmp_path, (2,))
-    assert found.values.shape == (len(TEXTS), 1, 32)
+    loaded = load(llm, tmp_path, (2,))
+    assert loaded.values.shape == (len(TEXTS), 1, 32)
     assert str(layer_file(tmp_path, 2)) in maps.read_text()
 
 
@@ -181,8 +180,8 @@ def test_the_key_holds_all_that_matters(llm: LLM, tmp_path: Path) -> None:
         load(replace(llm, tokenizer_digest="another"), tmp_path),
         load(replace(llm, max_tokens=100), tmp_path),
     ]
-    assert not any(found.hit for found in others)
-    assert len({found.key for found in others}) == len(others)
+    assert not any(loaded.hit for loaded in others)
+    assert len({loaded.key for loaded in others}) == len(others)
     # `auto` is only a way to say `first` here; neither the name nor the folder matters.
     assert load(replace(llm, name="other", location="/elsewhere"), tmp_path, pooling="first").hit
 
@@ -219,7 +218,7 @@ def test_a_damaged_or_foreign_sidecar(
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "fault"),
     [
         ({"layers": (4,)}, "no layer 4: allowed are 0"),
         ({"layers": (-1,)}, "no layer -1"),
@@ -230,15 +229,15 @@ def test_a_damaged_or_foreign_sidecar(
         ({"pooling": "lasst"}, "Did you mean 'last'"),
     ],
 )
-def test_bad_input(llm: LLM, tmp_path: Path, change: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_bad_input(llm: LLM, tmp_path: Path, change: dict[str, Any], fault: str) -> None:
+    with pytest.raises(UserError, match=fault):
         load(llm, tmp_path, **change)
     assert not list(tmp_path.iterdir())
 
 
 def test_states_that_are_not_finite(llm: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        encoder, "forward_layers", lambda model, ids, *_: torch.full((len(ids), 2, 32), torch.nan)
+        encoder, "hidden_states", lambda model, ids, mask: [torch.full((*ids.shape, 32), torch.nan)] * 4
     )
     with pytest.raises(UserError, match="not finite"):
         load(llm, tmp_path)
@@ -255,7 +254,7 @@ def slow_copy(llm: LLM, tmp_path: Path, one_thread: None) -> Callable[[int | Non
     killed before it has seen `batches` of them."""
 
     def work(batches: int | None) -> None:
-        real, calls = encoder.forward_layers, count(1)
+        real, calls = encoder.hidden_states, count(1)
 
         def slow(*arguments: Any) -> Any:
             if next(calls) == batches:
@@ -263,24 +262,10 @@ def slow_copy(llm: LLM, tmp_path: Path, one_thread: None) -> Callable[[int | Non
             time.sleep(SLOW)
             return real(*arguments)
 
-        encoder.forward_layers, resumable.NOTE_SECONDS = slow, 0.0  # type: ignore[assignment]
+        encoder.hidden_states, cache_module.JOURNAL_SECONDS = slow, 0.0  # type: ignore[assignment]
         assert not load(llm, tmp_path, texts=MANY).hit
 
     return lambda batches: fork(lambda: work(batches))
-
-
-def test_work_that_a_killed_process_left_beside_its_states_goes(llm: LLM, tmp_path: Path) -> None:
-    """Those of layers that are not there yet stay: they are work to go on with."""
-    load(llm, tmp_path, layers=(2, 1))
-    (sidecar,) = tmp_path.glob("states/*/states.json")
-    entry = CacheEntry(sidecar.parent, {})
-    plan = "0" * 24
-    done, begun = entry.unfinished((1, 2), plan), entry.unfinished((0, 1), plan)
-    for left in (done, begun):
-        left.mkdir()
-        (left / "states.safetensors").touch()
-    assert load(llm, tmp_path, layers=(1,)).hit
-    assert (done.exists(), begun.exists()) == (False, True)
 
 
 def test_resumed_after_a_kill(
@@ -297,7 +282,7 @@ def test_resumed_after_a_kill(
     assert len(list(tmp_path.glob("states/*/parts-*/journal.json"))) == 1
     with caplog.at_level(logging.WARNING):
         resumed = load(llm, tmp_path, texts=MANY)
-    assert "damaged or of another plan" not in caplog.text and "resuming" in caplog.text
+    assert "is damaged" not in caplog.text and "resuming" in caplog.text
     assert 0 < sum(encoded) < len(MANY)
     assert not list(tmp_path.glob("states/*/parts-*"))
     # As if it had never been interrupted, bit for bit; and the time before the kill counts.
@@ -361,7 +346,7 @@ def test_lines_where_there_is_no_terminal(
 def test_minilm_states_are_those_of_a_plain_forward(tmp_path: Path) -> None:
     llm = resolve("minilm")
     texts = ["3D printer filament, 1 kg", "Nitrile gloves. Medium. Box of 100", "bolt", "a " * 700]
-    found = load(llm, tmp_path, (6, 5, 4), texts=texts)
+    loaded = load(llm, tmp_path, (6, 5, 4), texts=texts)
     for row, text in enumerate(texts[:3]):
         expected = plain_forward(llm, text, (6, 5, 4), 0)
-        torch.testing.assert_close(found.values[row], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(loaded.values[row], expected, rtol=1e-4, atol=1e-5)

@@ -20,9 +20,10 @@ from forked import die, ended, fork
 from llm_folders import SHAPES, make_folder
 from safetensors import safe_open
 
-from benchmark.llm import encoder, resumable, states, token_states
+from benchmark.llm import cache as cache_module
+from benchmark.llm import encoder, states
 from benchmark.llm.catalogue import LLM, resolve
-from benchmark.llm.token_states import TokenStates, keep_token_states, load_token_states, token_states_bytes
+from benchmark.llm.states import TokenStates, keep_token_states, load_token_states, token_states_bytes
 from benchmark.llm.tokens import Tokens, load_tokens
 from methods.errors import UserError
 
@@ -43,13 +44,13 @@ def tokens(llm: LLM) -> Tokens:
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Texts of each forward pass, as they happen."""
     counts: list[int] = []
-    real = encoder.forward_layer
+    real = encoder.hidden_states
 
     def counting(model: Any, ids: Any, *rest: Any) -> Any:
         counts.append(len(ids))
         return real(model, ids, *rest)
 
-    monkeypatch.setattr(encoder, "forward_layer", counting)
+    monkeypatch.setattr(encoder, "hidden_states", counting)
     return counts
 
 
@@ -57,18 +58,18 @@ def load(tokens: Tokens, llm: LLM, cache: Path, layer: int = 2, dtype: str = "fl
     return load_token_states(tokens, llm, layer, dtype, cache)
 
 
-def check_against_plain_forwards(llm: LLM, texts: list[str], found: TokenStates) -> None:
+def check_against_plain_forwards(llm: LLM, texts: list[str], loaded: TokenStates) -> None:
     """Every item, and the empty text, one at a time and without padding, straight through transformers."""
     model, tokenizer = encoder.load_model(llm), encoder.load_tokenizer(llm)
     items = torch.arange(len(texts) + 1)
-    width = int(found.tokens.lengths.max())
-    hidden, mask = found.hidden_batch(items, width)
+    width = int(loaded.tokens.lengths.max())
+    hidden, mask = loaded.hidden_batch(items, width)
     assert hidden.shape == (len(items), width, llm.width) and hidden.dtype == torch.float32
-    assert torch.equal(mask, found.tokens.batch(items, width)[1])
+    assert torch.equal(mask, loaded.tokens.batch(items, width)[1])
     for row, text in enumerate([*texts, ""]):
         with torch.inference_mode():
             output = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
-        expected = output.hidden_states[found.layer][0]
+        expected = output.hidden_states[loaded.layer][0]
         torch.testing.assert_close(hidden[row, : len(expected)], expected, rtol=1e-4, atol=1e-5)
         assert not hidden[row, len(expected) :].any() and mask[row].sum() == len(expected)
 
@@ -77,18 +78,18 @@ def check_against_plain_forwards(llm: LLM, texts: list[str], found: TokenStates)
 def test_states_are_those_of_plain_forwards(tmp_path: Path, kind: str) -> None:
     llm = resolve(str(make_folder(tmp_path / kind, kind)))
     for layer in range(llm.n_layers + 1):
-        found = load(load_tokens(TEXTS, llm), llm, tmp_path, layer)
-        check_against_plain_forwards(llm, TEXTS, found)
+        loaded = load(load_tokens(TEXTS, llm), llm, tmp_path, layer)
+        check_against_plain_forwards(llm, TEXTS, loaded)
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_first_and_last_tokens_are_the_pooled_states(
     llm: LLM, tokens: Tokens, tmp_path: Path, layer: int
 ) -> None:
-    found = load(tokens, llm, tmp_path, layer)
+    loaded = load(tokens, llm, tmp_path, layer)
     for pooling, at in (("first", tokens.start), ("last", tokens.start + tokens.length - 1)):
         pooled = states.load_states(TEXTS, llm, (layer,), pooling, "float32", tmp_path).values[:, 0]
-        torch.testing.assert_close(found.values[at[:-1]], pooled, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(loaded.values[at[:-1]], pooled, rtol=1e-5, atol=1e-6)
 
 
 def test_a_hit(llm: LLM, tokens: Tokens, tmp_path: Path, encoded: list[int]) -> None:
@@ -110,13 +111,13 @@ def test_memory_mapped(llm: LLM, tokens: Tokens, tmp_path: Path) -> None:
     maps = Path("/proc/self/maps")
     if not maps.exists():
         pytest.skip("no /proc/self/maps here")
-    found = load(tokens, llm, tmp_path)
-    file = tmp_path / "states" / found.key / "layer-02.safetensors"
+    loaded = load(tokens, llm, tmp_path)
+    file = tmp_path / "states" / loaded.key / "layer-02.safetensors"
     assert str(file) in maps.read_text()
-    assert found.values.nbytes == token_states_bytes(tokens, llm, "float32")
-    before = found.values.clone()
-    found.to("cpu").hidden_batch(torch.arange(3), 9)[0].add_(1)
-    assert torch.equal(found.values, before)
+    assert loaded.values.nbytes == token_states_bytes(tokens, llm, "float32")
+    before = loaded.values.clone()
+    loaded.to("cpu").hidden_batch(torch.arange(3), 9)[0].add_(1)
+    assert torch.equal(loaded.values, before)
 
 
 def test_the_key_holds_all_that_matters(llm: LLM, tokens: Tokens, tmp_path: Path) -> None:
@@ -130,8 +131,8 @@ def test_the_key_holds_all_that_matters(llm: LLM, tokens: Tokens, tmp_path: Path
         load(tokens, replace(llm, digest="another"), tmp_path),
         load(tokens, replace(llm, config_digest="another"), tmp_path),
     ]
-    assert not any(found.hit for found in others)
-    assert len({found.key for found in others}) == len(others)
+    assert not any(loaded.hit for loaded in others)
+    assert len({loaded.key for loaded in others}) == len(others)
     assert load(tokens, replace(llm, name="other", location="/elsewhere"), tmp_path).hit
     # the same row of tokens cut elsewhere is another text
     joined = replace(tokens, distinct=np.array([sum(tokens.distinct[:2]), *tokens.distinct[2:]]))
@@ -140,12 +141,12 @@ def test_the_key_holds_all_that_matters(llm: LLM, tokens: Tokens, tmp_path: Path
 
 def test_no_waiting_for_the_device(llm: LLM, tokens: Tokens, tmp_path: Path) -> None:
     """On torch's `meta` device, whose tensors have no values, reading one would raise."""
-    found = load(tokens, llm, tmp_path)
+    loaded = load(tokens, llm, tmp_path)
     there = replace(
-        found,
+        loaded,
         tokens=tokens.to("meta"),
-        values=found.values.to("meta"),
-        centre=found.centre.to("meta"),
+        values=loaded.values.to("meta"),
+        centre=loaded.centre.to("meta"),
     )
     hidden, mask = there.hidden_batch(torch.arange(3, device="meta"), 7)
     assert hidden.shape == (3, 7, llm.width) and mask.shape == (3, 7)
@@ -158,12 +159,12 @@ def test_bfloat16_keeps_what_little_tells_first_tokens_apart(
     texts = [f"thing number {n}" for n in range(60)]
     tokens = load_tokens(texts, llm)
 
-    def made_up(_: Any, ids: torch.Tensor, mask: torch.Tensor, layer: int) -> torch.Tensor:
+    def made_up(_: Any, ids: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
         hidden = torch.randn(*ids.shape, llm.width, generator=torch.Generator().manual_seed(len(ids))) - 3
         hidden[:, 0] = 10 + 0.004 * (hidden[:, 0] + 3)
-        return hidden
+        return [hidden] * 4
 
-    monkeypatch.setattr(encoder, "forward_layer", made_up)
+    monkeypatch.setattr(encoder, "hidden_states", made_up)
     monkeypatch.setattr(states, "TOKEN_BUDGET", {"cpu": 64})
     full, half = load(tokens, llm, tmp_path), load(tokens, llm, tmp_path, dtype="bfloat16")
     assert half.values.dtype == torch.bfloat16 and not full.centre.any()
@@ -194,10 +195,10 @@ def test_a_damaged_file_is_computed_again(
 
 
 @pytest.mark.parametrize(
-    ("layer", "dtype", "said"), [(4, "float32", "no layer 4"), (1, "float16", "unknown states dtype")]
+    ("layer", "dtype", "fault"), [(4, "float32", "no layer 4"), (1, "float16", "unknown states dtype")]
 )
-def test_bad_input(llm: LLM, tokens: Tokens, tmp_path: Path, layer: int, dtype: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_bad_input(llm: LLM, tokens: Tokens, tmp_path: Path, layer: int, dtype: str, fault: str) -> None:
+    with pytest.raises(UserError, match=fault):
         load(tokens, llm, tmp_path, layer, dtype)
     assert not list(tmp_path.iterdir())
 
@@ -205,19 +206,21 @@ def test_bad_input(llm: LLM, tokens: Tokens, tmp_path: Path, layer: int, dtype: 
 def test_states_that_are_not_finite(
     llm: LLM, tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoder, "forward_layer", lambda _, ids, *__: torch.full((*ids.shape, 32), torch.nan))
+    monkeypatch.setattr(
+        encoder, "hidden_states", lambda _, ids, mask: [torch.full((*ids.shape, 32), torch.nan)] * 4
+    )
     with pytest.raises(UserError, match="not finite"):
         load(tokens, llm, tmp_path)
     assert not list(tmp_path.glob("states/*/layer-*"))
 
 
-def test_a_full_disk_is_said_and_freed(
+def test_a_full_disk_is_reported_and_freed(
     llm: LLM, tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(resumable.ResumableFile, "add", full)
+    monkeypatch.setattr(cache_module.ResumableFile, "add", full)
     with pytest.raises(UserError, match=r"is full: token-level states need .* MiB; free some"):
         load(tokens, llm, tmp_path)
     assert not list(tmp_path.glob("states/*/*"))
@@ -235,7 +238,7 @@ def test_resumed_after_a_kill(
     many = load_tokens([f"thing number {n} of {n % 17}" for n in range(60)], llm)
 
     def victim() -> None:
-        real, calls = encoder.forward_layer, count(1)
+        real, calls = encoder.hidden_states, count(1)
 
         def slow(*arguments: Any) -> Any:
             if next(calls) == 4:
@@ -243,11 +246,11 @@ def test_resumed_after_a_kill(
             time.sleep(0.05)
             return real(*arguments)
 
-        encoder.forward_layer, resumable.NOTE_SECONDS = slow, 0.0  # type: ignore[assignment]
+        encoder.hidden_states, cache_module.JOURNAL_SECONDS = slow, 0.0  # type: ignore[assignment]
         load(many, llm, tmp_path, 1, "bfloat16")
 
     assert ended(fork(victim)) == -signal.SIGKILL
-    assert list(tmp_path.glob("states/*/parts-2-*/journal.json"))
+    assert list(tmp_path.glob("states/*/parts-*/journal.json"))
     assert not list(tmp_path.glob("states/*/layer-*"))
     with caplog.at_level(logging.WARNING):
         resumed = load(many, llm, tmp_path, 1, "bfloat16")
@@ -264,7 +267,7 @@ def test_resumed_after_a_kill(
 
 def interrupt(llm: LLM, tokens: Tokens, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stop before the third batch: -> what is left behind."""
-    monkeypatch.setattr(resumable, "NOTE_SECONDS", 0.0)
+    monkeypatch.setattr(cache_module, "JOURNAL_SECONDS", 0.0)
     monkeypatch.setattr(states, "TOKEN_BUDGET", {"cpu": 16})
     calls = iter(range(100))
 
@@ -273,9 +276,9 @@ def interrupt(llm: LLM, tokens: Tokens, cache: Path, monkeypatch: pytest.MonkeyP
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(token_states, "check_finite", stop)
+        patch.setattr(states, "check_finite", stop)
         load(tokens, llm, cache)
-    (left,) = cache.glob("states/*/parts-4-*")
+    (left,) = cache.glob("states/*/parts-*")
     return left
 
 
@@ -304,7 +307,7 @@ def test_what_was_left_is_not_trusted(
     if damage == "nothing":
         assert "resuming: 2 of 5" in caplog.text and sum(encoded) == 3
     else:
-        assert "damaged or of another plan" in caplog.text and sum(encoded) == 5
+        assert "is damaged" in caplog.text and sum(encoded) == 5
     assert torch.equal(again.values, load(tokens, llm, tmp_path / "whole").values)
 
 
@@ -319,7 +322,7 @@ def test_what_another_plan_left_gives_way(
 
 
 @pytest.mark.parametrize(
-    ("choice", "limit", "free", "kept", "said"),
+    ("choice", "limit", "free", "kept", "fault"),
     [
         ("auto", 1.0, 10**12, True, "are kept on disk"),
         ("auto", 1e-9, 10**12, False, "more than lower_states_gib=1e-09"),
@@ -337,17 +340,17 @@ def test_whether_to_keep_them(
     limit: float,
     free: int,
     kept: bool,
-    said: str,
+    fault: str,
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
     cache = tmp_path / "not" / "yet"
     decided, line = keep_token_states(choice, limit, tokens, llm, 1, "float32", cache)
-    assert decided == kept and said in line and "\n" not in line
+    assert decided == kept and fault in line and "\n" not in line
     assert not cache.exists()
 
 
-def test_what_is_there_is_used_and_what_cannot_be_is_said(
+def test_what_is_there_is_used_and_what_cannot_be_is_an_error(
     llm: LLM, tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load(tokens, llm, tmp_path, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from llm_folders import make_folder
 
 from benchmark.llm import encoder, tokens
 from benchmark.llm.catalogue import resolve
-from benchmark.llm.tokens import TokenStatistics, load_tokens, read_statistics
+from benchmark.llm.tokens import TokenStatistics, load_tokens
 from methods.errors import UserError
 
 TEXTS = ["big saw", "saw", "a rather long title, about nothing in particular; blue", "saw", "glue"]
@@ -24,41 +23,41 @@ EMPTY = len(TEXTS)
 @pytest.mark.parametrize("order", [[0, 3, 2, EMPTY, 4, 1], [EMPTY], [1, 1, 3]])
 def test_a_batch_is_what_the_tokenizer_pads(order: list[int]) -> None:
     llm = resolve("random-tiny")
-    found = load_tokens(TEXTS, llm)
+    read = load_tokens(TEXTS, llm)
     plain = encoder.load_tokenizer(llm)(
         [[*TEXTS, ""][item] for item in order], padding=True, return_tensors="pt"
     )
-    ids, mask = found.batch(torch.tensor(order), int(found.lengths[order].max()))
+    ids, mask = read.batch(torch.tensor(order), int(read.lengths[order].max()))
     assert ids.dtype == mask.dtype == torch.int64
     assert torch.equal(ids, plain["input_ids"]) and torch.equal(mask, plain["attention_mask"])
-    wide, wide_mask = found.batch(torch.tensor(order), 40)
+    wide, wide_mask = read.batch(torch.tensor(order), 40)
     assert wide.shape == (len(order), 40) and torch.equal(wide[:, : ids.shape[1]], ids)
-    assert (wide[:, ids.shape[1] :] == found.pad_id).all() and torch.equal(wide_mask.sum(1), mask.sum(1))
+    assert (wide[:, ids.shape[1] :] == read.pad_id).all() and torch.equal(wide_mask.sum(1), mask.sum(1))
 
 
 def test_what_is_held() -> None:
-    found = load_tokens(TEXTS, resolve("random-tiny"))
-    assert found.empty == EMPTY and found.ids.dtype == torch.int32 and found.start.dtype == torch.int64
-    assert found.lengths.tolist() == found.length.tolist() and len(found.start) == len(TEXTS) + 1
-    assert found.lengths[EMPTY] == 2  # its two special tokens
+    read = load_tokens(TEXTS, resolve("random-tiny"))
+    assert read.empty == EMPTY and read.ids.dtype == torch.int32 and read.start.dtype == torch.int64
+    assert read.lengths.tolist() == read.length.tolist() and len(read.start) == len(TEXTS) + 1
+    assert read.lengths[EMPTY] == 2  # its two special tokens
     # Equal texts lie in one place; all together are the row, the longest first.
-    assert found.start[1] == found.start[3] and len(set(found.start.tolist())) == 5
-    assert len(found.ids) == found.distinct.sum() == found.lengths[[0, 1, 2, 4, EMPTY]].sum()
-    assert found.distinct.tolist() == sorted(found.distinct.tolist(), reverse=True)
-    begins = np.cumsum(found.distinct) - found.distinct
-    assert set(begins.tolist()) == set(found.start.tolist())
+    assert read.start[1] == read.start[3] and len(set(read.start.tolist())) == 5
+    assert len(read.ids) == read.distinct.sum() == read.lengths[[0, 1, 2, 4, EMPTY]].sum()
+    assert read.distinct.tolist() == sorted(read.distinct.tolist(), reverse=True)
+    begins = np.cumsum(read.distinct) - read.distinct
+    assert set(begins.tolist()) == set(read.start.tolist())
 
 
 def test_batches_need_nothing_from_the_host() -> None:
     """On torch's `meta` device, whose tensors have no values, reading one would raise."""
-    found = load_tokens(TEXTS, resolve("random-tiny")).to("meta")
-    ids, mask = found.batch(torch.arange(3, device="meta"), 7)
+    read = load_tokens(TEXTS, resolve("random-tiny")).to("meta")
+    ids, mask = read.batch(torch.arange(3, device="meta"), 7)
     assert ids.shape == mask.shape == (3, 7) and ids.device.type == mask.device.type == "meta"
 
 
 def test_a_catalogue_that_has_the_empty_text() -> None:
-    found = load_tokens(["", "saw"], resolve("random-tiny"))
-    assert found.start[0] == found.start[2] and len(found.distinct) == 2
+    read = load_tokens(["", "saw"], resolve("random-tiny"))
+    assert read.start[0] == read.start[2] and len(read.distinct) == 2
 
 
 @pytest.mark.parametrize("special", [True, False])
@@ -70,16 +69,16 @@ def test_the_empty_text_where_there_are_no_special_tokens(
     if not special:
         tokenizer.backend_tokenizer.post_processor = None
         monkeypatch.setattr(encoder, "load_tokenizer", lambda _: tokenizer)
-    found = load_tokens(["saw"], llm)
-    ids, mask = found.batch(torch.tensor([1]), int(found.lengths[1]))
+    read = load_tokens(["saw"], llm)
+    ids, mask = read.batch(torch.tensor([1]), int(read.lengths[1]))
     assert mask.all()
     assert ids.tolist() == [tokenizer("")["input_ids"] if special else [tokenizer.pad_token_id]]
 
 
 def test_cut_like_every_text(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        found = load_tokens(TEXTS, replace(resolve("random-tiny"), max_tokens=5))
-    assert found.lengths.max() == 5 and "texts were cut at 5 tokens" in caplog.text
+        read = load_tokens(TEXTS, replace(resolve("random-tiny"), max_tokens=5))
+    assert read.lengths.max() == 5 and "texts were cut at 5 tokens" in caplog.text
 
 
 def test_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,14 +92,12 @@ def test_what_the_tokens_cannot_tell_apart() -> None:
     """Seven items, five texts: two of one text, two that are cut to one, two that are unknown."""
     llm = replace(resolve("random-tiny"), max_tokens=5)  # [CLS] and [SEP] are two of them
     texts = ["a", "a", "b", "c c c d", "c c c e", "\u1200\u1208", "\u1210\u1218"]
-    found = load_tokens(texts, llm)
-    assert found.statistics == TokenStatistics(
+    read = load_tokens(texts, llm)
+    assert read.statistics == TokenStatistics(
         token_sequences=4, items_with_equal_tokens=6, items_collapsed=4, unknown_tokens=2 / 10
     )
-    assert read_statistics(json.loads(json.dumps(found.statistics.stored()))) == found.statistics
-    assert read_statistics(None) is None and read_statistics({"token_sequences": 4}) is None
-    said = found.statistics.warning(7, "random-tiny", 5)
-    assert said is not None and "4 of 7 items (57.1%)" in said and "20.0% of all tokens are unknown" in said
+    line = read.statistics.warning(7, "random-tiny", 5)
+    assert line is not None and "4 of 7 items (57.1%)" in line and "20.0% of all tokens are unknown" in line
     clear = load_tokens(["a", "a", "b"], llm).statistics
     assert (clear.items_with_equal_tokens, clear.items_collapsed, clear.unknown_tokens) == (2, 0, 0)
     assert clear.warning(3, "random-tiny", 5) is None

@@ -24,10 +24,10 @@ from benchmark.data import checksums, transfer
 from benchmark.data.catalogue import find
 from benchmark.data.download import fetch
 from benchmark.data.prepare import prepare
-from benchmark.llm import resumable, states, token_states
+from benchmark.llm import cache as cache_module
+from benchmark.llm import states
 from benchmark.llm.catalogue import resolve
-from benchmark.llm.states import load_states
-from benchmark.llm.token_states import load_token_states
+from benchmark.llm.states import load_states, load_token_states
 from benchmark.llm.tokens import load_tokens
 from benchmark.report import files as report_files
 from benchmark.results.record import ranks_path, top_path
@@ -167,7 +167,7 @@ class World:
         reported(root)
         self._cut(Checkpoint, "save", 2, lambda: ran(root, 1), after=True)
         self._cut(states, "check_finite", 3, lambda: pooled_on(root))
-        self._cut(token_states, "check_finite", 3, lambda: tokens_on(root))
+        self._cut(states, "check_finite", 3, lambda: tokens_on(root))
         with pytest.raises(transfer.UnavailableError):
             gone_on_with(root)
         shutil.copytree(root, self.first)
@@ -223,7 +223,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         patch.setenv("ADAPTREC_DATA_MIRROR", server.url)
         patch.delenv("ADAPTREC_DATA", raising=False)
         patch.setattr(checksums, "SETTLED_SECONDS", -1.0)
-        patch.setattr(resumable, "NOTE_SECONDS", 0.0)
+        patch.setattr(cache_module, "JOURNAL_SECONDS", 0.0)
         patch.setattr(states, "TOKEN_BUDGET", {"cpu": 32})
         yield World(tmp_path_factory.mktemp("stored") / "now", patch)
 

@@ -14,7 +14,7 @@ from benchmark.grid.executor import Options
 from benchmark.grid.local import visible_gpus
 from benchmark.grid.plan import GridPlan, configuration_name
 from benchmark.grid.probe import StoredStates, probe_states, probe_training
-from benchmark.llm.token_states import SPARE, free_bytes
+from benchmark.llm.states import SPARE, free_bytes
 from benchmark.run.spec import ResolvedRun
 from benchmark.speed.record import Variant
 from benchmark.train.status import duration, time_range

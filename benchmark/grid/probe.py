@@ -12,11 +12,10 @@ import torch
 
 from benchmark.data.paths import cache_folder
 from benchmark.grid.progress import Range
-from benchmark.llm import encoder, states, token_states
+from benchmark.llm import encoder, states
 from benchmark.llm.cache import DTYPES
 from benchmark.llm.catalogue import LLM
-from benchmark.llm.states import States, token_budget
-from benchmark.llm.token_states import TokenStates, keep_token_states, token_states_bytes
+from benchmark.llm.states import States, TokenStates, keep_token_states, token_budget, token_states_bytes
 from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.measure import pick_device
 from benchmark.run.inputs import Sources
@@ -40,7 +39,7 @@ def random_states(
 
 
 def random_token_states(tokens: Tokens, llm: LLM, layer: int, dtype: str, *_: Any) -> TokenStates:
-    """As `token_states.load_token_states`; all tokens have one state, so that no memory is taken either."""
+    """As `states.load_token_states`; all tokens have one state, so that no memory is taken either."""
     values = torch.randn(1, llm.width).to(DTYPES[dtype]).expand(len(tokens.ids), -1)
     return TokenStates(tokens, values, torch.zeros(2, llm.width), layer, "random", 0.0, hit=True)
 
@@ -122,7 +121,7 @@ def _lower(
         choice, limit, dtype = settings.lower_states, settings.lower_states_gib, settings.states_dtype
         keep, _ = keep_token_states(choice, limit, tokens, llm, layer, dtype, cache)
         if keep:
-            cached = token_states.entry_of(tokens, llm, dtype, cache).holds(layer)
+            cached = states.token_entry_of(tokens, llm, dtype, cache).holds(layer)
             name = f"states of all tokens of {llm.name} behind layer {layer}"
             size = token_states_bytes(tokens, llm, dtype)
             stored[layer, dtype] = StoredStates(name, cached, size), layer / llm.n_layers
@@ -134,23 +133,20 @@ def _whole_pass(llm: LLM, tokens: Tokens) -> tuple[float, float, float]:
     device, begin = pick_device(), time.perf_counter()
     model = encoder.load_model(llm).to(device)
     load = time.perf_counter() - begin
-    budget, lengths = token_budget(llm, device), tokens.distinct.tolist()
-    starts = [0]
-    for length in lengths:
-        starts.append(starts[-1] + length)
-    chosen = range(0, len(lengths), max(1, len(lengths) // SAMPLE))
-    rows = [tokens.ids[starts[row] : starts[row] + lengths[row]].tolist() for row in chosen]
-    batches = encoder.length_batches([len(row) for row in rows], token_budget=budget)
+    items, _ = tokens.texts(with_empty=True)
+    lengths, budget = tokens.lengths[items], token_budget(llm, device)
+    chosen = items[:: max(1, len(items) // SAMPLE)]
+    batches = encoder.length_batches(tokens.lengths[chosen].tolist(), budget)
     rates = []
     with torch.inference_mode():
         for number, batch in enumerate([batches[0], *batches]):
-            ids, mask = encoder.pad([rows[row] for row in batch], tokens.pad_id, device)
+            of = chosen[batch]
+            ids, mask = tokens.batch(torch.from_numpy(of), int(tokens.lengths[of[0]]))
+            ids, mask = ids.to(device), mask.to(device)
             begin = time.perf_counter()
-            encoder.forward_layer(model, ids, mask, llm.n_layers).float().cpu()
+            encoder.hidden_states(model, ids, mask)[-1].float().cpu()
             if number:  # the first time is the warm-up
                 rates.append((time.perf_counter() - begin) / ids.numel())
-    padded = sum(
-        len(batch) * max(lengths[row] for row in batch)
-        for batch in encoder.length_batches(lengths, token_budget=budget)
-    )
+    batches = encoder.length_batches(lengths.tolist(), budget)
+    padded = sum(len(batch) * int(lengths[batch[0]]) for batch in batches)
     return min(rates) * padded, max(rates) * padded, load

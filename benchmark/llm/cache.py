@@ -1,7 +1,7 @@
-"""One entry of the cache of hidden states.
+"""The cache of hidden states: one folder an entry, and a file that an interrupted pass can continue.
 
-A folder, named by the digest of all that the states depend on, with a `layer-NN.safetensors` for each layer
-and a `states.json` with their digests and costs.
+An entry is named by the digest of all that its states depend on. It has a `layer-NN.safetensors` for each
+layer, a `states.json` with their digests and costs, and a folder `parts-*` while a pass is unfinished.
 """
 
 from __future__ import annotations
@@ -9,25 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
+import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
-from benchmark.files import DamagedError, held, lacks, read_checked, write_checked
-from benchmark.llm.catalogue import LLM
-from benchmark.llm.files import sha256
-from methods.errors import UserError
+from benchmark.files import DamagedError, digest_of, held, lacks, read_checked, write_checked
+from methods.errors import unknown
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""Precisions in which states are stored."""
+JOURNAL_SECONDS = 15.0
+"""Seconds of work after which the journal is written again: what a kill may cost."""
+Spec = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+"""Name -> shape and type of each tensor of a file, in the order in which they are added."""
 log = logging.getLogger(__name__)
 
 
@@ -36,18 +37,11 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def check_layers(layers: Sequence[int], llm: LLM) -> None:
-    """Raise `UserError` for a layer that `llm` has not."""
-    for layer in layers:
-        if not 0 <= layer <= llm.n_layers:
-            raise UserError(
-                f"language model '{llm.name}' has no layer {layer}: allowed are 0 (embeddings)"
-                f" to {llm.n_layers} (top)"
-            )
-
-
-def _bits(layers: Iterable[int]) -> int:
-    return sum(1 << layer for layer in set(layers))
+def stored_dtype(name: str) -> torch.dtype:
+    """The type of stored states; raises `UserError` for an unknown name."""
+    if name not in DTYPES:
+        raise unknown("states dtype", name, DTYPES)
+    return DTYPES[name]
 
 
 @dataclass(frozen=True)
@@ -63,51 +57,41 @@ class CacheEntry:
         return cls(cache / "states" / digest(key), key)
 
     def file(self, layer: int) -> Path:
-        """Where the states of `layer` lie."""
+        """The file of the states of `layer`."""
         return self.folder / f"layer-{layer:02d}.safetensors"
-
-    @property
-    def _sidecar(self) -> Path:
-        return self.folder / "states.json"
-
-    def unfinished(self, layers: Iterable[int], plan: str) -> Path:
-        """Folder for the work of `plan` on `layers` until they are complete; its name has a bit a layer."""
-        return self.folder / f"parts-{_bits(layers):x}-{plan}"
 
     def ensure(self, layers: Sequence[int], compute: Callable[[list[int]], None]) -> bool:
         """Let `compute` add those of `layers` that are missing; returns whether none were."""
-        if not self.missing(layers, warn=False):
-            self._remove_finished()
+        if not self._missing(layers, warn=False):
             return True
-        with held(self.folder.with_suffix(".lock"), self._log_wait) as writable:
-            missing = self.missing(layers, warn=True)  # another process may have done it meanwhile
+        with self._lock() as writable:
+            missing = self._missing(layers, warn=True)  # another process may have done it meanwhile
             if missing and not writable:
                 raise lacks(self.folder.parent, f"hidden states of layers {missing} in {self.folder.name}")
             if missing:
-                for stale in self.folder.glob("*.tmp"):  # of one that was killed, as we hold the lock
+                for stale in self.folder.glob("*.tmp"):  # of a killed process, as we hold the lock
                     stale.unlink()
                 compute(missing)
         return not missing
 
-    def _remove_finished(self) -> None:
-        """Remove work folders whose layers are complete: a process was killed before it removed them."""
-        if not (folders := list(self.folder.glob("parts-*"))):
-            return
-        complete = _bits(map(int, self._read_sidecar(warn=False)["layers"]))
-        with suppress(OSError), FileLock(self.folder.with_suffix(".lock"), timeout=0):
-            for folder in folders:
-                bits = re.fullmatch("parts-([0-9a-f]+)-.+", folder.name)
-                if bits and not int(bits[1], 16) & ~complete:
-                    shutil.rmtree(folder)
+    def _lock(self) -> Any:
+        waits = "another process is computing these hidden states; waiting for it (%s)"
+        return held(self.folder.with_suffix(".lock"), lambda: log.warning(waits, self.folder))
 
-    def _log_wait(self) -> None:
-        log.warning("another process is computing these hidden states; waiting for it (%s)", self.folder)
+    def unfinished(self, plan: str) -> Path:
+        """The folder for the work of `plan`; that of other plans is removed. The caller holds the lock."""
+        folder = self.folder / f"parts-{plan}"
+        for stale in self.folder.glob("parts-*"):
+            if stale != folder:
+                shutil.rmtree(stale)
+        return folder
 
-    def _read_sidecar(self, warn: bool) -> dict[str, Any]:
-        """What is known about the layers; nothing where the file is absent, damaged or of another key."""
+    def _sidecar(self, warn: bool = False) -> dict[str, Any]:
+        """The description of the layers; an empty one where the file is absent, damaged or of another key."""
         empty: dict[str, Any] = {"key": self.key, "layers": {}, "passes": []}
+        path = self.folder / "states.json"
         try:
-            sidecar = read_checked(self._sidecar, empty)
+            sidecar = read_checked(path, empty)
             if sidecar["key"] == self.key:
                 return sidecar
             problem = "it is about other states"
@@ -116,72 +100,145 @@ class CacheEntry:
         except DamagedError as error:
             problem = str(error)
         if warn:
-            log.warning("%s is damaged (%s): computing the states again", self._sidecar, problem)
+            log.warning("%s is damaged (%s): computing the states again", path, problem)
         return empty
 
-    def missing(self, layers: Sequence[int], warn: bool) -> list[int]:
+    def _missing(self, layers: Sequence[int], warn: bool) -> list[int]:
         """Layers that are absent or fail their digest, in ascending order."""
-        known = self._read_sidecar(warn)["layers"]
+        known = self._sidecar(warn)["layers"]
         absent = []
         for layer in sorted(layers):
             entry, file = known.get(str(layer)), self.file(layer)
-            if entry is not None and file.is_file() and sha256(file) == entry["sha256"]:
-                continue
-            if entry is not None and warn:
-                log.warning("%s is missing or damaged: computing this layer again", file)
-            absent.append(layer)
+            if entry is None or not file.is_file() or digest_of(file) != entry["sha256"]:
+                absent.append(layer)
+                if entry is not None and warn:
+                    log.warning("%s is missing or damaged: computing this layer again", file)
         return absent
 
     def holds(self, layer: int) -> bool:
         """Whether the file of `layer` exists; its digest is not checked."""
-        return str(layer) in self._read_sidecar(warn=False)["layers"] and self.file(layer).is_file()
+        return str(layer) in self._sidecar()["layers"] and self.file(layer).is_file()
 
     def read(self, layer: int) -> dict[str, Tensor]:
-        """What the file of `layer` holds, memory-mapped."""
+        """The tensors in the file of `layer`, memory-mapped."""
         from safetensors.torch import load_file
 
         tensors: dict[str, Tensor] = load_file(self.file(layer))
         return tensors
 
-    def seconds(self, layers: Sequence[int]) -> float:
-        """Seconds of the dearest pass that gave one of `layers`."""
-        return float(max(cost["seconds"] for cost in self.passes(layers)))
-
     def passes(self, layers: Sequence[int]) -> list[dict[str, Any]]:
-        """The cost of the pass that gave each of `layers`."""
-        sidecar = self._read_sidecar(warn=False)
+        """The cost of the pass that computed each of `layers`."""
+        sidecar = self._sidecar()
         return [sidecar["passes"][sidecar["layers"][str(layer)]["pass"]] for layer in layers]
 
     def register(self, digests: Mapping[int, str], cost: dict[str, Any]) -> None:
-        """Write into the sidecar the SHA-256 of these layers' files, and what their pass did cost."""
-        sidecar = self._read_sidecar(warn=False)
-        for layer, file_digest in digests.items():
-            sidecar["layers"][str(layer)] = {"sha256": file_digest, "pass": len(sidecar["passes"])}
+        """Write the SHA-256 of these layers' files, and the cost of their pass, into the description."""
+        sidecar = self._sidecar()
+        for layer, sha256 in digests.items():
+            sidecar["layers"][str(layer)] = {"sha256": sha256, "pass": len(sidecar["passes"])}
         sidecar["passes"].append(cost)
-        write_checked(self._sidecar, sidecar)
-
-    def amend(self, layers: Sequence[int], values: dict[str, Any]) -> None:
-        """Add `values` to the passes that gave `layers`, where the cache can be written."""
-        with held(self.folder.with_suffix(".lock"), self._log_wait) as writable:
-            if writable:
-                sidecar = self._read_sidecar(warn=False)
-                for layer in layers:
-                    sidecar["passes"][sidecar["layers"][str(layer)]["pass"]] |= values
-                write_checked(self._sidecar, sidecar)
+        write_checked(self.folder / "states.json", sidecar)
 
 
-def pass_cost(seconds: float, items: int, distinct: int, tokens: int, device: torch.device) -> dict[str, Any]:
-    """What a pass over the catalogue cost, and on what."""
-    from importlib.metadata import version
+class ResumableFile:
+    """A safetensors file of the tensors `spec` in `folder`, added in that order, a batch at a time.
 
-    return {
-        "seconds": seconds,
-        "items_per_second": items / seconds,
-        "distinct_texts": distinct,
-        "tokens": tokens,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    Its rows need not fit into memory. A journal in the same folder holds how much of the file is finished and
+    the SHA-256 of that much. A file that a killed process left is continued if that digest is right, else it
+    is written anew.
+    """
+
+    def __init__(self, folder: Path, spec: Spec) -> None:
+        self.path, self._journal = folder / "states.safetensors", folder / "journal.json"
+        self.batches = 0
+        """Finished batches."""
+        self.seconds = 0.0
+        """Seconds that these took in earlier tries."""
+        self._spec, header = spec, _header(spec)
+        self._header_size, self._sha = len(header), hashlib.sha256()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file: Any = self.path.open("r+b" if self.path.is_file() else "w+b")
+        if not self._continue():
+            self._sha = hashlib.sha256()
+            self._journal.unlink(missing_ok=True)
+            self._file.seek(0)
+            self._file.truncate()
+            self._write(header)
+        self._since = time.perf_counter()
+
+    def _continue(self) -> bool:
+        """Go to the end of the finished part, if there is one and its digest is right."""
+        try:
+            journal = read_checked(self._journal, ("batches", "bytes", "seconds", "sha256"))
+            self._file.truncate(journal["bytes"])
+            self._sha = hashlib.file_digest(self._file, "sha256")
+            if self.sha256 == journal["sha256"]:
+                self._file.seek(0, os.SEEK_END)
+                self.batches, self.seconds = journal["batches"], journal["seconds"]
+                return True
+        except FileNotFoundError:
+            return False  # killed before the first journal
+        except DamagedError:
+            pass
+        log.warning("%s is damaged: its texts are encoded again", self.path)
+        return False
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the finished part."""
+        return self._sha.hexdigest()
+
+    def first_tensor(self) -> Tensor:
+        """The first tensor of a file that is continued."""
+        shape, dtype = next(iter(self._spec.values()))
+        self._file.flush()
+        with self.path.open("rb") as file:
+            file.seek(self._header_size)
+            data = bytearray(file.read(_size(shape, dtype)))
+        return torch.frombuffer(data, dtype=dtype).view(shape)
+
+    def add(self, values: Tensor) -> None:
+        """Append rows of the current tensor, or a whole tensor, from the CPU."""
+        self._write(values.contiguous().view(torch.uint8).numpy().data.cast("B"))
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._file.write(data)
+        self._sha.update(data)
+
+    def finish_batch(self) -> None:
+        """Count a finished batch; write the journal if the last one is some time ago."""
+        self.batches += 1
+        if time.perf_counter() - self._since >= JOURNAL_SECONDS:
+            self.write_journal()
+
+    def write_journal(self) -> None:
+        """Note which part is finished."""
+        self._file.flush()
+        now = time.perf_counter()
+        self.seconds, self._since = self.seconds + now - self._since, now
+        values = {"batches": self.batches, "bytes": self._file.tell(), "seconds": self.seconds}
+        write_checked(self._journal, {**values, "sha256": self.sha256})
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _size(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    return dtype.itemsize * torch.Size(shape).numel()
+
+
+def _header(spec: Spec) -> bytes:
+    """The head of a safetensors file: the length of a JSON table, and the table, padded with blanks to eight.
+
+    See https://huggingface.co/docs/safetensors; its library can only write tensors that are complete.
+    """
+    names = {torch.float32: "F32", torch.bfloat16: "BF16"}
+    table, begin = {}, 0
+    for name, (shape, dtype) in spec.items():
+        end = begin + _size(shape, dtype)
+        table[name] = {"dtype": names[dtype], "shape": shape, "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(table).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

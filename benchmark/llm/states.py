@@ -1,31 +1,38 @@
-"""Hidden states of all item texts, computed once and kept: `[I, A, D]` from one file a layer.
+"""Hidden states of all item texts, computed once and kept: one vector an item and layer, or one a token.
 
-The cache is content-addressed: `<cache>/states/<key>/layer-06.safetensors`, each `[I, D]`, beside
-`states.json`, which holds the whole key, each file's SHA-256 and what computing it cost. Symbols in shape
-comments: `I` items, `U` distinct texts, `A` layers, `D` width, `M` texts of a batch.
+The cache is content-addressed: `<cache>/states/<key>/layer-06.safetensors`, next to `states.json`, which
+holds the whole key, each file's SHA-256 and the cost of computing it. Symbols in shape comments: `I` items,
+`U` distinct texts, `N` tokens of all distinct texts, `A` layers, `D` width, `M` texts of a batch, `T` tokens
+of its longest text, `n` tokens of a batch without padding.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.files import write_atomically
+from benchmark.files import lacks, nearest, writable, write_atomically
 from benchmark.llm import encoder
-from benchmark.llm.cache import DTYPES, CacheEntry, check_layers, digest, pass_cost
+from benchmark.llm.cache import DTYPES, CacheEntry, ResumableFile, Spec, digest, stored_dtype
 from benchmark.llm.catalogue import LLM
-from benchmark.llm.resumable import ResumableFile, add_batches
-from benchmark.llm.tokens import TokenStatistics, load_tokens, read_statistics
-from methods.errors import UserError, unknown
+from benchmark.llm.tokens import Tokens, TokenStatistics, load_tokens
+from benchmark.progress import Progress
+from methods.errors import UserError
+from methods.pooling import pool
 
 FORMAT = 1
 """Raise it when states are computed or stored differently: older caches are then not found."""
@@ -34,7 +41,13 @@ TOKEN_BUDGET = {"cpu": 4_096, "cuda": 65_536}
 STATES_BYTES = 2**31
 """Largest size of one batch's hidden states over all layers."""
 TEXTS = "texts"
-"""What the token statistics are called among the costs of a pass."""
+"""Name of the token statistics among the costs of a pass."""
+GIB = 2**30
+SPARE = GIB
+"""Bytes of a disk that stay free for other programs."""
+log = logging.getLogger(__name__)
+StatesOf = Callable[[Sequence[Tensor], Tensor, ResumableFile], Iterable[Tensor]]
+"""From the hidden states of a batch (`encoder.hidden_states`) and its mask `[M, T]` to what a file stores."""
 
 
 @dataclass(frozen=True)
@@ -74,41 +87,48 @@ def load_states(
     """States of `texts` in `layers` (0 the embeddings, `n_layers` the top), from the cache or computed.
 
     The model computes in float32; `dtype` ("float32" or "bfloat16") is what is stored. Interrupted work is
-    taken up again, and several processes that want the same states compute them once. Raises `UserError` for
+    taken up again, and several processes that need the same states compute them once. Raises `UserError` for
     a bad layer, pooling, dtype or text.
     """
     layers = tuple(layers)
-    check_layers(layers, llm)
+    _check_layers(layers, llm)
     if not layers or len(set(layers)) != len(layers):
         raise UserError(f"layers must be distinct and at least one, got {list(layers)}")
-    if dtype not in DTYPES:
-        raise unknown("states dtype", dtype, DTYPES)
     if not texts:
         raise UserError("there are no item texts to encode")
     entry = entry_of(texts, llm, pooling, dtype, cache)
     hit = entry.ensure(
         layers, lambda absent: _compute(entry, texts, llm, absent, dtype, torch.device(device))
     )
-    values, mean = _read(entry, layers)
-    statistics = read_statistics(entry.passes(layers)[0].get(TEXTS))
-    if statistics is None:  # a cache that was made before tokens were counted
+    files, passes = [entry.read(layer) for layer in layers], entry.passes(layers)
+    states = [file["states"] for file in files]  # A of [I, D]
+    mean = torch.stack([file.get("mean", torch.zeros(llm.width)) for file in files])  # [A, D]
+    values = states[0][:, None] if len(states) == 1 else torch.stack(states, dim=1)  # [I, A, D]
+    if TEXTS in passes[0]:
+        statistics = TokenStatistics(**passes[0][TEXTS])
+    else:  # a cache that was made before tokens were counted
         statistics = load_tokens(texts, llm).statistics
-        entry.amend(layers, {TEXTS: statistics.stored()})
-    return States(values, mean, layers, entry.folder.name, entry.seconds(layers), hit, statistics)
+    seconds = max(cost["seconds"] for cost in passes)
+    return States(values, mean, layers, entry.folder.name, seconds, hit, statistics)
+
+
+def _check_layers(layers: Sequence[int], llm: LLM) -> None:
+    for layer in layers:
+        if not 0 <= layer <= llm.n_layers:
+            raise UserError(
+                f"language model '{llm.name}' has no layer {layer}: allowed are 0 (embeddings)"
+                f" to {llm.n_layers} (top)"
+            )
 
 
 def entry_of(texts: Sequence[str], llm: LLM, pooling: str, dtype: str, cache: Path) -> CacheEntry:
-    """Where the states of `texts` are kept."""
-    return CacheEntry.of(cache, _key(texts, llm, encoder.resolve_pooling(pooling, llm), dtype))
-
-
-def _key(texts: Sequence[str], llm: LLM, pooling: str, dtype: str) -> dict[str, Any]:
-    """All that the states depend on, save the layer, which is in the file's name."""
+    """The cache entry of the pooled states of `texts`; its key has all that they depend on but the layer."""
+    stored_dtype(dtype)
     content = hashlib.sha256()
     for text in texts:
         data = text.encode()
         content.update(len(data).to_bytes(8, "little") + data)  # with lengths: ["ab"] is not ["a", "b"]
-    return {
+    key = {
         "format": FORMAT,
         "items": len(texts),
         "texts": content.hexdigest(),
@@ -117,84 +137,100 @@ def _key(texts: Sequence[str], llm: LLM, pooling: str, dtype: str) -> dict[str, 
         "llm_config": llm.config_digest,
         "tokenizer": llm.tokenizer_digest,
         "max_tokens": llm.max_tokens,
-        "pooling": pooling,
+        "pooling": encoder.resolve_pooling(pooling, llm),
         "dtype": dtype if dtype == "float32" else f"{dtype} about the mean",
     }
-
-
-def _read(entry: CacheEntry, layers: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """States about their mean `[I, A, D]` (one layer stays memory-mapped), and the mean `[A, D]`."""
-    files = [entry.read(layer) for layer in layers]
-    states = [file["states"] for file in files]  # A of [I, D]
-    mean = torch.stack([file.get("mean", torch.zeros(states[0].shape[1])) for file in files])  # [A, D]
-    return (states[0][:, None] if len(states) == 1 else torch.stack(states, dim=1)), mean  # [I, A, D]
-
-
-def _write(
-    entry: CacheEntry, layers: Sequence[int], values: Tensor, row: Tensor, dtype: str, cost: dict[str, Any]
-) -> None:
-    """Add `values` `[U, A, D]` at `row` `[I]`, one file a layer, and then their digests."""
-    from safetensors.torch import save
-
-    digests = {}
-    for layer, states in zip(layers, values.unbind(1), strict=True):  # A of [U, D]
-        data = save(_stored(states[row], dtype))  # [U, D] -> [I, D]
-        write_atomically(entry.file(layer), data)
-        digests[layer] = hashlib.sha256(data).hexdigest()
-    entry.register(digests, cost)
+    return CacheEntry.of(cache, key)
 
 
 def _compute(
-    entry: CacheEntry,
-    texts: Sequence[str],
-    llm: LLM,
-    layers: Sequence[int],
-    dtype: str,
-    device: torch.device,
+    entry: CacheEntry, texts: Sequence[str], llm: LLM, layers: Sequence[int], dtype: str, device: torch.device
 ) -> None:
-    """One forward pass over the distinct texts for all missing layers, in a file that survives a kill."""
-    from safetensors.torch import load_file
+    """One forward pass over the distinct texts for all missing layers."""
+    from safetensors.torch import load_file, save
 
-    start = time.perf_counter()
-    tokens = load_tokens(texts, llm).to(device)
+    tokens = load_tokens(texts, llm)
     items, text_of_item = tokens.texts()  # [U], [I]
-    budget = token_budget(llm, device)
-    batches = encoder.length_batches(tokens.lengths[items].tolist(), token_budget=budget)
+
+    def states_of(hidden: Sequence[Tensor], mask: Tensor, _: ResumableFile) -> Iterator[Tensor]:
+        pooled = [pool(hidden[layer], mask, entry.key["pooling"]) for layer in layers]
+        states = torch.stack(pooled, dim=1)  # A of [M, D] -> [M, A, D]
+        check_finite(states)
+        yield states.float().cpu()
+
+    spec = {"states": ((len(items), len(layers), llm.width), torch.float32)}
+    file, rows, cost = _encode(entry, layers, tokens, items, llm, device, spec, states_of)
+    values = load_file(file.path)["states"]  # [U, A, D]
+    row = torch.from_numpy(rows[text_of_item])  # [U] at [I] -> [I]
+    digests = {}
+    for layer, states in zip(layers, values.unbind(1), strict=True):  # A of [U, D]
+        tensors = {"states": states[row]}  # [U, D] -> [I, D]
+        if dtype != "float32":
+            mean = tensors["states"].double().mean(0).float()  # [D]
+            tensors = {"states": (tensors["states"] - mean).to(DTYPES[dtype]), "mean": mean}
+        data = save(tensors)
+        write_atomically(entry.file(layer), data)
+        digests[layer] = hashlib.sha256(data).hexdigest()
+    shutil.rmtree(file.path.parent)
+    count = {"items_per_second": len(texts) / cost["seconds"], TEXTS: asdict(tokens.statistics)}
+    entry.register(digests, cost | count)
+
+
+def _encode(
+    entry: CacheEntry,
+    layers: Sequence[int],
+    tokens: Tokens,
+    items: NDArray[np.int64],
+    llm: LLM,
+    device: torch.device,
+    spec: Spec,
+    states_of: StatesOf,
+) -> tuple[ResumableFile, NDArray[np.int64], dict[str, Any]]:
+    """Run the language model over the texts of `items` `[U]`, and store `states_of` each batch in a file.
+
+    Returns the file, the place `[U]` of each text in it, and the cost. A pass that was killed is continued.
+    """
+    start, tokens = time.perf_counter(), tokens.to(device)
+    lengths, budget = tokens.lengths[items], token_budget(llm, device)  # [U]
+    batches = encoder.length_batches(lengths.tolist(), budget)
     # The batches, hence the numbers, depend on the plan alone and never on where an earlier try was cut off.
     plan = digest({"key": entry.key, "layers": list(layers), "budget": budget, "device": device.type})
-
-    def load() -> Callable[[Sequence[int]], Iterable[Tensor]]:
-        model = encoder.load_model(llm).to(device)
-
-        def encode(batch: Sequence[int]) -> Iterable[Tensor]:
-            of = items[batch]  # [M]
-            ids, mask = tokens.batch(torch.from_numpy(of).to(device), int(tokens.lengths[of[0]]))  # [M, T]
-            states = encoder.forward_layers(model, ids, mask, layers, entry.key["pooling"])  # [M, A, D]
-            check_finite(states)
-            return (states.float().cpu(),)
-
-        return encode
-
-    shape = (len(items), len(layers), llm.width)
-    with ResumableFile(entry.unfinished(layers, plan), plan, {"states": (shape, torch.float32)}) as file:
-        earlier = file.seconds
-        add_batches(file, batches, "encoding item texts", load)
+    with closing(ResumableFile(entry.unfinished(plan), spec)) as file:
+        earlier, done = file.seconds, sum(map(len, batches[: file.batches]))
+        if done:
+            log.warning("resuming: %d of %d texts were encoded before", done, len(items))
+        if done < len(items):
+            model = encoder.load_model(llm).to(device)
+            with Progress("encoding item texts", len(items), done) as progress, torch.inference_mode():
+                for batch in batches[file.batches :]:
+                    width = int(lengths[batch[0]])
+                    ids, mask = tokens.batch(torch.from_numpy(items[batch]).to(device), width)  # [M, T]
+                    for values in states_of(encoder.hidden_states(model, ids, mask), mask, file):
+                        file.add(values)
+                    file.finish_batch()
+                    progress.advance(len(batch))
         file.write_journal()
-    row = np.empty(len(items), np.int64)  # [U], where a text's states are in the file
-    row[np.concatenate(batches)] = np.arange(len(items))
-    count, seconds = int(tokens.lengths[items].sum()), time.perf_counter() - start + earlier
-    cost = pass_cost(seconds, len(texts), len(items), count, device) | {TEXTS: tokens.statistics.stored()}
-    _write(entry, layers, load_file(file.path)["states"], torch.from_numpy(row[text_of_item]), dtype, cost)
-    for folder in entry.folder.glob("parts-*"):
-        shutil.rmtree(folder)
+    rows = np.empty(len(items), np.int64)  # [U]
+    rows[np.concatenate(batches)] = np.arange(len(items))
+    seconds = tokens.seconds + earlier + time.perf_counter() - start
+    return file, rows, _cost(seconds, len(items), int(lengths.sum()), device)
 
 
-def _stored(states: Tensor, dtype: str) -> dict[str, Tensor]:
-    """What a layer's file holds: `[I, D]` as computed, or in 16 bits about its mean `[D]`."""
-    if dtype == "float32":
-        return {"states": states}
-    mean = states.double().mean(0).float()  # [D]
-    return {"states": (states - mean).to(DTYPES[dtype]), "mean": mean}
+def _cost(seconds: float, texts: int, tokens: int, device: torch.device) -> dict[str, Any]:
+    """The cost of a pass over the catalogue, and the machine."""
+    from importlib.metadata import version
+
+    return {
+        "seconds": seconds,
+        "items_per_second": texts / seconds,
+        "distinct_texts": texts,
+        "tokens": tokens,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def token_budget(llm: LLM, device: torch.device) -> int:
@@ -207,3 +243,196 @@ def check_finite(states: Tensor) -> None:
     """Raise `UserError` where the language model gave something else than numbers."""
     if not states.isfinite().all():
         raise UserError("the language model gives states that are not finite; is the checkpoint whole?")
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStates:
+    """Hidden states of all tokens behind one layer."""
+
+    tokens: Tokens
+    values: Tensor
+    """`[N, D]` about `centre`, in the precision in which they are stored; memory-mapped until moved."""
+    centre: Tensor
+    """`[2, D]` fp32, to be added to `values`: first of a text's first token, then of its other tokens. Zero
+    where states are stored in float32.
+
+    In 16 bits a state is kept as its distance from the mean of some: the first token of a middle layer can
+    have nearly the same state in all texts and a very different one from other tokens, and of what little
+    differs bfloat16's eight bits would keep nothing about zero, or about the mean of all tokens.
+    """
+    layer: int
+    """0 the embeddings' output, `k` that of Transformer layer `k`."""
+    key: str
+    """Name of the cache entry."""
+    seconds: float
+    """Cold cost in seconds, loading and tokenising included; also on a hit."""
+    hit: bool
+    """Whether nothing had to be computed."""
+
+    def to(self, device: torch.device | str) -> TokenStates:
+        """For items on `device`. The states go there too where they take up at most half of its free memory;
+        else they stay memory-mapped on the host, and each batch is copied from there."""
+        device = torch.device(device)
+        values = self.values
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if values.nbytes <= free / 2:
+                values = values.to(device)
+            else:
+                log.warning(
+                    "the token-level states (%s) stay on the host: %s has %s free",
+                    _readable(values.nbytes), device, _readable(free),
+                )  # fmt: skip
+        return replace(self, tokens=self.tokens.to(device), values=values, centre=self.centre.to(device))
+
+    def hidden_batch(self, items: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """Like `Tokens.batch`: `hidden` `[m, T = width, D]` fp32, zero where padded, and `attention_mask`."""
+        rows, real = self.tokens.places(items, width)  # [m, T] twice
+        states = self.values[rows.to(self.values.device)].to(items.device)  # [N, D] at [m, T] -> [m, T, D]
+        hidden = states.float()
+        hidden[:, 0] += self.centre[0]
+        hidden[:, 1:] += self.centre[1]
+        return hidden.mul_(real[:, :, None]), real.long()
+
+
+def load_token_states(
+    tokens: Tokens, llm: LLM, layer: int, dtype: str, cache: Path, device: torch.device | str = "cpu"
+) -> TokenStates:
+    """States of all `tokens` behind `layer`, from the cache or computed on `device`; they lie on the host.
+
+    The model computes in float32 and without dropout; `dtype` ("float32" or "bfloat16") is what is stored.
+    Interrupted work is taken up again, and several processes that need the same states compute them once.
+    Raises `UserError` for a bad layer or dtype, and where the disk is full.
+    """
+    _check_layers((layer,), llm)
+    entry = token_entry_of(tokens, llm, dtype, cache)
+    device = torch.device(device)
+    hit = entry.ensure((layer,), lambda _: _compute_tokens(entry, tokens, llm, layer, dtype, device))
+    file, (cost,) = entry.read(layer), entry.passes((layer,))
+    key, seconds = entry.folder.name, float(cost["seconds"])
+    return TokenStates(tokens, file["states"], file["centre"], layer, key, seconds, hit)
+
+
+def token_states_bytes(tokens: Tokens, llm: LLM, dtype: str) -> int:
+    """Disk space of one layer's states in bytes."""
+    return len(tokens.ids) * llm.width * stored_dtype(dtype).itemsize
+
+
+def keep_token_states(
+    choice: Literal["auto", "on", "off"],
+    limit_gib: float,
+    tokens: Tokens,
+    llm: LLM,
+    layer: int,
+    dtype: str,
+    cache: Path,
+) -> tuple[bool, str]:
+    """Whether to keep the states of `layer` on disk, and a line for the log with the reason.
+
+    `auto` keeps them if they exist already, or take up at most `limit_gib` GiB and fit on the disk of
+    `cache`. Raises `UserError` where `on` cannot fit. Call it in one process and broadcast the result:
+    free space changes as a process writes.
+    """
+    what = f"token-level states of {llm.name} behind layer {layer}"
+    if choice == "off":
+        return False, f"{what} are not kept (lower_states=off): the layers below run anew each time"
+    size, free = token_states_bytes(tokens, llm, dtype), free_bytes(cache)
+    room = f"{_readable(size)}, {_readable(free)} free in {cache}"
+    if token_entry_of(tokens, llm, dtype, cache).holds(layer):
+        return True, f"{what} are on disk already ({_readable(size)})"
+    if not writable(cache):
+        if choice == "on":
+            raise lacks(cache, what)
+        return False, f"{what} are not kept: the cache {cache} cannot be written"
+    if size + SPARE > free:
+        if choice == "on":
+            raise UserError(
+                f"{what} do not fit on the disk ({room}, of which {_readable(SPARE)} must stay free);"
+                " free some, set ADAPTREC_CACHE to a larger disk, or take lower_states=off"
+            )
+        return False, f"{what} are not kept: they do not fit on the disk ({room})"
+    if choice == "auto" and size > limit_gib * GIB:
+        return False, f"{what} are not kept: {_readable(size)} is more than lower_states_gib={limit_gib:g}"
+    return True, f"{what} are kept on disk ({room})"
+
+
+def _readable(size: float) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.1f} MiB"
+
+
+def free_bytes(cache: Path) -> int:
+    """Free bytes on the disk of a folder that need not exist."""
+    return shutil.disk_usage(nearest(cache)).free
+
+
+def token_entry_of(tokens: Tokens, llm: LLM, dtype: str, cache: Path) -> CacheEntry:
+    """The cache entry. Its key has the tokens, and so needs neither texts nor tokenizer."""
+    stored_dtype(dtype)
+    ids = tokens.ids.cpu().numpy()
+    key = {
+        "token_format": FORMAT,
+        "texts": len(tokens.distinct),
+        "tokens": hashlib.sha256(ids.astype("<i4", copy=False).data).hexdigest(),
+        "lengths": hashlib.sha256(tokens.distinct.astype("<i8", copy=False).data).hexdigest(),
+        "llm_revision": llm.revision,
+        "llm_weights": llm.digest,
+        "llm_config": llm.config_digest,
+        "dtype": dtype if dtype == "float32" else f"{dtype} about two centres",
+    }
+    return CacheEntry.of(cache, key)
+
+
+def _compute_tokens(
+    entry: CacheEntry, tokens: Tokens, llm: LLM, layer: int, dtype: str, device: torch.device
+) -> None:
+    """One forward pass over the distinct texts, the empty one included."""
+    centre: Tensor | None = None  # [2, D]
+
+    def states_of(hidden: Sequence[Tensor], mask: Tensor, file: ResumableFile) -> Iterator[Tensor]:
+        nonlocal centre
+        real = mask.bool()  # [M, T]
+        states = hidden[layer][real].float().cpu()  # [M, T, D] -> [n, D]
+        check_finite(states)
+        is_first = torch.zeros_like(real)
+        is_first[:, 0] = True
+        first = is_first[real].cpu()  # [M, T] -> [n], whether a token is its text's first
+        if centre is None and file.batches:
+            centre = file.first_tensor()
+        if centre is None:
+            centre = _centre(states, first, dtype)
+            yield centre
+        about = torch.where(first[:, None], centre[0], centre[1]) if centre.any() else 0.0  # [n, D]
+        yield (states - about).to(DTYPES[dtype])
+
+    shape = (len(tokens.ids), llm.width)
+    spec: Spec = {"centre": ((2, llm.width), torch.float32), "states": (shape, DTYPES[dtype])}
+    items, _ = tokens.texts(with_empty=True)  # [U], in the order of `tokens.ids`
+    try:
+        file, _, cost = _encode(entry, (layer,), tokens, items, llm, device, spec, states_of)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        for folder in entry.folder.glob("parts-*"):
+            shutil.rmtree(folder)
+        raise UserError(
+            f"the disk of {entry.folder.parent} is full: token-level states need"
+            f" {_readable(token_states_bytes(tokens, llm, dtype))}; free some, set ADAPTREC_CACHE"
+            " to a larger disk, or take lower_states=off"
+        ) from error
+    file.path.replace(entry.file(layer))
+    shutil.rmtree(file.path.parent)
+    entry.register({layer: file.sha256}, cost)
+
+
+def _centre(states: Tensor, first: Tensor, dtype: str) -> Tensor:
+    """Where to take 16 bits about, `[2, D]`: the means of the first batch `[n, D]`, whose first tokens are
+    marked in `first` `[n]`. Zero in float32.
+
+    The mean of the whole catalogue would be no better, and is not known before the last batch.
+    """
+    centre = torch.zeros(2, states.shape[1])
+    if dtype != "float32":
+        centre[0] = states[first].mean(0)  # [n, D] -> [D]
+        if not first.all():
+            centre[1] = states[~first].mean(0)  # [n, D] -> [D]
+    return centre

@@ -6,11 +6,12 @@ chunk, `T` the chunk's width, `D` the language model's width.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,13 +19,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.llm import encoder
-from benchmark.llm.catalogue import LLM
+from benchmark.llm.catalogue import LLM, model_config
 from methods.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 WARN_FROM = 0.01
 """Share of collapsed items, or of unknown tokens, from which a run warns."""
 BLOCK = 131_072
-"""Texts that are tokenised at a time: a tokenizer keeps much beside the tokens themselves."""
+"""Texts that are tokenised at a time: a tokenizer keeps much more than the tokens themselves."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,18 +68,6 @@ class TokenStatistics:
             f"the script, or texts may be equal up to their first {max_tokens} tokens"
         )
 
-    def stored(self) -> dict[str, Any]:
-        """JSON-able."""
-        return asdict(self)
-
-
-def read_statistics(stored: object) -> TokenStatistics | None:
-    """What `TokenStatistics.stored` gave; None where `stored` is something else."""
-    names = {field.name for field in fields(TokenStatistics)}
-    if not isinstance(stored, Mapping) or set(stored) != names:
-        return None
-    return TokenStatistics(**stored)
-
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
@@ -105,10 +98,13 @@ class Tokens:
         """`I`, the item that stands for the empty text."""
         return len(self.lengths) - 1
 
-    def texts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of the catalogue's distinct texts, the longest first: an item that has it `[U]`; and the text of
-        each item `[I]`."""
-        _, first, text = np.unique(self.start[:-1].cpu().numpy(), return_index=True, return_inverse=True)
+    def texts(self, with_empty: bool = False) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """An item of each distinct text, the longest first, `[U]`; and the text of each item, `[I]`.
+
+        Of the texts in the catalogue, or of all in `ids`: also of the empty one, whose item is `I`.
+        """
+        start = self.start if with_empty else self.start[:-1]
+        _, first, text = np.unique(start.cpu().numpy(), return_index=True, return_inverse=True)
         return first, text
 
     def to(self, device: torch.device | str) -> Tokens:
@@ -144,13 +140,13 @@ def load_tokens(texts: Sequence[str], llm: LLM) -> Tokens:
     """
     if not texts:
         raise UserError("there are no item texts to tokenise")
-    start = time.perf_counter()
-    tokenizer, vocabulary = encoder.load_tokenizer(llm), encoder.vocabulary(llm)
+    begun = time.perf_counter()
+    tokenizer, vocabulary = encoder.load_tokenizer(llm), int(model_config(llm).vocab_size)
     row = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     distinct = list(row)
     flat, lengths, sequences = [], [], []
     for begin in range(0, len(distinct), BLOCK):
-        block = encoder.tokenize(tokenizer, distinct[begin : begin + BLOCK], llm.max_tokens, begin)
+        block = tokenize(tokenizer, distinct[begin : begin + BLOCK], llm.max_tokens, begin)
         lengths.append(np.fromiter(map(len, block), np.int64, len(block)))
         flat.append(np.fromiter(chain.from_iterable(block), np.int32, int(lengths[-1].sum())))
         # 64 bits suffice: the chance that two of 10 million different sequences are taken for equal is 10^-5
@@ -164,20 +160,58 @@ def load_tokens(texts: Sequence[str], llm: LLM) -> Tokens:
         empty = tokenizer("")["input_ids"][: llm.max_tokens] or [tokenizer.pad_token_id]
         flat.append(np.asarray(empty, np.int32))
         lengths.append(np.array([len(empty)]))
-    ids, order, begins, sizes = _longest_first(np.concatenate(flat), np.concatenate(lengths))
+    sizes = np.concatenate(lengths)  # [U]
+    order = np.argsort(-sizes, kind="stable")  # [U], so that texts of near-equal length are neighbours
+    distinct_sizes = sizes[order]
+    begins = np.cumsum(distinct_sizes) - distinct_sizes  # [U], in the new order
+    shift = (np.cumsum(sizes) - sizes)[order] - begins  # [U], from a text's new place to its old one
+    ids = np.concatenate(flat)[np.arange(sizes.sum()) + np.repeat(shift, distinct_sizes)]  # [N]
+    start = np.empty_like(begins)
+    start[order] = begins  # [U], by the old numbers
     rows = np.fromiter((row[text] for text in (*texts, "")), np.int64, len(texts) + 1)  # [I + 1]
     own = sizes[rows]  # [U] at [I + 1] -> [I + 1]
     return Tokens(
         ids=torch.from_numpy(ids),
-        start=torch.from_numpy(begins[rows]),
+        start=torch.from_numpy(start[rows]),
         length=torch.from_numpy(own.copy()),
         lengths=own,
-        distinct=sizes[order],
+        distinct=distinct_sizes,
         # a padding token without a row, as is added to decoders: padding is masked, so any token serves
         pad_id=int(tokenizer.pad_token_id) if tokenizer.pad_token_id < vocabulary else 0,
-        seconds=time.perf_counter() - start,
+        seconds=time.perf_counter() - begun,
         statistics=statistics,
     )
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_tokens: int, before: int = 0
+) -> list[list[int]]:
+    """Token ids of each text, special tokens included, cut at `max_tokens`; logs how many were cut.
+
+    `before` texts came in earlier calls: an error counts from there. Raises `UserError` for a text that has
+    no token at all (an empty one, with a tokenizer that adds none).
+    """
+    ids: list[list[int]]
+    if tokenizer.is_fast:
+        # without the masks, types and offsets that a call of the tokenizer makes of each text and that nobody
+        # reads: on short texts they take a third of its time
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        ids = [encoding.ids for encoding in backend.encode_batch_fast(list(texts))]
+    else:
+        ids = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+    if long := [row for row, tokens in enumerate(ids) if len(tokens) > max_tokens]:
+        # The tokenizer cuts, not we: its closing special token must stay.
+        cut = tokenizer([texts[row] for row in long], truncation=True, max_length=max_tokens)["input_ids"]
+        for row, tokens in zip(long, cut, strict=True):
+            ids[row] = tokens
+        log.warning("%d of %d texts were cut at %d tokens", len(long), len(texts), max_tokens)
+    if (row := next((row for row, tokens in enumerate(ids) if not tokens), -1)) >= 0:
+        raise UserError(
+            f"item text {before + row + 1} has no tokens: {texts[row][:40]!r}; drop it or give it a title"
+        )
+    return ids
 
 
 def _check_rows(ids: NDArray[np.int32], vocabulary: int, llm: LLM) -> None:
@@ -210,21 +244,3 @@ def _statistics(
         items_collapsed=int((texts[of_item] > 1).sum()),
         unknown_tokens=unknown / tokens if tokens else 0.0,
     )
-
-
-def _longest_first(
-    flat: NDArray[np.int32], sizes: NDArray[np.int64]
-) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Reorder the texts of `flat` `[N]` with `sizes` `[U]`.
-
-    -> the tokens `[N]`; the texts in their new order `[U]`; where each text now begins, and its size, both
-    `[U]` by the old numbers. So a batch of texts of near-equal length is one stretch of rows.
-    """
-    order = np.argsort(-sizes, kind="stable")  # [U]
-    before = np.cumsum(sizes) - sizes  # [U], where a text began
-    after = np.empty_like(before)  # [U]
-    after[order] = np.cumsum(sizes[order]) - sizes[order]
-    moved = np.empty_like(flat)
-    shift = np.repeat(after - before, sizes)  # [U] -> [N]
-    moved[np.arange(len(flat)) + shift] = flat
-    return moved, order, after, sizes

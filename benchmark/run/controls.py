@@ -102,7 +102,7 @@ def _training_data(resolved: ResolvedRun, record: RunRecord, device: torch.devic
         states = (read.values.float() + read.mean).numpy()  # [I, A, D]
         record.cost.prepare_seconds = read.seconds
         if read.statistics is not None:
-            record.llm_details |= read.statistics.stored()
+            record.llm_details |= vars(read.statistics)
     offsets, end = prepared.offsets.astype(np.int64), prepared.train_end.astype(np.int64)
     return training_data(prepared.items, offsets, end, len(prepared.texts), states)
 

@@ -87,7 +87,7 @@ def add_texts(record: RunRecord, resolved: ResolvedRun, inputs: Inputs) -> str |
     """What became of the items' texts as tokens: -> a warning, where the language model loses many."""
     if resolved.llm is None or inputs.texts is None:
         return None
-    record.llm_details |= inputs.texts.stored()
+    record.llm_details |= vars(inputs.texts)
     return inputs.texts.warning(len(resolved.prepared.texts), resolved.llm.name, resolved.llm.max_tokens)
 
 

@@ -92,7 +92,7 @@ def in_this_process(
     with clock.phase("tokenise"):
         tokens = load_tokens(texts, llm).to(device)
     first, _ = tokens.texts()
-    batches = encoder.length_batches(tokens.lengths[first].tolist(), token_budget=token_budget(llm, device))
+    batches = encoder.length_batches(tokens.lengths[first].tolist(), token_budget(llm, device))
     model = encoder.load_model(llm).to(device)
     with torch.inference_mode():
         for ids, mask in _padded(tokens, first, batches[:WARM_UP], device):
@@ -198,12 +198,12 @@ def count_encoded(
 ) -> int:
     """Encode: -> texts that went through the language model in this process."""
     counts: list[int] = []
-    real = encoder.forward_layers
+    real = encoder.hidden_states
 
-    def counted(model: Any, ids: Tensor, *rest: Any) -> Tensor:
+    def counted(model: Any, ids: Tensor, mask: Tensor) -> Sequence[Tensor]:
         counts.append(len(ids))
-        return real(model, ids, *rest)
+        return real(model, ids, mask)
 
-    with patched(encoder, "forward_layers", counted):
+    with patched(encoder, "hidden_states", counted):
         load_states(_texts(dataset, items), resolve(llm), layers, "auto", dtype, cache, pick_device())
     return sum(counts)
