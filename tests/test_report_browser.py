@@ -117,7 +117,7 @@ def test_the_keyboard_sorts_and_names_go_by_letter(opened):
 
 
 def test_a_figure_opens_its_configuration_and_escape_closes_it(opened):
-    find(opened, "#s-nasty td a.fig").click()
+    find(opened, "#s-nasty td a").click()
     dialog = find(opened, "#dialog")
     assert dialog.is_displayed()
     assert find(opened, "#dialog-name").text == BREAK
@@ -125,10 +125,16 @@ def test_a_figure_opens_its_configuration_and_escape_closes_it(opened):
     assert find(opened, "#dialog li a").get_attribute("href").endswith("results/toy/%3Ci%3E/a%20b.json")
     find(opened, "#dialog-close").send_keys("\ue00c")
     assert not dialog.is_displayed()
-    find(opened, "#s-nasty tbody th a.fig").send_keys("\n")
+    find(opened, "#s-nasty tbody th a").send_keys("\n")
     assert dialog.is_displayed()
     find(opened, "#dialog-close").click()
     assert not dialog.is_displayed()
+
+
+def test_a_row_is_one_stop_of_the_tab_key(opened):
+    rows = "return [...document.querySelectorAll('#s-nasty tbody tr')]"
+    stops = opened.execute_script(rows + ".map(row => row.querySelectorAll('a:not([tabindex])').length)")
+    assert stops == [*[1] * len(NASTY), 0]  # a bound has no configuration
 
 
 def test_the_filter_leaves_rows_and_sections_that_match(opened):
@@ -157,7 +163,7 @@ def test_the_page_never_scrolls_sideways_and_tables_do(opened, width):
         return [box.scrollLeft, label.getBoundingClientRect().left - before]"""
     if width < 600:
         assert opened.execute_script(script) == [200, 0]
-        find(opened, "#s-toy-minilm-fair tbody th a.fig").click()
+        find(opened, "#s-toy-minilm-fair tbody th a").click()
         assert find(opened, "#dialog").is_displayed()
         assert opened.execute_script("return document.documentElement.scrollWidth") == width
 

@@ -6,6 +6,7 @@ import re
 import shlex
 from html.parser import HTMLParser
 from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import pytest
 from report_page import BREAK, QUOTES, SCRIPT, SVG, front, nasty, runs, whole
@@ -96,7 +97,6 @@ def test_each_figure_of_a_run_leads_to_its_configuration(text):
     anchors = set(re.findall(r'href="#(c\d+)"', row))
     assert len(anchors) == 1
     assert row.count("<a ") == row.count("<td") + 1
-    assert row.count('tabindex="-1"') == row.count("<td")
     config = text[text.index(f'<details id="{anchors.pop()}"') :]
     assert config[:200].count("toy/minilm/ssna-mean") == 1
 
@@ -128,7 +128,8 @@ def test_paths_of_records_are_links_from_the_folder_of_the_report(text):
 def test_plots_are_pictures_of_their_own(read):
     for image in read.of("img"):
         assert image["src"].startswith("data:image/svg+xml,")
-        assert unquote(image["src"].partition(",")[2]).encode() == SVG
+        drawn = unquote(image["src"].partition(",")[2])
+        assert ElementTree.canonicalize(drawn) == ElementTree.canonicalize(SVG.decode())
 
 
 def test_a_large_vector_plot_is_shown_as_its_bitmap():
@@ -171,15 +172,10 @@ def test_columns_of_figures_and_of_words():
 
 def test_figures_carry_the_number_they_are_sorted_by(text):
     inside = text[text.index('id="s-nasty"') :]
-    assert re.findall(r'data-n="([^"]+)"', inside) == [
-        "0.0939",
-        "1234.0",
-        "0.5",
-        "30.8",
-        "-2.0",
-        "10.0",
-        "0.0001",
-    ]
+    cells = re.findall(r'<td(?: data-n="([^"]+)")?><a [^>]*>([^<]+)<', inside)
+    assert [(key or text) for key, text in cells] == [
+        "0.0939", "1234", ".5", "n/a", "30.8", "-2", "oom", "10",
+    ]  # fmt: skip
 
 
 def test_of_several_seeds_one_configuration_with_all_files(tmp_path):

@@ -7,6 +7,8 @@ styles, markers and hatches differ too, so that a print without colour can be re
 from __future__ import annotations
 
 import io
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -36,6 +38,8 @@ def style() -> Iterator[None]:
         "grid.linewidth": 0.6,
         "legend.frameon": False,
         "text.parse_math": False,  # a `$` in a name is a `$`
+        "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],  # the first two are equally wide
+        "svg.fonttype": "none",
         "svg.hashsalt": "adaptrec",
         "savefig.dpi": 150,
     }
@@ -50,9 +54,33 @@ def forms(figure: Figure) -> dict[str, bytes]:
 
 def _bytes(figure: Figure, form: str) -> bytes:
     file = io.BytesIO()
-    silent = {"Software": None} if form == "png" else {"Date": None, "Creator": None}
-    figure.savefig(file, format=form, metadata=silent)
-    return file.getvalue()
+    silent = ("Software",) if form == "png" else ("Date", "Creator", "Format", "Type")
+    figure.savefig(file, format=form, metadata=dict.fromkeys(silent))
+    return file.getvalue() if form == "png" else _shortened(file.getvalue().decode()).encode()
+
+
+def _shortened(svg: str) -> str:
+    """The SVG with coordinates to a hundredth of a point, repeated styles named once, and nothing undrawn.
+
+    One tag a line, so that a changed plot has a short diff.
+    """
+    svg = re.sub(r"^.*?(?=<svg)", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<[^>]*>", lambda tag: _short_tag(" ".join(tag[0].split())), svg)
+    svg = re.sub(r">\n *<", ">\n<", svg)
+    while (flatter := re.sub(r"<g>\n((?:(?!</?g\b).)*)</g>\n", r"\1", svg, flags=re.DOTALL)) != svg:
+        svg = flatter
+    uses = Counter(re.findall(r' style="([^"]*)"', svg))
+    classes = {style: f"s{number}" for number, style in enumerate(uses) if uses[style] > 1}
+    for style, name in classes.items():
+        svg = svg.replace(f' style="{style}"', f' class="{name}"')
+    rules = "\n".join(f".{name}{{{style}}}" for style, name in classes.items())
+    return svg.replace("</style>", f"\n{rules}</style>", 1)
+
+
+def _short_tag(tag: str) -> str:
+    tag = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), tag)
+    tag = re.sub(r' id="[a-z][\w.]*_\d+"| transform="rotate\(-0 [^"]*"| type="text/css"', "", tag)
+    return re.sub(r"([:;]) | (?=[\"/]+>)| (?=\")", r"\1", tag)
 
 
 def look_of(place: int) -> tuple[str, Any, str]:

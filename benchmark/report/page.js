@@ -21,7 +21,7 @@
       row.dataset.place ??= String(row.sectionRowIndex);
       const cell = row.cells[column];
       const text = cell.textContent.trim();
-      const key = !way ? Number(row.dataset.place) : figures ? Number.parseFloat(cell.dataset.n) : text;
+      const key = !way ? Number(row.dataset.place) : figures ? Number(cell.dataset.n ?? (text || NaN)) : text;
       return { row, key, none: way && (figures ? Number.isNaN(key) : text === "" || text === "n/a") };
     });
     keyed.sort((a, b) => {
@@ -84,13 +84,20 @@
   document.addEventListener("click", (event) => {
     const button = event.target.closest("thead button");
     if (button) sort(button);
-    const figure = event.target.closest("a.fig");
+    const figure = event.target.closest("tbody a");
     if (figure && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
       event.preventDefault();
       open(figure.hash.slice(1));
     }
     if (event.target === dialog || event.target.id === "dialog-close") dialog.close();
   });
+
+  // One stop of the Tab key a row is enough.
+  for (const label of document.querySelectorAll("tbody th a")) {
+    for (const figure of label.closest("tr").querySelectorAll("td a")) {
+      if (figure.hash === label.hash) figure.tabIndex = -1;
+    }
+  }
 
   const field = document.getElementById("filter");
   field.parentElement.hidden = false;

@@ -156,7 +156,7 @@ def _table(block: Block, ids: Mapping[str, str]) -> dict[str, Any]:
     kinds = numeric(block)
     widths = [_spread(block, column) for column in range(len(block.heads))]
     rows = [
-        [_cell(cell, row[0], kind, width, ids) for cell, kind, width in zip(row, kinds, widths, strict=True)]
+        [_cell(cell, kind, width, ids) for cell, kind, width in zip(row, kinds, widths, strict=True)]
         for row in block.rows
     ]
     inner = len(rows) - block.bounds
@@ -174,7 +174,7 @@ def _spread(block: Block, column: int) -> int:
     return max((len(row[column].text.partition(" ± ")[2]) for row in block.rows), default=0)
 
 
-def _cell(cell: Cell, label: Cell, figures: bool, width: int, ids: Mapping[str, str]) -> dict[str, Any]:
+def _cell(cell: Cell, figures: bool, width: int, ids: Mapping[str, str]) -> dict[str, Any]:
     mean, _, spread = cell.text.partition(" ± ") if figures and width else (cell.text, "", "")
     return {
         "text": mean,
@@ -182,22 +182,31 @@ def _cell(cell: Cell, label: Cell, figures: bool, width: int, ids: Mapping[str, 
         "width": width + 2 if figures and width else 0,
         "mark": cell.mark,
         "anchor": ids.get(cell.record, ""),
-        "skip": cell is not label and cell.record == label.record,  # one stop of the Tab key a row is enough
-        "sort": value if figures and (value := number(cell.text)) is not None else "",
+        "sort": _sort(cell.text) if figures else "",
         "figures": figures,
     }
 
 
+def _sort(text: str) -> str:
+    """The number that a cell is sorted by; empty where it has none, or its text is the number."""
+    value = number(text)
+    plain = value is None or re.fullmatch(r"-?\d*\.?\d+", text)
+    return "" if plain else str(value).removesuffix(".0")
+
+
 def _plot(stem: str, plot: Plot) -> dict[str, Any]:
     """As a picture of its own, so that ids of two plots cannot clash and nothing in it can run."""
+    from markupsafe import Markup
+
     svg, png = plot.forms.get("svg", b""), plot.forms.get("png", b"")
     if svg and (len(svg) <= LARGEST_SVG or not png or len(svg) <= len(png)):
-        drawn = re.sub(r"\s+", " ", svg.decode())
-        data = "data:image/svg+xml," + quote(drawn, safe=" !$'()*+,-./:;=?@[]_~")
+        drawn = re.sub(r">\s+<", "><", svg.decode())
+        drawn = re.sub(r"<[^>']*>", lambda tag: tag[0].replace('"', "'"), drawn)  # the page has to escape `"`
+        data = "data:image/svg+xml," + quote(" ".join(drawn.split()), safe=" !$'()*+,-./:;<=>?@[]_~")
     else:
         data = "data:image/png;base64," + base64.b64encode(png).decode()
     links = {form: f"{stem}-{plot.name}.{form}" for form in sorted(plot.forms)}
-    return {"heading": plot.heading, "data": data, "links": links}
+    return {"heading": plot.heading, "data": Markup(data), "links": links}
 
 
 OVERVIEW_HEADS = [
