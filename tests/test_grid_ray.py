@@ -16,9 +16,13 @@ import pytest
 from data_folders import write_folder
 
 from benchmark.grid import ray as ray_module
+from benchmark.grid import space
+from benchmark.grid.bench import bench
 from benchmark.grid.executor import Options, make_executor
+from benchmark.grid.plan import expand, make_plan
 from benchmark.grid.ray import RayExecutor
-from benchmark.results.record import RunRecord, ranks_path, read_record
+from benchmark.results.record import RunRecord, Tuning, ranks_path, read_record
+from benchmark.results.store import iter_runs
 from benchmark.run.run import run
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from methods.errors import UserError
@@ -32,6 +36,7 @@ QUICK = {
     "health_check_failure_threshold": 3,
 }
 """A lost node is missed after seconds, not after a quarter of a minute."""
+NO_TIMES = {"train_seconds": 0.0, "train_cpu_seconds": 0.0}
 SMALL = ("precision=no", "width=8", "sasrec_inner=8", "batch_size=16", "learning_rate=0.01")
 
 
@@ -77,23 +82,50 @@ def quality(record: RunRecord) -> Any:
     return record.status, record.metrics, record.initial, [row.valid for row in record.curve]
 
 
-def test_a_cluster_gives_the_records_that_one_process_gives(
+def test_a_node_that_does_not_see_the_store_returns_the_files_of_a_run(
+    cluster: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, store = cell(folder, "id", "epochs=1"), tmp_path / "own"
+    expected = quality(run(asked.spec, tmp_path / "alone")[1])
+    monkeypatch.setattr(RayExecutor, "mark_store", lambda self: None)
+    with make_executor("ray", Options(store)) as executor:
+        made = executor.run([asked])
+    assert quality(made[asked]) == expected
+    assert ranks_path(asked.record_path(store)).exists()
+    assert {path.suffix for path in store.rglob("*") if path.is_file()} == {".json", ".parquet"}
+
+
+@pytest.mark.usefixtures("in_process")  # the runs on this machine; those of the cluster are processes
+def test_a_search_on_a_cluster_gives_the_records_of_a_local_one(
     cluster: Any, caches: list[Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cells = [cell(folder, method, "epochs=1") for method in ("id", "tmlp")]
-    expected = {one: quality(run(one.spec, tmp_path / "alone")[1]) for one in cells}
-    assert all(status == "ok" for status, *_ in expected.values())
-    for store in (tmp_path / "seen", tmp_path / "own"):
-        if store.name == "own":  # the node does not see the store
-            monkeypatch.setattr(RayExecutor, "mark_store", lambda self: None)
-            del cells[1]
-        with make_executor("ray", Options(store)) as executor:
-            made = executor.run(cells)
-        assert all(any(cache.iterdir()) for cache in caches), "each node took a cell"
-        assert {one: quality(record) for one, record in made.items()} == {one: expected[one] for one in cells}
-        for one in cells:
-            assert ranks_path(one.record_path(store)).exists()
-        assert {path.suffix for path in store.rglob("*") if path.is_file()} == {".json", ".parquet"}
+    """Two rows side by side; the second trial of each follows from the result of the first."""
+    monkeypatch.setattr(space, "STARTUP", 1)
+    sets = ("precision=no", "sasrec_inner=8", "epochs=1")
+    specs = expand([str(folder)], ["random-tiny"], ["id", "tmlp"], ["tuned"], [0], sets)
+    plan = make_plan(specs, trials=2)
+    for name in ("local", "ray"):
+        with make_executor(name, Options(tmp_path / name)) as executor:
+            assert bench(plan, executor, tmp_path / name) == 0
+    assert all(any(cache.iterdir()) for cache in caches), "each node took runs"
+    local, remote = (
+        {
+            str(run.path.relative_to(tmp_path / name)): searched(run.record)
+            for run in iter_runs(tmp_path / name)
+        }
+        for name in ("local", "ray")
+    )
+    assert remote == local and len(local) == 2 * 2
+    assert sorted(len(tuning.trials) for *_, tuning in local.values() if tuning) == [2, 2]
+
+
+def searched(record: RunRecord) -> tuple[Any, Tuning | None]:
+    """What a search compares and writes; times aside."""
+    tuning = record.tuning
+    if tuning:
+        trials = [trial.model_copy(update=NO_TIMES) for trial in tuning.trials]
+        tuning = tuning.model_copy(update={**NO_TIMES, "trials": trials})
+    return quality(record), tuning
 
 
 def test_a_cell_whose_node_is_lost_goes_on_elsewhere_until_it_is_stopped(

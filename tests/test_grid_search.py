@@ -279,6 +279,40 @@ def test_protocols_and_ways_of_tuning_fit_together(folder: Path) -> None:
         plan_of(folder, "id", *fixed, "similarity=dot", "width=64")
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--trials", "0"], "--trials must be 1 or more, got 0."),
+        (["--trials", "two"], "argument --trials: invalid int value: 'two'"),
+        (["--methods", "popularity"], "--trials: a control tries all settings of its own"),
+        (["--metrics", "recal@10"], "unknown metric 'recal@10'"),
+        (["--set", "learning_rte=0.1"], "'learning_rte'. Did you mean 'learning_rate'?"),
+        (
+            ["--set", "similarity=euclid"],
+            "similarity in --set: 'euclid'. Allowed: cosine, dot.",
+        ),
+        (["--set", "select_by=recal@10"], "unknown metric 'recal@10'"),
+        (
+            ["--set", "learning_rate=0"],
+            "--set: learning_rate=0 is not valid: ",
+        ),
+        (["--methods", "id,blend", "--set", "powr=2"], "'powr'. Did you mean 'power'?"),
+        (["--methods", "id,blend", "--set", "geometry=round"], "unknown value of geometry in --set: 'round'"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    command = [
+        "bench", "--datasets", str(folder), "--llms", "random-tiny", "--methods", "id",
+        "--protocols", "tuned", "--trials", "2", "--results", str(tmp_path / "results"), *more,
+    ]  # fmt: skip
+    assert main(command) == 2
+    printed = capfd.readouterr()
+    assert message in printed.err and printed.err.count("\n") == 1 and not printed.out
+    assert not (tmp_path / "results").exists()
+
+
 def test_fair_and_paper_stay_as_they_are(folder: Path) -> None:
     assert PROTOCOLS["paper"] == {"candidates": "batch", "batch_size": 256, "init": "paper"}
     assert PROTOCOLS["fair"] == {"candidates": "auto", "batch_size": 2048, "init": "standardised"}
@@ -299,6 +333,7 @@ def test_a_missing_optuna_is_one_clear_line(
         plan_of(folder, "id")
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_search_through_the_command_line(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

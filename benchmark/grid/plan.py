@@ -218,6 +218,8 @@ def _check_tune(protocols: set[str], tune: Tune | None, trials: int | None) -> N
             "of the two."
         )
     searches = SEARCHED in protocols and tune != "none"
+    if trials is not None and not protocols:
+        raise UserError("--trials: a control tries all settings of its own; name a method that trains, too.")
     if trials is not None and not searches:
         raise UserError(f"--trials is the number of trials of a search; give --protocols {SEARCHED} with it.")
     if trials is not None and trials < 1:
