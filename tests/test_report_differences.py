@@ -9,9 +9,11 @@ from report_ranks import ranked, some_ranks
 from report_records import failure
 
 from benchmark.report import differences
+from benchmark.results.comparable import HEADLINE
+from benchmark.results.compared import compared
 from benchmark.results.record import ranks_path
 from benchmark.results.results import Results
-from benchmark.results.statistics import paired_t, randomisation
+from benchmark.results.statistics import bootstrap, p_value
 from benchmark.results.stored import StoredRun, user_gains
 
 GOOD, MIDDLE, BAD = some_ranks(1, hit=0.45), some_ranks(2, hit=0.25), some_ranks(5, hit=0.25)
@@ -23,64 +25,78 @@ def sections_of(runs):
 
 def lines(sections):
     (section,) = sections
-    return {(line["a"], line["b"], line["metric"]): line for line in section.lines}
+    return {
+        (line["a"], line["b"], line["metric"]): line
+        for line in section.lines
+        if line["split"] == "test_masked"
+    }
+
+
+def masked(ranks):
+    """Masked ranks of `ranked` runs."""
+    return np.maximum(ranks - 1, 1)
 
 
 def test_each_pair_of_rows_under_both_metrics(tmp_path):
     records = [ranked(tmp_path, name, ranks) for name, ranks in (("a", GOOD), ("b", MIDDLE), ("c", BAD))]
-    found = lines(sections_of(records))
+    by_pair = lines(sections_of(records))
     pairs = [("a", "b"), ("a", "c"), ("b", "c")]
-    assert list(found) == [(*pair, metric) for metric in differences.COMPARED for pair in pairs]
-    line = found["a", "c", "recall@10"]
-    assert line["difference"] == pytest.approx(np.mean(GOOD <= 10) - np.mean(BAD <= 10))
+    assert list(by_pair) == [(*pair, metric) for metric in HEADLINE for pair in pairs]
+    line = by_pair["a", "c", "recall@10"]
+    assert line["difference"] == pytest.approx(np.mean(masked(GOOD) <= 10) - np.mean(masked(BAD) <= 10))
     assert line["low"] < line["difference"] < line["high"]
-    assert (line["users"], line["family"], line["verdict"]) == (300, 6, "a better")
-    assert found["b", "c", "recall@10"]["verdict"] == "no difference shown"
-    assert all(line["p_randomisation"] <= line["p_holm"] <= 1 for line in found.values())
+    assert (line["users"], line["verdict"]) == (300, "a better")
+    assert by_pair["b", "c", "recall@10"]["verdict"] == "no difference shown"
+    assert all(line["p"] <= line["p_corrected"] <= 1 for line in by_pair.values())
+
+
+def test_the_file_has_the_differences_without_masking_too(tmp_path):
+    (section,) = sections_of([ranked(tmp_path, "a", GOOD), ranked(tmp_path, "b", BAD)])
+    raw = [line for line in section.lines if line["split"] == "test"]
+    assert [line["metric"] for line in raw] == list(HEADLINE)
+    assert raw[0]["difference"] == pytest.approx(np.mean(GOOD <= 10) - np.mean(BAD <= 10))
 
 
 def test_p_is_of_the_users_themselves(tmp_path):
-    found = lines(sections_of([ranked(tmp_path, "a", MIDDLE), ranked(tmp_path, "b", BAD)]))
-    values = np.stack([MIDDLE <= 10, BAD <= 10], axis=1).astype(float)
-    (p,) = randomisation(values, [(0, 1)], 100_000)
-    assert found["a", "b", "recall@10"]["p_randomisation"] == pytest.approx(p, abs=0.02)
+    by_pair = lines(sections_of([ranked(tmp_path, "a", MIDDLE), ranked(tmp_path, "b", BAD)]))
+    rows = [{0: (masked(ranks) <= 10).astype(float)[:, None]} for ranks in (MIDDLE, BAD)]
+    samples = bootstrap(rows, 50_000, seed=1)[:, :, 0]
+    p = p_value(samples[:, 0] - samples[:, 1])
+    assert by_pair["a", "b", "recall@10"]["p"] == pytest.approx(p, abs=0.02)
 
 
 def test_the_reference_is_the_best_on_validation_not_on_test(tmp_path):
-    records = [ranked(tmp_path, "a", GOOD, valid=0.1), ranked(tmp_path, "b", BAD, valid=0.3)]
-    (section,) = sections_of(records)
+    worse = ranked(tmp_path, "b", BAD, valid=0.3)
+    worse.record.metrics["valid_masked"] = {**worse.record.metrics["valid_masked"], "recall@10": 0.3}
+    (section,) = sections_of([ranked(tmp_path, "a", GOOD), worse])
     block = section.blocks[0]
-    assert block.title == "R@10: each row against b, the best on validation"
+    assert block.title == "Masked R@10: each row against b, the best on validation"
     assert [row[4].text for row in block.rows][1] == "reference"
     assert block.rows[0][4].text.startswith("+") and block.rows[0][-1].text == "a better"
     assert len(section.blocks) == 2  # all pairs would be the same pair again
 
 
-def test_seeds_are_averaged_user_by_user_not_stacked(tmp_path):
+def test_seeds_are_measures_of_the_same_users(tmp_path):
     again = some_ranks(9, hit=0.45)
-    one = [ranked(tmp_path, "a", GOOD), ranked(tmp_path, "a", again, seed=1), ranked(tmp_path, "b", BAD)]
-    line = lines(sections_of(one))["a", "b", "recall@10"]
+    runs = [ranked(tmp_path, "a", GOOD), ranked(tmp_path, "a", again, seed=1), ranked(tmp_path, "b", BAD)]
+    line = lines(sections_of(runs))["a", "b", "recall@10"]
     assert (line["users"], line["a_seeds"], line["b_seeds"]) == (300, "0 1", "0")
-    both = [np.mean(GOOD <= 10), np.mean(again <= 10)]
+    both = [np.mean(masked(GOOD) <= 10), np.mean(masked(again) <= 10)]
     assert line["a_mean"] == pytest.approx(np.mean(both))
     assert line["a_seed_sd"] == pytest.approx(np.std(both, ddof=1))
     assert line["b_seed_sd"] is None
-    assert line["p_wilcoxon"] is None  # one side is a mean of two
-    twice = [*one[:1], ranked(tmp_path, "a", GOOD, seed=1), one[2]]
-    alone = lines(sections_of([one[0], one[2]]))["a", "b", "recall@10"]
+    twice = [runs[0], ranked(tmp_path, "a", GOOD, seed=1), runs[2]]
+    alone = lines(sections_of([runs[0], runs[2]]))["a", "b", "recall@10"]
     same = lines(sections_of(twice))["a", "b", "recall@10"]
-    assert same["p_randomisation"] == alone["p_randomisation"]  # a second, equal seed proves nothing more
+    for figure in ("low", "high", "p"):  # a second, equal seed proves nothing more
+        assert same[figure] == pytest.approx(alone[figure], abs=1e-12)
 
 
-def test_a_test_over_seeds_only_from_five_matched_ones(tmp_path):
-    def table(seeds):
-        runs = [ranked(tmp_path, "a", some_ranks(seed + 10), seed) for seed in range(6)]
-        return runs + [ranked(tmp_path, "b", some_ranks(seed + 30, hit=0.1), seed) for seed in seeds]
-
-    assert lines(sections_of(table(range(2, 6))))["a", "b", "recall@10"]["p_over_seeds"] is None
-    line = lines(sections_of(table(range(1, 6))))["a", "b", "recall@10"]
-    d = [np.mean(some_ranks(s + 10) <= 10) - np.mean(some_ranks(s + 30, hit=0.1) <= 10) for s in range(1, 6)]
-    assert line["p_over_seeds"] == pytest.approx(paired_t(d)[1])
+def test_a_row_of_one_seed_is_named(tmp_path):
+    runs = [ranked(tmp_path, "a", GOOD, seed) for seed in (0, 1)] + [ranked(tmp_path, "b", BAD)]
+    (section,) = sections_of(runs)
+    assert [row[2].text for row in section.blocks[0].rows] == ["2", "1"]
+    assert section.notes[-1].startswith("One seed only") and section.notes[-1].endswith(": b.")
 
 
 def test_missing_and_damaged_ranks_are_told_and_the_rest_goes_on(tmp_path):
@@ -94,10 +110,10 @@ def test_missing_and_damaged_ranks_are_told_and_the_rest_goes_on(tmp_path):
     table.to_parquet(files[5])
     (section,) = sections_of(records)
     assert {line["a"] for line in section.lines} | {line["b"] for line in section.lines} == {"a", "b", "e"}
-    said = "\n".join(section.notes)
-    assert "c: toy/minilm/c/c-paper-s0.ranks.parquet is missing." in said
-    assert "d: toy/minilm/d/d-paper-s0.ranks.parquet cannot be read" in said
-    assert "f: toy/minilm/f/f-paper-s0.ranks.parquet does not give the test metrics of its record." in said
+    notes = "\n".join(section.notes)
+    assert "c: toy/minilm/c/c-paper-s0.ranks.parquet is missing." in notes
+    assert "d: toy/minilm/d/d-paper-s0.ranks.parquet cannot be read" in notes
+    assert "f: toy/minilm/f/f-paper-s0.ranks.parquet does not give the test metrics of its record." in notes
 
 
 def test_ranks_of_other_users_are_not_compared(tmp_path):
@@ -115,21 +131,32 @@ def test_a_table_of_one_finished_row_has_no_tests(tmp_path):
 def test_of_many_rows_each_meets_the_reference_alone(tmp_path):
     records = [ranked(tmp_path, f"m{n:02}", some_ranks(n), valid=n / 100) for n in range(12)]
     (section,) = sections_of(records)
-    assert len(section.lines) == 11 * len(differences.COMPARED)
-    assert {line["b"] for line in section.lines} == {"m11"}
-    assert len(section.blocks) == len(differences.COMPARED)
+    assert len(section.lines) == 66 * 4
+    assert len(section.blocks) == len(HEADLINE)
+    assert [len(block.rows) for block in section.blocks] == [12, 12]
 
 
-def test_enough_flips_for_holm_to_reject():
-    for family in (2, 90, 5_000):
-        assert family / (differences.flips_for(family) + 1) < differences.ALPHA
+def test_leaders_are_the_best_row_and_those_not_shown_to_differ_from_it(tmp_path):
+    rows = {"a": GOOD, "b": BAD, "c": some_ranks(11, hit=0.44)}
+    table = compared({name: [ranked(tmp_path, name, ranks)] for name, ranks in rows.items()}, HEADLINE)
+    assert table.leaders("test_masked", "recall@10") == {"a", "c"}
+    alone = compared({"a": [ranked(tmp_path, "a", GOOD)]}, HEADLINE)
+    assert alone.leaders("test_masked", "recall@10") == set()
+
+
+def test_a_difference_turned_round_has_the_other_sign(tmp_path):
+    rows = {"a": GOOD, "b": BAD}
+    table = compared({name: [ranked(tmp_path, name, ranks)] for name, ranks in rows.items()}, HEADLINE)
+    there, back = (table.test(*pair, "test", "ndcg@10") for pair in (("a", "b"), ("b", "a")))
+    assert (back.difference, back.low, back.high) == (-there.difference, -there.high, -there.low)
+    assert back[3:] == there[3:]
 
 
 def test_gains_of_no_usable_run_are_none(tmp_path):
     run = ranked(tmp_path, "a", GOOD)
     ranks_path(run.path).unlink()
-    found, faults = user_gains([run], differences.COMPARED)
-    assert found is None and len(faults) == 1
+    gains, faults = user_gains([run], HEADLINE)
+    assert gains is None and len(faults) == 1
 
 
 @pytest.mark.parametrize(

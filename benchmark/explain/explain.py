@@ -15,10 +15,12 @@ from benchmark.report.differences import signed
 from benchmark.results.measures import share
 from benchmark.results.metrics import measure
 from benchmark.results.published import COUNTS
-from benchmark.results.statistics import bootstrap
+from benchmark.results.statistics import bootstrap, interval
 
 Z = 1.959964
 """Of a 95 % normal interval."""
+SPLITS = {True: "test_masked", False: "test"}
+"""History masked -> split."""
 WIDTH = 110
 """Columns of prose on a terminal."""
 
@@ -39,21 +41,19 @@ class Gap:
     """BOOTSTRAP or ERRORS."""
 
 
-BOOTSTRAP = "bootstrap over users"
+BOOTSTRAP = "bootstrap over users and seeds"
 ERRORS = "standard errors of independent sources"
 
 
 def gaps(a: Source, b: Source) -> list[Gap]:
-    """The difference in each metric that both sources have, raw and with the history masked."""
+    """The difference in each metric that both sources have, with the history masked and then raw."""
     gaps_of_metrics = []
-    for masked in (False,) if a.published and b.published else (False, True):
-        gains_a, gains_b = a.gains.get(masked), b.gains.get(masked)
-        intervals: dict[str, tuple[float, float]] = {}
-        if gains_a and gains_b and same_data(a, b) and np.array_equal(gains_a.user, gains_b.user):
-            values = np.concatenate([gains_a.mean, gains_b.mean], axis=1)
-            width = len(a.metrics)
-            bounds = bootstrap(values, [(column, column + width) for column in range(width)])
-            intervals = {name: (float(bounds[i, 0]), float(bounds[i, 1])) for i, name in enumerate(a.metrics)}
+    intervals: dict[tuple[str, str], tuple[float, float]] = {}
+    if a.gains and b.gains and same_data(a, b) and np.array_equal(a.gains.user, b.gains.user):
+        samples = bootstrap([a.gains.by_seed, b.gains.by_seed])  # [draws, 2, C]
+        ends = zip(*(end.tolist() for end in interval(samples[:, 0] - samples[:, 1])), strict=True)
+        intervals = dict(zip(a.gains.columns, ends, strict=True))
+    for masked in (False,) if a.published and b.published else (True, False):
         for metric in dict.fromkeys((*a.metrics, *b.metrics)):
             key = (metric, masked)
             if key not in a.figures or key not in b.figures:
@@ -61,7 +61,7 @@ def gaps(a: Source, b: Source) -> list[Gap]:
             x, y = a.figures[key], b.figures[key]
             how = BOOTSTRAP if intervals else ERRORS
             half = Z * math.hypot(_error(a, metric, masked), _error(b, metric, masked))
-            low, high = intervals.get(metric, (x - y - half, x - y + half))
+            low, high = intervals.get((SPLITS[masked], metric), (x - y - half, x - y + half))
             gaps_of_metrics.append(Gap(metric, masked, x, y, low, high, how))
     return gaps_of_metrics
 
@@ -69,8 +69,8 @@ def gaps(a: Source, b: Source) -> list[Gap]:
 def _error(source: Source, metric: str, masked: bool) -> float:
     """Standard error over users of a source's figure: from its ranks, else the most that a mean of numbers in
     [0, 1] can have, which for Recall is the binomial one."""
-    if gains := source.gains.get(masked):
-        own = gains.mean[:, source.metrics.index(metric)]
+    if source.gains:
+        own = source.gains.values(SPLITS[masked], metric)
         return float(own.std(ddof=1) / math.sqrt(len(own)))
     mean = source.figures[metric, masked]
     return math.sqrt(mean * (1 - mean) / source.users) if source.users else math.nan
@@ -127,8 +127,8 @@ def _intervals(a: Source, b: Source, metrics: list[Gap]) -> list[str]:
     notes = []
     if BOOTSTRAP in hows:
         notes.append(
-            f"Interval: 95 %, percentile bootstrap over the same {a.users:,} users, each with the mean "
-            "over the seeds of a source."
+            f"Interval: 95 %, percentile bootstrap over the same {a.users:,} users and over the seeds of a "
+            "source that has several. With one seed the interval is for the weights as trained."
         )
     if ERRORS in hows:
         counted = " and ".join(
@@ -152,10 +152,10 @@ def _seeds(a: Source, b: Source) -> list[str]:
         else:
             metric = source.metrics[0]
             parts.append(
-                f"{name}: {len(source.seeds)}, {measure(metric).label} with a standard deviation of "
+                f"{name}: {len(source.seeds)}, masked {measure(metric).label} with a standard deviation of "
                 f"{share(source.spread(metric))}"
             )
-    return [f"Seeds of {'; of '.join(parts)}. The interval is over users, for the weights as trained."]
+    return [f"Seeds of {'; of '.join(parts)}."]
 
 
 def show(result: dict[str, Any]) -> str:

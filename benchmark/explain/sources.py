@@ -7,8 +7,8 @@ by `paper:<language model>/<dataset>/<method>`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -39,8 +39,8 @@ class Source:
     table: pd.DataFrame
     """Its test metrics in the long table; the paper does not state whether its own are masked."""
     users: int | None
-    gains: Mapping[bool, UserGains] = field(default_factory=dict)
-    """History masked -> gains of each user under `metrics`; absent without usable ranks."""
+    gains: UserGains | None = None
+    """Gains of each user under `metrics`; None without usable ranks of every run."""
     notes: Sequence[str] = ()
     metrics: tuple[str, ...] = METRICS
     """The measures of a run that are compared."""
@@ -67,8 +67,8 @@ class Source:
         }
 
     def spread(self, metric: str) -> float:
-        """Standard deviation over the seeds of a metric, the history not masked."""
-        return float(self.table.query("measure == @metric and split == 'test'").value.std())
+        """Standard deviation over the seeds of a metric, the history masked."""
+        return float(self.table.query("measure == @metric and split == 'test_masked'").value.std())
 
 
 def find(reference: str, results: Path, metrics: Sequence[str] = METRICS) -> Source:
@@ -161,13 +161,7 @@ def _of_runs(runs: Sequence[StoredRun], metrics: Sequence[str], left_out: Sequen
         raise UserError(f"{name} has no finished run: {run.status}: {run.error or 'no reason recorded'}.")
     table = measured(finished, metrics).query("kind == 'quality' and split in ['test', 'test_masked']")
     table = table[table.record.notna()]  # without bounds
-    gains: dict[bool, UserGains] = {}
-    faults: list[str] = []
-    for masked in (False, True):
-        users, messages = user_gains(finished, metrics, masked)
-        faults += [fault for fault in messages if fault not in faults]
-        if users is not None and len(users.by_seed) == len(finished):
-            gains[masked] = users
+    gains, faults = user_gains(finished, metrics)
     run, seeds = finished[0].record, sorted(stored.record.seed for stored in finished)
     counts = run.data.get("fingerprint") or {}
     return Source(
@@ -177,7 +171,7 @@ def _of_runs(runs: Sequence[StoredRun], metrics: Sequence[str], left_out: Sequen
         settings_of_run(run),
         table,
         counts.get("test_targets") or counts.get("users"),
-        gains,
+        gains if gains and len(gains.by_seed) == len(finished) else None,
         [*left_out, *unfinished, *faults],
         tuple(metrics),
     )

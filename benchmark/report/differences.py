@@ -1,290 +1,157 @@
-"""Which differences between the rows of a table are more than chance among users: tests from stored ranks.
+"""Differences between the rows of a table, with intervals and p-values from stored ranks.
 
-docs/statistics.md explains each figure.
+docs/statistics.md explains each figure; `benchmark.results.compared` computes them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import combinations
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from benchmark.report.provenance import configuration
 from benchmark.report.section import Block, Cell, Section
 from benchmark.results.comparable import RunGroup, RunRow
-from benchmark.results.measures import share
-from benchmark.results.metrics import measure, of_ranks
-from benchmark.results.record import METRICS
+from benchmark.results.compared import shown
+from benchmark.results.measures import quality, share
 from benchmark.results.results import Results
-from benchmark.results.statistics import bootstrap, holm, paired_t, randomisation, wilcoxon
-from benchmark.results.stored import StoredRun, UserGains, user_gains
+from benchmark.results.statistics import DRAWS, PairTest
 
-COMPARED = ("recall@10", "ndcg@10")
-"""Metrics that are tested, raw, unless others are asked for."""
-ALPHA = 0.05
 ALL_PAIRS = 10
-"""Rows up to which all pairs are compared; above, each with the reference alone."""
-FLIPS = 10_000
-SEEDS_TO_TEST = 5
-"""Matched seeds from which a paired t-test over them is given: with fewer it cannot tell."""
-
-
-@dataclass(frozen=True, eq=False)
-class ComparedRow:
-    """A row of a table and the gains of its users."""
-
-    row: RunRow
-    runs: tuple[StoredRun, ...]
-    gains: UserGains
-
-    @property
-    def label(self) -> str:
-        """Of the row."""
-        return self.row.label
-
-    @property
-    def valid(self) -> float:
-        """Mean validation Recall@10 over the seeds."""
-        mean = self.row.mean("recall@10", "valid")
-        return mean.mean if mean else 0.0
-
-
-class Comparison(NamedTuple):
-    """Two rows under one metric; the fields from `difference` on are columns of the CSV."""
-
-    a: ComparedRow
-    b: ComparedRow
-    metric: str
-    difference: float
-    """Metric of `a` less that of `b`."""
-    low: float
-    high: float
-    p_randomisation: float
-    p_holm: float
-    p_wilcoxon: float | None
-    """None where the rows have unlike numbers of seeds: the mean of two draws and a single draw differ in
-    shape though not in mean, and this test asks for symmetry."""
-    p_over_seeds: float | None
-    """Of the paired t-test over matched seeds; None for fewer than SEEDS_TO_TEST."""
-
-    @property
-    def verdict(self) -> str:
-        """In words."""
-        if self.p_holm >= ALPHA:
-            return "no difference shown"
-        return f"{(self.a if self.difference > 0 else self.b).label} better"
-
-
-@dataclass(frozen=True)
-class _TableTests:
-    """The comparisons of one table."""
-
-    stem: str
-    group: RunGroup
-    members: list[ComparedRow]
-    comparisons: list[Comparison] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-
-    @property
-    def reference(self) -> ComparedRow:
-        """The member that is best on validation."""
-        return reference(self.members)
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Metrics that are tested: `COMPARED`, or the measures that were asked for."""
-        return tested(self.group)
-
-
-def reference(members: Sequence[ComparedRow]) -> ComparedRow:
-    """The row that is best on validation, the first of equals."""
-    return max(members, key=lambda member: member.valid)
-
-
-def tested(group: RunGroup) -> tuple[str, ...]:
-    """The measures of a table under which its rows are compared, user by user: those of ranks."""
-    asked = of_ranks(group.metrics)
-    return COMPARED if asked == METRICS else asked or COMPARED
+"""Rows up to which all pairs are printed; above, each with the reference alone."""
+MASKED = "test_masked"
+HEADS = ["difference", "95 % interval", "p", "corrected p", "verdict"]
 
 
 def sections(results: Results) -> list[Section]:
     """A section for each table of two rows or more whose runs came to their end."""
-    made = []
-    for stem, group in results.groups.items():
-        rows = [row for row in group.rows + group.controls if row.finished]
-        if len(rows) > 1:
-            made.append(_section(_table(stem, group, rows)))
-    return made
+    return [
+        _section(stem, group)
+        for stem, group in results.groups.items()
+        if sum(bool(row.finished) for row in group.rows + group.controls) > 1
+    ]
 
 
-def _table(stem: str, group: RunGroup, rows: Sequence[RunRow]) -> _TableTests:
-    members: list[ComparedRow] = []
-    faults: list[str] = []
-    for row in rows:
-        gains, problems = user_gains(row.finished, tested(group))
-        faults += [f"{row.label}: {fault}" for fault in problems]
-        if gains is not None and members and not np.array_equal(gains.user, members[0].gains.user):
-            faults.append(f"{row.label}: its ranks are of other users than those of {members[0].label}.")
-        elif gains is not None:
-            used = tuple(run for run in row.finished if run.record.seed in gains.by_seed)
-            members.append(ComparedRow(row, used, gains))
-    comparisons = compare(members, tested(group)) if len(members) > 1 else []
-    return _TableTests(stem, group, members, comparisons, faults)
-
-
-def compare(members: Sequence[ComparedRow], metrics: Sequence[str]) -> list[Comparison]:
-    """All pairs of up to ALL_PAIRS rows, of more each with the reference, under each of `metrics`.
-
-    Holm's correction is over all of them together.
-    """
-    places = range(len(members))
-    pairs = list(combinations(places, 2))
-    if len(members) > ALL_PAIRS:
-        best = members.index(reference(members))
-        pairs = [(place, best) for place in places if place != best]
-    values = np.concatenate([member.gains.mean for member in members], axis=1)  # [U, rows x metrics]
-    width = len(metrics)
-    tests = [(members[a], members[b], m) for m in range(width) for a, b in pairs]
-    columns = [(a * width + m, b * width + m) for m in range(width) for a, b in pairs]
-    p_values = randomisation(values, columns, flips_for(len(tests))).tolist()
-    intervals = bootstrap(values, columns).tolist()
-    comparisons = []
-    for (a, b, m), (i, j), (low, high), p, corrected in zip(
-        tests, columns, intervals, p_values, holm(p_values), strict=True
-    ):
-        difference = values[:, i] - values[:, j]
-        alike = len(a.gains.by_seed) == len(b.gains.by_seed)
-        comparisons.append(
-            Comparison(
-                a, b, metrics[m], float(difference.mean()), low, high, p, corrected,
-                wilcoxon(difference) if alike else None, _over_seeds(a.gains, b.gains, m),
-            )
-        )  # fmt: skip
-    return comparisons
-
-
-def flips_for(family: int) -> int:
-    """Enough sign flips that the least p they can give stays below ALPHA when Holm multiplies it."""
-    return max(FLIPS, round(2 * family / ALPHA))
-
-
-def _over_seeds(a: UserGains, b: UserGains, column: int) -> float | None:
-    matched = sorted(a.by_seed.keys() & b.by_seed.keys())
-    if len(matched) < SEEDS_TO_TEST:
-        return None
-    return paired_t([float(a.by_seed[seed][column] - b.by_seed[seed][column]) for seed in matched])[1]
-
-
-def _section(table: _TableTests) -> Section:
-    where = table.group.key.title
-    blocks = [_against_reference(table, metric) for metric in table.metrics] if table.comparisons else []
-    if table.comparisons and 2 < len(table.members) <= ALL_PAIRS:
-        blocks += [_all_pairs(table, metric) for metric in table.metrics]
+def _section(stem: str, group: RunGroup) -> Section:
+    rows = [row for row in group.rows + group.controls if row.label in group.compared.gains]
+    blocks = []
+    if len(rows) > 1:
+        best = reference(rows)
+        blocks = [_against_reference(group, rows, best, metric) for metric in group.tested]
+        if 2 < len(rows) <= ALL_PAIRS:
+            blocks += [_all_pairs(group, metric) for metric in group.tested]
     return Section(
-        f"{table.stem}-tests",
-        f"Differences between methods: {where}",
-        f"{_named(table.metrics)} over the full catalogue, history not masked, user by user. "
-        f"{table.group.caption}",
+        f"{stem}-tests",
+        f"Differences between methods: {group.key.title}",
+        f"Test metrics over the full catalogue, the user's history masked, user by user. {group.caption}",
         blocks,
-        [*_notes(table), *table.faults],
-        lines=[_line(table, comparison) for comparison in table.comparisons],
-        records={member.row.configuration: configuration(member.runs) for member in table.members},
+        [*_notes(group, rows), *group.compared.faults],
+        lines=_lines(group, rows) if blocks else [],
+        records={row.configuration: configuration(row.finished) for row in rows},
     )
 
 
-def _named(metrics: Sequence[str]) -> str:
-    if tuple(metrics) == COMPARED:
-        return "Test Recall@10 and NDCG@10"
-    return f"Test {', '.join(measure(metric).label for metric in metrics)}"
+def reference(rows: Sequence[RunRow]) -> RunRow:
+    """The row that is best on validation, by masked Recall@10 averaged over seeds; the first of equals."""
+
+    def valid(row: RunRow) -> float:
+        mean = row.mean("recall@10", "valid_masked")
+        return mean.mean if mean else 0.0
+
+    return max(rows, key=valid)
 
 
-HEADS = ["difference", "95 % interval", "p", "Holm p", "Wilcoxon p"]
+def seeds_of(row: RunRow) -> str:
+    """How many seeds finished, of how many where some did not; a control without training has none."""
+    if row.ok and len(row.runs) == 1 and row.runs[0].untrained:
+        return "n/a"
+    return f"{len(row.ok)} of {len(row.runs)}" if len(row.ok) < len(row.runs) else str(len(row.ok))
 
 
-def _figures(test: Comparison, sign: int = 1) -> list[Cell]:
-    """Cells of HEADS; `sign` -1 turns the comparison round."""
-    low, high = sorted((sign * test.low, sign * test.high))
-    texts = [signed(sign * test.difference), f"{signed(low)} to {signed(high)}"]
-    return [
-        Cell(text) for text in (*texts, *map(p_value, (test.p_randomisation, test.p_holm, test.p_wilcoxon)))
-    ]
+def _cells(a: str, b: str, test: PairTest) -> list[Cell]:
+    """Cells of HEADS: the difference of row `a` less row `b`."""
+    texts = [signed(test.difference), f"{signed(test.low)} to {signed(test.high)}"]
+    texts += [p_value(test.p), p_value(test.p_corrected), _verdict(a, b, test)]
+    return [Cell(text) for text in texts]
 
 
-def _against_reference(table: _TableTests, metric: str) -> Block:
-    best, column, rows = table.reference, table.metrics.index(metric), []
-    for member in table.members:
-        spread = member.gains.spread(column)
+def _verdict(a: str, b: str, test: PairTest) -> str:
+    return f"{a if test.difference > 0 else b} better" if shown(test) else "no difference shown"
+
+
+def _against_reference(group: RunGroup, rows: Sequence[RunRow], best: RunRow, metric: str) -> Block:
+    body = []
+    for row in rows:
+        gains = group.compared.gains[row.label]
+        spread = gains.spread(MASKED, metric)
         head = [
-            Cell(member.label),
-            Cell(share(float(member.gains.mean[:, column].mean())), record=member.row.configuration),
-            Cell("" if member.runs[0].record.untrained else str(len(member.runs))),
+            Cell(row.label),
+            Cell(share(float(gains.values(MASKED, metric).mean())), record=row.configuration),
+            Cell(seeds_of(row)),
             Cell("n/a" if spread is None else share(spread)),
         ]
-        if member is best:
-            rows.append([*head, Cell("reference"), *[Cell("")] * len(HEADS)])
-        for test in table.comparisons:
-            if test.metric == metric and test.a is member and test.b is best:
-                rows.append([*head, *_figures(test), Cell(test.verdict)])
-            elif test.metric == metric and test.b is member and test.a is best:
-                rows.append([*head, *_figures(test, -1), Cell(test.verdict)])
-    heads = ["row", measure(metric).label, "seeds", "SD over seeds", *HEADS, "verdict"]
-    title = f"{measure(metric).label}: each row against {best.label}, the best on validation"
-    return Block(title, heads, rows)
+        if row is best:
+            tail = [Cell("reference"), *[Cell("")] * (len(HEADS) - 1)]
+        else:
+            test = group.compared.test(row.label, best.label, MASKED, metric)
+            tail = _cells(row.label, best.label, test)
+        body.append([*head, *tail])
+    label = f"masked {quality(MASKED, metric).label}"
+    title = f"{label[0].upper()}{label[1:]}: each row against {best.label}, the best on validation"
+    return Block(title, ["row", label, "seeds", "SD over seeds", *HEADS], body)
 
 
-def _all_pairs(table: _TableTests, metric: str) -> Block:
+def _all_pairs(group: RunGroup, metric: str) -> Block:
     rows = [
-        [Cell(f"{test.a.label} - {test.b.label}"), *_figures(test), Cell(test.verdict)]
-        for test in table.comparisons
-        if test.metric == metric
+        [Cell(f"{a} - {b}"), *_cells(a, b, test)]
+        for (a, b), test in group.compared.tests(MASKED, metric).items()
     ]
-    return Block(f"{measure(metric).label}: all pairs", ["pair", *HEADS, "verdict"], rows)
+    return Block(f"Masked {quality(MASKED, metric).label}: all pairs", ["pair", *HEADS], rows)
 
 
-def _notes(table: _TableTests) -> list[str]:
-    if not table.comparisons:
+def _notes(group: RunGroup, rows: Sequence[RunRow]) -> list[str]:
+    if len(rows) < 2:
         return ["Fewer than two rows have ranks that can be compared."]
-    users, family = len(table.members[0].gains.user), len(table.comparisons)
-    together = "both" if len(table.metrics) == 2 else "all"
+    users = len(group.compared.gains[rows[0].label].user)
+    pairs = len(rows) * (len(rows) - 1) // 2
     notes = [
-        "A user's gain is the mean over a row's seeds; then "
-        f"n = {users:,} users, however many seeds. difference: mean over users; 95 % interval: percentile "
-        "bootstrap over users.",
-        f"p: two-sided paired randomisation test, {flips_for(family):,} sign flips. Holm p: corrected over "
-        f"the {family} comparisons of this table, {together} metrics together; below {ALPHA:g} one is called "
-        "better. Wilcoxon p: signed-rank test, users without a difference ranked and then dropped (Pratt), "
-        "uncorrected; n/a between rows of unlike numbers of seeds, whose differences are skewed even where "
-        "the means are equal.",
-        "These tests are over users with the trained weights fixed; they do not cover how figures vary "
-        f"between seeds. SD over seeds does; from {SEEDS_TO_TEST} matched seeds on, the CSV has a paired "
-        "t-test over them.",
+        f"difference: mean over {users:,} users and over the seeds of a row. 95 % interval: percentile "
+        f"bootstrap, {DRAWS:,} samples; each draws users, the same for all rows, and seeds, the same for "
+        "rows with the same seeds. p: two-sided, below .05 where the interval excludes 0, and only there.",
+        f"corrected p: for all {pairs} pairs of rows, by the largest deviation of any pair in each sample "
+        "(Westfall and Young); below .05 one row is called better.",
+        "The CSV has all pairs, and the differences with the history not masked.",
     ]
-    if len(table.members) > ALL_PAIRS:
-        notes.append(f"Of more than {ALL_PAIRS} rows, each is compared with the reference alone.")
-    trained = [member for member in table.members if not member.runs[0].record.untrained]
-    single = [member.label for member in trained if len(member.runs) == 1]
+    if len(rows) > ALL_PAIRS:
+        notes.append(f"Of more than {ALL_PAIRS} rows, each is printed against the reference alone.")
+    single = [row.label for row in rows if seeds_of(row) == "1"]
     if single:
-        notes.append(f"One seed only, so that its spread is unknown: {', '.join(single)}.")
+        notes.append(
+            "One seed only, so that intervals cover users but not how training varies between seeds: "
+            f"{', '.join(single)}."
+        )
     return notes
 
 
-def _line(table: _TableTests, test: Comparison) -> dict[str, Any]:
-    line: dict[str, Any] = {**table.group.key._asdict(), "metric": test.metric}
-    column = table.metrics.index(test.metric)
-    for name, member in (("a", test.a), ("b", test.b)):
-        line |= {
-            name: member.label,
-            f"{name}_config_hash": member.runs[0].record.config_hash,
-            f"{name}_seeds": " ".join(str(seed) for seed in member.gains.by_seed),
-            f"{name}_mean": float(member.gains.mean[:, column].mean()),
-            f"{name}_seed_sd": member.gains.spread(column),
-        }
-    line["users"] = len(test.a.gains.user)
-    line |= dict(list(test._asdict().items())[3:])
-    return line | {"family": len(table.comparisons), "verdict": test.verdict}
+def _lines(group: RunGroup, rows: Sequence[RunRow]) -> list[dict[str, Any]]:
+    """A line of the CSV for each pair and metric, with the history masked and raw."""
+    by_label = {row.label: row for row in rows}
+    lines = []
+    for split in (MASKED, "test"):
+        for metric in group.tested:
+            for (a, b), test in group.compared.tests(split, metric).items():
+                line: dict[str, Any] = {**group.key._asdict(), "split": split, "metric": metric}
+                for name, label in (("a", a), ("b", b)):
+                    gains = group.compared.gains[label]
+                    line |= {
+                        name: label,
+                        f"{name}_config_hash": by_label[label].runs[0].config_hash,
+                        f"{name}_seeds": " ".join(str(seed) for seed in gains.by_seed),
+                        f"{name}_mean": float(gains.values(split, metric).mean()),
+                        f"{name}_seed_sd": gains.spread(split, metric),
+                    }
+                line |= {"users": len(gains.user), **test._asdict(), "verdict": _verdict(a, b, test)}
+                lines.append(line)
+    return lines
 
 
 def signed(value: float) -> str:

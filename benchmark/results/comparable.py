@@ -6,12 +6,14 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from benchmark.config import SEARCHED, Settings
+from benchmark.results.compared import ComparedRows, compared
 from benchmark.results.generations import mark, newest, note, oldest
 from benchmark.results.metrics import chance, of_ranks
 from benchmark.results.record import METRICS, Metrics, RunRecord, Tuning
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BOUNDS = ("chance", "ceiling")
+HEADLINE = ("recall@10", "ndcg@10")
+"""Metrics by which rows are compared unless others are asked for, with the history masked."""
 TOLD = ("encode",)
 """Settings that a label names where rows of a table differ in them, even if nobody set them by hand."""
 
@@ -113,6 +117,18 @@ class RunGroup:
     def foot(self) -> tuple[RunRow, ...]:
         """The rows below the trained ones: controls, then bounds."""
         return self.controls + self.bounds
+
+    @property
+    def tested(self) -> tuple[str, ...]:
+        """The rank metrics under which differences of rows are printed."""
+        asked = of_ranks(self.metrics)
+        return HEADLINE if asked == METRICS else asked or HEADLINE
+
+    @cached_property
+    def compared(self) -> ComparedRows:
+        """Its finished rows, controls included, user by user under all its rank metrics."""
+        runs = {row.label: row.finished for row in self.rows + self.controls if row.finished}
+        return compared(runs, of_ranks(self.metrics) or HEADLINE)
 
     @property
     def hardware(self) -> str:

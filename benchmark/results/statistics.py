@@ -1,26 +1,27 @@
-"""Intervals and tests: over seeds, over the users of one test split, over datasets. docs/statistics.md says
-which is for what.
+"""Intervals and tests: over users and seeds, over seeds alone, over datasets.
 
-`values` is `[U, C]`: a figure of each of `U` users in each of `C` columns (methods); a pair `(a, b)` is the
-comparison of two columns, its difference `values[:, a] - values[:, b]`. What flips signs or draws users does
-it for all columns at once, and takes the differences of the sums: pairs cost next to nothing.
+docs/statistics.md says which is for what, and why.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-Pairs = Sequence[tuple[int, int]]
 
+DRAWS = 10_000
+"""Bootstrap samples."""
 CHUNK = 1 << 21
 """Numbers drawn at a time."""
+LEVEL = 0.95
+"""Of all intervals."""
 
 
 @dataclass(frozen=True)
@@ -72,71 +73,99 @@ def paired_t(differences: Sequence[float]) -> tuple[float, float]:
     return t, float(2 * stdtr(n - 1, -abs(t)))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values of one family, in the order given (Holm 1979): all below alpha may be rejected
-    with a chance of at most alpha for a single false rejection, however the tests depend on one another."""
-    adjusted, least = [0.0] * len(p_values), 0.0
-    for place, which in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        least = max(least, min(1.0, (len(p_values) - place) * p_values[which]))
-        adjusted[which] = least
-    return adjusted
+def bootstrap(rows: Sequence[Mapping[int, Floats]], draws: int = DRAWS, seed: int = 0) -> Floats:
+    """Means of each row in `draws` bootstrap samples over users and over seeds, `[draws, R, C]`.
 
-
-def randomisation(values: Floats, pairs: Pairs, flips: int = 10_000, seed: int = 0) -> Floats:
-    """Two-sided p of the paired randomisation test (Fisher) of each pair, `[len(pairs)]`.
-
-    Under the null hypothesis a user's two figures could as well have been each other's: `flips` times the
-    sign of each user's difference is drawn anew, and p is the share of sums at least as far from 0 as the one
-    observed, which is counted among them: p is never below 1 / (flips + 1). All pairs share the draws.
+    A row maps each of its seeds to `[U, C]`, one value a user in each of `C` columns. A sample draws `U`
+    users with replacement, the same ones for all rows, and for each row with replacement as many seeds as it
+    has. Rows with the same seeds get the same drawn seeds, so that differences of two rows are paired. A row
+    with one seed keeps it: its samples vary over users alone. Equal input gives equal samples.
     """
-    rng = np.random.default_rng(seed)
-    first, second = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
+    values = np.concatenate([gains for row in rows for gains in row.values()], axis=1)  # [U, runs x C]
     users = len(values)
-    total = values.sum(0)
-    # sums of rounded floats: what is as far from 0 as the observed may come out a last digit nearer
-    observed = np.abs(total[first] - total[second]) - 1e-10 * np.abs(values).sum(0).max(initial=0.0)
-    extreme = np.ones(len(first))
-    for rows in _chunks(flips, users):
-        bits = rng.integers(0, 256, (rows, -(-users // 8)), dtype=np.uint8)
-        plus = np.unpackbits(bits, axis=1, count=users).astype(np.float64)  # [rows, U]
-        sums = 2 * (plus @ values) - total  # [rows, C]
-        extreme += (np.abs(sums[:, first] - sums[:, second]) >= observed).sum(0)
-    return extreme / (flips + 1)
-
-
-def bootstrap(values: Floats, pairs: Pairs, draws: int = 4_000, seed: int = 0) -> Floats:
-    """95 % percentile interval over users of the mean difference of each pair, `[len(pairs), 2]`.
-
-    Users are drawn with replacement, `draws` times; all pairs share the draws.
-    """
+    some = values.any(axis=1)  # users whose values are all 0 add nothing to any mean
     rng = np.random.default_rng(seed)
-    first, second = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
-    users = len(values)
-    differences = []
-    for rows in _chunks(draws, users):
-        drawn = rng.integers(0, users, (rows, users)) + users * np.arange(rows)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=rows * users).reshape(rows, users)
-        means = times.astype(np.float64) @ values / users  # [rows, C]
-        differences.append(means[:, first] - means[:, second])
-    interval: Floats = np.quantile(np.concatenate(differences), (0.025, 0.975), axis=0).T
-    return interval
+    size = max(1, CHUNK // users)
+    parts = []
+    for begin in range(0, draws, size):
+        count = min(size, draws - begin)
+        drawn = rng.integers(0, users, (count, users)) + users * np.arange(count)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=count * users).reshape(count, users)
+        parts.append(times[:, some].astype(np.float64) @ values[some] / users)
+    by_run = np.concatenate(parts).reshape(draws, -1, next(iter(rows[0].values())).shape[1])
+    means = np.empty((draws, len(rows), by_run.shape[2]))
+    begin = 0
+    for number, row in enumerate(rows):
+        weights = _seed_weights(sorted(row), draws, seed)
+        order = [begin + list(row).index(name) for name in sorted(row)]
+        means[:, number] = np.einsum("ds,dsc->dc", weights, by_run[:, order])
+        begin += len(row)
+    return means
 
 
-def wilcoxon(differences: Floats) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test by its normal approximation, ties corrected for.
+def _seed_weights(seeds: Sequence[int], draws: int, seed: int) -> Floats:
+    """Share of each of `seeds` in each sample, `[draws, S]`; equal seeds give equal shares."""
+    count = len(seeds)
+    if count == 1:
+        return np.ones((draws, 1))
+    drawn = np.random.default_rng([seed, 1, *seeds]).integers(0, count, (draws, count))
+    weights: Floats = (drawn[:, :, None] == np.arange(count)).mean(1)
+    return weights
 
-    Differences of 0 are ranked with the others and then dropped (Pratt 1959): where most users are 0, as at a
-    short cut-off, dropping them first would rank the rest as if the zeros were not there. 1 where all are 0.
+
+def interval(samples: Floats) -> tuple[Floats, Floats]:
+    """Ends of the percentile interval of level LEVEL over the first axis."""
+    outside = (1 - LEVEL) / 2
+    low: Floats = np.quantile(samples, outside, axis=0, method="lower")
+    high: Floats = np.quantile(samples, 1 - outside, axis=0, method="higher")
+    return low, high
+
+
+def p_value(differences: Floats) -> Floats:
+    """Two-sided p of differences in bootstrap samples, over the first axis.
+
+    The percentile interval of level 1 - p is the widest that excludes 0. So p is below 1 - LEVEL where
+    `interval` excludes 0, and only there.
     """
-    from scipy.stats import wilcoxon as test
-
-    if not np.any(differences):
-        return 1.0
-    return float(test(differences, zero_method="pratt", method="asymptotic").pvalue)
+    fewer = np.minimum((differences <= 0).sum(0), (differences >= 0).sum(0))
+    p: Floats = np.minimum(1.0, 2 * (fewer + 1) / (len(differences) + 1))
+    return p
 
 
-def _chunks(rows: int, width: int) -> Iterator[int]:
-    """`rows` in parts of at most CHUNK numbers."""
-    size = max(1, CHUNK // max(1, width))
-    for begin in range(0, rows, size):
-        yield min(size, rows - begin)
+class PairTest(NamedTuple):
+    """The difference of two rows, the first less the second."""
+
+    difference: float
+    low: float
+    high: float
+    """95 % interval."""
+    p: float
+    """Two-sided; below .05 where the interval excludes 0, and only there."""
+    p_corrected: float
+    """Corrected for all pairs of rows."""
+
+
+def all_pairs(samples: Floats, means: Floats) -> dict[tuple[int, int], PairTest]:
+    """Compare all pairs of rows: bootstrap samples `[draws, R]` and the rows' means `[R]` -> pair -> test.
+
+    p is corrected by the largest deviation of any pair (single-step max-T of Westfall and Young 1993): the
+    share of samples in which some pair deviates from its difference, in units of the pair's standard error,
+    at least as much as this pair's difference deviates from 0.
+    """
+    draws, rows = samples.shape
+    largest = np.zeros(draws)
+    plain: dict[tuple[int, int], tuple[float, ...]] = {}
+    for row in range(rows - 1):
+        differences = samples[:, row : row + 1] - samples[:, row + 1 :]  # [draws, pairs]
+        observed = means[row] - means[row + 1 :]
+        error = differences.std(0)
+        error[error == 0] = np.finfo(float).tiny  # rows without any unlike user: 0 / tiny is 0
+        largest = np.maximum(largest, (np.abs(differences - observed) / error).max(1))
+        columns = (observed, *interval(differences), p_value(differences), np.abs(observed) / error)
+        for other, values in enumerate(np.stack(columns, axis=1).tolist(), row + 1):
+            plain[row, other] = tuple(values)
+    tests = {}
+    for pair, (difference, low, high, p, deviation) in plain.items():
+        corrected = float((1 + (largest >= deviation).sum()) / (draws + 1))
+        tests[pair] = PairTest(difference, low, high, p, max(p, corrected))
+    return tests

@@ -54,28 +54,32 @@ class StoredRun:
 
 @dataclass(frozen=True)
 class UserGains:
-    """What each user adds to metrics under one configuration, the mean over its seeds."""
+    """What each user adds to metrics under one configuration; one value a user, however many targets."""
 
     user: NDArray[np.int64]
     """`[U]`."""
-    mean: Floats
-    """`[U, M]`, a column a metric."""
+    columns: tuple[tuple[str, str], ...]
+    """Split, `test` or `test_masked`, and metric of each column."""
     by_seed: dict[int, Floats]
-    """Seed -> the metrics themselves, `[M]`: what differs from seed to seed."""
+    """Seed -> `[U, C]`."""
 
-    def spread(self, column: int) -> float | None:
-        """Standard deviation over seeds of a metric; None for one seed."""
-        values = [figures[column] for figures in self.by_seed.values()]
-        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+    def values(self, split: str, metric: str) -> Floats:
+        """One column, the mean over seeds, `[U]`."""
+        column = self.columns.index((split, metric))
+        mean: Floats = np.mean([gains[:, column] for gains in self.by_seed.values()], axis=0)
+        return mean
+
+    def spread(self, split: str, metric: str) -> float | None:
+        """Standard deviation of a metric over seeds; None for one seed."""
+        column = self.columns.index((split, metric))
+        means = [gains[:, column].mean() for gains in self.by_seed.values()]
+        return float(np.std(means, ddof=1)) if len(means) > 1 else None
 
 
-def user_gains(
-    runs: Sequence[StoredRun], metrics: Sequence[str], masked: bool = False
-) -> tuple[UserGains | None, list[str]]:
+def user_gains(runs: Sequence[StoredRun], metrics: Sequence[str]) -> tuple[UserGains | None, list[str]]:
     """Gains of the runs of one configuration, one a seed, and why ranks of some could not be used.
 
-    Seeds are repeated measures of the same users: they are averaged user by user, never stacked, so that `U`
-    is the number of users whatever the number of seeds. None where no run has usable ranks.
+    Columns are the metrics with the history masked, then raw. None where no run has usable ranks.
     """
     users: NDArray[np.int64] | None = None
     by_seed: dict[int, Floats] = {}
@@ -90,9 +94,9 @@ def user_gains(
             faults.append(f"{below_results(ranks_path(run.path))} has other users than the other seeds.")
             continue
         users = ranks.user
-        chosen = ranks.masked if masked else ranks.raw
-        by_seed[run.record.seed] = np.stack([measure(metric).gains(chosen) for metric in metrics], axis=1)
+        gains = [measure(metric).gains(split) for split in (ranks.masked, ranks.raw) for metric in metrics]
+        by_seed[run.record.seed] = np.stack(gains, axis=1)
     if users is None:
         return None, faults
-    mean = np.mean(list(by_seed.values()), axis=0)
-    return UserGains(users, mean, {seed: values.mean(0) for seed, values in by_seed.items()}), faults
+    columns = tuple((split, metric) for split in ("test_masked", "test") for metric in metrics)
+    return UserGains(users, columns, by_seed), faults
