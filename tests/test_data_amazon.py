@@ -7,6 +7,7 @@ import json
 import tracemalloc
 import zipfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from raw_server import amazon_2014, amazon_2018, amazon_2023, asin, interactions
 from benchmark.data.amazon import read_amazon
 from benchmark.data.cleaning import field_text
 from benchmark.data.movielens import read_movielens
-from benchmark.data.raw import corrected_time
+from benchmark.data.raw import RawFile
 from benchmark.data.recipe import Recipe
 from methods.errors import UserError
 
@@ -100,10 +101,10 @@ def test_a_clean_block_and_one_with_a_fault_are_read_alike(tmp_path: Path):
 
 
 def test_blocks_end_anywhere(tmp_path: Path, monkeypatch):
-    wanted = read(tmp_path, *amazon_2018().values())
+    expected = read(tmp_path, *amazon_2018().values())
     for size in (7, 1000, 4096):
         monkeypatch.setattr("benchmark.data.text_files.BLOCK", size)
-        assert read(tmp_path, *amazon_2018().values()) == wanted
+        assert read(tmp_path, *amazon_2018().values()) == expected
 
 
 @pytest.mark.parametrize(
@@ -177,10 +178,12 @@ def test_mixed_units_are_named_or_mended(tmp_path: Path):
     rows, _, repairs = read(tmp_path, text, "", recipe_of(mixed_times="mend"))
     assert rows[3] == ("A3", "B1", 1400000000, 4)
     assert repairs == {"timestamps brought to the unit of the others": 1}
-    mend = recipe_of("amazon-2023", mixed_times="mend")
-    assert corrected_time(1_400_000_000, 1000, "x", mend, Counter()) == 1_400_000_000_000
-    with pytest.raises(UserError, match="seems to be in seconds, amazon-2023 has milliseconds"):
-        corrected_time(1_400_000_000, 1000, "x", recipe_of("amazon-2023"), Counter())
+    interaction = (4, ("A3", "B1", 1_400_000_000))
+    strict = RawFile(tmp_path, recipe_of("amazon-2023"), Counter())
+    with pytest.raises(UserError, match=r"line 4: .* seems to be in seconds, amazon-2023 has milliseconds"):
+        list(strict.corrected_times([interaction], 1000))
+    mending = replace(strict, recipe=recipe_of("amazon-2023", mixed_times="mend"))
+    assert list(mending.corrected_times([interaction], 1000)) == [(4, "A3", "B1", 1_400_000_000_000)]
 
 
 def test_bytes_that_are_not_utf8_are_named_or_replaced(tmp_path: Path):

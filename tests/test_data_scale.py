@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 from data_folders import lines, recipe_of, write_folder
 
-from benchmark.data import checksums, filters, text_files
+from benchmark.data import download, filters, text_files
 from benchmark.data.prepare import Strings, prepare
+from benchmark.data.raw import RawFile
 from benchmark.data.recipe import Recipe
 from benchmark.data.scratch import memory_budget, scratch
 from benchmark.data.text_files import Delimited
@@ -208,7 +209,7 @@ def test_blocks_of_any_size_read_as_python_does(tmp_path, monkeypatch, seed, blo
         if row:
             wanted.append((number, *row))
     repairs: Counter[str] = Counter()
-    parts = list(Delimited(path, "\t", Recipe("toy"), repairs).parts(["two", "one"]))
+    parts = list(Delimited(RawFile(path, Recipe("toy"), repairs), "\t").parts(["two", "one"]))
     found = [
         row
         for part in parts
@@ -353,31 +354,31 @@ def test_too_little_memory_is_one_line(tmp_path):
 def test_digests_are_remembered_until_a_file_changes(tmp_path, monkeypatch):
     path, cache = tmp_path / "file", tmp_path / "cache"
     path.write_bytes(b"first")
-    fresh = checksums.remembered_digest(path, cache)
-    assert fresh == checksums.digest_of(path) and not cache.exists()  # it could still change unseen
+    fresh = download.remembered_digest(path, cache)
+    assert fresh == download.digest_of(path) and not cache.exists()  # it could still change unseen
     os.utime(path, (1_000_000_000, 1_000_000_000))
-    assert checksums.remembered_digest(path, cache) == fresh and not cache.exists()  # this changed it too
-    monkeypatch.setattr(checksums, "SETTLED_SECONDS", -1.0)
-    assert checksums.remembered_digest(path, cache) == fresh
+    assert download.remembered_digest(path, cache) == fresh and not cache.exists()  # this changed it too
+    monkeypatch.setattr(download, "SETTLED_SECONDS", -1.0)
+    assert download.remembered_digest(path, cache) == fresh
     with monkeypatch.context() as patch:
-        patch.setattr(checksums, "digest_of", lambda path: pytest.fail("read again"))
-        assert checksums.remembered_digest(path, cache) == fresh
+        patch.setattr(download, "digest_of", lambda path: pytest.fail("read again"))
+        assert download.remembered_digest(path, cache) == fresh
     path.write_bytes(b"other")
     os.utime(path, (1_000_000_001, 1_000_000_001))
-    assert checksums.remembered_digest(path, cache) == checksums.digest_of(path) != fresh
+    assert download.remembered_digest(path, cache) == download.digest_of(path) != fresh
     for memory in (cache / "digests").iterdir():
         memory.write_text("{", encoding="utf-8")
-    assert checksums.remembered_digest(path, cache) == checksums.digest_of(path)
+    assert download.remembered_digest(path, cache) == download.digest_of(path)
 
 
 @pytest.mark.parametrize("how", ["write", "link", "replace"])
 def test_a_changed_file_whose_time_was_restored_is_noticed(how, tmp_path, monkeypatch):
     """Size, inode and time of modification can all be as before; the time of the change cannot."""
-    monkeypatch.setattr(checksums, "SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(download, "SETTLED_SECONDS", -1.0)
     path, cache, link = tmp_path / "file", tmp_path / "cache", tmp_path / "link"
     path.write_bytes(b"first")
     link.hardlink_to(path)
-    assert checksums.remembered_digest(path, cache) == checksums.digest_of(path)
+    assert download.remembered_digest(path, cache) == download.digest_of(path)
     before = path.stat()
     if how == "replace":  # as `cp -p` and `rsync -t` do
         (tmp_path / "new").write_bytes(b"other")
@@ -388,12 +389,12 @@ def test_a_changed_file_whose_time_was_restored_is_noticed(how, tmp_path, monkey
     after = path.stat()
     assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
     assert (after.st_ino == before.st_ino) == (how != "replace")
-    assert checksums.remembered_digest(path, cache) == hashlib.sha256(b"other").hexdigest()
+    assert download.remembered_digest(path, cache) == hashlib.sha256(b"other").hexdigest()
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_remembered(tmp_path, monkeypatch):
-    monkeypatch.setattr(checksums, "SETTLED_SECONDS", -1.0)
-    path, cache, real = tmp_path / "file", tmp_path / "cache", checksums.digest_of
+    monkeypatch.setattr(download, "SETTLED_SECONDS", -1.0)
+    path, cache, real = tmp_path / "file", tmp_path / "cache", download.digest_of
     path.write_bytes(b"first")
 
     def changing(place):
@@ -401,19 +402,19 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(tmp_path, monkey
         path.write_bytes(b"and more")
         return found
 
-    monkeypatch.setattr(checksums, "digest_of", changing)
-    checksums.remembered_digest(path, cache)
+    monkeypatch.setattr(download, "digest_of", changing)
+    download.remembered_digest(path, cache)
     assert not cache.exists()
 
 
 def test_a_damaged_memory_of_a_digest_is_not_believed(tmp_path, monkeypatch):
-    monkeypatch.setattr(checksums, "SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(download, "SETTLED_SECONDS", -1.0)
     path, cache = tmp_path / "file", tmp_path / "cache"
     path.write_bytes(b"first")
-    right = checksums.remembered_digest(path, cache)
+    right = download.remembered_digest(path, cache)
     (memory,) = (cache / "digests").iterdir()
     memory.write_text(memory.read_text().replace(right, right[::-1]))
-    assert checksums.remembered_digest(path, cache) == right
+    assert download.remembered_digest(path, cache) == right
 
 
 def test_strings_are_a_sequence():

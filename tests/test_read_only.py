@@ -12,7 +12,7 @@ from raw_server import serving
 from test_data_download import recipe_of, use
 
 from benchmark.cli import main
-from benchmark.data import checksums
+from benchmark.data import download
 from benchmark.data.catalogue import find
 from benchmark.data.download import fetch
 from benchmark.data.prepare import prepare
@@ -82,7 +82,7 @@ def test_token_states_are_not_kept_where_they_cannot_be(tmp_path: Path) -> None:
 
 
 def test_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checksums, "SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(download, "SETTLED_SECONDS", -1.0)
     with serving({"/x/a.bin": b"data", "/x/b.bin": b"data"}) as server:
         recipe = recipe_of(f"{server.url}/x/a.bin")
         path = use(recipe, tmp_path)

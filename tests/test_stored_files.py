@@ -20,7 +20,7 @@ from permissions import permissions_bind
 from raw_server import amazon_2023, served, serving
 from stored_kinds import KINDS, kind_of
 
-from benchmark.data import checksums, transfer
+from benchmark.data import download, transfer
 from benchmark.data.catalogue import find
 from benchmark.data.download import fetch
 from benchmark.data.prepare import prepare
@@ -54,7 +54,7 @@ def fetched(root: Path) -> Any:
 
 def digested(root: Path) -> Any:
     found = fetch(find(DATASET), root / "cache")
-    return {role: checksums.remembered_digest(path, root / "cache") for role, path in found.items()}
+    return {role: download.remembered_digest(path, root / "cache") for role, path in found.items()}
 
 
 def prepared(root: Path) -> Any:
@@ -222,7 +222,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             patch.setattr(transfer, name, value)
         patch.setenv("ADAPTREC_DATA_MIRROR", server.url)
         patch.delenv("ADAPTREC_DATA", raising=False)
-        patch.setattr(checksums, "SETTLED_SECONDS", -1.0)
+        patch.setattr(download, "SETTLED_SECONDS", -1.0)
         patch.setattr(cache_module, "JOURNAL_SECONDS", 0.0)
         patch.setattr(states, "TOKEN_BUDGET", {"cpu": 32})
         yield World(tmp_path_factory.mktemp("stored") / "now", patch)

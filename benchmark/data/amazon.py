@@ -15,8 +15,9 @@ from __future__ import annotations
 import ast
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,11 @@ from benchmark.data.raw import (
     MILLISECONDS,
     BadRowError,
     RawData,
-    Row,
-    corrected_time,
-    encodable,
+    RawFile,
     interactions_batch,
     items_batch,
     join_texts,
-    locator,
-    require_rows,
     row_batches,
-    usable,
     whole_number,
 )
 from benchmark.data.recipe import Recipe
@@ -74,28 +70,27 @@ EDITIONS = {
 def read_amazon(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> RawData:
     """Read reviews or ratings, and metadata, of the edition that `recipe.format` names."""
     edition = EDITIONS[recipe.format]
-    reviews, metadata = files["interactions"], files["items"]
-    return RawData(
-        interactions=require_rows(_interactions(reviews, edition, recipe, repairs), reviews, recipe),
-        items=require_rows(_items(metadata, edition, recipe, repairs), metadata, recipe),
-        place=locator(reviews, "line"),
-        item_place=locator(metadata, "line"),
-        repairs=repairs,
-    )
+    reviews, metadata = (RawFile(files[role], recipe, repairs) for role in ("interactions", "items"))
+    interactions = reviews.require_rows(_interactions(reviews, edition))
+    items = metadata.require_rows(_items(metadata, edition))
+    return RawData(interactions, items, reviews.at, metadata.at, repairs)
 
 
-def _interactions(path: Path, edition: Edition, recipe: Recipe, repairs: Counter[str]) -> Iterator[Any]:
+def _interactions(file: RawFile, edition: Edition) -> Iterator[Any]:
     """Batches of a file of reviews or of ratings, whichever it is."""
     read: Any = None
-    for number, block in blocks(path):
+    for first, block in blocks(file.path):
         if read is None:
             read = _review if block.lstrip().startswith(b"{") else _rating
-        batch = _quick_ratings(block, number, edition) if read is _rating else None
+        batch = _quick_ratings(block, first, edition) if read is _rating else None
         if batch is not None:
             yield batch
         else:
-            lines = numbered_lines(block, number, path, recipe, repairs)
-            yield from row_batches(_rows(lines, read, path, edition, recipe, repairs))
+            lines = numbered_lines(file, block, first)
+            if read is _rating and first == 1:
+                lines = ((number, line) for number, line in lines if not _is_header(number, line, edition))
+            rows = file.usable(lines, partial(read, edition=edition))
+            yield from row_batches(file.corrected_times(rows, edition.unit))
 
 
 def _quick_ratings(block: bytes, first: int, edition: Edition) -> Any:
@@ -123,26 +118,8 @@ def _quick_ratings(block: bytes, first: int, edition: Edition) -> Any:
     return interactions_batch(user, item, time.combine_chunks(), range(first, first + len(table)))
 
 
-def _rows(
-    lines: Iterator[tuple[int, str]],
-    read: Callable[[str, Edition], tuple[str, str, int]],
-    path: Path,
-    edition: Edition,
-    recipe: Recipe,
-    repairs: Counter[str],
-) -> Iterator[Row]:
-    """Every usable interaction, one by one."""
-    if read is _rating:
-        lines = ((number, line) for number, line in lines if number > 1 or not _is_header(line, edition))
-    rows = usable(lines, lambda line: read(line, edition), path, "line", recipe, repairs)
-    for number, where, (user, item, time) in rows:
-        checked = corrected_time(time, edition.unit, where, recipe, repairs)
-        if checked is not None:
-            yield number, user, item, checked
-
-
-def _is_header(line: str, edition: Edition) -> bool:
-    return line.split(",")[edition.columns[2] :] == ["timestamp"]
+def _is_header(number: int, line: str, edition: Edition) -> bool:
+    return number == 1 and line.split(",")[edition.columns[2] :] == ["timestamp"]
 
 
 def _rating(line: str, edition: Edition) -> tuple[str, str, int]:
@@ -183,27 +160,25 @@ def _id(record: Mapping[str, Any], key: str) -> str:
     return value.strip()
 
 
-def _items(path: Path, edition: Edition, recipe: Recipe, repairs: Counter[str]) -> Iterator[Any]:
+def _items(file: RawFile, edition: Edition) -> Iterator[Any]:
     """Batches of items, their text from the recipe's fields, an empty one where the item has none of them."""
+    fields, clean = file.recipe.text_fields, file.recipe.clean
     seen: dict[str, None] = {}
 
     def parse(line: str) -> tuple[dict[str, Any], str]:
         record = _parsed(line, edition.literals)
         return record, _id(record, edition.item)
 
-    for first, block in blocks(path):
+    for first, block in blocks(file.path):
         rows = []
-        lines = numbered_lines(block, first, path, recipe, repairs)
-        for number, where, (record, name) in usable(lines, parse, path, "line", recipe, repairs):
+        for number, (record, name) in file.usable(numbered_lines(file, block, first), parse):
             seen.update(dict.fromkeys(record))
-            texts = (
-                field_text(record[key], recipe.clean, repairs) if key in record else ""
-                for key in recipe.text_fields
-            )
-            rows.append((number, name, *(encodable(text, where, recipe, repairs) for text in texts)))
+            texts = (field_text(record[key], clean, file.repairs) if key in record else "" for key in fields)
+            rows.append((number, name, *(file.encodable(text, number) for text in texts)))
         if rows:
             numbers, names, *columns = zip(*rows, strict=True)
             yield items_batch(names, join_texts(columns), numbers)
-    for name in recipe.text_fields if seen else ():
+    for name in fields if seen else ():
         if name not in seen:
-            raise unknown(f"text field: no item of {path} has", name, seen, "Mend text_fields in the recipe.")
+            do = "Mend text_fields in the recipe."
+            raise unknown(f"text field: no item of {file.path} has", name, seen, do)

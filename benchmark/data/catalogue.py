@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmark.data.paths import all_here, parse_path, shortened
+from benchmark.data.download import all_here
+from benchmark.data.paths import parse_path, shortened
 from benchmark.data.recipe import NO_OPTIONS, FolderOptions, Recipe, checked, load_toml
 from benchmark.data.recipe_checks import check
 from benchmark.process.import_path import packaged_data
@@ -53,7 +54,7 @@ def _state(name: str, raw: dict[str, Any], path: Path, cache: Path) -> str:
         raise
     if recipe.format == "synthetic":
         return "generated"
-    here = not recipe.files or all_here(name, None, recipe.files, cache)
+    here = not recipe.files or all_here(recipe, cache)
     return "here" if here else "to fetch"
 
 

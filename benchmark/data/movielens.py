@@ -22,14 +22,11 @@ from benchmark.data.raw import (
     BATCH_ROWS,
     BadRowError,
     RawData,
+    RawFile,
     Row,
-    corrected_time,
     items_batch,
     join_texts,
-    locator,
-    require_rows,
     row_batches,
-    usable,
     whole_number,
 )
 from benchmark.data.recipe import Recipe
@@ -45,54 +42,45 @@ _DAMAGED = (
     RuntimeError, ValueError,
 )  # fmt: skip
 """What `zipfile` raises for an archive that is not whole, or packed in a way that it does not know."""
-_MEMBERS = {"interactions": "ratings.dat", "items": "movies.dat"}
+_MEMBERS = ("ratings.dat", "movies.dat")
 
 
 def read_movielens(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> RawData:
     """Read the archive in place; nothing is unpacked to the disk."""
-    archive = files["archive"]
     for name in recipe.text_fields:
         if name not in FIELDS:
             raise unknown(f"text field of '{recipe.name}':", name, FIELDS, "Mend text_fields in the recipe.")
-    return RawData(
-        interactions=require_rows(row_batches(_ratings(archive, recipe, repairs)), archive, recipe),
-        items=require_rows(_movies(archive, recipe, repairs), archive, recipe),
-        place=locator(archive, f"{_MEMBERS['interactions']} line"),
-        item_place=locator(archive, f"{_MEMBERS['items']} line"),
-        repairs=repairs,
-    )
+    archive = files["archive"]
+    ratings, movies = (RawFile(archive, recipe, repairs, f"{name} line") for name in _MEMBERS)
+    interactions = ratings.require_rows(row_batches(_ratings(ratings)))
+    return RawData(interactions, movies.require_rows(_movies(movies)), ratings.at, movies.at, repairs)
 
 
-def _ratings(archive: Path, recipe: Recipe, repairs: Counter[str]) -> Iterator[Row]:
+def _ratings(file: RawFile) -> Iterator[Row]:
     def parse(line: str) -> tuple[str, str, int]:
         user, item, _, time = _fields(line, 4)
         return user, item, whole_number(time)
 
-    name = _MEMBERS["interactions"]
-    ratings = usable(_lines(archive, name), parse, archive, f"{name} line", recipe, repairs)
-    for number, where, (user, item, time) in ratings:
-        checked = corrected_time(time, 1, where, recipe, repairs)
-        if checked is not None:
-            yield number, user, item, checked
+    return file.corrected_times(file.usable(_lines(file, _MEMBERS[0]), parse), 1)
 
 
-def _movies(archive: Path, recipe: Recipe, repairs: Counter[str]) -> Iterator[Any]:
+def _movies(file: RawFile) -> Iterator[Any]:
     """Batches of the films, their text from the recipe's fields."""
-    name = _MEMBERS["items"]
-    lines = _lines(archive, name)
-    rows = usable(lines, lambda line: _fields(line, 3), archive, f"{name} line", recipe, repairs)
+    rows = file.usable(_lines(file, _MEMBERS[1]), lambda line: _fields(line, 3))
     while block := list(islice(rows, BATCH_ROWS)):
-        numbers, _, movies = zip(*block, strict=True)
+        numbers, movies = zip(*block, strict=True)
         names, titles, genres = zip(*movies, strict=True)
         texts = {"title": titles, "genres": [each.replace("|", ", ") for each in genres]}
+        clean = file.recipe.clean
         columns = [
-            [field_text(text, recipe.clean, repairs) for text in texts[key]] for key in recipe.text_fields
+            [field_text(text, clean, file.repairs) for text in texts[key]] for key in file.recipe.text_fields
         ]
         yield items_batch(names, join_texts(columns), numbers)
 
 
-def _lines(archive: Path, name: str) -> Iterator[tuple[int, str]]:
-    """(number from 1, line) of a file of the archive, whichever folder it lies in there."""
+def _lines(file: RawFile, name: str) -> Iterator[tuple[int, str]]:
+    """(number from 1, line) of a file of the archive, in whichever folder it lies there."""
+    archive = file.path
     try:
         with zipfile.ZipFile(archive) as files:
             members = [member for member in files.infolist() if member.filename.rpartition("/")[2] == name]
@@ -107,7 +95,7 @@ def _lines(archive: Path, name: str) -> Iterator[tuple[int, str]]:
                     number += 1
                     if len(data) > _LONGEST:
                         raise UserError(
-                            f"{archive}, {name} line {number} has more than {_LONGEST:,} bytes: the archive "
+                            f"{file.at(number)} has more than {_LONGEST:,} bytes: the archive "
                             "is not MovieLens 1M's; delete it and get it again."
                         )
                     # every byte is a character of Latin-1: there is nothing that could not be decoded

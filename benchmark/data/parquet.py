@@ -6,9 +6,7 @@ an error that names the column, its type, and what to store it as.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmark.data.cleaning import field_text
-from benchmark.data.raw import BATCH_ROWS
-from benchmark.data.recipe import Recipe
-from benchmark.data.text_files import RowBlock, decoded
+from benchmark.data.raw import BATCH_ROWS, RawFile
+from benchmark.data.text_files import RowBlock
 from methods.errors import UserError
 
 _KINDS = {"user_id": "name", "item_id": "name", "timestamp": "time"}
@@ -34,10 +31,10 @@ Rows = npt.NDArray[np.int64]
 class ParquetTable:
     """A Parquet file; raises `UserError` where it is damaged."""
 
-    def __init__(self, path: Path, recipe: Recipe, repairs: Counter[str]) -> None:
+    def __init__(self, file: RawFile) -> None:
         import pyarrow.parquet as pq  # slow to import
 
-        self.path, self._recipe, self._repairs = path, recipe, repairs
+        self.file, path = file, file.path
         try:
             self._file = pq.ParquetFile(path)
         except (pa.ArrowException, OSError) as error:
@@ -48,7 +45,7 @@ class ParquetTable:
         self.columns = tuple(schema.names)
         if twice := [name for name in self.columns if self.columns.count(name) > 1]:
             raise UserError(f"{path}: the column '{twice[0]}' occurs twice; rename one.")
-        self.names = recipe.renamed(self.columns)
+        self.names = file.recipe.renamed(self.columns)
         self._types = {name: _stored(field.type) for name, field in zip(self.names, schema, strict=True)}
         self._sources = dict(zip(self.names, self.columns, strict=True))
         self.texts = tuple(name for name, kind in self._types.items() if _is_text(kind) or _is_texts(kind))
@@ -57,7 +54,7 @@ class ParquetTable:
         )
 
     def _unreadable(self, error: Exception) -> UserError:
-        return UserError(f"{self.path} is not a readable Parquet file: {str(error).splitlines()[0]}")
+        return UserError(f"{self.file.path} is not a readable Parquet file: {str(error).splitlines()[0]}")
 
     def parts(self, chosen: Sequence[str]) -> Iterator[RowBlock]:
         """Rows with the columns `chosen`: times as they are stored, the others as text, nulls as no text."""
@@ -85,8 +82,8 @@ class ParquetTable:
         also = moment if use == "time" else _is_texts(kind) if use == "text" else False
         if not (number or _is_text(kind) or also):
             raise UserError(
-                f"{self.path}: the column '{self._sources[name]}' has the type {kind}, which is not read as "
-                f"{name if use != 'text' else 'text'}; store it as {_CAST[use]}."
+                f"{self.file.path}: the column '{self._sources[name]}' has the type {kind}, which is not "
+                f"read as {name if use != 'text' else 'text'}; store it as {_CAST[use]}."
             )
 
     def _read(self, column: Any, name: str, rows: Rows) -> Any:
@@ -96,7 +93,7 @@ class ParquetTable:
         if _is_texts(kind) or _is_text(kind):
             column = self._decoded(column, name, rows)
         if _is_texts(kind):
-            texts = (field_text(value, "none", self._repairs) for value in column.to_pylist())
+            texts = (field_text(value, "none", self.file.repairs) for value in column.to_pylist())
             return pa.array(texts, pa.string())
         if use == "time" and not _is_text(kind):
             return column
@@ -112,13 +109,11 @@ class ParquetTable:
         except pa.ArrowInvalid as error:
             if not _is_text(column.type):
                 raise UserError(
-                    f"{self.path}: the column '{self._sources[name]}' has bytes that are not UTF-8, between "
-                    f"the rows {rows[0]:,} and {rows[-1]:,}; store its texts as UTF-8."
+                    f"{self.file.path}: the column '{self._sources[name]}' has bytes that are not UTF-8, "
+                    f"between the rows {rows[0]:,} and {rows[-1]:,}; store its texts as UTF-8."
                 ) from error
-        texts = (
-            data if data is None else decoded(data, self.path, f"row {row}", self._recipe, self._repairs)
-            for data, row in zip(column.cast(pa.binary()).to_pylist(), rows, strict=True)
-        )
+        pairs = zip(column.cast(pa.binary()).to_pylist(), rows, strict=True)
+        texts = (data if data is None else self.file.decoded(data, row) for data, row in pairs)
         return pa.array(texts, pa.string())
 
     def _whole(self, column: Any, name: str, rows: Rows) -> Any:
@@ -135,7 +130,7 @@ class ParquetTable:
             first = int(np.argmax(wrong))
             many = f", and from {limit:,} on this type cannot tell neighbours apart" if limit else ""
             raise UserError(
-                f"{self.path}, row {rows[first]}: the column '{self._sources[name]}' has the type {kind} and "
+                f"{self.file.at(rows[first])}: the column '{self._sources[name]}' has the type {kind} and "
                 f"here the value {column[first].as_py()}; ids must be whole numbers{many}. Store the column "
                 f"as {_CAST['name']}, from data that never were of this type."
             )

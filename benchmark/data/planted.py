@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from benchmark.config import parse
-from benchmark.data.raw import BATCH_ROWS, RawData, interactions_batch, items_batch, locator
+from benchmark.data.raw import BATCH_ROWS, Location, RawData, interactions_batch, items_batch
 from benchmark.data.recipe import Recipe
 from methods.errors import UserError
 from methods.fields import later
@@ -160,7 +160,10 @@ def raw_of(planted: Planted, kinds: Ints, histories: Iterable[Ints]) -> RawData:
 
     A history has item indices in time order, -1 after its end.
     """
-    place = locator(Path("(generated)"), "row")
+
+    def place(row: int) -> Location:
+        return Location(Path("(generated)"), f"row {row}")
+
     return RawData(_interactions(planted, histories), _items(planted, kinds), place, place)
 
 

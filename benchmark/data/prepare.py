@@ -16,11 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmark.config import digest
-from benchmark.data.checksums import remembered_digest
-from benchmark.data.download import input_files, record_checksums, recorded_digests
+from benchmark.data.download import (
+    all_here,
+    input_files,
+    record_checksums,
+    recorded_digests,
+    remembered_digest,
+)
 from benchmark.data.filters import in_training
 from benchmark.data.formats import BUILT_IN, load_reader
-from benchmark.data.paths import all_here
 from benchmark.data.pipeline import Begin, Built, build
 from benchmark.data.recipe import Recipe
 from benchmark.data.text_files import MERGED
@@ -193,7 +197,7 @@ def _without_files(recipe: Recipe, cache: Path, begin: Begin) -> Prepared | None
 
     Their digests are known, and another content under their names would be an error: the key is the same.
     """
-    if not recipe.files or all_here(recipe.name, recipe.source, recipe.files, cache):
+    if not recipe.files or all_here(recipe, cache):
         return None
     begin("digest of the files")
     digests, gone = recorded_digests(recipe, cache)

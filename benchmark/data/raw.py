@@ -34,6 +34,11 @@ Batches = Iterable[Any]
 ITEMS = pa.schema([("item_id", pa.string()), ("text", pa.string()), ("row", pa.int64())])
 BATCH_ROWS = 1 << 17
 """Rows that a reader puts into a batch, about: enough to be quick, few enough to be small."""
+MILLISECONDS = 100_000_000_000
+"""From here on a time is read as milliseconds: 1973, while as seconds it is the year 5138."""
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
+Row = tuple[int, str, str, int]
+"""Line, user, item, time in the format's unit."""
 
 
 class Location(NamedTuple):
@@ -127,11 +132,6 @@ def _checked_batches(batches: Batches, types: Mapping[str, set[Any]], title: str
             raise ValueError(f"there are no {'interactions' if 'timestamp' in types else 'items'}")
 
 
-def locator(path: Path, unit: str) -> Callable[[int], Location]:
-    """A function from the number of a row to its location in `path`; `unit` is "line" or "row"."""
-    return lambda row: Location(path, f"{unit} {row}")
-
-
 def interactions_batch(user_id: Any, item_id: Any, timestamp: Any, row: Any) -> Any:
     """A batch of interactions from four arrays `[n]` (Arrow, NumPy or lists); times int64 or float64."""
     times = pa.array(timestamp) if not isinstance(timestamp, pa.Array) else timestamp
@@ -166,19 +166,6 @@ def _array(values: Any, kind: Any) -> Any:
     return values.cast(kind) if isinstance(values, pa.Array) else pa.array(values, kind)
 
 
-MILLISECONDS = 100_000_000_000
-"""From here on a time is read as milliseconds: 1973, while as seconds it is the year 5138."""
-
-_WHOLE = re.compile(r"-?[0-9]{1,18}")
-
-Row = tuple[int, str, str, int]
-"""Line, user, item, time in the edition's unit."""
-
-
-class BadRowError(Exception):
-    """A row that cannot be used; `str()` says why."""
-
-
 def row_batches(rows: Iterator[Row]) -> Iterator[Any]:
     """Batches of interactions, `BATCH_ROWS` each."""
     while block := list(islice(rows, BATCH_ROWS)):
@@ -186,16 +173,8 @@ def row_batches(rows: Iterator[Row]) -> Iterator[Any]:
         yield interactions_batch(user, item, time, number)
 
 
-def require_rows(batches: Iterator[Any], path: Path, recipe: Recipe) -> Iterator[Any]:
-    """The batches; raises `UserError` if there is none."""
-    batch = None
-    for batch in batches:
-        yield batch
-    if batch is None:
-        raise UserError(
-            f"{path} has no usable rows; if it is not the file that the recipe "
-            f"'{recipe.name}' names, delete it and get it again."
-        )
+class BadRowError(Exception):
+    """A row that cannot be used; `str()` says why."""
 
 
 def whole_number(written: Any) -> int:
@@ -208,70 +187,99 @@ def whole_number(written: Any) -> int:
     raise BadRowError(f"timestamp {written!r} is not a whole number")
 
 
-def corrected_time(time: int, unit: int, where: str, recipe: Recipe, repairs: Counter[str]) -> int | None:
-    """`time` in the edition's unit, None where it is to be dropped; raises `UserError` for a wrong unit."""
-    if time < 0:
-        if recipe.negative_times == "error":
-            raise UserError(
-                f'{where}: the timestamp {time} is negative; set negative_times = "drop" in the recipe.'
-            )
-        repairs["interactions with a negative timestamp dropped"] += 1
-        return None
-    # 0 is the same in both units
-    if (time >= MILLISECONDS) == (unit == 1000) or not time:
-        return time
-    if recipe.mixed_times == "error":
-        has, wants = ("milliseconds", "seconds") if unit == 1 else ("seconds", "milliseconds")
-        raise UserError(
-            f"{where}: the timestamp {time} seems to be in {has}, {recipe.format} has {wants}; set "
-            'mixed_times = "mend" in the recipe.'
-        )
-    repairs["timestamps brought to the unit of the others"] += 1
-    return time // 1000 if unit == 1 else time * 1000
+@dataclass(frozen=True)
+class RawFile:
+    """A file that a reader reads row by row, and what the recipe allows where a row is faulty.
 
-
-def skip_or_raise(where: str, fault: str, recipe: Recipe, repairs: Counter[str]) -> None:
-    """Count a bad row, or raise `UserError` where the recipe does not skip it."""
-    if recipe.bad_rows == "error":
-        raise UserError(f'{where}: {fault}; mend the row, or set bad_rows = "skip" in the recipe.')
-    repairs["bad rows skipped"] += 1
-
-
-def usable(
-    lines: Iterable[tuple[int, str]],
-    parse: Callable[[str], T],
-    path: Path,
-    unit: str,
-    recipe: Recipe,
-    repairs: Counter[str],
-) -> Iterator[tuple[int, str, T]]:
-    """(number, where it is, what `parse` makes of it) of each line, of which `unit` is the name.
-
-    A line for which `parse` raises `BadRowError` is counted, or a `UserError` where the recipe does not skip
-    it.
+    A repair is counted; a fault that the recipe does not repair raises `UserError` with file and row.
     """
-    for number, line in lines:
-        where = f"{path}, {unit} {number}"
+
+    path: Path
+    recipe: Recipe
+    repairs: Counter[str]
+    unit: str = "line"
+    """What is numbered: "line" or "row"."""
+
+    def at(self, row: int) -> Location:
+        """The location of a row."""
+        return Location(self.path, f"{self.unit} {row}")
+
+    def skip_or_raise(self, row: int, fault: str, do: str = "mend the row", count: int = 1) -> None:
+        """Count `count` bad rows from `row` on, or raise `UserError` where the recipe does not skip them."""
+        if self.recipe.bad_rows == "error":
+            raise UserError(f'{self.at(row)}: {fault}; {do}, or set bad_rows = "skip" in the recipe.')
+        self.repairs["bad rows skipped"] += count
+
+    def usable(self, lines: Iterable[tuple[int, str]], parse: Callable[[str], T]) -> Iterator[tuple[int, T]]:
+        """(number, what `parse` makes of it) of each line; one for which it raises `BadRowError` is bad."""
+        for number, line in lines:
+            try:
+                parsed = parse(line)
+            except BadRowError as fault:
+                self.skip_or_raise(number, str(fault))
+            else:
+                yield number, parsed
+
+    def decoded(self, data: bytes, row: int) -> str:
+        """`data` as UTF-8; other bytes are refused, or replaced and counted."""
         try:
-            parsed = parse(line)
-        except BadRowError as fault:
-            skip_or_raise(where, str(fault), recipe, repairs)
-        else:
-            yield number, where, parsed
-
-
-def encodable(text: str, where: str, recipe: Recipe, repairs: Counter[str]) -> str:
-    """`text` with halves of surrogate pairs joined; one that stands alone is no character of UTF-8."""
-    try:
-        text.encode()
+            return data.decode()
+        except UnicodeDecodeError as error:
+            if self.recipe.bad_bytes == "error":
+                raise UserError(
+                    f"{self.at(row)}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8, "
+                    'or set bad_bytes = "replace" in the recipe.'
+                ) from error
+        text = data.decode(errors="replace")
+        self.repairs["undecodable bytes replaced"] += text.count("\ufffd") - data.count("\ufffd".encode())
         return text
-    except UnicodeEncodeError as error:
-        joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        alone = joined.count("\ufffd") - text.count("\ufffd")
-        if alone and recipe.bad_bytes == "error":
+
+    def encodable(self, text: str, row: int) -> str:
+        """`text` with halves of surrogate pairs joined; a lone half is no character of UTF-8."""
+        try:
+            text.encode()
+            return text
+        except UnicodeEncodeError as error:
+            joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            alone = joined.count("\ufffd") - text.count("\ufffd")
+            if alone and self.recipe.bad_bytes == "error":
+                raise UserError(
+                    f"{self.at(row)}: the text has half a surrogate pair, which is no character; set "
+                    'bad_bytes = "replace" in the recipe.'
+                ) from error
+            self.repairs["undecodable bytes replaced"] += alone
+            return joined
+
+    def corrected_times(self, rows: Iterable[tuple[int, tuple[str, str, int]]], unit: int) -> Iterator[Row]:
+        """The interactions (row; user, item, time) with times in the format's unit, `unit` ticks a second."""
+        for row, (user, item, time) in rows:
+            if time < 0:
+                if self.recipe.negative_times == "error":
+                    raise UserError(
+                        f"{self.at(row)}: the timestamp {time} is negative; set negative_times = "
+                        '"drop" in the recipe.'
+                    )
+                self.repairs["interactions with a negative timestamp dropped"] += 1
+                continue
+            if time and (time >= MILLISECONDS) != (unit == 1000):  # 0 is the same in both units
+                if self.recipe.mixed_times == "error":
+                    has, wants = ("milliseconds", "seconds") if unit == 1 else ("seconds", "milliseconds")
+                    raise UserError(
+                        f"{self.at(row)}: the timestamp {time} seems to be in {has}, {self.recipe.format} "
+                        f'has {wants}; set mixed_times = "mend" in the recipe.'
+                    )
+                self.repairs["timestamps brought to the unit of the others"] += 1
+                yield row, user, item, time // 1000 if unit == 1 else time * 1000
+            else:
+                yield row, user, item, time
+
+    def require_rows(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches; raises `UserError` if there is none."""
+        batch = None
+        for batch in batches:
+            yield batch
+        if batch is None:
             raise UserError(
-                f"{where}: the text has half a surrogate pair, which is no character; set bad_bytes = "
-                '"replace" in the recipe.'
-            ) from error
-        repairs["undecodable bytes replaced"] += alone
-        return joined
+                f"{self.path} has no usable rows; if it is not the file that the recipe "
+                f"'{self.recipe.name}' names, delete it and get it again."
+            )

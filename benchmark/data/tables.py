@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,11 @@ import pyarrow.compute as pc
 
 from benchmark.data.formats import COLUMNS, MAPPED, SEPARATED, SUFFIXES
 from benchmark.data.parquet import ParquetTable
-from benchmark.data.raw import RawData, interactions_batch, items_batch, join_texts, locator
+from benchmark.data.raw import RawData, RawFile, interactions_batch, items_batch, join_texts
 from benchmark.data.recipe import UNUSED, Recipe, mapping_hint
 from benchmark.data.text_files import Delimited
 from benchmark.data.timestamps import Times
 from methods.errors import UserError
-
-_UNITS = {"parquet": "row"}
-
 
 TableFile = Delimited | ParquetTable
 """A file with named columns: both kinds have the same attributes and `parts`."""
@@ -32,22 +30,19 @@ TableFile = Delimited | ParquetTable
 
 def read_tables(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> RawData:
     """Read a file of interactions and one of items: TSV, CSV, Parquet, or RecBole's atomic files."""
-    interactions, items = files["interactions"], files["items"]
-    unit = _UNITS.get(recipe.format, "line")
-    return RawData(
-        interactions=_interactions(files, recipe, repairs),
-        items=item_batches(items, recipe, repairs),
-        place=locator(interactions, unit),
-        item_place=locator(items, unit),
-        repairs=repairs,
-    )
+    interactions, items = (raw_file(files[role], recipe, repairs) for role in ("interactions", "items"))
+    batches = _interactions(interactions, items)
+    return RawData(batches, item_batches(items), interactions.at, items.at, repairs)
 
 
-def _interactions(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> Iterator[Any]:
-    path, times_of = files["interactions"], Times()
-    table = open_table(path, recipe, repairs)
-    _require_interaction_columns(table, files["items"], recipe)
-    place = locator(path, _UNITS.get(recipe.format, "line"))
+def raw_file(path: Path, recipe: Recipe, repairs: Counter[str]) -> RawFile:
+    """A file of the recipe's format."""
+    return RawFile(path, recipe, repairs, "row" if recipe.format == "parquet" else "line")
+
+
+def _interactions(file: RawFile, items_file: RawFile) -> Iterator[Any]:
+    table, times_of = open_table(file), Times()
+    _require_interaction_columns(table, items_file)
     first_bad, any_row = 0, False
     for part in table.parts(COLUMNS):
         users, items, written = (part.columns[name] for name in COLUMNS)
@@ -56,14 +51,9 @@ def _interactions(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[st
         good = named & np.isfinite(times)
         if not good.all():
             first = int(np.argmin(good))
-            if recipe.bad_rows == "error":
-                fault = times_of.fault(written[first]) if named[first] else "user_id or item_id is empty"
-                raise UserError(
-                    f"{place(int(part.rows[first]))}: {fault}; mend the row, or set bad_rows = "
-                    '"skip" in the recipe.'
-                )
+            fault = times_of.fault(written[first]) if named[first] else "user_id or item_id is empty"
+            file.skip_or_raise(int(part.rows[first]), fault, count=int((~good).sum()))
             first_bad = first_bad or int(part.rows[first])
-            repairs["bad rows skipped"] += int((~good).sum())
             users, items, written = (part.columns[name].filter(pa.array(good)) for name in COLUMNS)
             times = times_of.read(written)  # whole where only the bad ones were not
         if len(times):
@@ -71,55 +61,49 @@ def _interactions(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[st
             yield interactions_batch(users, items, times, part.rows[good])
     if not any_row:
         raise UserError(
-            f"{path} has no usable rows: all of them were skipped, the first at {place(first_bad)}."
+            f"{file.path} has no usable rows: all of them were skipped, the first at {file.at(first_bad)}."
         )
 
 
-def _require_interaction_columns(table: TableFile, items: Path, recipe: Recipe) -> None:
+def _require_interaction_columns(table: TableFile, items: RawFile) -> None:
     """As `require_columns`, but `item_id` may have its other name in the file of items alone."""
-    column = recipe.column("item_id")
+    column = items.recipe.column("item_id")
     other = column not in table.columns and "item_id" in table.columns
-    if other and column in open_table(items, recipe, Counter()).columns:
-        require_columns(table, recipe, "user_id", "timestamp")
-    else:
-        require_columns(table, recipe, *COLUMNS)
+    items_have_it = other and column in open_table(replace(items, repairs=Counter())).columns
+    require_columns(table, *(name for name in COLUMNS if name != "item_id" or not items_have_it))
 
 
 def _filled(names: Any) -> npt.NDArray[np.bool_]:
     return np.asarray(pc.binary_length(names)) > 0
 
 
-def item_batches(path: Path, recipe: Recipe, repairs: Counter[str]) -> Iterator[Any]:
+def item_batches(file: RawFile) -> Iterator[Any]:
     """Batches of the items of a file, in its order; raises `UserError` as `read_tables` does."""
-    table = open_table(path, recipe, repairs)
+    table, text_fields = open_table(file), file.recipe.text_fields
     # where only the interactions have the other name, the items have ours
-    require_columns(table, recipe, *recipe.text_fields, *(() if "item_id" in table.names else ("item_id",)))
+    require_columns(table, *text_fields, *(() if "item_id" in table.names else ("item_id",)))
     others = tuple(name for name in table.texts if name != "item_id" and not name.startswith(UNUSED))
-    chosen = recipe.text_fields or others
+    chosen = text_fields or others
     if not chosen:
         unread = f": {', '.join(table.no_texts)} cannot be text" if table.no_texts else ""
-        raise UserError(f"{path} has no text column{unread}; give each item at least a title.")
-    place = locator(path, _UNITS.get(recipe.format, "line"))
+        raise UserError(f"{file.path} has no text column{unread}; give each item at least a title.")
     for part in table.parts(tuple(dict.fromkeys(("item_id", *chosen)))):
         good = _filled(part.columns["item_id"])
         if not good.all():
-            if recipe.bad_rows == "error":
-                raise UserError(
-                    f"{place(int(part.rows[int(np.argmin(good))]))}: item_id is empty; fill it in, or set "
-                    'bad_rows = "skip" in the recipe.'
-                )
-            repairs["bad rows skipped"] += int((~good).sum())
+            first = int(part.rows[int(np.argmin(good))])
+            file.skip_or_raise(first, "item_id is empty", "fill it in", int((~good).sum()))
         columns = {name: column.filter(pa.array(good)) for name, column in part.columns.items()}
         yield items_batch(columns["item_id"], join_texts([columns[name] for name in chosen]), part.rows[good])
 
 
-def require_columns(table: TableFile, recipe: Recipe, *names: str) -> None:
+def require_columns(table: TableFile, *names: str) -> None:
     """Raise `UserError` unless the table has all the columns, under the names that the recipe gives them."""
+    recipe = table.file.recipe
     missing = [name for name in names if recipe.column(name) not in table.columns]
     if not missing:
         return
     column = recipe.column(missing[0])
-    fault = f"{table.path} has no column '{column}'"
+    fault = f"{table.file.path} has no column '{column}'"
     if column != missing[0]:
         raise UserError(f"{fault}, which is to be {missing[0]}; its columns are {', '.join(table.columns)}.")
     if len(table.columns) == 1 and recipe.format in SEPARATED:
@@ -134,9 +118,10 @@ def require_columns(table: TableFile, recipe: Recipe, *names: str) -> None:
     raise UserError(f"{fault}; its columns are {', '.join(table.columns)}{hint}.")
 
 
-def open_table(path: Path, recipe: Recipe, repairs: Counter[str]) -> TableFile:
+def open_table(file: RawFile) -> TableFile:
     """A file of the recipe's format."""
+    recipe = file.recipe
     if recipe.format == "parquet":
-        return ParquetTable(path, recipe, repairs)
+        return ParquetTable(file)
     delimiter = recipe.separator or ("," if recipe.format == "csv" else "\t")
-    return Delimited(path, delimiter, recipe, repairs, typed=recipe.format in SUFFIXES)
+    return Delimited(file, delimiter, typed=recipe.format in SUFFIXES)

@@ -13,7 +13,6 @@ import csv
 import gzip
 import io
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import csv as arrow
 
-from benchmark.data.recipe import Recipe
+from benchmark.data.raw import RawFile
 from methods.errors import UserError
 
 BLOCK = 8 << 20
@@ -62,31 +61,11 @@ def blocks(path: Path) -> Iterator[tuple[int, bytes]]:
         raise UserError(f"{path} cannot be read: {error.strerror or error}; check it.") from error
 
 
-def numbered_lines(
-    block: bytes, first: int, path: Path, recipe: Recipe, repairs: Counter[str]
-) -> Iterator[tuple[int, str]]:
-    """(number, text) of every line of a block that is not blank; `first` is the number of the first.
-
-    Raises `UserError` for bytes that are not UTF-8 unless the recipe replaces them.
-    """
+def numbered_lines(file: RawFile, block: bytes, first: int) -> Iterator[tuple[int, str]]:
+    """(number, text) of every line of a block that is not blank; `first` is the number of the first."""
     for number, line in enumerate(block.split(b"\n"), start=first):
         if content := line.strip():
-            yield number, decoded(content, path, f"line {number}", recipe, repairs)
-
-
-def decoded(data: bytes, path: Path, what: str, recipe: Recipe, repairs: Counter[str]) -> str:
-    """`data` as UTF-8; bytes that are not are refused, or replaced and counted. `what`: where it stands."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        if recipe.bad_bytes == "error":
-            raise UserError(
-                f"{path}, {what}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8, or "
-                'set bad_bytes = "replace" in the recipe.'
-            ) from error
-    text = data.decode(errors="replace")
-    repairs["undecodable bytes replaced"] += text.count("\ufffd") - data.count("\ufffd".encode())
-    return text
+            yield number, file.decoded(content, number)
 
 
 MERGED = "quoted fields of several lines that look like rows of their own"
@@ -113,11 +92,8 @@ class Delimited:
     If `typed`, as in RecBole's files, the cells of the header are `name:type`.
     """
 
-    def __init__(
-        self, path: Path, delimiter: str, recipe: Recipe, repairs: Counter[str], typed: bool = False
-    ) -> None:
-        self.path = path
-        self._delimiter, self._recipe, self._repairs = delimiter, recipe, repairs
+    def __init__(self, file: RawFile, delimiter: str, typed: bool = False) -> None:
+        self.file, self._delimiter, path, recipe = file, delimiter, file.path, file.recipe
         self._merged = ""
         """How fields that may have swallowed rows are counted, once there is one."""
         self._blocks = (block for _, block in blocks(path))
@@ -161,10 +137,7 @@ class Delimited:
             text = block.decode()
         except UnicodeDecodeError:
             lines = enumerate(block.split(b"\n"), start=self._number)
-            text = "\n".join(
-                decoded(line, self.path, f"line {number}", self._recipe, self._repairs)
-                for number, line in lines
-            )
+            text = "\n".join(self.file.decoded(line, number) for number, line in lines)
         # newline="" leaves line ends to the csv module, so that one inside quotes does not end a row.
         self._text, self._length = io.StringIO(text, newline=""), len(text)
 
@@ -192,11 +165,11 @@ class Delimited:
                 yield part
             block = next(self._blocks, None)
         if not any_row:
-            raise UserError(f"{self.path} has a header but no usable rows.")
+            raise UserError(f"{self.file.path} has a header but no usable rows.")
 
     def _fast(self, block: bytes, chosen: Sequence[str]) -> RowBlock | None:
         """The block as Arrow reads it, None where that might not be as Python's `csv` does."""
-        if self._recipe.quotes != "none" and b'"' in block:
+        if self.file.recipe.quotes != "none" and b'"' in block:
             return None
         if b"\r" in block and block.count(b"\r") != block.count(b"\r\n"):
             return None
@@ -230,13 +203,9 @@ class Delimited:
                 self._check_merged(number, len(self.names))
                 rows.append(row)
                 numbers.append(number)
-            elif self._recipe.bad_rows == "skip":
-                self._repairs["bad rows skipped"] += 1
             else:
-                raise UserError(
-                    f"{self.path}, line {number}: {len(row)} fields where the header has {len(self.names)}; "
-                    'quote a field that holds the delimiter, or set bad_rows = "skip" in the recipe.'
-                )
+                fault = f"{len(row)} fields where the header has {len(self.names)}"
+                self.file.skip_or_raise(number, fault, "quote a field that holds the delimiter")
         positions = {name: self.names.index(name) for name in chosen}
         columns = {name: pa.array([row[i] for row in rows], pa.string()) for name, i in positions.items()}
         return RowBlock(columns, np.asarray(numbers, dtype=np.int64))
@@ -252,12 +221,12 @@ class Delimited:
         do = 'set quotes = "none" in the recipe if quotes are ordinary characters'
         if self._delimiter == "\t":
             raise UserError(
-                f"{self.path}, line {number}: lines {number} to {self._number - 1} are one row, as a "
+                f"{self.file.at(number)}: lines {number} to {self._number - 1} are one row, as a "
                 f"quote opens on the first of them, but each has the {columns} fields of a row; {do}, or "
                 "take the tabs out of the field."
             )
-        self._merged = self._merged or f"{MERGED} (the first on line {number} of {self.path.name}; {do})"
-        self._repairs[self._merged] += 1
+        self._merged = self._merged or f"{MERGED} (the first on line {number} of {self.file.path.name}; {do})"
+        self.file.repairs[self._merged] += 1
 
     def _careful(self) -> Iterator[tuple[int, list[str]]]:
         """Rows of the lines at hand that are not blank, with the line that each begins on."""
@@ -269,12 +238,12 @@ class Delimited:
             except csv.Error as error:
                 open_quote = "unexpected end" in str(error)
                 # An unclosed quote swallows the rest of the file: never a row to skip.
-                if self._recipe.bad_rows == "skip" and not open_quote and number > 1:
-                    self._repairs["bad rows skipped"] += 1
+                if self.file.recipe.bad_rows == "skip" and not open_quote and number > 1:
+                    self.file.repairs["bad rows skipped"] += 1
                     continue
                 fault = "a quoted field is never closed" if open_quote else f"bad quoting ({error})"
                 raise UserError(
-                    f"{self.path}, line {number}: {fault}; double the quotes inside a quoted field, or set "
+                    f"{self.file.at(number)}: {fault}; double the quotes inside a quoted field, or set "
                     'quotes = "none" in the recipe if they are ordinary characters.'
                 ) from error
             if row:

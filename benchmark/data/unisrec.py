@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from benchmark.data.raw import BATCH_ROWS, ITEMS, Location, RawData, interactions_batch, locator
+from benchmark.data.raw import BATCH_ROWS, ITEMS, RawData, RawFile, interactions_batch
 from benchmark.data.recipe import Recipe
 from benchmark.data.tables import item_batches, open_table, require_columns
 from benchmark.data.text_files import blocks, numbered_lines
@@ -45,23 +45,22 @@ class _Line(NamedTuple):
 def read_unisrec(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> RawData:
     """Rebuild every user's sequence; raises `UserError` where a history contradicts the targets before it."""
     recipe = replace(recipe, quotes="none")  # the format has no quoting
+    raw = {role: RawFile(path, recipe, repairs) for role, path in files.items()}
     line_numbers: list[Ints] = []
     return RawData(
-        interactions=_interactions(files, recipe, repairs, line_numbers),
-        items=_items(files, recipe, repairs),
+        interactions=_interactions(raw, line_numbers),
+        items=_items(raw["text"], replace(raw["item2index"], repairs=Counter())),
         # A rebuilt interaction has no line of its own: report the user's line of the test file.
-        place=lambda row: Location(files["test"], f"line {np.concatenate(line_numbers)[row]}"),
-        item_place=locator(files["text"], "line"),
+        place=lambda row: raw["test"].at(np.concatenate(line_numbers)[row]),
+        item_place=raw["text"].at,
         repairs=repairs,
     )
 
 
-def _interactions(
-    files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str], line_numbers: list[Ints]
-) -> Iterator[Any]:
+def _interactions(files: Mapping[str, RawFile], line_numbers: list[Ints]) -> Iterator[Any]:
     """Batches of interactions numbered from 0; `line_numbers` gets the line of each."""
-    lines_of_users = iter(_lines_of_users(files, recipe, repairs).items())
-    user_names, item_names = (_names(files[role], recipe, repairs) for role in ("user2index", "item2index"))
+    lines_of_users = iter(_lines_of_users(files).items())
+    user_names, item_names = (_names(files[role]) for role in ("user2index", "item2index"))
     done = 0
     while block := list(islice(lines_of_users, BATCH_ROWS // 16)):
         users: list[str] = []
@@ -70,8 +69,8 @@ def _interactions(
         numbers: list[int] = []
         for user, lines in block:
             sequence, test = _sequence(lines), lines[-1]
-            users += [_look_up(user, user_names, "user", test, files["user2index"])] * len(sequence)
-            items += [_look_up(item, item_names, "item", test, files["item2index"]) for item in sequence]
+            users += [_look_up(user, user_names, "user", test, files["user2index"].path)] * len(sequence)
+            items += [_look_up(item, item_names, "item", test, files["item2index"].path) for item in sequence]
             times += range(len(sequence))
             numbers += [test.number] * len(sequence)
         line_numbers.append(np.asarray(numbers, dtype=np.int64))
@@ -79,32 +78,29 @@ def _interactions(
         done += len(users)
 
 
-def _items(files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]) -> Iterator[Any]:
+def _items(file: RawFile, indices: RawFile) -> Iterator[Any]:
     """The items in the order of their indices, those without one at the end."""
-    table = pa.Table.from_batches(item_batches(files["text"], recipe, repairs), ITEMS)
-    names = _names(files["item2index"], recipe, Counter()).values()
-    order = {name: rank for rank, name in enumerate(names)}
+    table = pa.Table.from_batches(item_batches(file), ITEMS)
+    order = {name: rank for rank, name in enumerate(_names(indices).values())}
     ranks = [order.get(name, len(order)) for name in table.column("item_id").to_pylist()]
     yield from table.take(np.argsort(ranks, kind="stable")).to_batches(BATCH_ROWS)
 
 
-def _read(path: Path, recipe: Recipe, repairs: Counter[str]) -> list[tuple[str, _Line]]:
+def _read(file: RawFile) -> list[tuple[str, _Line]]:
     """(user index, the rest) of each line."""
-    table = open_table(path, recipe, repairs)
-    require_columns(table, recipe, *_COLUMNS)
+    table = open_table(file)
+    require_columns(table, *_COLUMNS)
     lines = []
     for part in table.parts(_COLUMNS):
         users, histories, targets = (part.columns[name].to_pylist() for name in _COLUMNS)
         for user, *line in zip(users, part.rows.tolist(), histories, targets, strict=True):
-            lines.append((user, _Line(path, *line)))
+            lines.append((user, _Line(file.path, *line)))
     return lines
 
 
-def _lines_of_users(
-    files: Mapping[str, Path], recipe: Recipe, repairs: Counter[str]
-) -> dict[str, list[_Line]]:
+def _lines_of_users(files: Mapping[str, RawFile]) -> dict[str, list[_Line]]:
     """User index -> its lines of train (shortest history first), valid and test."""
-    train, valid, test = (_read(files[name], recipe, repairs) for name in ("train", "valid", "test"))
+    train, valid, test = (_read(files[name]) for name in ("train", "valid", "test"))
     lines_of_users: defaultdict[str, list[_Line]] = defaultdict(list)
     for user, line in train:
         lines_of_users[user].append(line)
@@ -118,7 +114,7 @@ def _lines_of_users(
         if lines and lines[-1].path == line.path:
             raise UserError(f"{line}: user '{user}' is already on line {lines[-1].number}; keep one.")
         lines.append(line)
-    ends = [files["valid"], files["test"]]
+    ends = [files["valid"].path, files["test"].path]
     for user, lines in lines_of_users.items():
         if [line.path for line in lines[-2:]] != ends:
             raise UserError(f"{lines[0]}: user '{user}' needs one line in {ends[0]} and in {ends[1]}.")
@@ -141,23 +137,21 @@ def _sequence(lines: list[_Line]) -> list[str]:
     return sequence
 
 
-def _names(path: Path, recipe: Recipe, repairs: Counter[str]) -> dict[str, str]:
+def _names(file: RawFile) -> dict[str, str]:
     """Index -> original id, from a file of `id<tab>index` lines, in the order of the file."""
     names: dict[str, str] = {}
-    lines = (
-        line for first, block in blocks(path) for line in numbered_lines(block, first, path, recipe, repairs)
-    )
+    lines = (line for first, block in blocks(file.path) for line in numbered_lines(file, block, first))
     for number, line in lines:
         name, tab, index = line.rstrip("\r\n").rpartition("\t")
         if not tab or not index.isdecimal():
             raise UserError(
-                f"{path}, line {number}: expected an id, a tab and its index, got '{line.strip()[:60]}'."
+                f"{file.at(number)}: expected an id, a tab and its index, got '{line.strip()[:60]}'."
             )
         if index in names:
-            raise UserError(f"{path}, line {number}: index {index} is already taken by '{names[index]}'.")
+            raise UserError(f"{file.at(number)}: index {index} is already taken by '{names[index]}'.")
         names[index] = name
     if not names:
-        raise UserError(f"{path} is empty; it needs a line `id<tab>index` for each id.")
+        raise UserError(f"{file.path} is empty; it needs a line `id<tab>index` for each id.")
     return names
 
 
