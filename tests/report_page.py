@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from report_records import as_runs, grouped, study
+from report_records import grouped, results_of, study
 
 from benchmark.report import tables
 from benchmark.report.page import Front, overview, page, tiles
@@ -51,9 +51,9 @@ def runs() -> list[Section]:
 
 def front(**changes: str) -> Front:
     """What the page says first."""
-    stored = as_runs(study())
+    results = results_of(study())
     said = {"title": "AdaptRec report", "source": "records", "command": "python -m benchmark report"}
-    return Front(**{**said, **changes}, results="../results", counts=tiles(stored), runs=overview(stored))
+    return Front(**{**said, **changes}, results="../results", counts=tiles(results), runs=overview(results))
 
 
 def whole() -> str:

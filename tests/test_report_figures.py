@@ -31,41 +31,41 @@ def swept(values, name="depth", recall=lambda value: 0.1 + value / 100, **change
 
 
 def test_three_values_of_one_setting_are_a_sweep_and_two_are_not():
-    (sweep,) = sweeps.sweeps(as_runs(swept([2, 1, 4])))
-    assert (sweep.name, sweep.method, list(sweep.lines[0].runs)) == ("depth", "m", [1, 2, 4])
-    assert sweeps.sweeps(as_runs(swept([1, 2]))) == []
+    (sweep,) = sweeps.sweeps(results_of(swept([2, 1, 4])))
+    assert (sweep.name, sweep.method, list(*sweep.lines.values())) == ("depth", "m", [1, 2, 4])
+    assert sweeps.sweeps(results_of(swept([1, 2]))) == []
 
 
 def test_what_else_differs_parts_the_lines():
     wide = {"width": 16}
     runs = [*swept([1, 2, 3]), *swept([1, 2], hyperparameters=wide, overrides=["width=16"])]
-    (sweep,) = sweeps.sweeps(as_runs(runs))
-    assert [list(line.runs) for line in sweep.lines] == [[1, 2, 3]]
+    (sweep,) = sweeps.sweeps(results_of(runs))
+    assert [list(line) for line in sweep.lines.values()] == [[1, 2, 3]]
     runs += swept([3], hyperparameters=wide, overrides=["width=16"])
-    (sweep,) = sweeps.sweeps(as_runs(runs))
-    assert sweep.labels() == ["minilm, width=8", "minilm, width=16"]
+    (sweep,) = sweeps.sweeps(results_of(runs))
+    assert list(sweep.lines) == ["minilm, width=8", "minilm, width=16"]
 
 
 def test_language_models_are_lines_of_one_plot_and_datasets_and_protocols_are_not():
     runs = [*swept([1, 2, 3]), *swept([1, 2, 3], llm="bigger")]
-    assert sweeps.sweeps(as_runs(runs))[0].labels() == ["minilm", "bigger"]
+    assert sweeps.sweeps(results_of(runs))[0].lines.keys() == {"minilm", "bigger"}
     runs += [*swept([1, 2, 3], dataset="other"), *swept([1, 2, 3], protocol="fair")]
-    assert len(sweeps.sweeps(as_runs(runs))) == 3
+    assert len(sweeps.sweeps(results_of(runs))) == 3
 
 
 def test_only_whole_numbers_are_swept_and_failed_runs_do_not_count():
-    assert sweeps.sweeps(as_runs(swept([True, 0.1, 0.2, 0.3]))) == []
+    assert sweeps.sweeps(results_of(swept([True, 0.1, 0.2, 0.3]))) == []
     runs = swept([1, 2])
     runs.append(failure("m", overrides=["depth=3"], hyperparameters={"width": 8, "depth": 3}))
-    assert sweeps.sweeps(as_runs(runs)) == []
+    assert sweeps.sweeps(results_of(runs)) == []
 
 
 def test_a_setting_that_came_after_a_record_has_its_default():
     old, *new = swept([1, 2, 3])
     for run in new:
         run.settings["chunk_tokens"] = 0
-    (sweep,) = sweeps.sweeps(as_runs([old, *new]))
-    assert list(sweep.lines[0].runs) == [1, 2, 3]
+    (sweep,) = sweeps.sweeps(results_of([old, *new]))
+    assert list(*sweep.lines.values()) == [1, 2, 3]
 
 
 def test_the_value_to_choose_is_the_best_on_validation():

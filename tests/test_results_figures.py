@@ -55,8 +55,11 @@ def test_every_figure_of_a_record_is_a_row(results: Path) -> None:
     assert not table.duplicated([name for name in COLUMNS if name != "value"]).any()
 
 
-def test_runs_that_did_not_finish_have_no_rows(results: Path) -> None:
-    assert "adalora" not in set(load(results, "ours").method)
+def test_runs_that_did_not_finish_have_no_measured_figures(results: Path) -> None:
+    table = load(results, "ours")
+    assert set(table[table.method == "adalora"].kind) == {"run", "count"}
+    finished = table[table.measure == "finished"].groupby("method").value.unique()
+    assert list(finished["adalora"]) == [0] and list(finished["ssna"]) == [1]
 
 
 def test_bounds_stand_once_a_dataset(results: Path) -> None:
@@ -75,7 +78,9 @@ def test_configurations_that_read_alike_are_told_apart() -> None:
 
 
 def test_what_a_search_chose() -> None:
-    search = {"mode": "grid", "chosen": ["top_layers=2", "init=paper"], "train_seconds": 7.0}
+    chosen = ["top_layers=2", "init=paper"]
+    trials = [Trial(overrides=chosen, config_hash="c1", status="ok", recall=0.1)]
+    search = Tuning(mode="grid", chosen=chosen, trials=trials, train_seconds=7.0)
     own = {"tuning": search, "hyperparameters": {"top_layers": 2, "init": "paper"}}
     run = records.record(overrides=["init=paper", "top_layers=2"], **own)
     table = measured(records.as_runs([run]))
@@ -93,6 +98,8 @@ def test_trials_that_were_not_chosen_have_no_test_figures() -> None:
     splits = table.groupby("configuration").split.unique()
     assert set(splits["ssna (rank=2)"].dropna()) == {"valid", "valid_masked", "test", "test_masked", "train"}
     assert set(splits["ssna (rank=1)"].dropna()) == {"valid", "valid_masked", "train"}
+    every = measured(records.as_runs([lost, best]), trials=True)
+    assert "test" in set(every[every.configuration == "ssna (rank=1)"].split)
 
 
 def test_published_figures_are_the_same_rows_with_another_source(results: Path) -> None:
@@ -168,7 +175,7 @@ def test_parquet_is_not_written_to_a_terminal(
         (["--methods", "sna"], "Did you mean 'ssna'"),
         (["--datasets", "toy", "--protocols", "pair"], "Did you mean"),
         (["--format", "xml"], "'xml'"),
-        (["--results", "nowhere"], "no usable run records below nowhere"),
+        (["--results", "nowhere"], "no run records below nowhere"),
         (
             ["--source", "both", "--datasets", "sci", "--protocols", "fair"],
             "no figure has all of these at once",

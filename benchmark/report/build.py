@@ -13,14 +13,14 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from benchmark.report.files import write
-from benchmark.report.page import LEFT_OUT, Front, overview, page, printed, tiles
+from benchmark.report.page import LEFT_OUT, Front, overview, page, tiles
 from benchmark.report.rendering import Style, escape_markdown, fenced, latex_document, markdown, render
 from benchmark.report.section import Chapter, Section
 from benchmark.results.comparable import slug
-from benchmark.results.published import SOURCES, Source, published
+from benchmark.results.published import SOURCES, Source
 from benchmark.results.record import METRICS
 from benchmark.results.results import Results
-from benchmark.results.store import NARROWED_BY, OnFault, ignore, iter_runs
+from benchmark.results.store import OnFault, ignore
 from benchmark.results.stored import StoredRun
 from methods.errors import UserError, unknown
 from methods.plugins import BROKEN, offered, one_line
@@ -74,8 +74,9 @@ def build_report(
             f"source 'paper' reads no records, so that it cannot be narrowed by {', '.join(selected)}."
         )
     left_out: list[str] = []
-    runs = [] if source == "paper" else _select(results, selected, left_out, metrics)
-    parts = _named(_chapters(Results(tuple(runs), source, tuple(metrics)), left_out))
+    runs = [] if source == "paper" else _read(results, selected, left_out.append, metrics)
+    shown = Results(tuple(runs), source, tuple(metrics))
+    parts = _named(_chapters(shown, left_out))
     for line in left_out:
         on_fault(line)
     left_out = [_below(line, results) for line in left_out]
@@ -84,8 +85,7 @@ def build_report(
     }
     command = _command(results, out, selected, source, metrics)
     below = Path(os.path.relpath(results.resolve(), out.resolve())).as_posix()
-    counts = printed(published().rows) if source == "paper" else tiles(runs)
-    front = Front(TITLE, MADE_FROM[source], command, below, counts, overview(runs), left_out)
+    front = Front(TITLE, MADE_FROM[source], command, below, tiles(shown), overview(shown), left_out)
     files["README.md"] = _index(front, parts).encode()
     files["report.tex"] = latex_document(TITLE, parts, left_out).encode()
     files["index.html"] = page(front, parts).encode()
@@ -122,36 +122,13 @@ def _checked(sections: Iterable[Section]) -> list[Section]:
     return checked
 
 
-def _select(
-    results: Path, selected: Mapping[str, Collection[str]], left_out: list[str], metrics: Sequence[str]
-) -> list[StoredRun]:
-    """The records that are wanted; appends to `left_out` why others do not count."""
-    stored = list(iter_runs(results, left_out.append, metrics))
-    if left_out and not stored:
-        raise UserError(f"none of the {len(left_out)} run records below {results} counts. {left_out[0]}")
-    if not stored:
-        raise UserError(
-            f"there are no run records to report: nothing matches "
-            f"{results}/<dataset>/<llm>/<method>/<hash>-s<seed>.json. "
-            "Make some with `python -m benchmark bench`, give their folder by --results, "
-            "or report the published figures alone by --source paper."
-        )
-    for name, values in selected.items():
-        if name not in NARROWED_BY:
-            raise unknown("field to select records by:", name, NARROWED_BY)
-        known = sorted({str(value) for run in stored if (value := getattr(run.record, name)) is not None})
-        for value in values:
-            if value not in known:
-                raise unknown(f"{name} among the records below {results}:", value, known)
-    chosen = [
-        run
-        for run in stored
-        if all(getattr(run.record, name) in {None, *selected[name]} for name in selected)
-    ]
-    if not chosen:
-        asked = "; ".join(f"{name}: {', '.join(values)}" for name, values in selected.items())
-        raise UserError(f"no record below {results} has all of these at once: {asked}. Ask for less.")
-    return chosen
+def _read(results: Path, only: Only, on_fault: OnFault, metrics: Sequence[str]) -> list[StoredRun]:
+    """The runs whose figures `only` leaves."""
+    from benchmark.results.figures import measured, narrow, read_runs
+
+    runs = read_runs(results, on_fault, metrics)
+    kept = set(narrow(measured(runs, metrics), only).record.dropna())
+    return [run for run in runs if run.name in kept]
 
 
 def _below(line: str, results: Path) -> str:

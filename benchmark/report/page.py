@@ -9,19 +9,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
 
+from benchmark.config import NO_PROTOCOL
 from benchmark.report.rendering import marked, number, numeric, visible
 from benchmark.report.section import Block, Cell, Chapter, Plot, Section
-from benchmark.results.published import Row
-from benchmark.results.record import RunRecord
-from benchmark.results.stored import StoredRun
+from benchmark.results.published import COUNTS
+from benchmark.results.results import Results
 
 LEFT_OUT = "Left out"
 """Heads the list of records that do not count."""
@@ -214,49 +215,40 @@ OVERVIEW_HEADS = [
 ]  # fmt: skip
 
 
-def overview(records: Sequence[StoredRun]) -> Block:
+def overview(results: Results) -> Block:
     """A row for each dataset, language model and protocol; runs without a language model have their own."""
-    kinds: dict[tuple[str, str, str, str], list[RunRecord]] = {}
-    for run in (stored.record for stored in records):
-        key = (run.dataset, run.llm or "none", run.protocol, str(run.data.get("key")))
-        kinds.setdefault(key, []).append(run)
-    return Block("What was run", OVERVIEW_HEADS, [_overview_row(kinds[key]) for key in sorted(kinds)])
+    figures = results.figures
+    sizes = figures[figures.kind == "count"].drop_duplicates(["record", "measure"])
+    sizes = sizes.pivot(index="record", columns="measure", values="value").reindex(columns=[*COUNTS])
+    runs = figures[figures.kind == "run"].fillna({"llm": "none"}).join(sizes, on="record")
+    machine = {run.name: run.record.environment.device_name for run in results.runs}
+    data = {run.name: str(run.record.data.get("key")) for run in results.runs}
+    runs = runs.assign(device=runs.record.map(machine), data=runs.record.map(data))
+    rows = []
+    for (dataset, llm, protocol, _), same in runs.groupby(["dataset", "llm", "protocol", "data"]):
+        finished = int(same.value.sum())
+        texts = [
+            dataset,
+            *("n/a" if math.isnan(size) else f"{size:,.0f}" for size in same[[*COUNTS]].max()),
+            llm,
+            protocol,
+            ", ".join(sorted(same.method.unique())),
+            str(finished) if finished == len(same) else f"{finished} of {len(same)}",
+            "; ".join(sorted(same.device.unique())),
+        ]
+        rows.append([Cell(str(text)) for text in texts])
+    return Block("What was run", OVERVIEW_HEADS, rows)
 
 
-def _overview_row(runs: Sequence[RunRecord]) -> list[Cell]:
-    first = runs[0]
-    counts: dict[str, int] = next((size for run in runs if (size := run.data.get("fingerprint"))), {})
-    sizes = [f"{counts[name]:,}" if name in counts else "n/a" for name in ("users", "items", "interactions")]
-    finished = sum(run.status == "ok" for run in runs)
-    devices = sorted({run.environment.device_name for run in runs})
-    texts = [
-        first.dataset,
-        *sizes,
-        first.llm or "none",
-        first.protocol,
-        ", ".join(sorted({run.method for run in runs})),
-        str(finished) if finished == len(runs) else f"{finished} of {len(runs)}",
-        "; ".join(devices),
-    ]
-    return [Cell(text) for text in texts]
-
-
-def printed(rows: Collection[Row]) -> dict[str, int]:
-    """Counts of what the paper prints."""
-    columns = {"dataset": "datasets", "llm": "language models", "method": "methods"}
-    counts = {label: len({row[name] for row in rows if name in row}) for name, label in columns.items()}
-    return {"published figures": len(rows), **counts}
-
-
-def tiles(records: Sequence[StoredRun]) -> dict[str, int]:
-    """Counts that tell the size of the study at a glance."""
-    runs = [stored.record for stored in records]
-    failed = sum(run.status != "ok" for run in runs)
-    counts = {
-        "runs": len(runs) - failed,
-        "datasets": len({run.dataset for run in runs}),
-        "language models": len({run.llm for run in runs if run.llm}),
-        "methods": len({run.method for run in runs}),
-        "protocols": len({run.protocol for run in runs if not run.untrained}),
-    }
-    return {**counts, "runs that failed": failed} if failed else counts
+def tiles(results: Results) -> dict[str, int]:
+    """Counts that tell the size of the study, or of what the paper prints, at a glance."""
+    figures = results.figures
+    names = {"dataset": "datasets", "llm": "language models", "method": "methods"}
+    counts = {label: figures[column].nunique() for column, label in names.items()}
+    if results.source == "paper":
+        return {"published figures": len(figures), **counts}
+    runs = figures[figures.kind == "run"]
+    counts = {label: runs[column].nunique() for column, label in names.items()}
+    finished = int(runs.value.sum())
+    counts = {"runs": finished, **counts, "protocols": runs.protocol[runs.protocol != NO_PROTOCOL].nunique()}
+    return counts if finished == len(runs) else {**counts, "runs that failed": len(runs) - finished}

@@ -25,28 +25,16 @@ from benchmark.results.statistics import SeedMean, estimate
 from benchmark.results.stored import StoredRun
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 FEWEST = 3
 """Values that make a sweep."""
-METRIC = "recall@10"
+METRICS = ("recall@10", "ndcg@10")
 SPLITS = {"valid": "validation", "test": "test"}
-
-
-@dataclass(frozen=True)
-class SweepLine:
-    """Runs that differ in one setting, and in their seeds."""
-
-    shared: Mapping[str, Any]
-    """Everything else, by name: the same in all runs."""
-    runs: Mapping[int, tuple[StoredRun, ...]]
-    """Value of the setting -> its runs, one a seed; values rise."""
-
-    def best(self) -> int:
-        """The value with the best mean validation Recall@10, the smaller one of equals."""
-        means = {value: mean_of(runs, "valid") for value, runs in self.runs.items()}
-        known = {value: mean.mean if mean else 0.0 for value, mean in means.items()}
-        return max(known, key=lambda value: (known[value], -value))
+HIDDEN = {"llm", "digest", "data"}
+"""What may differ between lines and does not stand in a label."""
+Runs = tuple[StoredRun, ...]
 
 
 @dataclass(frozen=True)
@@ -58,123 +46,127 @@ class Sweep:
     protocol: str
     name: str
     """Of the setting."""
-    lines: tuple[SweepLine, ...]
+    lines: Mapping[str, Mapping[int, Runs]]
+    """Label: the language model, and what else the lines do not share -> value of the setting, rising -> its
+    runs, one a seed."""
+    figures: pd.Series
+    """(record, split, metric) -> value."""
+
+    @property
+    def where(self) -> str:
+        """What the title names."""
+        return f"{self.method} on {self.dataset}, protocol {self.protocol}"
 
     @property
     def runs(self) -> list[RunRecord]:
         """All its runs."""
-        return [run.record for line in self.lines for runs in line.runs.values() for run in runs]
+        return [run.record for line in self.lines.values() for runs in line.values() for run in runs]
 
-    def labels(self) -> list[str]:
-        """The language model of each line, and what else the lines do not share."""
-        varied = [
-            name
-            for name in self.lines[0].shared
-            if len({json.dumps(line.shared.get(name), default=str) for line in self.lines}) > 1
-        ]
-        labels = []
-        for line in self.lines:
-            extra = [f"{name}={line.shared.get(name)}" for name in varied if name not in HIDDEN]
-            labels.append(", ".join([str(line.shared["llm"] or "no language model"), *extra]))
-        return labels
+    def mean(self, runs: Runs, split: str, metric: str = METRICS[0]) -> SeedMean | None:
+        """A metric over runs; None where none has it."""
+        return estimate(self.figures.get((run.name, split, metric)) for run in runs)
+
+    def best(self, line: Mapping[int, Runs]) -> int:
+        """The value with the best mean validation Recall@10, the smaller one of equals."""
+        means = {value: self.mean(runs, "valid") for value, runs in line.items()}
+        return max(means, key=lambda value: (mean.mean if (mean := means[value]) else 0.0, -value))
 
 
-HIDDEN = {"llm", "digest", "data"}
-"""What may differ between lines and does not stand in a label."""
-
-
-def mean_of(runs: Sequence[StoredRun], split: str, metric: str = METRIC) -> SeedMean | None:
-    """A metric over runs; None where none has it.
-
-    The long table has no test metrics of trials that a search did not choose, which a sweep shows.
-    """
-    return estimate(run.record.metrics.get(split, {}).get(metric) for run in runs)
-
-
-def _values(run: RunRecord) -> dict[str, Any]:
-    """Settings, those that came later at their default, and hyper-parameters."""
-    return {**asdict(Settings()), **run.settings, **run.hyperparameters}
-
-
-def sweeps(records: Sequence[StoredRun]) -> list[Sweep]:
+def sweeps(results: Results) -> list[Sweep]:
     """Every sweep that the finished runs hold, by name."""
-    sweep_lines: dict[
-        tuple[str, str, str, str], dict[str, tuple[dict[str, Any], dict[int, list[StoredRun]]]]
-    ] = {}
-    for stored in records:
-        run = stored.record
-        if run.status != "ok":
+    families: dict[tuple[str, str, str, str], dict[str, tuple[dict[str, Any], dict[int, Runs]]]] = {}
+    for run in results.runs:
+        record, machine = run.record, run.record.environment
+        if record.status != "ok":
             continue
-        values = _values(run)
-        device = run.environment
+        values = {**asdict(Settings()), **record.settings, **record.hyperparameters}
         fixed = {
-            "llm": run.llm, "digest": run.llm_details.get("digest"), "data": run.data.get("key"),
-            "device": device.device_name, "processes": device.world_size,
-            "precision really": device.precision,
+            "llm": record.llm, "digest": record.llm_details.get("digest"), "data": record.data.get("key"),
+            "device": machine.device_name, "processes": machine.world_size,
+            "precision really": machine.precision,
         }  # fmt: skip
         for name, value in values.items():
             if type(value) is int:
                 shared = {**fixed, **{other: values[other] for other in values if other != name}}
-                key = (run.dataset, run.method, run.protocol, name)
-                line = sweep_lines.setdefault(key, {}).setdefault(digest(shared), (shared, {}))
-                line[1].setdefault(value, []).append(stored)
+                family = families.setdefault((record.dataset, record.method, record.protocol, name), {})
+                runs = family.setdefault(digest(shared), (shared, {}))[1]
+                runs[value] = (*runs.get(value, ()), run)
     made = []
-    for key, lines in sorted(sweep_lines.items()):
-        kept = tuple(
-            SweepLine(shared, {value: tuple(runs[value]) for value in sorted(runs)})
-            for shared, runs in lines.values()
-            if len(runs) >= FEWEST
-        )
-        if kept:
-            made.append(Sweep(*key, kept))
+    for key, family in sorted(families.items()):
+        if lines := [line for line in family.values() if len(line[1]) >= FEWEST]:
+            labels = _labels([shared for shared, _ in lines])
+            named = {
+                label: dict(sorted(runs.items())) for label, (_, runs) in zip(labels, lines, strict=True)
+            }
+            made.append(Sweep(*key, named, _figures(results)))
     return made
+
+
+def _labels(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The language model of each line, and what else the lines do not share."""
+    varied = [
+        name for name in lines[0] if len({json.dumps(line.get(name), default=str) for line in lines}) > 1
+    ]
+    extras = [[f"{name}={line.get(name)}" for name in varied if name not in HIDDEN] for line in lines]
+    return [
+        ", ".join([str(line["llm"] or "no language model"), *extra])
+        for line, extra in zip(lines, extras, strict=True)
+    ]
+
+
+def _figures(results: Results) -> pd.Series:
+    """(record, split, metric) -> value; trials that a search did not choose have test figures too."""
+    table = results.figures_with_trials
+    table = table[(table.kind == "quality") & table.record.notna()]
+    return table.set_index(["record", "split", "measure"]).value
 
 
 def sections(results: Results) -> list[Section]:
     """A section for each sweep."""
-    return [_section(sweep) for sweep in sweeps(results.runs)]
+    return [_section(sweep) for sweep in sweeps(results)]
 
 
 def _section(sweep: Sweep) -> Section:
     rows, lines, records = [], [], {}
     last = newest(sweep.runs)
-    for label, line in zip(sweep.labels(), sweep.lines, strict=True):
-        for value, runs in line.runs.items():
-            chosen = " *" if value == line.best() else ""
-            records[runs[0].configuration] = configuration(runs)
-            means = {
-                f"{split}_{metric}": mean.mean if (mean := mean_of(runs, split, metric)) else None
+    for label, line in sweep.lines.items():
+        for value, runs in line.items():
+            chosen = " *" if value == sweep.best(line) else ""
+            name, first = runs[0].configuration, runs[0].record
+            records[name] = configuration(runs)
+            figures = {
+                f"{split}_{metric}": mean.mean if (mean := sweep.mean(runs, split, metric)) else None
                 for split in SPLITS
-                for metric in (METRIC, "ndcg@10")
+                for metric in METRICS
             }
             older = oldest((run.record for run in runs), last) < last
-            texts = ["n/a" if mean is None else share(mean) for mean in means.values()]
-            cells = [Cell(text, record=runs[0].configuration) for text in texts]
+            cells = [
+                Cell("n/a" if value is None else share(value), record=name) for value in figures.values()
+            ]
             rows.append([Cell(label), Cell(mark(f"{value}{chosen}", older)), *cells, Cell(str(len(runs)))])
             lines.append(
                 {
-                    "dataset": sweep.dataset, "llm": line.shared["llm"], "protocol": sweep.protocol,
+                    "dataset": sweep.dataset, "llm": first.llm, "protocol": sweep.protocol,
                     "method": sweep.method, "line": label, "setting": sweep.name, "value": value,
-                    "config_hash": runs[0].record.config_hash,
-                    "seeds": " ".join(str(run.record.seed) for run in runs),
-                    **means,
+                    "config_hash": first.config_hash, "seeds": " ".join(str(run.record.seed) for run in runs),
+                    **figures,
                 }
             )  # fmt: skip
     heads = ["line", sweep.name, "valid R@10", "valid N@10", "test R@10", "test N@10", "seeds"]
-    where = f"{sweep.method} on {sweep.dataset}, protocol {sweep.protocol}"
     stem = "-".join(slug(part) for part in (sweep.dataset, sweep.protocol, sweep.method, sweep.name))
+    title = f"Recall@10 over {sweep.name}: {sweep.where}"
     return Section(
         f"{stem}-sweep",
-        f"Recall@10 over {sweep.name}: {where}",
-        f"{where}: only {sweep.name} differs along a line, everything else is equal; full catalogue, history "
-        "not masked, means over seeds.",
+        title,
+        f"{sweep.where}: only {sweep.name} differs along a line, everything else is equal; full catalogue, "
+        "history not masked, means over seeds.",
         [Block(f"R@10 and N@10 over {sweep.name}", heads, rows)],
         [
             "*: the value with the best validation R@10, which is the one to choose. Trials that a search "
             "did not choose are included: this section studies a setting and selects nothing.",
             *(f"{sentence}." for sentence in note(run.generation for run in sweep.runs)),
         ],
-        [Plot("sweep", f"Recall@10 over {sweep.name}: {where}", draw(sweep))],
+        [Plot("sweep", title, draw(sweep))],
         lines,
         records,
     )
@@ -184,22 +176,21 @@ def draw(sweep: Sweep) -> dict[str, bytes]:
     """Validation and test Recall@10 side by side, over the setting: `png` and `svg`."""
     from matplotlib.figure import Figure
 
-    wide, last = columns(sweep.labels()), newest(sweep.runs)
+    wide, last = columns(sweep.lines), newest(sweep.runs)
     with style():
         figure = Figure(figsize=(7.5, 3.2 + 0.3 / wide * len(sweep.lines)), layout="constrained")
         pair = figure.subplots(1, 2, sharex=True, sharey=True)
-        title = f"{sweep.method} on {sweep.dataset}, protocol {sweep.protocol}"
-        figure.suptitle(title, x=0.01, ha="left", fontsize="large")
+        figure.suptitle(sweep.where, x=0.01, ha="left", fontsize="large")
         for axes, (split, name) in zip(pair, SPLITS.items(), strict=True):
             axes.set_title(name, fontsize="medium")
             axes.set_xlabel(sweep.name)
             axes.margins(y=0.1)
-            for place, (label, line) in enumerate(zip(sweep.labels(), sweep.lines, strict=True)):
-                older = any(run.record.generation < last for runs in line.runs.values() for run in runs)
-                _draw_line(axes, line, split, mark(label, older), place)
-            _ticks(axes, sorted({value for line in sweep.lines for value in line.runs}))
+            for place, (label, line) in enumerate(sweep.lines.items()):
+                older = any(run.record.generation < last for runs in line.values() for run in runs)
+                _draw_line(axes, sweep, line, split, label=mark(label, older), place=place)
+            _ticks(axes, sorted({value for line in sweep.lines.values() for value in line}))
         pair[0].set_ylabel("Recall@10")
-        several = any(len(runs) > 1 for line in sweep.lines for runs in line.runs.values())
+        several = any(len(runs) > 1 for line in sweep.lines.values() for runs in line.values())
         legend = "ringed: best on validation" + ("\nbars: least to most of the seeds" if several else "")
         handles, labels = pair[0].get_legend_handles_labels()
         look: dict[str, Any] = {"title": legend, "alignment": "left", "handlelength": 3.4}
@@ -207,16 +198,18 @@ def draw(sweep: Sweep) -> dict[str, bytes]:
         return forms(figure)
 
 
-def _draw_line(axes: Axes, line: SweepLine, split: str, label: str, place: int) -> None:
+def _draw_line(
+    axes: Axes, sweep: Sweep, line: Mapping[int, Runs], split: str, *, label: str, place: int
+) -> None:
     colour, dash, marker = look_of(place)
-    known = {value: mean for value, runs in line.runs.items() if (mean := mean_of(runs, split)) is not None}
+    known = {value: mean for value, runs in line.items() if (mean := sweep.mean(runs, split)) is not None}
     look: dict[str, Any] = {"color": colour, "linestyle": dash, "marker": marker}
     means = [mean.mean for mean in known.values()]
     axes.plot(list(known), means, label=label, linewidth=1.6, markersize=6, zorder=3, **look)
     for value, mean in known.items():
         if mean.n > 1:
             axes.vlines(value, mean.least, mean.largest, color=colour, linewidth=1.0, zorder=4)
-    if (best := line.best()) in known:
+    if (best := sweep.best(line)) in known:
         ring: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": "black", "markersize": 12}
         axes.plot([best], [known[best].mean], "o", markeredgewidth=1.4, zorder=5, **ring)
 

@@ -1,7 +1,7 @@
 """The long table: every stored and every published figure is one row of one data frame.
 
-Runs that did not finish have no rows. Trials that a search did not choose have no test figures, so that
-a reader cannot choose by them. Columns (text is null where it does not apply):
+Runs that did not finish have rows of the kinds `run` and `count` alone. Trials that a search did not choose
+have no test figures, so that a reader cannot choose by them. Columns (text is null where it does not apply):
 
 - `source`: `ours`, measured by this project, or `paper`, printed in the paper of `results/paper`.
 - `dataset`: as the records name it; of the paper, its own name; null for figures over all datasets.
@@ -15,8 +15,8 @@ a reader cannot choose by them. Columns (text is null where it does not apply):
 - `split`: what a figure was taken on: `valid`, `test`, `test_warm`, `test_cold`; the same with `_masked`,
   where the user's history is left out of the ranking; `initial_valid`, before training; of memory the
   phase, `train` or `eval`. Null elsewhere.
-- `kind`: `quality` (rank metrics, from 0 to 1), `lists` (measures of the best items of all users), `cost`
-  (seconds, GB of 10^9 bytes, parameters, epochs, ...),
+- `kind`: `run` (`finished`: 1, or 0 of a run that did not), `quality` (rank metrics, from 0 to 1), `lists`
+  (measures of the best items of all users), `cost` (seconds, GB of 10^9 bytes, parameters, epochs, ...),
   `count` (of a dataset), `setting` (settings and hyper-parameters that are numbers), `tuned`
   (hyper-parameters that a search chose), `improvement` (per cent by which the paper's own method exceeds
   `method`).
@@ -44,7 +44,7 @@ from benchmark.results.metrics import of_lists, of_ranks
 from benchmark.results.published import SOURCES, Row, published
 from benchmark.results.record import METRICS, RunRecord
 from benchmark.results.searches import searches
-from benchmark.results.store import OnFault, iter_runs, warn
+from benchmark.results.store import NARROWED_BY, OnFault, iter_runs, warn
 from benchmark.results.stored import StoredRun
 from methods.errors import UserError, unknown
 
@@ -68,65 +68,89 @@ def load(
     """The long table of the records below `results` and of the published figures; `paper` reads no records.
 
     `metrics` are the rank metrics that it holds; those which a record lacks are computed from its ranks.
-    `only` narrows the rows: column of NARROWED_BY -> its values; a row whose column is null stays. `on_fault`
-    gets why records do not count. Raises `UserError` for an unknown source, metric or value, and where no
-    row is left.
+    `only` narrows the rows, see `narrow`. `on_fault` gets why records do not count. Raises `UserError` for an
+    unknown source, metric or value, and where no row is left.
     """
     if source not in SOURCES:
         raise unknown("source of figures:", source, SOURCES)
-    parts = []
-    if source != "paper":
-        runs = list(iter_runs(results, on_fault, metrics))
-        if not runs:
-            raise UserError(
-                f"there are no usable run records below {results}. Give their folder by --results, or ask "
-                "for the published figures alone by --source paper."
-            )
-        parts.append(measured(runs, metrics))
-        if line := without_lists([run.record for run in runs], metrics):
-            on_fault(line)
-    if source != "ours":
-        parts.append(printed(metrics))
-    return narrow(pd.concat(parts, ignore_index=True), only or {})
+    runs = [] if source == "paper" else read_runs(results, on_fault, metrics)
+    if line := without_lists([run.record for run in runs], metrics):
+        on_fault(line)
+    return narrow(table_of(runs, source, metrics), only or {})
+
+
+def read_runs(results: Path, on_fault: OnFault = warn, metrics: Sequence[str] = METRICS) -> list[StoredRun]:
+    """The runs below `results` that count; `on_fault` gets why others do not.
+
+    Raises `UserError` where there is none.
+    """
+    faults: list[str] = []
+    runs = list(iter_runs(results, faults.append, metrics))
+    if not runs:
+        raise UserError(
+            f"none of the {len(faults)} run records below {results} counts. {faults[0]}"
+            if faults
+            else f"there are no run records below {results}: nothing matches "
+            "<dataset>/<llm>/<method>/<hash>-s<seed>.json. Make some with "
+            "`python -m benchmark bench`, give their folder by --results, or ask for the published figures "
+            "alone by --source paper."
+        )
+    for line in faults:
+        on_fault(line)
+    return runs
+
+
+def table_of(runs: Sequence[StoredRun], source: str, metrics: Sequence[str]) -> pd.DataFrame:
+    """The figures of `runs`, of the paper, or of `both`."""
+    parts = [] if source == "paper" else [measured(runs, metrics)]
+    parts += [] if source == "ours" else [printed(metrics)]
+    return pd.concat(parts, ignore_index=True)
 
 
 def narrow(table: pd.DataFrame, only: Mapping[str, Collection[str]]) -> pd.DataFrame:
-    """The rows with one of these values, or null, in each of these columns.
+    """The rows with one of these values, or null, in each of these columns, which are of NARROWED_BY.
 
-    Raises `UserError` for a value that the table does not have, and where no row is left that has them all.
+    An empty collection does not narrow. Raises `UserError` for another column, for a value that the table
+    does not have, and where no row is left that has them all.
     """
-    kept = pd.Series(True, index=table.index)
-    named = pd.Series(True, index=table.index)
-    for column, values in only.items():
-        if not values:
-            continue
+    asked = {column: sorted(values) for column, values in only.items() if values}
+    kept = named = pd.Series(True, index=table.index)
+    for column, values in asked.items():
+        if column not in NARROWED_BY:
+            raise unknown("field to select figures by:", column, NARROWED_BY)
+        known = sorted(table[column].dropna().unique())
         for value in values:
-            if value not in (known := sorted(table[column].dropna().unique())):
+            if value not in known:
                 raise unknown(f"{column} among these figures:", value, known)
-        kept &= table[column].isin(list(values)) | table[column].isna()
-        named &= table[column].isin(list(values))
+        named = named & table[column].isin(values)
+        kept = kept & (table[column].isin(values) | table[column].isna())
     if not named.any():
-        asked = "; ".join(f"{name}: {', '.join(values)}" for name, values in only.items() if values)
-        raise UserError(f"no figure has all of these at once: {asked}. Ask for less.")
+        listed = "; ".join(f"{name}: {', '.join(values)}" for name, values in asked.items())
+        raise UserError(f"no figure has all of these at once: {listed}. Ask for less.")
     return table[kept].reset_index(drop=True)
 
 
-def measured(runs: Iterable[StoredRun], metrics: Sequence[str] = METRICS) -> pd.DataFrame:
-    """The figures of finished runs, and the bounds of their datasets.
+def measured(
+    runs: Iterable[StoredRun], metrics: Sequence[str] = METRICS, trials: bool = False
+) -> pd.DataFrame:
+    """The figures of runs, and the bounds of their datasets; with `trials`, also the test figures of trials
+    that no search chose, for what compares the values of a setting and selects nothing.
 
     The records hold those of `metrics` that they were read with (`read_result`).
     """
     runs = list(runs)
-    finished = [run for run in runs if run.record.status == "ok"]
-    names = _configurations([run.record for run in finished])
-    lost = searches(run.record for run in runs).lost
+    names = _configurations([run.record for run in runs])
+    lost = set() if trials else searches(run.record for run in runs).lost
     rows: list[Row] = []
     bounded: set[tuple[str, Any]] = set()
-    for stored in finished:
+    for stored in runs:
         run = stored.record
         whole = {"source": "ours", "dataset": run.dataset}
         mine = {"llm": run.llm, "method": run.method, "protocol": run.protocol, "seed": run.seed}
         mine |= {"configuration": names[_identity(run)], "record": stored.name}
+        rows += [{**whole, **mine, **figure} for figure in _facts(run)]
+        if run.status != "ok":
+            continue
         for figure in _figures(run, metrics):
             if run.config_hash not in lost or not str(figure["split"]).startswith("test"):
                 rows.append({**whole, **mine, **figure})
@@ -158,6 +182,12 @@ def _numbers(kind: str, values: Iterable[tuple[str, Any]], split: str | None = N
             yield _figure(kind, measure, value, split)
 
 
+def _facts(run: RunRecord) -> Iterator[Row]:
+    """What is known of a run whether it finished or not."""
+    yield _figure("run", "finished", run.status == "ok")
+    yield from _numbers("count", (run.data.get("fingerprint") or {}).items())
+
+
 def _figures(run: RunRecord, metrics: Sequence[str]) -> Iterator[Row]:
     """What was measured in one run, and what it was measured with."""
     splits = {**run.metrics, **{f"initial_{split}": values for split, values in run.initial.items()}}
@@ -167,7 +197,6 @@ def _figures(run: RunRecord, metrics: Sequence[str]) -> Iterator[Row]:
     for measure in MEASURES.values():
         if (value := measure.read(run)) is not None:
             yield _figure("cost", measure.name, value, measure.split or None)
-    yield from _numbers("count", (run.data.get("fingerprint") or {}).items())
     yield from _numbers("count", [("cold_targets", run.cold_targets)])
     yield from _numbers("setting", {**run.settings, **run.hyperparameters}.items())
     search = run.tuning

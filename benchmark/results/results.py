@@ -30,14 +30,16 @@ class Results:
 
         `benchmark.results.figures` explains its columns.
         """
-        import pandas as pd
+        from benchmark.results.figures import table_of
 
-        from benchmark.results.figures import measured, printed
+        return table_of(self.runs, self.source, tuple(dict.fromkeys((*METRICS, *self.metrics))))
 
-        metrics = tuple(dict.fromkeys((*METRICS, *self.metrics)))
-        parts = [] if self.source == "paper" else [measured(self.runs, metrics)]
-        parts += [] if self.source == "ours" else [printed(metrics)]
-        return pd.concat(parts, ignore_index=True)
+    @cached_property
+    def figures_with_trials(self) -> pd.DataFrame:
+        """The figures of the runs, with the test figures of trials that no search chose."""
+        from benchmark.results.figures import measured
+
+        return measured(self.runs, trials=True)
 
     @cached_property
     def groups(self) -> dict[str, RunGroup]:
