@@ -115,6 +115,9 @@ class Settings:
     """Validation metric that selects the epoch, as `--metrics` takes it: `recall@10`, `ndcg@50`, `mrr`."""
     select: Literal["raw", "masked"] = "raw"
     """Whether the user's history is masked in the validation metric that selects the epoch."""
+    fuse: str = later("none")
+    """Name of a control whose scores are mixed with those of the trained model after training; validation
+    chooses the weight, by the metric that selects the epoch. `none` is off."""
 
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
@@ -127,6 +130,8 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 }
 NO_PROTOCOL = "none"
 """In place of a protocol, of a control: nothing of a protocol concerns what is not trained."""
+NO_FUSION = "none"
+"""`Settings.fuse` of a run whose scores are those of the trained model alone."""
 ALIKE = ("fair", "tuned")
 """Protocols that hold methods to the same conditions; `paper` gives each its own published ones."""
 SEARCHED = "tuned"

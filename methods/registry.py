@@ -114,6 +114,13 @@ def entry(name: str) -> RegisteredMethod:
     return own
 
 
+def controls() -> list[str]:
+    """Names of all controls without training. Broken ones of other packages are left out."""
+    from methods.controls.base import Control
+
+    return [name for name, cls in _usable() if issubclass(cls, Control)]
+
+
 def get(name: str) -> type[Method]:
     """The class of method `name`, as `load` gives it. Raises `UserError` also where `name` is a control."""
     from methods.base import Method

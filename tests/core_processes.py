@@ -17,8 +17,11 @@ from benchmark.model.parallel import average_gradients, world_size
 from benchmark.model.recommender import Recommender
 from benchmark.results.list_metrics import TOP
 from benchmark.train.batches import EpochBatches, build_batch
+from benchmark.train.control_ranks import FusedModel, ScoredSplit
 from benchmark.train.evaluate import evaluate
 from methods.base import Items, Method
+from methods.controls.base import TrainingData
+from methods.controls.popularity import Popularity
 
 CPU = torch.device("cpu")
 METHODS: dict[str, dict[str, Any]] = {"id": {}, "ssna": {"noise": "never", "top_layers": 2}}
@@ -87,6 +90,14 @@ def steps() -> dict[str, Any]:
             found[f"{method} {candidates}"] = step(model, batch)
         model = build(settings, world, method)
         ranks = evaluate(model, task.sequences, task.test, task.history_start, CPU, rank(), TOP)
+        popularity = Popularity(TrainingData(world.n_items, world.items, world.offsets))
+        mixture = FusedModel(model, task.sequences, popularity, None, CPU, rank())
+        split = ScoredSplit(world.items, task.test, task.history_start)
+        found[f"{method} mixtures"] = [
+            column
+            for mixed in mixture.rank_users(split, (0.1, 0.7), TOP)
+            for column in (mixed.user, mixed.raw.best, mixed.masked.best, mixed.masked.tied, mixed.top.items)
+        ]
         found[f"{method} ranks"] = {
             "user": ranks.user, "raw": ranks.raw.mean, "masked": ranks.masked.mean,
             "top": ranks.top and ranks.top.items,

@@ -91,6 +91,12 @@ def test_per_user_ranks(both: tuple[dict[str, Any], dict[str, Any]], method: str
 
 
 @pytest.mark.parametrize("method", core_processes.METHODS)
+def test_ranks_of_mixtures(both: tuple[dict[str, Any], dict[str, Any]], method: str) -> None:
+    one, two = (found[f"{method} mixtures"] for found in both)
+    assert len(one) == 10 and all(map(np.array_equal, one, two))
+
+
+@pytest.mark.parametrize("method", core_processes.METHODS)
 def test_a_process_without_users(both: tuple[dict[str, Any], dict[str, Any]], method: str) -> None:
     assert np.array_equal(*(found[f"{method} one user"]["raw"] for found in both))
 

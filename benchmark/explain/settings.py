@@ -42,7 +42,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
         "llm", "llm.layers", "llm.width", "llm.digest", "pooling", "max_tokens", "llm_dropout",
     ),
     "precision": ("precision", "states_dtype"),
-    "method": ("method", "ids"),
+    "method": ("method", "ids", "fuse"),
     "recommender": (
         "window", "width", "sasrec_layers", "sasrec_heads", "sasrec_inner", "sasrec_activation",
         "sasrec_dropout", "sasrec_eps",

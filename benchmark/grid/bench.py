@@ -142,7 +142,9 @@ def validation(record: RunRecord | None) -> float | None:
     if record is None or record.status != "ok":
         return None
     split = "valid_masked" if record.settings.get("select") == "masked" else "valid"
-    return record.metrics[split]["recall@10"]
+    # of a mixture the trained row alone, which is what a search sets
+    trained = record.fusion.trained if record.fusion else record.metrics
+    return trained[split]["recall@10"]
 
 
 def selection(record: RunRecord | None) -> float | None:
@@ -219,11 +221,12 @@ def write_tuning(
         record = usable(path)
         if record is None:
             continue
-        old = record.tuning
+        old, mixed = record.tuning, record.fusion.trials if record.fusion else 0
         if chosen and old != tuning and not (old and covers(old, tuning)):
-            record = record.model_copy(update={"tuning": tuning, "trials": len(tuning.trials) or 1})
+            tried = (len(tuning.trials) or 1) + mixed
+            record = record.model_copy(update={"tuning": tuning, "trials": tried})
         elif not chosen and old and old.trials and covers(tuning, old):
-            record = record.model_copy(update={"tuning": None, "trials": 1})
+            record = record.model_copy(update={"tuning": None, "trials": 1 + mixed})
         if record.tuning != old:
             # a record of an older version gains no other field
             record.write(path, exclude_unset=True)

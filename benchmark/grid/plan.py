@@ -41,6 +41,7 @@ from benchmark.run.spec import (
     check_protocol,
     find_llm,
     harness_settings,
+    reads_llm,
     resolve_run,
 )
 from methods import registry
@@ -144,18 +145,20 @@ def expand(
     for protocol in protocols:
         if trained or protocol != NO_PROTOCOL:
             check_protocol(protocol)
-    if any(cls.reads != "ids" for cls in classes.values()):
-        for llm in llms:
-            find_llm(llm)
     known = {name: accepted(cls.Config, harness_settings(cls)) for name, cls in classes.items()}
     _check_keys(overrides, set().union(*known.values()))
+    own = {name: applicable(overrides, cls.Config, harness_settings(cls)) for name, cls in classes.items()}
+    readers = {name for name, cls in classes.items() if reads_llm(cls, own[name])}
+    if readers:
+        for llm in llms:
+            find_llm(llm)
     specs = {
         RunSpec(
             dataset,
-            NO_LLM if classes[name].reads == "ids" else llm,
+            llm if name in readers else NO_LLM,
             name,
             *((protocol, seed) if name in trained else (NO_PROTOCOL, 0)),
-            applicable(overrides, classes[name].Config, harness_settings(classes[name])),
+            own[name],
             reading,
         ): None
         for dataset, llm, protocol, name, seed in product(datasets, llms, protocols, names, seeds)

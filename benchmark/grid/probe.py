@@ -72,7 +72,7 @@ def probe_states(runs: Sequence[ResolvedRun]) -> list[StoredStates]:
 
 def states_of(specs: Sequence[RunSpec]) -> list[StoredStates]:
     """The same in this process."""
-    readers = [run for run in map(resolve_run, specs) if run.llm is not None]
+    readers = [reader for run in map(resolve_run, specs) for reader in run.readers]
     if not readers:
         return []
     llm, texts = readers[0].llm, readers[0].prepared.texts

@@ -26,8 +26,8 @@ from benchmark.results.measures import (
     share,
     unlike_candidates,
 )
-from benchmark.results.metrics import of_lists, of_ranks
-from benchmark.results.record import METRICS, Trial, Tuning
+from benchmark.results.metrics import measure, of_lists, of_ranks
+from benchmark.results.record import METRICS, RunRecord, Trial, Tuning
 from benchmark.results.results import Results
 from benchmark.results.statistics import SeedMean
 from benchmark.results.stored import StoredRun
@@ -201,6 +201,7 @@ def notes(group: RunGroup) -> list[str]:
     for row in group.rows + group.controls:
         lines += [f"{row.label}: {pair}" for pair in row.runs[0].overrides if shortened(pair) != pair]
         for run in row.runs:
+            lines += _fusion_notes(row.label, run)
             if run.cost.chunk_halvings and run.cost.chunk_tokens:
                 lines.append(
                     f"{row.label}, seed {run.seed}: chunks of texts were halved to fit into memory "
@@ -210,6 +211,18 @@ def notes(group: RunGroup) -> list[str]:
                 reason = one_line(run.error or "no reason recorded")
                 lines.append(f"{row.label}, seed {run.seed}: {run.status}: {reason}")
     return lines
+
+
+def _fusion_notes(label: str, run: RunRecord) -> list[str]:
+    """The weight of the control in a mixture, and the trained model alone."""
+    if run.fusion is None:
+        return []
+    metrics = run.fusion.trained["test_masked"]
+    figures = ", ".join(f"{measure(name).label} {share(metrics[name])}" for name in ("recall@10", "ndcg@10"))
+    return [
+        f"{label}, seed {run.seed}: a mixture with the control {run.fusion.control}, whose weight "
+        f"{run.fusion.weight:g} validation chose; the trained model alone: masked {figures}."
+    ]
 
 
 def _lists_notes(group: RunGroup) -> list[str]:

@@ -227,6 +227,38 @@ class Tuning(Part):
     """The same in CPU seconds."""
 
 
+class WeightTrial(Part):
+    """One weight of a control in a mixture."""
+
+    weight: float
+    """From 0, the trained row alone, to 1, the control alone."""
+    selection: float
+    """Its validation metric, `select_by` and `select` of `RunRecord.settings`."""
+
+
+class Fusion(Part):
+    """A trained row whose scores were mixed with those of a control (`fuse`): ranks, lists and
+    `RunRecord.metrics` are those of the mixture."""
+
+    control: str
+    code: str | None
+    """Digest of the control's code; null where its source cannot be found."""
+    hyperparameters: dict[str, Plain]
+    """Every setting of the control, as validation chose them for the control alone."""
+    tuning: Tuning | None = None
+    """That choice; null where the control has nothing to choose."""
+    weight: float
+    """Weight of the control, the best of `weights`; of equal ones the least."""
+    weights: list[WeightTrial]
+    """All that were tried on validation."""
+    trials: Count
+    """Configurations that validation chose from: of the control, and weights."""
+    trained: Splits
+    """The metrics of the trained row alone, as `RunRecord.metrics` of a run without `fuse`."""
+    seconds: float
+    """Wall seconds of scoring validation for all trials."""
+
+
 class Environment(Part):
     """Where the run was made."""
 
@@ -302,6 +334,9 @@ class RunRecord(Versioned):
     their `_masked` forms."""
     initial: Splits = Field(default_factory=dict)
     """valid, valid_masked of the model before training (epoch 0)."""
+    fusion: Fusion | None = None
+    """Of a run with `fuse`: the control, its weight, and the trained row alone; null for other runs, missing
+    in older records."""
     cold_targets: Count = 0
     """Test users whose target never occurs in training."""
     curve: list[Epoch] = Field(default_factory=list)

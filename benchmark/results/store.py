@@ -108,9 +108,10 @@ def _verify(stored: StoredRun) -> None:
         _verify_splits(stored, users)
         return
     epoch = next((point for point in run.curve if point.epoch == run.best_epoch), None)
+    trained = run.fusion.trained if run.fusion else run.metrics
     if epoch is None or (epoch.valid, epoch.valid_masked) != (
-        run.metrics["valid"],
-        run.metrics["valid_masked"],
+        trained.get("valid"),
+        trained.get("valid_masked"),
     ):
         raise UserError("its validation metrics are not those of its best epoch.")
     _verify_splits(stored, users)

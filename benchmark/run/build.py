@@ -113,7 +113,7 @@ def _check_negatives(task: Task, settings: Settings, name: str) -> None:
 def _twins(resolved: ResolvedRun) -> Ints:
     """`[I]` the first item with the same text, for readers of texts; itself where items have own vectors."""
     texts = resolved.prepared.texts
-    if resolved.llm is None or resolved.settings.ids == "add":
+    if resolved.cls.reads == "ids" or resolved.settings.ids == "add":
         return np.arange(len(texts))
     first: dict[str, int] = {}
     return np.array([first.setdefault(text, item) for item, text in enumerate(texts)])

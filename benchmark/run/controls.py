@@ -1,4 +1,7 @@
-"""Score a control: choose its settings on validation, then rank the test targets, and fill its record."""
+"""Score a control, or its mixture with a trained row, and fill the record.
+
+Validation chooses the settings of the control and its weight in the mixture; then test targets are ranked.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,21 @@ from benchmark.measure import MemoryGauge, Stopwatch
 from benchmark.model.parallel import log_main
 from benchmark.results.list_metrics import TOP
 from benchmark.results.lists import StoredLists
-from benchmark.results.metrics import metrics_of
-from benchmark.results.record import Metrics, RunRecord, Trial, Tuning
+from benchmark.results.metrics import measure, metrics_of
+from benchmark.results.record import Fusion, Metrics, RunRecord, Trial, Tuning, WeightTrial
 from benchmark.run.describe import add_quality, user_lists
 from benchmark.run.inputs import pooled_states
 from benchmark.run.spec import ResolvedRun
-from benchmark.train.control_ranks import ScoredSplit, rank_users, training_data
+from benchmark.train.control_ranks import FusedModel, ScoredSplit, rank_users, training_data
 from benchmark.train.evaluate import UserRanks
+from benchmark.train.loop import Trainer
 from benchmark.train.sequences import evaluation_rows
-from methods.controls.base import Control, TrainingData
+from methods.controls.base import Control
 from methods.errors import UserError
 
 CPU = torch.device("cpu")
+WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Weights of a control in a mixture, among which validation chooses."""
 
 
 def score_control(
@@ -36,15 +42,13 @@ def score_control(
     Scores are computed on the CPU; `device` computes hidden states that the cache lacks. Every process of
     several does the same work. Raises `ControlError` for scores of another shape, or that are not finite.
     """
-    assert resolved.control is not None
-    memory, candidates = MemoryGauge(CPU), _trials(resolved)
+    memory = MemoryGauge(CPU)
     valid, test = _splits(resolved)
     try:
         with memory.phase("train"):
-            control = resolved.control(_training_data(resolved, record, device))
+            control = _build(resolved, record, device)
         with memory.phase("eval"):
-            trials = [_validate(control, chosen, config, valid) for chosen, config in candidates]
-            best = max(trials, key=lambda trial: trial.recall)  # of equal ones the first
+            trials, best = _choose_settings(resolved, control, valid, device)
             ranks = rank_users(control, best.config, test, TOP)
     finally:
         record.cost.peak_memory = memory.over_processes()
@@ -53,6 +57,62 @@ def score_control(
     record.cost.eval_seconds = float(np.median([trial.seconds for trial in trials]))
     add_quality(record, best.metrics, test.targets, resolved.prepared.trained, ranks)
     return ranks, user_lists(resolved.prepared, test.rows, test.history_start, ranks)
+
+
+def fuse(resolved: ResolvedRun, record: RunRecord, trainer: Trainer, trained: UserRanks) -> UserRanks:
+    """Ranks of the test, and lists, under the mixture of the trained model with the control of the run.
+
+    `trained` are those of the model alone, whose metrics `record` has; `trainer` holds the weights of the
+    best epoch. Validation chooses the settings of the control, as for the control alone, and then its weight,
+    by the metric that selects the epoch. Fills `record`. Raises `ControlError` as `score_control`.
+    """
+    own, task = resolved.fused, trainer.task
+    assert own is not None
+    valid, test = (ScoredSplit(task.sequences.items, x, task.history_start) for x in (task.valid, task.test))
+    clock = Stopwatch(trainer.device)
+    control = _build(own, record, trainer.device)
+    with clock.phase("eval"):
+        trials, best = _choose_settings(own, control, valid, trainer.device)
+        mixture = FusedModel(
+            trainer.model, task.sequences, control, best.config, trainer.device, trainer.process
+        )
+        mixed = WEIGHTS[1:-1]
+        ranks = dict(zip(mixed, trainer.retry.run(lambda: mixture.rank_users(valid, mixed)), strict=True))
+        ranks[1.0] = rank_users(control, best.config, valid)
+    selection = {0.0: trainer.progress.best_value}
+    selection |= {weight: trainer.selection(ranks[weight]) for weight in WEIGHTS[1:]}
+    weight = max(selection, key=lambda weight: selection[weight])  # of equal ones the least
+    log_main(_choice(own, trainer, selection, weight))
+    record.fusion = Fusion(
+        control=own.spec.method,
+        code=own.code,
+        hyperparameters=as_dict(best.config),
+        tuning=_tuning(own, trials, best),
+        weight=weight,
+        weights=[WeightTrial(weight=tried, selection=value) for tried, value in selection.items()],
+        trials=len(trials) + len(selection),
+        trained=record.metrics,
+        seconds=clock.seconds["eval"],
+    )
+    record.trials += record.fusion.trials
+    if not weight:
+        return trained
+    if weight == 1:
+        fused = rank_users(control, best.config, test, TOP)
+    else:
+        (fused,) = trainer.retry.run(lambda: mixture.rank_users(test, [weight], TOP))
+    add_quality(record, _valid_metrics(ranks[weight]), test.targets, task.sequences.trained, fused)
+    return fused
+
+
+def _choice(own: ResolvedRun, trainer: Trainer, selection: dict[float, float], weight: float) -> str:
+    """A line for the terminal about the weight that validation chose."""
+    settings = trainer.settings
+    return (
+        f"fuse={own.spec.method}: weight {weight:g}, validation {measure(settings.select_by).label} "
+        f"({settings.select}) {selection[weight]:.4f}; trained model alone {selection[0]:.4f}, control alone "
+        f"{selection[1]:.4f}"
+    )
 
 
 @dataclass(frozen=True)
@@ -93,18 +153,28 @@ def _splits(resolved: ResolvedRun) -> tuple[ScoredSplit, ScoredSplit]:
     return splits[0], splits[1]
 
 
-def _training_data(resolved: ResolvedRun, record: RunRecord, device: torch.device) -> TrainingData:
-    """What a control may read; no target of validation or test is in it."""
+def _build(resolved: ResolvedRun, record: RunRecord, device: torch.device) -> Control:
+    """The control of a run, with what it may read; no target of validation or test is in it."""
+    assert resolved.control is not None
     prepared = resolved.prepared
     states = None
-    if resolved.llm is not None:
+    if resolved.llm is not None and resolved.cls.reads == "states":
         read = pooled_states(resolved, resolved.llm, device)
         states = (read.values.float() + read.mean).numpy()  # [I, A, D]
-        record.cost.prepare_seconds = read.seconds
+        if record.cost.prepare_seconds is None:  # in a mixture the trained model may read the same states
+            record.cost.prepare_seconds = read.seconds
         if read.statistics is not None:
             record.llm_details |= vars(read.statistics)
     offsets, end = prepared.offsets.astype(np.int64), prepared.train_end.astype(np.int64)
-    return training_data(prepared.items, offsets, end, len(prepared.texts), states)
+    return resolved.control(training_data(prepared.items, offsets, end, len(prepared.texts), states))
+
+
+def _choose_settings(
+    resolved: ResolvedRun, control: Control, valid: ScoredSplit, device: torch.device
+) -> tuple[list[ValidatedTrial], ValidatedTrial]:
+    """All trials of a control, and the best by validation; of equal ones the first."""
+    trials = [_validate(control, chosen, config, valid, device) for chosen, config in _trials(resolved)]
+    return trials, max(trials, key=lambda trial: trial.recall)
 
 
 def _trials(resolved: ResolvedRun) -> list[tuple[dict[str, Any], Any]]:
@@ -120,15 +190,23 @@ def _trials(resolved: ResolvedRun) -> list[tuple[dict[str, Any], Any]]:
     return [(trial, parse(resolved.control.Config, {**trial, **resolved.fixed}, where)) for trial in trials]
 
 
-def _validate(control: Control, chosen: dict[str, Any], config: Any, valid: ScoredSplit) -> ValidatedTrial:
-    clock = Stopwatch(CPU)
+def _validate(
+    control: Control, chosen: dict[str, Any], config: Any, valid: ScoredSplit, device: torch.device
+) -> ValidatedTrial:
+    """Processes agree on seconds by way of `device`."""
+    clock = Stopwatch(device)
     with clock.phase("eval"):
         ranks = rank_users(control, config, valid)
-    metrics = {"valid": metrics_of(ranks.raw), "valid_masked": metrics_of(ranks.masked)}
-    trial = ValidatedTrial(chosen, config, metrics, clock.seconds["eval"], clock.cpu_seconds["eval"])
+    trial = ValidatedTrial(
+        chosen, config, _valid_metrics(ranks), clock.seconds["eval"], clock.cpu_seconds["eval"]
+    )
     settings = ", ".join(trial.overrides) or "no choice"
     log_main(f"{settings}: valid masked R@10 {trial.recall:.4f}, {trial.seconds:.2f} s")
     return trial
+
+
+def _valid_metrics(ranks: UserRanks) -> dict[str, Metrics]:
+    return {"valid": metrics_of(ranks.raw), "valid_masked": metrics_of(ranks.masked)}
 
 
 def _tuning(resolved: ResolvedRun, trials: Sequence[ValidatedTrial], best: ValidatedTrial) -> Tuning | None:

@@ -58,7 +58,7 @@ CACHE = Sources()
 
 def load_inputs(resolved: ResolvedRun, device: torch.device, sources: Sources = CACHE) -> Inputs:
     """The inputs of a run's method, on `device`."""
-    if resolved.llm is None:
+    if resolved.llm is None or resolved.cls.reads == "ids":
         return Inputs(ItemInputs(lambda items, _: Items(ids=items)), {})
     read = _states_inputs if resolved.cls.reads == "states" else _tokens_inputs
     inputs = read(resolved, resolved.llm, device, sources)
@@ -224,7 +224,7 @@ def prepare_runs(runs: Iterable[ResolvedRun]) -> Iterator[str]:
 
     Yields lines for the terminal.
     """
-    readers = [run for run in runs if run.llm is not None]
+    readers = [reader for run in runs for reader in run.readers]
     layers: dict[tuple[str, str], set[int]] = {}
     statistics: TokenStatistics | None = None
     for resolved in readers:

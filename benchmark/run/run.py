@@ -19,7 +19,7 @@ from benchmark.results.record import RunRecord, ranks_path
 from benchmark.results.store import Standing, look_up, set_aside
 from benchmark.results.user_columns import write_columns
 from benchmark.run.build import build_trainer, make_accelerator, pick_precision
-from benchmark.run.controls import score_control
+from benchmark.run.controls import fuse, score_control
 from benchmark.run.describe import add_cost, add_quality, add_texts, add_training, blank, user_lists
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from benchmark.train.checkpoint import Checkpoint
@@ -129,6 +129,8 @@ def _execute(
     record.liveness = trainer.certificate()
     if record.liveness.problems:
         raise NotAliveError(record.liveness.problems[0])
+    if resolved.fused:
+        ranks = fuse(resolved, record, trainer, ranks)
     return ranks, user_lists(resolved.prepared, task.test, task.history_start, ranks)
 
 

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from benchmark.config import (
     CONTROL_SETTINGS,
+    NO_FUSION,
     NO_PROTOCOL,
     PROTOCOLS,
     SETTINGS,
@@ -47,10 +48,11 @@ if TYPE_CHECKING:
 
 ROW_SETTINGS = (
     "ids", "batch_size", "accumulation", "encode", "chunk_tokens", "lower_states", "lower_states_gib",
-    "replay",
+    "replay", "fuse",
 )  # fmt: skip
 """Settings in which rows of one table may differ: the published schedules give methods their own batches, and
-how texts are encoded changes what a run costs, and nothing else but which dropout masks are drawn."""
+how texts are encoded changes what a run costs, and nothing else but which dropout masks are drawn; a mixture
+(`fuse`) is compared with the trained row and the control that it is made of."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,11 @@ class ResolvedRun:
     the defaults of the others."""
     prepared: Prepared = field(compare=False)
     llm: LLM | None = field(compare=False)
-    """None for a method that reads no language model."""
+    """None where neither the method nor the control that it is mixed with reads a language model."""
     fixed: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """Of a control: the settings that the user fixed, which validation does not choose."""
+    fused: ResolvedRun | None = field(default=None, compare=False)
+    """The control that the trained model is mixed with (`fuse`), under the same settings; None for none."""
 
     def __str__(self) -> str:
         return str(self.spec)
@@ -123,6 +127,11 @@ class ResolvedRun:
     def control(self) -> type[Control] | None:
         """The class of a control; None for a method that trains."""
         return self.cls if issubclass(self.cls, Control) else None
+
+    @property
+    def readers(self) -> list[ResolvedRun]:
+        """This run, and the control that it is mixed with, as far as they read a language model."""
+        return [run for run in (self, self.fused) if run is not None and run.cls.reads != "ids"]
 
     @property
     def applied_settings(self) -> dict[str, Any]:
@@ -152,8 +161,12 @@ class ResolvedRun:
 
     @cached_property
     def code(self) -> str | None:
-        """Digest of the method's code; None where its source cannot be found."""
-        return code_digest(self.cls)
+        """Digest of the method's code, of a mixture also of the control's; None where the source of one
+        cannot be found."""
+        own = code_digest(self.cls)
+        if self.fused is None:
+            return own
+        return f"{own}+{self.fused.code}" if own and self.fused.code else None
 
     @property
     def identity(self) -> str:
@@ -213,10 +226,42 @@ def resolve_run(spec: RunSpec) -> ResolvedRun:
     if settings.candidates == "auto":
         fits = len(prepared.trained) <= settings.catalogue_limit
         settings = replace(settings, candidates="catalogue" if fits else "sampled")
+    fused = _resolve_fused(spec, settings)
     llm = _language_model(spec, cls, settings, config)
     if llm is not None:
         cls.frozen_layers(config, llm.n_layers)
-    return ResolvedRun(spec, entry, cls, settings, config, prepared, llm)
+    elif fused is not None:
+        llm = fused.llm
+    return ResolvedRun(spec, entry, cls, settings, config, prepared, llm, fused=fused)
+
+
+def fused_control(name: str) -> type[Control] | None:
+    """The control of `fuse=name`; None for NO_FUSION. Raises `UserError` where there is no such control."""
+    if name == NO_FUSION:
+        return None
+    cls = registry.load(name) if name in registry.names() else None
+    if cls is None or not issubclass(cls, Control):
+        raise unknown(
+            "value of fuse:", name, [NO_FUSION, *registry.controls()],
+            "A trained model is mixed with a control, which does not train.",
+        )  # fmt: skip
+    return cls
+
+
+def reads_llm(cls: AnyMethod, overrides: Iterable[str]) -> bool:
+    """Whether a run reads a language model: its method does, or the control that it is mixed with."""
+    name = dict(pair.partition("=")[::2] for pair in overrides).get("fuse", NO_FUSION)
+    return any(part is not None and part.reads != "ids" for part in (cls, fused_control(name)))
+
+
+def _resolve_fused(spec: RunSpec, settings: Settings) -> ResolvedRun | None:
+    """The run of the control that `spec` is mixed with, under its settings that concern a control."""
+    cls = fused_control(settings.fuse)
+    if cls is None:
+        return None
+    values = as_dict(settings)
+    overrides = tuple(f"{name}={values[name]}" for name in CONTROL_SETTINGS[cls.reads])
+    return resolve_run(replace(spec, method=settings.fuse, overrides=overrides))
 
 
 def _resolve_control(spec: RunSpec, entry: registry.RegisteredMethod, cls: type[Control]) -> ResolvedRun:

@@ -128,7 +128,7 @@ def evaluate(
     arrays = [np.concatenate(counts)]  # [U, 4]
     if top:
         arrays += [np.concatenate(items), np.concatenate(scores)]  # two of [U, top]
-    user, placed, *lists = _gather(mine.user, *arrays)
+    user, placed, *lists = gather_users(mine.user, *arrays)
     if np.isnan(placed).any():  # known to every process, so that none waits for another
         raise NotFiniteError("scores are not finite; lower learning_rate or set precision=no.")
     best, tied, best_masked, tied_masked = placed.astype(np.int64).T  # four of [U]
@@ -167,15 +167,7 @@ def _rank_chunk(
     def on_device(x: NDArray[Any]) -> Tensor:
         return torch.from_numpy(x).to(device)
 
-    packed = pack(rows, bin_width(model.settings.window))
-    inputs = catalogue.row[on_device(data.items[np.maximum(packed.source, 0)])]  # [N, S]
-    u = model.users(
-        catalogue.embeddings,
-        inputs,
-        on_device(packed.position),
-        on_device(packed.segment),
-        on_device(packed.slot),
-    )  # [u, d]
+    u = user_states(model, data, rows, catalogue)  # [u, d]
     targets = data.items[rows.start + rows.length]  # [u]
     history, counts = masked_histories(data.items, rows, history_start, targets)  # [u, H]
     past = on_device(history)  # [u, H]
@@ -185,6 +177,17 @@ def _rank_chunk(
     placed = torch.cat([_count(catalogue, top, *part) for part in parts])  # [u, 4 + 2 top]
     finite = u.isfinite().all(1) & (catalogue.scale > 0).all()  # [u]; nan is not above 0
     return placed.masked_fill(~finite.unsqueeze(1), math.nan)
+
+
+def user_states(model: Recommender, data: Sequences, rows: Rows, catalogue: Catalogue) -> Tensor:
+    """What SASRec makes of the inputs of `u` rows, on the catalogue's device: `[u, d]`."""
+    packed = pack(rows, bin_width(model.settings.window))
+    items = data.items[np.maximum(packed.source, 0)]  # [N, S]
+    inputs, position, segment, slot = (
+        torch.from_numpy(x).to(catalogue.scale.device)
+        for x in (items, packed.position, packed.segment, packed.slot)
+    )
+    return model.users(catalogue.embeddings, catalogue.row[inputs], position, segment, slot)  # [u, d]
 
 
 def _count(
@@ -282,8 +285,8 @@ def masked_histories(
     return np.maximum(history, 0), counts
 
 
-def _gather(*mine: NDArray[Any]) -> list[NDArray[Any]]:
-    """Everybody's users `[U]` and columns `[U, ...]`, ordered by user; the shares are disjoint."""
+def gather_users(*mine: NDArray[Any]) -> list[NDArray[Any]]:
+    """Every process's users `[U]` and columns `[U, ...]`, ordered by user; the shares are disjoint."""
     parts = [mine] * world_size()
     if world_size() > 1:
         dist.all_gather_object(parts, mine)

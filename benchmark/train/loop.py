@@ -20,7 +20,7 @@ from benchmark.model.batch import Batch, Ints
 from benchmark.model.parallel import average_gradients, start_alike, world_size
 from benchmark.model.recommender import Recommender
 from benchmark.results.list_metrics import TOP
-from benchmark.results.metrics import metrics_of
+from benchmark.results.metrics import Ranks, metrics_of
 from benchmark.results.record import Certificate, Epoch, Metrics
 from benchmark.train.batches import EpochBatches, Sequences, total_steps
 from benchmark.train.checkpoint import Checkpoint, trained_part
@@ -186,10 +186,11 @@ class Trainer:
     def rank_users(self, rows: Rows, top: int = 0) -> UserRanks:
         """Ranks of the targets of `rows` under the weights as they are, with the `top` best items."""
         data, start = self.task.sequences, self.task.history_start
-        return self.retry.run(lambda: evaluate(self.model, data, rows, start, self.device, self._rank, top))
+        return self.retry.run(lambda: evaluate(self.model, data, rows, start, self.device, self.process, top))
 
     @property
-    def _rank(self) -> int:
+    def process(self) -> int:
+        """Rank of this process among those that train together."""
         return int(self.accelerator.process_index)
 
     def run_epoch(self) -> None:
@@ -201,9 +202,8 @@ class Trainer:
         self._check_epoch(epoch, loss)
         with self.memory.phase("eval"), self.clock.phase("eval"), self.average.applied():
             ranks = self.rank_users(self.task.valid)
-        select_by = settings.select_by
-        valid, valid_masked = (metrics_of(x, (select_by,))[select_by] for x in (ranks.raw, ranks.masked))
-        value = valid if settings.select == "raw" else valid_masked
+        valid, valid_masked = (self._selected_metric(x) for x in (ranks.raw, ranks.masked))
+        value = self.selection(ranks)
         seconds = self.clock.seconds
         row = Epoch(
             epoch=epoch,
@@ -231,13 +231,20 @@ class Trainer:
         if self.accelerator.is_main_process:
             publish(status)
 
+    def selection(self, ranks: UserRanks) -> float:
+        """The metric that selects the epoch, of validation ranks."""
+        return self._selected_metric(ranks.raw if self.settings.select == "raw" else ranks.masked)
+
+    def _selected_metric(self, ranks: Ranks) -> float:
+        return metrics_of(ranks, (self.settings.select_by,))[self.settings.select_by]
+
     def train_epoch(self, epoch: int) -> tuple[float, float]:
         """All steps of one epoch: -> mean loss and mean number of softmax terms of a prediction."""
-        torch.manual_seed(((self.seed * 100_003 + epoch) * 1_009 + self._rank) % 2**63)
+        torch.manual_seed(((self.seed * 100_003 + epoch) * 1_009 + self.process) % 2**63)
         self.model.train()
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # [loss, terms, encodings]
         batches = EpochBatches(
-            self.task.train, self.task.sequences, self.settings, self.seed, epoch, self._rank, world_size()
+            self.task.train, self.task.sequences, self.settings, self.seed, epoch, self.process, world_size()
         )
         encoded_before = self.model.encoder.encoded
         steps = tqdm(
@@ -246,7 +253,7 @@ class Trainer:
             -(-len(batches) // self.settings.accumulation),
             leave=False,
             unit="step",
-            disable=None if self._rank == 0 else True,
+            disable=None if self.process == 0 else True,
         )
         for step_batches in steps:
             sums[:2] += self.step(step_batches)
