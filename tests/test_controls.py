@@ -127,7 +127,7 @@ def test_blend_equals_a_plain_version(
 
 
 def test_every_stated_trial_is_a_configuration() -> None:
-    assert [len(control.trials()) for control in (Popularity, Transitions, TextKnn, Blend)] == [1, 10, 9, 24]
+    assert [len(control.trials()) for control in (Popularity, Transitions, TextKnn, Blend)] == [1, 14, 9, 45]
     for control in (Popularity, Transitions, TextKnn, Blend):
         assert len({control.Config(**trial) for trial in control.trials()}) == len(control.trials())
 

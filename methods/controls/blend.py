@@ -41,8 +41,8 @@ class Blend(Control):
     Config: ClassVar[type[Any]] = BlendConfig
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
         "text": (("centred", 3.0), ("zca", 1.0), ("zca", 2.0)),
-        "transitions": (0.1, 0.2, 0.35, 0.5),
-        "decay": (0.8, 0.9),
+        "transitions": (0.05, 0.1, 0.2, 0.35, 0.5),
+        "decay": (0.7, 0.8, 0.9),
     }
 
     def __init__(self, data: TrainingData) -> None:
@@ -53,7 +53,7 @@ class Blend(Control):
 
     @classmethod
     def trials(cls) -> list[dict[str, Any]]:
-        """24 settings: the geometry and the power of text vectors go together."""
+        """45 settings: the geometry and the power of text vectors go together."""
         return [
             {
                 "geometry": trial["text"][0],

@@ -35,7 +35,7 @@ class Transitions(Control):
 
     Config: ClassVar[type[Any]] = TransitionsConfig
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "decay": (0.5, 0.6, 0.7, 0.8, 0.9),
+        "decay": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
         "rows": ("counts", "shares"),
     }
 
