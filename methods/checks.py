@@ -20,7 +20,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, Literal
 
 import torch
@@ -28,8 +28,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods.base import Items, Method
-from methods.declarations import check_class, check_frozen_layers, check_tables
-from methods.under_test import BATCH, LAYERS, OUT_DIM, MethodUnderTest, all_states
+from methods.declarations import check_frozen_layers, check_tables
+from methods.under_test import (
+    BATCH,
+    LAYERS,
+    OUT_DIM,
+    Check,
+    CheckResult,
+    MethodUnderTest,
+    all_states,
+    list_checks,
+    run_checks,
+)
 
 QUERIES = 64
 
@@ -215,65 +225,20 @@ CHECKS: dict[str, Callable[[MethodUnderTest], None]] = {
 """Name -> check, in the order in which they run. The first line of a docstring states the rule."""
 
 
-@dataclass(frozen=True)
-class CheckResult:
-    """How a check ended."""
-
-    name: str
-    status: Literal["passed", "failed", "failed as expected", "passed unexpectedly"]
-    message: str = ""
-    """What is wrong, or the reason of the expected failure."""
-
-
-@dataclass(frozen=True)
-class MethodCheck:
-    """One check of one method. Calling it raises `AssertionError` where the method fails."""
-
-    name: str
-    test: MethodUnderTest
-    expected_failure: str | None = None
-    """Why the method is known to fail the check; None where it should pass."""
-
-    def __call__(self) -> None:
-        """Run the check. The global random number generators are restored afterwards."""
-        with self.test.seeded(2 + list(CHECKS).index(self.name)):
-            CHECKS[self.name](self.test)
-
-    def result(self) -> CheckResult:
-        """Run the check and return how it ended."""
-        reason = self.expected_failure
-        try:
-            self()
-        except AssertionError as error:
-            if reason is None:
-                return CheckResult(self.name, "failed", str(error))
-            return CheckResult(self.name, "failed as expected", reason)
-        if reason is None:
-            return CheckResult(self.name, "passed")
-        message = f"{self.test.cls.__name__}: {self.name} passes; remove it from expected_failures"
-        return CheckResult(self.name, "passed unexpectedly", message)
-
-
 def method_checks(
     cls: type[Method],
     config: Any = None,
     *,
     seed: int = 0,
     expected_failures: Mapping[str, str] | None = None,
-) -> list[MethodCheck]:
+) -> list[Check]:
     """All checks of `cls`, not run yet. They share one training.
 
     `config` is an instance of `cls.Config`, by default its defaults; `seed` chooses the random inputs and
     weights; `expected_failures` maps names of checks that the method is known to fail to the reason. Raises
     `AssertionError` where `cls` is no method class, and ValueError for a name that is no check.
     """
-    check_class(cls)
-    reasons = expected_failures or {}
-    for name, reason in reasons.items():
-        if name not in CHECKS or not reason.strip():
-            raise ValueError(f"expected_failures: {name!r} needs a reason and must be one of {list(CHECKS)}")
-    test = MethodUnderTest(cls, config, seed)
-    return [MethodCheck(name, test, reasons.get(name)) for name in CHECKS]
+    return list_checks(CHECKS, MethodUnderTest(cls, config, seed), expected_failures or {})
 
 
 def check_method(
@@ -289,12 +254,7 @@ def check_method(
     Raises `AssertionError` at the first check that fails, or that passes although `expected_failures` names
     it; with `on_failure="report"` it runs all checks and raises nothing.
     """
-    results = []
-    for check in method_checks(cls, config, seed=seed, expected_failures=expected_failures):
-        results.append(check.result())
-        if on_failure == "raise" and results[-1].status in ("failed", "passed unexpectedly"):
-            raise AssertionError(results[-1].message)
-    return results
+    return run_checks(method_checks(cls, config, seed=seed, expected_failures=expected_failures), on_failure)
 
 
 def parametrize_checks(
@@ -312,8 +272,8 @@ def parametrize_checks(
 
     parameters = []
     for check in method_checks(cls, config, seed=seed, expected_failures=expected_failures):
-        reason = check.expected_failure
-        xfail = pytest.mark.xfail(reason=reason or "", raises=AssertionError, strict=True)
+        reason = check.expected_failure or ""
+        xfail = pytest.mark.xfail(reason=reason, raises=AssertionError, strict=True)
         parameters.append(pytest.param(check, id=check.name, marks=xfail if reason else ()))
     return pytest.mark.parametrize("check", parameters)
 

@@ -13,33 +13,31 @@ shape comments are those of `methods.controls.base`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from methods.controls.base import Control, Floats, Ints, TrainingData
-from methods.declarations import check_class, check_config, check_layers, check_value, require
-from methods.plugins import one_line
+from methods.declarations import check_layers, check_value, require
+from methods.under_test import CheckResult, UnderTest, list_checks, run_checks
 
 ITEMS, USERS, LENGTH, WIDTH, LAYERS = 30, 12, 6, 16, 6
 
 
-@dataclass(frozen=True)
-class ControlUnderTest:
+class ControlUnderTest(UnderTest):
     """A control, and a small random catalogue with users to score."""
 
     cls: type[Control]
-    seed: int = 0
 
     @cached_property
     def data(self) -> TrainingData:
-        """Random training sequences, the same at each call."""
+        """Random training sequences."""
         draw = np.random.default_rng(self.seed)
         lengths = draw.integers(1, 9, size=40)
-        layers = check_layers(self.cls, self.cls.Config(), LAYERS)
+        layers = check_layers(self.cls, self.config, LAYERS)
         states = draw.normal(size=(ITEMS, len(layers), WIDTH)).astype(np.float32)  # [I, A, D]
         return TrainingData(
             ITEMS,
@@ -59,49 +57,45 @@ class ControlUnderTest:
     @cached_property
     def configs(self) -> list[Any]:
         """The configuration of each trial."""
-        return [self.cls.Config(**trial) for trial in self.cls.trials()]
+        trials = self.attempt("trials()", self.cls.trials)
+        return self.attempt("Config of trials()", lambda: [self.cls.Config(**trial) for trial in trials])
 
     @cached_property
     def control(self) -> Control:
-        """The control on `data`."""
+        """The control on `data`, which all checks share."""
         return self.build()
 
     def build(self) -> Control:
         """A new one."""
-        try:
-            return self.cls(self.data)
-        except Exception as error:
-            raise AssertionError(f"{self.cls.__name__}: building it raised {one_line(error)}") from error
+        return self.attempt("building it", lambda: self.cls(self.data))
 
     def scores(self, histories: Ints, config: Any, control: Control | None = None) -> Floats:
-        """Scores by `control`, or by the one that all checks share: `[B, L]` -> `[B, I]`."""
-        try:
-            return (control or self.control).scores(histories, config)
-        except Exception as error:
-            raise AssertionError(f"{self.cls.__name__}: scores() raised {one_line(error)}") from error
+        """Scores by `control`, by default the shared one: `[B, L]` -> `[B, I]`."""
+        own = control or self.control
+        return self.attempt("scores()", lambda: own.scores(histories, config))
 
     def require_same(self, scores: Floats, expected: Floats, message: str) -> None:
         """Fail with `message` unless two computations of the same scores agree."""
         alike = np.shape(scores) == np.shape(expected) and np.allclose(scores, expected, rtol=1e-4, atol=1e-6)
-        require(self.cls, alike, message)
+        self.require(alike, message)
 
 
 def settings(test: ControlUnderTest) -> None:
     """`Config` is a frozen dataclass whose defaults fit their types and go into JSON."""
-    check_config(test.cls, None)
+    _ = test.config
 
 
 def trials(test: ControlUnderTest) -> None:
     """Every stated trial is a valid configuration, and none comes twice."""
     stated = test.cls.trials()
-    require(test.cls, len(stated) > 0, "trials() must state at least one trial; {} is the defaults")
+    test.require(len(stated) > 0, "trials() must state at least one trial; {} is the defaults")
     names = list(asdict(test.cls.Config()))
     for trial in stated:
         for name, value in trial.items():
-            require(test.cls, name in names, f"trials(): there is no setting {name!r}; allowed: {names}")
+            test.require(name in names, f"trials(): there is no setting {name!r}; allowed: {names}")
             check_value(test.cls, name, value, "trials()")
     same = {repr(sorted(asdict(config).items())) for config in test.configs}
-    require(test.cls, len(same) == len(stated), "trials() states a configuration twice")
+    test.require(len(same) == len(stated), "trials() states a configuration twice")
 
 
 def shape(test: ControlUnderTest) -> None:
@@ -110,15 +104,15 @@ def shape(test: ControlUnderTest) -> None:
         for config in test.configs:
             scores = np.asarray(test.scores(test.histories[:users], config))
             message = f"scores() of {users} users must be [{users}, {ITEMS}], not {list(scores.shape)}"
-            require(test.cls, scores.shape == (users, ITEMS), message)
-            require(test.cls, scores.dtype.kind == "f", f"scores() must be floats, not {scores.dtype}")
+            test.require(scores.shape == (users, ITEMS), message)
+            test.require(scores.dtype.kind == "f", f"scores() must be floats, not {scores.dtype}")
 
 
 def finite(test: ControlUnderTest) -> None:
     """No score is nan or infinite, in any trial."""
     for config in test.configs:
-        sound = bool(np.isfinite(test.scores(test.histories, config)).all())
-        require(test.cls, sound, f"scores() are not finite with {config}")
+        finite = bool(np.isfinite(test.scores(test.histories, config)).all())
+        test.require(finite, f"scores() are not finite with {config}")
 
 
 def deterministic(test: ControlUnderTest) -> None:
@@ -138,7 +132,7 @@ def reads_no_target(test: ControlUnderTest) -> None:
     alone = np.concatenate([test.scores(histories[[user]], config) for user in range(USERS)])
     test.require_same(alone, together, "scores of a user differ where other users are scored with it")
     unchanged = np.array_equal(histories, test.histories) and np.array_equal(items, test.data.items)
-    require(test.cls, unchanged, "scores() must not write into the histories or the training data")
+    test.require(unchanged, "scores() must not write into the histories or the training data")
 
 
 def padding(test: ControlUnderTest) -> None:
@@ -155,13 +149,14 @@ CHECKS: dict[str, Callable[[ControlUnderTest], None]] = {
 }
 
 
-def check_control(cls: type[Control], *, seed: int = 0) -> None:
-    """Run all checks. Raises `AssertionError`, which names the check, at the first rule that is broken."""
-    check_class(cls)
+def check_control(
+    cls: type[Control],
+    *,
+    seed: int = 0,
+    expected_failures: Mapping[str, str] | None = None,
+    on_failure: Literal["raise", "report"] = "raise",
+) -> list[CheckResult]:
+    """Run all checks and return how each ended; parameters and errors as in `methods.checks.check_method`."""
+    test = ControlUnderTest(cls, None, seed)
     require(cls, issubclass(cls, Control), "it is no control: it must be a subclass of Control")
-    test = ControlUnderTest(cls, seed)
-    for name, check in CHECKS.items():
-        try:
-            check(test)
-        except AssertionError as error:
-            raise AssertionError(f"{error} (check {name})") from error
+    return run_checks(list_checks(CHECKS, test, expected_failures or {}), on_failure)

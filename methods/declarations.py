@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -17,6 +17,7 @@ from methods.controls.base import Control
 from methods.errors import UserError
 from methods.plugins import one_line
 
+T = TypeVar("T")
 SCHEDULED = ("batch_size", "accumulation")
 """Harness settings that `grid`, `paper` and `schedule` may name besides the method's hyper-parameters."""
 PROTOCOLS = ("paper", "fair", "tuned")
@@ -29,6 +30,14 @@ def require(cls: type, condition: bool, message: str) -> None:
     """Raise `AssertionError` with `message` unless `condition` holds."""
     if not condition:  # not `assert`, which python -O leaves out
         raise AssertionError(f"{cls.__name__}: {message}")
+
+
+def attempt(cls: type, what: str, action: Callable[[], T]) -> T:
+    """The result of `action`; an exception becomes an `AssertionError` that names `what` raised it."""
+    try:
+        return action()
+    except Exception as error:
+        raise AssertionError(f"{cls.__name__}: {what} raised {one_line(error)}") from error
 
 
 def check_class(cls: type[Method] | type[Control]) -> None:
@@ -49,65 +58,53 @@ def check_class(cls: type[Method] | type[Control]) -> None:
 def check_config(cls: type[Method] | type[Control], config: Any) -> Any:
     """Check the defaults of `cls.Config` and `config`: -> `config`, or the defaults where it is None."""
     own: Any = cls.Config
-    try:
-        default = own()
-    except TypeError as error:
-        raise AssertionError(f"{cls.__name__}: every field of Config needs a default: {error}") from error
-    for name, value in asdict(default).items():
-        check_value(cls, name, value, "the default of Config")
-    try:
-        json.dumps(asdict(default))
-    except TypeError as error:
-        raise AssertionError(f"{cls.__name__}: Config goes into a JSON record: {error}") from error
-    if config is None:
-        return default
-    require(cls, isinstance(config, own), f"config must be an instance of {own.__qualname__}, not {config!r}")
-    for name, value in asdict(config).items():
-        check_value(cls, name, value, "config")
-    return config
+    default = attempt(cls, "Config(), in which every field needs a default,", own)
+    given = default if config is None else config
+    require(cls, isinstance(given, own), f"config must be an instance of {own.__qualname__}, not {given!r}")
+    for values, where in ((default, "the default of Config"), (given, "config")):
+        for name, value in asdict(values).items():
+            check_value(cls, name, value, where)
+    attempt(cls, "writing the defaults of Config as JSON", lambda: json.dumps(asdict(default)))
+    return given
 
 
 def check_value(cls: type[Method] | type[Control], name: str, value: Any, where: str) -> None:
     """Raise `AssertionError` unless the field `name` of Config takes `value` without converting it."""
     values = {**asdict(cls.Config()), name: value}
     try:
-        parsed = getattr(TypeAdapter(cls.Config).validate_python(values), name)
+        adapter = attempt(cls, "reading the types of Config", lambda: TypeAdapter(cls.Config))
+        parsed = getattr(adapter.validate_python(values), name)
     except ValidationError as error:
         reason = error.errors(include_url=False)[0]["msg"]
         raise AssertionError(f"{cls.__name__}: {where}: {name}={value!r} is not valid: {reason}") from error
-    except Exception as error:
-        raise AssertionError(f"{cls.__name__}: Config cannot be validated: {one_line(error)}") from error
     same = parsed == value
     require(cls, same, f"{where}: {name}={value!r} has another type than declared; it reads as {parsed!r}")
 
 
 def check_tables(cls: type[Method]) -> None:
     """Raise `AssertionError` unless `grid`, `paper` and `schedule` name settings and values that exist."""
+    settings: list[tuple[str, Mapping[str, Any]]] = []
     for name, choices in cls.grid.items():
         listed = isinstance(choices, tuple | list) and len(choices) > 0
         require(cls, listed, f"grid: {name} must have a tuple of values, not {choices!r}")
-        for value in choices:
-            _check_setting(cls, "grid", name, value)
+        settings += [("grid", {name: value}) for value in choices]
     for key, values in cls.paper.items():
         pair = isinstance(key, tuple) and len(key) == 2 and all(isinstance(part, str) for part in key)
         require(cls, pair, f"paper: the key {key!r} must be (language model, dataset)")
-        for name, value in values.items():
-            _check_setting(cls, f"paper {key}", name, value)
+        settings.append((f"paper {key}", values))
     for protocol, values in cls.schedule.items():
         require(cls, protocol in PROTOCOLS, f"schedule: {protocol!r} is no protocol; allowed: {PROTOCOLS}")
-        for name, value in values.items():
-            _check_setting(cls, f"schedule {protocol}", name, value)
-
-
-def _check_setting(cls: type[Method], where: str, name: str, value: Any) -> None:
+        settings.append((f"schedule {protocol}", values))
     own = [field.name for field in fields(cls.Config)]
-    known = name in own or name in SCHEDULED
-    require(cls, known, f"{where}: there is no setting {name!r}; allowed: {own} and {SCHEDULED}")
-    if name in own:
-        check_value(cls, name, value, where)
-    else:
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        require(cls, whole, f"{where}: {name} must be a whole number from 1, not {value!r}")
+    for where, values in settings:
+        for name, value in values.items():
+            known = name in own or name in SCHEDULED
+            require(cls, known, f"{where}: there is no setting {name!r}; allowed: {own} and {SCHEDULED}")
+            if name in own:
+                check_value(cls, name, value, where)
+            else:
+                whole = type(value) is int and value >= 1
+                require(cls, whole, f"{where}: {name} must be a whole number from 1, not {value!r}")
 
 
 def check_layers(cls: type[Method] | type[Control], config: Any, deepest: int) -> tuple[int, ...]:
@@ -143,10 +140,10 @@ def _by_depth(
 ) -> Iterator[tuple[int, Any]]:
     """Depth of a language model -> what the class method `name` returns; the deepest must not be refused."""
     for depth in (*SHALLOW, deepest):
-        call = f"{name}(config, {depth})"
         try:
             yield depth, getattr(cls, name)(config, depth)
         except UserError as error:
             require(cls, depth < deepest, f"{name}() refuses a language model of {depth} layers: {error}")
         except Exception as error:
-            raise AssertionError(f"{cls.__name__}: {call} raised {one_line(error)}") from error
+            what = f"{name}(config, {depth}) raised {one_line(error)}"
+            raise AssertionError(f"{cls.__name__}: {what}") from error

@@ -1,4 +1,4 @@
-"""A method built, run and trained for a few steps on small random inputs, for `methods.checks`.
+"""What conformance checks share, and a method trained for a few steps on small random inputs.
 
 Symbols of shape comments as in `methods.base`; `I` items of the catalogue.
 """
@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, TypeVar
+from functools import cached_property, partial
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from methods.base import Context, Items, Method, Reads, state_covariance, state_statistics, trainable
-from methods.declarations import check_class, check_config, check_layers, require
-from methods.plugins import one_line
+from methods.controls.base import Control
+from methods.declarations import attempt, check_class, check_config, check_layers, require
 from methods.pooling import pool
 
 T = TypeVar("T")
@@ -29,6 +29,104 @@ LAYERS, WIDTH, TOKENS, VOCABULARY = 12, 48, 12, 101
 STEPS, LEARNING_RATE = 8, 1e-3
 TOLERANCE = 1e-3
 """Largest difference between two computations of one embedding, as a share of the spread between items."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """How a check ended."""
+
+    name: str
+    status: Literal["passed", "failed", "failed as expected", "passed unexpectedly"]
+    message: str = ""
+    """What is wrong, or the reason of the expected failure."""
+
+
+class UnderTest:
+    """A method or control with a configuration and random inputs. Each property is computed once.
+
+    Every computation draws from its own seed, so that its result does not depend on which check runs first.
+    """
+
+    def __init__(self, cls: type[Method] | type[Control], config: Any, seed: int) -> None:
+        check_class(cls)
+        self.cls: Any = cls
+        self._given_config, self.seed = config, seed
+
+    @cached_property
+    def config(self) -> Any:
+        """The hyper-parameters."""
+        return check_config(self.cls, self._given_config)
+
+    @contextmanager
+    def seeded(self, stream: int) -> Iterator[None]:
+        """Seed torch for random stream `stream` and enable gradients; restore the global generators after."""
+        python, numpy = random.getstate(), np.random.get_state()
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.default_generator.manual_seed(self.seed * 1_000 + stream)
+            try:
+                yield
+            finally:
+                random.setstate(python)
+                np.random.set_state(numpy)
+
+    def attempt(self, what: str, action: Callable[[], T]) -> T:
+        """The result of `action`; an exception becomes an `AssertionError` that names `what` raised it."""
+        return attempt(self.cls, what, action)
+
+    def require(self, condition: bool, message: str) -> None:
+        """Raise `AssertionError` with `message` unless `condition` holds."""
+        require(self.cls, condition, message)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of one method or control. Calling it raises `AssertionError` where that fails."""
+
+    name: str
+    function: Callable[[Any], None]
+    test: UnderTest
+    expected_failure: str | None = None
+    """Why the check is known to fail; None where it should pass."""
+
+    def __call__(self) -> None:
+        """Run the check. The global random number generators are restored afterwards."""
+        with self.test.seeded(2):
+            self.function(self.test)
+
+    def result(self) -> CheckResult:
+        """Run the check and return how it ended."""
+        name, reason = self.name, self.expected_failure
+        try:
+            self()
+        except AssertionError as error:
+            if reason:
+                return CheckResult(name, "failed as expected", reason)
+            return CheckResult(name, "failed", str(error))
+        if reason:
+            message = f"{self.test.cls.__name__}: {name} passes; remove it from expected_failures"
+            return CheckResult(name, "passed unexpectedly", message)
+        return CheckResult(name, "passed")
+
+
+def list_checks(
+    functions: Mapping[str, Callable[[Any], None]], test: UnderTest, expected_failures: Mapping[str, str]
+) -> list[Check]:
+    """A check of each function, not run yet. Raises ValueError for an expected failure that is no check."""
+    for name, reason in expected_failures.items():
+        if name not in functions or not reason.strip():
+            names = list(functions)
+            raise ValueError(f"expected_failures: {name!r} needs a reason and must be one of {names}")
+    return [Check(name, function, test, expected_failures.get(name)) for name, function in functions.items()]
+
+
+def run_checks(checks: Sequence[Check], on_failure: Literal["raise", "report"]) -> list[CheckResult]:
+    """Run `checks`; parameters, result and errors as in `methods.checks.check_method`."""
+    results = []
+    for check in checks:
+        results.append(check.result())
+        if on_failure == "raise" and results[-1].status in ("failed", "passed unexpectedly"):
+            raise AssertionError(results[-1].message)
+    return results
 
 
 @dataclass
@@ -60,21 +158,10 @@ class TrainedMethod:
         return TOLERANCE * self.spread + 1e-5 * float(self.after.abs().max())
 
 
-class MethodUnderTest:
-    """A method class with a configuration and random inputs. Each property is computed once.
+class MethodUnderTest(UnderTest):
+    """A method, its inputs, and what its training shows."""
 
-    Every computation draws from its own seed, so that its result does not depend on which check runs first.
-    The global random number generators are restored afterwards.
-    """
-
-    def __init__(self, cls: type[Method], config: Any, seed: int) -> None:
-        self.cls, self._given_config, self.seed = cls, config, seed
-
-    @cached_property
-    def config(self) -> Any:
-        """The hyper-parameters."""
-        check_class(self.cls)
-        return check_config(self.cls, self._given_config)
+    cls: type[Method]
 
     @cached_property
     def inputs(self) -> tuple[Context, Items]:
@@ -92,18 +179,6 @@ class MethodUnderTest:
     def items(self) -> Items:
         """The items, `[M]`."""
         return self.inputs[1]
-
-    @contextmanager
-    def seeded(self, stream: int) -> Iterator[None]:
-        """Seed torch for random stream `stream` and enable gradients; restore the global generators after."""
-        python, numpy = random.getstate(), np.random.get_state()
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            torch.default_generator.manual_seed(self.seed * 1_000 + stream)
-            try:
-                yield
-            finally:
-                random.setstate(python)
-                np.random.set_state(numpy)
 
     def build(self, lower: int = 0) -> tuple[Method, nn.Module]:
         """A new instance and the language model it was given (an empty module where it reads none)."""
@@ -179,7 +254,7 @@ class MethodUnderTest:
                     self.require(finite, f"{name} gets a gradient of nan or infinity")
                     trained.with_gradient |= {name} if parameter.grad.any() else set()
             optimiser.step()
-            self.attempt("after_step", lambda step=step: method.after_step(step))  # type: ignore[misc]
+            self.attempt("after_step", partial(method.after_step, step))
             optimiser.zero_grad()
             # after each step, not after the last: AdaLoRA resets a matrix whose rank it takes away
             trained.changed |= {
@@ -196,17 +271,6 @@ class MethodUnderTest:
         self.require(scalar, "aux_loss must return None or a scalar tensor")
         self.require(bool(loss.isfinite()), "aux_loss gives nan or infinity")
         return loss
-
-    def attempt(self, what: str, action: Callable[[], T]) -> T:
-        """Run `action`; an exception becomes an `AssertionError` that names `what` raised it."""
-        try:
-            return action()
-        except Exception as error:
-            raise AssertionError(f"{self.cls.__name__}: {what} raised {one_line(error)}") from error
-
-    def require(self, condition: bool, message: str) -> None:
-        """Raise `AssertionError` with `message` unless `condition` holds."""
-        require(self.cls, condition, message)
 
 
 def random_inputs(reads: Reads, layers: tuple[int, ...], total_steps: int) -> tuple[Context, Items]:
