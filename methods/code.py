@@ -15,7 +15,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from functools import cache
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 
 LENGTH = 16
 """Hexadecimal digits of a digest."""
@@ -117,35 +117,25 @@ def _imports(tree: ast.AST, package: str, module: str) -> Iterator[str]:
     """Modules that `tree` may import of the package in which `module` lies, lazily or not."""
     top = module.partition(".")[0]
     for node in ast.walk(tree):
+        names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = "." * node.level + (node.module or "")
             full = importlib.util.resolve_name(base, package) if node.level else base
-            names = []
-            for alias in node.names:  # a module of the package, or something in it
-                inner = f"{full}.{alias.name}"
-                names.append(inner if full.partition(".")[0] == top and _spec(inner) else full)
-        else:
-            continue
+            inner = [f"{full}.{alias.name}" for alias in node.names]  # modules, or what is in the module
+            names = [name if full.partition(".")[0] == top and _spec(name) else full for name in inner]
         yield from (name for name in names if name.partition(".")[0] == top)
 
 
 def _spec(module: str) -> ModuleSpec | None:
-    """The spec of a module. Neither it nor its parents are imported."""
+    """The spec of a module below an imported package. Neither it nor its parents are imported."""
     if module in sys.modules:
         return getattr(sys.modules[module], "__spec__", None)
-    path = None
-    if parent := module.rpartition(".")[0]:
-        package = _spec(parent)
-        if package is None or package.submodule_search_locations is None:
-            return None
-        path = list(package.submodule_search_locations)
-    for finder in sys.meta_path:
-        find = getattr(finder, "find_spec", None)
-        if find is not None and (spec := find(module, path)) is not None:
-            return spec  # type: ignore[no-any-return]
-    return None
+    package = _spec(parent) if (parent := module.rpartition(".")[0]) else None
+    if package is None or package.submodule_search_locations is None:
+        return None
+    return PathFinder.find_spec(module, list(package.submodule_search_locations))
 
 
 def _class_source(cls: type) -> str | None:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from importlib.metadata import EntryPoint, PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,8 +43,17 @@ class RegisteredMethod:
 
     @property
     def summary(self) -> str:
-        """First line of the class's docstring, read without importing it."""
-        return self.problem or _summary(*self.target.split(":"))
+        """The problem, or the first line of the class's docstring, read without importing it."""
+        if self.problem:
+            return self.problem
+        module, attribute = self.target.split(":")
+        try:
+            spec = importlib.util.find_spec(module)
+            tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))  # type: ignore[union-attr, arg-type]
+        except BROKEN:  # a list without a summary is better than none
+            return ""
+        classes = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == attribute)
+        return next(((ast.get_docstring(node) or "").partition("\n")[0] for node in classes), "")
 
 
 def names() -> list[str]:
@@ -90,7 +99,10 @@ def entries() -> dict[str, RegisteredMethod]:
         for name, target in {**BUILTIN, **CONTROLS}.items()
     }
     for point in offered(GROUP):
-        entry = _external(point)
+        target = "".join(point.value.partition("[")[0].split())  # without extras and spaces
+        source = (point.dist.name, point.dist.version) if point.dist else ("unknown", "unknown")
+        problem = _problem(point.name, target)
+        entry = RegisteredMethod(point.name, target, *source, external=True, problem=problem)
         clash = registered.setdefault(entry.name, entry)
         if clash.target != entry.target:
             problem = f"the name '{entry.name}' is already taken by {clash.distribution} ({clash.target})"
@@ -150,13 +162,6 @@ def load(name: str) -> type[Method] | type[Control]:
     return cls
 
 
-def _external(point: EntryPoint) -> RegisteredMethod:
-    distribution, number = (point.dist.name, point.dist.version) if point.dist else ("unknown", "unknown")
-    target = "".join(point.value.partition("[")[0].split())  # without extras and spaces
-    problem = _problem(point.name, target)
-    return RegisteredMethod(point.name, target, distribution, number, external=True, problem=problem)
-
-
 def _problem(name: str, target: str) -> str:
     """Why `target` cannot be offered as `name`, or empty."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
@@ -168,15 +173,3 @@ def _problem(name: str, target: str) -> str:
         return "" if importlib.util.find_spec(module) else f"there is no module '{module}'"
     except BROKEN as error:  # find_spec imports the packages that contain the module
         return f"module '{module}' cannot be found: {one_line(error)}"
-
-
-def _summary(module: str, attribute: str) -> str:
-    try:
-        spec = importlib.util.find_spec(module)
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else None
-    except BROKEN:  # a list without a summary is better than none
-        return ""
-    for node in tree.body if tree else ():
-        if isinstance(node, ast.ClassDef) and node.name == attribute:
-            return (ast.get_docstring(node) or "").partition("\n")[0]
-    return ""
