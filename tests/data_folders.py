@@ -14,8 +14,7 @@ from benchmark.data import pipeline
 from benchmark.data.catalogue import find
 from benchmark.data.download import input_files
 from benchmark.data.recipe import Recipe
-from benchmark.data.scratch import Scratch, scratch
-from benchmark.data.staging import stage
+from benchmark.data.staging import Scratch, scratch, stage
 
 USERS = {"ann": "a b c d", "bob": "b c a", "cy": "d a b c"}
 TEXTS = {"a": "red pen", "b": "blue pen", "c": "green mug", "d": "grey mug"}

@@ -23,7 +23,7 @@ from benchmark.data import download, filters, text_files
 from benchmark.data.prepare import Strings, prepare
 from benchmark.data.raw import RawFile
 from benchmark.data.recipe import Recipe
-from benchmark.data.scratch import memory_budget, scratch
+from benchmark.data.staging import memory_budget, scratch
 from benchmark.data.text_files import Delimited
 from methods.errors import UserError
 from studies.prepare_speed.generate import make

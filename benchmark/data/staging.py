@@ -1,25 +1,175 @@
 """From names to numbers, in SQL: the part of a preparation whose tables may be larger than the memory.
 
 Strings are met once. Items become numbers in the order of their file, users in the order in which they first
-appear, and what follows works on 32-bit numbers (`benchmark.data.pipeline`).
+appear, and what follows works on 32-bit numbers (`benchmark.data.pipeline`). The database is DuckDB, not
+polars, because joins, groups and sorts of names must keep a limit: docs/datasets.md has the measurements.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmark.data.raw import RawData
 from benchmark.data.recipe import Recipe
-from benchmark.data.scratch import Scratch
 from methods.errors import UserError
+
+if TYPE_CHECKING:
+    import duckdb
+
+MEMORY_VARIABLE = "ADAPTREC_MEMORY"
+"""Environment variable: gigabytes that preparing a dataset may take; half of what is free if unset."""
+STREAM_ROWS = 1 << 20
+"""Rows of a batch that comes out of the database."""
+_LEAST = 32 << 20
+
+
+def memory_budget() -> int:
+    """Bytes that a preparation may take, from $ADAPTREC_MEMORY or the machine."""
+    written = os.environ.get(MEMORY_VARIABLE)
+    if not written:
+        return max(_LEAST, psutil.virtual_memory().available // 2)
+    try:
+        budget = int(float(written) * 1e9)
+    except (ValueError, OverflowError):
+        budget = 0
+    if budget < 2 * _LEAST:
+        raise UserError(
+            f"{MEMORY_VARIABLE}={written} is not valid; it must be a number of gigabytes, at least 0.1."
+        )
+    return budget
+
+
+class Scratch:
+    """Tables on disk and queries over them, one at a time; a query can be interrupted whatever it does."""
+
+    def __init__(self, folder: Path, memory: int) -> None:
+        import duckdb
+
+        self.folder = folder
+        """For further files: it goes when the database does."""
+        self._connection: duckdb.DuckDBPyConnection = duckdb.connect(
+            str(folder / "scratch.duckdb"),
+            config={
+                "memory_limit": f"{memory // 2 >> 20}MiB",  # the other half is for batches and arrays
+                "temp_directory": str(folder / "spill"),
+                "threads": len(os.sched_getaffinity(0)),
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+            },
+        )
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._failure: BaseException | None = None
+        self._stopped = False
+
+    def close(self) -> None:
+        """End the connection; the folder is the caller's to remove."""
+        self._thread.shutdown()
+        self._connection.close()
+
+    @contextmanager
+    def _named(self, tables: dict[str, Any]) -> Iterator[None]:
+        """Let queries name these Arrow tables or readers."""
+        for name, table in tables.items():
+            self._connection.register(name, table)
+        try:
+            yield
+        finally:
+            for name in tables:
+                self._connection.unregister(name)
+
+    def run(self, query: str, **tables: Any) -> Any:
+        """Run a query that may name `tables`; returns the first row of its result, if any."""
+        with self._named(tables):
+            return self._call(lambda: self._connection.execute(query).fetchone())
+
+    def column(self, query: str, **tables: Any) -> Any:
+        """The first column of a result, as an Arrow array."""
+        return pa.chunked_array([batch.column(0) for batch in self.stream(query, **tables)] or [[]])
+
+    def stream(self, query: str, rows: int = STREAM_ROWS, **tables: Any) -> Iterator[Any]:
+        """The result of a query in batches of about `rows`."""
+        with self._named(tables):
+            reader = self._call(lambda: self._connection.sql(query).to_arrow_reader(rows))
+            try:
+                while (batch := self._call(next, reader, None)) is not None:
+                    if len(batch):
+                        yield batch
+            finally:
+                reader.close()
+
+    def reader(self, schema: Any, batches: Iterable[Any]) -> Any:
+        """Batches as a table that one query can read once; an error in making them is raised as it is."""
+        return pa.RecordBatchReader.from_batches(schema, self._watched(batches))
+
+    def _watched(self, batches: Iterable[Any]) -> Iterator[Any]:
+        try:
+            for batch in batches:
+                if self._stopped:
+                    return
+                yield batch
+        except BaseException as error:
+            self._failure = error
+            raise
+
+    def _call(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Run in a thread, so that a ctrl-C reaches this one at once and can end the query."""
+        import duckdb
+
+        future = self._thread.submit(work, *arguments)
+        try:
+            return future.result()
+        except duckdb.Error as error:
+            if self._failure is not None:
+                raise self._failure from None
+            raise _as_user_error(error, self.folder) from error
+        except BaseException:
+            self._stopped = True
+            while not future.done():
+                self._connection.interrupt()
+                time.sleep(0.01)
+            raise
+
+
+def _as_user_error(error: Exception, folder: Path) -> Exception:
+    """A lack of memory or disk in one line; any other error is a fault of ours."""
+    import duckdb
+
+    first = str(error).splitlines()[0]
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return UserError(
+            f"the preparation ran out of memory ({first}); set {MEMORY_VARIABLE} to more gigabytes, or free "
+            f"disk space where {folder.parent} lies."
+        )
+    if isinstance(error, duckdb.IOException):
+        return UserError(f"the preparation could not write to {folder}: {first}")
+    return error
+
+
+@contextmanager
+def scratch(parent: Path, memory: int | None = None) -> Iterator[Scratch]:
+    """A scratch database in a folder of its own below `parent`, which is gone afterwards."""
+    budget = memory or memory_budget()
+    with (
+        tempfile.TemporaryDirectory(dir=parent, prefix="scratch.", suffix=".tmp") as folder,
+        closing(Scratch(Path(folder), budget)) as database,
+    ):
+        yield database
+
 
 _ITEMS = pa.schema({"item": pa.int32(), "item_id": pa.string(), "text": pa.string(), "row": pa.int64()})
 _INTERACTIONS = pa.schema(
@@ -72,7 +222,9 @@ def stage(raw: RawData, recipe: Recipe, scratch: Scratch, begin: Callable[[str],
     `begin` is called with the name of each step.
     """
     begin("read items")
-    no_text = _stage_items(raw, recipe, scratch)
+    stream = scratch.reader(_ITEMS, _items(raw, recipe))
+    scratch.run("CREATE TABLE items AS SELECT * FROM batches", batches=stream)
+    no_text = np.asarray(scratch.column("SELECT text = '' FROM items ORDER BY item"))
     known = _drop_duplicate_items(raw, recipe, scratch, len(no_text))
     begin("read interactions, join with items")
     stream = scratch.reader(_INTERACTIONS, _interactions(raw))
@@ -89,7 +241,12 @@ def stage(raw: RawData, recipe: Recipe, scratch: Scratch, begin: Callable[[str],
         FROM events"""
     )
     begin("number users")
-    users = _number_users(scratch)
+    scratch.run(
+        """CREATE TABLE users AS
+        SELECT user_id, (row_number() OVER (ORDER BY first) - 1)::INTEGER AS "user"
+        FROM (SELECT user_id, min("row") AS first FROM events GROUP BY user_id)"""
+    )
+    (users,) = scratch.run("SELECT count(*) FROM users")
     drops = recipe.no_text == "drop"
     staged = Staged(
         scratch=scratch,
@@ -120,42 +277,26 @@ def stage(raw: RawData, recipe: Recipe, scratch: Scratch, begin: Callable[[str],
     return staged
 
 
-def _stage_items(raw: RawData, recipe: Recipe, scratch: Scratch) -> npt.NDArray[np.bool_]:
-    """Fill the table `items`, in order; returns which `[I]` have no text."""
-    empty: list[npt.NDArray[np.bool_]] = []
-    stream = scratch.reader(_ITEMS, _items(raw, recipe, empty))
-    scratch.run("CREATE TABLE items AS SELECT * FROM batches", batches=stream)
-    return np.concatenate(empty)
-
-
-def _items(raw: RawData, recipe: Recipe, empty: list[npt.NDArray[np.bool_]]) -> Iterator[Any]:
-    """The batches of items with their numbers, long texts refused or cut; notes whose texts are empty."""
+def _items(raw: RawData, recipe: Recipe) -> Iterator[Any]:
+    """The batches of items with their numbers; long texts are refused or cut."""
     done = 0
     for batch in raw.items:
         names, texts, rows = batch.columns
-        long = np.flatnonzero(np.asarray(pc.utf8_length(texts)) > recipe.max_text)
-        if len(long):
-            texts = _cut(raw, recipe, texts, rows, long)
-        empty.append(np.asarray(pc.binary_length(texts)) == 0)
+        long = pc.greater(pc.utf8_length(texts), recipe.max_text)
+        if pc.any(long).as_py():
+            first = pc.index(long, True).as_py()
+            if recipe.long_texts == "error":
+                raise UserError(
+                    f"{raw.item_place(rows[first].as_py())}: the text has {len(texts[first].as_py()):,} "
+                    f"characters, {recipe.max_text:,} are allowed; shorten it, raise max_text, or set "
+                    'long_texts = "cut" in the recipe.'
+                )
+            raw.repairs["long texts cut"] += pc.sum(long).as_py()
+            cut = pc.utf8_rtrim_whitespace(pc.utf8_slice_codeunits(texts, 0, recipe.max_text))
+            texts = pc.if_else(long, cut, texts)
         numbers = pa.array(np.arange(done, done + len(batch), dtype=np.int32))
         done += len(batch)
         yield pa.RecordBatch.from_arrays([numbers, names, texts, rows], schema=_ITEMS)
-
-
-def _cut(raw: RawData, recipe: Recipe, texts: Any, rows: Any, long: npt.NDArray[np.int64]) -> Any:
-    """The texts `[n]`, those at `long` cut to `max_text` characters where the recipe allows it."""
-    if recipe.long_texts == "error":
-        first = int(long[0])
-        raise UserError(
-            f"{raw.item_place(rows[first].as_py())}: the text has {len(texts[first].as_py()):,} characters, "
-            f"{recipe.max_text:,} are allowed; shorten it, raise max_text, or set long_texts = "
-            '"cut" in the recipe.'
-        )
-    raw.repairs["long texts cut"] += len(long)
-    values = texts.to_pylist()
-    for index in long:
-        values[index] = values[index][: recipe.max_text].rstrip()
-    return pa.array(values, pa.string())
 
 
 def _drop_duplicate_items(
@@ -219,17 +360,6 @@ def _match_whole_numbers(raw: RawData, scratch: Scratch) -> None:
     )
     matched = before - scratch.run(f"{count} AND {whole.format('unknown')}")[0]
     raw.repairs["interactions matched with an item by its whole number (12.0 is 12)"] += matched
-
-
-def _number_users(scratch: Scratch) -> int:
-    """Fill the table `users`, numbered by their first interaction, kept or not; returns U."""
-    scratch.run(
-        """CREATE TABLE users AS
-        SELECT user_id, (row_number() OVER (ORDER BY first) - 1)::INTEGER AS "user"
-        FROM (SELECT user_id, min("row") AS first FROM events GROUP BY user_id)"""
-    )
-    (count,) = scratch.run("SELECT count(*) FROM users")
-    return int(count)
 
 
 def _unknown_items(raw: RawData, recipe: Recipe, scratch: Scratch, count: int) -> None:

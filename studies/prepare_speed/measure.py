@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmark.data.prepare import prepare
 from benchmark.data.recipe import Recipe
-from benchmark.data.scratch import MEMORY_VARIABLE
+from benchmark.data.staging import MEMORY_VARIABLE
 from studies import FOLDER, command_line
 from studies.prepare_speed.generate import make
 
