@@ -19,6 +19,7 @@ from benchmark.results.list_metrics import TOP
 from benchmark.train.batches import EpochBatches, build_batch
 from benchmark.train.control_ranks import FusedModel, ScoredSplit
 from benchmark.train.evaluate import evaluate
+from benchmark.train.sequences import evaluation_rows
 from methods.base import Items, Method
 from methods.controls.base import TrainingData
 from methods.controls.popularity import Popularity
@@ -101,6 +102,11 @@ def steps() -> dict[str, Any]:
         found[f"{method} ranks"] = {
             "user": ranks.user, "raw": ranks.raw.mean, "masked": ranks.masked.mean,
             "top": ranks.top and ranks.top.items,
+        }  # fmt: skip
+        both = evaluation_rows(world.offsets, world.valid_at, settings.window, world.test_at + 1)
+        several = evaluate(model, task.sequences, both, task.history_start, CPU, rank())
+        found[f"{method} several targets"] = {
+            "user": several.user, "position": several.position, "raw": several.raw.mean,
         }  # fmt: skip
         few = task.test.take(np.array([4]))  # one user: a process has none
         found[f"{method} one user"] = {

@@ -63,8 +63,16 @@ def some_sequences(seed: int, n_items: int = 30, users: int = 40) -> Sequences:
     lengths = rng.integers(3, 80, users)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     items = rng.integers(0, n_items, offsets[-1]).astype(np.int32)
-    test_at = np.where(np.arange(users) % 5 == 0, -1, lengths - 1)
-    return Sequences(items, offsets, lengths - 2, test_at, n_items)
+    absent, targets = np.arange(users) % 5 == 0, 1 + np.arange(users) % 3 % (lengths - 2)
+    test_at, test_end = np.where(absent, -1, lengths - targets), np.where(absent, 0, lengths)
+    return Sequences(items, offsets, lengths - 1 - targets, test_at, test_end, n_items)
+
+
+def targets_of(data: Sequences) -> list[list[int]]:
+    """The positions of each user's test targets, of users who have one."""
+    ranges = [list(range(at, end)) for at, end in zip(data.test_at, data.test_end, strict=True) if at >= 0]
+    assert max(map(len, ranges)) == 3
+    return ranges
 
 
 @pytest.mark.parametrize("scores", [1 << 24, 100])
@@ -72,23 +80,24 @@ def test_metrics_are_those_of_a_plain_loop(monkeypatch, scores):
     monkeypatch.setattr(order, "SCORES", scores)
     data = some_sequences(1)
     control = control_of(data)
-    gains = []
-    for user, at in enumerate(data.test_at):
-        if at < 0:
-            continue
-        sequence = data.items[data.offsets[user] : data.offsets[user + 1]]
+
+    def gains_at(sequence: np.ndarray, at: int) -> tuple[float, float]:
         values = control.scores(sequence[None, max(0, at - 50) : at].astype(np.int64), TransitionsConfig())[0]
         target = sequence[at]
         others = [i for i in range(data.n_items) if i != target and i not in sequence[:at]]
         above = sum(values[i] > values[target] for i in others)
         tied = sum(values[i] == values[target] for i in others)
         places = range(above + 1, above + tied + 2)
-        gains.append(
-            (
-                sum(place <= 10 for place in places) / len(places),
-                sum(1 / math.log2(place + 1) for place in places if place <= 10) / len(places),
-            )
+        return (
+            sum(place <= 10 for place in places) / len(places),
+            sum(1 / math.log2(place + 1) for place in places if place <= 10) / len(places),
         )
+
+    users = [user for user, at in enumerate(data.test_at) if at >= 0]
+    gains = []
+    for user, positions in zip(users, targets_of(data), strict=True):
+        sequence = data.items[data.offsets[user] : data.offsets[user + 1]]
+        gains.append(np.mean([gains_at(sequence, at) for at in positions], axis=0))
     assert list(masked_metrics(control, data).values()) == pytest.approx(np.mean(gains, axis=0))
 
 
@@ -98,7 +107,8 @@ def test_shuffled_histories():
     control = control_of(data)
     first = masked_metrics(control, data, seed=0)
     assert first == masked_metrics(control, data, seed=0) != masked_metrics(control, data, seed=1)
-    short = Sequences(data.items, data.offsets, data.train_end, np.minimum(data.test_at, 1), data.n_items)
+    only = np.minimum(data.test_at, 1)
+    short = Sequences(data.items, data.offsets, data.train_end, only, only + 1, data.n_items)
     assert masked_metrics(control, short, seed=0) == masked_metrics(control, short)
 
 
@@ -110,7 +120,7 @@ def test_popularity_and_history_length():
     assert spread["share_of_top_1_percent"] == pytest.approx(counts.max() / counts.sum())
     differences = sum(abs(int(a) - int(b)) for a in counts for b in counts)
     assert spread["gini"] == pytest.approx(differences / (2 * 30 * counts.sum()))
-    lengths = data.test_at[data.test_at > 0]
+    lengths = [position for positions in targets_of(data) for position in positions]
     assert list(history_length(data).values()) == [np.percentile(lengths, p) for p in (0, 25, 50, 75, 100)]
 
 

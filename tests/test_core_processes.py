@@ -98,6 +98,8 @@ def test_ranks_of_mixtures(both: tuple[dict[str, Any], dict[str, Any]], method: 
 
 @pytest.mark.parametrize("method", core_processes.METHODS)
 def test_a_process_without_users(both: tuple[dict[str, Any], dict[str, Any]], method: str) -> None:
+    for name in ("user", "position", "raw"):
+        assert np.array_equal(*(found[f"{method} several targets"][name] for found in both))
     assert np.array_equal(*(found[f"{method} one user"]["raw"] for found in both))
 
 

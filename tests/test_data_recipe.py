@@ -210,7 +210,11 @@ def test_recipes_of_the_working_folder_come_first(tmp_path, monkeypatch):
         ("test_share = 1.5", "it must be a number between 0 and 1"),
         ("test_share = 0.6\nvalid_share = 0.4", "must stay below 1"),
         ('target = "last"', 'target = "last" is for split = "temporal"; this is "leave-one-out"'),
-        ('split = "temporal"\ntarget = "successive"', "unknown value of target in .*first, last, random"),
+        (
+            'split = "temporal"\ntarget = "succesive"',
+            "unknown value of target in .*: 'succesive'. Did you mean 'successive'",
+        ),
+        ('target = "successive"', 'target = "successive" is for split = "temporal"'),
         ('tie_order = "rondom"', "unknown value of tie_order in .*Did you mean 'random'"),
         ("seed = 3", "seed = 3 has no effect; set target or tie_order"),
         ('tie_order = "random"\nseed = -1', "seed = -1 is not valid"),

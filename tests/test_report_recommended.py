@@ -42,9 +42,9 @@ def test_quartiles_keep_users_of_equal_value_together() -> None:
     groups = quartiles(np.arange(1, 9, dtype=np.int32))
     assert [group.label for group in groups] == ["1-2", "3-4", "5-6", "7-8"]
     tied = quartiles(np.array([2, 2, 2, 2, 2, 3, 9, 5], np.int32))
-    assert [(group.label, len(group.users)) for group in tied] == [("2", 5), ("3", 1), ("5-9", 2)]
+    assert [(group.label, len(group.targets)) for group in tied] == [("2", 5), ("3", 1), ("5-9", 2)]
     assert [group.label for group in quartiles(np.full(5, 4, np.int32))] == ["4"]
-    assert sum(len(group.users) for group in tied) == 8
+    assert sum(len(group.targets) for group in tied) == 8
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from benchmark.audit.order import (
     masked_metrics,
     random_tie_orders,
 )
+from benchmark.data.filters import target_positions
 from benchmark.data.pipeline import Begin
 from benchmark.data.prepare import Prepared, describe
 from benchmark.data.recipe import Recipe
@@ -34,9 +35,8 @@ SHOWN_CHARACTERS = 60
 
 def audit(prepared: Prepared, recipe: Recipe, cache: Path, begin: Begin) -> dict[str, Any]:
     """All figures of the dataset, JSON-able; `begin` is called with the name of each step."""
-    data = TestedSequences(
-        prepared.items, prepared.offsets, prepared.train_end, prepared.test_at, len(prepared.texts)
-    )
+    targets = (prepared.train_end, prepared.test_at, prepared.test_end)
+    data = TestedSequences(prepared.items, prepared.offsets, *targets, len(prepared.texts))
     begin("near-equal texts")
     texts = list(prepared.texts)
     duplicates = _duplicate_figures(*duplicate_classes(texts), prepared)
@@ -77,7 +77,7 @@ def _top(n_items: int, percent: int) -> int:
 
 def history_length(data: TestedSequences) -> dict[str, float]:
     """Least, quartiles and most of the number of interactions before a test target."""
-    lengths = data.test_at[data.test_at > 0]
+    _, lengths = target_positions(data.test_at, data.test_end)  # [T]
     values = np.quantile(lengths, [0, 0.25, 0.5, 0.75, 1])
     return dict(zip(("least", "quartile_1", "median", "quartile_3", "most"), values.tolist(), strict=True))
 

@@ -43,7 +43,9 @@ class TestedSequences:
     train_end: Ints
     """`[U]` training interactions of each user."""
     test_at: Ints
-    """`[U]` position of the test target in the user's sequence, -1 where there is none."""
+    """`[U]` position of the first test target in the user's sequence, -1 where there is none."""
+    test_end: Ints
+    """`[U]` position after the last test target."""
     n_items: int
     """`I`"""
 
@@ -55,11 +57,11 @@ def control_of(data: TestedSequences) -> Transitions:
 
 def masked_metrics(control: Transitions, data: TestedSequences, seed: int | None = None) -> dict[str, float]:
     """METRICS of the test targets; with a `seed`, each history's most recent items are in random order."""
-    rows = evaluation_rows(data.offsets, data.test_at, WINDOW)
+    rows = evaluation_rows(data.offsets, data.test_at, WINDOW, data.test_end)
     split = ScoredSplit(data.items, rows, data.offsets[:-1])
     shuffle = None if seed is None else partial(shuffled, rng=np.random.default_rng(seed))
     ranks = rank_users(control, TransitionsConfig(), split, scores_at_once=SCORES, change=shuffle)
-    return metrics_of(ranks.masked, METRICS)
+    return metrics_of(ranks.masked, METRICS, ranks.weight)
 
 
 def shuffled(histories: Ints, rng: np.random.Generator) -> Ints:
@@ -82,5 +84,5 @@ def random_tie_orders(
         drawn = replace(recipe, tie_order="random", seed=seed)
         with build(drawn, files, folder, lambda step: None) as built:
             split = built.split
-            n_items = built.fingerprint["items"]
-            yield TestedSequences(built.items, built.offsets, split.train_end, split.test_at, n_items)
+            targets = (split.train_end, split.test_at, split.test_end)
+            yield TestedSequences(built.items, built.offsets, *targets, built.fingerprint["items"])

@@ -89,12 +89,33 @@ class Split:
 
     train_end: Ints
     valid_at: Ints
+    """Position of the first validation target, -1 where there is none."""
     test_at: Ints
+    valid_end: Ints
+    """Position after the last validation target; `valid_at + 1` where a user has one target at most."""
+    test_end: Ints
+
+    @property
+    def has_several(self) -> bool:
+        """Whether a user has several targets in a period."""
+        ends = ((self.valid_at, self.valid_end), (self.test_at, self.test_end))
+        return any((end > at + 1).any() for at, end in ends)
 
 
 def leave_one_out(lengths: Ints) -> Split:
     """Last interaction for test, second last for validation; every length `[U]` is at least 3."""
-    return Split(lengths - 2, lengths - 2, lengths - 1)
+    return Split(lengths - 2, lengths - 2, lengths - 1, lengths - 1, lengths)
+
+
+def target_positions(at: Ints, end: Ints) -> tuple[Ints, Ints]:
+    """User and position in the user's sequence of each target, by user and then by time: two of `[T]`.
+
+    The targets of a user stand from `at` `[U]` (-1: none) up to before `end` `[U]`.
+    """
+    count = np.where(at >= 0, end - at, 0)
+    user = np.repeat(np.arange(len(at)), count)
+    place = np.arange(len(user)) - (np.cumsum(count) - count)[user]  # among the targets of its user
+    return user, at[user] + place
 
 
 def are_positions(times: npt.NDArray[Any], offsets: Ints) -> bool:
@@ -109,10 +130,11 @@ def temporal(
     valid_share: float,
     test_share: float,
     where: str,
-    target: str = "first",
+    target: str = "successive",
     seed: int = 0,
 ) -> Split:
-    """Cut all users at two moments; a target is the first, the last or a random interaction in a period.
+    """Cut all users at two moments; a user's `target` in a period is the first, the last or a random
+    interaction, or all of them (`successive`).
 
     A user without interactions before a period has no target there, whatever `target` is, so that the users
     are always the same. `where` names the dataset in an error: timestamps must be a clock that all users
@@ -128,17 +150,18 @@ def temporal(
     train_end, valid_end = (np.add.reduceat(times < cut, offsets[:-1], dtype=np.int64) for cut in cuts)
     rng = np.random.default_rng(seed)
 
-    def targets(begin: Ints, end: Ints) -> Ints:
-        """Position of each user's target in [begin, end), or -1: `[U]`."""
-        at = begin if target == "first" else end - 1
+    def targets(begin: Ints, end: Ints) -> tuple[Ints, Ints]:
+        """Position of each user's first target in [begin, end), or -1, and that after the last: `[U]`."""
+        at = end - 1 if target == "last" else begin
         if target == "random":
             at = rng.integers(begin, np.maximum(end, begin + 1))
-        return np.where((begin > 0) & (begin < end), at, -1)
+        at = np.where((begin > 0) & (begin < end), at, -1)
+        return at, np.where(at >= 0, end, 0) if target == "successive" else at + 1
 
-    valid_at, test_at = targets(train_end, valid_end), targets(valid_end, lengths)
+    (valid_at, valid_stop), (test_at, test_stop) = targets(train_end, valid_end), targets(valid_end, lengths)
     if (valid_at < 0).all() or (test_at < 0).all():
         raise UserError(f"{where}: the temporal split leaves no targets; raise valid_share or test_share.")
-    return Split(train_end, valid_at, test_at)
+    return Split(train_end, valid_at, test_at, valid_stop, test_stop)
 
 
 def in_training(offsets: npt.NDArray[np.int64], train_end: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

@@ -280,8 +280,15 @@ def fingerprint(built: Built, staged: Staged, catalogue: Ints, times: npt.NDArra
         "cold_items": int((~trained & held_out).sum()),
         "items_without_interactions": int((~held_out).sum()),
     }
-    for name, at in (("valid", built.split.valid_at), ("test", built.split.test_at)):
-        targets = built.items[(built.offsets[:-1] + at)[at >= 0]]
+    split = built.split
+    for name, at, end in (
+        ("valid", split.valid_at, split.valid_end),
+        ("test", split.test_at, split.test_end),
+    ):
+        user, position = filters.target_positions(at, end)
+        targets = built.items[built.offsets[user] + position]
+        if split.has_several:
+            statistics[f"{name}_users"] = int((at >= 0).sum())
         statistics[f"{name}_targets"] = len(targets)
         statistics[f"cold_{name}_targets"] = int((~trained)[targets].sum())
     statistics |= _time_statistics(built, times)
@@ -298,7 +305,8 @@ def _time_statistics(built: Built, times: npt.NDArray[Any]) -> dict[str, Any]:
     unit = "position" if filters.are_positions(times, built.offsets) else clock_unit(times)
     older = days = None
     begin, split = built.offsets[:-1], built.split
-    targets = (begin + split.test_at)[split.test_at >= 0]  # [T]
+    user, position = filters.target_positions(split.test_at, split.test_end)
+    targets = begin[user] + position  # [T]
     if unit != "position":
         newest = times[(begin + split.train_end - 1)[split.train_end > 0]].max()
         older = float((times[targets] < newest).mean())
@@ -367,7 +375,8 @@ def _content_digest(built: Built) -> str:
     """SHA-256 over sequences, split, ids and texts, the same on every machine."""
     result = hashlib.sha256()
     split = built.split
-    for array in (built.offsets, built.items, split.train_end, split.valid_at, split.test_at):
+    ends = (split.valid_end, split.test_end) if split.has_several else ()
+    for array in (built.offsets, built.items, split.train_end, split.valid_at, split.test_at, *ends):
         for chunk in chunks(len(array)):
             result.update(array[chunk].astype("<i8").tobytes())
     for chunk in built.user_ids.chunks:

@@ -120,6 +120,8 @@ FORMAT = 1
 _FORMATS = {"parquet": 2}
 """Format of the files -> its version, where that alone has changed. Parquet 2: lists of texts are text."""
 _FILES = ("users.arrow", "items.arrow")
+ENDS = ("valid_end", "test_end")
+"""Columns of users.arrow where a user has several targets in a period."""
 
 
 @dataclass(frozen=True)
@@ -148,9 +150,13 @@ class Prepared:
     train_end: npt.NDArray[np.int64]
     """`[U]` number of training interactions of each user."""
     valid_at: npt.NDArray[np.int64]
-    """`[U]` position of the validation target in the user's sequence, -1 where there is none."""
+    """`[U]` position of the first validation target in the user's sequence, -1 where there is none."""
     test_at: npt.NDArray[np.int64]
-    """`[U]` the same for the test target."""
+    """`[U]` the same for the test targets."""
+    valid_end: npt.NDArray[np.int64]
+    """`[U]` position after the last validation target."""
+    test_end: npt.NDArray[np.int64]
+    """`[U]` the same for the test targets."""
     ceiling: dict[str, dict[str, float]] | None
     """Best possible metrics of a planted set (`synthetic.ceiling_of`); None for others."""
 
@@ -232,8 +238,8 @@ def describe(prepared: Prepared) -> str:
         f"  items without text {counts['share_without_text']:.2%}, with the text of another item "
         f"{counts['share_duplicate_text']:.2%}",
         f"  cold items {counts['cold_items']:,} (targets: {counts['cold_valid_targets']:,} validation, "
-        f"{counts['cold_test_targets']:,} test); targets: {counts['valid_targets']:,} validation, "
-        f"{counts['test_targets']:,} test",
+        f"{counts['cold_test_targets']:,} test); targets: {counts['valid_targets']:,} validation"
+        f"{_of_users(counts, 'valid')}, {counts['test_targets']:,} test{_of_users(counts, 'test')}",
         *(f"  {line}" for line in time_lines(counts)),
     ]
     repairs = counts["repairs"]
@@ -243,6 +249,12 @@ def describe(prepared: Prepared) -> str:
             lines.append(f"  {title}: " + ", ".join(f"{what} {count:,}" for what, count in group.items()))
     lines += [f"  {note}" for note in prepared.recipe["notes"]]
     return "\n".join([*lines, f"  content sha256 {counts['sha256'][:16]}"])
+
+
+def _of_users(counts: Mapping[str, Any], part: str) -> str:
+    """Of how many users the targets are, where a user may have several."""
+    count = counts.get(f"{part}_users")
+    return "" if count is None else f" of {count:,} users"
 
 
 def time_lines(counts: Mapping[str, Any]) -> list[str]:
@@ -305,6 +317,8 @@ def _write(built: Built, part: Path) -> None:
         "valid_at": pa.array(built.split.valid_at),
         "test_at": pa.array(built.split.test_at),
     }
+    if built.split.has_several:
+        users |= {name: pa.array(getattr(built.split, name)) for name in ENDS}
     # One record batch, so that a column is one buffer and reads as one array without a copy.
     _write_arrow([pa.table(users)], part / "users.arrow")
     fields = pa.schema([(name, pa.large_string()) for name in ("item_id", "text")])
@@ -367,6 +381,10 @@ def _load(recipe: Recipe, key: str, folder: Path, notes: list[str]) -> Prepared:
     numbers: dict[str, Any] = {
         name: np.from_dlpack(users.column(name).chunk(0)) for name in ("train_end", "valid_at", "test_at")
     }
+    for end in ENDS:
+        stored_end = end in users.column_names
+        at = numbers[end.replace("end", "at")]
+        numbers[end] = np.from_dlpack(users.column(end).chunk(0)) if stored_end else at + 1
     flat: Any = np.from_dlpack(sequences.values)
     fingerprint = stored["fingerprint"]
     source = None if recipe.source is None else recipe.source.name  # a record names no folder of a machine

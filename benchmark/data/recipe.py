@@ -102,7 +102,9 @@ class Recipe:
     test_share: float = 0.1
     """The same for the test period, the last one."""
     target: str = later("first")
-    """Which interaction of a period of a temporal split is a user's target: `first`, `last` or `random`."""
+    """A user's target in each period of a temporal split: `successive` (each of his interactions), the
+    `first`, the `last` or a `random` one. A recipe file with this split has `successive` where it names none.
+    """
     tie_order: str = later("file")
     """Order of a user's interactions of equal time: that of the `file`, or `random`."""
     seed: int = later(0)
@@ -224,6 +226,10 @@ def _recipe(name: str, values: dict[str, Any], path: Path) -> Recipe:
     chosen = {key: value for key, value in values.items() if key not in _NOT_OPTIONS}
     chosen["text_fields"] = tuple(chosen.get("text_fields", ()))
     chosen["columns"] = tuple(sorted(chosen.get("columns", {}).items()))
+    if chosen.get("split") == "temporal":
+        chosen.setdefault(
+            "target", "successive"
+        )  # the field's default is what recipes without it are hashed as
     recipe = Recipe(name=name, **chosen)
     check_columns(recipe.columns, recipe.separator, recipe.format, recipe.text_fields, path)
     if recipe.valid_share + recipe.test_share >= 1:

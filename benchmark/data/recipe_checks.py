@@ -17,7 +17,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "repeats": ("keep", "first"),
     "duplicate_reviews": ("keep", "drop"),
     "split": ("leave-one-out", "temporal"),
-    "target": ("first", "last", "random"),
+    "target": ("successive", "first", "last", "random"),
     "tie_order": ("file", "random"),
     "untouched": ("drop", "keep"),
     "quotes": ("standard", "none"),

@@ -137,6 +137,7 @@ LLM_NAMES = {"n_layers": "layers", "width": "width", "digest": "digest"}
 
 
 ONLY_WHERE = {
+    "recipe.target": ("recipe.split", "temporal"),
     "recipe.valid_share": ("recipe.split", "temporal"),
     "recipe.test_share": ("recipe.split", "temporal"),
     "samples": ("candidates", "sampled"),

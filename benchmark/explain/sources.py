@@ -170,7 +170,7 @@ def _of_runs(runs: Sequence[StoredRun], metrics: Sequence[str], left_out: Sequen
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}",
         settings_of_run(run),
         table,
-        counts.get("test_targets") or counts.get("users"),
+        counts.get("test_users") or counts.get("test_targets") or counts.get("users"),
         gains if gains and len(gains.by_seed) == len(finished) else None,
         [*left_out, *unfinished, *faults],
         tuple(metrics),

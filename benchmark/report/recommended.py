@@ -25,6 +25,7 @@ from benchmark.results.stored import StoredRun
 K = 10
 MEASURES = tuple(f"{name}@{K}" for name in LIST_METRICS)
 QUALITY = ("recall@10", "ndcg@10")
+SEVERAL = "Groups are of test targets here: a target of a user with n of them has the weight 1/n."
 QUARTILES = (0.25, 0.5, 0.75)
 GROUPINGS: dict[str, tuple[str, Callable[[StoredLists], NDArray[np.int32]]]] = {
     "history length": ("interactions before the target", lambda lists: lists.history),
@@ -52,13 +53,13 @@ class ListedRow:
 
 
 @dataclass(frozen=True)
-class UserGroup:
-    """Users whose value lies in one range."""
+class TargetGroup:
+    """Test targets whose value lies in one range."""
 
     label: str
     """`3-7`, or one number."""
-    users: NDArray[np.int64]
-    """Their places in the order of users."""
+    targets: NDArray[np.int64]
+    """Their places among the targets, which are in the order of users."""
 
 
 def sections(results: Results) -> list[Section]:
@@ -84,8 +85,8 @@ def _section(stem: str, group: RunGroup, rows: Sequence[ListedRow]) -> Section:
         block, overlaps = _overlap(same)
         blocks.append(block)
         lines += overlaps
-    for name, (_, values) in GROUPINGS.items():
-        block, figures = _by_group(name, quartiles(values(first)), same)
+    for name in GROUPINGS:
+        block, figures = _by_group(name, first, same)
         blocks.append(block)
         lines += figures
     return Section(
@@ -93,7 +94,11 @@ def _section(stem: str, group: RunGroup, rows: Sequence[ListedRow]) -> Section:
         f"Recommended items and groups of users: {group.key.title}",
         f"The {K} best items of each test user, the history left out. {group.caption}",
         blocks,
-        [*_notes(), *([f"Without lists of items, or with other users: {', '.join(bare)}."] if bare else [])],
+        [
+            *_notes(),
+            *([SEVERAL] if first.has_several else []),
+            *([f"Without lists of items, or with other users: {', '.join(bare)}."] if bare else []),
+        ],
         lines=[{**group.key._asdict(), **line} for line in lines],
         records={row.row.configuration: configuration(row.row.stored) for row in same},
     )
@@ -125,11 +130,11 @@ def _lists_line(row: ListedRow) -> dict[str, Any]:
 
 
 def overlap(a: StoredLists, b: StoredLists, k: int = K) -> float:
-    """Mean over users of the share of common items among their first `k`."""
+    """Mean over users of the share of common items in the first `k` of two lists."""
     x, y = a.items[:, :k], b.items[:, :k]
-    common = ((x[:, :, None] == y[:, None, :]) & (x != NO_ITEM)[:, :, None]).sum((1, 2))  # [U]
+    common = ((x[:, :, None] == y[:, None, :]) & (x != NO_ITEM)[:, :, None]).sum((1, 2))  # [T]
     most = np.maximum((x != NO_ITEM).sum(1), (y != NO_ITEM).sum(1))
-    return float((common / np.maximum(most, 1)).mean())
+    return float(np.average(common / np.maximum(most, 1), weights=a.weight))
 
 
 def _overlap_of(a: ListedRow, b: ListedRow) -> float | None:
@@ -155,41 +160,43 @@ def _overlap(rows: Sequence[ListedRow]) -> tuple[Block, list[dict[str, Any]]]:
     return Block(f"Overlap of the first {K} items", ["row", *(row.row.label for row in rows)], cells), lines
 
 
-def quartiles(values: NDArray[np.int32]) -> list[UserGroup]:
-    """Users in up to four groups of about equal size by value; users of equal value are in one group."""
+def quartiles(values: NDArray[np.int32]) -> list[TargetGroup]:
+    """Targets in up to four groups of about equal size by value; those of equal value are in one group."""
     cuts = np.unique(np.quantile(values, QUARTILES, method="lower"))
     number = np.searchsorted(cuts, values)  # the values up to a cut are below it
     groups = []
     for each in np.unique(number):
-        users = np.flatnonzero(number == each)
-        low, high = int(values[users].min()), int(values[users].max())
-        groups.append(UserGroup(f"{low:,}" if low == high else f"{low:,}-{high:,}", users))
+        targets = np.flatnonzero(number == each)
+        low, high = int(values[targets].min()), int(values[targets].max())
+        groups.append(TargetGroup(f"{low:,}" if low == high else f"{low:,}-{high:,}", targets))
     return groups
 
 
-def _by_group(
-    name: str, groups: Sequence[UserGroup], rows: Sequence[ListedRow]
-) -> tuple[Block, list[dict[str, Any]]]:
+def _by_group(name: str, lists: StoredLists, rows: Sequence[ListedRow]) -> tuple[Block, list[dict[str, Any]]]:
+    """Quality of the rows, whose targets are those of `lists`; a group is a weighted mean of its targets."""
+    unit, values = GROUPINGS[name]
+    groups, weight = quartiles(values(lists)), lists.weight
+    counted = "targets" if lists.has_several else "users"
     measures = [measure(metric) for metric in QUALITY]
     cells, lines = [], []
     for row in rows:
         line = [row.cell]
         for each in measures:
-            gains = np.mean([each.gains(run.ranks.masked) for run in row.runs.values()], axis=0)  # [U]
+            gains = np.mean([each.gains(run.ranks.masked) for run in row.runs.values()], axis=0)  # [T]
             for group in groups:
-                value = float(gains[group.users].mean())
+                value = float(np.average(gains[group.targets], weights=weight[group.targets]))
                 line.append(Cell(share(value)))
                 lines.append(
                     {
                         "figures": f"by {name}", "row": row.row.label, "range": group.label,
-                        "users": len(group.users), f"test_masked_{each.name}": value,
+                        counted: len(group.targets), f"test_masked_{each.name}": value,
                     }
                 )  # fmt: skip
         cells.append(line)
-    sizes = [Cell(f"{len(group.users):,}") for _ in measures for group in groups]
+    sizes = [Cell(f"{len(group.targets):,}") for _ in measures for group in groups]
     heads = ["row", *(f"{each.label}, {group.label}" for each in measures for group in groups)]
-    title = f"Masked quality by {name} ({GROUPINGS[name][0]})"
-    return Block(title, heads, [*cells, [Cell("users"), *sizes]], 1), lines
+    title = f"Masked quality by {name} ({unit})"
+    return Block(title, heads, [*cells, [Cell(counted), *sizes]], 1), lines
 
 
 def _notes() -> list[str]:

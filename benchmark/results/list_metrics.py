@@ -28,15 +28,17 @@ class Recommended:
     """`[M]` item of each place that has one, over all users."""
     counts: NDArray[np.int32]
     """`[M]` training interactions of each."""
+    weight: NDArray[np.float64]
+    """`[M]` weight of the list in which it stands."""
     catalogue: int
     """Items of the dataset."""
     interactions: int
     """Training interactions of the dataset."""
 
     @property
-    def times(self) -> NDArray[np.int64]:
-        """`[I]` how often each item is recommended."""
-        return np.bincount(self.items, minlength=self.catalogue)
+    def times(self) -> NDArray[np.float64]:
+        """`[I]` how often each item is recommended, counted by weight."""
+        return np.bincount(self.items, self.weight, self.catalogue).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def _gini(lists: Recommended) -> float:
 
 def _novelty(lists: Recommended) -> float:
     """Items without a training interaction count as if they had one: the logarithm of 0 is infinite."""
-    return float(np.mean(np.log2(max(lists.interactions, 1)) - np.log2(np.maximum(lists.counts, 1))))
+    bits = np.log2(max(lists.interactions, 1)) - np.log2(np.maximum(lists.counts, 1))
+    return float(np.average(bits, weights=lists.weight))
 
 
 LIST_METRICS = {
@@ -83,7 +86,7 @@ LIST_METRICS = {
             "users", is_share=False,
         ),
         ListMetric(
-            "popularity", "Pop", lambda lists: float(lists.counts.mean()),
+            "popularity", "Pop", lambda lists: float(np.average(lists.counts, weights=lists.weight)),
             "mean number of training interactions of the items in the first k of all users", is_share=False,
         ),
     )
@@ -108,12 +111,19 @@ class ListMeasure:
         return f"{self.metric.label}@{self.k}"
 
     def of(
-        self, items: NDArray[np.int32], counts: NDArray[np.int32], catalogue: int, interactions: int
+        self,
+        items: NDArray[np.int32],
+        counts: NDArray[np.int32],
+        catalogue: int,
+        interactions: int,
+        weight: NDArray[np.float64] | float = 1.0,
     ) -> float:
-        """Its value for lists `[U, TOP]`, in which a negative item fills places without one."""
+        """Its value for lists `[T, TOP]`, each of `weight` `[T, 1]`; a negative item fills places without
+        one."""
         first, times = items[:, : self.k], counts[:, : self.k]
         filled = first >= 0
-        return self.metric.value(Recommended(first[filled], times[filled], catalogue, interactions))
+        weights = np.broadcast_to(weight, first.shape)[filled]
+        return self.metric.value(Recommended(first[filled], times[filled], weights, catalogue, interactions))
 
 
 def is_list_measure(name: str) -> bool:

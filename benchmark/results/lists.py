@@ -1,4 +1,4 @@
-"""The stored lists of a run: the best items of each test user, checked against the ranks of the run.
+"""The stored lists of a run: the best items for each test target, checked against the ranks of the run.
 
 A list leaves out the user's history, but never the target. Equal scores stand in the order of item indices.
 The file also has what the measures of lists need of the data, so that they need no prepared dataset.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,50 +16,61 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.results.list_metrics import TOP, ListMeasure
-from benchmark.results.metrics import Ranks, of_lists
+from benchmark.results.metrics import Floats, Ranks, of_lists, target_weights
 from benchmark.results.ranks import StoredRanks
 from benchmark.results.record import RunRecord, below_results, top_path
 from benchmark.results.user_columns import read_columns, write_columns
 from methods.errors import UserError
 
 NO_ITEM = -1
-"""Fills a list where fewer items than TOP are left to a user."""
-PER_USER = ("user", "target", "history", "target_count")
+"""Fills a list where fewer items than TOP are left."""
+PER_TARGET = ("user", "target", "history", "target_count")
 PER_PLACE = ("items", "scores", "counts")
 NUMBERS = ("catalogue", "interactions")
 
 
 @dataclass(frozen=True)
 class StoredLists:
-    """Lists of one run, in the order of users."""
+    """Lists of one run, one for each test target, by user and then by time."""
 
     user: NDArray[np.int32]
-    """`[U]` index in the prepared data."""
+    """`[T]` index in the prepared data."""
     target: NDArray[np.int32]
-    """`[U]` item of the test target."""
+    """`[T]` item of the test target."""
     history: NDArray[np.int32]
-    """`[U]` number of interactions before the target."""
+    """`[T]` number of interactions before the target."""
     target_count: NDArray[np.int32]
-    """`[U]` training interactions of the target."""
+    """`[T]` training interactions of the target."""
     items: NDArray[np.int32]
-    """`[U, TOP]` item indices, the best first; NO_ITEM where no item is left."""
+    """`[T, TOP]` item indices, the best first; NO_ITEM where no item is left."""
     scores: NDArray[np.float16]
-    """`[U, TOP]` their scores; minus infinity where no item is left."""
+    """`[T, TOP]` their scores; minus infinity where no item is left."""
     counts: NDArray[np.int32]
-    """`[U, TOP]` their training interactions; 0 where no item is left."""
+    """`[T, TOP]` their training interactions; 0 where no item is left."""
     catalogue: int
     """Items of the dataset."""
     interactions: int
     """Training interactions of the dataset."""
 
+    @cached_property
+    def weight(self) -> Floats:
+        """`[T]` weight of each list, by which every user has weight one."""
+        return target_weights(self.user)
+
+    @property
+    def has_several(self) -> bool:
+        """Whether a user has several lists."""
+        return bool((self.weight < 1).any())
+
     def value(self, measure: ListMeasure) -> float:
         """A measure of all these lists together."""
-        return measure.of(self.items, self.counts, self.catalogue, self.interactions)
+        weight = self.weight[:, None]  # [T, 1]
+        return measure.of(self.items, self.counts, self.catalogue, self.interactions, weight)
 
 
 def write_lists(lists: StoredLists, record_path: Path) -> str:
     """Write them beside the record at `record_path`: -> SHA-256 of the file."""
-    columns = {name: getattr(lists, name) for name in (*PER_USER, *PER_PLACE)}
+    columns = {name: getattr(lists, name) for name in (*PER_TARGET, *PER_PLACE)}
     return write_columns(top_path(record_path), columns, {name: getattr(lists, name) for name in NUMBERS})
 
 
@@ -69,7 +81,7 @@ def read_lists(path: Path, run: RunRecord, ranks: StoredRanks) -> StoredLists:
     """
     file = top_path(path)
     name = below_results(file)
-    stored = read_columns(file, (*PER_USER, *PER_PLACE), NUMBERS)
+    stored = read_columns(file, (*PER_TARGET, *PER_PLACE), NUMBERS, position="history")
     if fault := _fault(stored.values, stored.numbers["catalogue"]):
         raise UserError(f"{name} cannot be read: {fault}.")
     fields: dict[str, Any] = {**stored.values, **stored.numbers}
@@ -85,7 +97,7 @@ def read_lists(path: Path, run: RunRecord, ranks: StoredRanks) -> StoredLists:
 
 def _fault(values: dict[str, NDArray[Any]], catalogue: int) -> str:
     """Why columns are no lists of a catalogue of this size; empty where they are."""
-    for column in PER_USER:
+    for column in PER_TARGET:
         if values[column].ndim != 1 or values[column].dtype != np.int32:
             return f"its column {column} is not int32"
     for column in PER_PLACE:
@@ -107,8 +119,8 @@ def _agree(lists: StoredLists, masked: Ranks) -> bool:
     """Whether each target whose rank has no tie stands at its rank, or is in no list where it is below."""
     alone = masked.tied == 1
     place = np.arange(1, TOP + 1)
-    at_rank = place == masked.best[:, None]  # [U, TOP]
-    at_target = lists.items == lists.target[:, None]  # [U, TOP]
+    at_rank = place == masked.best[:, None]  # [T, TOP]
+    at_target = lists.items == lists.target[:, None]  # [T, TOP]
     return bool((at_rank == at_target)[alone].all())
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ _PLAIN = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where each user's relevant item stands; both fields are `[U]`."""
+    """Where relevant items stand, that of each user or those of all targets; both fields are `[T]`."""
 
     best: NDArray[np.int64]
     """Rank from 1 if every tie is broken in favour of the relevant item."""
@@ -41,13 +42,13 @@ class Ranks:
     def __len__(self) -> int:
         return len(self.best)
 
-    def __getitem__(self, users: NDArray[np.bool_] | NDArray[np.int64]) -> Ranks:
-        """The ranks of some users, by mask or index."""
-        return Ranks(self.best[users], self.tied[users])
+    def __getitem__(self, targets: NDArray[np.bool_] | NDArray[np.int64]) -> Ranks:
+        """The ranks of some targets, by mask or index."""
+        return Ranks(self.best[targets], self.tied[targets])
 
     @property
     def mean(self) -> Floats:
-        """Mean rank over all orders of the tied items, `[U]`."""
+        """Mean rank over all orders of the tied items, `[T]`."""
         return self.best + (self.tied - 1) / 2
 
 
@@ -99,7 +100,7 @@ class Measure:
         return "" if self.k is None else f"@{self.k}"
 
     def gains(self, ranks: Ranks | Floats) -> Floats:
-        """What each user adds, `[U]`: the expectation over the order of tied items.
+        """What each target adds, `[T]`: the expectation over the order of tied items.
 
         An array holds mean ranks of ties, which records before version 2 of their schema have: those metrics
         were taken at the mean rank, which is no expectation.
@@ -111,7 +112,7 @@ class Measure:
         k = int(last.max(initial=1)) if self.k is None else self.k
         through = np.zeros(k + 1)  # sum of the gains of the first places
         through[1:] = np.cumsum(self.metric.gain(np.arange(1, k + 1, dtype=np.float64)))
-        total: Floats = through[np.minimum(last, k)] - through[np.minimum(ranks.best - 1, k)]  # [U]
+        total: Floats = through[np.minimum(last, k)] - through[np.minimum(ranks.best - 1, k)]  # [T]
         return total / ranks.tied
 
 
@@ -209,16 +210,28 @@ def _spelling(metric: Metric) -> str:
     return f"{metric.name}@k" if metric.cutoff else f"{metric.name}, {metric.name}@k"
 
 
-def metrics_of(ranks: Ranks | Floats, names: Iterable[str] = METRICS) -> dict[str, float]:
-    """Means over users of the named measures, those of a record by default: `[U]` ranks -> name -> value.
+def target_weights(user: NDArray[Any]) -> Floats:
+    """The weight of each target `[T]`, one over the number of targets of its `user` `[T]`."""
+    _, place, count = np.unique(user, return_inverse=True, return_counts=True)
+    weights: Floats = 1 / count[place]
+    return weights
 
-    Raises ValueError on no users, whose mean would be a silent nan.
+
+def metrics_of(
+    ranks: Ranks | Floats, names: Iterable[str] = METRICS, weight: Floats | None = None
+) -> dict[str, float]:
+    """Means of the named measures, those of a record by default: `[T]` ranks -> name -> value.
+
+    `weight` `[T]` is that of each target (`target_weights`), all alike where it is None. Raises ValueError on
+    no targets, whose mean would be a silent nan.
     """
     if not len(ranks):
         raise ValueError("no ranks to average")
-    return {name: float(np.mean(measure(name).gains(ranks))) for name in names}
+    return {name: float(np.average(measure(name).gains(ranks), weights=weight)) for name in names}
 
 
-def chance(left: NDArray[np.int64], names: Iterable[str] = METRICS) -> dict[str, float]:
-    """Expected measures of a random order, the mean over users, to each of whom `left` `[U]` items remain."""
-    return metrics_of(Ranks(np.ones_like(left), left), names)
+def chance(
+    left: NDArray[np.int64], names: Iterable[str] = METRICS, weight: Floats | None = None
+) -> dict[str, float]:
+    """Expected measures of a random order of the `left` `[T]` items that remain for each target."""
+    return metrics_of(Ranks(np.ones_like(left), left), names, weight)

@@ -1,8 +1,8 @@
 """The record of one run: everything needed to read, compare and recompute it later, in one JSON file.
 
-Beside `<hash>-s<seed>.json` lies `<hash>-s<seed>.ranks.parquet` with every user's test rank and the number of
-items that tie there, raw and masked, so that each metric and p-value can be recomputed without running
-anything. `<hash>-s<seed>.top.parquet` has the best items of every user. `SCHEMA` is the version;
+Beside `<hash>-s<seed>.json` lies `<hash>-s<seed>.ranks.parquet` with the rank of every test target and the
+number of items that tie there, raw and masked, so that each metric and p-value can be recomputed without
+running anything. `<hash>-s<seed>.top.parquet` has the best items for every target. `SCHEMA` is the version;
 docs/records.md explains the fields, docs/record.schema.json is the whole schema (`python -m
 benchmark.results.record` prints it).
 """
@@ -338,7 +338,11 @@ class RunRecord(Versioned):
     """Of a run with `fuse`: the control, its weight, and the trained row alone; null for other runs, missing
     in older records."""
     cold_targets: Count = 0
-    """Test users whose target never occurs in training."""
+    """Test targets that never occur in training."""
+    cold_weight: float | None = Field(None, ge=0)
+    """The sum of their weights where users have several test targets: one over the user's number of targets
+    each, so that every user has weight one. Null where each user has one target, so that it is their number;
+    missing in older records."""
     curve: list[Epoch] = Field(default_factory=list)
     cost: Cost = Field(default_factory=Cost)
     liveness: Certificate | None = None

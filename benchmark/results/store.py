@@ -79,7 +79,7 @@ def read_result(path: Path, metrics: Collection[str] = METRICS) -> StoredRun:
     if run.status == "ok":
         for split, ranks in (("test", stored.ranks.raw), ("test_masked", stored.ranks.masked)):
             absent = [name for name in of_ranks(metrics) if name not in run.metrics[split]]
-            run.metrics[split] |= metrics_of(ranks, absent)
+            run.metrics[split] |= metrics_of(ranks, absent, stored.ranks.weight)
         if (lists := stored.lists) is not None:
             measured = {name: lists.value(list_measure(name)) for name in of_lists(metrics)}
             run.metrics["test_masked"] |= measured
@@ -100,12 +100,12 @@ def as_stored(run: RunRecord, results: Path, metrics: Collection[str] = METRICS)
 def _verify(stored: StoredRun) -> None:
     """Raises `UserError` unless the test metrics follow from the ranks, those of validation from the curve,
     and the lists, where there are any, agree with the ranks."""
-    run, users = stored.record, len(stored.ranks.user)
-    known = (run.data.get("fingerprint") or {}).get("test_targets", users)
-    if users != known:
-        raise UserError(f"its ranks are of {users:,} users, and its fingerprint has {known:,}.")
+    run, targets = stored.record, len(stored.ranks.user)
+    known = (run.data.get("fingerprint") or {}).get("test_targets", targets)
+    if targets != known:
+        raise UserError(f"its ranks are of {targets:,} targets, and its fingerprint has {known:,}.")
     if run.untrained:
-        _verify_splits(stored, users)
+        _verify_splits(stored)
         return
     epoch = next((point for point in run.curve if point.epoch == run.best_epoch), None)
     trained = run.fusion.trained if run.fusion else run.metrics
@@ -114,18 +114,19 @@ def _verify(stored: StoredRun) -> None:
         trained.get("valid_masked"),
     ):
         raise UserError("its validation metrics are not those of its best epoch.")
-    _verify_splits(stored, users)
+    _verify_splits(stored)
 
 
-def _verify_splits(stored: StoredRun, users: int) -> None:
+def _verify_splits(stored: StoredRun) -> None:
     for form in ("", "_masked"):
-        _verify_parts(stored.record, users, form)
+        _verify_parts(stored.record, len(stored.ranks.users), form)
     _ = stored.lists
 
 
 def _verify_parts(run: RunRecord, users: int, form: str) -> None:
     """Warm and cold targets together are all of them: the mean of their metrics is that of the test."""
-    sizes = {f"test_warm{form}": users - run.cold_targets, f"test_cold{form}": run.cold_targets}
+    cold = run.cold_targets if run.cold_weight is None else run.cold_weight
+    sizes = {f"test_warm{form}": users - cold, f"test_cold{form}": cold}
     if not any(name in run.metrics for name in sizes):
         return
     sizes = {name: size for name, size in sizes.items() if size}

@@ -90,12 +90,12 @@ def user_gains(runs: Sequence[StoredRun], metrics: Sequence[str]) -> tuple[UserG
         except UserError as error:
             faults.append(str(error))
             continue
-        if users is not None and not np.array_equal(users, ranks.user):
+        if users is not None and not np.array_equal(users, ranks.users):
             faults.append(f"{below_results(ranks_path(run.path))} has other users than the other seeds.")
             continue
-        users = ranks.user
+        users = ranks.users
         gains = [measure(metric).gains(split) for split in (ranks.masked, ranks.raw) for metric in metrics]
-        by_seed[run.record.seed] = np.stack(gains, axis=1)
+        by_seed[run.record.seed] = ranks.user_means(np.stack(gains, axis=1))  # [T, C] -> [U, C]
     if users is None:
         return None, faults
     columns = tuple((split, metric) for split in ("test_masked", "test") for metric in metrics)

@@ -82,8 +82,8 @@ def _task(resolved: ResolvedRun, padding: int) -> Task:
     task = Task(
         Sequences(prepared.items.astype(np.int64), _twins(resolved), prepared.trained, padding),
         training_rows(offsets, end, settings.window, settings.sequences, settings.slide_window),
-        evaluation_rows(offsets, prepared.valid_at.astype(np.int64), settings.window),
-        evaluation_rows(offsets, prepared.test_at.astype(np.int64), settings.window),
+        evaluation_rows(offsets, prepared.valid_at, settings.window, prepared.valid_end),
+        evaluation_rows(offsets, prepared.test_at, settings.window, prepared.test_end),
         offsets[:-1],
     )
     for part, rows in {"training": task.train, "validation": task.valid, "test": task.test}.items():

@@ -17,7 +17,7 @@ from benchmark.measure import MemoryGauge, Stopwatch
 from benchmark.model.parallel import log_main
 from benchmark.results.list_metrics import TOP
 from benchmark.results.lists import StoredLists
-from benchmark.results.metrics import measure, metrics_of
+from benchmark.results.metrics import measure
 from benchmark.results.record import Fusion, Metrics, RunRecord, Trial, Tuning, WeightTrial
 from benchmark.run.describe import add_quality, user_lists
 from benchmark.run.inputs import pooled_states
@@ -37,7 +37,7 @@ WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 def score_control(
     resolved: ResolvedRun, record: RunRecord, device: torch.device
 ) -> tuple[UserRanks, StoredLists]:
-    """Ranks of the test and lists of its users under the settings that validation chooses; fills `record`.
+    """Ranks and lists of the test targets under the settings that validation chooses; fills `record`.
 
     Scores are computed on the CPU; `device` computes hidden states that the cache lacks. Every process of
     several does the same work. Raises `ControlError` for scores of another shape, or that are not finite.
@@ -56,7 +56,7 @@ def score_control(
     record.tuning = _tuning(resolved, trials, best)
     record.cost.eval_seconds = float(np.median([trial.seconds for trial in trials]))
     add_quality(record, best.metrics, test.targets, resolved.prepared.trained, ranks)
-    return ranks, user_lists(resolved.prepared, test.rows, test.history_start, ranks)
+    return ranks, user_lists(resolved.prepared, ranks)
 
 
 def fuse(resolved: ResolvedRun, record: RunRecord, trainer: Trainer, trained: UserRanks) -> UserRanks:
@@ -101,7 +101,7 @@ def fuse(resolved: ResolvedRun, record: RunRecord, trainer: Trainer, trained: Us
         fused = rank_users(control, best.config, test, TOP)
     else:
         (fused,) = trainer.retry.run(lambda: mixture.rank_users(test, [weight], TOP))
-    add_quality(record, _valid_metrics(ranks[weight]), test.targets, task.sequences.trained, fused)
+    add_quality(record, ranks[weight].metrics("valid"), test.targets, task.sequences.trained, fused)
     return fused
 
 
@@ -143,8 +143,11 @@ def _splits(resolved: ResolvedRun) -> tuple[ScoredSplit, ScoredSplit]:
     prepared = resolved.prepared
     offsets, items = prepared.offsets.astype(np.int64), prepared.items.astype(np.int64)
     splits = []
-    for name, at in (("validation", prepared.valid_at), ("test", prepared.test_at)):
-        rows = evaluation_rows(offsets, at.astype(np.int64), resolved.settings.window)
+    for name, at, end in (
+        ("validation", prepared.valid_at, prepared.valid_end),
+        ("test", prepared.test_at, prepared.test_end),
+    ):
+        rows = evaluation_rows(offsets, at, resolved.settings.window, end)
         if not len(rows):
             raise UserError(
                 f"dataset '{prepared.name}' has no {name} target: its users' sequences are too short."
@@ -198,15 +201,11 @@ def _validate(
     with clock.phase("eval"):
         ranks = rank_users(control, config, valid)
     trial = ValidatedTrial(
-        chosen, config, _valid_metrics(ranks), clock.seconds["eval"], clock.cpu_seconds["eval"]
+        chosen, config, ranks.metrics("valid"), clock.seconds["eval"], clock.cpu_seconds["eval"]
     )
     settings = ", ".join(trial.overrides) or "no choice"
     log_main(f"{settings}: valid masked R@10 {trial.recall:.4f}, {trial.seconds:.2f} s")
     return trial
-
-
-def _valid_metrics(ranks: UserRanks) -> dict[str, Metrics]:
-    return {"valid": metrics_of(ranks.raw), "valid_masked": metrics_of(ranks.masked)}
 
 
 def _tuning(resolved: ResolvedRun, trials: Sequence[ValidatedTrial], best: ValidatedTrial) -> Tuning | None:

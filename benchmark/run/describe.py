@@ -8,19 +8,18 @@ from datetime import UTC, datetime
 import numpy as np
 
 from benchmark.config import as_dict
-from benchmark.data.filters import in_training
+from benchmark.data.filters import in_training, target_positions
 from benchmark.data.prepare import Prepared
 from benchmark.llm.encoder import held_in
 from benchmark.model.batch import Ints
 from benchmark.results.lists import StoredLists
-from benchmark.results.metrics import chance, metrics_of
+from benchmark.results.metrics import chance, target_weights
 from benchmark.results.record import GENERATION, Cost, Environment, Metrics, RunRecord
 from benchmark.run.inputs import Inputs
 from benchmark.run.spec import ResolvedRun
 from benchmark.train.batches import total_steps
 from benchmark.train.evaluate import UserRanks
 from benchmark.train.loop import Trainer
-from benchmark.train.sequences import Rows
 
 
 def blank(resolved: ResolvedRun, where: Environment) -> RunRecord:
@@ -54,16 +53,20 @@ def blank(resolved: ResolvedRun, where: Environment) -> RunRecord:
 
 
 def _chance(resolved: ResolvedRun) -> dict[str, Metrics]:
-    """What a random order of the catalogue would give on every split; masked: of what is left of it to each
-    user, on average over users."""
+    """What a random order of the catalogue would give on every split; masked: of what each target's history
+    leaves of it, on average over users."""
     prepared = resolved.prepared
     n_items = len(prepared.texts)
     raw = chance(np.array([n_items]))
     values = {}
-    for split, at in (("valid", prepared.valid_at), ("test", prepared.test_at)):
-        left = n_items - _distinct_seen(prepared, at)
+    for split, at, end in (
+        ("valid", prepared.valid_at, prepared.valid_end),
+        ("test", prepared.test_at, prepared.test_end),
+    ):
+        user, position = target_positions(np.where(at > 0, at, -1), end)
+        left = n_items - _distinct_seen(prepared, prepared.offsets[user] + position, user)
         values[split] = raw
-        values[f"{split}_masked"] = chance(left) if len(left) else raw
+        values[f"{split}_masked"] = chance(left, weight=target_weights(user)) if len(left) else raw
     # a random order knows no warm from cold
     parts = {
         f"test_{part}{form}": values[f"test{form}"] for part in ("warm", "cold") for form in ("", "_masked")
@@ -71,16 +74,18 @@ def _chance(resolved: ResolvedRun) -> dict[str, Metrics]:
     return values | parts
 
 
-def _distinct_seen(prepared: Prepared, at: Ints) -> Ints:
-    """`[u]` distinct items in the history of each user with a target, the target itself left out."""
-    users = np.flatnonzero(at > 0)
+def _distinct_seen(prepared: Prepared, targets: Ints, user: Ints) -> Ints:
+    """`[T]` distinct items in the history of each target, the target itself left out.
+
+    `targets` `[T]` are places in the flat array of interactions, each of the `user` `[T]`.
+    """
     lengths = np.diff(prepared.offsets)
-    user = np.repeat(np.arange(len(lengths)), lengths)
-    position = np.arange(len(user)) - prepared.offsets[user]
-    target = prepared.items[prepared.offsets[:-1] + np.maximum(at, 0)]
-    counted = (position < at[user]) & (prepared.items != target[user])
-    pairs = np.unique(user[counted] * len(prepared.texts) + prepared.items[counted])
-    return np.bincount(pairs // len(prepared.texts), minlength=len(lengths))[users]
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    is_first = np.zeros(len(owner), dtype=bool)  # [N] the user's first interaction with the item
+    is_first[np.unique(owner * len(prepared.texts) + prepared.items, return_index=True)[1]] = True
+    before = np.concatenate([[0], np.cumsum(is_first)])  # [N+1] such interactions before each place
+    distinct: Ints = before[targets] - before[prepared.offsets[user]] - ~is_first[targets]
+    return distinct
 
 
 def add_texts(record: RunRecord, resolved: ResolvedRun, inputs: Inputs) -> str | None:
@@ -139,33 +144,29 @@ def add_quality(
 ) -> None:
     """Metrics of the chosen epoch or trial, whose metrics on validation are `valid`.
 
-    Of the test, those of warm and cold `targets` `[U]` apart where there are cold ones: none of `trained`.
+    Of the test, those of warm and cold `targets` `[T]` apart where there are cold ones: none of `trained`.
     """
-    metrics = dict(valid)
+    metrics, weight = dict(valid), ranks.weight
     cold = ~np.isin(targets, trained)
     record.cold_targets = int(cold.sum())
+    record.cold_weight = float(weight[cold].sum()) if (weight < 1).any() else None
     parts = {"test": np.ones_like(cold)}
     if cold.any():
         parts |= {"test_warm": ~cold, "test_cold": cold}
-    for name, users in parts.items():
-        if users.any():
-            metrics[name] = metrics_of(ranks.raw[users])
-            metrics[f"{name}_masked"] = metrics_of(ranks.masked[users])
+    for name, chosen in parts.items():
+        if chosen.any():
+            metrics |= ranks.metrics(name, chosen=chosen)
     record.metrics = metrics
 
 
-def user_lists(prepared: Prepared, test: Rows, history_start: Ints, ranks: UserRanks) -> StoredLists:
-    """The lists of the test with what their measures need of the data; `ranks` were made with lists.
-
-    `history_start` `[U]` is where each user's sequence begins in the flat array.
-    """
+def user_lists(prepared: Prepared, ranks: UserRanks) -> StoredLists:
+    """The lists of the test with what their measures need of the data; `ranks` were made with lists."""
     assert ranks.top is not None
-    items, scores = ranks.top.items, ranks.top.scores  # [U, k]
+    items, scores = ranks.top.items, ranks.top.scores  # [T, k]
     trained = training_counts(prepared)
-    at = test.start + test.length  # [U] where the targets are in the flat array
-    target = prepared.items[at]
+    target = prepared.items[prepared.offsets[ranks.user] + ranks.position]
     columns = {
-        "user": ranks.user, "target": target, "history": at - history_start[ranks.user],
+        "user": ranks.user, "target": target, "history": ranks.position,
         "target_count": trained[target], "items": items,
         "counts": np.where(items >= 0, trained[items], 0),
     }  # fmt: skip

@@ -17,7 +17,7 @@ from benchmark.process.exit_status import BusyError, causes, refusal
 from benchmark.results.lists import StoredLists, write_lists
 from benchmark.results.record import RunRecord, ranks_path
 from benchmark.results.store import Standing, look_up, set_aside
-from benchmark.results.user_columns import write_columns
+from benchmark.results.user_columns import POSITION, write_columns
 from benchmark.run.build import build_trainer, make_accelerator, pick_precision
 from benchmark.run.controls import fuse, score_control
 from benchmark.run.describe import add_cost, add_quality, add_texts, add_training, blank, user_lists
@@ -131,7 +131,7 @@ def _execute(
         raise NotAliveError(record.liveness.problems[0])
     if resolved.fused:
         ranks = fuse(resolved, record, trainer, ranks)
-    return ranks, user_lists(resolved.prepared, task.test, task.history_start, ranks)
+    return ranks, user_lists(resolved.prepared, ranks)
 
 
 def _write(record: RunRecord, status: str, error: str | None, path: Path) -> RunRecord:
@@ -148,9 +148,11 @@ def _write(record: RunRecord, status: str, error: str | None, path: Path) -> Run
 
 def _write_ranks(ranks: UserRanks, path: Path) -> str:
     """Parquet beside the record, int32: user (index in the prepared data), best rank and number of tied
-    items, the same with the user's history masked: -> SHA-256 of the file."""
+    items, the same with the user's history masked, and where a user has several targets their positions: ->
+    SHA-256 of the file."""
+    several = {POSITION: ranks.position} if (ranks.weight < 1).any() else {}
     columns = {
-        "user": ranks.user, "rank": ranks.raw.best, "tied": ranks.raw.tied,
+        "user": ranks.user, **several, "rank": ranks.raw.best, "tied": ranks.raw.tied,
         "rank_masked": ranks.masked.best, "tied_masked": ranks.masked.tied,
     }  # fmt: skip
     return write_columns(

@@ -27,7 +27,7 @@ from benchmark.train.evaluate import (
     best_items,
     count_ranks,
     encode_catalogue,
-    gather_users,
+    gather_rows,
     masked_histories,
     user_states,
 )
@@ -44,7 +44,7 @@ class ControlError(RuntimeError):
 
 @dataclass(frozen=True)
 class ScoredSplit:
-    """The users of a split and what is known of them before the target."""
+    """The targets of a split and what is known before each."""
 
     items: Ints
     """The flat array of all interactions."""
@@ -53,12 +53,12 @@ class ScoredSplit:
 
     @property
     def targets(self) -> Ints:
-        """`[U]`."""
+        """`[T]` items."""
         targets: Ints = self.items[self.rows.start + self.rows.length]
         return targets
 
     def batches(self, users: int) -> Iterator[ScoredSplit]:
-        """The split in parts of so many users."""
+        """The split in parts of so many targets."""
         for begin in range(0, len(self.rows), users):
             yield self.part(np.arange(begin, min(begin + users, len(self.rows))))
 
@@ -67,11 +67,11 @@ class ScoredSplit:
         return ScoredSplit(self.items, self.rows.take(index), self.history_start)
 
     def histories(self) -> Ints:
-        """The items that a control sees, padded with -1 in front: `[U, L]`."""
+        """The items that a control sees, padded with -1 in front: `[T, L]`."""
         rows, width = self.rows, int(self.rows.length.max())
-        column = rows.length[:, None] - width + np.arange(width)  # [U, L], negative before the history
+        column = rows.length[:, None] - width + np.arange(width)  # [T, L], negative before the history
         index = rows.start[:, None] + np.maximum(column, 0)
-        histories: Ints = np.where(column >= 0, self.items[index], -1)  # [U, L]
+        histories: Ints = np.where(column >= 0, self.items[index], -1)  # [T, L]
         return histories
 
 
@@ -107,7 +107,7 @@ def rank_users(
     scores_at_once: int = SCORES,
     change: Callable[[Ints], Ints] | None = None,
 ) -> UserRanks:
-    """Exact ranks of the targets of `split`, and the `top` best items of each user.
+    """Exact ranks of the targets of `split`, and the `top` best items for each.
 
     `change` alters the histories `[u, L]` that the control sees, not what is left out of the ranking.
     Raises `ControlError` for scores that break the contract.
@@ -117,7 +117,7 @@ def rank_users(
         histories = batch.histories()
         scores = control_scores(control, config, change(histories) if change else histories)
         columns.append(_ranked(batch, torch.from_numpy(scores), top).numpy())
-    return _user_ranks(split.rows.user, np.concatenate(columns), top)
+    return _user_ranks(split, np.concatenate(columns), top)
 
 
 @dataclass(frozen=True)
@@ -139,21 +139,22 @@ class FusedModel:
 
     @torch.no_grad()
     def rank_users(self, split: ScoredSplit, weights: Sequence[float], top: int = 0) -> list[UserRanks]:
-        """Exact ranks of the targets of `split`, and the `top` best items of each user, for each weight.
+        """Exact ranks of the targets of `split`, and the `top` best items for each, for each weight.
 
-        Every process returns all users. Raises `ControlError` for scores that break the contract.
+        Every process returns all ranks. Raises `ControlError` for scores that break the contract.
         """
         was_training = self.model.training
         self.model.eval()
         with self.model.encoder.full_precision():
             catalogue = encode_catalogue(self.model, self.data, self.device, self.process)
-        mine = split.part(np.arange(self.process, len(split.rows), world_size()))
+        shard = np.arange(self.process, len(split.rows), world_size())
+        mine = split.part(shard)
         columns = [np.zeros((0, len(weights), 4 + 2 * top))]
         for batch in mine.batches(catalogue.users_at_once):
             columns.append(self._rank_batch(batch, catalogue, weights, top).cpu().numpy())
         self.model.train(was_training)
-        user, every = gather_users(mine.rows.user, np.concatenate(columns))  # [U], [U, W, 4 + 2 top]
-        return [_user_ranks(user, every[:, number], top) for number in range(len(weights))]
+        _, every = gather_rows(shard, np.concatenate(columns))  # [T], [T, W, 4 + 2 top]
+        return [_user_ranks(split, every[:, number], top) for number in range(len(weights))]
 
     def _rank_batch(
         self, batch: ScoredSplit, catalogue: Catalogue, weights: Sequence[float], top: int
@@ -195,11 +196,13 @@ def _ranked(batch: ScoredSplit, scores: Tensor, top: int) -> Tensor:
     return torch.cat([count_ranks(scores, ones, n_items, target, past, masked), *lists], dim=1)
 
 
-def _user_ranks(user: Ints, columns: NDArray[Any], top: int) -> UserRanks:
-    """The columns `[U, 4 + 2 top]` of `_ranked` for all users."""
-    best, tied, best_masked, tied_masked = columns[:, :4].astype(np.int64).T  # four of [U]
+def _user_ranks(split: ScoredSplit, columns: NDArray[Any], top: int) -> UserRanks:
+    """The columns `[T, 4 + 2 top]` of `_ranked` for all targets of `split`."""
+    best, tied, best_masked, tied_masked = columns[:, :4].astype(np.int64).T  # four of [T]
     listed = None
     if top:
-        items, scores = columns[:, 4 : 4 + top], columns[:, 4 + top :]  # [U, top] twice
+        items, scores = columns[:, 4 : 4 + top], columns[:, 4 + top :]  # [T, top] twice
         listed = TopItems(items.astype(np.int32), scores.astype(np.float16))
-    return UserRanks(user, Ranks(best, tied), Ranks(best_masked, tied_masked), listed)
+    rows = split.rows
+    position = rows.start + rows.length - split.history_start[rows.user]
+    return UserRanks(rows.user, position, Ranks(best, tied), Ranks(best_masked, tied_masked), listed)

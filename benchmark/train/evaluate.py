@@ -11,6 +11,7 @@ of training.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,8 @@ from torch import Tensor
 from benchmark.model.batch import Ints
 from benchmark.model.parallel import world_size
 from benchmark.model.recommender import Recommender
-from benchmark.results.metrics import Ranks
+from benchmark.results.metrics import Floats, Ranks, metrics_of, target_weights
+from benchmark.results.record import METRICS, Metrics
 from benchmark.train.batches import Sequences, bin_width, share_of
 from benchmark.train.sequences import Rows, pack
 
@@ -50,9 +52,9 @@ class NotFiniteError(RuntimeError):
 
 @dataclass(frozen=True)
 class TopItems:
-    """The best items of each user, the history left out and the target kept, ties by item index.
+    """The best items for each target, the history left out and the target kept, ties by item index.
 
-    Both fields are `[U, k]`; where fewer than k items are left, -1 and minus infinity fill the rest.
+    Both fields are `[T, k]`; where fewer than k items are left, -1 and minus infinity fill the rest.
     """
 
     items: NDArray[np.int32]
@@ -61,15 +63,34 @@ class TopItems:
 
 @dataclass(frozen=True)
 class UserRanks:
-    """Ranks of one target a user. All fields are `[U]`, ordered by user."""
+    """Ranks of targets, by user and then by time. All fields are `[T]`."""
 
     user: Ints
+    position: Ints
+    """Position of the target in the user's sequence."""
     raw: Ranks
     """Rank among all items."""
     masked: Ranks
     """Rank with the items of the user's history left out, the target itself always kept."""
     top: TopItems | None = None
     """The best items, where they were asked for."""
+
+    @property
+    def weight(self) -> Floats:
+        """Weight of each target, by which every user has weight one."""
+        return target_weights(self.user)
+
+    def metrics(
+        self, split: str, names: Sequence[str] = METRICS, chosen: NDArray[np.bool_] | None = None
+    ) -> dict[str, Metrics]:
+        """Means over users: of the raw ranks under the name of the `split`, of the masked ones under
+        `<split>_masked`. Of the `chosen` targets `[T]` alone, where they are given."""
+        targets = np.ones(len(self.user), dtype=bool) if chosen is None else chosen
+        weight = self.weight[targets]
+        return {
+            split: metrics_of(self.raw[targets], names, weight),
+            f"{split}_masked": metrics_of(self.masked[targets], names, weight),
+        }
 
 
 @dataclass(frozen=True)
@@ -103,18 +124,18 @@ def evaluate(
     rank: int = 0,
     top: int = 0,
 ) -> UserRanks:
-    """Rank each row's target (the item after its last input) for each user of `rows`, and list the `top` best
-    items of each.
+    """Rank the target of each of `rows`, the item after its last input, and list the `top` best items.
 
     `history_start` `[U]` is where each user's sequence begins in the flat array; the history to mask is
-    everything from there to the target, longer than what SASRec reads. Every process returns all users, or
+    everything from there to the target, longer than what SASRec reads. Every process returns all ranks, or
     raises `NotFiniteError` where any score is nan: nothing compares with nan, it would rank first.
     """
     was_training = model.training
     model.eval()
     with model.encoder.full_precision():
         catalogue = encode_catalogue(model, data, device, rank)
-    mine = rows.take(np.arange(rank, len(rows), world_size()))
+    shard = np.arange(rank, len(rows), world_size())
+    mine = rows.take(shard)
     counts = [np.zeros((0, 4))]  # [u, 4] of each chunk
     items, scores = [np.zeros((0, top), np.int32)], [np.zeros((0, top), np.float16)]  # [u, top] of each chunk
     for begin in range(0, len(mine), CHUNK_USERS):
@@ -125,15 +146,18 @@ def evaluate(
             scores.append(columns[:, 4 + top :].half().cpu().numpy())
         counts.append(columns.cpu().numpy()[:, :4])
     model.train(was_training)
-    arrays = [np.concatenate(counts)]  # [U, 4]
+    arrays = [np.concatenate(counts)]  # [t, 4]
     if top:
-        arrays += [np.concatenate(items), np.concatenate(scores)]  # two of [U, top]
-    user, placed, *lists = gather_users(mine.user, *arrays)
+        arrays += [np.concatenate(items), np.concatenate(scores)]  # two of [t, top]
+    _, placed, *lists = gather_rows(shard, *arrays)
     if np.isnan(placed).any():  # known to every process, so that none waits for another
         raise NotFiniteError("scores are not finite; lower learning_rate or set precision=no.")
-    best, tied, best_masked, tied_masked = placed.astype(np.int64).T  # four of [U]
+    best, tied, best_masked, tied_masked = placed.astype(np.int64).T  # four of [T]
+    position = rows.start + rows.length - history_start[rows.user]
     items_and_scores = TopItems(*lists) if top else None
-    return UserRanks(user, Ranks(best, tied), Ranks(best_masked, tied_masked), items_and_scores)
+    return UserRanks(
+        rows.user, position, Ranks(best, tied), Ranks(best_masked, tied_masked), items_and_scores
+    )
 
 
 def encode_catalogue(model: Recommender, data: Sequences, device: torch.device, rank: int = 0) -> Catalogue:
@@ -285,8 +309,8 @@ def masked_histories(
     return np.maximum(history, 0), counts
 
 
-def gather_users(*mine: NDArray[Any]) -> list[NDArray[Any]]:
-    """Every process's users `[U]` and columns `[U, ...]`, ordered by user; the shares are disjoint."""
+def gather_rows(*mine: NDArray[Any]) -> list[NDArray[Any]]:
+    """Every process's row numbers `[T]` and columns `[T, ...]`, by row number; the shares are disjoint."""
     parts = [mine] * world_size()
     if world_size() > 1:
         dist.all_gather_object(parts, mine)

@@ -20,7 +20,6 @@ from benchmark.model.batch import Batch, Ints
 from benchmark.model.parallel import average_gradients, start_alike, world_size
 from benchmark.model.recommender import Recommender
 from benchmark.results.list_metrics import TOP
-from benchmark.results.metrics import Ranks, metrics_of
 from benchmark.results.record import Certificate, Epoch, Metrics
 from benchmark.train.batches import EpochBatches, Sequences, total_steps
 from benchmark.train.checkpoint import Checkpoint, trained_part
@@ -135,7 +134,7 @@ class Trainer:
         self.replay = Replay(model, self.trained, accelerator, log)
         self.progress = TrainingProgress()
         self.ranks: dict[str, NDArray[np.float64]] = {}
-        """Each user's mean validation rank `[U]` before training ("first") and at the best epoch ("best")."""
+        """Mean rank of each validation target `[T]`, before training ("first") and at the best epoch."""
 
     def fit(self) -> str:
         """Train until early stopping or the last epoch; returns which of the two."""
@@ -143,7 +142,7 @@ class Trainer:
         if "first" not in self.ranks:
             ranks = self.rank_users(self.task.valid)
             self.ranks["first"] = ranks.raw.mean
-            self.progress.initial = {"valid": metrics_of(ranks.raw), "valid_masked": metrics_of(ranks.masked)}
+            self.progress.initial = ranks.metrics("valid")
         while (reason := self.progress.stop_reason(self.settings)) is None:
             self.run_epoch()
         self.liveness.trained()
@@ -202,7 +201,7 @@ class Trainer:
         self._check_epoch(epoch, loss)
         with self.memory.phase("eval"), self.clock.phase("eval"), self.average.applied():
             ranks = self.rank_users(self.task.valid)
-        valid, valid_masked = (self._selected_metric(x) for x in (ranks.raw, ranks.masked))
+        valid, valid_masked = self._selected_metric(ranks)
         value = self.selection(ranks)
         seconds = self.clock.seconds
         row = Epoch(
@@ -212,8 +211,7 @@ class Trainer:
             train_cpu_seconds=self.clock.cpu_seconds["train"],
             eval_seconds=seconds["eval"],
             save_seconds=0.0,
-            valid=metrics_of(ranks.raw),
-            valid_masked=metrics_of(ranks.masked),
+            **ranks.metrics("valid"),
             selection=value,
         )
         progress.epoch = epoch
@@ -233,10 +231,13 @@ class Trainer:
 
     def selection(self, ranks: UserRanks) -> float:
         """The metric that selects the epoch, of validation ranks."""
-        return self._selected_metric(ranks.raw if self.settings.select == "raw" else ranks.masked)
+        return self._selected_metric(ranks)[self.settings.select == "masked"]
 
-    def _selected_metric(self, ranks: Ranks) -> float:
-        return metrics_of(ranks, (self.settings.select_by,))[self.settings.select_by]
+    def _selected_metric(self, ranks: UserRanks) -> tuple[float, float]:
+        """The same, raw and masked."""
+        name = self.settings.select_by
+        values = ranks.metrics("valid", (name,))
+        return values["valid"][name], values["valid_masked"][name]
 
     def train_epoch(self, epoch: int) -> tuple[float, float]:
         """All steps of one epoch: -> mean loss and mean number of softmax terms of a prediction."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmark.data.filters import target_positions
 from benchmark.model.batch import Ints
 
 
@@ -71,12 +72,16 @@ def training_rows(offsets: Ints, train_end: Ints, window: int, mode: str, slide:
     )
 
 
-def evaluation_rows(offsets: Ints, target_at: Ints, window: int) -> Rows:
-    """A row for each user with a target at `target_at` `[U]` (-1: none): the `window` items before it."""
-    user = np.flatnonzero(target_at > 0)
-    length = np.minimum(target_at[user], window)
-    start = offsets[:-1][user] + target_at[user] - length
-    return Rows(user, start, length, length - 1)
+def evaluation_rows(offsets: Ints, target_at: Ints, window: int, target_end: Ints | None = None) -> Rows:
+    """A row for each target, by user and then by time: the `window` items before it.
+
+    A user's targets stand from `target_at` `[U]` (-1: none) up to before `target_end` `[U]`; he has one where
+    that is None.
+    """
+    end = target_at + 1 if target_end is None else target_end
+    user, at = target_positions(np.where(target_at > 0, target_at, -1), end)
+    length = np.minimum(at, window)
+    return Rows(user, offsets[:-1][user] + at - length, length, length - 1)
 
 
 @dataclass(frozen=True)
