@@ -10,7 +10,6 @@ from benchmark.report import agreement, differences, sweeps, tables, total_cost
 from benchmark.report.build import build_report
 from benchmark.report.paper_study import of_records
 from benchmark.results.generations import MARK
-from benchmark.results.published import published
 from benchmark.results.results import Results
 from benchmark.results.store import iter_runs
 
@@ -60,7 +59,7 @@ def test_a_speed_record_of_another_generation_is_marked_beside_runs() -> None:
 def test_the_papers_tables_name_the_older_figures() -> None:
     runs = [record("ssna", 0.3), record("tmlp", 0.3, generation=1), record("lora", 0.3, dataset="other")]
     results = results_of(runs)
-    (study,) = of_records(results.groups.values(), published().layout)
+    (study,) = of_records(results.groups.values())
     assert list(study.datasets.values()) == ["other" + MARK, "toy" + MARK]
     assert "toy: figures of an older generation: ssna." in study.notes
     assert not any("is ssna" in line for line in study.notes), "the mark is no setting"

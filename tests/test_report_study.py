@@ -38,7 +38,7 @@ def printed() -> list[Section]:
 
 
 def studies() -> dict[str, Study]:
-    return {study.llm: study for study in of_paper(printed_figures(), published().layout)}
+    return {study.llm: study for study in of_paper(printed_figures())}
 
 
 def test_every_table_of_the_paper_is_made_from_the_paper_alone(printed: list[Section]) -> None:
@@ -52,7 +52,7 @@ def test_every_table_of_the_paper_is_made_from_the_paper_alone(printed: list[Sec
 def test_table_5_follows_from_tables_2_to_4_in_every_digit() -> None:
     found = table5(published(), studies())
     assert len(found) == 60
-    assert [one.what for one in found if one.verdict != "agrees"] == []
+    assert [one.figure for one in found if one.verdict != "agrees"] == []
 
 
 def test_the_averages_of_table_1_follow_from_its_counts() -> None:
@@ -63,7 +63,7 @@ def test_the_averages_of_table_1_follow_from_its_counts() -> None:
 def test_what_the_text_says_of_the_tables() -> None:
     """Two kinds of statement contradict the paper's own tables; the rest follow to the digit."""
     found = claims(published(), studies())
-    said = {one.what: (round(one.computed, 2), one.printed, one.verdict) for one in found}
+    said = {one.figure: (round(one.computed, 2), one.printed, one.verdict) for one in found}
     agree = [value for value in said.values() if value[2] == "agrees"]
     assert agree == [
         (30.77, "30.8", "agrees"), (31.12, "31.1", "agrees"),  # speedups with DistilBERT
@@ -262,5 +262,5 @@ def test_without_records_both_is_the_papers_and_ours_is_nothing() -> None:
 def test_a_recipe_with_a_name_but_not_the_counts_of_the_paper_is_not_its_dataset() -> None:
     run = record("ssna", 0.1, dataset="sci")
     results = results_of([run])
-    (study,) = of_records(results.groups.values(), published().layout)
+    (study,) = of_records(results.groups.values())
     assert list(study.datasets) == ["sci (not the paper's counts)"]

@@ -17,17 +17,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from typing import TYPE_CHECKING
 
 from benchmark.report.paper_study import LABELS, Study
 from benchmark.report.section import Block, Cell, Section
-from benchmark.results.published import Claim, Layout, Published
+from benchmark.results.published import Claim, Published
 from benchmark.results.record import METRICS
 from benchmark.results.statistics import paired_t
 from methods.errors import unknown
 
-Ratio = Callable[[float, float], float]
-RATIOS: dict[str, Ratio] = {
+if TYPE_CHECKING:
+    from pandas import Series
+
+    from benchmark.report.paper_study import Pairs
+
+RATIOS: dict[str, Callable[[Series[float], Series[float]], Series[float]]] = {
     "improvement": lambda s, b: 100 * (s / b - 1),
     "speedup": lambda s, b: b / s,
     "reduction": lambda s, b: 100 * (1 - s / b),
@@ -43,12 +47,12 @@ HALF_UNIT = dict.fromkeys(METRICS, 5e-05) | {"epoch_seconds": 0.05, "gpu_memory_
 class Derived:
     """A figure that follows from a table, beside the printed one."""
 
-    what: str
+    figure: str
+    printed: str
     computed: float
     low: float
     high: float
     """What `computed` may be when every input was rounded by up to half a unit of its last digit."""
-    printed: str
     where: str
     remark: str = ""
 
@@ -56,11 +60,6 @@ class Derived:
     def digits(self) -> int:
         """Decimals of the printed figure."""
         return len(self.printed.partition(".")[2])
-
-    @property
-    def difference(self) -> float:
-        """Computed, rounded as printed, minus printed."""
-        return round(self.computed, self.digits) - float(self.printed)
 
     @property
     def verdict(self) -> str:
@@ -78,81 +77,52 @@ def fixed(value: float, digits: int = 1, sign: str = "") -> str:
     return text.lstrip("+-") if float(text) == 0 else text
 
 
-def pairs(
-    study: Study, subject: str, baseline: str, measure: str, datasets: Sequence[str] = ()
-) -> list[tuple[float, float]]:
-    """(s, b) of every dataset, or of `datasets`, on which both are known."""
-    values = []
-    for dataset in datasets or study.datasets:
-        s, b = study.get(dataset, subject, measure), study.get(dataset, baseline, measure)
-        if s is not None and b is not None and s.value > 0 and b.value > 0:
-            values.append((s.value, b.value))
-    return values
-
-
-def mean_ratio(kind: str, values: Sequence[tuple[float, float]]) -> float | None:
+def mean_ratio(kind: str, pairs: Pairs) -> float | None:
     """The mean over datasets of RATIOS[kind]; None without a dataset."""
-    return fmean(RATIOS[kind](s, b) for s, b in values) if values else None
+    return float(RATIOS[kind](*pairs).mean()) if len(pairs[0]) else None
 
 
-def p_value(values: Sequence[tuple[float, float]]) -> float | None:
+def p_value(pairs: Pairs) -> float | None:
     """Two-sided p of the paired t-test over datasets of the figures themselves; None under two datasets."""
-    return paired_t([s - b for s, b in values])[1] if len(values) > 1 else None
+    s, b = pairs
+    return paired_t(list(s - b))[1] if len(s) > 1 else None
 
 
-def bounds(kind: str, values: Sequence[tuple[float, float]], half: float) -> tuple[float, float]:
-    """Least and largest mean ratio when each figure is up to `half` off."""
-    ends = [fmean(RATIOS[kind](s + x, b - x) for s, b in values) for x in (half, -half)]
-    return min(ends), max(ends)
-
-
-def wins(study: Study, layout: Layout, measure: str) -> int:
-    """Datasets on which the proposed method is above every baseline of Tables 2 to 4."""
-    count = 0
-    for dataset in study.datasets:
-        s = study.get(dataset, layout.subject, measure)
-        others = [study.get(dataset, name, measure) for name in layout.tables["improvement"].methods]
-        known = [other.value for other in others if other]
-        count += s is not None and bool(known) and s.value > max(known)
-    return count
-
-
-def least_improvement(study: Study, layout: Layout, measure: str) -> tuple[float, str]:
-    """The smallest mean improvement over a baseline, and the baseline's name."""
-    improvements = [
-        (value, name)
-        for name in layout.tables["improvement"].methods
-        if (value := mean_ratio("improvement", pairs(study, layout.subject, name, measure))) is not None
-    ]
-    return min(improvements)
+def _of_pairs(kind: str, pairs: Pairs, measure: str) -> tuple[float, float, float]:
+    """The mean ratio; the least and the largest where each figure is half a unit of its last digit off."""
+    s, b = pairs
+    half = HALF_UNIT[measure]
+    ends = [float(RATIOS[kind](s + x, b - x).mean()) for x in (half, -half)]
+    return mean_ratio(kind, pairs) or 0.0, min(ends), max(ends)
 
 
 def claims(paper: Published, studies: Mapping[str, Study]) -> list[Derived]:
     """The figures of the paper's text. Raises `UserError` for a kind in `tables.toml` without definition."""
-    return [_claim(claim, studies[claim.llm], paper.layout) for claim in paper.layout.claims]
+    return [_claim(claim, studies[claim.llm], paper) for claim in paper.layout.claims]
 
 
-def _claim(claim: Claim, study: Study, layout: Layout) -> Derived:
+def _claim(claim: Claim, study: Study, paper: Published) -> Derived:
     if claim.kind not in KINDS:
         raise unknown("kind of a claim in tables.toml:", claim.kind, KINDS)
-    names = layout.methods
-    about = f"{layout.llms[claim.llm]}, {LABELS.get(claim.measure, claim.measure)}"
+    layout, remark = paper.layout, ""
+    baselines = {name: study.pairs(name, claim.measure) for name in layout.tables["improvement"].methods}
     if claim.kind == "wins":
-        count = wins(study, layout, claim.measure)
-        what = f"{about}: datasets on which {names[layout.subject]} is best"
-        return Derived(what, count, count, count, claim.printed, claim.where)
-    if claim.kind == "least_improvement":
-        least, name = least_improvement(study, layout, claim.measure)
-        both = pairs(study, layout.subject, name, claim.measure)
-        low, high = bounds("improvement", both, HALF_UNIT[claim.measure])
-        what = f"{about}: improvement over the nearest baseline, %"
-        return Derived(what, least, low, high, claim.printed, claim.where, f"the nearest is {names[name]}")
-    both = pairs(study, layout.subject, claim.baseline, claim.measure, claim.datasets)
-    low, high = bounds(claim.kind, both, HALF_UNIT[claim.measure])
-    on = "".join(f", {layout.datasets[name]}" for name in claim.datasets)
-    unit = "" if claim.kind == "speedup" else ", %"
-    what = f"{about}{on}: {claim.kind} against {names[claim.baseline]}{unit}"
-    return Derived(what, mean_ratio(claim.kind, both) or 0.0, low, high, claim.printed, claim.where)
+        won = set.intersection(*({*s.index[s > b]} for s, b in baselines.values()))
+        what = f": datasets on which {layout.methods[layout.subject]} is best"
+        numbers = (float(len(won)),) * 3
+    elif claim.kind == "least_improvement":
+        least = min(baselines, key=lambda name: mean_ratio("improvement", baselines[name]) or 0.0)
+        what, remark = ": improvement over the nearest baseline, %", f"the nearest is {layout.methods[least]}"
+        numbers = _of_pairs("improvement", baselines[least], claim.measure)
+    else:
+        on = "".join(f", {layout.datasets[name]}" for name in claim.datasets)
+        unit = "" if claim.kind == "speedup" else ", %"
+        what = f"{on}: {claim.kind} against {layout.methods[claim.baseline]}{unit}"
+        numbers = _of_pairs(
+            claim.kind, study.pairs(claim.baseline, claim.measure, claim.datasets), claim.measure
+        )
+    about = f"{layout.llms[claim.llm]}, {LABELS.get(claim.measure, claim.measure)}"
+    return Derived(about + what, claim.printed, *numbers, claim.where, remark)
 
 
 def table5(paper: Published, studies: Mapping[str, Study]) -> list[Derived]:
@@ -161,19 +131,15 @@ def table5(paper: Published, studies: Mapping[str, Study]) -> list[Derived]:
     for row in paper.rows:
         if row["kind"] == "improvement":
             llm, metric, baseline = row["llm"], row["measure"], row["method"]
-            both = pairs(studies[llm], layout.subject, baseline, metric)
-            low, high = bounds("improvement", both, HALF_UNIT[metric])
             what = f"{layout.llms[llm]}, {LABELS[metric]}, over {layout.methods[baseline]}"
-            value = mean_ratio("improvement", both) or 0.0
-            derived.append(Derived(what, value, low, high, f"{row['value']:.1f}", "Table 5"))
+            numbers = _of_pairs("improvement", studies[llm].pairs(baseline, metric), metric)
+            derived.append(Derived(what, f"{row['value']:.1f}", *numbers, "Table 5"))
     return derived
 
 
 def _counts(paper: Published) -> dict[tuple[str, str], float]:
-    """(dataset, count or average) -> Table 1."""
-    return {
-        (row["dataset"], row["measure"]): float(row["value"]) for row in paper.rows if row["kind"] == "count"
-    }
+    """(count or average, dataset) -> Table 1."""
+    return {(row["measure"], row["dataset"]): row["value"] for row in paper.rows if row["kind"] == "count"}
 
 
 def table1(paper: Published) -> list[Derived]:
@@ -181,30 +147,23 @@ def table1(paper: Published) -> list[Derived]:
     known, derived = _counts(paper), []
     for dataset, name in paper.layout.datasets.items():
         for per, of in (("interactions_per_user", "users"), ("interactions_per_item", "items")):
-            value = known[dataset, "interactions"] / known[dataset, of]
-            what = f"{name}, {per.replace('_', ' ')}"
-            derived.append(Derived(what, value, value, value, f"{known[dataset, per]:.1f}", "Table 1"))
+            value = known["interactions", dataset] / known[of, dataset]
+            what, printed = f"{name}, {per.replace('_', ' ')}", f"{known[per, dataset]:.1f}"
+            derived.append(Derived(what, printed, value, value, value, "Table 1"))
     return derived
 
 
 def other_definitions(paper: Published, study: Study, claim: Claim) -> dict[str, float]:
     """A claimed mean improvement by other definitions than the one that gives Table 5, by name."""
+    import numpy as np
+
     known, ratio = _counts(paper), RATIOS["improvement"]
-    both = dict(
-        zip(
-            study.datasets,
-            pairs(study, paper.layout.subject, claim.baseline, claim.measure),
-            strict=True,
-        )
-    )
-    each = {dataset: ratio(s, b) for dataset, (s, b) in both.items()}
-    means = {
-        "mean of ratios": fmean(each.values()),
-        "ratio of means": ratio(sum(s for s, _ in both.values()), sum(b for _, b in both.values())),
-    }
+    s, b = study.pairs(claim.baseline, claim.measure)
+    each = ratio(s, b)
+    means = {"mean of ratios": each.mean(), "ratio of means": 100 * (s.sum() / b.sum() - 1)}
     for name in ("users", "items", "interactions", "interactions_per_user", "interactions_per_item"):
-        weights = [known[dataset, name] for dataset in each]
-        means[f"by {name.replace('_', ' ')}"] = fmean(each.values(), weights)
+        weights = [known[name, dataset] for dataset in each.index]
+        means[f"by {name.replace('_', ' ')}"] = np.average(each, weights=weights)
     return means
 
 
@@ -250,7 +209,7 @@ def section(paper: Published, studies: Sequence[Study]) -> Section:
     )
     lines = [
         {
-            "figure": figure.what,
+            "figure": figure.figure,
             "computed": figure.computed,
             "printed": figure.printed,
             "difference": figure.computed - float(figure.printed),
@@ -269,13 +228,13 @@ def _block(title: str, figures: Sequence[Derived]) -> Block:
     for figure in figures:
         digits = figure.digits
         exact = figure.low == figure.high
-        allowed = "-" if exact else f"{fixed(figure.low, digits + 1)} to {fixed(figure.high, digits + 1)}"
+        difference = round(figure.computed, digits) - float(figure.printed)
         texts = [
-            figure.what,
+            figure.figure,
             f"{figure.computed:.{digits + 2 if digits else 0}f}",
             figure.printed,
-            fixed(figure.difference, digits, "+"),
-            allowed,
+            fixed(difference, digits, "+"),
+            "-" if exact else f"{fixed(figure.low, digits + 1)} to {fixed(figure.high, digits + 1)}",
             figure.verdict,
             "; ".join(part for part in (figure.where, figure.remark) if part),
         ]
@@ -294,7 +253,7 @@ def _others(paper: Published, studies: dict[str, Study]) -> Block | None:
         return None
     tried = [other_definitions(paper, studies[claim.llm], claim) for claim, _ in differ]
     rows = [
-        [Cell(figure.what), Cell(figure.printed), *(Cell(f"{value:.2f}") for value in values.values())]
+        [Cell(figure.figure), Cell(figure.printed), *(Cell(f"{value:.2f}") for value in values.values())]
         for (_, figure), values in zip(differ, tried, strict=True)
     ]
     return Block(

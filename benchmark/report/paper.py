@@ -7,27 +7,17 @@ figures is defined in `benchmark.report.derived`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import product
 from typing import Any
 
 from benchmark.report import derived
 from benchmark.report import paper_blocks as tables
-from benchmark.report.paper_study import (
-    MASKED,
-    MEMORIES,
-    TIMES,
-    Study,
-    counts_of,
-    of_paper,
-    of_records,
-)
+from benchmark.report.paper_study import MASKED, MEMORIES, TIMES, Study, counts_of, of_paper, of_records
 from benchmark.report.section import Block, Section
 from benchmark.results.comparable import slug
-from benchmark.results.published import COUNTS, Layout, Published, TableLayout, published
+from benchmark.results.published import COUNTS, published
 from benchmark.results.record import METRICS
 from benchmark.results.results import Results
 
-Lines = list[dict[str, Any]]
 UNMASKED = (
     "The paper does not say whether it leaves the items of the user's history out of the ranking. Our "
     "figures are shown without this mask first, then with it. The paper's ratio of N@10 to R@10 on Sci (0.63 "
@@ -44,6 +34,9 @@ OURS = (
     "Means are over the datasets on which both methods have a figure. The t-test assumes that datasets are "
     "independent; a dataset and a part of it are not."
 )
+FROM_TABLES = (
+    "Computed from Tables 2 to 4. The section Derived figures compares them with the printed Table 5."
+)
 COST_NOTES = {
     "time": "Mean speedup: the mean over datasets of b / s, where s is the time of the proposed method and b "
     "that of the row's method.",
@@ -52,11 +45,10 @@ COST_NOTES = {
     "resident memory of the process on a CPU: the largest of the seeds, in 10^9 bytes. The paper does not "
     "define its GB.",
 }
-COSTS: tuple[tuple[str, Mapping[str, str], str], ...] = (
-    ("time", TIMES, "speedup"),
-    ("memory", MEMORIES, "reduction"),
-)
-"""Kind of a table, its measures, and what is averaged over datasets."""
+COSTS = {"time": TIMES, "memory": MEMORIES}
+"""Kind of a table of costs -> its measures."""
+RATIOS = {"time": "speedup", "memory": "reduction"}
+"""Kind of a table of costs -> what is averaged over datasets."""
 
 
 def sections(results: Results) -> list[Section]:
@@ -64,71 +56,65 @@ def sections(results: Results) -> list[Section]:
 
     Raises `UserError` for a published file that is damaged.
     """
-    paper, figures = published(), results.figures
-    layout = paper.layout
-    theirs = counts_of("paper", figures, layout), of_paper(figures, layout)
+    figures = results.figures
+    theirs = counts_of("paper", figures), of_paper(figures)
     if results.source == "paper":
-        return _paper(paper, *theirs)
-    ours = counts_of("ours", figures, layout), of_records(results.groups.values(), layout)
-    return _ours(layout, *ours) if results.source == "ours" else _both(paper, *theirs, *ours)
+        return _paper(*theirs)
+    ours = counts_of("ours", figures), of_records(results.groups.values())
+    return _ours(*ours) if results.source == "ours" else _both(*theirs, *ours)
 
 
-def _paper(paper: Published, counts: Study, studies: Sequence[Study]) -> list[Section]:
-    layout = paper.layout
+def _paper(counts: Study, studies: Sequence[Study]) -> list[Section]:
     return [
-        *_statistics(counts, layout),
-        *(section for study in studies for section in _quality("quality", study, layout)),
-        _improvement(studies, layout),
-        *_costs(studies, layout),
-        *(section for study in studies for section in _quality("integration", study, layout)),
-        *(section for study in studies for section in _best(study, layout)),
-        derived.section(paper, studies),
+        *_statistics(counts),
+        *(section for study in studies for section in _quality("quality", study)),
+        _improvement(studies),
+        *_costs(studies),
+        *(section for study in studies for section in _quality("integration", study)),
+        *(section for study in studies for section in _best(study)),
+        derived.section(published(), studies),
     ]
 
 
-def _ours(layout: Layout, counts: Study, studies: Sequence[Study]) -> list[Section]:
-    result = _statistics(counts, layout)
+def _ours(counts: Study, studies: Sequence[Study]) -> list[Section]:
+    result = _statistics(counts)
     for protocol in dict.fromkeys(study.protocol for study in studies):
         same = [study for study in studies if study.protocol == protocol]
+        result += [section for study in same for section in _quality("quality", study)]
+        if compared := [study for study in same if study.has(METRICS, [published().layout.subject])]:
+            result.append(_improvement(compared))
+        result += _costs(same)
         for study in same:
-            result += _quality("quality", study, layout)
-        if compared := [study for study in same if study.has(METRICS, [layout.subject])]:
-            result.append(_improvement(compared, layout))
-        result += _costs(same, layout)
-        for study in same:
-            result += [*_quality("integration", study, layout), *_best(study, layout)]
+            result += [*_quality("integration", study), *_best(study)]
     return result
 
 
-def _both(
-    paper: Published, counts: Study, studies: Sequence[Study], own_counts: Study, ours: Sequence[Study]
-) -> list[Section]:
+def _both(counts: Study, studies: Sequence[Study], own_counts: Study, ours: Sequence[Study]) -> list[Section]:
     """Side by side what both have; of the paper alone what our runs have no counterpart of."""
-    layout, theirs = paper.layout, {study.llm: study for study in studies}
-    result = [_compared_statistics(counts, own_counts, layout)]
+    layout, theirs = published().layout, {study.llm: study for study in studies}
+    result = [_compared_statistics(counts, own_counts)]
     paired: set[str] = set()
     for own in ours:
-        pair = _compared(theirs.get(own.llm, theirs[layout.stand_in]), own, layout)
+        pair = _compared(theirs.get(own.llm, theirs[layout.stand_in]), own)
         single = {table.numbers.get(own.llm) for table in layout.tables.values()}
         titles = (section.title.partition(" and our runs")[0] for section in pair)
         paired |= {title for title in titles if title.removeprefix("Table ") in single}
         result += pair
-    alone = [
-        section for section in _paper(paper, counts, studies) if section.title.partition(":")[0] not in paired
-    ]
+    alone = [section for section in _paper(counts, studies) if section.title.partition(":")[0] not in paired]
     return [*result, *(section for section in alone if section.stem != "paper-table1")]
 
 
 # --- Tables of one source -----------------------------------------------------------------------------------
 
 
-def _statistics(counts: Study, layout: Layout) -> list[Section]:
+def _statistics(counts: Study) -> list[Section]:
     if not counts.datasets:
         return []
     blocks = [tables.dataset_statistics(counts)]
     if counts.source == "paper":
         title = "Table 1: dataset statistics"
-        caption = f"Published in {layout.source}: users, items and interactions after preparation."
+        source = published().layout.source
+        caption = f"Published in {source}: users, items and interactions after preparation."
         lines = counts.lines({key[2] for key in counts.means})
         return [Section("paper-table1", title, caption, blocks, (), (), lines, counts.records)]
     title = "Our runs in the form of Table 1: dataset statistics"
@@ -145,109 +131,84 @@ def _prefixes(study: Study) -> tuple[str, ...]:
     return ("", MASKED) if study.source == "ours" else ("",)
 
 
-def _quality(kind: str, study: Study, layout: Layout) -> list[Section]:
+def _quality(kind: str, study: Study) -> list[Section]:
     """Tables 2 to 4 (`kind` quality), or Table 8 (integration) with its improvements; none without one."""
-    methods, variants, ours = layout.tables[kind].methods, kind == "integration", study.source == "ours"
+    layout, variants, ours = published().layout, kind == "integration", study.source == "ours"
+    methods = layout.tables[kind].methods
     baselines = [name for name in methods if name != layout.subject]
     if not study.has(METRICS, baselines if variants else None):
         return []
-    blocks, lines = [], study.lines(_measures(kind, layout), methods if variants or not ours else ())
+    blocks, lines = [], study.lines(_measures(kind), methods if variants or not ours else ())
     for prefix in _prefixes(study):
-        blocks.append(tables.quality(study, layout, methods, prefix, others=not variants))
+        blocks.append(tables.quality(study, methods, prefix, others=not variants))
         if variants:
-            blocks += tables.improvements([study], layout, baselines, prefix)
-            lines += _improvement_lines([study], layout, baselines, prefix)
+            improved, figures = tables.improvements([study], baselines, prefix)
+            blocks += improved
+            lines += figures
     notes = [ACROSS]
     if variants:
         notes += [IMPROVED.format(1 - layout.confidence), *([OURS] if ours else [])]
     notes += [UNMASKED, SPREAD] if ours else []
-    return [_section(kind, [study], layout, blocks, notes, lines)]
+    return [_section(kind, [study], blocks, notes, lines)]
 
 
-def _improvement(studies: Sequence[Study], layout: Layout) -> Section:
-    prefixes, baselines = _prefixes(studies[0]), layout.tables["improvement"].methods
+def _improvement(studies: Sequence[Study]) -> Section:
+    layout = published().layout
     blocks, lines = [], []
-    for prefix in prefixes:
-        blocks += tables.improvements(studies, layout, baselines, prefix)
-        lines += _improvement_lines(studies, layout, baselines, prefix)
-    notes = [IMPROVED.format(1 - layout.confidence)]
-    if studies[0].source == "paper":
-        notes.append(
-            "Computed from Tables 2 to 4. The section Derived figures compares them with the printed Table 5."
-        )
-    else:
-        notes += [OURS, UNMASKED]
-    return _section("improvement", studies, layout, blocks, notes, lines)
+    for prefix in _prefixes(studies[0]):
+        improved, figures = tables.improvements(studies, layout.tables["improvement"].methods, prefix)
+        blocks += improved
+        lines += figures
+    computed = (
+        "Computed from Tables 2 to 4. The section Derived figures compares them with the printed Table 5."
+    )
+    notes = [computed] if studies[0].source == "paper" else [OURS, UNMASKED]
+    return _section("improvement", studies, blocks, [IMPROVED.format(1 - layout.confidence), *notes], lines)
 
 
-def _improvement_lines(
-    studies: Sequence[Study], layout: Layout, baselines: Sequence[str], prefix: str
-) -> Lines:
-    """Improvements in full precision, with the number of datasets."""
-    lines = []
-    for study, metric, baseline in product(studies, METRICS, baselines):
-        if both := derived.pairs(study, layout.subject, baseline, prefix + metric):
-            lines.append(
-                {
-                    "source": study.source,
-                    "llm": study.llm,
-                    "protocol": study.protocol or None,
-                    "method": layout.subject,
-                    "baseline": baseline,
-                    "measure": prefix + metric,
-                    "improvement_percent": derived.mean_ratio("improvement", both),
-                    "p": derived.p_value(both),
-                    "datasets": len(both),
-                }
-            )
-    return lines
-
-
-def _costs(studies: Sequence[Study], layout: Layout) -> list[Section]:
+def _costs(studies: Sequence[Study]) -> list[Section]:
     result = []
-    for kind, measures, ratio in COSTS:
+    for kind, ratio in RATIOS.items():
         blocks = [
-            tables.costs(
-                [study for study in studies if study.has([measure])], layout, kind, measure, ratio, title
-            )
-            for measure, title in measures.items()
-            if any(study.has([measure]) for study in studies)
+            tables.costs(measured, kind, measure, ratio, title)
+            for measure, title in COSTS[kind].items()
+            if (measured := [study for study in studies if study.has([measure])])
         ]
         if blocks:
-            notes = [
-                "Best and second: the lowest among the methods of a language model on a dataset.",
-                COST_NOTES[kind],
-            ]
-            result.append(_section(kind, studies, layout, blocks, notes, _lines(studies, measures)))
+            lowest = "Best and second: the lowest among the methods of a language model on a dataset."
+            lines = [line for study in studies for line in study.lines(COSTS[kind])]
+            result.append(_section(kind, studies, blocks, [lowest, COST_NOTES[kind]], lines))
     return result
 
 
-def _tuned(study: Study, layout: Layout) -> bool:
+def _tuned(study: Study) -> bool:
     """Whether it has a hyper-parameter of Tables S1 to S3."""
-    return any(study.has([column.hyperparameter], [column.method]) for column in layout.columns)
+    return any(study.has([column.hyperparameter], [column.method]) for column in published().layout.columns)
 
 
-def _best(study: Study, layout: Layout) -> list[Section]:
+def _best(study: Study) -> list[Section]:
     """Tables S1 to S3; none without a hyper-parameter that was tuned."""
-    if not _tuned(study, layout):
+    if not _tuned(study):
         return []
-    symbols = dict.fromkeys(f"{column.symbol}: {column.hyperparameter}" for column in layout.columns)
-    notes = [f"{'; '.join(symbols)}."]
+    symbols = (f"{column.symbol}: {column.hyperparameter}" for column in published().layout.columns)
+    notes = [f"{'; '.join(dict.fromkeys(symbols))}."]
     if study.source == "ours":
         notes.append("Methods that were not tuned have no value here.")
-    lines = study.lines(_measures("best", layout))
-    return [_section("best", [study], layout, [tables.best(study, layout)], notes, lines)]
+    return [_section("best", [study], [tables.best(study)], notes, study.lines(_measures("best")))]
 
 
 def _section(
-    kind: str, studies: Sequence[Study], layout: Layout, blocks: Sequence[Block], notes: Sequence[str],
-    lines: Sequence[Mapping[str, Any]] = (),
-) -> Section:  # fmt: skip
+    kind: str,
+    studies: Sequence[Study],
+    blocks: Sequence[Block],
+    notes: Sequence[str],
+    lines: Sequence[Mapping[str, Any]],
+) -> Section:
     """A section of the paper's figures, or of ours under one protocol."""
-    table, first = layout.tables[kind], studies[0]
-    number = _number(table, first.llm, layout)
-    named = table.title[0].lower() + table.title[1:]
-    single = "" not in table.numbers
+    layout, first = published().layout, studies[0]
+    number = _number(kind, first.llm)
+    named = _lower(layout.tables[kind].title)
+    single = "" not in layout.tables[kind].numbers
     if first.source == "paper":
         about = f" ({layout.llms[first.llm]})" if single else ""
         stem, title = f"paper-table{number}", f"Table {number}: {named}{about}"
@@ -268,72 +229,63 @@ def _section(
 # --- The paper's figures beside ours ------------------------------------------------------------------------
 
 
-def _compared_statistics(theirs: Study, own: Study, layout: Layout) -> Section:
+def _compared_statistics(theirs: Study, own: Study) -> Section:
     """Table 1 beside the fingerprints of our datasets."""
-    block = tables.compare_statistics(theirs, own)
     caption = (
-        f"Table 1 of {layout.source} and the counts in our records; the difference is ours minus the paper's."
+        f"Table 1 of {published().layout.source} and the counts in our records; the difference is ours minus "
+        "the paper's."
     )
     title = "Table 1 and our runs: dataset statistics"
-    return Section("both-datasets", title, caption, [block] if block else [], records=theirs.records)
+    blocks = tables.compare_statistics(theirs, own)
+    return Section("both-datasets", title, caption, blocks, records=theirs.records)
 
 
-def _compared(paper: Study, own: Study, layout: Layout) -> list[Section]:
+def _compared(paper: Study, own: Study) -> list[Section]:
     """The tables of one language model and protocol of ours beside the paper's, where both have figures."""
     if not tables.common(paper, own):
         return []
-    baselines = layout.tables["improvement"].methods
+    layout = published().layout
     variants = [name for name in layout.tables["integration"].methods if name != layout.subject]
-    best = tables.compare_best(paper, own, layout) if _tuned(own, layout) else None
-    blocks_of: dict[str, list[Block | None]] = {
-        "quality": _compared_quality("quality", paper, own, layout, baselines),
-        **{
-            kind: _compared_costs(kind, measures, ratio, paper, own, layout)
-            for kind, measures, ratio in COSTS
-        },
-        "integration": _compared_quality("integration", paper, own, layout, variants),
-        "best": [best],
+    blocks_of = {
+        "quality": _compared_quality("quality", paper, own, layout.tables["improvement"].methods),
+        **{kind: _compared_costs(kind, paper, own) for kind in RATIOS},
+        "integration": _compared_quality("integration", paper, own, variants),
+        "best": tables.compare_best(paper, own) if _tuned(own) else [],
     }
-    return [
-        _compared_section(kind, paper, own, layout, [block for block in blocks if block])
-        for kind, blocks in blocks_of.items()
-        if any(blocks)
-    ]
+    return [_compared_section(kind, paper, own, blocks) for kind, blocks in blocks_of.items() if blocks]
 
 
-def _compared_quality(
-    kind: str, paper: Study, own: Study, layout: Layout, baselines: Sequence[str]
-) -> list[Block | None]:
+def _compared_quality(kind: str, paper: Study, own: Study, baselines: Sequence[str]) -> list[Block]:
     """Figures raw and masked, and the mean improvements that follow from them."""
+    layout = published().layout
     methods = baselines if kind == "integration" else layout.tables[kind].methods
     if not own.has(METRICS, methods) or not paper.has(METRICS, methods):
         return []
-    blocks: list[Block | None] = []
+    blocks = []
     for prefix in ("", MASKED):
-        blocks += tables.compare_quality(paper, own, layout, kind, prefix)
+        blocks += tables.compare_quality(paper, own, kind, prefix)
         measures = [(metric, prefix + metric) for metric in METRICS]
         title = f"Mean improvement of {layout.methods[layout.subject]}, %{', ours masked' if prefix else ''}"
-        blocks.append(tables.compare_ratios(paper, own, layout, "improvement", measures, baselines, title))
+        blocks += tables.compare_ratios(paper, own, "improvement", measures, baselines, title)
     return blocks
 
 
-def _compared_costs(
-    kind: str, measures: Mapping[str, str], ratio: str, paper: Study, own: Study, layout: Layout
-) -> list[Block | None]:
-    measure, title = next(iter(measures.items()))  # the paper has this one only
+def _compared_costs(kind: str, paper: Study, own: Study) -> list[Block]:
+    measure, title = next(iter(COSTS[kind].items()))  # the paper has this one only
     if not own.has([measure]):
         return []
+    layout, ratio = published().layout, RATIOS[kind]
     others = [name for name in layout.tables[kind].methods if name != layout.subject]
     head = f"Mean {ratio} by {layout.methods[layout.subject]}{', %' if ratio == 'reduction' else ''}"
     return [
-        tables.compare_costs(paper, own, layout, kind, measure, title),
-        tables.compare_ratios(paper, own, layout, ratio, [(measure, measure)], others, head),
+        *tables.compare_costs(paper, own, kind, measure, title),
+        *tables.compare_ratios(paper, own, ratio, [(measure, measure)], others, head),
     ]
 
 
-def _compared_section(kind: str, paper: Study, own: Study, layout: Layout, blocks: list[Block]) -> Section:
-    table, name = layout.tables[kind], layout.llms[paper.llm]
-    number = _number(table, paper.llm, layout)
+def _compared_section(kind: str, paper: Study, own: Study, blocks: list[Block]) -> Section:
+    layout = published().layout
+    table, name, number = layout.tables[kind], layout.llms[paper.llm], _number(kind, paper.llm)
     about = f"{own.llm}, protocol {own.protocol}"
     caption = (
         f"Table {number} of {layout.source} ({name}) compared with our runs ({about}). "
@@ -344,11 +296,8 @@ def _compared_section(kind: str, paper: Study, own: Study, layout: Layout, block
     missing = [label for dataset, label in layout.datasets.items() if dataset not in own.datasets]
     notes = [f"We have no runs on {', '.join(missing)}."] if missing else []
     if kind in ("quality", "integration"):
-        notes += [
-            "Best and second are marked for each source among the methods under one metric.",
-            UNMASKED,
-            SPREAD,
-        ]
+        best = "Best and second are marked for each source among the methods under one metric."
+        notes += [best, UNMASKED, SPREAD]
     if kind in COST_NOTES:
         hardware = "The hardware differs: the paper used V100 (Sci, Pantry, Tools) and A100 (Toys, Ins)."
         notes += [COST_NOTES[kind], hardware]
@@ -357,12 +306,12 @@ def _compared_section(kind: str, paper: Study, own: Study, layout: Layout, block
     methods = table.methods if kind == "integration" else ()
     return Section(
         f"both-{kind}-{slug(own.llm)}-{slug(own.protocol)}",
-        f"Table {number} and our runs: {table.title[0].lower()}{table.title[1:]} ({about})",
+        f"Table {number} and our runs: {_lower(table.title)} ({about})",
         caption,
         blocks,
         [*notes, *own.notes],
         (),
-        _lines((paper, own), _measures(kind, layout), methods),
+        [line for study in (paper, own) for line in study.lines(_measures(kind), methods)],
         _records(blocks, (paper, own)),
     )
 
@@ -370,21 +319,22 @@ def _compared_section(kind: str, paper: Study, own: Study, layout: Layout, block
 # --- What both share ----------------------------------------------------------------------------------------
 
 
-def _number(table: TableLayout, llm: str, layout: Layout) -> str:
+def _lower(title: str) -> str:
+    return title[0].lower() + title[1:]
+
+
+def _number(kind: str, llm: str) -> str:
     """The paper's number of a table; of a language model that it does not have, that of its stand-in."""
-    return table.numbers.get("") or table.numbers.get(llm) or table.numbers[layout.stand_in]
+    layout = published().layout
+    numbers = layout.tables[kind].numbers
+    return numbers.get("") or numbers.get(llm) or numbers[layout.stand_in]
 
 
-def _measures(kind: str, layout: Layout) -> Collection[str]:
+def _measures(kind: str) -> Collection[str]:
     """The measures that a kind of table shows."""
-    if kind in ("quality", "integration"):
-        return [*METRICS, *(MASKED + metric for metric in METRICS)]
-    known = {"time": TIMES, "memory": MEMORIES, "best": {column.hyperparameter for column in layout.columns}}
-    return known[kind]
-
-
-def _lines(studies: Iterable[Study], measures: Collection[str], methods: Collection[str] = ()) -> Lines:
-    return [line for study in studies for line in study.lines(measures, methods)]
+    if kind == "best":
+        return {column.hyperparameter for column in published().layout.columns}
+    return COSTS.get(kind) or [*METRICS, *(MASKED + metric for metric in METRICS)]
 
 
 def _records(blocks: Sequence[Block], studies: Iterable[Study]) -> dict[str, Any]:

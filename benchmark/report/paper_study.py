@@ -14,12 +14,14 @@ from benchmark.report.provenance import configuration
 from benchmark.results.comparable import RunGroup, RunRow
 from benchmark.results.generations import bare, mark, newest, note, oldest
 from benchmark.results.metrics import measure
-from benchmark.results.published import COUNTS, Layout, dataset_of
+from benchmark.results.published import COUNTS, dataset_of, published
 from benchmark.results.record import METRICS
 from benchmark.results.statistics import SeedMean
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
+
+    Pairs = tuple[Series[float], Series[float]]
 
 MASKED = "masked "
 """Before a metric: the user's history is left out of the ranking."""
@@ -28,18 +30,18 @@ MEMORIES = {"gpu_memory_gb": "GPU memory in GB", "host_memory_gb": "host memory 
 LABELS = {**{name: measure(name).label for name in METRICS}, **TIMES, **MEMORIES}
 """Measures as tables print them."""
 STATISTICS = "paper:table1"
-PROTOCOLS_FIRST = ("paper",)
 TUNED = ("search", "grid", "paper", "given")
 """Ways of tuning, the one that stands for a method first."""
+COLUMNS = ["dataset", "method", "measure", "value", "record"]
+"""Of the long table, what a published figure needs."""
+Key = tuple[str, str, str]
+"""Dataset, method and measure; datasets have the paper's names where their counts are its."""
 
 
-class Mean(NamedTuple):
+class StudyMean(NamedTuple):
     """A published figure, or the mean over the seeds of one configuration."""
 
     source: Literal["paper", "ours"]
-    dataset: str
-    method: str
-    measure: str
     value: float
     half_width: float | None = None
     """Of the 95 % t interval over seeds; None where one number is known."""
@@ -60,17 +62,22 @@ class Study:
     source: Literal["paper", "ours"]
     llm: str
     protocol: str
-    means: Mapping[tuple[str, str, str], Mean]
-    """(dataset, method, measure) -> figure; datasets have the paper's names where their counts are its."""
+    means: Mapping[Key, StudyMean]
     datasets: Mapping[str, str]
     """The datasets in order -> their names in a table."""
     notes: tuple[str, ...] = ()
     records: Mapping[str, Any] = field(default_factory=dict)
     """For `Section.records`."""
 
-    def get(self, dataset: str, method: str, measure: str) -> Mean | None:
-        """A figure, where there is one."""
-        return self.means.get((dataset, method, measure))
+    @property
+    def llm_label(self) -> str:
+        """The language model as the paper prints it, else as given."""
+        return published().layout.llms.get(self.llm, self.llm) if self.source == "paper" else self.llm
+
+    def label(self, method: str) -> str:
+        """A method of the paper as it prints it; ours by its own name, because its settings are not the
+        paper's."""
+        return published().layout.methods.get(method, method) if self.source == "paper" else method
 
     def has(self, measures: Iterable[str], methods: Iterable[str] | None = None) -> bool:
         """Whether there is any figure of these measures and methods."""
@@ -82,6 +89,25 @@ class Study:
         measures = set(measures)
         return [*first, *sorted({key[1] for key in self.means if key[2] in measures} - set(first))]
 
+    def columns(self, measures: Iterable[str], first: Sequence[str]) -> list[str]:
+        """The same without the other methods that the paper has too."""
+        others = self.methods(measures, first)[len(first) :]
+        return [*first, *(name for name in others if name not in published().layout.methods)]
+
+    def pairs(self, baseline: str, name: str, datasets: Iterable[str] = ()) -> Pairs:
+        """A measure of the proposed method and of a baseline on every dataset, or on those of `datasets`, on
+        which both are known."""
+        import pandas as pd
+
+        index = [*(datasets or self.datasets)]
+        of_both = [
+            [mean.value if (mean := self.means.get((dataset, method, name))) else None for dataset in index]
+            for method in (published().layout.subject, baseline)
+        ]
+        both = pd.DataFrame(dict(enumerate(of_both)), index=index, dtype=float)
+        both = both[(both > 0).all(axis=1)]
+        return both[0], both[1]
+
     def lines(self, measures: Iterable[str], methods: Iterable[str] = ()) -> list[dict[str, Any]]:
         """Figures of these measures and methods (none: of all) in full precision, for the CSV."""
         measures, methods = set(measures), set(methods)
@@ -90,42 +116,42 @@ class Study:
                 "source": self.source,
                 "llm": self.llm or None,
                 "protocol": self.protocol or None,
-                "dataset": mean.dataset,
-                "method": mean.method,
-                "measure": mean.measure,
+                "dataset": dataset,
+                "method": method,
+                "measure": name,
                 "value": int(mean.value) if mean.value.is_integer() else mean.value,
                 "half_width": mean.half_width,
                 "seeds": mean.seeds if self.source == "ours" else None,
                 "record": mean.record,
             }
-            for mean in self.means.values()
-            if mean.measure in measures and (not methods or mean.method in methods)
+            for (dataset, method, name), mean in self.means.items()
+            if name in measures and (not methods or method in methods)
         ]
 
 
-def of_paper(figures: DataFrame, layout: Layout) -> list[Study]:
+def of_paper(figures: DataFrame) -> list[Study]:
     """One study a language model of the paper, in its order."""
+    layout = published().layout
     own = figures[(figures.source == "paper") & figures.kind.isin(["quality", "cost", "tuned"])]
     studies = []
     for llm in layout.llms:
         rows = own[own.llm == llm]
-        columns = (rows[name] for name in ("dataset", "method", "measure", "value", "record"))
-        means = [
-            Mean("paper", dataset, method, measure, value, record=record)
-            for dataset, method, measure, value, record in zip(*columns, strict=True)
-        ]
-        records = {mean.record: printed(mean.record, layout) for mean in means}
-        studies.append(Study("paper", llm, "", _by_key(means), layout.datasets, (), records))
+        means = {
+            (dataset, method, name): StudyMean("paper", value, record=table)
+            for dataset, method, name, value, table in rows[COLUMNS].itertuples(index=False)
+        }
+        records = {table: printed(table) for table in rows.record}
+        studies.append(Study("paper", llm, "", means, layout.datasets, (), records))
     return studies
 
 
-def printed(record: str, layout: Layout) -> dict[str, Any]:
+def printed(record: str) -> dict[str, Any]:
     """The provenance of a published figure."""
     table = record.removeprefix("paper:table")
-    return {"source": layout.source, "table": table, "typed into": "results/paper"}
+    return {"source": published().layout.source, "table": table, "typed into": "results/paper"}
 
 
-def of_records(groups: Iterable[RunGroup], layout: Layout) -> list[Study]:
+def of_records(groups: Iterable[RunGroup]) -> list[Study]:
     """One study a protocol and language model of the groups of runs.
 
     The protocol `paper` and the paper's language models come first, then the others by name.
@@ -136,50 +162,49 @@ def of_records(groups: Iterable[RunGroup], layout: Layout) -> list[Study]:
     tables: dict[tuple[str, str], dict[str, list[RunGroup]]] = {}
     for group in groups:
         if group.key.llm is not None:
-            family = tables.setdefault((group.key.llm, group.key.protocol), {})
+            family = tables.setdefault((group.key.protocol, group.key.llm), {})
             run = group.rows[0].runs[0]
-            key = dataset_key(run.dataset, run.data.get("fingerprint") or {}, layout)
-            family.setdefault(key, []).append(group)
-    known = list(layout.llms)
+            family.setdefault(dataset_key(run.dataset, run.data.get("fingerprint") or {}), []).append(group)
+    known = list(published().layout.llms)
 
     def place(key: tuple[str, str]) -> tuple[Any, ...]:
-        llm, protocol = key
-        number = known.index(llm) if llm in known else len(known)
-        return protocol not in PROTOCOLS_FIRST, protocol, number, llm
+        protocol, llm = key
+        return protocol != "paper", protocol, known.index(llm) if llm in known else len(known), llm
 
-    return [
-        _study(llm, protocol, tables[llm, protocol], layout) for llm, protocol in sorted(tables, key=place)
-    ]
+    return [_study(*key, tables[key]) for key in sorted(tables, key=place)]
 
 
-def dataset_key(own: str, counts: Mapping[str, Any], layout: Layout) -> str:
+def dataset_key(own: str, counts: Mapping[str, Any]) -> str:
     """The paper's name of our dataset `own` where the counts are the paper's, else `own`."""
-    return dataset_of(counts) or (f"{own} (not the paper's counts)" if own in layout.datasets else own)
+    known = published().layout.datasets
+    return dataset_of(counts) or (f"{own} (not the paper's counts)" if own in known else own)
 
 
-def ordered(datasets: Iterable[str], layout: Layout) -> list[str]:
+def ordered(datasets: Iterable[str]) -> list[str]:
     """Those of the paper in its order, then the others by name."""
-    datasets = set(datasets)
-    return [name for name in layout.datasets if name in datasets] + sorted(datasets - set(layout.datasets))
+    known = [*published().layout.datasets]
+    return sorted(datasets, key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
-def dataset_label(dataset: str, own: str, layout: Layout) -> str:
+def dataset_label(dataset: str, own: str) -> str:
     """A dataset as tables print it, with our name of it, `own`, where that is another."""
-    name = layout.datasets.get(dataset, dataset)
-    return f"{name} ({own})" if dataset in layout.datasets and own not in (dataset, name) else name
+    known = published().layout.datasets
+    name = known.get(dataset, dataset)
+    return f"{name} ({own})" if dataset in known and own not in (dataset, name) else name
 
 
-def _study(llm: str, protocol: str, tables: Mapping[str, list[RunGroup]], layout: Layout) -> Study:
-    labels, notes, records = {}, [], {}
+def _study(protocol: str, llm: str, tables: Mapping[str, list[RunGroup]]) -> Study:
+    labels: dict[str, str] = {}
+    notes: list[str] = []
+    records = {}
     hardware: dict[str, list[str]] = {}
     chosen: dict[tuple[str, str], RunRow] = {}
-    for dataset in ordered(tables, layout):
-        group, others = _fullest(tables[dataset], layout)
-        label = labels[dataset] = dataset_label(dataset, group.key.dataset, layout)
+    for dataset in ordered(tables):
+        group = max(tables[dataset], key=_size)
+        label = labels[dataset] = dataset_label(dataset, group.key.dataset)
         hardware.setdefault(group.hardware, []).append(label)
-        if group.missed:
-            notes.append(f"{label}: {group.missed}.")
-        if others:
+        notes += [f"{label}: {group.missed}."] if group.missed else []
+        if others := [other for other in tables[dataset] if other is not group]:
             apart = "; ".join(", ".join(other.differs) or other.hardware for other in others)
             notes.append(
                 f"{label}: {len(others)} table(s) of other settings or hardware are left out: {apart}."
@@ -193,15 +218,11 @@ def _study(llm: str, protocol: str, tables: Mapping[str, list[RunGroup]], layout
             if len(rows) > 1 or bare(row.label) != method:
                 left = f"; not shown: {'; '.join(other.label for other in rows[1:])}" if rows[1:] else ""
                 notes.append(f"{method} on {label} is the configuration {row.label}{left}.")
-            records[row.finished[0].configuration] = configuration(row.finished)
+            records[row.configuration] = configuration(row.finished)
     on = "; ".join(f"{', '.join(names)}: {where}" for where, names in hardware.items())
     notes += _mark_older(labels, chosen)
-    means = _by_key(_means(chosen))
+    means = {(*place, name): mean for place, row in chosen.items() for name, mean in _means(row)}
     return Study("ours", llm, protocol, means, labels, (f"On {on}.", *notes), records)
-
-
-def _by_key(means: Iterable[Mean]) -> dict[tuple[str, str, str], Mean]:
-    return {(mean.dataset, mean.method, mean.measure): mean for mean in means}
 
 
 def _mark_older(labels: dict[str, str], chosen: Mapping[tuple[str, str], RunRow]) -> list[str]:
@@ -221,15 +242,10 @@ def _mark_older(labels: dict[str, str], chosen: Mapping[tuple[str, str], RunRow]
     return [f"{line}." for line in notes]
 
 
-def _fullest(tables: Sequence[RunGroup], layout: Layout) -> tuple[RunGroup, list[RunGroup]]:
-    """The group with most of the paper's methods, then most rows, then the first; and the others."""
-
-    def size(group: RunGroup) -> tuple[int, int]:
-        finished = {row.runs[0].method for row in group.rows if row.ok}
-        return len(finished & set(layout.methods)), len(group.rows)
-
-    best = max(tables, key=size)
-    return best, [group for group in tables if group is not best]
+def _size(group: RunGroup) -> tuple[int, int]:
+    """How many of the paper's methods a group has, and how many rows."""
+    finished = {row.runs[0].method for row in group.rows if row.ok}
+    return len(finished & published().layout.methods.keys()), len(group.rows)
 
 
 def _by_method(group: RunGroup) -> dict[str, list[RunRow]]:
@@ -247,38 +263,38 @@ def _by_method(group: RunGroup) -> dict[str, list[RunRow]]:
     return {method: sorted(rows, key=place) for method, rows in by_method.items()}
 
 
-def _means(chosen: Mapping[tuple[str, str], RunRow]) -> list[Mean]:
-    """The means of the rows that stand for (dataset, method)."""
-    splits = {"": "test", MASKED: "test_masked"}
-    order = [(form + metric, metric, split) for metric in METRICS for form, split in splits.items()]
+def _means(row: RunRow) -> Iterable[tuple[str, StudyMean]]:
+    """The measures of the paper's tables in a row of ours."""
+    order = [
+        (form + metric, metric, f"test{'_masked' if form else ''}")
+        for metric in METRICS
+        for form in ("", MASKED)
+    ]
     order += [(name, name, "") for name in TIMES] + [(name, name, "train") for name in MEMORIES]
-    means = []
-    for (dataset, method), row in chosen.items():
-        tuned = [(name, name, split) for name, split in row.means if split == "tuned"]
-        for name, own_name, split in (*order, *tuned):
-            mean = row.mean(own_name, split)
-            if mean is None or (name in MEMORIES and mean.n < len(row.ok)):
-                continue  # memory that was not measured in every run
-            if name == "host_memory_gb" and (gpu := row.mean("gpu_memory_gb", "train")) and gpu.n == mean.n:
-                continue
-            if name in MEMORIES or split == "tuned":  # the largest of the seeds, or the same in all
-                mean = SeedMean(mean.largest, None, 1, mean.largest, mean.largest)
-            record = row.finished[0].configuration
-            means.append(Mean("ours", dataset, method, name, mean.mean, mean.half_width, mean.n, record))
-    return means
+    order += [(name, name, split) for name, split in row.means if split == "tuned"]
+    for name, own_name, split in order:
+        mean = row.mean(own_name, split)
+        if mean is None or (name in MEMORIES and mean.n < len(row.ok)):
+            continue  # memory that was not measured in every run
+        if name == "host_memory_gb" and (gpu := row.mean("gpu_memory_gb", "train")) and gpu.n == mean.n:
+            continue
+        if name in MEMORIES or split == "tuned":  # the largest of the seeds, or the same in all
+            mean = SeedMean(mean.largest, None, 1, mean.largest, mean.largest)
+        yield name, StudyMean("ours", mean.mean, mean.half_width, mean.n, row.configuration)
 
 
-def counts_of(source: Literal["paper", "ours"], figures: DataFrame, layout: Layout) -> Study:
+def counts_of(source: Literal["paper", "ours"], figures: DataFrame) -> Study:
     """The counts of the datasets of a source: a study without language model, whose method is empty."""
     counts = figures[(figures.source == source) & (figures.kind == "count")]
-    means, labels = [], {}
+    record, records = (STATISTICS, {STATISTICS: printed(STATISTICS)}) if source == "paper" else ("", {})
+    means: dict[Key, StudyMean] = {}
+    labels: dict[str, str] = {}
     for _, rows in counts.groupby(["dataset", "record"], sort=False):
         own, values = str(rows.dataset.iloc[0]), dict(zip(rows.measure, rows.value, strict=True))
-        dataset = dataset_key(own, values, layout)
+        dataset = dataset_key(own, values)
         if dataset not in labels and values.keys() >= set(COUNTS):
-            labels[dataset] = dataset_label(dataset, own, layout)
-            record = STATISTICS if source == "paper" else ""
-            means += [Mean(source, dataset, "", name, value, record=record) for name, value in values.items()]
-    datasets = {dataset: labels[dataset] for dataset in ordered(labels, layout)}
-    records = {STATISTICS: printed(STATISTICS, layout)} if source == "paper" else {}
-    return Study(source, "", "", _by_key(means), datasets, (), records)
+            labels[dataset] = dataset_label(dataset, own)
+            means |= {(dataset, "", name): StudyMean(source, values[name], record=record) for name in values}
+    return Study(
+        source, "", "", means, {dataset: labels[dataset] for dataset in ordered(labels)}, (), records
+    )
