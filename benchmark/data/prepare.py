@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any, overload
 
@@ -66,15 +65,13 @@ class Strings(Sequence[str]):
         return f"Strings({self[:3]}{'...' if len(self) > 3 else ''}, {len(self):,} in all)"
 
 
-COUNTED = ("share_equal_times", "texts_like_missing", "time_unit")
-"""Facts of a fingerprint that earlier versions did not count."""
 MANY_EQUAL_TIMES = 0.5
 LARGE_CHANCE = 0.2
 """Recall@10 of a random order from which a catalogue is small."""
 
 
 def find_warnings(recipe: Recipe, counts: Mapping[str, Any]) -> list[str]:
-    """The lines for a dataset; a fact that an earlier version did not count is passed over."""
+    """The lines for a dataset; statistics that an earlier version did not count are passed over."""
     messages = _mismatches(recipe, counts)
     share = counts.get("share_equal_times", 0)
     if share >= MANY_EQUAL_TIMES and recipe.tie_order == "file":
@@ -181,17 +178,17 @@ def prepare(recipe: Recipe, cache: Path, begin: Begin = lambda step: None) -> Pr
     notes: list[str] = []
     begin("check of what is there")
     with _lock(folder) as writable:
-        there = folder.exists()
-        fault = _fault(folder) if there else "it is not there"
+        exists = folder.exists()
+        fault = _fault(folder) if exists else "it does not exist"
         if fault and not writable:
             raise lacks(folder.parent, f"the prepared form of {recipe.name} in {folder.name} ({fault})")
-        if there and fault:
+        if fault and exists:
             notes.append(f"the prepared form in {folder} was damaged ({fault}) and has been built again")
-        # one of an earlier version has fewer statistics, and is used where it cannot be replaced
-        if fault or (writable and not _counted(folder)):
-            if there:
-                shutil.rmtree(folder)
-            _build(recipe, files, folder, begin)
+            shutil.rmtree(folder)
+        if fault:
+            with replacing_folder(folder) as part, build(recipe, files, part, begin) as built:
+                begin("write")
+                _write(built, part)
         prepared = _load(recipe, key, folder, notes)
     if recipe.files:
         record_checksums(recipe, files.values(), cache)
@@ -298,13 +295,6 @@ def _options(recipe: Recipe) -> dict[str, Any]:
     return options
 
 
-def _build(recipe: Recipe, files: Mapping[str, Path], folder: Path, begin: Begin) -> None:
-    """Build the form in a temporary folder, then rename it; the lock is held."""
-    with replacing_folder(folder) as part, build(recipe, files, part, begin) as built:
-        begin("write")
-        _write(built, part)
-
-
 def _write(built: Built, part: Path) -> None:
     """Write both Arrow files and their description."""
     import pyarrow as pa
@@ -319,30 +309,18 @@ def _write(built: Built, part: Path) -> None:
     }
     if built.split.has_several:
         users |= {name: pa.array(getattr(built.split, name)) for name in ENDS}
-    # One record batch, so that a column is one buffer and reads as one array without a copy.
-    _write_arrow([pa.table(users)], part / "users.arrow")
+    batch = pa.RecordBatch.from_pydict(users)  # a single one: a column reads as an array without a copy
+    with pa.ipc.new_stream(part / "users.arrow", batch.schema) as file:
+        file.write_batch(batch)
     fields = pa.schema([(name, pa.large_string()) for name in ("item_id", "text")])
-    items = (pa.Table.from_batches([batch]).cast(fields) for batch in built.catalogue())
-    _write_arrow(items, part / "items.arrow")
+    with pa.ipc.new_stream(part / "items.arrow", fields) as file:
+        for batch in built.catalogue():
+            file.write_batch(batch.cast(fields))
     body = {"fingerprint": built.fingerprint, "ceiling": built.ceiling}
     files = {name: digest_of(part / name) for name in _FILES}
     write_json(
         part / "fingerprint.json", {"content": body, "content_digest": digest(body, 64), "files": files}
     )
-
-
-def _write_arrow(tables: Iterable[Any], path: Path) -> None:
-    """Tables of one schema as a file that `datasets` reads, each one record batch."""
-    from datasets.arrow_writer import ArrowWriter
-
-    from datasets import Features
-
-    tables = iter(tables)
-    first = next(tables)
-    with ArrowWriter(path=str(path), features=Features.from_arrow_schema(first.schema)) as writer:
-        for table in chain([first], tables):
-            writer.write_table(table, writer_batch_size=max(1, len(table)))
-        writer.finalize()
 
 
 def _fault(folder: Path) -> str:
@@ -361,17 +339,11 @@ def _fault(folder: Path) -> str:
     return ""
 
 
-def _counted(folder: Path) -> bool:
-    """Whether the fingerprint of a whole form has all statistics."""
-    stored = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))
-    return all(name in stored["content"]["fingerprint"] for name in COUNTED)
-
-
 def _load(recipe: Recipe, key: str, folder: Path, notes: list[str]) -> Prepared:
     """Memory-map a form that is whole.
 
-    By Arrow and DLPack alone: `datasets` and Arrow's own `to_numpy` import pandas, for which each process of
-    a grid would wait.
+    By Arrow and DLPack alone: Arrow's own `to_numpy` imports pandas, for which each process of a grid would
+    wait.
     """
     import pyarrow as pa
 
