@@ -256,6 +256,16 @@ def test_a_trained_run_is_read_and_reported(tmp_path: Path, capsys: pytest.Captu
     assert main(["report", "--results", str(results), "--out", str(tmp_path / "report")]) == 0
     tests = pd.read_csv(tmp_path / "report" / "toy-none-fair-tests.csv")
     assert (tests["users"] == len(users)).all(), "tests are over users, not over targets"
+    table = (tmp_path / "report" / "toy-none-fair.md").read_text()
+    sequences = {user: sorted(time for name, _, time in events if name == user) for user, _, _ in events}
+    gaps = [
+        np.diff(sequences[user])[len(history) - 1] / 86_400
+        for user, pairs in plain_targets(events)["test"].items()
+        for history, _ in pairs
+    ]
+    days = f"median {np.median(gaps):.2f}, 90th percentile {np.quantile(gaps, 0.9):.2f}"
+    assert f"newest training interaction: 0.00%; days from the last input to the target: {days};" in table
+    assert f"{len(ranks)} test targets of {len(users)} users" in table
     groups = pd.read_csv(tmp_path / "report" / "toy-none-fair-recommended.csv")
     sizes = groups[groups["figures"] == "by history length"].dropna(subset="test_masked_recall@10")
     assert sizes["targets"].sum() == len(ranks)

@@ -28,6 +28,7 @@ from benchmark.data.pipeline import Begin, Built, build
 from benchmark.data.recipe import Recipe
 from benchmark.data.text_files import MERGED
 from benchmark.files import digest_of, held, lacks, replacing_folder, write_json
+from benchmark.results.schema import Fingerprint
 from methods.fields import hashed
 
 
@@ -237,7 +238,7 @@ def describe(prepared: Prepared) -> str:
         f"  cold items {counts['cold_items']:,} (targets: {counts['cold_valid_targets']:,} validation, "
         f"{counts['cold_test_targets']:,} test); targets: {counts['valid_targets']:,} validation"
         f"{_of_users(counts, 'valid')}, {counts['test_targets']:,} test{_of_users(counts, 'test')}",
-        *(f"  {line}" for line in time_lines(counts)),
+        *(f"  {line}" for line in Fingerprint.model_validate(counts).time_lines()),
     ]
     repairs = counts["repairs"]
     dropped = {what: n for what, n in counts["dropped"].items() if f"{what} dropped" not in repairs}
@@ -252,28 +253,6 @@ def _of_users(counts: Mapping[str, Any], part: str) -> str:
     """Of how many users the targets are, where a user may have several."""
     count = counts.get(f"{part}_users")
     return "" if count is None else f" of {count:,} users"
-
-
-def time_lines(counts: Mapping[str, Any]) -> list[str]:
-    """How interactions and test targets lie in time, from a fingerprint that may be an earlier version's."""
-    if "time_unit" not in counts:
-        return []
-    age, gap = (
-        "test targets older than the newest training interaction",
-        "days from the last input to the target",
-    )
-    older = counts["share_older_test_targets"]
-    middle, long = counts["median_days_to_test_target"], counts["p90_days_to_test_target"]
-    if older is None:
-        lines = [f"{age}, {gap}: n/a (timestamps are positions in each user's sequence)"]
-    elif middle is None:
-        lines = [f"{age}: {older:.2%}", f"{gap}: n/a (timestamps are numbers of no known unit)"]
-    else:
-        lines = [f"{age}: {older:.2%}", f"{gap}: median {middle:,.2f}, 90th percentile {long:,.2f}"]
-    return [
-        *lines,
-        f"neighbouring interactions of a user with equal times: {counts['share_equal_times']:.2%}",
-    ]
 
 
 def _key(recipe: Recipe, inputs: Mapping[str, str]) -> str:

@@ -29,6 +29,7 @@ from benchmark.results.measures import (
 from benchmark.results.metrics import measure, of_lists, of_ranks
 from benchmark.results.record import METRICS, RunRecord, Trial, Tuning
 from benchmark.results.results import Results
+from benchmark.results.schema import TARGET_AGE, TARGET_GAP
 from benchmark.results.statistics import SeedMean
 from benchmark.results.stored import StoredRun
 
@@ -186,6 +187,7 @@ def notes(group: RunGroup) -> list[str]:
     columns = " ".join(f"{column.label}: {column.note}." for column in PRINTED if column.note)
     lines = [
         f"{columns} {NO_FIGURE}: not measured, or does not apply.",
+        f"Time: {group.time or f'{TARGET_AGE}, {TARGET_GAP}: not in these records'}.",
         *_lists_notes(group),
         *_unlike_candidates_note(group),
         *_trial_notes(group),

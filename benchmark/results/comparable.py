@@ -17,6 +17,7 @@ from benchmark.results.compared import ComparedRows, compared
 from benchmark.results.generations import mark, newest, note, oldest
 from benchmark.results.metrics import chance, of_ranks
 from benchmark.results.record import METRICS, Metrics, RunRecord, Tuning
+from benchmark.results.schema import Fingerprint
 from benchmark.results.searches import NOT_TUNED, Searches, label_of, searches
 from benchmark.results.statistics import SeedMean, estimate
 from benchmark.results.stored import StoredRun
@@ -138,6 +139,15 @@ class RunGroup:
         return f"{key.device_name}, {processes}, mixed precision: {key.precision}"
 
     @property
+    def time(self) -> str:
+        """How interactions and test targets lie in time, as its records know it; empty where none does."""
+        for row in self.rows + self.controls:
+            for run in row.runs:
+                if lines := Fingerprint.model_validate(run.data.get("fingerprint") or {}).time_lines():
+                    return "; ".join(lines)
+        return ""
+
+    @property
     def missed(self) -> str:
         """The counts that the recipe expects and the data do not have; empty where there are none."""
         datas = [run.data for row in self.rows for run in row.runs]
@@ -152,6 +162,8 @@ class RunGroup:
         key, runs = self.key, [run for row in self.rows for run in row.runs]
         counts = _first(run.data.get("fingerprint") for run in runs)
         sizes = [f"{counts[name]:,} {name}" for name in ("users", "items", "interactions") if name in counts]
+        if users := counts.get("test_users"):
+            sizes.append(f"{counts['test_targets']:,} test targets of {users:,} users")
         missed = f", {self.missed}" if self.missed else ""
         parts = [
             f"Dataset {key.dataset} ({', '.join([*sizes, f'data key {key.data_key}'])}){missed}",

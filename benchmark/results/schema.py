@@ -110,12 +110,18 @@ CheckedMetrics = Annotated[Metrics, Shaped(_Metrics)]
 Splits = dict[str, CheckedMetrics]
 """Split -> metrics."""
 Count = Annotated[int, Field(ge=0, strict=True)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(ge=0)]
 
 
 class Facts(BaseModel):
     """A dictionary of which the fields are read again; further keys are kept and not looked at."""
 
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+
+
+TARGET_AGE = "test targets older than the newest training interaction"
+TARGET_GAP = "days from the last input to the target"
 
 
 class Fingerprint(Facts):
@@ -125,6 +131,40 @@ class Fingerprint(Facts):
     items: Count | None = None
     interactions: Count | None = None
     test_targets: Count | None = None
+    test_users: Count | None = None
+    """Of how many users the test targets are, where a user may have several."""
+    time_unit: str | None = None
+    """Unit of clock times, `unknown`, or `position` where times are positions in each user's sequence; this
+    and what follows is missing in older records."""
+    share_older_test_targets: Share | None = None
+    """Share of the test targets that are older than the newest training interaction."""
+    median_days_to_test_target: Positive | None = None
+    p90_days_to_test_target: Positive | None = None
+    """Days from the last input to the test target."""
+    share_equal_times: Share | None = None
+    """Share of a user's neighbouring interactions that have equal times."""
+
+    def time_lines(self) -> list[str]:
+        """How interactions and test targets lie in time; nothing where that is not known."""
+        if self.time_unit is None:
+            return []
+        older, middle, long = (
+            self.share_older_test_targets, self.median_days_to_test_target, self.p90_days_to_test_target,
+        )  # fmt: skip
+        if older is None:
+            lines = [f"{TARGET_AGE}, {TARGET_GAP}: n/a (timestamps are positions in each user's sequence)"]
+        elif middle is None or long is None:
+            lines = [
+                f"{TARGET_AGE}: {older:.2%}",
+                f"{TARGET_GAP}: n/a (timestamps are numbers of no known unit)",
+            ]
+        else:
+            days = f"median {middle:,.2f}, 90th percentile {long:,.2f}"
+            lines = [f"{TARGET_AGE}: {older:.2%}", f"{TARGET_GAP}: {days}"]
+        if self.share_equal_times is not None:
+            share = f"{self.share_equal_times:.2%}"
+            lines.append(f"neighbouring interactions of a user with equal times: {share}")
+        return lines
 
 
 class RecipeFacts(Facts):
