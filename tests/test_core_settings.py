@@ -99,6 +99,16 @@ def test_the_cosine_schedule_is_that_of_transformers(warmup: float) -> None:
         assert optimiser.param_groups[0]["lr"] == pytest.approx(0.5 * expected(step), abs=1e-12)
 
 
+def test_a_run_to_the_end_of_the_cosine_is_alive(tmp_path: Path) -> None:
+    """The last step has a learning rate of 0, which is no fault."""
+    settings = replace(SETTINGS, schedule="cosine", epochs=3)
+    made, _ = trainer(recommender(settings, WORLD), WORLD.task(settings), settings, tmp_path / "run")
+    assert made.fit() == "epochs"
+    assert made.optimiser.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+    made.test()
+    assert made.certificate().problems == []
+
+
 def test_a_constant_rate_rises_in_the_warmup_alone() -> None:
     settings = with_settings(warmup_epochs=2, epochs=4)
     rate = LearningRate(torch.optim.Adam([torch.nn.Parameter(torch.zeros(2))]), settings, lambda: 40)

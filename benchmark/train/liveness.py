@@ -39,7 +39,7 @@ class Liveness:
 
     def __init__(self, model: Recommender, optimiser: torch.optim.Optimizer) -> None:
         self.model, self.optimiser = model, optimiser
-        if problems := misdeclared(model, optimiser):
+        if problems := misdeclared(model, optimiser, at_start=True):
             raise NotAliveError(problems[0])
         self.trainable = {n for n, parameter in model.named_parameters() if parameter.requires_grad}
         tensors = _tensors(model)
@@ -145,15 +145,17 @@ class Liveness:
         return merged
 
 
-def misdeclared(model: nn.Module, optimiser: torch.optim.Optimizer) -> list[str]:
-    """Why the optimiser's groups are not the parameters that require gradients, each exactly once."""
+def misdeclared(model: nn.Module, optimiser: torch.optim.Optimizer, at_start: bool = False) -> list[str]:
+    """Why the optimiser's groups are not the parameters that require gradients, each exactly once.
+
+    Learning rates are looked at before training alone: a schedule may end at 0.
+    """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     members = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     given = Counter(names[id(parameter)] for parameter in members if id(parameter) in names)
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    still = {
-        names.get(id(p), "?") for group in optimiser.param_groups if not group["lr"] for p in group["params"]
-    }
+    idle = [group for group in optimiser.param_groups if at_start and not group["lr"]]
+    still = {names.get(id(parameter), "?") for group in idle for parameter in group["params"]}
     strangers = [f"one of shape {list(p.shape)}" for p in members if id(p) not in names]
     faults: dict[str, Iterable[str]] = {
         "in no group of param_groups, so they would not train:": trainable - set(given),
