@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmark.cli import main
-from benchmark.model.sasrec import SASRec
+from benchmark.model.recommender import SASRec
 
 real = SASRec.forward
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmark.config import Settings
 from benchmark.llm.encoder import load_model
 from benchmark.llm.tokens import load_tokens
-from benchmark.model.batch import Ints
+from benchmark.model.chunks import Ints
 from benchmark.model.items import ItemEncoder, ItemInputs
 from benchmark.model.recommender import Recommender
 from benchmark.run.spec import find_llm

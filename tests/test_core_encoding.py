@@ -16,8 +16,8 @@ from core_worlds import PLAIN, make_world, token_recommender, trainer, with_sett
 from torch import Tensor
 
 from benchmark.config import Settings
-from benchmark.model.batch import Batch, Ints
-from benchmark.model.items import ItemEncoder
+from benchmark.model.chunks import Ints
+from benchmark.model.items import Batch, ItemEncoder
 from benchmark.model.recommender import Recommender
 from benchmark.train.batches import EpochBatches, Sequences, share_of
 from methods.base import Items

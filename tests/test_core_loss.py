@@ -14,7 +14,7 @@ import torch
 from core_worlds import World, make_world, recommender, spread, trained_steps, with_settings, world_of
 
 from benchmark.config import Settings
-from benchmark.model.batch import Batch
+from benchmark.model.items import Batch
 from benchmark.model.loss import CHUNK_SCORES, Candidates, Predictions, softmax_loss
 from benchmark.model.recommender import Recommender, StepLoss
 from benchmark.train.batches import EpochBatches, build_batch

@@ -16,7 +16,7 @@ from forked import die, ended, fork
 from torch import Tensor
 
 from benchmark.cli import main
-from benchmark.model.batch import Batch
+from benchmark.model.items import Batch
 from benchmark.model.recommender import Recommender
 from benchmark.results.lists import StoredLists, write_lists
 from benchmark.results.record import RunRecord, files_of_run, read_record, top_path

@@ -7,7 +7,7 @@ import torch
 from core_worlds import PLAIN, make_world, recommender, with_settings
 from torch import Tensor, nn
 
-from benchmark.model.sasrec import SASRec, causal_mask
+from benchmark.model.recommender import SASRec, causal_mask
 from benchmark.train.sequences import pack, training_rows
 
 WIDTH = PLAIN.width

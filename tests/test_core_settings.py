@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from core_worlds import CPU, make_world, pairs_of, recommender, spread, trainer, with_settings, world_of
 
 from benchmark.config import Settings
-from benchmark.model.batch import Batch
+from benchmark.model.items import Batch
 from benchmark.model.recommender import Recommender
 from benchmark.train import loop
 from benchmark.train.batches import EpochBatches
 from benchmark.train.evaluate import evaluate
-from benchmark.train.optimiser import LearningRate
 from benchmark.train.sequences import training_rows
+from benchmark.train.step import LearningRate
 
 WORLD = world_of([[(7 * n + step) % 40 for step in range(8)] for n in range(30)], 40)
 SETTINGS = with_settings(batch_size=8, epochs=4, patience=0, learning_rate=0.01)

@@ -10,7 +10,7 @@ from core_worlds import make_world, recommender, with_settings
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmark.model.sasrec import attend
+from benchmark.model.recommender import attend
 from benchmark.train.batches import EpochBatches
 from methods.kernels.gru import last_state
 from methods.kernels.mixture import Mixture

@@ -14,7 +14,7 @@ from data_folders import write_folder
 from torch import Tensor, nn
 
 from benchmark.cli import main
-from benchmark.model.batch import Batch
+from benchmark.model.items import Batch
 from benchmark.run.build import build_trainer
 from benchmark.run.spec import RunSpec, resolve_run
 from benchmark.speed.count import Counter, counting

@@ -12,11 +12,13 @@ import numpy as np
 import psutil
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from benchmark.model.batch import Ints
 from benchmark.model.parallel import world_size
+
+Ints = NDArray[np.int64]
 
 MOST_TOKENS = {"cpu": 4_096, "cuda": 65_536}
 """Tokens of a chunk, padding included, beyond which a device gains nothing."""

@@ -11,7 +11,7 @@ import torch
 from benchmark.config import Settings
 from benchmark.llm.encoder import FrozenMatrices
 from benchmark.measure import native_bf16, pick_device
-from benchmark.model.batch import Ints
+from benchmark.model.chunks import Ints
 from benchmark.model.items import ItemEncoder
 from benchmark.model.parallel import log_main
 from benchmark.model.recommender import Recommender

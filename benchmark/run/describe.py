@@ -11,7 +11,7 @@ from benchmark.config import as_dict
 from benchmark.data.filters import in_training, target_positions
 from benchmark.data.prepare import Prepared
 from benchmark.llm.encoder import held_in
-from benchmark.model.batch import Ints
+from benchmark.model.chunks import Ints
 from benchmark.results.lists import StoredLists
 from benchmark.results.metrics import chance, target_weights
 from benchmark.results.record import GENERATION, Cost, Environment, Metrics, RunRecord

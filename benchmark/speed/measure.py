@@ -18,7 +18,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from benchmark.model.batch import Batch
+from benchmark.model.items import Batch
 from benchmark.speed.count import counting
 from benchmark.speed.record import (
     DATA,

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from benchmark.config import Settings
-from benchmark.model.batch import Batch, Ints, Share
+from benchmark.model.chunks import Ints
+from benchmark.model.items import Batch, Share
 from benchmark.train.sequences import Packed, Rows, pack
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.data.filters import in_training
-from benchmark.model.batch import Ints
+from benchmark.model.chunks import Ints
 from benchmark.model.parallel import world_size
 from benchmark.model.recommender import Recommender
 from benchmark.results.metrics import Ranks

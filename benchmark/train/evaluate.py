@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.model.batch import Ints
+from benchmark.model.chunks import Ints
 from benchmark.model.parallel import world_size
 from benchmark.model.recommender import Recommender
 from benchmark.results.metrics import Floats, Ranks, metrics_of, target_weights

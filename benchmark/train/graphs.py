@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmark.model.batch import Batch, Share
+from benchmark.model.items import Batch, Share
 
 FILL = {"segments": -1, "users": -1, "own": -1, "candidate_users": -1, "candidate_group": -1}
 """Values of fillers that are not 0; their weight is 0."""

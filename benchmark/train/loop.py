@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from benchmark.config import Settings
 from benchmark.measure import MemoryGauge, Stopwatch
-from benchmark.model.batch import Batch, Ints
+from benchmark.model.chunks import Ints
+from benchmark.model.items import Batch
 from benchmark.model.parallel import average_gradients, start_alike, world_size
 from benchmark.model.recommender import Recommender
 from benchmark.results.list_metrics import TOP
@@ -25,11 +26,9 @@ from benchmark.train.batches import EpochBatches, Sequences, total_steps
 from benchmark.train.checkpoint import Checkpoint, trained_part
 from benchmark.train.evaluate import NotFiniteError, UserRanks, evaluate
 from benchmark.train.liveness import Liveness, NotAliveError
-from benchmark.train.optimiser import AverageWeights, LearningRate, make_optimiser
-from benchmark.train.replay import Replay
-from benchmark.train.retry import MemoryRetry
 from benchmark.train.sequences import Rows
 from benchmark.train.status import RunStatus, publish
+from benchmark.train.step import AverageWeights, LearningRate, MemoryRetry, Replay, make_optimiser
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

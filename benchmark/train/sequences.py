@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmark.data.filters import target_positions
-from benchmark.model.batch import Ints
+from benchmark.model.chunks import Ints
 
 
 @dataclass(frozen=True)
