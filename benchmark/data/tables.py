@@ -7,8 +7,10 @@ is an error that names the column, its type, and what to store it as.
 
 from __future__ import annotations
 
+import difflib
+import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ import pyarrow.compute as pc
 from benchmark.data.cleaning import field_text
 from benchmark.data.formats import COLUMNS, MAPPED, SEPARATED, SUFFIXES
 from benchmark.data.raw import BATCH_ROWS, RawData, RawFile, interactions_batch, items_batch, join_texts
-from benchmark.data.recipe import UNUSED, Recipe, mapping_hint
+from benchmark.data.recipe import UNUSED, Recipe
 from benchmark.data.text_files import Delimited, RowBlock
 from benchmark.data.timestamps import Times
 from methods.errors import UserError
@@ -255,7 +257,7 @@ def require_columns(table: TableFile, *names: str) -> None:
                     f"{fault}: its first line is one column, {table.columns[0]!r}; name what is between the "
                     f"columns with --separator '{shown}', or separator = \"{shown}\" in recipe.toml."
                 )
-    hint = f"; {mapping_hint(missing, table.columns)}" if recipe.format in MAPPED else ""
+    hint = f"; {_mapping_hint(missing, table.columns)}" if recipe.format in MAPPED else ""
     raise UserError(f"{fault}; its columns are {', '.join(table.columns)}{hint}.")
 
 
@@ -266,3 +268,11 @@ def open_table(file: RawFile) -> TableFile:
         return ParquetTable(file)
     delimiter = recipe.separator or ("," if recipe.format == "csv" else "\t")
     return Delimited(file, delimiter, typed=recipe.format in SUFFIXES)
+
+
+def _mapping_hint(needed: Iterable[str], have: Iterable[str]) -> str:
+    """What to do about columns that have other names: an option to copy, the likely columns filled in."""
+    columns = list(have)
+    likely = ((name, difflib.get_close_matches(name, columns, n=1)) for name in needed)
+    pairs = ",".join(f"{name}={near[0] if near else 'COLUMN'}" for name, near in likely)
+    return f"name yours with --columns {shlex.quote(pairs)}, or in a table [columns] of recipe.toml"
