@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmark.llm import encoder
 from benchmark.llm.catalogue import LLM, resolve
+from benchmark.llm.states import hidden_states
 from benchmark.llm.tokens import load_tokens, tokenize
 from methods.errors import UserError
 from methods.pooling import pool
@@ -86,9 +87,7 @@ def test_a_batch_gives_what_single_texts_give(folders: dict[str, Path], kind: st
     assert not any("pooler" in name or "lm_head" in name for name, _ in model.named_parameters())
     tokens = load_tokens(TEXTS, llm)
     with torch.inference_mode():
-        batch = encoder.hidden_states(
-            model, *tokens.batch(torch.arange(len(TEXTS)), int(max(tokens.lengths)))
-        )
+        batch = hidden_states(model, *tokens.batch(torch.arange(len(TEXTS)), int(max(tokens.lengths))))
         for row, text in enumerate(TEXTS):
             plain = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
             # The top layer is the model's output: after the final norm where there is one.
@@ -164,5 +163,5 @@ def test_random_weights_depend_on_their_seed_alone() -> None:
     tokens = load_tokens(TEXTS, llm)
     with torch.inference_mode():
         ids, mask = tokens.batch(torch.arange(len(TEXTS)), int(max(tokens.lengths)))
-        states = encoder.hidden_states(encoder.load_model(llm), ids, mask)[2][:, 0]
+        states = hidden_states(encoder.load_model(llm), ids, mask)[2][:, 0]
     assert states.std(0).mean() > 0.1  # texts differ

@@ -43,13 +43,13 @@ def llm() -> LLM:
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Texts of each forward pass, as they happen."""
     counts: list[int] = []
-    real = encoder.hidden_states
+    real = states.hidden_states
 
     def counting(model: Any, ids: Any, *rest: Any) -> Any:
         counts.append(len(ids))
         return real(model, ids, *rest)
 
-    monkeypatch.setattr(encoder, "hidden_states", counting)
+    monkeypatch.setattr(states, "hidden_states", counting)
     return counts
 
 
@@ -237,7 +237,7 @@ def test_bad_input(llm: LLM, tmp_path: Path, change: dict[str, Any], fault: str)
 
 def test_states_that_are_not_finite(llm: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        encoder, "hidden_states", lambda model, ids, mask: [torch.full((*ids.shape, 32), torch.nan)] * 4
+        states, "hidden_states", lambda model, ids, mask: [torch.full((*ids.shape, 32), torch.nan)] * 4
     )
     with pytest.raises(UserError, match="not finite"):
         load(llm, tmp_path)
@@ -254,7 +254,7 @@ def slow_copy(llm: LLM, tmp_path: Path, one_thread: None) -> Callable[[int | Non
     killed before it has seen `batches` of them."""
 
     def work(batches: int | None) -> None:
-        real, calls = encoder.hidden_states, count(1)
+        real, calls = states.hidden_states, count(1)
 
         def slow(*arguments: Any) -> Any:
             if next(calls) == batches:
@@ -262,7 +262,7 @@ def slow_copy(llm: LLM, tmp_path: Path, one_thread: None) -> Callable[[int | Non
             time.sleep(SLOW)
             return real(*arguments)
 
-        encoder.hidden_states, cache_module.JOURNAL_SECONDS = slow, 0.0  # type: ignore[assignment]
+        states.hidden_states, cache_module.JOURNAL_SECONDS = slow, 0.0  # type: ignore[assignment]
         assert not load(llm, tmp_path, texts=MANY).hit
 
     return lambda batches: fork(lambda: work(batches))

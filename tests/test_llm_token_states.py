@@ -44,13 +44,13 @@ def tokens(llm: LLM) -> Tokens:
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Texts of each forward pass, as they happen."""
     counts: list[int] = []
-    real = encoder.hidden_states
+    real = states.hidden_states
 
     def counting(model: Any, ids: Any, *rest: Any) -> Any:
         counts.append(len(ids))
         return real(model, ids, *rest)
 
-    monkeypatch.setattr(encoder, "hidden_states", counting)
+    monkeypatch.setattr(states, "hidden_states", counting)
     return counts
 
 
@@ -164,7 +164,7 @@ def test_bfloat16_keeps_what_little_tells_first_tokens_apart(
         hidden[:, 0] = 10 + 0.004 * (hidden[:, 0] + 3)
         return [hidden] * 4
 
-    monkeypatch.setattr(encoder, "hidden_states", made_up)
+    monkeypatch.setattr(states, "hidden_states", made_up)
     monkeypatch.setattr(states, "TOKEN_BUDGET", {"cpu": 64})
     full, half = load(tokens, llm, tmp_path), load(tokens, llm, tmp_path, dtype="bfloat16")
     assert half.values.dtype == torch.bfloat16 and not full.centre.any()
@@ -207,7 +207,7 @@ def test_states_that_are_not_finite(
     llm: LLM, tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        encoder, "hidden_states", lambda _, ids, mask: [torch.full((*ids.shape, 32), torch.nan)] * 4
+        states, "hidden_states", lambda _, ids, mask: [torch.full((*ids.shape, 32), torch.nan)] * 4
     )
     with pytest.raises(UserError, match="not finite"):
         load(tokens, llm, tmp_path)
@@ -238,7 +238,7 @@ def test_resumed_after_a_kill(
     many = load_tokens([f"thing number {n} of {n % 17}" for n in range(60)], llm)
 
     def victim() -> None:
-        real, calls = encoder.hidden_states, count(1)
+        real, calls = states.hidden_states, count(1)
 
         def slow(*arguments: Any) -> Any:
             if next(calls) == 4:
@@ -246,7 +246,7 @@ def test_resumed_after_a_kill(
             time.sleep(0.05)
             return real(*arguments)
 
-        encoder.hidden_states, cache_module.JOURNAL_SECONDS = slow, 0.0  # type: ignore[assignment]
+        states.hidden_states, cache_module.JOURNAL_SECONDS = slow, 0.0  # type: ignore[assignment]
         load(many, llm, tmp_path, 1, "bfloat16")
 
     assert ended(fork(victim)) == -signal.SIGKILL

@@ -20,23 +20,14 @@ CHUNK = 1 << 22
 """Interactions that are looked at at a time where all of them might not fit into memory."""
 
 
-@dataclass(frozen=True)
-class Core:
-    """What `k_core` leaves."""
-
-    items: Mask
-    """`[I]`"""
-    per_user: Counts
-    """`[U]` interactions of each user that are left."""
-
-
-def k_core(path: Path, n_users: int, n_items: int, k: int) -> Core:
+def k_core(path: Path, n_users: int, n_items: int, k: int) -> tuple[Mask, Counts]:
     """The largest subset of the interactions in which every user and every item has at least `k`.
 
-    `path` holds the (user, item) pairs, `[N, 2]` int32, and afterwards those of the core. The memory needed
-    is a counter for each user and item and a chunk of pairs: semi-external, as Cheng et al., "Efficient core
-    decomposition in massive networks", ICDE 2011, have it. All pairs are counted once; a round then looks up
-    the pairs that are left, and subtracts what goes.
+    Returns which items `[I]` it has, and the interactions of each user `[U]` in it. `path` holds the (user,
+    item) pairs, `[N, 2]` int32, and afterwards those of the core. The memory needed is a counter for each
+    user and item and a chunk of pairs: semi-external, as Cheng et al., "Efficient core decomposition in
+    massive networks", ICDE 2011, have it. All pairs are counted once; a round then looks up the pairs that
+    are left, and subtracts those that leave.
     """
     per_user, per_item = np.zeros(n_users, np.int32), np.zeros(n_items, np.int32)
     one = np.int32(1)  # of the counters' type, and indices below of numpy's own: ten times as fast
@@ -51,7 +42,7 @@ def k_core(path: Path, n_users: int, n_items: int, k: int) -> Core:
             np.subtract.at(per_item, pairs[:, 1].astype(np.intp), one)
             gone += len(pairs)
         if not gone:
-            return Core(items, per_user)
+            return items, per_user
 
 
 def _pairs(path: Path) -> Iterator[Counts]:

@@ -141,11 +141,11 @@ def _core(staged: Staged, k: int, begin: Begin) -> _Chosen:
     with path.open("wb") as file:
         for batch in staged.scratch.stream('SELECT "user", item FROM kept'):
             file.write(np.stack([np.asarray(column) for column in batch.columns], axis=1).tobytes())
-    core = filters.k_core(path, staged.users, len(staged.allowed), k)
+    core_items, per_user = filters.k_core(path, staged.users, len(staged.allowed), k)
     path.unlink()
-    before = core.per_user.astype(np.int64)
+    before = per_user.astype(np.int64)
     staged.drop(staged.interactions - int(before.sum()), f"interactions outside the {k}-core")
-    items = numbers(item=np.flatnonzero(core.items))
+    items = numbers(item=np.flatnonzero(core_items))
     return _Chosen(before, before, " SEMI JOIN core_items USING (item)", {"core_items": items})
 
 
@@ -261,12 +261,16 @@ def fingerprint(built: Built, staged: Staged, catalogue: Ints, times: npt.NDArra
     items = len(catalogue)
     users, interactions = len(built.offsets) - 1, len(built.items)
     trained, held_out = np.zeros(items, dtype=bool), np.zeros(items, dtype=bool)  # [I]
+    equal_times = 0
     for first, last in _user_chunks(built.offsets):
-        part = built.items[built.offsets[first] : built.offsets[last]]
-        trained[
-            part[filters.in_training(built.offsets[first : last + 1], built.split.train_end[first:last])]
-        ] = True
+        offsets = built.offsets[first : last + 1]
+        part = built.items[offsets[0] : offsets[-1]]
+        trained[part[filters.in_training(offsets, built.split.train_end[first:last])]] = True
         held_out[part] = True
+        same = np.diff(times[offsets[0] : offsets[-1]]) == 0
+        same[offsets[1:-1] - offsets[0] - 1] = False  # between two users
+        equal_times += int(same.sum())
+    shared_texts, missing_texts = _text_counts(staged.scratch, catalogue)
     statistics: dict[str, Any] = {
         "users": users,
         "items": items,
@@ -274,9 +278,9 @@ def fingerprint(built: Built, staged: Staged, catalogue: Ints, times: npt.NDArra
         "interactions_per_user": interactions / users,
         "interactions_per_item": interactions / items,
         "share_without_text": int(staged.no_text[catalogue].sum()) / items,
-        "share_duplicate_text": _shared_texts(staged.scratch, catalogue) / items,
-        "share_equal_times": _equal_neighbours(times, built.offsets) / max(1, interactions - users),
-        "texts_like_missing": _texts_like_missing(staged.scratch, catalogue),
+        "share_duplicate_text": shared_texts / items,
+        "share_equal_times": equal_times / max(1, interactions - users),
+        "texts_like_missing": missing_texts,
         "cold_items": int((~trained & held_out).sum()),
         "items_without_interactions": int((~held_out).sum()),
     }
@@ -320,38 +324,19 @@ def _time_statistics(built: Built, times: npt.NDArray[Any]) -> dict[str, Any]:
     }
 
 
-def _shared_texts(scratch: Scratch, catalogue: Ints) -> int:
-    """How many items of the catalogue have a text that another one has too."""
-    (count,) = scratch.run(
-        f"""SELECT coalesce(sum(copies), 0) FROM (
-            SELECT count(*) AS copies FROM items SEMI JOIN catalogue USING (item)
-            WHERE text NOT IN ('', '{UNKNOWN_ITEM}') GROUP BY text HAVING count(*) > 1
-        )""",
-        catalogue=numbers(item=catalogue),
-    )
-    return int(count)
-
-
-def _texts_like_missing(scratch: Scratch, catalogue: Ints) -> int:
-    """How many items of the catalogue have a text of nothing but words for a missing value."""
+def _text_counts(scratch: Scratch, catalogue: Ints) -> tuple[int, int]:
+    """Items of the catalogue with the text of another one, and with nothing but words for a missing value."""
     word = "|".join(map(re.escape, MISSING_WORDS))
-    (count,) = scratch.run(
-        f"""SELECT count(*) FROM items SEMI JOIN catalogue USING (item)
-        WHERE regexp_full_match(lower(text), '({word})( ({word}))*')""",
+    shared, missing = scratch.run(
+        f"""WITH texts AS (SELECT text FROM items SEMI JOIN catalogue USING (item)),
+        copies AS (
+            SELECT count(*) AS count FROM texts WHERE text NOT IN ('', '{UNKNOWN_ITEM}') GROUP BY text
+        )
+        SELECT (SELECT coalesce(sum(count), 0) FROM copies WHERE count > 1),
+               (SELECT count(*) FROM texts WHERE regexp_full_match(lower(text), '({word})( ({word}))*'))""",
         catalogue=numbers(item=catalogue),
     )
-    return int(count)
-
-
-def _equal_neighbours(times: npt.NDArray[Any], offsets: Ints) -> int:
-    """How many interactions have the time of the one before them of the same user."""
-    count = 0
-    for first, last in _user_chunks(offsets):
-        part = times[offsets[first] : offsets[last]]
-        same = part[1:] == part[:-1]
-        same[offsets[first + 1 : last] - offsets[first] - 1] = False  # between two users
-        count += int(same.sum())
-    return count
+    return int(shared), int(missing)
 
 
 def numbers(**columns: Ints) -> Any:

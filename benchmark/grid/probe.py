@@ -144,7 +144,7 @@ def _whole_pass(llm: LLM, tokens: Tokens) -> tuple[float, float, float]:
             ids, mask = tokens.batch(torch.from_numpy(of), int(tokens.lengths[of[0]]))
             ids, mask = ids.to(device), mask.to(device)
             begin = time.perf_counter()
-            encoder.hidden_states(model, ids, mask)[-1].float().cpu()
+            states.hidden_states(model, ids, mask)[-1].float().cpu()
             if number:  # the first time is the warm-up
                 rates.append((time.perf_counter() - begin) / ids.numel())
     batches = encoder.length_batches(lengths.tolist(), budget)

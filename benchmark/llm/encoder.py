@@ -1,7 +1,4 @@
-"""A language model and its tokenizer in memory: loading, batches by length, hidden states.
-
-Symbols in shape comments: `M` texts of a batch, `T` tokens, `D` the language model's width.
-"""
+"""A language model and its tokenizer in memory: loading, and batches by length."""
 
 from __future__ import annotations
 
@@ -151,18 +148,6 @@ def length_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]
         batches.append(order[begin:end].tolist())
         begin = end
     return batches
-
-
-def hidden_states(model: nn.Module, ids: Tensor, mask: Tensor) -> Sequence[Tensor]:
-    """States of every token of a padded batch in every layer: `[M, T]` twice -> `n + 1` of `[M, T, D]`.
-
-    Layer 0 is the output of the embeddings, layer `k` that of the k-th Transformer layer, layer `n` the
-    model's `last_hidden_state`: in a decoder that ends in a norm, the state after that norm.
-    """
-    states: Sequence[Tensor] = model(
-        input_ids=ids, attention_mask=mask, output_hidden_states=True
-    ).hidden_states
-    return states
 
 
 class FrozenMatrices:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.files import lacks, nearest, writable, write_atomically
 from benchmark.llm import encoder
@@ -47,7 +47,7 @@ SPARE = GIB
 """Bytes of a disk that stay free for other programs."""
 log = logging.getLogger(__name__)
 StatesOf = Callable[[Sequence[Tensor], Tensor, ResumableFile], Iterable[Tensor]]
-"""From the hidden states of a batch (`encoder.hidden_states`) and its mask `[M, T]` to what a file stores."""
+"""From the hidden states of a batch (`hidden_states`) and its mask `[M, T]` to what a file stores."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def _encode(
                 for batch in batches[file.batches :]:
                     width = int(lengths[batch[0]])
                     ids, mask = tokens.batch(torch.from_numpy(items[batch]).to(device), width)  # [M, T]
-                    for values in states_of(encoder.hidden_states(model, ids, mask), mask, file):
+                    for values in states_of(hidden_states(model, ids, mask), mask, file):
                         file.add(values)
                     file.finish_batch()
                     progress.advance(len(batch))
@@ -214,6 +214,18 @@ def _encode(
     rows[np.concatenate(batches)] = np.arange(len(items))
     seconds = tokens.seconds + earlier + time.perf_counter() - start
     return file, rows, _cost(seconds, len(items), int(lengths.sum()), device)
+
+
+def hidden_states(model: nn.Module, ids: Tensor, mask: Tensor) -> Sequence[Tensor]:
+    """States of every token of a padded batch in every layer: `[M, T]` twice -> `n + 1` of `[M, T, D]`.
+
+    Layer 0 is the output of the embeddings, layer `k` that of the k-th Transformer layer, layer `n` the
+    model's `last_hidden_state`: in a decoder that ends in a norm, the state after that norm.
+    """
+    states: Sequence[Tensor] = model(
+        input_ids=ids, attention_mask=mask, output_hidden_states=True
+    ).hidden_states
+    return states
 
 
 def _cost(seconds: float, texts: int, tokens: int, device: torch.device) -> dict[str, Any]:

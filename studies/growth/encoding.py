@@ -21,7 +21,7 @@ from benchmark.data.catalogue import find
 from benchmark.data.paths import cache_folder
 from benchmark.data.prepare import prepare
 from benchmark.files import temporary_folder
-from benchmark.llm import encoder
+from benchmark.llm import encoder, states
 from benchmark.llm.cache import DTYPES
 from benchmark.llm.catalogue import resolve
 from benchmark.llm.states import load_states, token_budget
@@ -198,12 +198,12 @@ def count_encoded(
 ) -> int:
     """Encode: -> texts that went through the language model in this process."""
     counts: list[int] = []
-    real = encoder.hidden_states
+    real = states.hidden_states
 
     def counted(model: Any, ids: Tensor, mask: Tensor) -> Sequence[Tensor]:
         counts.append(len(ids))
         return real(model, ids, mask)
 
-    with patched(encoder, "hidden_states", counted):
+    with patched(states, "hidden_states", counted):
         load_states(_texts(dataset, items), resolve(llm), layers, "auto", dtype, cache, pick_device())
     return sum(counts)
