@@ -52,8 +52,8 @@ def parquet(folder: Path, interactions: Mapping[str, Any], items: Mapping[str, A
 
 def same_as_plain(tmp_path: Path, recipe: Recipe) -> bool:
     plain = read(recipe_of(write_folder(tmp_path / "plain")))
-    found = read(recipe)
-    return (found.users, found.items, found.item_ids, found.texts) == (
+    result = read(recipe)
+    return (result.users, result.items, result.item_ids, result.texts) == (
         plain.users, plain.items, plain.item_ids, plain.texts,
     )  # fmt: skip
 
@@ -124,8 +124,8 @@ def test_text_fields_of_other_names_and_an_item_id_that_is_not_meant(tmp_path):
         tmp_path, find(str(folder), FolderOptions(columns=(("item_id", "asin"), ("title", "name"))))
     )
     (folder / "recipe.toml").unlink()
-    found = read(find(str(folder), FolderOptions(columns=(("item_id", "asin"),))))
-    assert found.texts == [*TEXTS.values()], "an id is no text"
+    result = read(find(str(folder), FolderOptions(columns=(("item_id", "asin"),))))
+    assert result.texts == [*TEXTS.values()], "an id is no text"
 
 
 def test_columns_of_parquet_of_other_names(tmp_path):
@@ -158,8 +158,8 @@ def ticks(*moment: int) -> int:
 )
 def test_iso_8601_times(tmp_path, texts, expected):
     base = 0 if expected[0] > 10**9 else ticks(2024, 1, 2, 3, 4, 5)
-    found = moments(texts, tmp_path / "own")
-    assert found == [base + one for one in expected] and all(isinstance(one, int) for one in found)
+    result = moments(texts, tmp_path / "own")
+    assert result == [base + entry for entry in expected] and all(isinstance(entry, int) for entry in result)
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def test_what_is_no_iso_8601_time_is_a_bad_row(tmp_path, wrong):
     texts = ["2024-01-02", "2024-01-03T04:05", wrong, "2024-01-04"]
     with pytest.raises(UserError, match=f"line 4: timestamp '{wrong}' is not an ISO 8601 date"):
         moments(texts, tmp_path / "own")
-    found = moments(texts, tmp_path / "skipped", bad_rows="skip")
-    assert found == [ticks(2024, 1, 2), ticks(2024, 1, 3, 4, 5), ticks(2024, 1, 4)]
+    result = moments(texts, tmp_path / "skipped", bad_rows="skip")
+    assert result == [ticks(2024, 1, 2), ticks(2024, 1, 3, 4, 5), ticks(2024, 1, 4)]
 
 
 BASE = {"user_id": ["u", "u", "u"], "item_id": ["a", "b", "c"], "timestamp": [1, 2, 3]}
@@ -199,7 +199,7 @@ def test_parquet_ids_that_are_exact(tmp_path, column):
 
 
 @pytest.mark.parametrize(
-    ("values", "kind", "told"),
+    ("values", "kind", "message"),
     [
         ([1.0, 2**24 + 1.0, 3.0], pa.float32(), r"row 2: .*'user_id' has the type float .* 16,777,216 on"),
         ([1.0, 2.0, 2.0**53], pa.float64(), r"row 3: .*the type double .* from 9,007,199,254,740,99"),
@@ -211,9 +211,9 @@ def test_parquet_ids_that_are_exact(tmp_path, column):
         ([["a"]] * 3, pa.list_(pa.string()), r"'user_id' has the type list<.*, which is not read as user_id"),
     ],
 )  # fmt: skip
-def test_parquet_ids_that_lost_something_or_are_not_read(tmp_path, values, kind, told):
+def test_parquet_ids_that_lost_something_or_are_not_read(tmp_path, values, kind, message):
     recipe = parquet(tmp_path / "own", {**BASE, "user_id": pa.array(values, kind)}, ITEMS)
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read(recipe)
     assert "\n" not in str(caught.value)
 
@@ -247,8 +247,8 @@ def test_a_date_out_of_range_is_a_bad_row(tmp_path, unit):
         UserError, match=r"row 2: timestamp '9999-12-31.*' is not a moment of the years 1678 to"
     ):
         read(recipe)
-    found = read(recipe_of(tmp_path / "own", bad_rows="skip"))
-    assert found.times == [ticks(2024, 1, 2) * 1000, ticks(2024, 1, 3) * 1000]
+    result = read(recipe_of(tmp_path / "own", bad_rows="skip"))
+    assert result.times == [ticks(2024, 1, 2) * 1000, ticks(2024, 1, 3) * 1000]
 
 
 @pytest.mark.parametrize(
@@ -256,10 +256,10 @@ def test_a_date_out_of_range_is_a_bad_row(tmp_path, unit):
 )
 def test_a_time_of_another_type_is_named(tmp_path, kind):
     recipe = parquet(tmp_path / "own", {**BASE, "timestamp": pa.nulls(3, kind)}, ITEMS)
-    told = (
+    message = (
         "'timestamp' has the type .*, which is not read as timestamp; store it as int64, double or timestamp"
     )
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read(recipe)
 
 
@@ -332,8 +332,8 @@ def test_ids_with_a_fraction_of_zero_match_those_without(tmp_path, ours, theirs)
 def test_ids_with_and_without_a_fraction_in_one_file_stay_two(tmp_path):
     rows = [HEADER, ("u", "1", 1), ("u", "1.0", 2), ("u", "2", 3)]
     items = [("item_id", "title"), ("1", "one"), ("1.0", "one point zero"), ("2.0", "two")]
-    found = read(recipe_of(write(tmp_path / "own", rows, items)))
-    assert found.items == ["1", "1.0", "2.0"]
+    result = read(recipe_of(write(tmp_path / "own", rows, items)))
+    assert result.items == ["1", "1.0", "2.0"]
     rows.append(("u", "1.00", 4))
     with pytest.raises(UserError, match=r"item '1\.00' is not in the items file"):
         prepare(recipe_of(write(tmp_path / "two", rows, items)), tmp_path / "cache")
@@ -358,7 +358,7 @@ def test_a_child_of_a_bench_reads_the_folder_as_a_run_by_hand(given):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--columns", "user_id"], "'user_id' is not NAME=COLUMN"),
         (["--columns", "user_id=a,user_id=b"], "is not NAME=COLUMN,... with each name once"),
@@ -366,9 +366,9 @@ def test_a_child_of_a_bench_reads_the_folder_as_a_run_by_hand(given):
         (["--separator", ""], "give the character"),
     ],
 )
-def test_options_that_say_nothing_are_refused(words, told):
+def test_options_that_say_nothing_are_refused(words, message):
     parser = Parser("run", "")
     add_reading(parser)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         parser.parse_args(words)
     assert reading(parser.parse_args(["--separator", "\\t"])).separator == "\t"

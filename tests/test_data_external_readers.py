@@ -59,10 +59,10 @@ def test_the_example_of_the_docs_works(tmp_path, package):
     package(EXAMPLE, tomllib.loads(POINTS)["project"]["entry-points"][GROUP])
     folder = write_log(tmp_path / "shop")
     assert main(["prepare", "--dataset", str(folder)]) == 0
-    found = prepare(find(str(folder)), tmp_path / "cache")
+    made = prepare(find(str(folder)), tmp_path / "cache")
     plain = prepare(recipe_of(write_folder(tmp_path / "plain")), tmp_path / "cache")
-    assert found.items.tolist() == plain.items.tolist() and list(found.user_ids) == [*USERS]
-    assert list(found.texts) == [f"{text} acme" for text in TEXTS.values()]
+    assert made.items.tolist() == plain.items.tolist() and list(made.user_ids) == [*USERS]
+    assert list(made.texts) == [f"{text} acme" for text in TEXTS.values()]
 
 
 def test_a_new_version_of_a_reader_prepares_again(tmp_path, package, monkeypatch):

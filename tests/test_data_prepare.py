@@ -73,8 +73,8 @@ def test_core_agrees_with_a_slow_one(tmp_path, k):
     texts = {f"i{i}": f"text {i}" for i in range(25)}
     folder = write_folder(tmp_path / "toy", {user: " ".join(items) for user, items in drawn.items()}, texts)
     made = prepare(recipe_of(folder, core=k, short_users="drop"), tmp_path / "cache")
-    wanted = {user: items for user, items in slow_core(drawn, k).items() if len(items) >= 3}
-    assert wanted and sequences(made) == wanted
+    reference = {user: items for user, items in slow_core(drawn, k).items() if len(items) >= 3}
+    assert reference and sequences(made) == reference
 
 
 def test_most_recent_and_first_of_pairs(tmp_path):
@@ -109,9 +109,9 @@ def test_unknown_items(tmp_path):
         prepare(recipe_of(folder), tmp_path / "cache")
     made = prepare(recipe_of(folder, unknown_items="drop"), tmp_path / "cache")
     assert sequences(made)["u"] == list("abc")
-    said = describe(made)
-    assert made.warnings == () and "  repairs: interactions with unknown items dropped 1\n" in said
-    assert said.count("unknown items") == 1, "not among what is dropped again"
+    printed = describe(made)
+    assert made.warnings == () and "  repairs: interactions with unknown items dropped 1\n" in printed
+    assert printed.count("unknown items") == 1, "not among what is dropped again"
 
 
 def test_short_users(tmp_path):
@@ -226,9 +226,9 @@ def test_expected_counts_that_are_missed_warn_with_both_numbers(tmp_path):
 def test_steps_that_take_their_time_are_told(tmp_path, capsys):
     with print_steps("toy", patience=0.0) as begin:
         prepare(recipe_of(write_folder(tmp_path / "toy", recipe="core = 2")), tmp_path / "cache", begin)
-    told = [line for line in capsys.readouterr().err.splitlines() if not line.endswith("...")]
-    assert told[0] == "toy: digest of the files: 0 s" and told[-1] == "toy: write: 0 s"
-    assert {"toy: read items: 0 s", "toy: core: 0 s", "toy: sort: 0 s"} <= set(told)
+    message = [line for line in capsys.readouterr().err.splitlines() if not line.endswith("...")]
+    assert message[0] == "toy: digest of the files: 0 s" and message[-1] == "toy: write: 0 s"
+    assert {"toy: read items: 0 s", "toy: core: 0 s", "toy: sort: 0 s"} <= set(message)
     with print_steps("toy") as begin:
         prepare(recipe_of(tmp_path / "toy"), tmp_path / "cache", begin)
     assert capsys.readouterr().err == ""
@@ -264,16 +264,16 @@ def test_key_follows_options_and_bytes(tmp_path):
 def test_damage_is_seen_and_mended(tmp_path, name):
     recipe = recipe_of(write_folder(tmp_path / "toy"))
     first = prepare(recipe, tmp_path / "cache")
-    wanted = sequences(first)
+    reference = sequences(first)
     path = first.folder / name
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
     again = prepare(recipe, tmp_path / "cache")
-    assert sequences(again) == wanted and "was damaged" in again.warnings[0]
+    assert sequences(again) == reference and "were damaged" in again.warnings[0]
     assert prepare(recipe, tmp_path / "cache").warnings == ()
     path.unlink()
-    assert "was damaged" in prepare(recipe, tmp_path / "cache").warnings[0]
+    assert "were damaged" in prepare(recipe, tmp_path / "cache").warnings[0]
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
@@ -293,8 +293,8 @@ def _prepare_in_process(folder: str, cache: str) -> str:
 def test_processes_at_once_agree(tmp_path):
     folder = write_folder(tmp_path / "toy")
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        found = pool.starmap(_prepare_in_process, [(str(folder), str(tmp_path / "cache"))] * 4)
-    assert len(set(found)) == 1
+        result = pool.starmap(_prepare_in_process, [(str(folder), str(tmp_path / "cache"))] * 4)
+    assert len(set(result)) == 1
 
 
 def test_cache_that_cannot_be_written(tmp_path):

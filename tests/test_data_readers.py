@@ -22,7 +22,7 @@ def plain(tmp_path):
 
 
 def test_all_plain_formats_read_the_same(tmp_path, plain):
-    wanted = summary(read(recipe_of(plain)))
+    expected = summary(read(recipe_of(plain)))
     interactions = pd.DataFrame(interaction_rows(), columns=["user_id", "item_id", "timestamp"])
     items = pd.DataFrame({"item_id": TEXTS.keys(), "title": TEXTS.values()})
     csv, parquet, recbole = (tmp_path / name for name in ("csv", "parquet", "recbole"))
@@ -41,7 +41,7 @@ def test_all_plain_formats_read_the_same(tmp_path, plain):
     for folder in (csv, parquet, recbole):
         recipe = recipe_of(folder)
         assert recipe.format == folder.name
-        assert summary(read(recipe)) == wanted
+        assert summary(read(recipe)) == expected
 
 
 def test_parquet_types_become_text_and_time(tmp_path):
@@ -113,8 +113,8 @@ def test_rows_that_a_quote_merges_are_an_error(plain, monkeypatch, bad_rows, blo
     monkeypatch.setattr(text_files, "BLOCK", block)
     rows = [("item_id", "title"), *zip("abcdef", SWALLOWED, strict=True)]
     (plain / "items.tsv").write_text(lines(rows), encoding="utf-8")
-    told = r"items\.tsv, line 3: lines 3 to 6 are one row.* has the 2 fields of a row; set quotes = \"none\""
-    with pytest.raises(UserError, match=told):
+    fault = r"items\.tsv, line 3: lines 3 to 6 are one row.* has the 2 fields of a row; set quotes = \"none\""
+    with pytest.raises(UserError, match=fault):
         read(recipe_of(plain, bad_rows=bad_rows))
     assert read(recipe_of(plain, quotes="none")).texts == SWALLOWED
 
@@ -128,15 +128,15 @@ def test_rows_that_a_quote_may_have_merged_are_counted_where_texts_have_commas(t
         HEADER.replace("\t", ",") + "u,i0,1\nu,i1,2\nu,i5,3\nu,i6,4\n", encoding="utf-8"
     )
     made = prepare(recipe_of(plain), tmp_path / "cache")
-    told = "2 quoted fields of several lines that look like rows of their own (the first on line 3 of"
-    assert told in made.warnings[0]
+    fault = "2 quoted fields of several lines that look like rows of their own (the first on line 3 of"
+    assert fault in made.warnings[0]
 
 
 def test_a_field_of_several_lines_is_no_merged_row(plain):
     text = 'item_id\ttitle\na\t"two\nlines"\nb\t"with\ta tab\nand two\tof\tthem"\n'
     (plain / "items.tsv").write_text(text, encoding="utf-8")
-    found = read(recipe_of(plain))
-    assert found.texts == ["two lines", "with a tab and two of them"] and not found.repairs
+    result = read(recipe_of(plain))
+    assert result.texts == ["two lines", "with a tab and two of them"] and not result.repairs
 
 
 @pytest.mark.parametrize(
@@ -291,8 +291,10 @@ NAMES = {item: f'text "{item}"' for item in "abcdef"}
 def test_unisrec_sequences_are_rebuilt_past_the_cut(tmp_path):
     write_unisrec(tmp_path, USERS, NAMES, cut=3)
     raw = read(recipe_of(tmp_path))
-    found = pd.DataFrame({"user": raw.users, "item": raw.items}).groupby("user", sort=False)["item"].agg(list)
-    assert found.to_dict() == USERS
+    result = (
+        pd.DataFrame({"user": raw.users, "item": raw.items}).groupby("user", sort=False)["item"].agg(list)
+    )
+    assert result.to_dict() == USERS
     assert dict(zip(raw.item_ids, raw.texts, strict=True)) == NAMES
 
 

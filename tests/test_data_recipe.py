@@ -358,8 +358,8 @@ def test_a_family_is_one_line_of_the_listing_save_what_is_here(tmp_path, monkeyp
     (tmp_path / "amazon-2023-Gift_Cards").mkdir()
     for name in ("Gift_Cards.csv.gz", "meta_Gift_Cards.jsonl.gz"):
         (tmp_path / "amazon-2023-Gift_Cards" / name).touch()
-    found = [line for line in listed() if "Gift_Cards" in line]
-    assert [line.split()[0] for line in found] == ["amazon-2023-Gift_Cards"] and " here " in found[0]
+    made = [line for line in listed() if "Gift_Cards" in line]
+    assert [line.split()[0] for line in made] == ["amazon-2023-Gift_Cards"] and " here " in made[0]
 
 
 def test_the_listing_says_whether_the_files_are_here(tmp_path, monkeypatch, no_data):

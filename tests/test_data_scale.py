@@ -38,10 +38,10 @@ def slow(
     """The steps of docs/datasets.md one after another, on lists."""
     dropped: Counter[str] = Counter()
 
-    def keep(found: list[Event], why: str, of: list[Event]) -> list[Event]:
-        if len(found) < len(of):
-            dropped[why] += len(of) - len(found)
-        return found
+    def keep(result: list[Event], why: str, of: list[Event]) -> list[Event]:
+        if len(result) < len(of):
+            dropped[why] += len(of) - len(result)
+        return result
 
     rows = keep([e for e in events if e[1] in texts], "interactions with unknown items", events)
     if recipe.no_text == "drop":
@@ -54,10 +54,10 @@ def slow(
     users = {user: sorted((e for e in rows if e[0] == user), key=lambda e: e[2]) for user in order}
     rows = [e for part in users.values() for e in part]
     if recipe.repeats == "first":
-        found: dict[tuple[str, str], Event] = {}
+        result: dict[tuple[str, str], Event] = {}
         for event in rows:
-            found.setdefault(event[:2], event)
-        rows = keep(list(found.values()), "repeated pairs", rows)
+            result.setdefault(event[:2], event)
+        rows = keep(list(result.values()), "repeated pairs", rows)
     before = rows
     while recipe.core:
         count = Counter(e[0] for e in rows), Counter(e[1] for e in rows)
@@ -201,23 +201,23 @@ def test_blocks_of_any_size_read_as_python_does(tmp_path, monkeypatch, seed, blo
     text = out.getvalue().rstrip("\r\n") if rng.random() < 0.5 else out.getvalue()
     path = tmp_path / "file.tsv"
     path.write_bytes(rng.choice([b"", b"\xef\xbb\xbf"]) + text.encode())
-    wanted, reader = [], csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True)
+    reference, reader = [], csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True)
     while True:
         number = reader.line_num + 1
         if (row := next(reader, None)) is None:
             break
         if row:
-            wanted.append((number, *row))
+            reference.append((number, *row))
     repairs: Counter[str] = Counter()
     parts = list(Delimited(RawFile(path, Recipe("toy"), repairs), "\t").parts(["two", "one"]))
-    found = [
+    result = [
         row
         for part in parts
         for row in zip(
             part.rows.tolist(), part.columns["one"].to_pylist(), part.columns["two"].to_pylist(), strict=True
         )
     ]
-    assert found == wanted[1:] and not repairs
+    assert result == reference[1:] and not repairs
 
 
 @pytest.mark.parametrize(
@@ -398,9 +398,9 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(tmp_path, monkey
     path.write_bytes(b"first")
 
     def changing(place):
-        found = real(place)
+        result = real(place)
         path.write_bytes(b"and more")
-        return found
+        return result
 
     monkeypatch.setattr(download, "digest_of", changing)
     download.remembered_digest(path, cache)

@@ -167,11 +167,11 @@ def test_no_ties_beat_the_ceiling(tiny, tied_on_purpose):
 def best_possible(laws: np.ndarray) -> dict[str, float]:
     """Expected metrics of sorting by the law itself, `[U, I]`, as the ceiling has them."""
     ordered = -np.sort(-laws, axis=1)
-    found = {}
+    result = {}
     for k in (10, 50):
-        found[f"recall@{k}"] = float(ordered[:, :k].sum(1).mean())
-        found[f"ndcg@{k}"] = float((ordered[:, :k] / np.log2(np.arange(2, k + 2))).sum(1).mean())
-    return found
+        result[f"recall@{k}"] = float(ordered[:, :k].sum(1).mean())
+        result[f"ndcg@{k}"] = float((ordered[:, :k] / np.log2(np.arange(2, k + 2))).sum(1).mean())
+    return result
 
 
 def test_law_can_be_learnt_from_titles_and_training_alone(tiny):

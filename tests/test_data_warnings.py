@@ -52,8 +52,8 @@ def test_texts_that_look_like_missing_values_are_counted(tmp_path):
 @pytest.mark.parametrize(("items", "warned"), [(50, True), (51, False)])
 def test_a_catalogue_where_chance_is_large(monkeypatch, items, warned):
     monkeypatch.setattr(prepare_module, "LARGE_CHANCE", 0.2)
-    told = prepare_module.find_warnings(Recipe("toy"), {"items": items, "repairs": {}})
-    assert [f"random order of the {items} items reaches a Recall@10 of 0.20" in line for line in told] == (
+    message = prepare_module.find_warnings(Recipe("toy"), {"items": items, "repairs": {}})
+    assert [f"random order of the {items} items reaches a Recall@10 of 0.20" in line for line in message] == (
         [True] if warned else []
     )
 

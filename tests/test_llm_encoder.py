@@ -100,8 +100,8 @@ def test_a_batch_gives_what_single_texts_give(folders: dict[str, Path], kind: st
 def test_weights_are_those_of_the_file(folders: dict[str, Path], kind: str) -> None:
     stored = load_file(folders[kind] / "model.safetensors")
     for name, weight in encoder.load_model(resolve(str(folders[kind]))).state_dict().items():
-        found = [stored[key] for key in stored if key == name or key.endswith("." + name)]
-        assert len(found) == 1 and torch.equal(found[0], weight), name
+        made = [stored[key] for key in stored if key == name or key.endswith("." + name)]
+        assert len(made) == 1 and torch.equal(made[0], weight), name
 
 
 @pytest.mark.parametrize("kind", list(SHAPES))

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,8 @@ class Built:
     split: filters.Split
     catalogue: Callable[[], Iterator[Any]]
     """Record batches of `item_id` and `text`, all I in order, for as often as they are asked for."""
-    fingerprint: dict[str, Any]
-    ceiling: dict[str, dict[str, float]] | None
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    ceiling: dict[str, dict[str, float]] | None = None
 
 
 @contextmanager
@@ -224,8 +224,6 @@ def _finish(
         offsets=offsets,
         split=split,
         catalogue=lambda: _catalogue(staged.scratch, in_catalogue),
-        fingerprint={},
-        ceiling=None,
     )
     if len(catalogue) < 2:
         raise UserError(

@@ -165,7 +165,7 @@ class Prepared:
 
 
 def prepare(recipe: Recipe, cache: Path, begin: Begin = lambda step: None) -> Prepared:
-    """The prepared form of `recipe`, from `cache` when it is there and whole, else computed and stored.
+    """The prepared data of `recipe`, from `cache` where they are stored and intact, else computed and stored.
 
     `begin` is called with the name of each step. Raises `UserError` for a fault in the input that the recipe
     does not repair.
@@ -177,14 +177,14 @@ def prepare(recipe: Recipe, cache: Path, begin: Begin = lambda step: None) -> Pr
     key = _key(recipe, {role: remembered_digest(path, cache) for role, path in files.items()})
     folder = _folder(recipe, key, cache)
     notes: list[str] = []
-    begin("check of what is there")
+    begin("check of the stored data")
     with _lock(folder) as writable:
         exists = folder.exists()
         fault = _fault(folder) if exists else "it does not exist"
         if fault and not writable:
-            raise lacks(folder.parent, f"the prepared form of {recipe.name} in {folder.name} ({fault})")
+            raise lacks(folder.parent, f"the prepared data of {recipe.name} in {folder.name} ({fault})")
         if fault and exists:
-            notes.append(f"the prepared form in {folder} was damaged ({fault}) and has been built again")
+            notes.append(f"the prepared data in {folder} were damaged ({fault}) and have been built again")
             shutil.rmtree(folder)
         if fault:
             with replacing_folder(folder) as part, build(recipe, files, part, begin) as built:
@@ -197,7 +197,7 @@ def prepare(recipe: Recipe, cache: Path, begin: Begin = lambda step: None) -> Pr
 
 
 def _without_files(recipe: Recipe, cache: Path, begin: Begin) -> Prepared | None:
-    """What was prepared from files of which some are gone, where it is there and whole.
+    """The data prepared from files of which some are gone, where they are stored and intact.
 
     Their digests are known, and another content under their names would be an error: the key is the same.
     """
@@ -208,7 +208,7 @@ def _without_files(recipe: Recipe, cache: Path, begin: Begin) -> Prepared | None
     folder = _folder(recipe, key := _key(recipe, digests), cache)
     if len(digests) < len(recipe.files) or not folder.exists():
         return None
-    begin("check of what is there")
+    begin("check of the stored data")
     with _lock(folder):
         if _fault(folder):
             return None
@@ -303,7 +303,7 @@ def _write(built: Built, part: Path) -> None:
 
 
 def _fault(folder: Path) -> str:
-    """What is wrong with a stored form, or nothing. Raises `OSError` where it cannot be read."""
+    """The fault of stored data, empty where they are intact. Raises `OSError` where it cannot be read."""
     try:
         stored = json.loads((folder / "fingerprint.json").read_bytes())
         if digest(stored["content"], 64) != stored["content_digest"]:
@@ -319,7 +319,7 @@ def _fault(folder: Path) -> str:
 
 
 def _load(recipe: Recipe, key: str, folder: Path, notes: list[str]) -> Prepared:
-    """Memory-map a form that is whole.
+    """Memory-map stored data that are intact.
 
     By Arrow and DLPack alone: Arrow's own `to_numpy` imports pandas, for which each process of a grid would
     wait.

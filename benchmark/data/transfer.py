@@ -79,9 +79,9 @@ class _PartialFile:
         """Bytes on disk."""
         return self.path.stat().st_size if self.path.exists() else 0
 
-    def begin(self, remote: Remote) -> int:
-        """Keep what belongs to `remote`, drop what does not; returns how many bytes are there."""
-        have = self._intact(remote) if remote["stamp"] and remote["size"] is not None else 0
+    def begin(self, remote: Remote, anew: bool) -> int:
+        """Keep the bytes that belong to `remote`, none if `anew`; returns how many there are."""
+        have = 0 if anew or not remote["stamp"] or remote["size"] is None else self._intact(remote)
         needed, free = (remote["size"] or 0) - have, shutil.disk_usage(self.path.parent).free
         if needed > free:
             raise UserError(
@@ -90,15 +90,11 @@ class _PartialFile:
             )
         self._remote = remote
         if not have:
-            self.restart()
+            self.path.unlink(missing_ok=True)  # a link of that name leads elsewhere
+            self.path.touch()
+            self._sha = hashlib.sha256()
+            self.describe()
         return have
-
-    def restart(self) -> None:
-        """Drop what is there."""
-        self.path.unlink(missing_ok=True)  # a link of that name leads elsewhere
-        self.path.touch()
-        self._sha = hashlib.sha256()
-        self.describe()
 
     def add(self, data: bytes, file: BinaryIO) -> None:
         """Append `data` to the part, which is open as `file`."""
@@ -107,7 +103,7 @@ class _PartialFile:
         self._sha.update(data)
 
     def describe(self) -> None:
-        """Write down what is there, so that a later run can go on from it."""
+        """Note the bytes on disk, so that a later run can continue from them."""
         write_checked(
             self._description, {**self._remote, "bytes": self.size, "sha256": self._sha.hexdigest()}
         )
@@ -203,11 +199,8 @@ def _is_whole(path: Path, name: str, sha256: str | None) -> bool | None:
 def _copy(files: Any, path: str, remote: Remote, part: _PartialFile, stream: bool) -> bool:
     """Append what is missing; returns whether the server stated where the file ends."""
     title, url, size = path.rpartition("/")[2], remote["url"], remote["size"]
-    have = part.begin(remote)
+    have = part.begin(remote, anew=stream)
     print(f"{title}: {'going on with' if have else 'fetching'} {url}", file=sys.stderr, flush=True)
-    if stream and have:
-        part.restart()
-        have = 0
     block = 0 if stream or size is None else BLOCK  # ranges need a size
     with (
         files.open(path, "rb", block_size=block, cache_type="none") as source,

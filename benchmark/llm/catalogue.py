@@ -39,23 +39,14 @@ _NO_LIMIT = 10**9
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
-"""Where it lies beside the weights, transformers puts a PEFT adapter into the model that it loads."""
+"""transformers puts the PEFT adapter that this file describes into the model that it loads."""
 TOKENIZERS = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.txt",
-    "vocab.json",
-)
+    "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json",
+)  # fmt: skip
 """Any one of these makes a tokenizer."""
 TOKENIZER_FILES = (
-    *TOKENIZERS,
-    "merges.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
+    *TOKENIZERS, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
 """All that a tokenizer may read; their digest is part of a cache key."""
 HUB_TIMEOUT = 5.0
 """Seconds to wait for the hub's first answer, so that a missing network is reported soon."""
@@ -336,7 +327,7 @@ def _max_tokens(config: Any, folder: Path) -> int:
 
 
 def _check_folder(folder: Path) -> list[Path]:
-    """The weight files of a whole folder; raises `UserError` naming what is missing or broken."""
+    """The weight files of a complete folder; raises `UserError` naming what is missing or broken."""
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
     if (folder / ADAPTER).is_file():
@@ -360,10 +351,9 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path.parent} has no {path.name}")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error})") from error
-    except RecursionError as error:
-        raise UserError(f"{path} cannot be read as JSON (it is nested too deeply)") from error
+    except (ValueError, OSError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"{path} cannot be read as JSON ({reason})") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} is not a JSON object")
     return value
@@ -380,15 +370,12 @@ def _weight_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
         return _shards(folder / INDEX)
-    pickled = sorted(file.name for file in folder.glob("*.bin")) + sorted(
-        file.name for file in folder.glob("*.pt")
-    )
-    only = (
-        f": it has only {pickled[0]}, and pickles are not loaded; convert it with save_pretrained"
-        if pickled
-        else ""
-    )
-    raise UserError(f"{folder} has no {WEIGHTS}{only}")
+    fault = f"{folder} has no {WEIGHTS}"
+    if pickled := [*sorted(folder.glob("*.bin")), *sorted(folder.glob("*.pt"))]:
+        fault += (
+            f": it has only {pickled[0].name}, and pickles are not loaded; convert it with save_pretrained"
+        )
+    raise UserError(fault)
 
 
 def _shards(index: Path) -> list[Path]:

@@ -299,7 +299,7 @@ class TokenStates:
 
     def hidden_batch(self, items: Tensor, width: int) -> tuple[Tensor, Tensor]:
         """Like `Tokens.batch`: `hidden` `[m, T = width, D]` fp32, zero where padded, and `attention_mask`."""
-        rows, real = self.tokens.places(items, width)  # [m, T] twice
+        rows, real = self.tokens.row_indices(items, width)  # [m, T] twice
         states = self.values[rows.to(self.values.device)].to(items.device)  # [N, D] at [m, T] -> [m, T, D]
         hidden = states.float()
         hidden[:, 0] += self.centre[0]

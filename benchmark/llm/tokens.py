@@ -112,7 +112,7 @@ class Tokens:
         ids, start, length = (tensor.to(device) for tensor in (self.ids, self.start, self.length))
         return replace(self, ids=ids, start=start, length=length)
 
-    def places(self, items: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    def row_indices(self, items: Tensor, width: int) -> tuple[Tensor, Tensor]:
         """Rows of `ids` that the tokens of `items` `[m]` lie in, `[m, T]`, and which are real, `[m, T]` bool.
 
         A padded position points at some row. Built on the device of `items`, which is that of the tensors,
@@ -128,7 +128,7 @@ class Tokens:
 
         `width` is at least the longest of them: `lengths[items].max()` on the host; less would cut texts.
         """
-        rows, real = self.places(items, width)
+        rows, real = self.row_indices(items, width)
         ids = self.ids[rows].long()  # [N] at [m, T] -> [m, T]
         return torch.where(real, ids, self.pad_id), real.long()
 
