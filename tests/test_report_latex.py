@@ -32,7 +32,7 @@ DOT = bytes.fromhex(
 
 
 def awkward() -> list[Section]:
-    rows = [[Cell(name), Cell(name, "best"), Cell(name, "second"), Cell(".5")] for name in AWKWARD]
+    rows = [[Cell(name), Cell(name, "best"), Cell(name), Cell(".5")] for name in AWKWARD]
     wide = [
         [Cell(f"row {row}")] + [Cell(f"{row}{column}.123456") for column in range(40)] for row in range(70)
     ]

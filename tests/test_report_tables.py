@@ -10,12 +10,24 @@ import re
 import statistics
 
 import pytest
-from report_records import GIB, as_runs, failure, grouped, metrics, record, study, tuned
+from report_records import (
+    GIB,
+    as_runs,
+    failure,
+    grouped,
+    metrics,
+    ranks,
+    record,
+    results_of,
+    store,
+    study,
+    tuned,
+)
 
 from benchmark.report.rendering import FIT
 from benchmark.report.tables import notes, print_tables, render
 from benchmark.results.record import METRICS, Cost, PeakMemory
-from benchmark.results.statistics import estimate, t_quantile
+from benchmark.results.statistics import bootstrap, estimate, interval, t_quantile
 from methods.errors import UserError
 
 
@@ -23,8 +35,14 @@ def lines_of(group):
     return list(csv.DictReader(io.StringIO(render(group, "csv"))))
 
 
+def as_tables(folder, records):
+    """The tables of records that are stored with their ranks."""
+    store(folder, records)
+    return list(results_of(records, folder).groups.values())
+
+
 def cells_of(group, label, block=0):
-    """The cells of a row as printed on a terminal."""
+    """The cells of a row as printed on a terminal: of its figures, or of its cost with `block` 1."""
     rows = [line for line in render(group, "text").splitlines() if re.match(re.escape(label) + r"\s\s", line)]
     return re.split(r"\s{2,}", rows[block].strip())
 
@@ -198,7 +216,7 @@ def test_long_overrides_are_cut_in_labels_and_whole_in_the_notes():
 
 def test_candidates_stand_in_the_table_and_unlike_ones_in_the_notes():
     (group,) = grouped([record("ssna"), tuned("lora", 0.3, 31.42), tuned("full", 0.3, 1001.0)])
-    assert [cells_of(group, label)[5] for label in ("ssna", "lora", "full")] == ["n/a", "31.4", "1,001"]
+    assert [cells_of(group, label, 1)[1] for label in ("ssna", "lora", "full")] == ["n/a", "31.4", "1,001"]
     (said,) = [note for note in notes(group) if "number of softmax candidates" in note]
     assert "31.4 candidates: lora; 1,001 candidates: full." in said
     (alike,) = grouped([tuned("lora", 0.3, 250.0), tuned("full", 0.3, 252.0)])
@@ -208,7 +226,8 @@ def test_candidates_stand_in_the_table_and_unlike_ones_in_the_notes():
 def test_a_run_that_is_not_alive_shows_no_figures_even_where_it_has_them():
     dead = tuned("adalora", 0.3, status="failed", error="no rank moved")
     (group,) = grouped([dead, record("ssna")])
-    assert cells_of(group, "adalora")[1:] == ["failed"] * 11 + ["0 of 1"]
+    assert cells_of(group, "adalora")[1:] == ["failed"] * 8 + ["0 of 1"]
+    assert cells_of(group, "adalora", 1)[1:] == ["failed"] * 7 + ["0 of 1"]
     assert "adalora, seed 0: failed: no rank moved" in notes(group)
 
 
@@ -216,7 +235,7 @@ def test_readers_of_tokens_show_preparation_halvings_and_start():
     run = tuned("full", 0.3)
     run.cost.chunk_halvings = 2
     (group,) = grouped([run, record("ssna")])
-    assert cells_of(group, "full")[9] == cells_of(group, "ssna")[9] == "31.2"
+    assert cells_of(group, "full", 1)[5] == cells_of(group, "ssna", 1)[5] == "31.2"
     assert "full, seed 0: chunks of texts were halved to fit into memory (2x, to 4,096 tokens)." in notes(
         group
     )
@@ -250,19 +269,29 @@ def test_external_methods_name_their_distribution():
     assert group.rows[0].label == "mine [external: their-pkg 2.1]"
 
 
-def test_seeds_are_one_row_with_mean_and_interval():
+def test_seeds_are_one_row_with_mean_and_interval(tmp_path):
     values = [0.30, 0.31, 0.35]
-    (group,) = grouped(
-        [record("ssna", value, seed) for seed, value in enumerate(values)] + [record("tmlp", 0.2)]
-    )
-    half = 4.302653 * statistics.stdev(values) / math.sqrt(3)
-    assert cells_of(group, "ssna")[1] == f"* .3200 ± {half:.4f}".replace("0.", ".")
+    runs = [record("ssna", value, seed) for seed, value in enumerate(values)] + [record("tmlp", 0.2)]
+    (group,) = as_tables(tmp_path, runs)
+    samples = bootstrap([{seed: (ranks(value * 1.1) <= 10)[:, None] for seed, value in enumerate(values)}])
+    low, high = (float(end.item()) for end in interval(samples))
+    half = f"{(high - low) / 2:.4f}".removeprefix("0")
+    assert cells_of(group, "ssna")[1] == f"* .3520 ± {half}"
     assert cells_of(group, "ssna")[-1] == "3"
-    assert cells_of(group, "tmlp")[1] == "+ .2000"
+    assert re.fullmatch(r"\.2200 ± \.00\d\d", cells_of(group, "tmlp")[1])  # over users alone
     line = lines_of(group)[0]
     assert float(line["test_recall@10"]) == statistics.fmean(values)
-    assert float(line["test_recall@10_half_width"]) == pytest.approx(half, rel=1e-6)
+    assert float(line["test_masked_recall@10_half_width"]) == pytest.approx((high - low) / 2, rel=1e-6)
     assert line["seeds"] == "0 1 2"
+    (of_intervals,) = [note for note in notes(group) if "over users and seeds" in note]
+    assert of_intervals.endswith("Over users alone, since they have one seed: tmlp.")
+
+
+def test_costs_have_intervals_over_seeds():
+    seconds = [2.0, 2.5, 3.5]
+    (group,) = grouped([record("a", seed=seed, seconds=value) for seed, value in enumerate(seconds)])
+    half = 4.302653 * statistics.stdev(seconds) / math.sqrt(3)
+    assert cells_of(group, "a", 1)[2] == f"2.67 ± {half:.2f}"
 
 
 def test_one_seed_twice_is_refused():
@@ -270,27 +299,27 @@ def test_one_seed_twice_is_refused():
         grouped([record("ssna"), record("ssna")])
 
 
-def test_best_and_second_by_column_bounds_apart():
+def test_bold_are_the_best_row_and_those_not_shown_to_differ_from_it(tmp_path):
     data = {"key": "k1", "chance": {"test": metrics(0.01)}, "ceiling": {"test": metrics(0.45)}}
-    runs = [record("a", 0.2), record("b", 0.3), record("c", 0.3), record("d", 0.1)]
-    runs = [run.model_copy(update={"data": data}) for run in runs]
-    runs[3].metrics["test"]["ndcg@10"] = 0.44
-    (group,) = grouped(runs)
+    runs = [record(name, value) for name, value in (("a", 0.2), ("b", 0.3), ("c", 0.3), ("d", 0.1))]
+    (group,) = as_tables(tmp_path, [run.model_copy(update={"data": data}) for run in runs])
     cells = {label: cells_of(group, label) for label in ("a", "b", "c", "d", "chance", "ceiling")}
-    assert [cells[label][1] for label in "abcd"] == ["+ .2000", "* .3000", "* .3000", ".1000"]
-    assert [cells[label][3] for label in "abcd"] == [".1000", "+ .1500", "+ .1500", "* .4400"]
-    assert cells["ceiling"][1:5] == [".4500", ".9000", ".2250", ".3375"]
-    assert cells["chance"][1:5] == [".0100", ".0200", ".0050", ".0075"]
-    assert cells_of(group, "ceiling", block=1)[1:5] == ["n/a"] * 4
+    for column in range(1, 9):  # masked and raw
+        assert [cells[label][column].startswith("* ") for label in "abcd"] == [False, True, True, False]
+    assert cells["ceiling"][1:] == ["n/a"] * 4 + [".4500", ".9000", ".2250", ".3375"]
+    assert cells["chance"][5:9] == [".0100", ".0200", ".0050", ".0075"]
     assert [row.label for row in group.bounds] == ["chance", "ceiling"]
+    text = render(group, "markdown")
+    assert text.count("**Bold**: the best row of a column, and all rows whose difference from it is not") == 1
+    assert "**.3000 ± .0" in text and "**.2000" not in text
 
 
 def test_rows_without_figures_show_their_status_and_reason():
     (group,) = grouped(
         [record("ssna"), failure("lora", "oom"), failure("full"), record("tmlp"), failure("tmlp", seed=1)]
     )
-    assert cells_of(group, "lora")[1:] == ["oom"] * 11 + ["0 of 1"]
-    assert cells_of(group, "full", block=1)[1:] == ["failed"] * 4
+    assert cells_of(group, "lora")[1:] == ["oom"] * 8 + ["0 of 1"]
+    assert cells_of(group, "full", block=1)[1:] == ["failed"] * 7 + ["0 of 1"]
     assert cells_of(group, "tmlp")[-1] == "1 of 2"
     text = render(group, "text")
     for said in ("lora, seed 0: oom: lora broke badly", "tmlp, seed 1: failed: tmlp broke badly"):
@@ -307,8 +336,8 @@ def test_rows_without_figures_show_their_status_and_reason():
 def test_what_was_not_measured_is_never_zero():
     runs = [record("a", cost=Cost()), record("b", memory=PeakMemory(), llm=None)]
     (group,) = grouped(runs)
-    assert cells_of(group, "a")[5:] == ["n/a", "n/a", "n/a", "8 / 12", "n/a", "n/a", "n/a", "1"]
-    assert cells_of(group, "b")[9:11] == ["n/a", "n/a"]
+    assert cells_of(group, "a", 1)[1:] == ["n/a", "n/a", "n/a", "8 / 12", "n/a", "n/a", "n/a", "1"]
+    assert cells_of(group, "b", 1)[5:7] == ["n/a", "n/a"]
     line = lines_of(group)[0]
     assert (line["epoch_seconds"], line["peak_memory_bytes"], line["test_warm_recall@10"]) == ("", "", "")
 
@@ -318,8 +347,8 @@ def test_memory_says_its_kind_and_takes_the_largest_seed():
     runs = [record("a", seed=seed, memory=memory) for seed, memory in enumerate(both)]
     runs += [record("b", memory=PeakMemory(host=GIB // 2))]
     (group,) = grouped(runs)
-    assert cells_of(group, "a")[10] == "3.00 GPU"
-    assert cells_of(group, "b")[10] == "0.50 host"
+    assert cells_of(group, "a", 1)[6] == "3.00 GPU"
+    assert cells_of(group, "b", 1)[6] == "0.50 host"
     assert [(line["peak_memory_bytes"], line["peak_memory_kind"]) for line in lines_of(group)] == [
         (str(3 * GIB), "GPU"),
         (str(GIB // 2), "host"),
@@ -332,22 +361,22 @@ def test_memory_says_its_kind_and_takes_the_largest_seed():
 )
 def test_seconds_keep_about_three_digits(value, shown):
     (group,) = grouped([record("a", seconds=value)])
-    assert cells_of(group, "a")[6] == shown
+    assert cells_of(group, "a", 1)[2] == shown
 
 
-def test_who_is_alone_is_neither_best_nor_second():
-    (alone,) = grouped([record("a", 0.2), failure("b")])
-    assert "Best in" not in render(alone, "markdown") and "**.2000**" not in render(alone, "markdown")
-    (two,) = grouped([record("a", 0.2), record("b", 0.3)])
-    assert "**.3000**" in render(two, "markdown") and "<ins>.2000</ins>" in render(two, "markdown")
+def test_without_a_comparison_nothing_is_bold(tmp_path):
+    (alone,) = as_tables(tmp_path, [record("a", 0.2), failure("b")])
+    assert "**Bold**" not in render(alone, "markdown") and "**.2" not in render(alone, "markdown")
+    (without_ranks,) = grouped([record("a", 0.2), record("b", 0.3)])
+    assert "**.3" not in render(without_ranks, "markdown") and "±" not in render(without_ranks, "markdown")
 
 
 def test_warm_and_cold_stand_only_where_there_are_cold_targets():
     (without,) = grouped([record("a")])
     (group,) = grouped([record("a", 0.2, cold=0.1), record("b", 0.3)])
     assert "cold" not in render(without, "text")
-    assert cells_of(group, "a", block=1)[5:] == [".2004", ".1002", ".1000", ".0500"]
-    assert cells_of(group, "b", block=1)[5:] == ["n/a"] * 4
+    assert cells_of(group, "a")[9:13] == [".2004", ".1002", ".1000", ".0500"]
+    assert cells_of(group, "b")[9:13] == ["n/a"] * 4
     assert "40 test targets are cold" in group.caption
 
 
@@ -386,13 +415,6 @@ def test_markdown_has_as_many_cells_in_each_line_whatever_the_names():
     assert "<i>" not in text
 
 
-def test_markdown_marks_best_and_second():
-    (group,) = grouped([record("a", 0.2), record("b", 0.3)])
-    text = render(group, "markdown")
-    assert "**.3000**" in text
-    assert "<ins>.2000</ins>" in text
-
-
 def test_csv_keeps_full_precision_and_has_one_line_a_row():
     value = 0.1234567890123456
     (group,) = grouped([record("a", value), record('b, "c"\n', 0.2)])
@@ -400,7 +422,7 @@ def test_csv_keeps_full_precision_and_has_one_line_a_row():
     assert len(lines) == 2
     assert float(lines[0]["test_recall@10"]) == value
     assert lines[1]["method"] == 'b, "c"\n'
-    assert not re.search(r"\*|<ins>", render(group, "csv"))
+    assert not re.search(r"\*", render(group, "csv"))
     assert {f"test_{name}" for name in METRICS} | {f"test_masked_{name}" for name in METRICS} <= set(lines[0])
 
 
@@ -411,6 +433,6 @@ def test_unknown_style_names_the_nearest():
 
 def test_printed_tables_are_those_of_every_group():
     text = print_tables(as_runs(study()))
-    assert text.count("Test, full catalogue, and cost") == 2
+    assert text.count("Test, full catalogue: the user's history masked, and raw") == 2
     assert all(name in text for name in ("protocol fair", "protocol paper", "chance", "ceiling", "oom"))
     assert print_tables(as_runs(reversed(study()))) == text

@@ -59,18 +59,17 @@ def test_a_tuned_row_says_what_was_chosen_and_other_trials_have_none() -> None:
     runs = [run(32, 0.9), run(64, 0.1, tuning), run(64, 0.2, tuning, 1), record("id", 0.05, llm=None)]
     (group,) = grouped(runs)
     assert [row.label for row in group.rows] == ["tmoe (tuned: batch_size=64)", "id"]
-    main, _, trials = blocks(group)
-    assert main.heads[-3:] == ["trials", "search s", "search CPU s"]
-    assert [[cell.text for cell in row[-3:]] for row in main.rows] == [
-        ["3", "224", "448"],
-        ["1", "n/a", "n/a"],
+    _, cost, trials = blocks(group)
+    assert cost.heads[-4:] == ["trials", "search s", "search CPU s", "seeds"]
+    assert [[cell.text for cell in row[-4:]] for row in cost.rows] == [
+        ["3", "224", "448", "2"],
+        ["1", "n/a", "n/a", "1"],
     ]
     assert [[cell.text for cell in row] for row in trials.rows] == [
         ["tmoe: batch_size=32", ".2000", "", "8 / 12", "32.0", "64.0"],
         ["tmoe: batch_size=64", ".3000", "yes", "8 / 12", "64.0", "128"],
         ["tmoe: batch_size=128", "n/a", "", "oom", "128", "256"],
     ]
-    assert [row[1].mark for row in trials.rows] == ["", "best", ""]
     page = render(group, "markdown")
     assert ".9000" not in page, "a test figure of a trial that lost"
     assert "tmoe: batch_size=128: oom: no memory" in page and "trials ran with seed 0" in page

@@ -86,17 +86,17 @@ def _trials_block(rows: Sequence[SearchedRow], names: Sequence[str]) -> Block:
         for number, trial in enumerate(search.trials, 1):
             values = _values(trial.overrides)
             reached = trial.status if trial.selection is None else share(trial.selection)
-            mark: Any = "best" if trial is _best(search) else ""
             cells.append(
                 [
                     Cell(f"{_name(row)}, trial {number}"),
                     *(Cell(values.get(name, NONE)) for name in names),
-                    Cell(reached, mark),
+                    Cell(reached),
+                    Cell("yes" if trial is _best(search) else ""),
                     Cell(f"{trial.best_epoch} / {trial.epochs_run}" if trial.status == "ok" else NONE),
                     Cell(f"{trial.train_seconds:.0f}"),
                 ]
             )
-    return Block("Trials", ["trial", *names, "validation", "best / epochs", "s"], cells)
+    return Block("Trials", ["trial", *names, "validation", "chosen", "best / epochs", "s"], cells)
 
 
 def _name(row: RunRow) -> str:

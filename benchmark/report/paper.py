@@ -20,11 +20,9 @@ from benchmark.results.results import Results
 
 UNMASKED = (
     "The paper does not say whether it leaves the items of the user's history out of the ranking. Our "
-    "figures are shown without this mask first, then with it. The paper's ratio of N@10 to R@10 on Sci (0.63 "
+    "figures are shown with this mask first, then without it. The paper's ratio of N@10 to R@10 on Sci (0.63 "
     "to 0.65) is nearer to that of our masked figures."
 )
-SPREAD = "±: half-width of the 95 % t interval over seeds. A figure without ± comes from one seed."
-ACROSS = "Best and second are marked among the methods of a row."
 IMPROVED = (
     "Improvement: the mean over datasets of 100 (s / b - 1), where s is the figure of the proposed method "
     "and b that of the baseline. p: two-sided paired t-test of s - b over datasets; *: p < {:.2f}. The paper "
@@ -128,7 +126,7 @@ def _statistics(counts: Study) -> list[Section]:
 
 
 def _prefixes(study: Study) -> tuple[str, ...]:
-    return ("", MASKED) if study.source == "ours" else ("",)
+    return (MASKED, "") if study.source == "ours" else ("",)
 
 
 def _quality(kind: str, study: Study) -> list[Section]:
@@ -145,10 +143,10 @@ def _quality(kind: str, study: Study) -> list[Section]:
             improved, figures = tables.improvements([study], baselines, prefix)
             blocks += improved
             lines += figures
-    notes = [ACROSS]
+    notes = []
     if variants:
         notes += [IMPROVED.format(1 - layout.confidence), *([OURS] if ours else [])]
-    notes += [UNMASKED, SPREAD] if ours else []
+    notes += [UNMASKED] if ours else []
     return [_section(kind, [study], blocks, notes, lines)]
 
 
@@ -175,9 +173,8 @@ def _costs(studies: Sequence[Study]) -> list[Section]:
             if (measured := [study for study in studies if study.has([measure])])
         ]
         if blocks:
-            lowest = "Best and second: the lowest among the methods of a language model on a dataset."
             lines = [line for study in studies for line in study.lines(COSTS[kind])]
-            result.append(_section(kind, studies, blocks, [lowest, COST_NOTES[kind]], lines))
+            result.append(_section(kind, studies, blocks, [COST_NOTES[kind]], lines))
     return result
 
 
@@ -262,7 +259,7 @@ def _compared_quality(kind: str, paper: Study, own: Study, baselines: Sequence[s
     if not own.has(METRICS, methods) or not paper.has(METRICS, methods):
         return []
     blocks = []
-    for prefix in ("", MASKED):
+    for prefix in (MASKED, ""):
         blocks += tables.compare_quality(paper, own, kind, prefix)
         measures = [(metric, prefix + metric) for metric in METRICS]
         title = f"Mean improvement of {layout.methods[layout.subject]}, %{', ours masked' if prefix else ''}"
@@ -296,8 +293,7 @@ def _compared_section(kind: str, paper: Study, own: Study, blocks: list[Block]) 
     missing = [label for dataset, label in layout.datasets.items() if dataset not in own.datasets]
     notes = [f"We have no runs on {', '.join(missing)}."] if missing else []
     if kind in ("quality", "integration"):
-        best = "Best and second are marked for each source among the methods under one metric."
-        notes += [best, UNMASKED, SPREAD]
+        notes.append(UNMASKED)
     if kind in COST_NOTES:
         hardware = "The hardware differs: the paper used V100 (Sci, Pantry, Tools) and A100 (Toys, Ins)."
         notes += [COST_NOTES[kind], hardware]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
 from benchmark.report.derived import fixed, mean_ratio, p_value
 from benchmark.report.paper_study import LABELS, Key, Study, StudyMean
-from benchmark.report.section import Block, Cell, Mark
-from benchmark.results.measures import seconds, share, with_interval
+from benchmark.report.section import Block, Cell
+from benchmark.results.measures import seconds, share
 from benchmark.results.metrics import measure
 from benchmark.results.published import COUNTS, published
 from benchmark.results.record import METRICS
@@ -17,7 +17,7 @@ from benchmark.results.record import METRICS
 MISSING = "-"
 Format = Callable[[StudyMean], str]
 FORMATS: Mapping[str, Format] = {
-    "quality": lambda mean: with_interval(mean.estimate, share),
+    "quality": lambda mean: share(mean.value),
     "time": lambda mean: f"{mean.value:,.1f}" if mean.source == "paper" else seconds(mean.estimate),
     "memory": lambda mean: f"{mean.value:.1f}" if mean.source == "paper" else f"{mean.value:.2f}",
     "plain": lambda mean: f"{mean.value:,.0f}" if mean.value.is_integer() else f"{mean.value:g}",
@@ -27,17 +27,9 @@ as the paper prints them."""
 MASKED_TITLE = ", the user's history masked"
 
 
-def cell(mean: StudyMean | None, form: Format, mark: Mark = "") -> Cell:
+def cell(mean: StudyMean | None, form: Format) -> Cell:
     """A figure as a cell; `-` where there is none."""
-    return Cell(MISSING) if mean is None else Cell(form(mean), mark, mean.record)
-
-
-def marked(means: Sequence[StudyMean | None], form: Format, highest: bool = True) -> list[Cell]:
-    """Cells of figures that compete, the best and the second marked; equal as printed is equal."""
-    values = {form(mean).partition(" ")[0]: mean.value for mean in means if mean is not None}
-    ranked = sorted(values, key=lambda text: values[text], reverse=highest)
-    marks: dict[str, Mark] = dict(zip(ranked, ("best", "second"), strict=False)) if len(ranked) > 1 else {}
-    return [cell(mean, form, marks.get(form(mean).partition(" ")[0], "") if mean else "") for mean in means]
+    return Cell(MISSING) if mean is None else Cell(form(mean), record=mean.record)
 
 
 def capitalised(title: str) -> str:
@@ -59,7 +51,7 @@ def dataset_statistics(counts: Study) -> Block:
 
 
 def quality(study: Study, first: Sequence[str], prefix: str = "", others: bool = True) -> Block:
-    """Tables 2 to 4 and 8: a row a dataset and metric, a column a method; the best of a row is marked.
+    """Tables 2 to 4 and 8: a row a dataset and metric, a column a method.
 
     `prefix` goes before the metric: "" or MASKED. `first` are the columns, in order; with `others`, methods
     that the paper does not have follow.
@@ -68,7 +60,9 @@ def quality(study: Study, first: Sequence[str], prefix: str = "", others: bool =
     rows = []
     for (dataset, label), metric in product(study.datasets.items(), METRICS):
         means = [study.means.get((dataset, method, prefix + metric)) for method in methods]
-        rows.append([Cell(label), Cell(measure(metric).label), *marked(means, FORMATS["quality"])])
+        rows.append(
+            [Cell(label), Cell(measure(metric).label), *(cell(mean, FORMATS["quality"]) for mean in means)]
+        )
     title = "Test, full catalogue" + (MASKED_TITLE if prefix else "")
     return Block(title, ["dataset", "metric", *map(study.label, methods)], rows)
 
@@ -109,7 +103,7 @@ def improvements(
 
 
 def costs(studies: Sequence[Study], kind: str, measure: str, ratio: str, title: str) -> Block:
-    """Tables 6 and 7: a row a language model and method, a column a dataset; the least of each is marked.
+    """Tables 6 and 7: a row a language model and method, a column a dataset.
 
     The last column is the proposed method's mean `ratio` (`speedup`, `reduction`) against the row's.
     """
@@ -121,7 +115,7 @@ def costs(studies: Sequence[Study], kind: str, measure: str, ratio: str, title: 
         if study.source == "ours":  # a method without any figure of ours would be an empty row
             methods = [name for name in methods if study.has([measure], [name])]
         columns = [[study.means.get((dataset, name, measure)) for name in methods] for dataset in datasets]
-        by_dataset = [marked(means, FORMATS[kind], highest=False) for means in columns]
+        by_dataset = [[cell(mean, FORMATS[kind]) for mean in means] for means in columns]
         for name, cells in zip(methods, zip(*by_dataset, strict=True), strict=True):
             mean = None if name == layout.subject else mean_ratio(ratio, study.pairs(name, measure))
             text = MISSING if mean is None else fixed(mean) + ("x" if ratio == "speedup" else " %")
@@ -156,33 +150,23 @@ def comparison(
     heads: Sequence[str],
     rows: Iterable[FigurePair],
     form: Format,
-    compete: bool = False,
     relative: bool = True,
 ) -> list[Block]:
     """A table of comparisons; none where neither source has a figure.
 
-    The difference is ours minus the paper's; `relative` adds it in per cent of the paper's. With `compete`,
-    the best and the second of each source are marked among the rows with equal last label.
+    The difference is ours minus the paper's; `relative` adds it in per cent of the paper's.
     """
     kept = [row for row in rows if row.paper or row.ours]
-    families = [row.labels[-1] if compete else number for number, row in enumerate(kept)]
-    paper = _competing([row.paper for row in kept], families, form)
-    ours = _competing([row.ours for row in kept], families, form)
     body = [
-        [*map(Cell, row.labels), left, right, *_difference(row, form)[: 1 + relative]]
-        for row, left, right in zip(kept, paper, ours, strict=True)
+        [
+            *map(Cell, row.labels),
+            *(cell(mean, form) for mean in (row.paper, row.ours)),
+            *_difference(row, form)[: 1 + relative],
+        ]
+        for row in kept
     ]
     more = ["relative %"] if relative else []
     return [Block(title, [*heads, "paper", "ours", "difference", *more], body)] if kept else []
-
-
-def _competing(means: Sequence[StudyMean | None], families: Sequence[Hashable], form: Format) -> list[Cell]:
-    """Cells, the best and the second of each family marked."""
-    cells: dict[int, Cell] = {}
-    for family in dict.fromkeys(families):
-        members = [number for number, name in enumerate(families) if name == family]
-        cells |= zip(members, marked([means[number] for number in members], form), strict=True)
-    return [cells[number] for number in range(len(means))]
 
 
 def _difference(row: FigurePair, form: Format) -> list[Cell]:
@@ -221,7 +205,7 @@ def compare_quality(paper: Study, ours: Study, kind: str, prefix: str) -> list[B
             for metric, method in product(METRICS, methods)
         ]
         title = f"{ours.datasets[dataset]}, ours {form}"
-        blocks += comparison(title, ["method", "metric"], rows, FORMATS["quality"], compete=True)
+        blocks += comparison(title, ["method", "metric"], rows, FORMATS["quality"])
     return blocks
 
 

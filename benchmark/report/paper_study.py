@@ -221,8 +221,17 @@ def _study(protocol: str, llm: str, tables: Mapping[str, list[RunGroup]]) -> Stu
             records[row.configuration] = configuration(row.finished)
     on = "; ".join(f"{', '.join(names)}: {where}" for where, names in hardware.items())
     notes += _mark_older(labels, chosen)
+    seeds = {f"{method} on {labels[data]}": len(row.ok) for (data, method), row in chosen.items()}
+    notes += [_seeds_note(seeds)] if seeds else []
     means = {(*place, name): mean for place, row in chosen.items() for name, mean in _means(row)}
     return Study("ours", llm, protocol, means, labels, (f"On {on}.", *notes), records)
+
+
+def _seeds_note(seeds: Mapping[str, int]) -> str:
+    """The number of seeds of each figure of ours; `seeds` maps the name of a row to it."""
+    least, most = min(seeds.values()), max(seeds.values())
+    several = [f"{name} {count}" for name, count in seeds.items() if count > least]
+    return f"Seeds of each figure: n = {least}{', but ' if most > least else ''}{', '.join(several)}."
 
 
 def _mark_older(labels: dict[str, str], chosen: Mapping[tuple[str, str], RunRow]) -> list[str]:

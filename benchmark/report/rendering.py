@@ -25,8 +25,9 @@ STYLES = ("markdown", "csv", "latex", "text")
 WIDTH = 110
 """Columns of prose on a terminal."""
 LEGEND = {
-    "markdown": "Best in **bold**, second <ins>underlined</ins>.",
-    "text": "* best, + second.",
+    "markdown": "**Bold**: the best row of a column, and all rows whose difference from it is not shown.",
+    "text": "*: the best row of a column, and all rows whose difference from it is not shown.",
+    "latex": r"\textbf{Bold}: the best row of a column, and all rows whose difference from it is not shown.",
 }
 NO_FIGURE = {
     "", "n/a", "-", "\N{EN DASH}", "\N{MINUS SIGN}", "oom", "failed", "killed", "interrupted", "not stated",
@@ -113,7 +114,7 @@ def markdown(caption: str, blocks: Sequence[Block], notes: Sequence[str]) -> str
     """GitHub-flavoured Markdown."""
     from tabulate import tabulate
 
-    marks = {"": "{}", "best": "**{}**", "second": "<ins>{}</ins>"}
+    marks = {"": "{}", "best": "**{}**"}
     parts = [escape_markdown(caption)]
     for block in blocks:
         body = [[marks[cell.mark].format(escape_markdown(cell.text)) for cell in row] for row in block.rows]
@@ -128,10 +129,10 @@ def markdown(caption: str, blocks: Sequence[Block], notes: Sequence[str]) -> str
 
 
 def text(caption: str, blocks: Sequence[Block], notes: Sequence[str]) -> str:
-    """For a terminal: a star before the best and a plus before the second, so that digits stay aligned."""
+    """For a terminal: a star before what is bold elsewhere, so that digits stay aligned."""
     from tabulate import tabulate
 
-    marks = {"": "", "best": "* ", "second": "+ "}
+    marks = {"": "", "best": "* "}
     parts = ["\n".join(textwrap.wrap(caption, WIDTH))]
     for block in blocks:
         body = [[marks[cell.mark] + cell.text for cell in row] for row in block.rows]
@@ -175,13 +176,12 @@ _UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\
 
 # --- LaTeX
 
-LATEX_LEGEND = r"Best in \textbf{bold}, second \underline{underlined}."
 NEEDS = r"% Needs \usepackage{booktabs,graphicx}."
 ROWS = 32
 """Rows of a table on one page; the others follow under the same heads."""
 FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{"
 """Makes what follows no wider than the line."""
-_MARKS = {"": "{}", "best": r"\textbf{{{}}}", "second": r"\underline{{{}}}"}
+_MARKS = {"": "{}", "best": r"\textbf{{{}}}"}
 _DOCUMENT = r"""\documentclass[10pt,a4paper,landscape]{article}
 \usepackage[margin=15mm]{geometry}
 \usepackage{booktabs,graphicx,float}
@@ -223,7 +223,7 @@ def latex(section: Section) -> str:
     lines = [NEEDS]
     for number, block in enumerate(section.blocks):
         caption = section.caption if number == 0 else ""
-        legend = LATEX_LEGEND if marked([block]) else ""
+        legend = LEGEND["latex"] if marked([block]) else ""
         for page, rows in enumerate(_pages(block)):
             title = f"{block.title}{', continued' if page else ''}."
             caption_parts = [escape_latex(title), "" if page else escape_latex(caption), legend]

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-Mark = Literal["", "best", "second"]
+Mark = Literal["", "best"]
+"""`best`: of the best row of a column, and of all rows whose difference from it is not shown."""
 
 
 @dataclass(frozen=True)

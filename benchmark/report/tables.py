@@ -1,4 +1,4 @@
-"""Tables of runs: the figures of each row, the best marked, how rows were tuned, and plots."""
+"""Tables of runs: the figures of each row, how rows were tuned, and plots."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 from benchmark.config import SEARCHED
 from benchmark.report import rendering
+from benchmark.report.differences import seeds_of
 from benchmark.report.plots import draw
 from benchmark.report.provenance import configuration
 from benchmark.report.rendering import one_line
-from benchmark.report.section import Block, Cell, Mark, Plot, Section
-from benchmark.results.comparable import RunGroup, RunRow, shortened
+from benchmark.report.section import Block, Cell, Plot, Section
+from benchmark.results.comparable import HEADLINE, RunGroup, RunRow, shortened
 from benchmark.results.lists import without_lists
 from benchmark.results.measures import (
     MEASURES,
@@ -106,71 +107,76 @@ def title(group: RunGroup) -> str:
 
 
 def blocks(group: RunGroup) -> list[Block]:
-    """The main table (test metrics and cost), the one of masked metrics and of warm and cold targets, and
-    where rows were tuned that of their trials."""
-    main = [quality("test", metric) for metric in of_ranks(group.metrics)]
-    other = [quality("test_masked", metric) for metric in group.metrics]
-    parts = _warm_and_cold(group)
-    other += [quality(split, metric) for split in parts for metric in ("recall@10", "ndcg@10")]
+    """The table of test metrics, masked and then raw, that of cost, and that of the trials of tuned rows."""
+    splits = _warm_and_cold(group)
+    figures = [
+        *(quality("test_masked", metric) for metric in group.metrics),
+        *(quality("test", metric) for metric in of_ranks(group.metrics)),
+        *(quality(split, metric) for split in splits for metric in HEADLINE),
+    ]
+    seeds = [Cell(seeds_of(row)) for row in group.rows + group.controls] + [Cell("")] * len(group.bounds)
     search = SEARCH if _tuned(group) else ()
-    columns = [
-        *(_quality_cells(group, column) for column in main),
+    costs = [
         *(_cost_cells(group, column) for column in PRINTED),
-        [Cell(_seeds(row)) for row in group.rows] + [Cell("")] * len(group.foot),
         *(_search_cells(group, column) for column in search),
     ]
-    labels = [column.label for column in (*main, *PRINTED)]
-    heads = ["method", *labels, "seeds", *(column.label for column in search)]
-    names = ["method", *(_split_label(column) for column in other)]
-    masked = "Test, the user's history masked" + ("; warm and cold targets, unmasked" if parts else "")
+    title = "Test, full catalogue: the user's history masked, and raw (not masked)"
+    title += "; warm and cold targets, raw" if splits else ""
+    heads = [_split_label(column) for column in figures]
+    cost_heads = [column.label for column in (*PRINTED, *search)]
+    qualities = [_quality_cells(group, column) for column in figures]
     return [
-        _block("Test, full catalogue, and cost", heads, group, columns),
-        _block(masked, names, group, [_quality_cells(group, column) for column in other]),
+        _block(title, ["method", *heads, "seeds"], group, [*qualities, seeds]),
+        _block("Cost", ["method", *cost_heads, "seeds"], group, [*costs, seeds], bounds=False),
         *_trials_block(group),
     ]
 
 
-def _block(title: str, heads: list[str], group: RunGroup, columns: Sequence[list[Cell]]) -> Block:
-    labels = [Cell(row.label) for row in group.rows + group.foot]
-    return Block(title, heads, [list(row) for row in zip(labels, *columns, strict=True)], len(group.foot))
+def _block(
+    title: str, heads: list[str], group: RunGroup, columns: Sequence[list[Cell]], bounds: bool = True
+) -> Block:
+    """Rows of the group under `heads`; `bounds` says whether those have figures here."""
+    below = group.foot if bounds else group.controls
+    labels = [Cell(row.label) for row in group.rows + below]
+    return Block(title, heads, [list(row) for row in zip(labels, *columns, strict=bounds)], len(below))
 
 
 def _split_label(column: RunMeasure) -> str:
-    """`masked R@10`, `warm R@10`: the head of a column where a table has several splits."""
-    split = column.split.removeprefix("test_")
+    """`masked R@10`, `raw R@10`, `warm R@10`: the head of a column."""
+    split = {"test": "raw"}.get(column.split, column.split.removeprefix("test_"))
     return f"{split} {column.label}"
 
 
+def _figure(group: RunGroup, column: RunMeasure, row: RunRow) -> SeedMean | None:
+    """The value of a row. Of rank metrics over all test users its interval is over users and seeds."""
+    figure = column.mean(row)
+    if figure and column.direction and column.split in ("test", "test_masked"):
+        return replace(figure, half_width=group.compared.half_width(row.label, column.split, column.name))
+    return figure
+
+
 def _quality_cells(group: RunGroup, column: RunMeasure) -> list[Cell]:
-    """Cells of all rows, the best and the second marked, but no bound; equal as printed is equal."""
-    rows = group.rows + group.controls
-    figures = [column.mean(row) for row in rows]
-    printed = sorted(
-        {share(figure.mean) for figure in figures if figure}, key=float, reverse=column.direction == "higher"
-    )
-    ranked = column.direction and len(printed) > 1
-    marks: dict[str, Mark] = dict(zip(printed, ("best", "second"), strict=False)) if ranked else {}
+    """Cells of all rows; bold are the best one and those whose difference from it is not shown."""
+    bold: set[str] = set()
+    if column.direction and column.split in ("test", "test_masked"):
+        bold = group.compared.leaders(column.split, column.name)
     cells = []
-    for row, figure in zip(rows, figures, strict=True):
+    for row in group.rows + group.controls:
+        figure = _figure(group, column, row)
+        if figure and column.split in ("test_warm", "test_cold"):
+            figure = replace(figure, half_width=None)  # few users, whose ranks are not stored apart
         text = column.show(figure) if figure else NO_FIGURE if row.status == "ok" else row.status
-        cells.append(Cell(text, marks.get(share(figure.mean), "") if figure else ""))
+        cells.append(Cell(text, "best" if row.label in bold else ""))
     return cells + [Cell(column.cell(bound)) for bound in group.bounds]
 
 
 def _cost_cells(group: RunGroup, column: RunMeasure) -> list[Cell]:
     rows = group.rows + group.controls
-    texts = [column.cell(row) if row.status == "ok" else row.status for row in rows]
-    return [Cell(text) for text in texts] + [Cell("")] * len(group.bounds)
+    return [Cell(column.cell(row) if row.status == "ok" else row.status) for row in rows]
 
 
 def _search_cells(group: RunGroup, column: RunMeasure) -> list[Cell]:
-    rows = group.rows + group.controls
-    return [Cell(column.cell(row)) for row in rows] + [Cell("")] * len(group.bounds)
-
-
-def _seeds(row: RunRow) -> str:
-    """How many seeds finished, of how many where some did not."""
-    return f"{len(row.ok)} of {len(row.runs)}" if len(row.ok) < len(row.runs) else str(len(row.ok))
+    return [Cell(column.cell(row)) for row in group.rows + group.controls]
 
 
 def _warm_and_cold(group: RunGroup) -> list[str]:
@@ -193,10 +199,7 @@ def notes(group: RunGroup) -> list[str]:
         *_trial_notes(group),
         *_control_notes(group),
     ]
-    if any(len(row.ok) > 1 for row in group.rows):
-        lines.append(
-            "±: half-width of the 95 % t interval over seeds. Of several seeds, memory is the largest."
-        )
+    lines += _interval_notes(group)
     if group.key.llm is not None:
         none = [row.label for row in group.rows if row.runs[0].llm is None]
         lines += [f"Without a language model: {', '.join(none)}."] if none else []
@@ -225,6 +228,29 @@ def _fusion_notes(label: str, run: RunRecord) -> list[str]:
         f"{label}, seed {run.seed}: a mixture with the control {run.fusion.control}, whose weight "
         f"{run.fusion.weight:g} validation chose; the trained model alone: masked {figures}."
     ]
+
+
+def _interval_notes(group: RunGroup) -> list[str]:
+    """Of what the printed intervals are."""
+    lines = []
+    if group.compared.gains:
+        single = [row.label for row in group.rows if seeds_of(row) == "1"]
+        alone = f" Over users alone, since they have one seed: {', '.join(single)}." if single else ""
+        lines.append(
+            "± of masked and raw metrics: half the width of the 95 % bootstrap interval over users and "
+            f"seeds; of controls, which have no seeds, over users.{alone}"
+        )
+    if len(group.compared.gains) > 1:
+        lines.append(
+            "A difference is shown where its corrected p, over all pairs of rows, is below .05: see the "
+            "differences between methods."
+        )
+    if any(len(row.ok) > 1 for row in group.rows):
+        lines.append(
+            "± of other columns: half-width of the 95 % t interval over seeds. Of several seeds, memory is "
+            "the largest."
+        )
+    return lines
 
 
 def _lists_notes(group: RunGroup) -> list[str]:
@@ -280,7 +306,7 @@ def csv_rows(group: RunGroup) -> list[dict[str, Any]]:
             "seeds_not_ok": " ".join(str(run.seed) for run in row.runs if run.status != "ok"),
         }
         for column in (*splits, *CSV_COSTS):
-            figure = column.mean(row)
+            figure = _figure(group, column, row)
             line[column.head] = _whole(figure.mean) if figure else None
             line[f"{column.head}_half_width"] = figure.half_width if figure else None
         memory = peak_memory(row)
@@ -317,7 +343,7 @@ def _trials_block(group: RunGroup) -> list[Block]:
     rows = [
         [
             Cell(_trial_label(row, trial)),
-            Cell(NO_FIGURE) if trial.recall is None else Cell(share(trial.recall), "best" if chosen else ""),
+            Cell(NO_FIGURE if trial.recall is None else share(trial.recall)),
             Cell("yes" if chosen else ""),
             Cell(_epochs(trial) if trial.status == "ok" else trial.status),
             *(Cell(_time(value)) for value in (trial.train_seconds, trial.train_cpu_seconds)),
