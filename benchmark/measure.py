@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,16 +20,8 @@ import torch.distributed as dist
 from benchmark.results.record import Environment, PeakMemory
 
 PACKAGES = (
-    "adaptrec",
-    "torch",
-    "transformers",
-    "peft",
-    "accelerate",
-    "datasets",
-    "numpy",
-    "pandas",
-    "pyarrow",
-)
+    "adaptrec", "torch", "transformers", "peft", "accelerate", "datasets", "numpy", "pandas", "pyarrow",
+)  # fmt: skip
 
 
 class Stopwatch:
@@ -44,7 +36,7 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
         self.cpu_seconds: dict[str, float] = {}
 
-    @contextmanager
+    @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time the block under `name`; the last block of a name stands in `seconds`."""
         self._synchronise()
@@ -76,7 +68,7 @@ class MemoryGauge:
         self.device = device
         self.peaks: dict[str, PeakMemory] = {}
 
-    @contextmanager
+    @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Watch the block; its peaks are merged into `peaks[name]`."""
         _reset_host_peak()
@@ -90,7 +82,7 @@ class MemoryGauge:
                 now.allocated = torch.cuda.max_memory_allocated(self.device)
                 now.reserved = torch.cuda.max_memory_reserved(self.device)
                 now.process = _nvml_process_memory(self.device)
-            self.peaks[name] = _largest(self.peaks.get(name), now)
+            self.peaks[name] = _largest([self.peaks.get(name, now), now])
 
     def over_processes(self) -> dict[str, PeakMemory]:
         """Peaks of each phase, the largest over the processes."""
@@ -98,21 +90,15 @@ class MemoryGauge:
             return self.peaks
         everyone: list[dict[str, PeakMemory]] = [{}] * dist.get_world_size()
         dist.all_gather_object(everyone, self.peaks)
-        merged: dict[str, PeakMemory] = {}
-        for peaks in everyone:
-            for name, peak in peaks.items():
-                merged[name] = _largest(merged.get(name), peak)
-        return merged
+        return {name: _largest([peaks[name] for peaks in everyone if name in peaks]) for name in self.peaks}
 
 
-def _largest(a: PeakMemory | None, b: PeakMemory) -> PeakMemory:
-    if a is None:
-        return b
-    merged = {}
-    for name in PeakMemory.model_fields:
-        values = [value for value in (getattr(a, name), getattr(b, name)) if value is not None]
-        merged[name] = max(values) if values else None
-    return PeakMemory(**merged)
+def _largest(peaks: Sequence[PeakMemory]) -> PeakMemory:
+    """The largest of each kind of memory, null where none was measured."""
+    kinds = {name: [getattr(peak, name) for peak in peaks] for name in PeakMemory.model_fields}
+    return PeakMemory(
+        **{name: max((v for v in values if v is not None), default=None) for name, values in kinds.items()}
+    )
 
 
 def _reset_host_peak() -> None:
@@ -122,13 +108,15 @@ def _reset_host_peak() -> None:
 
 def _host_peak() -> int | None:
     """Peak resident bytes since the last reset; null where the system has no such counter."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    for line in status.splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
+    kibibytes = _field("/proc/self/status", "VmHWM")
+    return int(kibibytes.split()[0]) * 1024 if kibibytes else None
+
+
+def _field(file: str, name: str) -> str | None:
+    """The value of the first line `name: value` of a file of Linux; None where there is none."""
+    with contextlib.suppress(OSError):
+        if match := re.search(rf"^{name}\s*:\s*(.+)", Path(file).read_text(), re.MULTILINE):
+            return match[1].strip()
     return None
 
 
@@ -183,7 +171,8 @@ def device_name(device: torch.device) -> str:
     """Name of the GPU, or of the processor with the cores that this process may use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {usable_cores()} cores"
+    processor = _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
+    return f"{processor}, {usable_cores()} cores"
 
 
 def usable_cores() -> int:
@@ -191,16 +180,6 @@ def usable_cores() -> int:
     if hasattr(psutil.Process, "cpu_affinity"):
         return len(psutil.Process().cpu_affinity() or ())
     return os.cpu_count() or 1
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

@@ -69,7 +69,7 @@ def near_pairs(texts: Sequence[str]) -> Ints:
     if len(texts) < 2:
         return np.zeros((0, 2), np.int64)
     sets = [_n_grams(text) for text in texts]
-    sizes = np.array([len(each) for each in sets])  # [n]
+    sizes = np.array(list(map(len, sets)))  # [n]
     offsets = np.concatenate([[0], np.cumsum(sizes)])  # [n+1]
     hashes = np.concatenate(sets)  # [G]
     candidates = _candidates(hashes, offsets)  # [C, 2]
@@ -104,7 +104,7 @@ def _candidates(hashes: Hashes, offsets: Ints) -> Ints:
         rng.integers(0, 2**64, (BANDS, BAND_HASHES), np.uint64) | np.uint64(1) for _ in range(3)
     )
     n = len(offsets) - 1
-    found = [np.zeros(0, np.int64)]
+    codes = [np.zeros(0, np.int64)]
     for band in range(BANDS):
         key = np.zeros(n, np.uint64)  # [n] one number for the minima of a band
         for factor, term, odd in zip(factors[band], terms[band], mix[band], strict=True):
@@ -116,6 +116,6 @@ def _candidates(hashes: Hashes, offsets: Ints) -> Ints:
             if not same.any():
                 break
             pair = np.sort(np.stack([order[:-distance][same], order[distance:][same]]), axis=0)  # [2, p]
-            found.append(pair[0] * n + pair[1])
-    codes = np.unique(np.concatenate(found))  # [C] pair as one number
-    return np.stack(np.divmod(codes, n), axis=1)
+            codes.append(pair[0] * n + pair[1])
+    pairs = np.unique(np.concatenate(codes))  # [C] pair as one number
+    return np.stack(np.divmod(pairs, n), axis=1)
