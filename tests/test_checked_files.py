@@ -177,7 +177,7 @@ def leftover(path: Path) -> Path:
     return left
 
 
-def test_a_run_removes_what_killed_ones_left_beside_its_record(folder: Path, tmp_path: Path) -> None:
+def test_a_run_removes_files_that_killed_runs_left_next_to_its_record(folder: Path, tmp_path: Path) -> None:
     asked = RunSpec(str(folder), "none", "id", overrides=(*BLINK, "epochs=1"))
     path = resolve_run(asked).record_path(tmp_path)
     for finished in (False, True):

@@ -30,7 +30,9 @@ def run(folder: Path, results: Path, method: str) -> list[str]:
     )  # fmt: skip
 
 
-def test_preparation_says_what_is_lost(half: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_preparation_reports_what_is_lost(
+    half: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for methods in ("tmlp", "full"):  # readers of states and of tokens
         assert main(arguments("prepare", half, "--methods", methods, "--protocol", "paper")) == 0
         said = capsys.readouterr().out.splitlines()

@@ -192,7 +192,7 @@ def test_a_run_prints_its_record_last(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_counts_that_the_recipe_does_not_expect_are_said_and_recorded(
+def test_counts_that_the_recipe_does_not_expect_are_printed_and_recorded(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     recipe = "[expected]\nusers = 12\nitems = 11\n"
@@ -314,7 +314,7 @@ def test_ctrl_c_leaves_something_to_go_on_from(
         (b"[1, 2]", "Input should be an object"),
     ],
 )
-def test_a_record_that_is_none_is_kept_and_its_cell_runs(
+def test_a_file_that_is_no_record_is_kept_and_its_run_is_made(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], content: bytes, named: str
 ) -> None:
     overrides = (*BLINK, "epochs=2")
@@ -377,7 +377,7 @@ def test_batches_without_negatives_end_the_run_with_the_cause(
     assert "candidates=batch and batch_size=1" in record.error and "raise batch_size" in record.error
 
 
-def test_a_second_process_on_the_same_cell_is_told_so(
+def test_a_second_process_on_the_same_run_gets_a_message(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from filelock import FileLock
@@ -420,7 +420,7 @@ def test_bench_runs_what_is_missing_prints_a_table_and_runs_nothing_twice(
     assert [path.read_bytes() for path in records] == before
 
 
-def test_a_grid_has_one_cell_for_a_method_that_reads_no_language_model(tmp_path: Path) -> None:
+def test_a_grid_has_one_run_for_a_method_that_reads_no_language_model(tmp_path: Path) -> None:
     from llm_folders import make_folder
 
     other = str(make_folder(tmp_path / "lm"))

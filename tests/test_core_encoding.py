@@ -230,7 +230,7 @@ def test_want_of_memory_elsewhere_is_not_tried_again(tmp_path: Path) -> None:
     assert lines == [] and model.encoder.halvings == 0
 
 
-def test_a_failed_try_leaves_no_tensors_behind(tmp_path: Path) -> None:
+def test_a_failed_attempt_keeps_no_tensors(tmp_path: Path) -> None:
     """What the failed try has built must be gone before the next one, or that fails too."""
     settings = with_settings(chunk_tokens=4 * CHUNK, epochs=1, batch_size=16)
     model = token_recommender(settings, WORLD, "lora")

@@ -89,7 +89,7 @@ def test_a_run_in_laid_out_batches_is_the_same(
 
 
 @pytest.mark.parametrize("name", ["id", "tmlp", "tmoe", "ssna", "ssna-mean", "ssna-weighted"])
-def test_methods_say_that_their_steps_can_be_replayed(name: str) -> None:
+def test_methods_declare_whether_their_steps_can_be_replayed(name: str) -> None:
     assert get(name).replayable
     assert not Method.replayable, "who says nothing is run operator by operator"
 

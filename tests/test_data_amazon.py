@@ -60,7 +60,7 @@ def taken(raw: Any) -> tuple[list[tuple[str, str, int, int]], dict[str, str], di
         ("amazon-2023", amazon_2023(), 1000),
     ],
 )
-def test_every_edition_says_the_same(tmp_path: Path, kind: str, files: dict[str, bytes], unit: int):
+def test_every_edition_gives_the_same_data(tmp_path: Path, kind: str, files: dict[str, bytes], unit: int):
     reviews, metadata = files.values()
     rows, texts, repairs = read(tmp_path, reviews, metadata, recipe_of(kind, clean="html"))
     expected = [(user, item, time * unit + (7 if unit > 1 else 0)) for user, item, time in interactions()]
@@ -84,7 +84,7 @@ def test_the_2014_and_2018_ratings_differ_in_the_order_of_columns(tmp_path: Path
     ]
 
 
-def test_reviews_and_ratings_of_2018_say_the_same(tmp_path: Path):
+def test_reviews_and_ratings_of_2018_give_the_same_data(tmp_path: Path):
     reviews = "".join(
         json.dumps({"reviewerID": user, "asin": item, "unixReviewTime": int(time), "overall": 5.0}) + "\n"
         for item, user, _, time in (line.split(",") for line in RATINGS.splitlines())
@@ -233,7 +233,7 @@ def test_a_field_that_no_item_has_gives_the_nearest(tmp_path: Path):
     assert texts == {"B2": "", "B1": "Pen Office Pens Acme"}
 
 
-def test_places_name_file_and_line(tmp_path: Path):
+def test_messages_name_file_and_line(tmp_path: Path):
     files = {role: tmp_path / role for role in ("interactions", "items")}
     raw = read_amazon(files, recipe_of(), Counter())
     assert str(raw.place(7)) == f"{tmp_path}/interactions, line 7"

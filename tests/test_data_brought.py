@@ -98,7 +98,7 @@ def test_columns_of_other_names(tmp_path):
             read(find(str(folder), FolderOptions(columns=((name, wrong),))))
 
 
-def test_columns_that_do_not_fit_are_told_how_to_be_mapped(tmp_path):
+def test_the_message_on_unknown_columns_explains_how_to_map_them(tmp_path):
     folder = write(tmp_path / "own", [("user", "asin", "time"), *interaction_rows()], PLAIN_ITEMS)
     with pytest.raises(UserError) as caught:
         read(recipe_of(folder))
@@ -366,7 +366,7 @@ def test_a_child_of_a_bench_reads_the_folder_as_a_run_by_hand(given):
         (["--separator", ""], "give the character"),
     ],
 )
-def test_options_that_say_nothing_are_refused(words, message):
+def test_reading_options_with_a_bad_value_are_refused(words, message):
     parser = Parser("run", "")
     add_reading(parser)
     with pytest.raises(UserError, match=message):

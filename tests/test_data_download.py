@@ -120,7 +120,7 @@ def test_a_silent_server_is_given_up(server: Server, tmp_path: Path, monkeypatch
         transfer(server.url + PATH, tmp_path / "a.bin")
 
 
-def test_no_room_on_the_disk_is_said_before(server: Server, tmp_path: Path, monkeypatch):
+def test_a_full_disk_is_reported_before_the_download(server: Server, tmp_path: Path, monkeypatch):
     usage = module.shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match=r"needs 0\.0 GB .* ADAPTREC_CACHE"):
@@ -137,7 +137,7 @@ def test_mirrors_in_order_then_the_record_of_what_was_used(server: Server, tmp_p
     assert fetch(recipe, tmp_path)["archive"] == path and not server.requests
 
 
-def test_one_line_says_which_files_to_put_where(tmp_path: Path, monkeypatch, capsys):
+def test_one_line_names_the_files_and_their_folder(tmp_path: Path, monkeypatch, capsys):
     recipe = Recipe(
         "own",
         format="amazon-2018",
@@ -221,7 +221,7 @@ def test_a_file_that_nothing_came_of_is_not_kept_to(tmp_path: Path, monkeypatch)
     assert prepare(find("sports"), tmp_path / "cache").fingerprint["users"] == 60
 
 
-def test_a_damaged_record_says_what_to_do(server: Server, tmp_path: Path):
+def test_the_message_on_a_damaged_record_states_what_to_do(server: Server, tmp_path: Path):
     recipe = recipe_of(server.url + PATH)
     fetch(recipe, tmp_path)
     (raw_folder("own", tmp_path) / "files.json").write_text("{")
@@ -229,7 +229,7 @@ def test_a_damaged_record_says_what_to_do(server: Server, tmp_path: Path):
         fetch(recipe, tmp_path)
 
 
-def test_a_mirror_replaces_the_official_places(tmp_path: Path, monkeypatch):
+def test_a_mirror_replaces_the_official_addresses(tmp_path: Path, monkeypatch):
     urls = {"interactions": ("https://nowhere.invalid/a/X.csv",), "items": ("hf://no/such/meta_X.json.gz",)}
     recipe = Recipe("sci", format="amazon-2018", files=urls)
     with serving(served({"sci": amazon_2018("X")})) as server:
@@ -357,7 +357,7 @@ def test_chunks_have_an_end_of_their_own(server: Server, tmp_path: Path):
 
 
 @pytest.mark.parametrize("cut", [True, False])
-def test_a_file_of_which_nobody_states_the_end_is_not_taken(cut: bool, server: Server, tmp_path: Path):
+def test_a_file_of_unknown_length_is_not_resumed(cut: bool, server: Server, tmp_path: Path):
     without_length(server, "close")
     if cut:
         server.cut_after[PATH] = 100_000
@@ -367,7 +367,7 @@ def test_a_file_of_which_nobody_states_the_end_is_not_taken(cut: bool, server: S
     assert [path.name for path in raw_folder("own", tmp_path).iterdir() if path.suffix == ".bin"] == []
 
 
-def test_a_known_digest_tells_where_the_file_ends(server: Server, tmp_path: Path, capsys):
+def test_a_known_digest_shows_where_the_file_ends(server: Server, tmp_path: Path, capsys):
     recipe = recipe_of(server.url + PATH)
     use(recipe, tmp_path).unlink()
     without_length(server, "close")
@@ -396,7 +396,7 @@ def test_a_damaged_part_is_not_gone_on_from(fault: str, server: Server, tmp_path
     assert ("bytes=0-39999" in server.asked(PATH)) == (not resumed)
 
 
-def test_parts_that_nobody_can_go_on_from_are_removed(server: Server, tmp_path: Path, monkeypatch):
+def test_parts_that_cannot_be_resumed_are_removed(server: Server, tmp_path: Path, monkeypatch):
     recipe, folder = recipe_of(server.url + PATH), raw_folder("own", tmp_path)
     folder.mkdir(parents=True)
     monkeypatch.setattr(module, "TRIES", 1)

@@ -223,7 +223,7 @@ def test_expected_counts_that_are_missed_warn_with_both_numbers(tmp_path):
     assert prepare(recipe, tmp_path / "cache").warnings == made.warnings
 
 
-def test_steps_that_take_their_time_are_told(tmp_path, capsys):
+def test_slow_steps_are_reported(tmp_path, capsys):
     with print_steps("toy", patience=0.0) as begin:
         prepare(recipe_of(write_folder(tmp_path / "toy", recipe="core = 2")), tmp_path / "cache", begin)
     message = [line for line in capsys.readouterr().err.splitlines() if not line.endswith("...")]

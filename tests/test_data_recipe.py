@@ -362,7 +362,7 @@ def test_a_family_is_one_line_of_the_listing_save_what_is_here(tmp_path, monkeyp
     assert [line.split()[0] for line in made] == ["amazon-2023-Gift_Cards"] and " here " in made[0]
 
 
-def test_the_listing_says_whether_the_files_are_here(tmp_path, monkeypatch, no_data):
+def test_the_listing_states_whether_the_files_are_here(tmp_path, monkeypatch, no_data):
     def states() -> dict[str, str]:
         return {name: listed.state for name, listed in available(tmp_path / "cache").items()}
 

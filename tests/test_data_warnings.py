@@ -92,13 +92,13 @@ def test_test_targets_in_time(tmp_path, unit):
     assert "to the target: median 10.00, 90th percentile 26.00\n" in describe(made)
 
 
-def test_positions_do_not_tell_how_old_targets_are(tmp_path):
+def test_positions_give_no_age_of_targets(tmp_path):
     made = prepare(recipe_of(write_folder(tmp_path / "toy", TWELVE, TEN)), tmp_path / "cache")
     assert made.fingerprint["share_older_test_targets"] is None
     assert describe(made).count("n/a (timestamps are positions in each user's sequence)") == 1
 
 
-def test_times_of_no_known_unit_tell_who_is_older(tmp_path):
+def test_times_of_no_known_unit_give_an_order(tmp_path):
     made = prepare(recipe_of(write_folder(tmp_path / "toy", TWELVE, TEN, clock=1)), tmp_path / "cache")
     assert made.fingerprint["share_older_test_targets"] == pytest.approx(9 / 12)
     assert made.fingerprint["median_days_to_test_target"] is None

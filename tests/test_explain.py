@@ -86,7 +86,7 @@ def test_a_published_figure_has_the_binomial_error(results):
     assert gap["interval"] == ERRORS
 
 
-def test_other_data_is_allowed_and_said(results):
+def test_other_data_is_allowed_and_reported(results):
     changes = {"data": {"key": "k2", "fingerprint": {"users": 200}}, "dataset": "other"}
     ranked(results, "c", some_ranks(4, users=200), **changes)
     found = both(results, b="other/minilm/c")
@@ -95,7 +95,7 @@ def test_other_data_is_allowed_and_said(results):
     assert {gap["interval"] for gap in found["metrics"]} == {ERRORS}
 
 
-def test_a_run_beside_a_published_figure(results):
+def test_a_run_and_a_published_figure(results):
     counts = {"users": 8442, "items": 4385, "interactions": 59427}
     ranked(results, "ssna", some_ranks(5), data={"key": "k", "recipe": RECIPE, "fingerprint": counts})
     found = both(results, "toy/minilm/ssna", PAPER)
@@ -129,7 +129,7 @@ def test_the_paper_states_of_a_method_what_the_method_has():
     assert said["device_name"] == ("NVIDIA V100 32 GB", "NVIDIA A100 80 GB")
 
 
-def test_a_configuration_beside_itself_does_not_differ(results):
+def test_a_configuration_does_not_differ_from_itself(results):
     found = both(results, b="toy/minilm/a")
     assert found["settings"] == []
     assert all(gap["low"] == gap["high"] == 0 for gap in found["metrics"])
@@ -164,7 +164,7 @@ def test_a_file_that_cannot_be_written_is_one_line(results, capsys):
         ("paper:bert-medium/sci/ssna-mean", "the paper prints no quality of"),
     ],
 )
-def test_what_nobody_can_mean_is_one_line(results, reference, said, capsys):
+def test_a_bad_reference_is_one_line(results, reference, said, capsys):
     assert cli.main(["explain", reference, PAPER, "--results", str(results)]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1

@@ -153,7 +153,7 @@ def test_a_folder_in_place_of_the_log_does_no_harm(
     assert path.with_suffix(".log").is_dir()
 
 
-def test_the_status_says_that_another_process_works_on_the_cell(
+def test_the_status_names_another_process_that_makes_the_run(
     run: ResolvedRun, tmp_path: Path, runs: Callable[[str], None]
 ) -> None:
     runs(f"raise SystemExit({BusyError.status})")

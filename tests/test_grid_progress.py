@@ -38,7 +38,7 @@ def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_nothing_is_said_of_the_time_as_long_as_nothing_is_known() -> None:
+def test_no_time_is_printed_while_none_is_known() -> None:
     tracker = Tracker([*TMOE, ID], clock=Clock())
     tracker.begin(TMOE[0])
     assert tracker.left(1) is None
@@ -73,7 +73,7 @@ def test_the_time_left_is_what_the_most_similar_runs_took() -> None:
     assert tracker.left(1) == (40 + 2 * 7, 70 + 2 * 60)
 
 
-def test_a_failure_says_nothing_of_what_others_take() -> None:
+def test_a_failure_does_not_count_in_the_estimate() -> None:
     tracker = Tracker(TMOE[:2], clock=Clock())
     tracker.begin(TMOE[0])
     tracker.end(TMOE[0], ok=False)

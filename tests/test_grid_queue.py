@@ -93,7 +93,7 @@ def left_behind(results: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_every_cell_is_run_once_and_not_again(folder: Path, tmp_path: Path, jobs: int) -> None:
+def test_every_run_is_made_once(folder: Path, tmp_path: Path, jobs: int) -> None:
     asked = runs_of(folder, 5)
     engine = Fake(Options(tmp_path, jobs=jobs), ending())
     found = engine.run([*asked, asked[0]])
@@ -122,7 +122,7 @@ def test_failures_are_records_too_and_are_tried_again(
     assert engine.begun == asked
 
 
-def test_a_process_that_leaves_no_record_is_told_and_absent(
+def test_a_process_without_a_record_is_reported_and_absent(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (cell,) = runs_of(folder, 1)
@@ -133,7 +133,7 @@ def test_a_process_that_leaves_no_record_is_told_and_absent(
     assert "ended without a record; its last line: a last word" in capsys.readouterr().err
 
 
-def test_cells_of_the_same_configuration_are_run_once(folder: Path, tmp_path: Path) -> None:
+def test_runs_of_the_same_configuration_are_made_once(folder: Path, tmp_path: Path) -> None:
     plain = resolve_run(RunSpec(str(folder), "none", "id"))
     same = ("batch_size=256",)  # what the protocol has anyway
     spelt = resolve_run(RunSpec(str(folder), "none", "id", overrides=same))
@@ -143,7 +143,7 @@ def test_cells_of_the_same_configuration_are_run_once(folder: Path, tmp_path: Pa
         assert engine.begun == [plain] and found[plain] == found[spelt]
 
 
-def test_a_cell_of_another_bench_comes_last_and_its_record_is_taken(
+def test_a_run_of_another_bench_comes_last_and_its_record_is_taken(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = runs_of(folder, 3)
@@ -167,7 +167,7 @@ def test_a_cell_of_another_bench_comes_last_and_its_record_is_taken(
     assert left_behind(tmp_path) == []
 
 
-def test_a_cell_of_another_bench_that_was_killed_is_run(folder: Path, tmp_path: Path) -> None:
+def test_a_run_of_another_bench_that_was_killed_is_made(folder: Path, tmp_path: Path) -> None:
     asked = runs_of(folder, 2)
     other = claim(asked[0].record_path(tmp_path))
     assert other is not None
@@ -182,7 +182,7 @@ def test_a_cell_of_another_bench_that_was_killed_is_run(folder: Path, tmp_path: 
     assert left_behind(tmp_path) == []
 
 
-def test_a_cell_that_somebody_runs_by_hand_is_waited_for(folder: Path, tmp_path: Path) -> None:
+def test_a_run_started_by_hand_is_waited_for(folder: Path, tmp_path: Path) -> None:
     asked = runs_of(folder, 2)
     path = asked[0].record_path(tmp_path)
     assert claim(path) is not None
@@ -223,7 +223,7 @@ def test_only_a_newer_record_that_was_not_interrupted_counts_as_made(tmp_path: P
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_the_cells_and_frees_the_claims(
+def test_a_signal_stops_the_runs_and_frees_the_claims(
     folder: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
@@ -245,7 +245,7 @@ GPUS = ["0", "1", "2", "3", "4"]
     ("processes", "jobs", "expected"),
     [(1, 1, [("0",)]), (1, 3, [("0",), ("1",), ("2",)]), (2, 2, [("0", "1"), ("2", "3")])],
 )
-def test_no_two_cells_share_a_gpu(processes: int, jobs: int, expected: list[tuple[str, ...]]) -> None:
+def test_no_two_runs_share_a_gpu(processes: int, jobs: int, expected: list[tuple[str, ...]]) -> None:
     assert slots(GPUS, processes, jobs) == expected
     assert share_of_machine(expected[-1], jobs, processes)["CUDA_VISIBLE_DEVICES"] == ",".join(expected[-1])
 
@@ -263,7 +263,7 @@ def test_too_few_gpus_are_one_line(processes: int, jobs: int, named: str) -> Non
         slots(GPUS, processes, jobs)
 
 
-def test_on_a_cpu_cells_divide_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_cpu_runs_divide_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert slots([], processes=2, jobs=3) == [(), (), ()]
     monkeypatch.setattr("benchmark.grid.local.usable_cores", lambda: 16)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -285,7 +285,7 @@ def test_an_unknown_executor_is_one_line(tmp_path: Path) -> None:
         make_executor("lokal", Options(tmp_path))
 
 
-def test_without_ray_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_one_line_names_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'adaptrec\[ray\]'"):
         make_executor("ray", Options(tmp_path))
@@ -357,7 +357,7 @@ def test_a_child_that_does_not_listen_is_killed(started: Callable[..., Child], t
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_what_a_killed_process_left_beside_a_finished_record_goes(
+def test_files_that_a_killed_process_left_next_to_a_finished_record_are_removed(
     folder: Path, tmp_path: Path, busy: bool
 ) -> None:
     """Unless another process works on the cell."""

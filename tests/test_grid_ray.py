@@ -128,7 +128,7 @@ def searched(record: RunRecord) -> tuple[Any, Tuning | None]:
     return quality(record), tuning
 
 
-def test_a_cell_whose_node_is_lost_goes_on_elsewhere_until_it_is_stopped(
+def test_a_run_whose_node_is_lost_continues_elsewhere_until_it_is_stopped(
     cluster: Any, folder: Path, tmp_path: Path
 ) -> None:
     one = cell(folder, "id", "patience=0", "epochs=100000")

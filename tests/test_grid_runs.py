@@ -53,7 +53,7 @@ def wait_for(true: Callable[[], object]) -> None:
 
 
 @pytest.mark.usefixtures("in_process")
-def test_two_benches_on_one_store_do_no_cell_twice(
+def test_two_benches_on_one_store_make_no_run_twice(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results, log = tmp_path / "results", tmp_path / "log"

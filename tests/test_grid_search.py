@@ -213,7 +213,7 @@ def test_another_seed_searches_elsewhere(folder: Path) -> None:
     assert values[0][0] == values[1][0] and values[0][1:] != values[1][1:]
 
 
-def test_validation_alone_chooses_and_the_record_says_how(
+def test_validation_alone_chooses_and_the_record_states_how(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     plan = plan_of(folder, "tmlp", "ids=add", trials=8, seeds=(3, 4))

@@ -157,7 +157,7 @@ def test_values_that_a_language_model_is_too_shallow_for_are_left_out(
         plan_of(folder, "full")
 
 
-def test_a_mistake_beside_the_grid_is_told_as_such(folder: Path) -> None:
+def test_an_override_that_is_not_valid_is_a_mistake(folder: Path) -> None:
     with pytest.raises(UserError, match="dropout=2 is not valid"):
         plan_of(folder, "ssna", "dropout=2")
 
@@ -216,7 +216,7 @@ def test_the_choice_reads_no_test_figure(folder: Path, tmp_path: Path) -> None:
     assert choose(search, found) == search.trials[7], "masked figures run the other way here"
 
 
-def test_lost_trials_are_told_and_lose(
+def test_failed_trials_are_reported_and_not_chosen(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     plan = plan_of(folder, "tmlp", "batch_size=64", seeds=(0, 1))
@@ -349,7 +349,7 @@ def test_a_method_of_a_package_declares_its_published_values(
     assert run.spec.overrides == ("top_layers=2",)
 
 
-def test_without_published_values_one_line_says_where_there_are_some(
+def test_without_published_values_one_line_names_where_there_are_some(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = r"no published values of method 'tmoe' for language model 'random-tiny' and dataset 'small'; .*"

@@ -68,7 +68,7 @@ def test_figures_by_hand() -> None:
     assert "beyond the 15 %" in show(record(small, size(1000, 0.2)))
 
 
-def test_a_size_that_failed_is_told_and_not_drawn(tmp_path: Path) -> None:
+def test_a_size_that_failed_is_reported_and_not_drawn(tmp_path: Path) -> None:
     lost = Variant(value="x", status="oom", error="too large", settings={}, hyperparameters={})
     grown = record(size(100, 0.1), size(1000, 0.1), size(9000, 0.1, rounds=[lost]))
     assert [measured.items for measured in grown.measured] == [100, 1000]
@@ -90,7 +90,7 @@ def test_committed_records_stay_readable(path: Path) -> None:
     assert kept.command.startswith("python ") and show(kept).count("\n") > 5
 
 
-def test_one_cell_is_measured_on_random_states() -> None:
+def test_one_run_is_measured_on_random_states() -> None:
     drawn = ("epochs=1", "candidates=sampled", "samples=64", "precision=no")
     cell = RunSpec("tiny", "random-tiny", "ssna", "fair", 0, drawn)
     blank = training.blank(cell)

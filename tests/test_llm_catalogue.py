@@ -272,7 +272,7 @@ def test_hub_cache_is_used_without_asking_the_hub(hub: Path, bert: Path) -> None
         assert (llm.name, llm.source, llm.revision, llm.slug) == ("org/model", "hub", COMMIT, "org--model")
 
 
-def test_unreachable_hub_says_what_where_and_three_ways_out(hub: Path) -> None:
+def test_an_unreachable_hub_is_reported_with_three_ways_out(hub: Path) -> None:
     start = time.monotonic()
     text = message("distilbert")
     assert time.monotonic() - start < 10
@@ -288,7 +288,7 @@ def test_unreachable_hub_says_what_where_and_three_ways_out(hub: Path) -> None:
         assert part in text
 
 
-def test_offline_mode_asks_nobody(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_mode_sends_no_request(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set" in message("org/model")
 

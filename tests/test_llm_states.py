@@ -93,7 +93,7 @@ def test_values_and_a_hit(llm: LLM, tmp_path: Path, encoded: list[int]) -> None:
     ]
 
 
-def test_what_tokens_tell_apart_is_known_on_a_hit(
+def test_the_number_of_distinct_texts_is_known_on_a_hit(
     llm: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = ["saw", "saw", "\u1200", "\u1208"]
@@ -308,7 +308,9 @@ def test_of_two_processes_one_computes(
     assert ended(other) == 0
 
 
-def test_who_waits_says_so(llm: LLM, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_waiting_process_prints_that_it_waits(
+    llm: LLM, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     key = load(llm, tmp_path, (2,)).key
     caplog.set_level(logging.WARNING)
     with ThreadPoolExecutor(1) as pool:

@@ -152,7 +152,7 @@ def test_no_waiting_for_the_device(llm: LLM, tokens: Tokens, tmp_path: Path) -> 
     assert hidden.shape == (3, 7, llm.width) and mask.shape == (3, 7)
 
 
-def test_bfloat16_keeps_what_little_tells_first_tokens_apart(
+def test_bfloat16_keeps_the_small_differences_of_first_tokens(
     llm: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """First tokens of spread 0.004 about 10, others of spread 1 about -3."""

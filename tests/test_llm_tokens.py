@@ -88,7 +88,7 @@ def test_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(whole.ids, parts.ids) and torch.equal(whole.start, parts.start)
 
 
-def test_what_the_tokens_cannot_tell_apart() -> None:
+def test_texts_with_equal_tokens() -> None:
     """Seven items, five texts: two of one text, two that are cut to one, two that are unknown."""
     llm = replace(resolve("random-tiny"), max_tokens=5)  # [CLS] and [SEP] are two of them
     texts = ["a", "a", "b", "c c c d", "c c c e", "\u1200\u1208", "\u1210\u1218"]

@@ -215,7 +215,7 @@ def test_full_trains_whole_layers_from_the_top(family: str) -> None:
     assert method.frozen_layers(method.config, LAYERS) == LAYERS - 2
 
 
-def test_full_counts_parameters_as_the_architecture_says() -> None:
+def test_full_counts_the_parameters_of_the_architecture() -> None:
     layer = 4 * (WIDTH**2 + WIDTH) + (2 * WIDTH * INNER + INNER + WIDTH) + 2 * (2 * WIDTH)
     for top in (1, 2, LAYERS):
         count = sum(p.numel() for p in trainable(build("full", layers=top)))
@@ -529,7 +529,7 @@ def test_the_record_is_of_the_tested_weights_and_of_the_whole_run() -> None:
     json.dumps(record)
 
 
-def test_a_run_that_ends_early_says_so() -> None:
+def test_a_run_that_ends_early_states_why() -> None:
     method = build("adalora", **QUICK)
     train(method, 10)
     record = method.extra_record()

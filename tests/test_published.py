@@ -118,7 +118,7 @@ def swap(name: str, line: int, old: str, new: str) -> Act:
         (damage("quality.csv", 2, lambda row: '"' + row), r"quality.csv, line \d+: unexpected end of data"),
     ],
 )
-def test_damage_is_told_in_one_line(copy: Path, act: Act, said: str) -> None:
+def test_damage_is_one_line(copy: Path, act: Act, said: str) -> None:
     act(copy)
     with pytest.raises(UserError) as told:
         published(copy)
@@ -126,7 +126,7 @@ def test_damage_is_told_in_one_line(copy: Path, act: Act, said: str) -> None:
     assert "\n" not in str(told.value)
 
 
-def test_a_dataset_of_the_layout_without_counts_is_told(copy: Path) -> None:
+def test_a_dataset_of_the_layout_must_have_counts(copy: Path) -> None:
     lines = (copy / "datasets.csv").read_text().splitlines()
     (copy / "datasets.csv").write_text("\n".join(lines[:-1]) + "\n")
     with pytest.raises(UserError, match="no line for the dataset 'ins'"):

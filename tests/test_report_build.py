@@ -56,7 +56,7 @@ def test_every_table_in_every_form_with_its_plots(report):
     assert all((report / name).read_bytes()[:4] == b"\x89PNG" for name in wanted if name.endswith("png"))
 
 
-def test_readme_links_every_file_and_says_the_command(report):
+def test_readme_links_every_file_and_has_the_command(report):
     text = (report / "README.md").read_text()
     linked = set(re.findall(r"\]\(([^)]+)\)", text))
     assert linked | {"README.md", "manifest.json"} == set(names(report))
@@ -90,7 +90,7 @@ def test_same_records_same_bytes_in_another_process_and_folder(results, report, 
         assert (tmp_path / "reports" / name).read_bytes() == (report / name).read_bytes(), name
 
 
-def test_no_records_is_one_line_that_says_what_to_do(tmp_path):
+def test_no_records_is_one_line_with_what_to_do(tmp_path):
     with pytest.raises(
         UserError, match=r"no run records .*-s<seed>\.json.*python -m benchmark bench"
     ) as caught:
@@ -121,7 +121,7 @@ def test_only_refuses_what_is_not_there(results, tmp_path, only, said):
     assert not (tmp_path / "r").exists()
 
 
-def test_only_that_leaves_nothing_says_so(tmp_path):
+def test_only_that_leaves_nothing_is_reported(tmp_path):
     runs = [record("ssna"), record("tmlp", protocol="fair")]
     with pytest.raises(UserError, match="no figure has all of these at once: method: ssna; protocol: fair"):
         build_report(store(tmp_path / "s", runs), tmp_path / "r", {"method": ["ssna"], "protocol": ["fair"]})
@@ -144,7 +144,7 @@ def test_files_no_longer_justified_go_unless_changed_by_hand(tmp_path):
     }  # fmt: skip
 
 
-def test_a_file_of_somebody_else_is_never_overwritten(tmp_path):
+def test_a_foreign_file_is_never_overwritten(tmp_path):
     store(tmp_path / "s", [record()])
     (tmp_path / "README.md").write_text("mine")
     with pytest.raises(UserError, match=r"README\.md exists and .*--out"):

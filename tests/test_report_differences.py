@@ -99,7 +99,7 @@ def test_a_row_of_one_seed_is_named(tmp_path):
     assert section.notes[-1].startswith("One seed only") and section.notes[-1].endswith(": b.")
 
 
-def test_missing_and_damaged_ranks_are_told_and_the_rest_goes_on(tmp_path):
+def test_missing_and_damaged_ranks_are_reported_and_the_rest_is_made(tmp_path):
     records = [ranked(tmp_path, name, some_ranks(7, hit=0.3)) for name in "abcdef"]
     files = [ranks_path(run.path) for run in records]
     files[2].unlink()

@@ -139,7 +139,7 @@ def test_tuning_is_the_trials_that_are_no_run_of_the_row():
         assert section.lines[0]["tuning"] == seconds
 
 
-def test_cached_and_tuned_rows_are_told_by_what_they_did():
+def test_cached_and_tuned_rows_follow_from_the_record():
     runs = [
         costly("reader", 100.0, 2.0, 1.0),
         costly("trainer", 10.0, 20.0, 1.0, tuned_llm=True),
@@ -201,7 +201,7 @@ def test_a_speed_record_of_something_else_does_not(tmp_path, unlike):
     assert [line["kind"] for line in section.lines] == ["cost"]
 
 
-def test_nor_does_it_beside_a_run_and_a_broken_one_is_told(tmp_path):
+def test_a_tuned_run_replaces_speed_records_and_a_broken_one_is_reported(tmp_path):
     speed(tmp_path)
     (tmp_path / "speed" / "half.json").write_text(json.dumps({"command": ""}))
     runs = [costly("reader", 64.0, 2.0), costly("trainer", 1.0, 20.0, tuned_llm=True)]

@@ -45,7 +45,7 @@ def test_costs_and_tests_and_plots_carry_the_mark(tmp_path: Path) -> None:
         assert "by generation 0 of the harness" in section.caption
 
 
-def test_a_speed_record_of_another_generation_is_marked_beside_runs() -> None:
+def test_a_speed_record_of_another_generation_than_the_runs_is_marked() -> None:
     run = record("ssna", 0.3, generation=1)
     run.cost.seconds_to_best = 8.0
     (group,) = grouped([run])

@@ -58,7 +58,7 @@ def read(text):
     return Reader(text)
 
 
-def test_it_is_whole_and_says_the_same_twice(text):
+def test_it_is_whole_and_the_same_twice(text):
     assert text.startswith("<!DOCTYPE html>")
     assert whole() == text
 
@@ -137,7 +137,7 @@ def test_a_large_vector_plot_is_shown_as_its_bitmap():
     assert "data:image/png;base64,iVBORw==" in page(front(), [Chapter("x", [section])])
 
 
-def test_a_plot_that_nothing_has_is_told():
+def test_a_plot_without_data_is_reported():
     section = Section("s", "s", "", [], plots=[Plot("p", "Curves", {})])
     assert "Curves: no run has what this plot shows." in page(front(), [Chapter("x", [section])])
 
@@ -191,7 +191,7 @@ def test_of_several_seeds_one_configuration_with_all_files(tmp_path):
     assert found["tuning"] == {}
 
 
-def test_a_configuration_says_how_it_was_tuned():
+def test_a_configuration_states_how_it_was_tuned():
     trials = [Trial(overrides=[f"heads={n}"], config_hash=str(n), status="ok", recall=0.1) for n in (1, 2)]
     search = Tuning(mode="grid", chosen=["heads=2"], grid={"heads": [1, 2]}, seed=5, trials=trials)
     run = record(tuning=search, trials=2)

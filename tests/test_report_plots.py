@@ -65,7 +65,7 @@ def test_bars_are_the_least_and_the_most_of_the_seeds():
     assert "least to most of the seeds" not in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_a_plot_of_rows_with_unlike_candidates_says_so():
+def test_a_plot_of_rows_with_unlike_candidates_has_a_note():
     unlike, alike = (grouped([tuned("lora", 0.3, 31.0), tuned("full", 0.3, n)])[0] for n in (252.0, 31.0))
     said = b"differ in their number of candidates"
     for kind in ("curves", "quality"):

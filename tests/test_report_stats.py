@@ -81,7 +81,7 @@ def test_the_bootstrap_over_users_and_seeds_is_the_plain_one(seeds):
         )
 
 
-def test_a_row_has_the_same_samples_whatever_rows_stand_beside_it():
+def test_a_row_has_the_same_samples_whatever_the_other_rows():
     rng = np.random.default_rng(1)
     a, b, c = ({seed: hits(rng, 150, 2) for seed in seeds} for seeds in ((0, 1), (0, 1), (3,)))
     together = bootstrap([a, b, c], 300)

@@ -60,7 +60,7 @@ def test_the_averages_of_table_1_follow_from_its_counts() -> None:
     assert [one.verdict for one in found] == ["agrees"] * 10
 
 
-def test_what_the_text_says_of_the_tables() -> None:
+def test_statements_in_the_text_of_the_paper() -> None:
     """Two kinds of statement contradict the paper's own tables; the rest follow to the digit."""
     found = claims(published(), studies())
     said = {one.figure: (round(one.computed, 2), one.printed, one.verdict) for one in found}
@@ -95,7 +95,7 @@ def test_table_8s_statements_by_hand_and_what_rounding_may_do() -> None:
     assert one.high == pytest.approx(most) and most < 9.65
 
 
-def test_the_derived_section_says_what_disagrees_and_tries_other_means(printed: list[Section]) -> None:
+def test_the_derived_section_lists_what_disagrees_and_tries_other_means(printed: list[Section]) -> None:
     section = find(printed, "paper-derived")
     assert "82 agree, 0 agree within rounding, 6 do not" in section.caption
     other = section.blocks[-1]
@@ -218,7 +218,7 @@ def test_improvement_and_speedup_of_ours_by_hand() -> None:
     assert cell(speed, "minilm", "lora", column="mean speedup") == f"{(40 / 4 + 100 / 5) / 2:.1f}x"
 
 
-def test_side_by_side_gives_differences_and_says_that_the_language_model_differs() -> None:
+def test_side_by_side_gives_differences_and_notes_another_language_model() -> None:
     found = sections(results_of(ours(), source="both"))
     pair = find(found, "both-quality-minilm-paper")
     assert "DistilBERT in the paper, minilm in our runs" in pair.caption
@@ -247,7 +247,7 @@ def test_side_by_side_gives_differences_and_says_that_the_language_model_differs
     assert "paper-derived" in [section.stem for section in found]
 
 
-def test_a_language_model_of_the_paper_stands_beside_its_own_table() -> None:
+def test_a_language_model_of_the_paper_stands_next_to_its_own_table() -> None:
     run = record("ssna", 0.1, dataset="scientific", data=SCI, llm="bert-medium")
     found = sections(results_of([run], source="both"))
     pair = find(found, "both-quality-bert-medium-paper")

@@ -98,7 +98,7 @@ def test_unlike_records_never_share_a_table_and_none_is_lost(change):
     assert found[0].caption != found[1].caption
 
 
-def test_caption_says_which_counts_the_recipe_expects_where_the_data_have_others():
+def test_the_caption_has_the_expected_counts_where_the_data_have_others():
     counts = {"users": 1200, "items": 300, "interactions": 9000}
     for expected, said in (
         (None, "data key k1); language model"),
@@ -109,7 +109,7 @@ def test_caption_says_which_counts_the_recipe_expects_where_the_data_have_others
         assert said in grouped([one])[0].caption
 
 
-def test_caption_says_what_sets_a_table_apart():
+def test_the_caption_states_how_a_table_differs_from_others():
     one = record("ssna", settings={"candidates": "batch", "batch_size": 256})
     two = record(
         "ssna", settings={"candidates": "batch", "batch_size": 512}, protocol_hash="h2", created="2026-02"
@@ -177,7 +177,7 @@ def test_control_never_joins_a_table_with_another_pool_of_candidates():
     assert hosts(fewer) == [fewer]  # a table of its own
 
 
-def test_rows_that_encode_otherwise_are_told_apart_whoever_set_it():
+def test_rows_with_another_encoding_are_marked_however_it_was_set():
     settings = [{"encode": "cached"}, {"encode": "occurrences"}, {}]
     runs = [tuned("full", 0.3, settings=settings[0]), tuned("lora", 0.3, settings=settings[1])]
     runs += [record("ssna", settings=settings[2])]  # older than the setting
@@ -256,7 +256,7 @@ def test_labels_show_only_overrides_that_not_all_rows_have():
     assert "every row with epochs=3" in group.caption
 
 
-def test_equal_labels_of_two_configurations_are_told_apart():
+def test_equal_labels_of_two_configurations_are_distinguished():
     (group,) = grouped(
         [record("ssna", config_hash="aaaabbbbcccc"), record("ssna", config_hash="ddddeeeeffff")]
     )
@@ -342,7 +342,7 @@ def test_what_was_not_measured_is_never_zero():
     assert (line["epoch_seconds"], line["peak_memory_bytes"], line["test_warm_recall@10"]) == ("", "", "")
 
 
-def test_memory_says_its_kind_and_takes_the_largest_seed():
+def test_memory_states_its_kind_and_takes_the_largest_seed():
     both = [PeakMemory(allocated=GIB * size, host=9 * GIB) for size in (2, 3)]
     runs = [record("a", seed=seed, memory=memory) for seed, memory in enumerate(both)]
     runs += [record("b", memory=PeakMemory(host=GIB // 2))]

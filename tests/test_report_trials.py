@@ -54,7 +54,7 @@ def labels(runs: list[RunRecord]) -> list[str]:
     return [row.label for row in group.rows]
 
 
-def test_a_tuned_row_says_what_was_chosen_and_other_trials_have_none() -> None:
+def test_a_tuned_row_states_what_was_chosen_and_other_trials_have_no_row() -> None:
     tuning = search(SIZES, 64)
     runs = [run(32, 0.9), run(64, 0.1, tuning), run(64, 0.2, tuning, 1), record("id", 0.05, llm=None)]
     (group,) = grouped(runs)
@@ -108,7 +108,7 @@ def test_what_the_protocol_itself_has_keeps_its_row() -> None:
     assert labels([by_hand, run(64, 0.4)]) == ["tmoe (tuned: batch_size=256)"], "reused, and chosen"
 
 
-def test_labels_tell_the_users_values_from_the_searchs() -> None:
+def test_labels_distinguish_values_of_the_user_and_of_the_search() -> None:
     pairs = ["batch_size=64", "ids=add"]
     tuned = run(64, 0.3, search(SIZES, 64), overrides=pairs)
     told = labels([tuned, record("tmoe", 0.2, overrides=["batch_size=64"])])

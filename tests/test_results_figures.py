@@ -70,7 +70,7 @@ def test_bounds_stand_once_a_dataset(results: Path) -> None:
     assert bounds[["method", "llm", "protocol", "seed", "record"]].isna().all(axis=None)
 
 
-def test_configurations_that_read_alike_are_told_apart() -> None:
+def test_configurations_with_equal_labels_are_distinguished() -> None:
     pair = [records.record(config_hash=name, overrides=["ids=add"]) for name in ("a" * 12, "b" * 12)]
     runs = records.as_runs(pair)
     assert set(measured(runs).configuration) == {"ssna (ids=add) #aaaaaaaa", "ssna (ids=add) #bbbbbbbb"}

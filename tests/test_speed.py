@@ -159,7 +159,7 @@ def test_what_is_multiplied_in_fp32_is_measured_by_the_rate_of_fp32() -> None:
     assert parts["loss forward"][3:6] == ["400", "100", "93.3"]
 
 
-def test_a_variant_without_figures_is_a_row_that_says_so() -> None:
+def test_a_variant_without_figures_is_a_row_with_its_status() -> None:
     gpu = {"train": PeakMemory(allocated=2**30), "eval": PeakMemory(allocated=2**20)}
     text = show(
         record_of(
@@ -179,7 +179,7 @@ def test_a_variant_without_figures_is_a_row_that_says_so() -> None:
     ]
 
 
-def test_counts_are_said_once_or_where_they_differ() -> None:
+def test_counts_are_printed_once_or_where_they_differ() -> None:
     assert (several(1, "epoch"), several(2, "epoch"), several(2, "batch")) == (
         "1 epoch", "2 epochs", "2 batches",
     )  # fmt: skip

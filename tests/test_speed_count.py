@@ -97,7 +97,7 @@ def test_products_that_torchs_own_formulas_lack() -> None:
     assert counted(lambda: (a @ v, v.dot(v), torch.addmv(a @ v, a, v))).flops == 2 * (20 + 5 + 20 + 20)
 
 
-def test_a_product_that_nobody_can_count_is_named() -> None:
+def test_a_product_without_a_formula_is_named() -> None:
     @torch.library.custom_op("adaptrec_test::own", mutates_args=())
     def own(x: Tensor) -> Tensor:
         return x @ x

@@ -180,7 +180,7 @@ def test_ranks_of_before_ties_were_counted_are_read_by_their_own_rule(tmp_path: 
 
 
 @pytest.mark.parametrize("field", ["loss", "train_seconds"])
-def test_a_changed_figure_that_nothing_else_tells_of_does_not_count(field: str, path: Path) -> None:
+def test_a_changed_figure_is_found_by_the_checksum_alone(field: str, path: Path) -> None:
     edit(path, put("curve", 0, field, value=0.25))
     with pytest.raises(UserError, match="does not match its checksum"):
         read_result(path)
@@ -245,7 +245,7 @@ def test_one_bad_record_stops_no_other_run(tmp_path: Path, capsys: pytest.Captur
     assert finished(first, None) is not None
 
 
-def test_the_report_leaves_a_bad_record_out_and_says_so(
+def test_the_report_leaves_a_bad_record_out_with_a_note(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = store(tmp_path / "results", [record("a"), record("b", 0.2), record("<i>|`c", 0.3)])

@@ -21,7 +21,7 @@ NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
         ({"GOMP_SPINCOUNT": "7"}, (None, "7")),
     ],
 )
-def test_threads_wait_as_the_user_says(
+def test_threads_wait_as_the_user_set(
     said: dict[str, str], found: tuple[str | None, str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in NAMES:
@@ -34,7 +34,7 @@ def test_threads_wait_as_the_user_says(
 
 
 @pytest.mark.parametrize("module", ["benchmark.__main__", "studies.__main__"])
-def test_commands_say_it_before_torch_loads(module: str) -> None:
+def test_commands_set_it_before_torch_loads(module: str) -> None:
     code = (
         "import os, sys; os.environ.pop('OMP_WAIT_POLICY', 0); os.environ.pop('GOMP_SPINCOUNT', 0);"
         "import builtins; real = builtins.__import__\n"

@@ -67,7 +67,7 @@ def test_chance_limit() -> None:
     assert CHANCE < chance_limit(116) < 0.1
 
 
-def test_text_tells_of_cold_items(record) -> None:
+def test_text_predicts_cold_items(record) -> None:
     run = record("tiny", "tmoe")
     cold = run.metrics["test_cold"]["recall@10"]
     assert run.cold_targets == 116
@@ -75,7 +75,7 @@ def test_text_tells_of_cold_items(record) -> None:
     assert run.metrics["test"]["recall@10"] > 2 * chance_limit(400)
 
 
-def test_shuffled_text_tells_nothing_of_cold_items(record) -> None:
+def test_shuffled_text_does_not_predict_cold_items(record) -> None:
     run = record("tiny-shuffled", "tmoe")
     cold = run.metrics["test_cold"]["recall@10"]
     assert cold <= chance_limit(run.cold_targets), f"cold Recall@10 {cold:.3f}"

@@ -140,7 +140,7 @@ def test_prepare_computes_all_that_the_runs_will_read(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_what_does_not_fit_the_language_model_is_said_before_the_first_cell(
+def test_a_setting_that_does_not_fit_the_language_model_is_reported_before_the_first_run(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     grid = bench(folder, "id,lora")
@@ -263,7 +263,7 @@ def test_more_processes_than_gpus_is_one_line(
         make_accelerator("no")
 
 
-def test_cells_side_by_side_run_as_alone(
+def test_concurrent_runs_equal_single_ones(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     grid = [*bench(folder, "id"), "--seeds", "0,1", "--protocols", "fair", "--set", *SMALL]
