@@ -208,7 +208,7 @@ def test_shuffling_deals_the_same_texts_to_other_items(tiny, tmp_path):
 
 
 def test_more_items_than_combinations_get_model_numbers():
-    (items,) = generate(small(items=500)).raw.items
+    (items,) = generate(small(items=500))[0].items
     texts = items.column("text").to_pylist()
     assert len(set(texts)) == 500 and texts[-1].endswith(", model 11")
 
@@ -248,8 +248,8 @@ def test_parameters_out_of_range(parameters, message):
 
 
 def test_no_cold_items():
-    drawn = generate(replace(small(cold_share=0.0), name="warm"))
-    assert "test_cold" not in drawn.ceiling and drawn.ceiling["test_warm"] == drawn.ceiling["test"]
+    _, ceiling = generate(replace(small(cold_share=0.0), name="warm"))
+    assert ceiling and "test_cold" not in ceiling and ceiling["test_warm"] == ceiling["test"]
 
 
 LONG_TAILED = {"ceiling": False, "popularity": 40}

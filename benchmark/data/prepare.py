@@ -73,7 +73,14 @@ LARGE_CHANCE = 0.2
 
 def find_warnings(recipe: Recipe, counts: Mapping[str, Any]) -> list[str]:
     """The lines for a dataset; statistics that an earlier version did not count are passed over."""
-    messages = _mismatches(recipe, counts)
+    expected = (recipe.expected or {}).items()
+    other = [f"{counts[name]:,} {name}, not {count:,}" for name, count in expected if counts[name] != count]
+    messages = []
+    if other:
+        messages.append(
+            f"{recipe.name} has {'; '.join(other)}, as its recipe expects: other files or other options than "
+            "the published set's"
+        )
     share = counts.get("share_equal_times", 0)
     if share >= MANY_EQUAL_TIMES and recipe.tie_order == "file":
         messages.append(
@@ -97,20 +104,6 @@ def find_warnings(recipe: Recipe, counts: Mapping[str, Any]) -> list[str]:
             f"{min(chance, 1):.2f}; in so small a catalogue methods hardly differ"
         )
     return messages
-
-
-def _mismatches(recipe: Recipe, counts: Mapping[str, Any]) -> list[str]:
-    """A line that names the counts that are not the expected ones, where there are any."""
-    expected = recipe.expected or {}
-    other = [
-        f"{counts[name]:,} {name}, not {count:,}" for name, count in expected.items() if counts[name] != count
-    ]
-    if not other:
-        return []
-    return [
-        f"{recipe.name} has {'; '.join(other)}, as its recipe expects: other files or other options than "
-        "the published set's"
-    ]
 
 
 FORMAT = 1

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -36,6 +35,8 @@ from benchmark.data.recipe import Recipe
 TOP = (10, 50)
 """k of the Recall@k and NDCG@k that the ceiling gives."""
 CHUNK_CELLS = 4_000_000
+Ceiling = dict[str, dict[str, float]]
+"""Split -> metric -> its best possible value."""
 
 
 @dataclass(frozen=True)
@@ -58,24 +59,20 @@ class World:
     """`[G]`"""
 
 
-class Drawn(NamedTuple):
-    """A generated dataset: what the files would hold, and what only the generator knows."""
+def generate(recipe: Recipe) -> tuple[RawData, Ceiling | None]:
+    """Draw the catalogue and the users of `recipe.synthetic`: the data, and the best possible metrics.
 
-    raw: RawData
-    ceiling: dict[str, dict[str, float]] | None
-
-
-def generate(recipe: Recipe) -> Drawn:
-    """Draw the catalogue and the users of `recipe.synthetic`; raises `UserError` as `parameters` does."""
+    Raises `UserError` as `parameters` does.
+    """
     planted = parameters(recipe)
     rng = np.random.Generator(np.random.PCG64(planted.seed))
     kinds, cold = deal(planted, rng)
     if not planted.ceiling:
-        return Drawn(raw_of(planted, kinds, draw_blocks(planted, kinds, cold, rng)), None)
+        return raw_of(planted, kinds, draw_blocks(planted, kinds, cold, rng)), None
     world = groups_of(planted, kinds, cold)
     lengths = planted.min_length + integers(rng, planted.max_length - planted.min_length + 1, planted.users)
     history = _draw_users(world, planted, lengths, rng)  # [U, max_length], -1 after the end
-    return Drawn(raw_of(planted, kinds, [history]), ceiling_of(world, planted, history, lengths))
+    return raw_of(planted, kinds, [history]), ceiling_of(world, planted, history, lengths)
 
 
 def groups_of(planted: Planted, kinds: Ints, cold: Mask) -> World:
@@ -127,7 +124,7 @@ def _draw_users(world: World, planted: Planted, lengths: Ints, rng: np.random.Ge
     return history
 
 
-def ceiling_of(world: World, planted: Planted, history: Ints, lengths: Ints) -> dict[str, dict[str, float]]:
+def ceiling_of(world: World, planted: Planted, history: Ints, lengths: Ints) -> Ceiling:
     """Expected metrics of the ranking by the true probabilities, and `realised_*`, what it gets on this draw.
 
     `valid` and `test` cannot be beaten in expectation. `test_cold` and `test_warm` are the same ranking's
@@ -135,7 +132,7 @@ def ceiling_of(world: World, planted: Planted, history: Ints, lengths: Ints) -> 
     other.
     """
     names = [f"{metric}@{k}" for k in TOP for metric in ("recall", "ndcg")]
-    result: dict[str, dict[str, float]] = {}
+    result: Ceiling = {}
     for split, from_end in (("valid", 2), ("test", 1)):
         # [2, 2, 1 + metrics]: expected and realised; warm and cold; number of targets and sums of the metrics
         sums = sum(

@@ -132,15 +132,17 @@ def entry_of(texts: Sequence[str], llm: LLM, pooling: str, dtype: str, cache: Pa
         "format": FORMAT,
         "items": len(texts),
         "texts": content.hexdigest(),
-        "llm_revision": llm.revision,
-        "llm_weights": llm.digest,
-        "llm_config": llm.config_digest,
+        **_llm_key(llm),
         "tokenizer": llm.tokenizer_digest,
         "max_tokens": llm.max_tokens,
         "pooling": encoder.resolve_pooling(pooling, llm),
         "dtype": dtype if dtype == "float32" else f"{dtype} about the mean",
     }
     return CacheEntry.of(cache, key)
+
+
+def _llm_key(llm: LLM) -> dict[str, Any]:
+    return {"llm_revision": llm.revision, "llm_weights": llm.digest, "llm_config": llm.config_digest}
 
 
 def _compute(
@@ -386,9 +388,7 @@ def token_entry_of(tokens: Tokens, llm: LLM, dtype: str, cache: Path) -> CacheEn
         "texts": len(tokens.distinct),
         "tokens": hashlib.sha256(ids.astype("<i4", copy=False).data).hexdigest(),
         "lengths": hashlib.sha256(tokens.distinct.astype("<i8", copy=False).data).hexdigest(),
-        "llm_revision": llm.revision,
-        "llm_weights": llm.digest,
-        "llm_config": llm.config_digest,
+        **_llm_key(llm),
         "dtype": dtype if dtype == "float32" else f"{dtype} about two centres",
     }
     return CacheEntry.of(cache, key)
