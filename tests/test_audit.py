@@ -136,12 +136,15 @@ def clock_folder(folder, recipe=None):
     return folder
 
 
-def test_random_orders_are_those_of_the_recipe_option(tmp_path):
-    recipe = recipe_of(clock_folder(tmp_path / "toy"))
+@pytest.mark.parametrize("split", ['split = "temporal"\ntest_share = 0.3\n', None])
+def test_random_orders_are_those_of_the_recipe_option(tmp_path, split):
+    recipe = recipe_of(clock_folder(tmp_path / "toy", split))
     drawn = random_tie_orders(recipe, tmp_path / "cache", tmp_path, 3, lambda step: None)
     for seed, data in enumerate(drawn):
         made = prepare(recipe_of(tmp_path / "toy", tie_order="random", seed=seed), tmp_path / "cache")
-        assert data.items.tolist() == made.items.tolist() and data.test_at.tolist() == made.test_at.tolist()
+        for name in ("items", "test_at", "test_end"):
+            assert getattr(data, name).tolist() == getattr(made, name).tolist()
+    assert (data.test_end > data.test_at + 1).any() == (split is not None)
     assert not list(tmp_path.glob("scratch*"))
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +29,7 @@ from benchmark.results.stored import user_gains
 from benchmark.train.sequences import evaluation_rows
 from methods.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[1]
 SHARES = "valid_share = 0.2\ntest_share = 0.2\n"
 TEMPORAL = f'split = "temporal"\n{SHARES}'
 METRICS = ("recall@10", "recall@50", "ndcg@10", "ndcg@50")
@@ -300,6 +305,29 @@ def test_a_temporal_recipe_has_successive_targets_where_it_names_none(tmp_path: 
     assert one.test_at.tolist() == all_of_them.test_at.tolist()
     assert one.fingerprint["sha256"] != all_of_them.fingerprint["sha256"]
     assert "test_users" not in one.fingerprint and one.test_end.tolist() == (one.test_at + 1).tolist()
+
+
+def test_the_example_of_the_documents(tmp_path: Path) -> None:
+    """Its commands run as they are printed, and give the counts that the text names."""
+    text = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
+    (example,) = (block for block in re.findall(r"```sh\n(.*?)```", text, re.S) if "mkdir -p shop" in block)
+    function = f'adaptrec() {{ "{sys.executable}" -m benchmark "$@"; }}\n'
+    script = function + example.replace("python -", f'"{sys.executable}" -')
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-e", "-c", script],
+        check=False,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    counts = re.search(r"targets: \d+ validation of .* users, (\d+) test of (\d+) users", done.stdout)
+    assert counts is not None and counts[0] in text
+    (path,) = (tmp_path / "shop-results").rglob("*.ranks.parquet")
+    ranks = pd.read_parquet(path)
+    assert (len(ranks), ranks["user"].nunique()) == (int(counts[1]), int(counts[2]))
 
 
 def test_weights_give_each_user_one() -> None:
