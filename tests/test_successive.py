@@ -309,7 +309,7 @@ def test_a_temporal_recipe_has_successive_targets_where_it_names_none(tmp_path: 
 
 def test_the_example_of_the_documents(tmp_path: Path) -> None:
     """Its commands run as they are printed, and give the counts that the text names."""
-    text = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "temporal.md").read_text(encoding="utf-8")
     (example,) = (block for block in re.findall(r"```sh\n(.*?)```", text, re.S) if "mkdir -p shop" in block)
     function = f'adaptrec() {{ "{sys.executable}" -m benchmark "$@"; }}\n'
     script = function + example.replace("python -", f'"{sys.executable}" -')
