@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from benchmark.config import Settings
 from benchmark.explain.explain import BOOTSTRAP, ERRORS, explain, show
 from benchmark.explain.settings import NONE, TOPICS, UNKNOWN
 from benchmark.explain.sources import find
-from benchmark.results.record import ranks_path
+from benchmark.results.record import Tuning, ranks_path
 from methods.errors import UserError
 
 PAPER = "paper:distilbert/sci/ssna"
@@ -57,6 +57,26 @@ def test_settings_that_move_results_come_first(results):
 
 def test_every_setting_of_the_harness_has_a_topic():
     assert {field.name for field in fields(Settings)} <= {name for names in TOPICS.values() for name in names}
+
+
+def test_settings_that_nobody_chose_are_listed(results):
+    """Neither the user, the protocol, a search nor the recipe set them, not even to the default."""
+    recipe = {**RECIPE, "settings": {"all": {"clip_norm": 1.0}}}
+    tuning = Tuning(mode="grid", chosen=["sasrec_dropout=0.5"], grid={"sasrec_dropout": [0.5]}, seed=0)
+    ranked(
+        results, "c", some_ranks(3), protocol="fair", overrides=["width=256"], tuning=tuning,
+        settings={**asdict(Settings()), "candidates": "auto", "learning_rate": 0.1},
+        data={"key": "k1", "recipe": recipe, "fingerprint": {"users": 300}},
+    )  # fmt: skip
+    explained = both(results, "toy/minilm/c", PAPER)
+    defaults = explained["a"]["defaults"]
+    assert defaults["temperature"] == str(Settings().temperature) and defaults["window"] == "50"
+    by_others = {"candidates", "batch_size", "init", "width", "sasrec_dropout", "clip_norm", "learning_rate"}
+    assert not by_others & defaults.keys()
+    assert not {"samples", "replay"} & defaults.keys()  # without effect on the metrics
+    assert explained["b"]["defaults"] == {}  # what the paper does not state is not known
+    text = show(explained)
+    assert "Settings of A that nobody chose" in text and "Settings of B that nobody chose" not in text
 
 
 def test_equal_users_are_resampled_together(results):

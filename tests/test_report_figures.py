@@ -71,10 +71,10 @@ def test_a_setting_that_came_after_a_record_has_its_default():
 def test_the_value_to_choose_is_the_best_on_validation():
     runs = swept([1, 2, 3], recall=lambda value: value / 10)
     for run in runs:
-        run.metrics["valid"]["recall@10"] = 0.5 - abs(run.hyperparameters["depth"] - 2) / 10
+        run.metrics["valid_masked"]["recall@10"] = 0.5 - abs(run.hyperparameters["depth"] - 2) / 10
     (section,) = sweeps.sections(results_of(runs))
     assert [row[1].text for row in section.blocks[0].rows] == ["1", "2 *", "3"]
-    assert [line["test_recall@10"] for line in section.lines] == pytest.approx([0.1, 0.2, 0.3])
+    assert [line["test_masked_recall@10"] for line in section.lines] == pytest.approx([0.11, 0.22, 0.33])
     assert set(section.plots[0].forms) == {"png", "svg"}
 
 
@@ -83,7 +83,7 @@ def test_a_run_without_test_figures_has_its_place_on_validation():
     for name in ("test", "test_masked"):
         del runs[1].metrics[name]
     (section,) = sweeps.sections(results_of(runs))
-    assert [row[4].text for row in section.blocks[0].rows] == [".1100", "n/a", ".1300"]
+    assert [row[4].text for row in section.blocks[0].rows] == [".1210", "n/a", ".1430"]
 
 
 # --- cost
@@ -263,7 +263,7 @@ def test_a_searched_row_is_matched_whatever_the_search_chose():
         run.overrides, run.config_hash = [chosen], f"{run.config_hash}-{chosen}"
         run.tuning = Tuning(mode="grid", chosen=[chosen], grid={"x": [1, 2]}, seed=0)
     line = between(records)["recall@10"]
-    assert line["rows"] == 3 and line["first_figures"].startswith("a (tuned) 0.3000")
+    assert line["rows"] == 3 and line["first_figures"].startswith("a (tuned) 0.3300")
 
 
 def test_fewer_than_three_rows_in_common_are_no_order():
@@ -309,4 +309,6 @@ def test_the_front_is_of_quality_time_and_memory():
     points, _ = plots.points_of(group)
     kept = {point.label for point in points if plots.not_dominated(point, points)}
     assert kept == {"best", "lean", "quick"}
-    assert plots.front(points) == [(2.0, 0.1), (18.0, 0.1), (18.0, 0.3)]
+    assert plots.front(points) == [
+        (2.0, pytest.approx(0.11)), (18.0, pytest.approx(0.11)), (18.0, pytest.approx(0.33))
+    ]  # fmt: skip

@@ -111,6 +111,7 @@ def _described(source: Source) -> dict[str, Any]:
         "what": source.description,
         "users": source.users,
         "seeds": source.seeds,
+        "defaults": dict(source.defaults),
         "sd_over_seeds": {metric: source.spread(metric) for metric in source.metrics} if several else {},
     }
 
@@ -188,5 +189,9 @@ def show(result: dict[str, Any]) -> str:
     heads = ["test metric", "A", "B", "A - B", "95 % interval"]
     table = tabulate(rows, heads, colalign=["left", *["right"] * 4], **look) if rows else "none in common"
     parts.append(f"Difference in each metric\n{table}")
+    for name in "ab":
+        if defaults := result[name]["defaults"]:
+            listed = ", ".join(f"{setting}={value}" for setting, value in defaults.items())
+            parts.append(f"Settings of {name.upper()} that nobody chose\n{textwrap.fill(listed, WIDTH)}")
     notes = [textwrap.fill(note, WIDTH) for note in result["notes"]]
     return "\n\n".join([*parts, "\n".join(notes)])

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from benchmark.config import Settings
+from benchmark.config import PROTOCOLS, Settings
 from benchmark.data.recipe import Recipe
 from benchmark.results.published import COUNTS, Published, folder
 from benchmark.results.record import RunRecord
@@ -130,6 +130,30 @@ def settings_of_run(run: RunRecord) -> SettingValues:
             values.pop(name, None)
     values |= {f"version of {name}": version for name, version in machine.packages.items()}
     return {name: Value(value) for name, value in values.items()}
+
+
+def defaults_of_run(run: RunRecord) -> dict[str, str]:
+    """The settings of the harness that nobody chose -> the default that they have, in the order of TOPICS.
+
+    Left out are settings of another value, and those that the user (`--set`), the protocol, a search or the
+    dataset's recipe set, even to the default; also settings without effect on the metrics, or without effect
+    in this run. A control, which is not trained, has none.
+    """
+    if run.untrained:
+        return {}
+    chosen = {pair.partition("=")[0] for pair in run.overrides} | set(PROTOCOLS.get(run.protocol, {}))
+    if run.tuning:
+        chosen |= {*run.tuning.grid, *(str(dimension["name"]) for dimension in run.tuning.space)}
+    for suggested in ((run.data.get("recipe") or {}).get("settings") or {}).values():
+        chosen |= set(suggested)
+    values, defaults = settings_of_run(run), asdict(Settings())
+    return {
+        name: str(values[name])
+        for topic, names in TOPICS.items()
+        for name in names
+        if topic != "cost only" and name in defaults and name in values and name not in chosen
+        if values[name].value == defaults[name]
+    }
 
 
 LLM_NAMES = {"n_layers": "layers", "width": "width", "digest": "digest"}

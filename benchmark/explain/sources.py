@@ -7,15 +7,15 @@ by `paper:<language model>/<dataset>/<method>`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
 import pandas as pd
 
-from benchmark.explain.settings import SettingValues, settings_of_paper, settings_of_run
+from benchmark.explain.settings import SettingValues, defaults_of_run, settings_of_paper, settings_of_run
 from benchmark.results.figures import measured, printed
 from benchmark.results.published import Published, published
 from benchmark.results.record import METRICS, below_results
@@ -41,6 +41,8 @@ class Source:
     users: int | None
     gains: UserGains | None = None
     """Gains of each user under `metrics`; None without usable ranks of every run."""
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    """Settings that nobody chose -> their default; the paper does not state its own."""
     notes: Sequence[str] = ()
     metrics: tuple[str, ...] = METRICS
     """The measures of a run that are compared."""
@@ -172,6 +174,7 @@ def _of_runs(runs: Sequence[StoredRun], metrics: Sequence[str], left_out: Sequen
         table,
         counts.get("test_users") or counts.get("test_targets") or counts.get("users"),
         gains if gains and len(gains.by_seed) == len(finished) else None,
+        defaults_of_run(run),
         [*left_out, *unfinished, *faults],
         tuple(metrics),
     )

@@ -114,9 +114,10 @@ def sections(results: Results) -> list[Section]:
             pair
             for (x, y), metric in product(combinations(tables, 2), METRICS)
             for pair in agreement(
-                x, y, metric, scores(tables[x], "test", metric), scores(tables[y], "test", metric)
+                x, y, metric,
+                scores(tables[x], "test_masked", metric), scores(tables[y], "test_masked", metric),
             )
-        ]
+        ]  # fmt: skip
         if masked or between:
             stem = f"{slug(dataset)}-{slug(llm or 'none')}-agreement"
             stem = stem if stem not in taken else f"{stem}-{data_key}"
@@ -153,7 +154,7 @@ def _section(
         if pair.metric == METRICS[0]
     ]
     heads = ["orders", "metric", "rows", "tau-b", "p", "reversed pairs"]
-    titles = {"Between protocols": between, "History masked or not": masked}
+    titles = {"Between protocols, history masked": between, "History masked or not": masked}
     return Section(
         stem,
         f"Rank agreement: {where}",
@@ -161,9 +162,9 @@ def _section(
         "full catalogue. 1: the same order, 0: unrelated, -1: reversed.",
         [Block(title, heads, [_row(pair) for pair in orders]) for title, orders in titles.items() if orders],
         [
-            "Rows are matched by their label, without the values that a search chose; figures that print "
-            "alike are tied. p: two-sided test against unrelated orders, exact where there are no ties; with "
-            "few rows it has little power.",
+            "Rows are matched by their label, without the values that a search chose; the tables of runs "
+            "have the number of seeds of each. Figures that print alike are tied. p: two-sided test against "
+            "unrelated orders, exact where there are no ties; with few rows it has little power.",
             "A reversed pair may differ by chance alone: see the tests of differences between methods.",
             *mixed,
         ],

@@ -15,14 +15,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from benchmark.config import NO_PROTOCOL
 from benchmark.report.rendering import marked, number, numeric, visible
 from benchmark.report.section import Block, Cell, Chapter, Plot, Section
+from benchmark.results.measures import share
 from benchmark.results.published import COUNTS
 from benchmark.results.results import Results
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LEFT_OUT = "Left out"
 """Heads the list of records that do not count."""
@@ -212,6 +216,7 @@ def _plot(stem: str, plot: Plot) -> dict[str, Any]:
 
 OVERVIEW_HEADS = [
     "dataset", "users", "items", "interactions", "language model", "protocol", "methods", "runs", "hardware",
+    "best masked R@10",
 ]  # fmt: skip
 
 
@@ -224,6 +229,7 @@ def overview(results: Results) -> Block:
     machine = {run.name: run.record.environment.device_name for run in results.runs}
     data = {run.name: str(run.record.data.get("key")) for run in results.runs}
     runs = runs.assign(device=runs.record.map(machine), data=runs.record.map(data))
+    quality = figures[(figures.split == "test_masked") & (figures.measure == "recall@10")]
     rows = []
     for (dataset, llm, protocol, _), same in runs.groupby(["dataset", "llm", "protocol", "data"]):
         finished = int(same.value.sum())
@@ -236,8 +242,18 @@ def overview(results: Results) -> Block:
             str(finished) if finished == len(same) else f"{finished} of {len(same)}",
             "; ".join(sorted(same.device.unique())),
         ]
+        texts.append(_best(quality[quality.record.isin(same.record)]))
         rows.append([Cell(str(text)) for text in texts])
     return Block("What was run", OVERVIEW_HEADS, rows)
+
+
+def _best(figures: pd.DataFrame) -> str:
+    """The largest mean of a configuration, its method, and its number of seeds."""
+    means = [
+        (values.mean(), f"{method} (n = {len(values)})")
+        for (method, _), values in figures.groupby(["method", "configuration"]).value
+    ]
+    return " ".join((share(max(means)[0]), max(means)[1])) if means else "n/a"
 
 
 def tiles(results: Results) -> dict[str, int]:

@@ -42,7 +42,7 @@ def draw(group: RunGroup, kind: str) -> dict[str, bytes]:
 
 def _middle_run(row: RunRow) -> RunRecord:
     """The run of the median best validation Recall@10 (the lower middle one of an even number)."""
-    ranked = sorted(row.ok, key=lambda run: (max(e.valid["recall@10"] for e in run.curve), run.seed))
+    ranked = sorted(row.ok, key=lambda run: (max(e.valid_masked["recall@10"] for e in run.curve), run.seed))
     return ranked[(len(ranked) - 1) // 2]
 
 
@@ -60,22 +60,30 @@ def draw_curves(group: RunGroup, figure: Figure, axes: Axes) -> bool:
         colour, line, marker = look_of(place)
         middle = _middle_run(row)
         for run in row.ok:
-            start = [run.initial["valid"]["recall@10"]] if "valid" in run.initial else []
+            start = [run.initial["valid_masked"]["recall@10"]] if "valid_masked" in run.initial else []
             epochs = [0] * len(start) + [point.epoch for point in run.curve]
-            values = start + [point.valid["recall@10"] for point in run.curve]
+            values = start + [point.valid_masked["recall@10"] for point in run.curve]
             drawn.append(values)
             if run is not middle:
                 axes.plot(epochs, values, color=colour, linewidth=0.7, alpha=0.35)
                 continue
             chosen = [epochs.index(run.best_epoch)] if run.best_epoch in epochs else []
             look: dict[str, Any] = {"color": colour, "linestyle": line, "marker": marker, "markevery": chosen}
-            axes.plot(epochs, values, label=row.label, linewidth=1.6, markersize=7, zorder=3, **look)
+            axes.plot(
+                epochs,
+                values,
+                label=f"{row.label} (n = {len(row.ok)})",
+                linewidth=1.6,
+                markersize=7,
+                zorder=3,
+                **look,
+            )
     known = any(run.initial for row in group.rows for run in row.ok)
     axes.set_xlabel("epoch (0: before training)" if known else "epoch")
-    axes.set_ylabel("validation Recall@10")
+    axes.set_ylabel("validation Recall@10, history masked")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     several = any(len(row.ok) > 1 for row in group.rows)
-    title = "marker: chosen epoch" + ("\nthin: other seeds" if several else "")
+    title = "n: seeds; marker: chosen epoch" + ("\nthin: other seeds" if several else "")
     if drawn and _cut_beginnings(axes, drawn):
         title += "\nlowest beginnings cut off"
     if drawn:
@@ -125,13 +133,14 @@ def points_of(group: RunGroup) -> tuple[list[Point], str]:
     kind = max(("GPU", "host"), key=kinds.count)
     points = []
     for place, row in enumerate(group.rows):
-        recall, time = row.mean("recall@10", "test"), row.mean(clock)
+        recall, time = row.mean("recall@10", "test_masked"), row.mean(clock)
         peak = peaks[row.label]
         if recall and time and time.mean > 0:
             memory = peak[0] if peak and peak[1] == kind else None
             # the t interval of two seeds would dwarf all else
             ends = (recall.least, recall.largest) if recall.n > 1 else None
-            points.append(Point(place, row.label, time.mean, recall.mean, ends, memory))
+            several = f" (n = {recall.n})" if recall.n > 1 else ""
+            points.append(Point(place, row.label + several, time.mean, recall.mean, ends, memory))
     return points, kind
 
 
@@ -156,13 +165,15 @@ def draw_quality(group: RunGroup, figure: Figure, axes: Axes) -> bool:
     _axis_of_seconds(axes, [point.x for point in points])
     axes.margins(x=0.12, y=0.2)
     axes.set_xlabel(_clock(group)[1])
-    axes.set_ylabel("test Recall@10")
+    axes.set_ylabel("test Recall@10, history masked")
     corners = front(points)
     handles = [*_size_legend(axes, most, points), *_front_legend(axes, corners)]
     if any(point.ends for point in points):
         bar: dict[str, Any] = {"color": "black", "marker": "_", "linewidth": 0.9}
         handles += axes.plot([], [], label="least to most of the seeds", **bar)
-    title = "peak memory in training,\n" + ("GPU, allocated" if kind == "GPU" else "host, resident")
+    title = "n: seeds, 1 if not given\narea: peak memory in training,\n" + (
+        "GPU, allocated" if kind == "GPU" else "host, resident"
+    )
     figure.legend(
         handles=handles,
         loc="outside right upper",

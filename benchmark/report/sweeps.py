@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 FEWEST = 3
 """Values that make a sweep."""
 METRICS = ("recall@10", "ndcg@10")
-SPLITS = {"valid": "validation", "test": "test"}
+SPLITS = {"valid_masked": "validation, history masked", "test_masked": "test, history masked"}
 HIDDEN = {"llm", "digest", "data"}
 """What may differ between lines and does not stand in a label."""
 Runs = tuple[StoredRun, ...]
@@ -68,7 +68,7 @@ class Sweep:
 
     def best(self, line: Mapping[int, Runs]) -> int:
         """The value with the best mean validation Recall@10, the smaller one of equals."""
-        means = {value: self.mean(runs, "valid") for value, runs in line.items()}
+        means = {value: self.mean(runs, "valid_masked") for value, runs in line.items()}
         return max(means, key=lambda value: (mean.mean if (mean := means[value]) else 0.0, -value))
 
 
@@ -152,14 +152,15 @@ def _section(sweep: Sweep) -> Section:
                     **figures,
                 }
             )  # fmt: skip
-    heads = ["line", sweep.name, "valid R@10", "valid N@10", "test R@10", "test N@10", "seeds"]
+    measured = ("masked valid R@10", "masked valid N@10", "masked test R@10", "masked test N@10")
+    heads = ["line", sweep.name, *measured, "seeds"]
     stem = "-".join(slug(part) for part in (sweep.dataset, sweep.protocol, sweep.method, sweep.name))
     title = f"Recall@10 over {sweep.name}: {sweep.where}"
     return Section(
         f"{stem}-sweep",
         title,
         f"{sweep.where}: only {sweep.name} differs along a line, everything else is equal; full catalogue, "
-        "history not masked, means over seeds.",
+        "the user's history masked, means over seeds.",
         [Block(f"R@10 and N@10 over {sweep.name}", heads, rows)],
         [
             "*: the value with the best validation R@10, which is the one to choose. Trials that a search "

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from benchmark.report.drawing import COLOURS, columns, forms, look_of, style
 from benchmark.report.provenance import configuration
 from benchmark.report.section import Block, Cell, Plot, Section
-from benchmark.results.comparable import RunGroup, RunRow
+from benchmark.results.comparable import HEADLINE, RunGroup, RunRow
 from benchmark.results.generations import mark, newest, note, oldest
-from benchmark.results.measures import count
+from benchmark.results.measures import count, quality
 from benchmark.results.results import Results
 from benchmark.speed.record import SpeedRecord, read_speed
 from methods.errors import UserError
@@ -41,6 +41,8 @@ PARTS = {
 }
 """Wall seconds of a run, apart, and their measures; the one test pass is not timed."""
 COLUMNS = (*PARTS, "tuning")
+QUALITY = tuple(quality("test_masked", metric) for metric in HEADLINE)
+"""What stands before the seconds."""
 HATCHES = ("", "", "///", "---", "xx", "\\\\\\")
 """Of the bars of COLUMNS."""
 
@@ -204,8 +206,10 @@ def _costs(rows: Sequence[RunRow], costs: pd.DataFrame) -> Block:
     for row, values in zip(rows, costs.to_numpy().tolist(), strict=True):
         total = Cell(count(sum(values)), record=row.configuration)
         seconds = [Cell(count(value)) for value in values]
-        body.append([Cell(row.label), *seconds, total, Cell(str(len(row.ok)))])
-    return Block("Wall seconds", ["row", *COLUMNS, "total", "seeds"], body)
+        figures = [Cell(column.cell(row).partition(" ±")[0]) for column in QUALITY]
+        body.append([Cell(row.label), *figures, *seconds, total, Cell(str(len(row.ok)))])
+    heads = ["row", *(f"masked {column.label}" for column in QUALITY), *COLUMNS, "total", "seeds"]
+    return Block("Wall seconds", heads, body)
 
 
 def _break_evens(pairs: Sequence[Pair]) -> Block:
