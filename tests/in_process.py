@@ -34,13 +34,13 @@ class InProcess:
     ) -> None:
         _, option, module, *arguments = command
         assert option == "-m"
-        said = io.StringIO()
-        with redirect_stdout(said), redirect_stderr(said):
+        output = io.StringIO()
+        with redirect_stdout(output), redirect_stderr(output):
             self._status = MAIN[module]([*arguments, *given.splitlines()])
         self.log = Log(log or Path(os.devnull))
-        self.log.write(said.getvalue())
+        self.log.write(output.getvalue())
         self.log.close()
-        lines = said.getvalue().splitlines()
+        lines = output.getvalue().splitlines()
         self.tail = deque(lines, maxlen=TAIL)
         for line in lines:
             on_line(line)

@@ -52,8 +52,10 @@ def runs() -> list[Section]:
 def front(**changes: str) -> Front:
     """What the page says first."""
     results = results_of(study())
-    said = {"title": "AdaptRec report", "source": "records", "command": "python -m benchmark report"}
-    return Front(**{**said, **changes}, results="../results", counts=tiles(results), runs=overview(results))
+    defaults = {"title": "AdaptRec report", "source": "records", "command": "python -m benchmark report"}
+    return Front(
+        **{**defaults, **changes}, results="../results", counts=tiles(results), runs=overview(results)
+    )
 
 
 def whole() -> str:

@@ -56,7 +56,7 @@ def test_every_flipped_bit_of_checked_json_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "not JSON"),
         (b"\x00" * 10, "not JSON"),
@@ -68,9 +68,9 @@ def test_every_flipped_bit_of_checked_json_is_noticed(tmp_path: Path) -> None:
         (b'{"a": 1, "b": 2, "checksum": "0"}', "does not match its checksum"),
     ],
 )
-def test_what_is_no_checked_json(content: bytes, said: str, tmp_path: Path) -> None:
+def test_what_is_no_checked_json(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(DamagedError, match=said):
+    with pytest.raises(DamagedError, match=message):
         read_checked(tmp_path / "a.json", ("a", "b"))
 
 
@@ -185,7 +185,7 @@ def test_a_run_removes_files_that_killed_runs_left_next_to_its_record(folder: Pa
         with replacing_checked(path.with_name("of a living process")):
             run(asked, tmp_path)
             assert len(list(path.parent.glob("of a living process.*.tmp"))) == 1
-        assert not any(one.exists() for one in left), finished
+        assert not any(entry.exists() for entry in left), finished
     left = [leftover(path)]
     clear(path)  # as a bench does that finds the record finished
     assert not left[0].exists()

@@ -35,15 +35,15 @@ def test_preparation_reports_what_is_lost(
 ) -> None:
     for methods in ("tmlp", "full"):  # readers of states and of tokens
         assert main(arguments("prepare", half, "--methods", methods, "--protocol", "paper")) == 0
-        said = capsys.readouterr().out.splitlines()
+        output = capsys.readouterr().out.splitlines()
         counts = "4 of 10 items (40.0%) have the tokens of another text, 14.3% of all tokens are unknown"
-        assert f"half: texts as tokens of random-tiny: {counts}" in said
-        (warning,) = (line for line in said if line.startswith("warning: random-tiny loses a part"))
+        assert f"half: texts as tokens of random-tiny: {counts}" in output
+        (warning,) = (line for line in output if line.startswith("warning: random-tiny loses a part"))
         assert counts in warning
     assert main(arguments("prepare", folder, "--methods", "tmlp")) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert any("0 of 10 items (0.0%) have the tokens of another text" in line for line in said)
-    assert not any("loses a part" in line for line in said)
+    output = capsys.readouterr().out.splitlines()
+    assert any("0 of 10 items (0.0%) have the tokens of another text" in line for line in output)
+    assert not any("loses a part" in line for line in output)
 
 
 @pytest.mark.parametrize("method", ["tmlp", "full"])

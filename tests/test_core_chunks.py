@@ -44,7 +44,7 @@ def test_chunks_have_the_least_padding_that_their_number_is_worth(seed: int, cos
         np.split(order, [n + 1 for n in range(7) if cut[n]])
         for cut in itertools.product((False, True), repeat=7)
     ]
-    assert price(lengths, made, cost) == min(price(lengths, one, cost) for one in every)
+    assert price(lengths, made, cost) == min(price(lengths, entry, cost) for entry in every)
 
 
 @pytest.mark.parametrize("budget", [1, 20, 64])

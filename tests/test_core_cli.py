@@ -48,9 +48,9 @@ def complaint(capfd: pytest.CaptureFixture[str], arguments: list[str], status: i
     """The one line that a mistake makes."""
     capfd.readouterr()
     assert main(arguments) == status
-    told = capfd.readouterr()
-    assert told.out == ""
-    (line,) = told.err.splitlines()
+    output = capfd.readouterr()
+    assert output.out == ""
+    (line,) = output.err.splitlines()
     assert line.startswith("adaptrec: error: ")
     return line
 
@@ -197,16 +197,16 @@ def test_counts_that_the_recipe_does_not_expect_are_printed_and_recorded(
 ) -> None:
     recipe = "[expected]\nusers = 12\nitems = 11\n"
     folder = write_folder(tmp_path / "other", TWELVE, TEN, recipe)
-    said = "warning: other has 10 items, not 11, as its recipe expects"
+    warning = "warning: other has 10 items, not 11, as its recipe expects"
     command = ["bench", *run(folder, tmp_path / "results")[1:]]
     assert main(command) == 0
-    told = capfd.readouterr()
-    assert told.err.count("warning: ") == 1 and told.err.startswith(said)
-    assert "not the 11 items that its recipe expects" in " ".join(told.out.split())
+    output = capfd.readouterr()
+    assert output.err.count("warning: ") == 1 and output.err.startswith(warning)
+    assert "not the 11 items that its recipe expects" in " ".join(output.out.split())
     assert main(run(folder, tmp_path / "results")) == 0
-    told = capfd.readouterr()
-    assert told.err.startswith(said)
-    assert read_record(Path(told.out.strip())).data["recipe"]["expected"] == {"users": 12, "items": 11}
+    output = capfd.readouterr()
+    assert output.err.startswith(warning)
+    assert read_record(Path(output.out.strip())).data["recipe"]["expected"] == {"users": 12, "items": 11}
 
 
 def test_a_finished_run_is_skipped_and_fresh_runs_it(
@@ -218,9 +218,9 @@ def test_a_finished_run_is_skipped_and_fresh_runs_it(
     with monkeypatch.context() as patch:
         patch.setattr(loop.Trainer, "fit", lambda _: pytest.fail("trained again"))
         assert main(run(folder, tmp_path)) == 0
-    told = capfd.readouterr()
-    assert "finished already" in told.err
-    assert Path(told.out.strip()) == path
+    output = capfd.readouterr()
+    assert "finished already" in output.err
+    assert Path(output.out.strip()) == path
     assert path.read_bytes() == before
     assert main(run(folder, tmp_path, "--fresh")) == 0
     one, two = RunRecord.model_validate_json(before), read_record(path)
@@ -248,12 +248,12 @@ def test_a_failed_run_is_a_record_and_is_tried_again(
     with monkeypatch.context() as patch:
         patch.setattr(loop.Trainer, "train_epoch", lambda *_: (float("nan"), 1.0))
         assert main(run(folder, tmp_path)) == 1
-    told = capfd.readouterr()
-    path = Path(told.out.strip())
+    output = capfd.readouterr()
+    path = Path(output.out.strip())
     record = read_record(path)
     assert record.status == "failed"
     assert "nan in epoch 1" in str(record.error)
-    assert str(record.error) in told.err
+    assert str(record.error) in output.err
     assert main(run(folder, tmp_path)) == 0
     assert read_record(path).status == "ok"
 
@@ -296,13 +296,13 @@ def test_ctrl_c_leaves_something_to_go_on_from(
         assert main(run(folder, tmp_path)) == 130
     (record,) = (read_record(path) for path in tmp_path.glob("*/*/*/*-s0.json"))
     assert record.status == "interrupted"
-    told = capfd.readouterr()
-    assert "interrupted" in told.err
-    assert "Traceback" not in told.err
+    output = capfd.readouterr()
+    assert "interrupted" in output.err
+    assert "Traceback" not in output.err
     assert main(run(folder, tmp_path)) == 0
-    told = capfd.readouterr()
-    assert "going on after epoch 1" in told.err
-    assert read_record(Path(told.out.strip())).metrics == whole.metrics
+    output = capfd.readouterr()
+    assert "going on after epoch 1" in output.err
+    assert read_record(Path(output.out.strip())).metrics == whole.metrics
 
 
 @pytest.mark.parametrize(
@@ -399,11 +399,11 @@ def test_bench_runs_what_is_missing_prints_a_table_and_runs_nothing_twice(
     command += ["--set", "dropout=0.1"]  # which id does not have
     capfd.readouterr()
     assert main(command) == 0
-    told = capfd.readouterr()
+    output = capfd.readouterr()
     for word in ("tmlp", "id", "ceiling", "chance", "R@10", "N@50", "cold"):
-        assert word in told.out
-    assert "1 of 2 runs are finished already" in told.err
-    assert "[1/1] tiny random-tiny tmlp" in told.err
+        assert word in output.out
+    assert "1 of 2 runs are finished already" in output.err
+    assert "[1/1] tiny random-tiny tmlp" in output.err
     records = sorted(tmp_path.glob("*/*/*/*.json"))
     assert [str(path.relative_to(tmp_path).parent) for path in records] == [
         "tiny/none/id",
@@ -415,7 +415,7 @@ def test_bench_runs_what_is_missing_prints_a_table_and_runs_nothing_twice(
     monkeypatch.setattr(child.subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
     assert main(command) == 0
     again = capfd.readouterr()
-    assert again.out == told.out
+    assert again.out == output.out
     assert "2 of 2 runs are finished already" in again.err
     assert [path.read_bytes() for path in records] == before
 

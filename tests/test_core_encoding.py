@@ -156,9 +156,9 @@ def run(
 
 
 def test_out_of_memory_halves_the_chunk_and_goes_on(tmp_path: Path) -> None:
-    told, encoder = run(tmp_path / "a", 4 * CHUNK, lambda tokens: tokens > CHUNK)
+    result, encoder = run(tmp_path / "a", 4 * CHUNK, lambda tokens: tokens > CHUNK)
     assert (encoder.chunk_tokens, encoder.halvings) == (CHUNK, 2)
-    assert told == run(tmp_path / "b", CHUNK)[0], "as if the chunk had had this size from the start"
+    assert result == run(tmp_path / "b", CHUNK)[0], "as if the chunk had had this size from the start"
 
 
 def test_out_of_memory_in_the_backward_pass_repeats_the_step(tmp_path: Path) -> None:
@@ -168,9 +168,9 @@ def test_out_of_memory_in_the_backward_pass_repeats_the_step(tmp_path: Path) -> 
     def too_large(tokens: int) -> bool:
         return backward() >= 0 and tokens > CHUNK
 
-    told, encoder = run(tmp_path / "a", 4 * CHUNK, too_large)
+    result, encoder = run(tmp_path / "a", 4 * CHUNK, too_large)
     assert (encoder.chunk_tokens, encoder.halvings) == (CHUNK, 2)
-    assert told == run(tmp_path / "b", CHUNK)[0]
+    assert result == run(tmp_path / "b", CHUNK)[0]
 
 
 def test_the_smallest_chunk_that_does_not_fit_ends_the_run(tmp_path: Path) -> None:

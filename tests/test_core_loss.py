@@ -246,11 +246,11 @@ def test_accumulated_gradients_average_their_batches(tmp_path: Path, candidates:
     task = world.task(settings)
     batches = list(EpochBatches(task.train, task.sequences, settings, seed=4, epoch=1))
     assert len(batches) == 3, "two groups, the last one of a single batch"
-    told = trained_steps(recommender(settings, world), task, settings, tmp_path, seed=4)
-    assert len(told) == 2
+    by_step = trained_steps(recommender(settings, world), task, settings, tmp_path, seed=4)
+    assert len(by_step) == 2
     model = recommender(settings, world)
     parts = [gradients(model, model(batch)) for batch in batches[:2]]
-    for name, gradient in told[0].items():
+    for name, gradient in by_step[0].items():
         expected = (parts[0][name] + parts[1][name]) / 2
         rounding = 1e-7 + 1e-6 * float(expected.abs().max())
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=rounding, msg=name)

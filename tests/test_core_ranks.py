@@ -70,7 +70,7 @@ def test_chance_is_the_mean_over_users_of_what_is_left_to_each(n_items: int) -> 
     left = np.arange(1, n_items + 1)
     each = [metrics_of(untied(np.arange(1, count + 1))) for count in left.tolist()]
     for name, value in chance(left).items():
-        assert value == pytest.approx(np.mean([one[name] for one in each]), rel=1e-12)
+        assert value == pytest.approx(np.mean([entry[name] for entry in each]), rel=1e-12)
 
 
 def user_scores(

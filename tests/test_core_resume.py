@@ -42,7 +42,7 @@ def record_path(folder: Path, results: Path) -> Path:
     return resolve_run(RunSpec(str(folder), "random-tiny", "tmoe", overrides=SET)).record_path(results)
 
 
-def said(record: RunRecord) -> dict[str, Any]:
+def outcome(record: RunRecord) -> dict[str, Any]:
     """All that must be equal: everything learned, nothing that a clock said."""
     curve = [(row.epoch, row.loss, row.valid, row.valid_masked) for row in record.curve]
     return {
@@ -74,11 +74,11 @@ def test_a_killed_run_ends_as_one_never_killed(
     assert not path.exists()
     capfd.readouterr()
     assert main(command(folder, tmp_path / "killed")) == 0
-    told = capfd.readouterr()
-    assert "going on after epoch 1 of" in told.err
-    assert Path(told.out.strip()) == path
+    output = capfd.readouterr()
+    assert "going on after epoch 1 of" in output.err
+    assert Path(output.out.strip()) == path
     whole = read_record(record_path(folder, tmp_path / "whole"))
-    assert said(read_record(path)) == said(whole)
+    assert outcome(read_record(path)) == outcome(whole)
     assert whole.epochs_run == 3
     *mine, _ = files_of_run(path)
     *undisturbed, _ = files_of_run(record_path(folder, tmp_path / "whole"))

@@ -106,8 +106,8 @@ def epoch(settings_changes: dict[str, object], seed: int = 1, number: int = 1, r
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
 def test_an_epoch_predicts_each_pair_once(batch_size: int, sequences: str) -> None:
     small, rows, batches = epoch({"batch_size": batch_size, "sequences": sequences})
-    told = sorted((int(u), int(t)) for b in batches for u, t in zip(b.users, b.targets, strict=True))
-    assert told == sorted((user, target) for user, _, target in plain_pairs(small, 4))
+    predicted = sorted((int(u), int(t)) for b in batches for u, t in zip(b.users, b.targets, strict=True))
+    assert predicted == sorted((user, target) for user, _, target in plain_pairs(small, 4))
     assert all(b.predictions < batch_size + 4 for b in batches), "over by less than one row"
     if sequences == "prefixes":
         assert all(b.predictions == batch_size for b in batches[:-1])
@@ -240,8 +240,8 @@ def test_processes_share_one_global_batch(world: int, candidates: str, encode: s
         for s in shares:
             assert (table[s.target_rows.numpy()] == s.targets.numpy()).all()
             assert (table[s.candidate_rows.numpy()] == s.candidates.numpy()).all()
-        told = sorted((int(u), int(t)) for s in shares for u, t in zip(s.users, s.targets, strict=True))
-        assert told == sorted((int(u), int(t)) for u, t in zip(whole.users, whole.targets, strict=True))
+        predicted = sorted((int(u), int(t)) for s in shares for u, t in zip(s.users, s.targets, strict=True))
+        assert predicted == sorted((int(u), int(t)) for u, t in zip(whole.users, whole.targets, strict=True))
         assert all(s.inputs.numel() for s in shares), "a process without a row still runs the model"
 
 

@@ -36,7 +36,7 @@ def test_what_the_system_refuses_is_one_line(number: int, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (MemoryError(), "there is too little memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you"), "too little memory"),
@@ -46,11 +46,11 @@ def test_what_the_system_refuses_is_one_line(number: int, capsys: pytest.Capture
     ],
 )  # fmt: skip
 def test_libraries_without_a_number_are_understood(
-    error: BaseException, said: str, capsys: pytest.CaptureFixture[str]
+    error: BaseException, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ended(error) == (130 if isinstance(error, KeyboardInterrupt) else 2)
     line = capsys.readouterr().err
-    assert said in line and line.count("\n") == 1
+    assert message in line and line.count("\n") == 1
 
 
 def test_the_cause_of_another_error_counts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,8 +117,8 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     with filler.open("wb", buffering=0) as file:
         file.write(bytes(60 * 1024))
     assert main(command) == 2
-    said = capfd.readouterr().err.splitlines()[-1]
-    assert said.startswith("adaptrec: error: the disk of ") and "is full; make room there" in said
+    output = capfd.readouterr().err.splitlines()[-1]
+    assert output.startswith("adaptrec: error: the disk of ") and "is full; make room there" in output
     assert not list((full_disk / "results").rglob("*.tmp"))
     filler.unlink()
     subprocess.run(["mount", "-o", "remount,size=8m", str(full_disk)], check=True)
@@ -127,8 +127,8 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
 
 def test_a_report_on_a_full_disk_is_one_line(full_disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--source", "paper", "--out", str(full_disk / "reports")]) == 2
-    said = capfd.readouterr().err
-    assert said.count("\n") == 1 and "the disk of " in said
+    output = capfd.readouterr().err
+    assert output.count("\n") == 1 and "the disk of " in output
 
 
 @pytest.mark.parametrize(
@@ -158,8 +158,8 @@ def test_an_id_of_the_data_cannot_control_the_terminal(
     with (folder / "interactions.tsv").open("a", encoding="utf-8") as file:
         file.write("u1\t\x1b[2J\x1b]0;pwned\x07zz\t5\n")
     assert main(["prepare", "--dataset", str(folder)]) == 2
-    said = capfd.readouterr().err
-    assert "\x1b" not in said and r"\x1b[2J\x1b]0;pwned\x07zz" in said
+    output = capfd.readouterr().err
+    assert "\x1b" not in output and r"\x1b[2J\x1b]0;pwned\x07zz" in output
 
 
 def test_a_folder_in_place_of_a_record_stops_no_report(
@@ -167,5 +167,5 @@ def test_a_folder_in_place_of_a_record_stops_no_report(
 ) -> None:
     (tmp_path / "results/a/b/c/0-s0.json").mkdir(parents=True)
     assert main(["report", "--results", str(tmp_path / "results"), "--out", str(tmp_path / "out")]) == 2
-    said = capfd.readouterr().err
-    assert "Traceback" not in said and "0-s0.json" in said
+    output = capfd.readouterr().err
+    assert "Traceback" not in output and "0-s0.json" in output

@@ -47,10 +47,10 @@ def test_a_beginning_names_all_seeds_and_a_path_one(results):
 
 
 def test_settings_that_move_results_come_first(results):
-    found = [one for one in both(results)["settings"] if one["stated"]]
-    assert [one["name"] for one in found[:2]] == ["candidates", "batch_size"]
+    found = [entry for entry in both(results)["settings"] if entry["stated"]]
+    assert [entry["name"] for entry in found[:2]] == ["candidates", "batch_size"]
     assert (found[0]["a"], found[0]["b"]) == ("batch", "catalogue")
-    topics = [list(TOPICS).index(one["topic"]) for one in both(results)["settings"]]
+    topics = [list(TOPICS).index(entry["topic"]) for entry in both(results)["settings"]]
     assert topics == sorted(topics)
     assert {"name": "init", "topic": "start", "a": NONE, "b": "whitened", "stated": True} in found
 
@@ -120,13 +120,13 @@ def test_a_run_and_a_published_figure(results):
     ranked(results, "ssna", some_ranks(5), data={"key": "k", "recipe": RECIPE, "fingerprint": counts})
     found = both(results, "toy/minilm/ssna", PAPER)
     assert found["same_data"] is True
-    said = {one["name"]: one for one in found["settings"]}
-    assert said["llm"]["b"] == "distilbert" and said["llm"]["stated"]
-    assert said["mask_false_negatives"] == {
+    named = {entry["name"]: entry for entry in found["settings"]}
+    assert named["llm"]["b"] == "distilbert" and named["llm"]["stated"]
+    assert named["mask_false_negatives"] == {
         "topic": "negatives", "name": "mask_false_negatives", "a": "True", "b": UNKNOWN, "stated": False,
     }  # fmt: skip
     agreed = {"recipe.split", "recipe.core", "recipe.text_fields", "candidates", "temperature", "batch_size"}
-    assert not agreed & said.keys()
+    assert not agreed & named.keys()
     masked, first = found["metrics"][0], found["metrics"][4]
     assert (first["b"], masked["b"], masked["history_masked"]) == (0.1059, 0.1059, True)
     assert found["b"]["users"] == 8442
@@ -137,16 +137,16 @@ def test_a_run_and_a_published_figure(results):
 def test_two_published_figures():
     found = both(None, PAPER, "paper:distilbert/sci/lora")
     assert [gap["history_masked"] for gap in found["metrics"]] == [False] * 4
-    said = {one["name"]: (one["a"], one["b"]) for one in found["settings"]}
-    assert said["batch_size"] == ("256", "32")
-    assert said["top_layers"] == ("3", UNKNOWN)
+    named = {entry["name"]: (entry["a"], entry["b"]) for entry in found["settings"]}
+    assert named["batch_size"] == ("256", "32")
+    assert named["top_layers"] == ("3", UNKNOWN)
 
 
 def test_the_paper_states_of_a_method_what_the_method_has():
     found = both(None, "paper:distilbert/toys/tmlp", "paper:distilbert/toys/lora")
-    said = {one["name"]: (one["a"], one["b"]) for one in found["settings"]}
-    assert not {"heads", "noise"} & said.keys()  # of mixtures of experts alone
-    assert said["device_name"] == ("NVIDIA V100 32 GB", "NVIDIA A100 80 GB")
+    named = {entry["name"]: (entry["a"], entry["b"]) for entry in found["settings"]}
+    assert not {"heads", "noise"} & named.keys()  # of mixtures of experts alone
+    assert named["device_name"] == ("NVIDIA V100 32 GB", "NVIDIA A100 80 GB")
 
 
 def test_a_configuration_does_not_differ_from_itself(results):
@@ -174,7 +174,7 @@ def test_a_file_that_cannot_be_written_is_one_line(results, capsys):
 
 
 @pytest.mark.parametrize(
-    ("reference", "said"),
+    ("reference", "message"),
     [
         ("toy/minilm", "'toy/minilm' begins 2 configurations below"),
         ("toy/minilm/aa", "Did you mean 'toy/minilm/a/a-paper'? Give a record's path"),
@@ -184,10 +184,10 @@ def test_a_file_that_cannot_be_written_is_one_line(results, capsys):
         ("paper:bert-medium/sci/ssna-mean", "the paper prints no quality of"),
     ],
 )
-def test_a_bad_reference_is_one_line(results, reference, said, capsys):
+def test_a_bad_reference_is_one_line(results, reference, message, capsys):
     assert cli.main(["explain", reference, PAPER, "--results", str(results)]) == 2
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
 
 
 def test_a_configuration_without_a_finished_run(results):

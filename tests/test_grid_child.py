@@ -146,9 +146,9 @@ def test_a_folder_in_place_of_the_log_does_no_harm(
     path.with_suffix(".log").mkdir(parents=True)
     runs(f"{TALKS}\nraise SystemExit(1)")
     assert bench(run, tmp_path) == {}
-    told = capsys.readouterr().err
+    output = capsys.readouterr().err
     lost = f"(its log {path.with_suffix('.log')} is lost: Is a directory)"
-    assert f"its last line: line {LINES - 1} {lost}" in told
+    assert f"its last line: line {LINES - 1} {lost}" in output
     clear(path)
     assert path.with_suffix(".log").is_dir()
 

@@ -163,13 +163,13 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     for room in (probing, speed_run):  # tests of `speed` have the fresh processes
         monkeypatch.setattr(room, "in_fresh_process", lambda call, *arguments: call(*arguments))
     assert dry(folder, tmp_path / "results", "--epochs", "3") == 0
-    told = capfd.readouterr().out
+    output = capfd.readouterr().out
     assert not (tmp_path / "results").exists()
-    for said in (
+    for words in (
         "| configuration", "random-tiny tmlp paper", "probe", "hidden states of random-tiny, layers [3]",
         "4 runs: 0 finished, 0 to resume, 4 to do", "free in", "Early stopping decides",
     ):  # fmt: skip
-        assert said in told
+        assert words in output
 
 
 def test_a_dry_run_ends_with_1_where_memory_or_disk_will_not_do(
@@ -180,9 +180,9 @@ def test_a_dry_run_ends_with_1_where_memory_or_disk_will_not_do(
     monkeypatch.setattr(dryrun, "probe_training", lambda resolved: (answers[resolved.spec.method], 1.0))
     monkeypatch.setattr(dryrun, "probe_states", lambda _: [StoredStates("states", False, 2**60, (1.0, 2.0))])
     assert dry(folder, tmp_path / "results", "--jobs", "2", "--tune", "grid") == 1
-    told = capfd.readouterr()
-    assert "then: " in told.out and "the best of" in told.out
-    shortages = [line for line in told.err.splitlines() if line.startswith("adaptrec: ")]
+    output = capfd.readouterr()
+    assert "then: " in output.out and "the best of" in output.out
+    shortages = [line for line in output.err.splitlines() if line.startswith("adaptrec: ")]
     for word in ("cannot run: killed, out of memory?", "set ADAPTREC_CACHE", "give fewer --jobs"):
         assert sum(word in line for line in shortages) == 1
     assert len(shortages) == 3

@@ -116,7 +116,7 @@ def test_failures_are_records_too_and_are_tried_again(
     asked = runs_of(folder, 2)
     found = Fake(Options(tmp_path), ending("failed")).run(asked)
     assert [found[cell].status for cell in asked] == ["failed", "failed"]
-    assert "[1/2]" in (told := capsys.readouterr().err) and "failed: a fault" in told
+    assert "[1/2]" in (errors := capsys.readouterr().err) and "failed: a fault" in errors
     engine = Fake(Options(tmp_path), ending("oom"))
     assert [record.status for record in engine.run(asked).values()] == ["oom", "oom"]
     assert engine.begun == asked
@@ -162,8 +162,8 @@ def test_a_run_of_another_bench_comes_last_and_its_record_is_taken(
     assert engine.begun == asked[1:]
     assert list(found) == asked
     assert found[asked[0]].error == "theirs", "is not tried again by the same command"
-    told = capsys.readouterr().err
-    assert told.count("another process works on it") == 1
+    output = capsys.readouterr().err
+    assert output.count("another process works on it") == 1
     assert left_behind(tmp_path) == []
 
 

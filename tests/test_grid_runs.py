@@ -64,8 +64,8 @@ def test_two_benches_on_one_store_make_no_run_twice(
     assert other.wait(LIMIT) == 0
     here, there = capsys.readouterr().err, log.read_text()
     assert sorted(records(results)) == [0, 1]
-    for told, begun in ((there, "0"), (here, "1")):
-        assert re.findall(r"\[\d/2\] .* seed (\d) .* begins", told) == [begun], (there, here)
+    for messages, begun in ((there, "0"), (here, "1")):
+        assert re.findall(r"\[\d/2\] .* seed (\d) .* begins", messages) == [begun], (there, here)
     assert "another process works on it" in here
     assert ", by another process" in here and ", by another process" in there
     assert left_behind(results) == []
@@ -104,8 +104,8 @@ def test_a_bench_that_is_stopped_leaves_what_the_next_one_goes_on_from(folder: P
     stopped = start(endless, log)  # no lock of the killed one is in its way
     wait_for(lambda: any("going on after epoch" in path.read_text() for path in results.rglob("*.log")))
     children = children_of(stopped.pid)
-    (told,) = (path.read_text() for path in results.rglob("*.log"))
-    assert int(re.findall(r"going on after epoch (\d+)", told)[0]) == saved > 0
+    (log,) = (path.read_text() for path in results.rglob("*.log"))
+    assert int(re.findall(r"going on after epoch (\d+)", log)[0]) == saved > 0
     stopped.send_signal(signal.SIGTERM)
     assert stopped.wait(LIMIT) == 130
     assert not any(map(alive, children)), "they are waited for"

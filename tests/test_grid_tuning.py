@@ -192,9 +192,9 @@ def test_the_best_by_validation_is_chosen_and_runs_with_the_other_seeds(
     assert (tuning.train_seconds, tuning.train_cpu_seconds) == (16.0, 32.0)
     assert read_record(best.record_path(tmp_path)).trials == 2
     assert tuning_of(plan.searches[0].trials[0], tmp_path) is None, "a trial that lost says nothing"
-    told = capfd.readouterr()
-    assert "top_layers=3 is the best of 2 trials by validation Recall@10 (0.4000, raw)" in told.err
-    assert "ssna (tuned: top_layers=3)" in told.out and "Trials, by validation only" in told.out
+    output = capfd.readouterr()
+    assert "top_layers=3 is the best of 2 trials by validation Recall@10 (0.4000, raw)" in output.err
+    assert "ssna (tuned: top_layers=3)" in output.out and "Trials, by validation only" in output.out
 
 
 def test_the_choice_reads_no_test_figure(folder: Path, tmp_path: Path) -> None:
@@ -222,16 +222,16 @@ def test_failed_trials_are_reported_and_not_chosen(
     plan = plan_of(folder, "tmlp", "batch_size=64", seeds=(0, 1))
     fake = Fake(tmp_path, by_overrides({"mlp_layers=1": "oom", "mlp_layers=2": 0.001, "mlp_layers=3": None}))
     assert bench(plan, fake, tmp_path) == 0, "the method has its result"
-    told = capfd.readouterr()
-    assert "trial mlp_layers=1 did not finish: oom: so oom" in told.err
-    assert "trial mlp_layers=3 did not finish: missing: its process ended without a record" in told.err
+    output = capfd.readouterr()
+    assert "trial mlp_layers=1 did not finish: oom: so oom" in output.err
+    assert "trial mlp_layers=3 did not finish: missing: its process ended without a record" in output.err
     tuning = tuning_of(plan.searches[0].trials[1], tmp_path)
     assert tuning and tuning.chosen == ["mlp_layers=2"]
     assert [(trial.status, trial.recall) for trial in tuning.trials] == [
         ("oom", None), ("ok", 0.001), ("missing", None),
     ]  # fmt: skip
     assert tuning.train_seconds == 16.0, "what the lost ones cost counts"
-    assert "tmlp: mlp_layers=1: oom: so oom" in told.out.replace("\n", " ")
+    assert "tmlp: mlp_layers=1: oom: so oom" in output.out.replace("\n", " ")
 
 
 def test_a_method_whose_trials_are_all_lost_has_failed(
@@ -241,9 +241,9 @@ def test_a_method_whose_trials_are_all_lost_has_failed(
     outcome: dict[str, float | str | None] = {f"mlp_layers={n}": "failed" for n in (1, 2, 3)}
     fake = Fake(tmp_path, by_overrides(outcome))
     assert bench(plan, fake, tmp_path) == 1
-    told = capfd.readouterr()
-    assert "tmlp paper: all 3 trials failed" in told.err and "2 of 4 runs did not finish" in told.err
-    assert "tmlp (tuned: all 3 trials lost)" in told.out and len(fake.made) == 2 + 3
+    output = capfd.readouterr()
+    assert "tmlp paper: all 3 trials failed" in output.err and "2 of 4 runs did not finish" in output.err
+    assert "tmlp (tuned: all 3 trials lost)" in output.out and len(fake.made) == 2 + 3
     fake.outcome = lambda run: 0.2
     assert bench(plan, fake, tmp_path) == 0, "the same command tries them again"
     assert "tmlp (tuned: mlp_layers=1)" in capfd.readouterr().out
@@ -352,8 +352,8 @@ def test_a_method_of_a_package_declares_its_published_values(
 def test_without_published_values_one_line_names_where_there_are_some(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = r"no published values of method 'tmoe' for language model 'random-tiny' and dataset 'small'; .*"
-    with pytest.raises(UserError, match=told + r"distilbert, .* on sci, pantry, .*\. Use --tune grid\."):
+    message = r"no published values of method 'tmoe' for language model 'random-tiny' and dataset 'small'; .*"
+    with pytest.raises(UserError, match=message + r"distilbert, .* on sci, pantry, .*\. Use --tune grid\."):
         plan_of(folder, "id,tmoe", tune="paper")
     monkeypatch.setattr("benchmark.grid.plan.best_values", lambda name: {})
     monkeypatch.setattr(registry.get("tmoe"), "paper", {})
@@ -375,7 +375,7 @@ def test_a_search_through_the_command_line(
     command = ["bench", "--datasets", str(folder), "--llms", "random-tiny", "--methods", "ssna"]
     command += ["--seeds", "0,1", "--tune", "grid", "--results", str(tmp_path), "--set", *small]
     assert main(command) == 0
-    told = capfd.readouterr()
+    output = capfd.readouterr()
     records = [read_record(path) for path in sorted(tmp_path.glob("*/*/*/*.json"))]
     assert len(records) == 3 and all(record.status == "ok" for record in records)
     tuned = [record for record in records if record.tuning]
@@ -385,7 +385,7 @@ def test_a_search_through_the_command_line(
     best = max(tuning.trials, key=lambda trial: trial.recall or 0)
     assert tuning.chosen == best.overrides and best.config_hash == tuned[0].config_hash
     assert tuned[0].metrics["valid"]["recall@10"] == best.recall
-    assert f"ssna (tuned: {tuning.chosen[0]})" in told.out and "the best of 2 trials" in told.err
+    assert f"ssna (tuned: {tuning.chosen[0]})" in output.out and "the best of 2 trials" in output.err
     (table,) = grouped(records)
     lines = list(csv.DictReader(io.StringIO(render(table, "csv"))))
     trials = [line for line in lines if line["kind"] == "trial"]

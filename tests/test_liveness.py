@@ -26,13 +26,13 @@ class Tuned(nn.Module):
         self.b = nn.Parameter(torch.zeros(3, 2))
         self.register_buffer("kept", torch.zeros(()))
         self.register_buffer("lost", torch.zeros(2), persistent=False)
-        self.said = None
+        self.problem = None
 
     def forward(self, x):
         return self.base(x) + x @ self.a.T @ self.b.T
 
     def fault(self):
-        return self.said
+        return self.problem
 
 
 class Model(nn.Module):
@@ -206,7 +206,7 @@ def test_a_tensor_that_comes_or_goes():
 
 def test_ranks_that_stay_and_the_methods_own_fault():
     model, _, watcher = alive()
-    model.method.said = "no rank moved"
+    model.method.problem = "no rank moved"
     assert judged(watcher, 0.0).problems == [
         "no user's rank differs from the one before training",
         "no rank moved",
@@ -253,15 +253,15 @@ TOGETHER = {
 
 def judge_together(folder):
     """One of two processes; what it finds goes into a file."""
-    rank, said = dist.get_rank(), {}
+    rank, problem = dist.get_rank(), {}
     for case in TOGETHER:
         model, _, watcher = alive()
         if rank and case == "apart":
             model.top.bias.data += 1e-6
         if rank and case == "one is ill":
-            model.method.said = "rank 1 is ill"
-        said[case] = judged(watcher).problems
-    (folder / f"{rank}.json").write_text(json.dumps(said))
+            model.method.problem = "rank 1 is ill"
+        problem[case] = judged(watcher).problems
+    (folder / f"{rank}.json").write_text(json.dumps(problem))
 
 
 @pytest.mark.usefixtures("one_thread")

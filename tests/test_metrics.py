@@ -119,11 +119,11 @@ def outsiders(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         }.items()
     ]  # fmt: skip
     monkeypatch.setattr(metrics, "offered", lambda group: points)
-    for one in CACHES:
-        one.cache_clear()
+    for cache in CACHES:
+        cache.cache_clear()
     yield
-    for one in CACHES:
-        one.cache_clear()
+    for cache in CACHES:
+        cache.cache_clear()
 
 
 @pytest.mark.usefixtures("outsiders")
@@ -209,8 +209,8 @@ def test_the_example_of_the_docs_works(
     points = tomllib.loads(project)["project"]["entry-points"][metrics.GROUP]
     install(tmp_path / "site", "adaptrec-rr2", points, {"rr2": source}, group=metrics.GROUP)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    for one in CACHES:
-        one.cache_clear()
+    for cache in CACHES:
+        cache.cache_clear()
     try:
         command = [
             "report",
@@ -224,5 +224,5 @@ def test_the_example_of_the_docs_works(
         assert main(command) == 0
         assert "RR2@10" in (tmp_path / "out" / "index.html").read_text()
     finally:
-        for one in CACHES:
-            one.cache_clear()
+        for cache in CACHES:
+            cache.cache_clear()

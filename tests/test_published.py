@@ -98,7 +98,7 @@ def swap(name: str, line: int, old: str, new: str) -> Act:
 
 
 @pytest.mark.parametrize(
-    ("act", "said"),
+    ("act", "message"),
     [
         (
             swap("quality.csv", 3, "0.1025", "0.10.25"),
@@ -118,12 +118,12 @@ def swap(name: str, line: int, old: str, new: str) -> Act:
         (damage("quality.csv", 2, lambda row: '"' + row), r"quality.csv, line \d+: unexpected end of data"),
     ],
 )
-def test_damage_is_one_line(copy: Path, act: Act, said: str) -> None:
+def test_damage_is_one_line(copy: Path, act: Act, message: str) -> None:
     act(copy)
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         published(copy)
-    assert re.search(said, str(told.value))
-    assert "\n" not in str(told.value)
+    assert re.search(message, str(caught.value))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_dataset_of_the_layout_must_have_counts(copy: Path) -> None:

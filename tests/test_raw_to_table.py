@@ -95,9 +95,9 @@ def test_raw_files_to_report(
     with serving(raw_files()) as server:
         live_in(tmp_path, server, monkeypatch)
         prepare_all(tmp_path / "cache", server)
-    tables, told = here(capsys, *BENCH)  # the server is gone
-    assert "6 of 6 runs ended" in told and "fetching" not in told
-    assert told.count("warning: sci has ") == 1
+    tables, printed = here(capsys, *BENCH)  # the server is gone
+    assert "6 of 6 runs ended" in printed and "fetching" not in printed
+    assert printed.count("warning: sci has ") == 1
     assert re.search(
         r"data key \w+\), not the [\d,]+ users, .* that its recipe expects; ", " ".join(tables.split())
     )
@@ -107,11 +107,11 @@ def test_raw_files_to_report(
         assert f"Dataset {dataset} (60 users, {items} items, 720 interactions, " in " ".join(tables.split())
     here(capsys, "report")
     check_report(tmp_path / "reports", records)
-    again, told = here(capsys, *BENCH)
-    *warnings, last = told.splitlines()
+    again, printed = here(capsys, *BENCH)
+    *warnings, last = printed.splitlines()
     assert last == "6 of 6 runs are finished already (--fresh runs them anew)"
     expect = [r"sports has 60 users, not .* as its recipe expects", r"sci has 60 users, not "]
-    assert len(warnings) == 2 and all(map(re.match, [f"warning: {one}" for one in expect], warnings))
+    assert len(warnings) == 2 and all(map(re.match, [f"warning: {entry}" for entry in expect], warnings))
     assert again == tables and stored(tmp_path / "results") == records
 
 
@@ -134,7 +134,7 @@ def test_every_mistake_with_raw_files_is_one_line(
         monkeypatch.setenv(f"ADAPTREC_{name}", value)
     metadata = list(amazon_2018().values())[1]
     (tmp_path / "empty").mkdir()
-    for command, said in (
+    for command, message in (
         (
             ["prepare", "--dataset", "sci"],
             r"Industrial_and_Scientific\.csv of 'sci' cannot be fetched \(no conn",
@@ -156,18 +156,18 @@ def test_every_mistake_with_raw_files_is_one_line(
             r"Scientific\.csv has no usable rows; .*get it again\.$",
         ),
     ):
-        check_mistake(main(command), said, *capsys.readouterr())
+        check_mistake(main(command), message, *capsys.readouterr())
     assert main(by_hand(tmp_path / "d")) == 0
     assert "sci (" in capsys.readouterr().out
     command = by_hand(tmp_path / "d", ratings=amazon_2018()["Industrial_and_Scientific.csv"][:-100])
     check_mistake(main(command), r"is not the file of this name that was used first: ", *capsys.readouterr())
 
 
-def check_mistake(status: int, said: str, out: str, err: str) -> None:
+def check_mistake(status: int, message: str, out: str, err: str) -> None:
     """Status 2, nothing on stdout, one line beside what is told of downloads."""
     assert status == 2 and not out
     *_, last = err.splitlines()
-    assert re.search(rf"^adaptrec: error: .*{said}", last)
+    assert re.search(rf"^adaptrec: error: .*{message}", last)
     assert err.count("adaptrec: ") == 1 and "Traceback" not in err
 
 

@@ -108,15 +108,15 @@ def test_only_narrows_and_keeps_the_control(results, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("only", "said"),
+    ("only", "message"),
     [
         ({"protocol": ["fare"]}, "unknown protocol .*'fare'.*Did you mean 'fair'"),
         ({"llm": ["bert"]}, "unknown llm .*Allowed: minilm"),
         ({"metod": ["ssna"]}, "unknown field.*Did you mean 'method'"),
     ],
 )
-def test_only_refuses_what_is_not_there(results, tmp_path, only, said):
-    with pytest.raises(UserError, match=said):
+def test_only_refuses_what_is_not_there(results, tmp_path, only, message):
+    with pytest.raises(UserError, match=message):
         build_report(results, tmp_path / "r", only)
     assert not (tmp_path / "r").exists()
 
@@ -218,18 +218,18 @@ def test_both_sources_stand_in_one_report(results, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--source", "papers"], "unknown value of --source: 'papers'. Did you mean 'paper'"),
         (["--source", "paper", "--datasets", "toy"], "cannot be narrowed by dataset"),
         (["--source", "both"], "no run records .* --source paper"),
     ],
 )
-def test_the_command_line_refuses_in_one_line(tmp_path, monkeypatch, capsys, arguments, said):
+def test_the_command_line_refuses_in_one_line(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     assert main(["report", *arguments]) == 2
     complaint = capsys.readouterr().err
-    assert re.search(said, complaint)
+    assert re.search(message, complaint)
     assert complaint.count("\n") == 1
     assert names(tmp_path) == []
 
@@ -238,17 +238,17 @@ def test_the_command_line_refuses_in_one_line(tmp_path, monkeypatch, capsys, arg
 def test_a_file_in_place_of_the_folder_is_one_line(tmp_path, capsys, below):
     (tmp_path / "taken").write_text("mine")
     assert main(["report", "--source", "paper", "--out", str(tmp_path / "taken" / below)]) == 2
-    told = capsys.readouterr().err
-    assert re.match(r"adaptrec: error: .*taken.* move it away, or name another folder \(--results", told)
-    assert told.count("\n") == 1 and (tmp_path / "taken").read_text() == "mine"
+    output = capsys.readouterr().err
+    assert re.match(r"adaptrec: error: .*taken.* move it away, or name another folder \(--results", output)
+    assert output.count("\n") == 1 and (tmp_path / "taken").read_text() == "mine"
 
 
 def test_the_page_of_the_paper_counts_what_it_prints(tmp_path):
     build_report(tmp_path / "none", tmp_path / "r", source="paper")
     page = (tmp_path / "r" / "index.html").read_text()
-    told = dict(re.findall(r"<div><dt>([^<]+)</dt><dd>([^<]+)</dd></div>", page.partition("</dl>")[0]))
+    tiles = dict(re.findall(r"<div><dt>([^<]+)</dt><dd>([^<]+)</dd></div>", page.partition("</dl>")[0]))
     figures = 25 + 3 * 120 + 60 + 2 * 45 + 60 + 3 * 40  # Tables 1; 2-4; 5; 6, 7; 8; S1-S3
-    assert told == {
+    assert tiles == {
         "published figures": str(figures), "datasets": "5", "language models": "3", "methods": "8",
     }  # fmt: skip
 

@@ -259,7 +259,7 @@ def test_figures_that_print_alike_are_tied():
 
 def test_a_searched_row_is_matched_whatever_the_search_chose():
     records = orders(fair=(0.3, 0.2, 0.1), paper=(0.3, 0.2, 0.1))
-    for run, chosen in zip((one.record for one in records[::3]), ("x=1", "x=2"), strict=True):
+    for run, chosen in zip((entry.record for entry in records[::3]), ("x=1", "x=2"), strict=True):
         run.overrides, run.config_hash = [chosen], f"{run.config_hash}-{chosen}"
         run.tuning = Tuning(mode="grid", chosen=[chosen], grid={"x": [1, 2]}, seed=0)
     line = between(records)["recall@10"]

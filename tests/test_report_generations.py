@@ -50,7 +50,7 @@ def test_a_speed_record_of_another_generation_than_the_runs_is_marked() -> None:
     run.cost.seconds_to_best = 8.0
     (group,) = grouped([run])
     courses = total_cost._courses(group, [])
-    assert [one.label for one in courses] == ["ssna"]
+    assert [entry.label for entry in courses] == ["ssna"]
     assert total_cost._mixed(group, courses) == []
     old = [*courses, total_cost.Course("lora [speed/x.json]", 0.0, 1.0, True, 0.0, "steps", 0)]
     assert "by generation 0 of the harness" in total_cost._mixed(group, old)[0]

@@ -85,7 +85,7 @@ def test_every_command_opened_is_closed():
 
 
 @pytest.mark.parametrize(
-    ("said", "written"),
+    ("text", "written"),
     [
         ("a_1 & 50%", r"a\_1 \& 50\%"),
         ("--x", "-{}-x"),
@@ -95,5 +95,5 @@ def test_every_command_opened_is_closed():
         ("\N{MINUS SIGN}3 ± 1", r"$-$3 $\pm$ 1"),
     ],
 )
-def test_signs_as_latex_writes_them(said, written):
-    assert escape_latex(said) == written
+def test_signs_as_latex_writes_them(text, written):
+    assert escape_latex(text) == written

@@ -148,7 +148,7 @@ def test_a_cell_that_names_no_record_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("said", "value"),
+    ("text", "value"),
     [
         (".0939 ± .0075", 0.0939), ("1,234,567", 1234567), ("1.67 host", 1.67), ("32.5 / 42.5", 32.5),
         ("<.001", 0.001), ("-9.7 %", -9.7), ("\N{MINUS SIGN}9.7%", -9.7), ("+3", 3), ("30.8x", 30.8),
@@ -157,8 +157,8 @@ def test_a_cell_that_names_no_record_is_refused():
         ("oom", None), ("x3", None), ("2xyz", None),
     ],
 )  # fmt: skip
-def test_the_number_that_a_cell_begins_with(said, value):
-    assert number(said) == value
+def test_the_number_that_a_cell_begins_with(text, value):
+    assert number(text) == value
 
 
 def test_columns_of_figures_and_of_words():

@@ -69,10 +69,10 @@ def test_bars_are_the_least_and_the_most_of_the_seeds():
 
 def test_a_plot_of_rows_with_unlike_candidates_has_a_note():
     unlike, alike = (grouped([tuned("lora", 0.3, 31.0), tuned("full", 0.3, n)])[0] for n in (252.0, 31.0))
-    said = b"differ in their number of candidates"
+    note = b"differ in their number of candidates"
     for kind in ("curves", "quality"):
-        assert said in plots.draw(unlike, kind)["svg"]
-        assert said not in plots.draw(alike, kind)["svg"]
+        assert note in plots.draw(unlike, kind)["svg"]
+        assert note not in plots.draw(alike, kind)["svg"]
 
 
 def test_the_line_of_several_seeds_is_the_median_one():
@@ -98,7 +98,7 @@ def test_area_is_in_proportion_to_memory_and_hollow_where_unknown():
 
 
 @pytest.mark.parametrize(
-    ("memory", "said"),
+    ("memory", "expected"),
     [
         ((0.4, 0.4), {"0.40 GiB": 1}),
         ((0.4, 0.41), {"0.40 to 0.41 GiB": 1}),
@@ -106,13 +106,13 @@ def test_area_is_in_proportion_to_memory_and_hollow_where_unknown():
         ((), {}),
     ],
 )
-def test_the_legend_shows_the_largest_and_the_smallest_bubble(memory, said):
+def test_the_legend_shows_the_largest_and_the_smallest_bubble(memory, expected):
     peaks = [PeakMemory(host=int(size * GIB)) for size in memory] or [PeakMemory()]
     (group,) = grouped([record(f"m{n}", 0.1, memory=one) for n, one in enumerate(peaks)])
     _, figure, axes = drawn(group, "quality")
     areas = {c.get_label(): c.get_sizes()[0] / plots.LARGEST for c in axes.collections if c.get_label()}
     shown = [text.get_text() for text in figure.legends[0].get_texts() if "GiB" in text.get_text()]
-    assert {label: areas[label] for label in shown} == pytest.approx(said)
+    assert {label: areas[label] for label in shown} == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("slow", "scale"), [(19.0, "linear"), (21.0, "log")])

@@ -23,8 +23,8 @@ TOOLS = {"key": "k2", "fingerprint": {"users": 8959, "items": 5871, "interaction
 
 def cell(block: Block, *labels: str, column: str) -> str:
     """The text of the one row that begins with these labels."""
-    rows = [row for row in block.rows if tuple(one.text for one in row[: len(labels)]) == labels]
-    assert len(rows) == 1, [[one.text for one in row] for row in block.rows]
+    rows = [row for row in block.rows if tuple(entry.text for entry in row[: len(labels)]) == labels]
+    assert len(rows) == 1, [[entry.text for entry in row] for row in block.rows]
     return rows[0][block.heads.index(column)].text
 
 
@@ -52,19 +52,19 @@ def test_every_table_of_the_paper_is_made_from_the_paper_alone(printed: list[Sec
 def test_table_5_follows_from_tables_2_to_4_in_every_digit() -> None:
     found = table5(published(), studies())
     assert len(found) == 60
-    assert [one.figure for one in found if one.verdict != "agrees"] == []
+    assert [entry.figure for entry in found if entry.verdict != "agrees"] == []
 
 
 def test_the_averages_of_table_1_follow_from_its_counts() -> None:
     found = table1(published())
-    assert [one.verdict for one in found] == ["agrees"] * 10
+    assert [entry.verdict for entry in found] == ["agrees"] * 10
 
 
 def test_statements_in_the_text_of_the_paper() -> None:
     """Two kinds of statement contradict the paper's own tables; the rest follow to the digit."""
     found = claims(published(), studies())
-    said = {one.figure: (round(one.computed, 2), one.printed, one.verdict) for one in found}
-    agree = [value for value in said.values() if value[2] == "agrees"]
+    verdicts = {entry.figure: (round(entry.computed, 2), entry.printed, entry.verdict) for entry in found}
+    agree = [value for value in verdicts.values() if value[2] == "agrees"]
     assert agree == [
         (30.77, "30.8", "agrees"), (31.12, "31.1", "agrees"),  # speedups with DistilBERT
         (97.66, "97.7", "agrees"), (97.65, "97.7", "agrees"),  # memory on Toys with DistilBERT
@@ -72,7 +72,7 @@ def test_statements_in_the_text_of_the_paper() -> None:
         (4.11, "4.1", "agrees"),
         (3, "3", "agrees"), (4, "4", "agrees"), (5, "5", "agrees"), (5, "5", "agrees"),
     ]  # fmt: skip
-    differ = {what: value for what, value in said.items() if value[2] != "agrees"}
+    differ = {what: value for what, value in verdicts.items() if value[2] != "agrees"}
     over = "DistilBERT, {}: improvement against {}, %"
     nearest = "{}: improvement over the nearest baseline, %"
     assert differ == {
@@ -89,10 +89,10 @@ def test_table_8s_statements_by_hand_and_what_rounding_may_do() -> None:
     """Recall@10 of SSNA over MEAN, from Table 8 as printed: no rounding of its inputs gives 9.7."""
     s = [0.1059, 0.0581, 0.0673, 0.0855, 0.0841]
     b = [0.0990, 0.0526, 0.0593, 0.0787, 0.0795]
-    one = next(one for one in claims(published(), studies()) if one.printed == "9.7")
-    assert one.computed == pytest.approx(100 * sum(x / y - 1 for x, y in zip(s, b, strict=True)) / 5)
+    claim = next(claim for claim in claims(published(), studies()) if claim.printed == "9.7")
+    assert claim.computed == pytest.approx(100 * sum(x / y - 1 for x, y in zip(s, b, strict=True)) / 5)
     most = 100 * sum((x + 5e-5) / (y - 5e-5) - 1 for x, y in zip(s, b, strict=True)) / 5
-    assert one.high == pytest.approx(most) and most < 9.65
+    assert claim.high == pytest.approx(most) and most < 9.65
 
 
 def test_the_derived_section_lists_what_disagrees_and_tries_other_means(printed: list[Section]) -> None:

@@ -100,13 +100,13 @@ def test_unlike_records_never_share_a_table_and_none_is_lost(change):
 
 def test_the_caption_has_the_expected_counts_where_the_data_have_others():
     counts = {"users": 1200, "items": 300, "interactions": 9000}
-    for expected, said in (
+    for expected, expected_text in (
         (None, "data key k1); language model"),
         (counts, "data key k1); language model"),
         ({**counts, "items": 301}, "data key k1), not the 301 items that its recipe expects; language model"),
     ):
         one = record(data={"key": "k1", "fingerprint": counts, "recipe": {"expected": expected}})
-        assert said in grouped([one])[0].caption
+        assert expected_text in grouped([one])[0].caption
 
 
 def test_the_caption_states_how_a_table_differs_from_others():
@@ -119,8 +119,8 @@ def test_the_caption_states_how_a_table_differs_from_others():
     assert "batch_size=512" in second.caption
     assert "candidates" not in first.caption + second.caption
     alone = grouped([one])[0].caption
-    for said in ("toy", "1,200 users", "minilm", "paper", "A CPU", "1 process", "precision: no"):
-        assert said in alone
+    for expected_text in ("toy", "1,200 users", "minilm", "paper", "A CPU", "1 process", "precision: no"):
+        assert expected_text in alone
 
 
 def test_control_joins_every_language_model_of_its_data_and_protocol():
@@ -217,8 +217,8 @@ def test_long_overrides_are_cut_in_labels_and_whole_in_the_notes():
 def test_candidates_stand_in_the_table_and_unlike_ones_in_the_notes():
     (group,) = grouped([record("ssna"), tuned("lora", 0.3, 31.42), tuned("full", 0.3, 1001.0)])
     assert [cells_of(group, label, 1)[1] for label in ("ssna", "lora", "full")] == ["n/a", "31.4", "1,001"]
-    (said,) = [note for note in notes(group) if "number of softmax candidates" in note]
-    assert "31.4 candidates: lora; 1,001 candidates: full." in said
+    (expected_text,) = [note for note in notes(group) if "number of softmax candidates" in note]
+    assert "31.4 candidates: lora; 1,001 candidates: full." in expected_text
     (alike,) = grouped([tuned("lora", 0.3, 250.0), tuned("full", 0.3, 252.0)])
     assert not any("number of softmax candidates" in note for note in notes(alike))
 
@@ -322,8 +322,8 @@ def test_rows_without_figures_show_their_status_and_reason():
     assert cells_of(group, "full", block=1)[1:] == ["failed"] * 7 + ["0 of 1"]
     assert cells_of(group, "tmlp")[-1] == "1 of 2"
     text = render(group, "text")
-    for said in ("lora, seed 0: oom: lora broke badly", "tmlp, seed 1: failed: tmlp broke badly"):
-        assert said in text
+    for expected_text in ("lora, seed 0: oom: lora broke badly", "tmlp, seed 1: failed: tmlp broke badly"):
+        assert expected_text in text
     line = next(line for line in lines_of(group) if line["method"] == "lora")
     assert (line["status"], line["test_recall@10"], line["seeds"], line["seeds_not_ok"]) == (
         "oom",

@@ -111,8 +111,8 @@ def test_what_the_protocol_itself_has_keeps_its_row() -> None:
 def test_labels_distinguish_values_of_the_user_and_of_the_search() -> None:
     pairs = ["batch_size=64", "ids=add"]
     tuned = run(64, 0.3, search(SIZES, 64), overrides=pairs)
-    told = labels([tuned, record("tmoe", 0.2, overrides=["batch_size=64"])])
-    assert told == ["tmoe (batch_size=64)", "tmoe (ids=add; tuned: batch_size=64)"]
+    printed = labels([tuned, record("tmoe", 0.2, overrides=["batch_size=64"])])
+    assert printed == ["tmoe (batch_size=64)", "tmoe (ids=add; tuned: batch_size=64)"]
     paper = Tuning(mode="paper", chosen=["batch_size=64"], source="distilbert/sci")
     (group,) = grouped([run(64, 0.3, paper)])
     assert group.rows[0].label == "tmoe (published: batch_size=64)" and "every row" not in group.caption

@@ -63,7 +63,7 @@ def lose(*keys: Any) -> Edit:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (put("metrics", "test", "recall@10", value=math.nan), r"metrics\.test\.recall@10: .*finite"),
         (
@@ -95,9 +95,9 @@ def lose(*keys: Any) -> Edit:
         (put("schema_version", value="2"), "schema_version: '2' is unknown"),
     ],
 )
-def test_a_field_of_another_kind_is_one_line_that_names_it(path: Path, change: Edit, said: str) -> None:
+def test_a_field_of_another_kind_is_one_line_that_names_it(path: Path, change: Edit, message: str) -> None:
     edit(path, change)
-    with pytest.raises(UserError, match=f"{path.name} is not a run record: {said}") as caught:
+    with pytest.raises(UserError, match=f"{path.name} is not a run record: {message}") as caught:
         read_record(path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
@@ -113,7 +113,7 @@ def test_a_file_that_is_no_record_is_one_line(path: Path, content: bytes) -> Non
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (put("dataset", value="other"), "its dataset gives other, not toy"),
         (put("llm", value="org/model"), "its llm gives org--model, not minilm"),
@@ -123,14 +123,14 @@ def test_a_file_that_is_no_record_is_one_line(path: Path, content: bytes) -> Non
         (put("seed", value=7), "gives ssna-paper-s7.json, not ssna-paper-s0.json"),
     ],
 )
-def test_a_record_that_contradicts_its_path_does_not_count(path: Path, change: Edit, said: str) -> None:
+def test_a_record_that_contradicts_its_path_does_not_count(path: Path, change: Edit, message: str) -> None:
     edit(path, change)
-    with pytest.raises(UserError, match=f"is not the record that its path names: .*{said}"):
+    with pytest.raises(UserError, match=f"is not the record that its path names: .*{message}"):
         read_result(path)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (put("metrics", "test", "recall@10", value=0.9), "does not give the test metrics of its record"),
         (put("metrics", "test_masked", "ndcg@50", value=0.9), "does not give the test_masked metrics"),
@@ -148,10 +148,12 @@ def test_a_record_that_contradicts_its_path_does_not_count(path: Path, change: E
         ),
     ],
 )
-def test_figures_that_do_not_follow_from_the_ranks_do_not_count(path: Path, change: Edit, said: str) -> None:
+def test_figures_that_do_not_follow_from_the_ranks_do_not_count(
+    path: Path, change: Edit, message: str
+) -> None:
     edit(path, change)
     with pytest.raises(
-        UserError, match=f"{path.name} does not count as a result: .*{said}.* Run its cell again"
+        UserError, match=f"{path.name} does not count as a result: .*{message}.* Run its cell again"
     ):
         read_result(path)
     lines: list[str] = []
@@ -234,8 +236,8 @@ def test_one_bad_record_stops_no_other_run(tmp_path: Path, capsys: pytest.Captur
     edit(second, put("metrics", "test", "recall@10", value=0.1))
     with children_in_process():
         assert main(["bench", *common, "--protocols", "paper", "--seeds", "0,1,2"]) == 0
-    said = capsys.readouterr().err
-    assert "finished already" not in said and said.count("the run is repeated") == 2
+    output = capsys.readouterr().err
+    assert "finished already" not in output and output.count("the run is repeated") == 2
     assert [run.record.seed for run in iter_runs(tmp_path / "r")] == [0, 1, 2]
     assert read_record(second).metrics == honest
     assert len(list(tmp_path.rglob("*.json.damaged"))) == 2

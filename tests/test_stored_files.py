@@ -275,7 +275,7 @@ def table(found: dict[str, dict[str, Counter[str]]]) -> str:
     rows = [head, ["---"] * len(head)]
     for kind in KINDS:
         counts = found[kind.name].values()
-        shown = [", ".join(f"{n} {how}" for how, n in sorted(one.items())) for one in counts]
+        shown = [", ".join(f"{n} {how}" for how, n in sorted(entry.items())) for entry in counts]
         rows.append([kind.name, kind.checksum, *shown])
     total = Counter[str]()
     for one in found.values():

@@ -14,7 +14,7 @@ NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
 @pytest.mark.parametrize(
-    ("said", "found"),
+    ("message", "found"),
     [
         ({}, ("PASSIVE", SPINS)),
         ({"OMP_WAIT_POLICY": "active"}, ("active", None)),
@@ -22,11 +22,11 @@ NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     ],
 )
 def test_threads_wait_as_the_user_set(
-    said: dict[str, str], found: tuple[str | None, str | None], monkeypatch: pytest.MonkeyPatch
+    message: dict[str, str], found: tuple[str | None, str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
-    for name, value in said.items():
+    for name, value in message.items():
         monkeypatch.setenv(name, value)
 
     wait_briefly()
