@@ -59,6 +59,14 @@ def test_hand_computed_set(tmp_path):
     json.dumps(made.recipe)
 
 
+def test_datasets_reads_prepared_files(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    folder = prepare(recipe_of(write_folder(tmp_path / "toy")), tmp_path / "cache").folder
+    users, items = (datasets.Dataset.from_file(str(folder / name)) for name in ("users.arrow", "items.arrow"))
+    assert users[1] == {"user_id": "bob", "items": [1, 2, 0], "train_end": 1, "valid_at": 1, "test_at": 2}
+    assert items["text"][:] == ["red pen", "blue pen", "green mug", "grey mug"]
+
+
 def test_order_is_time_and_then_the_file(tmp_path):
     folder = write_folder(tmp_path / "toy")
     rows = "user_id\titem_id\ttimestamp\nu\tc\t5\nu\ta\t5\nu\tb\t1.5\nu\td\t-2\n"

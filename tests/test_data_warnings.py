@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from data_folders import TEN, TWELVE, lines, recipe_of, write_folder
 
+from benchmark.config import digest
 from benchmark.data import filters
 from benchmark.data import prepare as prepare_module
 from benchmark.data.prepare import describe, prepare
@@ -64,6 +67,21 @@ def test_one_item_cannot_be_ranked(tmp_path):
         UserError, match="dataset 'toy': the catalogue has one item, so nothing can be ranked"
     ):
         prepare(recipe_of(folder), tmp_path / "cache")
+
+
+def test_data_of_an_earlier_version_get_the_new_statistics(tmp_path, monkeypatch):
+    recipe = recipe_of(write_folder(tmp_path / "toy", TWELVE, TEN))
+    first = prepare(recipe, tmp_path / "cache")
+    path = first.folder / "fingerprint.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    for name in prepare_module.LATER_STATISTICS:
+        del stored["content"]["fingerprint"][name]
+    stored["content_digest"] = digest(stored["content"], 64)
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    again = prepare(recipe, tmp_path / "cache")
+    assert (again.key, again.fingerprint) == (first.key, first.fingerprint) and again.warnings == ()
+    monkeypatch.setattr(prepare_module, "build", lambda *_: pytest.fail("built a third time"))
+    prepare(recipe, tmp_path / "cache")
 
 
 DAY = 86_400

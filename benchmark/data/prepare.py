@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, overload
 
@@ -66,6 +67,8 @@ class Strings(Sequence[str]):
         return f"Strings({self[:3]}{'...' if len(self) > 3 else ''}, {len(self):,} in all)"
 
 
+LATER_STATISTICS = {"share_equal_times", "texts_like_missing", "time_unit", "share_older_test_targets"}
+"""Statistics of a fingerprint that earlier versions did not count."""
 MANY_EQUAL_TIMES = 0.5
 LARGE_CHANCE = 0.2
 """Recall@10 of a random order from which a catalogue is small."""
@@ -178,8 +181,10 @@ def prepare(recipe: Recipe, cache: Path, begin: Begin = lambda step: None) -> Pr
             raise lacks(folder.parent, f"the prepared data of {recipe.name} in {folder.name} ({fault})")
         if fault and exists:
             notes.append(f"the prepared data in {folder} were damaged ({fault}) and have been built again")
-            shutil.rmtree(folder)
-        if fault:
+        # data of an earlier version lack statistics, and are used where they cannot be replaced
+        if fault or (writable and not _counted(folder)):
+            if exists:
+                shutil.rmtree(folder)
             with replacing_folder(folder) as part, build(recipe, files, part, begin) as built:
                 begin("write")
                 _write(built, part)
@@ -281,18 +286,31 @@ def _write(built: Built, part: Path) -> None:
     }
     if built.split.has_several:
         users |= {name: pa.array(getattr(built.split, name)) for name in ENDS}
-    batch = pa.RecordBatch.from_pydict(users)  # a single one: a column reads as an array without a copy
-    with pa.ipc.new_stream(part / "users.arrow", batch.schema) as file:
-        file.write_batch(batch)
+    # a single record batch: a column reads as one array without a copy
+    _write_arrow([pa.table(users)], part / "users.arrow")
     fields = pa.schema([(name, pa.large_string()) for name in ("item_id", "text")])
-    with pa.ipc.new_stream(part / "items.arrow", fields) as file:
-        for batch in built.catalogue():
-            file.write_batch(batch.cast(fields))
+    _write_arrow(
+        (pa.Table.from_batches([batch]).cast(fields) for batch in built.catalogue()), part / "items.arrow"
+    )
     body = {"fingerprint": built.fingerprint, "ceiling": built.ceiling}
     files = {name: digest_of(part / name) for name in _FILES}
     write_json(
         part / "fingerprint.json", {"content": body, "content_digest": digest(body, 64), "files": files}
     )
+
+
+def _write_arrow(tables: Iterable[Any], path: Path) -> None:
+    """Tables of one schema as a file that `datasets.Dataset.from_file` reads, each one record batch."""
+    from datasets.arrow_writer import ArrowWriter
+
+    from datasets import Features
+
+    tables = iter(tables)
+    first = next(tables)
+    with ArrowWriter(path=str(path), features=Features.from_arrow_schema(first.schema)) as writer:
+        for table in chain([first], tables):
+            writer.write_table(table, writer_batch_size=max(1, len(table)))
+        writer.finalize()
 
 
 def _fault(folder: Path) -> str:
@@ -311,11 +329,17 @@ def _fault(folder: Path) -> str:
     return ""
 
 
+def _counted(folder: Path) -> bool:
+    """Whether the fingerprint of intact data has all statistics."""
+    stored = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))
+    return stored["content"]["fingerprint"].keys() >= LATER_STATISTICS
+
+
 def _load(recipe: Recipe, key: str, folder: Path, notes: list[str]) -> Prepared:
     """Memory-map stored data that are intact.
 
-    By Arrow and DLPack alone: Arrow's own `to_numpy` imports pandas, for which each process of a grid would
-    wait.
+    By Arrow and DLPack alone: `datasets` and Arrow's own `to_numpy` import pandas, for which each process of
+    a grid would wait.
     """
     import pyarrow as pa
 
