@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -231,10 +231,7 @@ CONTROL_SETTINGS: dict[str, tuple[str, ...]] = {
 
 
 def split_overrides(
-    pairs: list[str],
-    method_config: type[Any],
-    where: str = "--set",
-    harness: Collection[str] = SETTINGS,
+    pairs: Collection[str], method_config: type[Any], harness: Collection[str] = SETTINGS
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Sort `key=value` pairs into settings of the `harness` and the method's hyper-parameters.
 
@@ -245,33 +242,16 @@ def split_overrides(
     for pair in pairs:
         key, sign, value = pair.partition("=")
         if not sign or not key:
-            raise UserError(f"{where} wants key=value, got '{pair}'.")
+            raise UserError(f"--set wants key=value, got '{pair}'.")
         if key in chosen[0] or key in chosen[1]:
-            raise UserError(f"{where} gives '{key}' twice; give it once.")
+            raise UserError(f"--set gives '{key}' twice; give it once.")
         if key not in {*harness, *own}:
-            raise unknown(f"setting in {where}:", key, sorted(own) + sorted(set(harness) - own))
+            raise unknown("setting in --set:", key, sorted(own) + sorted(set(harness) - own))
         chosen[key in own][key] = value
     return chosen
-
-
-def accepted(method_config: type[Any], harness: Collection[str] = SETTINGS) -> set[str]:
-    """Every key that `--set` may give a method: settings of the `harness` and its own hyper-parameters."""
-    return {*harness, *(field.name for field in fields(method_config))}
-
-
-def applicable(
-    pairs: Iterable[str], method_config: type[Any], harness: Collection[str] = SETTINGS
-) -> tuple[str, ...]:
-    """The `key=value` pairs that a method can take, of those given to several."""
-    return tuple(pair for pair in pairs if pair.partition("=")[0] in accepted(method_config, harness))
 
 
 def digest(value: Any, length: int = 12) -> str:
     """Short SHA-256 of a JSON-able value, independent of the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
-
-
-def as_dict(config: Any) -> dict[str, Any]:
-    """The fields of a frozen dataclass as JSON-able values."""
-    return asdict(config)

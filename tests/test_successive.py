@@ -26,7 +26,7 @@ from benchmark.results.metrics import Ranks, metrics_of, target_weights
 from benchmark.results.record import ranks_path, read_record, top_path
 from benchmark.results.store import read_result
 from benchmark.results.stored import user_gains
-from benchmark.train.sequences import evaluation_rows
+from benchmark.train.batches import evaluation_rows
 from methods.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -26,7 +26,7 @@ def add_arguments(parser: Parser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Execute the command; returns the exit status."""
-    from benchmark.run.inputs import prepare_inputs
+    from benchmark.run.build import prepare_inputs
 
     lines = prepare_inputs(
         options.dataset, options.llm, options.methods, options.protocols, tuple(options.set), reading(options)

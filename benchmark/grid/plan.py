@@ -18,8 +18,6 @@ from benchmark.config import (
     TUNE,
     Dimension,
     Tune,
-    accepted,
-    applicable,
     held,
 )
 from benchmark.data.catalogue import find
@@ -38,9 +36,10 @@ from benchmark.results.record import NO_LLM, Tuning
 from benchmark.run.spec import (
     ResolvedRun,
     RunSpec,
+    accepted,
+    applicable,
     check_protocol,
     find_llm,
-    harness_settings,
     reads_llm,
     resolve_run,
 )
@@ -145,9 +144,8 @@ def expand(
     for protocol in protocols:
         if trained or protocol != NO_PROTOCOL:
             check_protocol(protocol)
-    known = {name: accepted(cls.Config, harness_settings(cls)) for name, cls in classes.items()}
-    _check_keys(overrides, set().union(*known.values()))
-    own = {name: applicable(overrides, cls.Config, harness_settings(cls)) for name, cls in classes.items()}
+    _check_keys(overrides, set().union(*map(accepted, classes.values())))
+    own = {name: applicable(overrides, cls) for name, cls in classes.items()}
     readers = {name for name, cls in classes.items() if reads_llm(cls, own[name])}
     if readers:
         for llm in llms:

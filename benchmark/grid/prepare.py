@@ -45,7 +45,7 @@ def prepare(runs: Sequence[ResolvedRun], on_line: Callable[[str], None]) -> None
 
 def main(specs: str) -> int:
     """Prepare the runs of `specs`, which are JSON."""
-    from benchmark.run.inputs import prepare_runs
+    from benchmark.run.build import prepare_runs
 
     def command() -> int:
         for line in prepare_runs(map(resolve_run, specs_from_json(specs))):

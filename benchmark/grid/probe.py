@@ -18,7 +18,7 @@ from benchmark.llm.catalogue import LLM
 from benchmark.llm.states import States, TokenStates, keep_token_states, token_budget, token_states_bytes
 from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.measure import pick_device
-from benchmark.run.inputs import Sources
+from benchmark.run.build import Sources
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from benchmark.speed.measure import Amounts
 from benchmark.speed.record import Variant

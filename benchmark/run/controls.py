@@ -6,28 +6,26 @@ Validation chooses the settings of the control and its weight in the mixture; th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmark.config import as_dict, digest, parse
+from benchmark.config import digest, parse
 from benchmark.measure import MemoryGauge, Stopwatch
 from benchmark.model.parallel import log_main
 from benchmark.results.list_metrics import TOP
 from benchmark.results.lists import StoredLists
 from benchmark.results.metrics import measure
 from benchmark.results.record import Fusion, Metrics, RunRecord, Trial, Tuning, WeightTrial
+from benchmark.run.build import pooled_states, splits
 from benchmark.run.describe import add_quality, user_lists
-from benchmark.run.inputs import pooled_states
 from benchmark.run.spec import ResolvedRun
 from benchmark.train.control_ranks import FusedModel, ScoredSplit, rank_users, training_data
 from benchmark.train.evaluate import UserRanks
 from benchmark.train.loop import Trainer
-from benchmark.train.sequences import evaluation_rows
 from methods.controls.base import Control
-from methods.errors import UserError
 
 CPU = torch.device("cpu")
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -43,7 +41,9 @@ def score_control(
     several does the same work. Raises `ControlError` for scores of another shape, or that are not finite.
     """
     memory = MemoryGauge(CPU)
-    valid, test = _splits(resolved)
+    prepared = resolved.prepared
+    items, start = prepared.items.astype(np.int64), prepared.offsets[:-1].astype(np.int64)
+    valid, test = (ScoredSplit(items, rows, start) for rows in splits(resolved))
     try:
         with memory.phase("train"):
             control = _build(resolved, record, device)
@@ -52,11 +52,11 @@ def score_control(
             ranks = rank_users(control, best.config, test, TOP)
     finally:
         record.cost.peak_memory = memory.over_processes()
-    record.hyperparameters, record.trials = as_dict(best.config), len(trials)
+    record.hyperparameters, record.trials = asdict(best.config), len(trials)
     record.tuning = _tuning(resolved, trials, best)
     record.cost.eval_seconds = float(np.median([trial.seconds for trial in trials]))
-    add_quality(record, best.metrics, test.targets, resolved.prepared.trained, ranks)
-    return ranks, user_lists(resolved.prepared, ranks)
+    add_quality(record, best.metrics, test.targets, prepared.trained, ranks)
+    return ranks, user_lists(prepared, ranks)
 
 
 def fuse(resolved: ResolvedRun, record: RunRecord, trainer: Trainer, trained: UserRanks) -> UserRanks:
@@ -86,7 +86,7 @@ def fuse(resolved: ResolvedRun, record: RunRecord, trainer: Trainer, trained: Us
     record.fusion = Fusion(
         control=own.spec.method,
         code=own.code,
-        hyperparameters=as_dict(best.config),
+        hyperparameters=asdict(best.config),
         tuning=_tuning(own, trials, best),
         weight=weight,
         weights=[WeightTrial(weight=tried, selection=value) for tried, value in selection.items()],
@@ -136,24 +136,6 @@ class ValidatedTrial:
     def overrides(self) -> list[str]:
         """As `--set` takes them."""
         return [f"{name}={value}" for name, value in self.chosen.items()]
-
-
-def _splits(resolved: ResolvedRun) -> tuple[ScoredSplit, ScoredSplit]:
-    """Validation and test."""
-    prepared = resolved.prepared
-    offsets, items = prepared.offsets.astype(np.int64), prepared.items.astype(np.int64)
-    splits = []
-    for name, at, end in (
-        ("validation", prepared.valid_at, prepared.valid_end),
-        ("test", prepared.test_at, prepared.test_end),
-    ):
-        rows = evaluation_rows(offsets, at, resolved.settings.window, end)
-        if not len(rows):
-            raise UserError(
-                f"dataset '{prepared.name}' has no {name} target: its users' sequences are too short."
-            )
-        splits.append(ScoredSplit(items, rows, offsets[:-1]))
-    return splits[0], splits[1]
 
 
 def _build(resolved: ResolvedRun, record: RunRecord, device: torch.device) -> Control:
@@ -215,7 +197,7 @@ def _tuning(resolved: ResolvedRun, trials: Sequence[ValidatedTrial], best: Valid
     stored = [
         Trial(
             overrides=trial.overrides,
-            config_hash=digest([resolved.config_hash, as_dict(trial.config)]),
+            config_hash=digest([resolved.config_hash, asdict(trial.config)]),
             status="ok",
             recall=trial.recall,
             train_seconds=trial.seconds,

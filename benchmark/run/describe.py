@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
 import numpy as np
 
-from benchmark.config import as_dict
 from benchmark.data.filters import in_training, target_positions
 from benchmark.data.prepare import Prepared
 from benchmark.llm.encoder import held_in
@@ -15,7 +14,7 @@ from benchmark.model.chunks import Ints
 from benchmark.results.lists import StoredLists
 from benchmark.results.metrics import chance, target_weights
 from benchmark.results.record import GENERATION, Cost, Environment, Metrics, RunRecord
-from benchmark.run.inputs import Inputs
+from benchmark.run.build import Inputs
 from benchmark.run.spec import ResolvedRun
 from benchmark.train.batches import total_steps
 from benchmark.train.evaluate import UserRanks
@@ -43,7 +42,7 @@ def blank(resolved: ResolvedRun, where: Environment) -> RunRecord:
         protocol=spec.protocol,
         settings=resolved.applied_settings,
         overrides=sorted(spec.overrides),
-        hyperparameters=as_dict(resolved.config),
+        hyperparameters=asdict(resolved.config),
         config_hash=resolved.config_hash,
         protocol_hash=resolved.protocol_hash,
         seed=spec.seed,

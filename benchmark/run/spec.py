@@ -21,7 +21,6 @@ from benchmark.config import (
     PROTOCOLS,
     SETTINGS,
     Settings,
-    as_dict,
     digest,
     parse,
     searched,
@@ -136,7 +135,7 @@ class ResolvedRun:
     @property
     def applied_settings(self) -> dict[str, Any]:
         """The settings of the harness that concern the run, JSON-able."""
-        values = as_dict(self.settings)
+        values = asdict(self.settings)
         return {name: values[name] for name in harness_settings(self.cls)}
 
     @cached_property
@@ -212,6 +211,16 @@ def harness_settings(cls: AnyMethod) -> tuple[str, ...]:
     return CONTROL_SETTINGS[cls.reads] if issubclass(cls, Control) else SETTINGS
 
 
+def accepted(cls: AnyMethod) -> set[str]:
+    """Every key that `--set` may give a method or control: settings of the harness and hyper-parameters."""
+    return {*harness_settings(cls), *(field.name for field in fields(cls.Config))}
+
+
+def applicable(pairs: Iterable[str], cls: AnyMethod) -> tuple[str, ...]:
+    """The `key=value` pairs that a method or control can take, of those given to several."""
+    return tuple(pair for pair in pairs if pair.partition("=")[0] in accepted(cls))
+
+
 def resolve_run(spec: RunSpec) -> ResolvedRun:
     """Check every name and value of `spec` and prepare its data. Raises `UserError` with the first fault."""
     entry, cls = registry.entry(spec.method), registry.load(spec.method)
@@ -219,7 +228,7 @@ def resolve_run(spec: RunSpec) -> ResolvedRun:
     if issubclass(cls, Control):
         return _resolve_control(replace(spec, protocol=NO_PROTOCOL, seed=0), entry, cls)
     check_protocol(spec.protocol)
-    harness, own = split_overrides(list(spec.overrides), cls.Config)
+    harness, own = split_overrides(spec.overrides, cls.Config)
     recipe = find(spec.dataset, spec.reading)
     settings, config = _settings(cls, spec.protocol, recipe.settings, harness, own)
     prepared = prepared_once(spec.dataset, spec.reading)
@@ -259,7 +268,7 @@ def _resolve_fused(spec: RunSpec, settings: Settings) -> ResolvedRun | None:
     cls = fused_control(settings.fuse)
     if cls is None:
         return None
-    values = as_dict(settings)
+    values = asdict(settings)
     overrides = tuple(f"{name}={values[name]}" for name in CONTROL_SETTINGS[cls.reads])
     return resolve_run(replace(spec, method=settings.fuse, overrides=overrides))
 
@@ -267,13 +276,13 @@ def _resolve_fused(spec: RunSpec, settings: Settings) -> ResolvedRun | None:
 def _resolve_control(spec: RunSpec, entry: registry.RegisteredMethod, cls: type[Control]) -> ResolvedRun:
     """A control reads few settings: the recipe's for all protocols, then the user's; fp32 always."""
     allowed = CONTROL_SETTINGS[cls.reads]
-    harness, own = split_overrides(list(spec.overrides), cls.Config, harness=allowed)
+    harness, own = split_overrides(spec.overrides, cls.Config, allowed)
     suggested = find(spec.dataset, spec.reading).settings.get("all", {})
     values = {name: value for name, value in suggested.items() if name in allowed}
     settings = parse(Settings, {**values, **harness, "precision": "no"}, "--set")
     config = parse(cls.Config, own, "--set")
     llm = _language_model(spec, cls, settings, config)
-    fixed = {name: value for name, value in as_dict(config).items() if name in own}
+    fixed = {name: value for name, value in asdict(config).items() if name in own}
     prepared = prepared_once(spec.dataset, spec.reading)
     return ResolvedRun(spec, entry, cls, settings, config, prepared, llm, fixed)
 

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -22,12 +22,11 @@ from shlex import join
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-from benchmark.config import Settings, accepted, as_dict, parse
+from benchmark.config import Settings, parse
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.results.record import GENERATION
-from benchmark.run.build import build_trainer, pick_precision
-from benchmark.run.inputs import CACHE, Sources
-from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
+from benchmark.run.build import CACHE, Sources, build_trainer, pick_precision
+from benchmark.run.spec import ResolvedRun, RunSpec, accepted, resolve_run
 from benchmark.speed.measure import Amounts, measure
 from benchmark.speed.record import SpeedRecord, Variant, read_speed
 from benchmark.speed.tables import check_comparable
@@ -96,13 +95,13 @@ def _record(
 
 def _varied(spec: RunSpec, key: str, value: str) -> RunSpec:
     """`spec` with one more setting, whose name and value are checked."""
-    config = registry.get(spec.method).Config
-    if key not in accepted(config):
-        raise unknown("setting in --vary:", key, sorted(accepted(config)))
+    cls = registry.get(spec.method)
+    if key not in accepted(cls):
+        raise unknown("setting in --vary:", key, sorted(accepted(cls)))
     if key in {pair.partition("=")[0] for pair in spec.overrides}:
         raise UserError(f"--set and --vary both give '{key}'; leave it out of --set.")
-    own = key in {field.name for field in fields(config)}
-    parse(config if own else Settings, {key: value}, "--vary")
+    own = key in {field.name for field in fields(cls.Config)}
+    parse(cls.Config if own else Settings, {key: value}, "--vary")
     return replace(spec, overrides=(*spec.overrides, f"{key}={value}"))
 
 
@@ -158,8 +157,8 @@ def _empty_variant(run: ResolvedRun, value: str) -> Variant:
     return Variant(
         value=value,
         status="failed",
-        settings=as_dict(run.settings),
-        hyperparameters=as_dict(run.config),
+        settings=asdict(run.settings),
+        hyperparameters=asdict(run.config),
     )
 
 

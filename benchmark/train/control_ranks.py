@@ -19,7 +19,7 @@ from benchmark.model.chunks import Ints
 from benchmark.model.parallel import world_size
 from benchmark.model.recommender import Recommender
 from benchmark.results.metrics import Ranks
-from benchmark.train.batches import Sequences
+from benchmark.train.batches import Rows, Sequences
 from benchmark.train.evaluate import (
     Catalogue,
     TopItems,
@@ -31,7 +31,6 @@ from benchmark.train.evaluate import (
     masked_histories,
     user_states,
 )
-from benchmark.train.sequences import Rows
 from methods.controls.base import Control, Floats, TrainingData
 
 SCORES = 2**23

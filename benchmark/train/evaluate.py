@@ -27,8 +27,7 @@ from benchmark.model.parallel import world_size
 from benchmark.model.recommender import Recommender
 from benchmark.results.metrics import Floats, Ranks, metrics_of, target_weights
 from benchmark.results.record import METRICS, Metrics
-from benchmark.train.batches import Sequences, bin_width, share_of
-from benchmark.train.sequences import Rows, pack
+from benchmark.train.batches import Rows, Sequences, bin_width, pack, share_of
 
 CHUNK_USERS = 1024
 """Users that SASRec reads at once."""

@@ -22,11 +22,10 @@ from benchmark.model.parallel import average_gradients, start_alike, world_size
 from benchmark.model.recommender import Recommender
 from benchmark.results.list_metrics import TOP
 from benchmark.results.record import Certificate, Epoch, Metrics
-from benchmark.train.batches import EpochBatches, Sequences, total_steps
+from benchmark.train.batches import EpochBatches, Rows, Sequences, total_steps
 from benchmark.train.checkpoint import Checkpoint, trained_part
 from benchmark.train.evaluate import NotFiniteError, UserRanks, evaluate
 from benchmark.train.liveness import Liveness, NotAliveError
-from benchmark.train.sequences import Rows
 from benchmark.train.status import RunStatus, publish
 from benchmark.train.step import AverageWeights, LearningRate, MemoryRetry, Replay, make_optimiser
 

@@ -7,28 +7,25 @@ import time
 import traceback
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from benchmark.config import as_dict
 from benchmark.grid.probe import random_states, random_token_states
 from benchmark.llm.cache import DTYPES
 from benchmark.measure import environment, one_line, out_of_memory
 from benchmark.results.record import GENERATION
-from benchmark.run.build import build_trainer
-from benchmark.run.inputs import Sources
+from benchmark.run.build import Sources, build_trainer
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from benchmark.speed.measure import Amounts, measure
 from benchmark.speed.record import Timed, Variant
 from benchmark.speed.run import in_fresh_process
-from benchmark.train.batches import EpochBatches
+from benchmark.train.batches import EpochBatches, Rows
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Trainer
-from benchmark.train.sequences import Rows
 from methods import registry
 from methods.errors import UserError
 from studies import command_line
@@ -109,8 +106,8 @@ def _round(cell: RunSpec, size: Size, users: int, amounts: Amounts) -> None:
     variant = Variant(
         value=size.dataset,
         status="failed",
-        settings=as_dict(resolved.settings),
-        hyperparameters=as_dict(resolved.config),
+        settings=asdict(resolved.settings),
+        hyperparameters=asdict(resolved.config),
     )
     try:
         variant, start, ranked = in_fresh_process(in_this_process, cell, variant, users, amounts)
