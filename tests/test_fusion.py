@@ -134,8 +134,8 @@ def test_a_run_holds_the_mixture_and_the_trained_row(
     values = [tried.selection for tried in fusion.weights]
     assert fusion.weight == fusion.weights[int(np.argmax(values))].weight
     assert values[0] == max(epoch.selection or 0 for epoch in fused.curve)
-    assert fusion.trials == 24 + 12 and fused.trials == 1 + fusion.trials
     _, control = made(folder, tmp_path, capsys, "blend")
+    assert fusion.trials == control.trials + 12 and fused.trials == 1 + fusion.trials
     assert (fusion.hyperparameters, fusion.code) == (
         control.hyperparameters,
         control.method_source["code"],
