@@ -17,6 +17,7 @@ from benchmark.train.batches import evaluation_rows
 from benchmark.train.control_ranks import ScoredSplit, rank_users
 from methods.controls.base import Control, TrainingData
 from methods.controls.popularity import Popularity
+from methods.controls.transitions import Transitions
 
 N_ITEMS = 9
 
@@ -62,7 +63,7 @@ def test_a_run_chooses_on_validation_and_counts_its_trials(
     made = read_record(path)
     assert (made.protocol, made.seed, made.epochs_run, made.best_epoch) == ("none", 0, 0, None)
     assert made.liveness is None and made.settings == {"window": 50}
-    assert made.tuning is not None and made.trials == len(made.tuning.trials) == 10
+    assert made.tuning is not None and made.trials == len(made.tuning.trials) == len(Transitions.trials())
     recalls = [trial.recall or 0.0 for trial in made.tuning.trials]
     chosen = made.tuning.trials[int(np.argmax(recalls))]
     assert made.tuning.chosen == chosen.overrides
