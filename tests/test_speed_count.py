@@ -127,10 +127,10 @@ def test_what_the_host_reads() -> None:
 
 
 def test_parts_add_up_and_watching_them_adds_nothing(folder: Path, tmp_path: Path) -> None:
-    cell = RunSpec(
+    spec = RunSpec(
         str(folder), "random-tiny", "lora", "paper", 0, (*SMALL, "accumulation=2", "chunk_tokens=16")
     )
-    trainer, _ = build_trainer(resolve_run(cell), Checkpoint(tmp_path))
+    trainer, _ = build_trainer(resolve_run(spec), Checkpoint(tmp_path))
     count_training(trainer, 1, epoch=1)  # the optimiser makes its state
     whole = count_training(trainer, 0, epoch=1)
     assert whole.whole_epoch and whole.steps > 1 and not whole.not_counted
@@ -151,9 +151,9 @@ def test_parts_add_up_and_watching_them_adds_nothing(folder: Path, tmp_path: Pat
 
 @pytest.fixture
 def expected(folder: Path, tmp_path: Path) -> Path:
-    cell = {"dataset": str(folder), "llm": "none", "method": "id", "protocol": "paper", "steps": 2}
+    run = {"dataset": str(folder), "llm": "none", "method": "id", "protocol": "paper", "steps": 2}
     file = tmp_path / "counted.json"
-    file.write_text(json.dumps({"runs": [{**cell, "overrides": SMALL}]}))
+    file.write_text(json.dumps({"runs": [{**run, "overrides": SMALL}]}))
     return file
 
 
