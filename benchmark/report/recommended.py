@@ -68,7 +68,7 @@ def sections(results: Results) -> list[Section]:
     for stem, group in results.groups.items():
         rows = [
             ListedRow(row, {run.record.seed: run for run in row.finished if run.lists is not None})
-            for row in group.rows
+            for row in group.rows + group.controls
         ]
         if any(row.runs for row in rows):
             made.append(_section(stem, group, rows))
@@ -120,7 +120,8 @@ def _lists_block(rows: Sequence[ListedRow]) -> Block:
             mean = estimate(lists.value(each) for lists in row.lists.values())
             show = share if each.metric.is_share else count
             line.append(Cell(with_interval(mean, show) if mean else NO_FIGURE))
-        cells.append([*line, Cell(str(len(row.runs)))])
+        seeds = NO_FIGURE if row.row.runs[0].untrained else str(len(row.runs))
+        cells.append([*line, Cell(seeds)])
     return Block(f"The first {K} items of all users", ["row", *(e.label for e in found), "seeds"], cells)
 
 

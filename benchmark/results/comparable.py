@@ -127,9 +127,9 @@ class RunGroup:
 
     @cached_property
     def compared(self) -> ComparedRows:
-        """Its finished rows, controls included, user by user under all its rank metrics."""
+        """Its finished rows, controls included, user by user under all rank metrics of its CSV file."""
         runs = {row.label: row.finished for row in self.rows + self.controls if row.finished}
-        return compared(runs, of_ranks(self.metrics) or HEADLINE)
+        return compared(runs, tuple(dict.fromkeys((*METRICS, *of_ranks(self.metrics)))))
 
     @property
     def hardware(self) -> str:
