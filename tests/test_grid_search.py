@@ -198,6 +198,15 @@ def test_values_of_another_dataset_are_transferred_and_not_tuned(
     )
 
 
+def test_values_of_a_search_under_another_setting_are_named_so(folder: Path, tmp_path: Path) -> None:
+    bench(plan_of(folder, "tmlp", trials=7), Searched(tmp_path), tmp_path)
+    chosen = searches_of(tmp_path)["tmlp"].chosen
+    plan = plan_of(folder, "tmlp", *chosen, "fuse=popularity", tune="none", trials=None)
+    bench(plan, Searched(tmp_path), tmp_path)
+    labels = {row.label for table in tables_of(tmp_path) for row in table.rows}
+    assert labels == {"tmlp (tuned, best of 7)", "tmlp (fuse=popularity; values of another search here)"}
+
+
 def test_a_run_by_hand_under_tuned_is_not_tuned(folder: Path, tmp_path: Path) -> None:
     (run,) = plan_of(folder, "tmlp", "width=64", tune="none", trials=None).runs
     Searched(tmp_path).run([run])

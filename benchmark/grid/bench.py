@@ -16,7 +16,7 @@ from benchmark.grid.plan import GridPlan, Search, configuration_name
 from benchmark.grid.space import describe
 from benchmark.process.exit_status import ExitCode
 from benchmark.report.tables import print_tables
-from benchmark.results.record import METRICS, RunRecord, Trial, Tuning
+from benchmark.results.record import METRICS, NO_LLM, RunRecord, Trial, Tuning
 from benchmark.results.searches import covers
 from benchmark.results.store import as_stored, ignore, usable
 from benchmark.run.spec import ResolvedRun
@@ -99,9 +99,11 @@ def _write_progress(
 
 def _with_source(tuning: Tuning, run: ResolvedRun, results: Path) -> Tuning:
     """Values that the user gave, with the dataset of a search in `results` that chose the same ones for this
-    method and language model."""
-    llm, method = run.record_path(results).parts[-3:-1]
-    for path in sorted(results.glob(f"*/{llm}/{method}/*-s*.json")) if tuning.mode == "given" else ():
+    method and language model; the search of the same dataset comes first."""
+    _, dataset, llm, method, _ = run.record_path(Path("results")).parts
+    llm = NO_LLM if run.cls.reads == "ids" else llm  # `fuse` gives it the one of the control
+    paths = sorted(results.glob(f"*/{llm}/{method}/*-s*.json")) if tuning.mode == "given" else []
+    for path in sorted(paths, key=lambda path: path.parts[-4] != dataset):
         record = usable(path, ignore)
         search = record and record.tuning
         if record and search and search.mode == "search" and set(search.chosen) == set(tuning.chosen):

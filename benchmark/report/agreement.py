@@ -79,7 +79,7 @@ def scores(group: RunGroup, split: str, metric: str) -> pd.Series:
 
 def _name(row: RunRow) -> str:
     """The label without what a search chose, which is its own under each protocol."""
-    choice = label_of(row.tuning)
+    choice = label_of(row.tuning, row.runs[0].dataset) if row.runs else ""
     label = bare(row.label)
     return label.replace(choice, choice.partition(":")[0]) if choice else label
 

@@ -397,7 +397,9 @@ def _label(run: RunRecord, own: set[str], named: Sequence[str], tuning: Tuning |
     apart |= {
         f"{name}={value}" for name in named if (value := _value(run, name)) != getattr(Settings, name, None)
     }
-    choice = label_of(tuning) or (label_of(NOT_TUNED) if run.protocol == SEARCHED else "")
+    choice = label_of(tuning, run.dataset) or (
+        label_of(NOT_TUNED, run.dataset) if run.protocol == SEARCHED else ""
+    )
     details = "; ".join(part for part in (", ".join(sorted(apart)), choice) if part)
     label = f"{run.method} ({details})" if details else run.method
     if run.method_source.get("external"):

@@ -225,10 +225,16 @@ def _search(name: str, label: str, value: str) -> RunMeasure:
     return RunMeasure(name, label, show=seconds, unit="s", direction="lower", note=note, of_row=of_row)
 
 
+def _trials(row: RunRow) -> int:
+    """Configurations that validation chose from; with `fuse`, also of the control and its weights."""
+    mixed = row.runs[0].fusion.trials if row.runs and row.runs[0].fusion else 0
+    return max(1, len(row.tuning.trials) if row.tuning else 1) + mixed
+
+
 SEARCH = (
     RunMeasure(
         "trials", "trials", show=lambda mean: f"{mean.mean:.0f}",
-        of_row=lambda row: estimate([max(1, len(row.tuning.trials)) if row.tuning else 1]),
+        of_row=lambda row: estimate([_trials(row)]),
     ),
     _search("search_train_seconds", "search s", "train_seconds"),
     _search("search_train_cpu_seconds", "search CPU s", "train_cpu_seconds"),

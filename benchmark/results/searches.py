@@ -63,11 +63,13 @@ def _progress(search: Tuning) -> tuple[int, int]:
     return len(search.trials), sum(trial.status == "ok" for trial in search.trials)
 
 
-def label_of(search: Tuning | None) -> str:
-    """What a label says of how a configuration was chosen; empty where nothing chose it."""
+def label_of(search: Tuning | None, dataset: str) -> str:
+    """What a label says of how a configuration of `dataset` was chosen; empty where nothing chose it."""
     if search is None:
         return ""
     if search.mode == "given":
+        if search.source == dataset:
+            return "values of another search here"
         return f"transferred from {search.source}, not tuned here" if search.source else "not tuned here"
     if not search.chosen:
         return f"tuned: all {len(search.trials)} trials lost"
