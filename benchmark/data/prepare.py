@@ -332,7 +332,7 @@ def _fault(folder: Path) -> str:
 def _counted(folder: Path) -> bool:
     """Whether the fingerprint of intact data has all statistics."""
     stored = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))
-    return LATER_STATISTICS <= set(stored["content"]["fingerprint"])
+    return set(stored["content"]["fingerprint"]) >= LATER_STATISTICS
 
 
 def _load(recipe: Recipe, key: str, folder: Path, notes: list[str]) -> Prepared:
