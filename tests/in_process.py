@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmark import cli
-from benchmark.grid import prepare, run_process
+from benchmark.grid import child, prepare
 from benchmark.grid.child import TAIL, Log, OnLine
 
 MAIN: dict[str, Callable[[Sequence[str]], int]] = {
@@ -53,6 +53,6 @@ class InProcess:
 def children_in_process() -> Iterator[None]:
     """What a grid on this machine would start processes for, this process does."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (run_process, prepare):
+        for module in (child, prepare):
             patch.setattr(module, "Child", InProcess)
         yield

@@ -24,7 +24,7 @@ from benchmark.files import (
     replacing_folder,
     write_checked,
 )
-from benchmark.grid.claims import clear
+from benchmark.grid.engine import clear
 from benchmark.run.run import run
 from benchmark.run.spec import RunSpec, resolve_run
 from methods.errors import UserError

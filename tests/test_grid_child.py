@@ -16,10 +16,10 @@ import pytest
 from data_folders import write_folder
 
 from benchmark.cli import main
+from benchmark.grid import child as child_module
 from benchmark.grid import engine as engine_module
-from benchmark.grid import run_process
 from benchmark.grid.child import Child, OnLine
-from benchmark.grid.claims import clear
+from benchmark.grid.engine import clear
 from benchmark.grid.executor import Options
 from benchmark.grid.local import LocalExecutor
 from benchmark.process import launch
@@ -83,7 +83,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     monkeypatch.setattr(engine_module, "POLL", 0.01)
 
     def code(text: str) -> None:
-        monkeypatch.setattr(run_process, "run_command", lambda *_: [sys.executable, "-c", text])
+        monkeypatch.setattr(child_module, "run_command", lambda *_: [sys.executable, "-c", text])
 
     return code
 

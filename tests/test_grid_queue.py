@@ -17,12 +17,10 @@ from report_records import write_at
 
 from benchmark.files import release
 from benchmark.grid import engine as engine_module
-from benchmark.grid.child import Child, stop
-from benchmark.grid.claims import claim, clear, made_since, stamp
-from benchmark.grid.engine import ClaimedRun, Engine
+from benchmark.grid.child import Child, Exit, stamp, stop
+from benchmark.grid.engine import ClaimedRun, Engine, claim, clear, made_since
 from benchmark.grid.executor import Options, make_executor
 from benchmark.grid.local import share_of_machine, slots
-from benchmark.grid.run_process import Exit
 from benchmark.process import lifeline
 from benchmark.process.exit_status import ExitCode
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run

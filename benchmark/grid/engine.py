@@ -1,28 +1,34 @@
-"""The queue that executors share: which run is next, which process executes it, and how it ended."""
+"""The queue that executors share: which run is next, which process executes it, and how it ended.
+
+Locks keep two benches on one store from executing the same run. A run holds `<record>.lock` while it works; a
+bench holds `<record>.claim` from before it starts the run until it has read the record. The system frees both
+when their holder ends, however it ends. Machines that share a store need a file system on which locks work
+between them, as NFS 4 is.
+"""
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from benchmark.files import release
-from benchmark.grid.claims import Stamp, claim, clear, made_since, stamp
+from benchmark.files import release, remove_abandoned
+from benchmark.grid.child import Exit, Stamp, log_path, stamp
 from benchmark.grid.executor import Options
 from benchmark.grid.progress import Board, Tracker, outcome
-from benchmark.grid.run_process import Exit, log_path
 from benchmark.process.exit_status import ExitCode
 from benchmark.results.record import RunRecord
-from benchmark.results.store import Standing, look_up, set_aside, usable
+from benchmark.results.store import Standing, ignore, look_up, set_aside, usable
 from benchmark.run.spec import ResolvedRun
 
 POLL = 0.1
@@ -94,7 +100,7 @@ class Engine(ABC):
 
     def run(self, runs: Sequence[ResolvedRun], later: int = 0) -> dict[ResolvedRun, RunRecord]:
         """See `executor.Executor.run`."""
-        queue = _Queue(runs, self.options)
+        queue = _Queue(runs, self.options, self.board)
         records = dict(queue.finished)
         self._print_start(queue)
         for run in records:
@@ -141,25 +147,23 @@ class Engine(ABC):
             )
 
     def _start_some(self, queue: _Queue, records: dict[ResolvedRun, RunRecord]) -> None:
-        while queue.pending and len(self._tasks) < self.room():
-            task = queue.next()
-            for run, record in queue.of_others():
-                if record is None:
-                    self.board.print(f"{run}: another process works on it; its record will be taken")
-                    continue
-                records[run] = record
-                self.tracker.end(run.spec, ok=False)
-                self.board.print(f"{run}: {outcome(record, 0)}, by another process")
-            if task is None:
+        for run in [*queue.pending]:
+            if len(self._tasks) >= self.room():
                 return
-            if task.fault:
-                self.board.print(set_aside(task.path, task.fault))
-            self._tasks.add(task)
-            task.number = self.tracker.begin(task.run.spec)
-            if not self.board.live:
-                how = "goes on" if task.path.with_suffix(".checkpoint").exists() else "begins"
-                self.board.print(f"{self._label(task)} {how}; its log: {log_path(task.path)}")
-            self.start(task)
+            task = queue.take(run)
+            if isinstance(task, RunRecord):
+                records[run] = task
+                self.tracker.end(run.spec, ok=False)
+                self.board.print(f"{run}: {outcome(task, 0)}, by another process")
+            elif task is not None:
+                if task.fault:
+                    self.board.print(set_aside(task.path, task.fault))
+                self._tasks.add(task)
+                task.number = self.tracker.begin(run.spec)
+                if not self.board.live:
+                    how = "goes on" if task.path.with_suffix(".checkpoint").exists() else "begins"
+                    self.board.print(f"{self._label(task)} {how}; its log: {log_path(task.path)}")
+                self.start(task)
 
     def _finish_some(self, queue: _Queue, records: dict[ResolvedRun, RunRecord]) -> None:
         for task, ended in self.ended():
@@ -197,37 +201,35 @@ class Engine(ABC):
 class _Queue:
     """Pending runs; those that another process executes go last."""
 
-    def __init__(self, runs: Iterable[ResolvedRun], options: Options) -> None:
-        self._fresh = options.fresh
+    def __init__(self, runs: Iterable[ResolvedRun], options: Options, board: Board) -> None:
+        self._fresh, self._board = options.fresh, board
         self.paths = {run: run.record_path(options.results) for run in runs}
         self._before = {run: stamp(path) for run, path in self.paths.items()}
-        looked = {run: self._look_up(run) for run in self.paths}
-        self.finished = {run: found.finished for run, found in looked.items() if found.finished}
-        self.outdated = [run for run, found in looked.items() if found.outdated]
-        self._faults = {run: found.fault for run, found in looked.items()}
-        self.pending = deque(run for run in self.paths if run not in self.finished)
+        standings = {run: self._look_up(run) for run in self.paths}
+        self.finished = {run: standing.finished for run, standing in standings.items() if standing.finished}
+        self.outdated = [run for run, standing in standings.items() if standing.outdated]
+        self._faults = {run: standing.fault for run, standing in standings.items()}
+        self.pending = [run for run in self.paths if run not in self.finished]
         self._tried: dict[ResolvedRun, float] = {}
         """When a run of another process was looked at last."""
-        self._of_others: list[tuple[ResolvedRun, RunRecord | None]] = []
 
     def _look_up(self, run: ResolvedRun) -> Standing:
         return Standing() if self._fresh else look_up(self.paths[run], run.code)
 
-    def next(self) -> ClaimedRun | None:
-        """The first run that no other process executes, claimed; None where there is none at the moment."""
-        for _ in range(len(self.pending)):
-            run = self.pending.popleft()
-            path = self.paths[run]
-            if time.monotonic() - self._tried.get(run, -RETRY) < RETRY:
-                self.pending.append(run)
-            elif (claimed := claim(path)) is None:
-                self.defer(run)
-            elif record := self._made_meanwhile(run):
-                release(claimed)
-                self._of_others.append((run, record))
-            else:
-                return ClaimedRun(run, path, claimed, stamp(path), self._faults[run])
-        return None
+    def take(self, run: ResolvedRun) -> ClaimedRun | RunRecord | None:
+        """A pending run, claimed; its record if another process made one meanwhile; None as long as another
+        process executes it."""
+        if time.monotonic() - self._tried.get(run, -RETRY) < RETRY:
+            return None
+        path = self.paths[run]
+        self.pending.remove(run)
+        if (claimed := claim(path)) is None:
+            self.defer(run)
+            return None
+        if record := self._made_meanwhile(run):
+            release(claimed)
+            return record
+        return ClaimedRun(run, path, claimed, stamp(path), self._faults[run])
 
     def _made_meanwhile(self, run: ResolvedRun) -> RunRecord | None:
         """The record that another process wrote since this bench began, if it makes the run needless: however
@@ -245,11 +247,61 @@ class _Queue:
     def defer(self, run: ResolvedRun) -> None:
         """Another process executes it: look again later."""
         if run not in self._tried:
-            self._of_others.append((run, None))
+            self._board.print(f"{run}: another process works on it; its record will be taken")
         self._tried[run] = time.monotonic()
         self.pending.append(run)
 
-    def of_others(self) -> list[tuple[ResolvedRun, RunRecord | None]]:
-        """Runs found to be another process's since the last call, with the record if it finished."""
-        events, self._of_others = self._of_others, []
-        return events
+
+def claim(record_path: Path) -> FileLock | None:
+    """The lock that allows to execute the run of `record_path`, held until `release`; None where another
+    process works on the run."""
+    lock = FileLock(record_path.with_suffix(".claim"))
+    try:
+        record_path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    if _running(record_path):
+        release(lock)
+        return None
+    return lock
+
+
+def _running(record_path: Path) -> bool:
+    """Whether a process that no bench started executes the run."""
+    file = record_path.with_suffix(".lock")
+    if not file.exists():
+        return False
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    release(lock)  # of a run that was killed
+    return False
+
+
+def clear(record_path: Path) -> None:
+    """Remove what a process that was killed has left beside a finished record: checkpoint, log, status, locks
+    and temporary files.
+
+    Nothing is removed where another process works on the run.
+    """
+    remove_abandoned(record_path.parent)
+    checkpoint, *files = (record_path.with_suffix(end) for end in (".checkpoint", ".log", ".status"))
+    locks = record_path.with_suffix(".claim"), record_path.with_suffix(".lock")
+    if not any(path.exists() for path in (checkpoint, *files, *locks)) or not (lock := claim(record_path)):
+        return
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    for file in files:
+        with suppress(OSError):  # somebody else's, or a folder of that name
+            file.unlink(missing_ok=True)
+    release(lock)
+
+
+def made_since(record_path: Path, before: Stamp) -> RunRecord | None:
+    """The record, if it was written after `before`, and its run was not interrupted."""
+    if stamp(record_path) in (None, before):
+        return None
+    record = usable(record_path, ignore)
+    return None if record is None or record.status == "interrupted" else record

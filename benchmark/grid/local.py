@@ -10,11 +10,10 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmark.grid.child import stop
+from benchmark.grid.child import Exit, RunProcess, stop
 from benchmark.grid.engine import ClaimedRun, Engine
 from benchmark.grid.executor import Options
 from benchmark.grid.prepare import prepare
-from benchmark.grid.run_process import Exit, RunProcess
 from benchmark.measure import usable_cores
 from benchmark.run.spec import ResolvedRun
 from methods.errors import UserError

@@ -22,11 +22,10 @@ from uuid import uuid4
 from benchmark.config import digest
 from benchmark.data.paths import cache_folder
 from benchmark.files import write_atomically
-from benchmark.grid.child import stop
+from benchmark.grid.child import Exit, RunProcess, stop
 from benchmark.grid.engine import ClaimedRun, Engine
 from benchmark.grid.executor import Options
 from benchmark.grid.prepare import prepare
-from benchmark.grid.run_process import Exit, RunProcess
 from benchmark.process import import_path
 from benchmark.process.exit_status import ExitCode
 from benchmark.process.lifeline import GRACE
