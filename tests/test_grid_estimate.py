@@ -14,7 +14,7 @@ from benchmark.cli import main
 from benchmark.config import Settings
 from benchmark.grid import dryrun
 from benchmark.grid import probe as probing
-from benchmark.grid.estimate import epoch_range, estimate, from_probe
+from benchmark.grid.dryrun import epoch_range, estimate, from_probe
 from benchmark.grid.plan import GridPlan, make_plan
 from benchmark.grid.probe import StoredStates, random_states, random_token_states, states_of
 from benchmark.llm.states import load_states, load_token_states

@@ -1,78 +1,276 @@
-"""`bench --dry-run`: print the plan and estimate its time, memory and disk. The store does not change."""
+"""`bench --dry-run`: estimate what a plan will cost in time, memory and disk, and print it.
+
+Figures come from records where there are some, else from a probe. All times are ranges (least, most) in
+seconds. What makes them wide is the number of epochs, which nobody knows before: early stopping decides it.
+The store does not change.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import psutil
 from tabulate import tabulate
 
+from benchmark.config import Settings
 from benchmark.data.paths import cache_folder
-from benchmark.grid.estimate import STATES, CostEstimate, CostRow, estimate
 from benchmark.grid.executor import Options
 from benchmark.grid.local import visible_gpus
-from benchmark.grid.plan import GridPlan, configuration_name
+from benchmark.grid.plan import GridPlan, Search, by_configuration, configuration_name
 from benchmark.grid.probe import StoredStates, probe_states, probe_training
+from benchmark.grid.progress import Range
 from benchmark.llm.states import SPARE, free_bytes
+from benchmark.results.record import PeakMemory, RunRecord
+from benchmark.results.store import finished, iter_runs
 from benchmark.run.spec import ResolvedRun
-from benchmark.speed.record import Variant
+from benchmark.speed.record import ENDINGS, Variant
+from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.status import duration, time_range
 
 GIB = 2**30
+START = 15.0
+"""Seconds in which a process starts and builds its model, where no probe measured it."""
+UNTRAINED: Range = (0.0, 60.0)
+"""Seconds in which a control scores all users, where no record has them."""
+SPREAD = 2.0
+"""Runs of the same method and protocol on other data or with other values take up to so many times more
+epochs, or fewer."""
+STATES = ("finished", "to resume", "to do")
+"""States of a run."""
+HEADS = [
+    "configuration", "seeds", *STATES, "epochs", "s/epoch", "evaluation s", "host GiB", "GPU GiB", "time", "from",
+]  # fmt: skip
+Probe = Callable[[ResolvedRun], tuple[Variant, float]]
+"""-> the figures of a few steps, and the seconds of starting and building."""
+
+
+@dataclass(frozen=True)
+class CostFigures:
+    """What a configuration costs, whatever its seed."""
+
+    source: str
+    """`probe`, `records`, or how the probe failed."""
+    epoch: Range = (0.0, 0.0)
+    """Training seconds."""
+    evaluation: Range = (0.0, 0.0)
+    """Seconds of a validation pass; the test takes as long."""
+    start: float = START
+    host: int | None = None
+    """Peak resident bytes of a process."""
+    gpu: int | None = None
+    """Peak bytes of GPU memory that torch reserved in a process."""
+    failed: str | None = None
+    """Why it cannot run, where the probe could not."""
+
+    def seconds(self, epochs: Range, done: int = 0) -> Range:
+        """Of a whole run of so many epochs, `done` of which are over."""
+        first, second = (
+            self.start + max(0.0, count - done) * (epoch + evaluation) + 2 * evaluation
+            for count, epoch, evaluation in zip(epochs, self.epoch, self.evaluation, strict=True)
+        )
+        return first, second
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """The runs of a plan that differ only in their seeds."""
+
+    run: ResolvedRun
+    """With the first seed."""
+    states: dict[ResolvedRun, str]
+    """Run -> one of `STATES`."""
+    epochs: Range
+    figures: CostFigures
+    seconds: Range
+    """Of all that is not finished."""
+
+    @property
+    def left(self) -> list[ResolvedRun]:
+        """Runs that are not finished."""
+        return [run for run, state in self.states.items() if state != "finished"]
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """What a plan will cost."""
+
+    rows: list[CostRow]
+    then: list[tuple[Search, Range]]
+    """What follows from searches, and its seconds."""
+
+    @property
+    def seconds(self) -> Range:
+        """Of all runs, one after another."""
+        return _sum([*(row.seconds for row in self.rows), *(span for _, span in self.then)])
+
+    def count(self, state: str) -> int:
+        """How many runs are in `state`."""
+        return sum([*row.states.values()].count(state) for row in self.rows)
+
+
+def estimate(plan: GridPlan, results: Path, fresh: bool, probe: Probe) -> CostEstimate:
+    """Compare `plan` with the store `results`; `probe` measures what no record has."""
+    records = [run.record for run in iter_runs(results)] if results.exists() else []
+    records = [record for record in records if record.status == "ok" and (record.curve or record.untrained)]
+    # trials of a search in the shared space cost about the same: the first is probed for all
+    stands_for = {
+        trial: search.trials[0] for search in plan.searches if search.space for trial in search.trials
+    }
+    probe_once = cache(probe)
+    rows = [
+        _row(seeds, results, fresh, records, lambda run: probe_once(stands_for.get(run, run)))
+        for seeds in by_configuration(plan.known_runs)
+    ]
+    whole = {run: row.figures.seconds(row.epochs) for row in rows for run in row.states}
+    then = []
+    for search in plan.searches:
+        if search.later:  # any of the trials may be the best
+            lows, highs = zip(*(whole[trial] for trial in search.trials), strict=True)
+            then.append((search, (search.later * min(lows), search.later * max(highs))))
+    return CostEstimate(rows, then)
+
+
+def _row(
+    seeds: Sequence[ResolvedRun], results: Path, fresh: bool, records: Sequence[RunRecord], probe: Probe
+) -> CostRow:
+    states: dict[ResolvedRun, str] = {}
+    done: dict[ResolvedRun, int] = {}
+    for run in seeds:
+        path = run.record_path(results)
+        checkpoint = Checkpoint(path.with_suffix(".checkpoint"), run.identity)
+        done[run] = 0 if fresh else checkpoint.epochs_done()
+        over = not fresh and finished(path, run.code) is not None
+        states[run] = "finished" if over else "to resume" if done[run] else "to do"
+    first = seeds[0]
+    own = [record for record in records if record.config_hash == first.config_hash]
+    method = (first.spec.method, first.spec.protocol)
+    similar = [record for record in records if (record.method, record.protocol) == method]
+    epochs = (0.0, 0.0) if first.control else epoch_range(first.settings, own, similar)
+    device = "cuda" if visible_gpus() else "cpu"
+    here = [record for record in own if record.environment.device == device]
+    known = of_control(own) if first.control else from_records(here) if here else None
+    figures = known or from_probe(*probe(first))
+    left = [figures.seconds(epochs, done[run]) for run, state in states.items() if state != "finished"]
+    return CostRow(first, states, epochs, figures, _sum(left))
+
+
+def epoch_range(settings: Settings, own: Sequence[RunRecord], other: Sequence[RunRecord]) -> Range:
+    """Epochs of a run: by its own configuration's other seeds, by other runs of its method and protocol, or
+    all that its settings allow."""
+    least = min(settings.epochs, settings.patience + 1 if settings.patience else settings.epochs)
+    known, spread = (own, SPREAD**0.5) if own else (other, SPREAD)
+    if not known:
+        return least, settings.epochs
+    counts = [record.epochs_run for record in known]
+    low, high = (
+        min(settings.epochs, max(least, round(count)))
+        for count in (min(counts) / spread, max(counts) * spread)
+    )
+    return low, high
+
+
+def from_records(records: Sequence[RunRecord]) -> CostFigures:
+    """CostFigures of finished runs of the same configuration."""
+    epochs = [epoch for record in records for epoch in record.curve]
+    return CostFigures(
+        "records",
+        _edges(epoch.train_seconds for epoch in epochs),
+        _edges(epoch.eval_seconds + epoch.save_seconds for epoch in epochs),
+        START,
+        *_peaks(peaks for record in records for peaks in record.cost.peak_memory.values()),
+    )
+
+
+def of_control(records: Sequence[RunRecord]) -> CostFigures:
+    """CostFigures of a control, which has no epochs: from its record, else a rough range."""
+    if not records:
+        return CostFigures("not measured", evaluation=UNTRAINED)
+    passes = _edges(record.cost.eval_seconds or 0.0 for record in records)
+    searched = [record.tuning.train_seconds for record in records if record.tuning]
+    peaks = _peaks(peaks for record in records for peaks in record.cost.peak_memory.values())
+    return CostFigures("records", (0.0, 0.0), passes, START + max(searched, default=0.0), *peaks)
+
+
+def from_probe(variant: Variant, start: float) -> CostFigures:
+    """CostFigures of a few steps and one validation pass."""
+    if variant.status != "ok":
+        ending = ENDINGS[variant.status]
+        return CostFigures(ending, failed=f"{ending}: {variant.error}")
+    epochs = variant.epochs.seconds
+    return CostFigures(
+        "probe",
+        _edges(epochs[1:] or epochs),  # the first one is a warm-up where there are more
+        _edges(variant.evaluation.seconds),
+        start,
+        *_peaks(variant.peak_memory.values()),
+    )
+
+
+def _edges(values: Iterable[float]) -> Range:
+    """The range of scattered figures, without the outermost tenth on either side."""
+    ordered = sorted(values)
+    cut = len(ordered) // 10
+    return ordered[cut], ordered[-1 - cut]
+
+
+def _peaks(phases: Iterable[PeakMemory]) -> tuple[int | None, int | None]:
+    """The largest (host, GPU) peak of several phases."""
+    pairs = [(peak.host, peak.reserved) for peak in phases]
+    host, gpu = (max((pair[part] or 0 for pair in pairs), default=0) or None for part in (0, 1))
+    return host, gpu
+
+
+def _sum(spans: Iterable[Range]) -> Range:
+    low, high = (sum(edges) for edges in zip((0.0, 0.0), *spans, strict=True))
+    return low, high
 
 
 def dry_run(plan: GridPlan, options: Options) -> int:
     """Print what `plan` would do and cost. -> 0, or 1 where disk or memory will not do."""
     for line in plan.notes:
         print(f"tuning: {line}")
-    estimated = estimate(plan, options.results, options.fresh, _probing)
-    stored = _stored([run for row in estimated.rows for run in row.left])
-    print(_table(estimated.rows))
+    estimated = estimate(plan, options.results, options.fresh, _probe)
+    groups: dict[tuple[str, str], list[ResolvedRun]] = {}
+    for run in (run for row in estimated.rows for run in row.left):
+        groups.setdefault((run.spec.dataset, run.spec.llm), []).append(run)
+    stored = [states for group in groups.values() for states in probe_states(group)]
+    print(
+        tabulate(
+            [_cells(row) for row in estimated.rows], HEADS, tablefmt="pipe", disable_numparse=True,
+            colalign=["left", *["right"] * (len(HEADS) - 2), "left"],
+        )
+    )  # fmt: skip
     print()
     for search, seconds in estimated.then:
         print(f"then: {search}: {time_range(*seconds)}")
     for states in stored:
         cost = "there already" if states.cached else f"{time_range(*states.seconds)} to compute"
         print(f"{states.name}: {_gib(states.size)}, {cost}")
-    print(_total(estimated, stored, options, len(plan.known_runs)))
+    missing = [states for states in stored if not states.cached]
+    print(_total(estimated, missing, options))
     print(_uncertain(estimated))
-    shortages = _shortages(estimated, stored, options)
+    shortages = _shortages(estimated, missing, options)
     for line in shortages:
         print(f"adaptrec: {line}", file=sys.stderr)
     return 1 if shortages else 0
 
 
-def _probing(run: ResolvedRun) -> tuple[Variant, float]:
+def _probe(run: ResolvedRun) -> tuple[Variant, float]:
     print(f"a few steps of {run}", file=sys.stderr, flush=True)
     return probe_training(run)
 
 
-def _stored(runs: Sequence[ResolvedRun]) -> list[StoredStates]:
-    groups: dict[tuple[str, str], list[ResolvedRun]] = {}
-    for run in runs:
-        groups.setdefault((run.spec.dataset, run.spec.llm), []).append(run)
-    return [states for group in groups.values() for states in probe_states(group)]
-
-
-def _table(rows: Sequence[CostRow]) -> str:
-    """A row a configuration (Markdown)."""
-    headers = [
-        "configuration", "seeds", *STATES, "epochs", "s/epoch", "evaluation s",
-        "host GiB", "GPU GiB", "time", "from",
-    ]  # fmt: skip
-    return tabulate(
-        [_cells(row) for row in rows], headers, tablefmt="pipe", disable_numparse=True,
-        colalign=["left", *["right"] * (len(headers) - 2), "left"],
-    )  # fmt: skip
-
-
 def _cells(row: CostRow) -> list[str]:
+    """A line of the table."""
     spec, figures = row.run.spec, row.figures
     extra = f" ({', '.join(spec.overrides)})" if spec.overrides else ""
-    name = f"{configuration_name(row.run)}{extra}"
-    counts = [str(row.count(state) or "") for state in STATES]
-    head = [name, ", ".join(str(run.spec.seed) for run in row.states), *counts]
+    counts = [str([*row.states.values()].count(state) or "") for state in STATES]
+    seeds = ", ".join(str(run.spec.seed) for run in row.states)
+    head = [f"{configuration_name(row.run)}{extra}", seeds, *counts]
     if figures.failed:
         return [*head, *[""] * 6, figures.source]
     return [
@@ -80,38 +278,34 @@ def _cells(row: CostRow) -> list[str]:
         _span(row.epochs, ".0f"),
         _span(figures.epoch, ".3g"),
         _span(figures.evaluation, ".3g"),
-        "" if figures.host is None else _gib(figures.host, unit=""),
-        "" if figures.gpu is None else _gib(figures.gpu, unit=""),
+        *("" if peak is None else _gib(peak, unit="") for peak in (figures.host, figures.gpu)),
         time_range(*row.seconds),
         figures.source,
     ]
 
 
-def _span(values: tuple[float, float], form: str) -> str:
-    low, high = (format(value, form) for value in values)
-    return low if low == high else f"{low} to {high}"
+def _span(values: Range, form: str) -> str:
+    return " to ".join(dict.fromkeys(format(value, form) for value in values))
 
 
 def _gib(size: int, unit: str = " GiB") -> str:
     return f"{size / GIB:.2f}{unit}" if size >= 0.01 * GIB else f"under 0.01{unit}"
 
 
-def _total(estimated: CostEstimate, stored: Sequence[StoredStates], options: Options, runs: int) -> str:
-    """The sum of it all."""
-    counts = ", ".join(f"{estimated.count(state)} {state}" for state in STATES)
+def _total(estimated: CostEstimate, missing: Sequence[StoredStates], options: Options) -> str:
+    """The sum of it all; `missing` hidden states are computed first."""
+    runs, jobs = sum(len(row.states) for row in estimated.rows), options.jobs or 1
     then = sum(search.later for search, _ in estimated.then)
-    more = f", then {then} more" if then else ""
+    counts = ", ".join(f"{estimated.count(state)} {state}" for state in STATES)
     low, high = estimated.seconds
-    jobs = options.jobs or 1
-    before = [states.seconds for states in stored if not states.cached]
-    low = low / jobs + sum(span[0] for span in before)
     # runs side by side on a processor share it: they need not be quicker than one after another
-    high = high / (jobs if visible_gpus() else 1) + sum(span[1] for span in before)
-    disk = sum(states.size for states in stored if not states.cached)
-    several = f" with {jobs} at a time" if jobs > 1 else ""
-    count = f"{runs} run{'s' if runs != 1 else ''}"
+    seconds = _sum(
+        [(low / jobs, high / (jobs if visible_gpus() else 1)), *(entry.seconds for entry in missing)]
+    )
     return (
-        f"{count}: {counts}{more}. In all {time_range(low, high)}{several}; cache {_gib(disk)} more, "
+        f"{runs} run{'s' if runs != 1 else ''}: {counts}{f', then {then} more' if then else ''}. "
+        f"In all {time_range(*seconds)}{f' with {jobs} at a time' if jobs > 1 else ''}; "
+        f"cache {_gib(sum(entry.size for entry in missing))} more, "
         f"{_gib(free_bytes(cache_folder()))} free in {cache_folder()}."
     )
 
@@ -119,8 +313,7 @@ def _total(estimated: CostEstimate, stored: Sequence[StoredStates], options: Opt
 def _uncertain(estimated: CostEstimate) -> str:
     """How far the figures can be trusted."""
     line = "Early stopping decides how many epochs a run has: its time lies anywhere in that range."
-    starts = [row.figures.start for row in estimated.rows if row.figures.source == "probe"]
-    if starts:
+    if starts := [row.figures.start for row in estimated.rows if row.figures.source == "probe"]:
         line += (
             " Seconds of a probe are those of a few steps on made-up states, on this machine as busy as it "
             f"is now (and {duration(max(starts))} at most to start a run): half or twice as much is no "
@@ -129,20 +322,21 @@ def _uncertain(estimated: CostEstimate) -> str:
     return line
 
 
-def _shortages(estimated: CostEstimate, stored: Sequence[StoredStates], options: Options) -> list[str]:
+def _shortages(estimated: CostEstimate, missing: Sequence[StoredStates], options: Options) -> list[str]:
     """What prevents the plan: a line each."""
-    lines = [f"{row.run} cannot run: {row.figures.failed}" for row in estimated.failures]
-    disk, free = sum(states.size for states in stored if not states.cached), free_bytes(cache_folder())
+    unfinished = [row for row in estimated.rows if row.left]
+    lines = [f"{row.run} cannot run: {row.figures.failed}" for row in unfinished if row.figures.failed]
+    disk, free = sum(entry.size for entry in missing), free_bytes(cache_folder())
     if disk + SPARE > free:
         lines.append(
             f"the disk of {cache_folder()} has {_gib(free)} free; hidden states want {_gib(disk)}, and "
             f"{_gib(SPARE)} must stay free: free some, or set ADAPTREC_CACHE to a larger disk."
         )
-    at_a_time, host = (options.jobs or 1) * options.processes, estimated.peak("host")
-    memory = psutil.virtual_memory().available
-    if host and host * at_a_time > memory:
+    at_a_time = (options.jobs or 1) * options.processes
+    host = at_a_time * max((row.figures.host or 0 for row in unfinished), default=0)
+    if host > (memory := psutil.virtual_memory().available):
         lines.append(
-            f"{at_a_time} processes at a time want {_gib(host * at_a_time)} of memory; {_gib(memory)} are "
-            "available: give fewer --jobs."
+            f"{at_a_time} processes at a time want {_gib(host)} of memory; {_gib(memory)} are available: give "
+            "fewer --jobs."
         )
     return lines

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -75,57 +74,40 @@ def states_of(specs: Sequence[RunSpec]) -> list[StoredStates]:
     readers = [reader for run in map(resolve_run, specs) for reader in run.readers]
     if not readers:
         return []
-    llm, texts = readers[0].llm, readers[0].prepared.texts
+    llm, texts, cache = readers[0].llm, readers[0].prepared.texts, cache_folder()
     assert llm is not None
-    cache, tokens = cache_folder(), load_tokens(texts, llm)
-    stored = [*_pooled(readers, llm, texts, cache), *_lower(readers, llm, tokens, cache)]
-    if all(states.cached for states, _ in stored):
-        return [states for states, _ in stored]
-    low, high, load = _whole_pass(llm, tokens)
-    return [
-        states if states.cached else replace(states, seconds=(load + low * depth, load + high * depth))
-        for states, depth in stored
-    ]
-
-
-def _pooled(
-    readers: Sequence[ResolvedRun], llm: LLM, texts: Sequence[str], cache: Path
-) -> list[tuple[StoredStates, float]]:
-    """One vector an item and layer; the share of the model's depth that computing them runs."""
-    layers_of: dict[tuple[str, str], set[int]] = {}
+    tokens = load_tokens(texts, llm)
+    pooled: dict[tuple[str, str], set[int]] = {}
+    lower: set[tuple[int, str]] = set()
     for run in readers:
-        layers = layers_of.setdefault((run.settings.pooling, run.settings.states_dtype), set())
-        layers.update(run.cls.layers(run.config, llm.n_layers))
-    stored = []
-    for (pooling, dtype), layers in layers_of.items():
-        entry = states.entry_of(texts, llm, pooling, dtype, cache)
+        settings, dtype = run.settings, run.settings.states_dtype
+        layers = run.cls.layers(run.config, llm.n_layers)
+        pooled.setdefault((settings.pooling, dtype), set()).update(layers)
+        if run.cls.reads == "tokens" and not run.control and settings.encode != "occurrences":
+            layer = run.method.frozen_layers(run.config, llm.n_layers)
+            choice, limit = settings.lower_states, settings.lower_states_gib
+            if layer and keep_token_states(choice, limit, tokens, llm, layer, dtype, cache)[0]:
+                lower.add((layer, dtype))
+    stored = []  # each with the share of the model's depth that computing it runs
+    for (pooling, number), needed in pooled.items():
+        entry = states.entry_of(texts, llm, pooling, number, cache)
         for cached in (True, False):
-            if chosen := sorted(layer for layer in layers if entry.holds(layer) is cached):
-                size = len(texts) * len(chosen) * llm.width * DTYPES[dtype].itemsize
+            if chosen := sorted(layer for layer in needed if entry.holds(layer) is cached):
+                size = len(texts) * len(chosen) * llm.width * DTYPES[number].itemsize
                 name = f"hidden states of {llm.name}, layers {chosen}"
                 stored.append((StoredStates(name, cached, size), 1.0))
-    return stored
-
-
-def _lower(
-    readers: Sequence[ResolvedRun], llm: LLM, tokens: Tokens, cache: Path
-) -> list[tuple[StoredStates, float]]:
-    """All tokens behind layers that are never trained, where they are to be kept."""
-    stored: dict[tuple[int, str], tuple[StoredStates, float]] = {}
-    for run in readers:
-        if run.control:
-            continue
-        layer, settings = run.method.frozen_layers(run.config, llm.n_layers), run.settings
-        if run.cls.reads != "tokens" or not layer or settings.encode == "occurrences":
-            continue
-        choice, limit, dtype = settings.lower_states, settings.lower_states_gib, settings.states_dtype
-        keep, _ = keep_token_states(choice, limit, tokens, llm, layer, dtype, cache)
-        if keep:
-            cached = states.token_entry_of(tokens, llm, dtype, cache).holds(layer)
-            name = f"states of all tokens of {llm.name} behind layer {layer}"
-            size = token_states_bytes(tokens, llm, dtype)
-            stored[layer, dtype] = StoredStates(name, cached, size), layer / llm.n_layers
-    return list(stored.values())
+    for layer, number in sorted(lower):
+        cached = states.token_entry_of(tokens, llm, number, cache).holds(layer)
+        name = f"states of all tokens of {llm.name} behind layer {layer}"
+        size = token_states_bytes(tokens, llm, number)
+        stored.append((StoredStates(name, cached, size), layer / llm.n_layers))
+    if all(part.cached for part, _ in stored):
+        return [part for part, _ in stored]
+    low, high, load = _whole_pass(llm, tokens)
+    return [
+        part if part.cached else replace(part, seconds=(load + low * depth, load + high * depth))
+        for part, depth in stored
+    ]
 
 
 def _whole_pass(llm: LLM, tokens: Tokens) -> tuple[float, float, float]:
