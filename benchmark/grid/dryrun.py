@@ -42,7 +42,8 @@ epochs, or fewer."""
 STATES = ("finished", "to resume", "to do")
 """States of a run."""
 HEADS = [
-    "configuration", "seeds", *STATES, "epochs", "s/epoch", "evaluation s", "host GiB", "GPU GiB", "time", "from",
+    "configuration", "seeds", *STATES, "epochs", "s/epoch", "evaluation s", "host GiB", "GPU GiB", "time",
+    "from",
 ]  # fmt: skip
 Probe = Callable[[ResolvedRun], tuple[Variant, float]]
 """-> the figures of a few steps, and the seconds of starting and building."""
@@ -336,7 +337,7 @@ def _shortages(estimated: CostEstimate, missing: Sequence[StoredStates], options
     host = at_a_time * max((row.figures.host or 0 for row in unfinished), default=0)
     if host > (memory := psutil.virtual_memory().available):
         lines.append(
-            f"{at_a_time} processes at a time want {_gib(host)} of memory; {_gib(memory)} are available: give "
-            "fewer --jobs."
+            f"{at_a_time} processes at a time want {_gib(host)} of memory; {_gib(memory)} are available: "
+            "give fewer --jobs."
         )
     return lines
