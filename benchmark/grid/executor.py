@@ -25,7 +25,7 @@ from typing import Protocol
 from benchmark.results.record import RunRecord
 from benchmark.run.spec import ResolvedRun, RunSpec, specs_to_json
 from methods.errors import UserError, unknown
-from methods.plugins import BROKEN, offered
+from methods.plugins import BROKEN, offered, one_line
 
 GROUP = "adaptrec.executors"
 """Entry points of executors: name -> callable `Options -> Executor`."""
@@ -89,27 +89,18 @@ def make_executor(name: str, options: Options) -> Executor:
     if name not in points:
         raise unknown("executor", name, points)
     try:
-        make = points[name].load()
-    except BROKEN as error:
-        raise _broken(points, name, error) from error
-    try:
-        executor: Executor = make(options)
+        executor: Executor = points[name].load()(options)
     except UserError:
         raise
     except BROKEN as error:
         if name in BUILT_IN:
             raise
-        raise _broken(points, name, error) from error
+        others = ", ".join(other for other in points if other != name)
+        raise UserError(
+            f"executor '{name}' ({points[name].value}) cannot be used: {one_line(error)}. Repair or "
+            f"reinstall its package, or choose another one: {others}."
+        ) from error
     return executor
-
-
-def _broken(points: dict[str, EntryPoint], name: str, error: BaseException) -> UserError:
-    others = ", ".join(other for other in points if other != name)
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
-    return UserError(
-        f"executor '{name}' ({points[name].value}) cannot be used: {reason}. Repair or reinstall its "
-        f"package, or choose another one: {others}."
-    )
 
 
 def run_command(spec: RunSpec, options: Options) -> list[str]:

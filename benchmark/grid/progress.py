@@ -89,41 +89,28 @@ class Tracker:
 
     def left(self, at_a_time: int) -> Range | None:
         """Seconds, at least and at most, with so many runs at a time; None as long as nothing is known."""
-        now, running = self._clock(), []
-        for run, entry in self.running.items():
-            if entry.status is not None:
-                running.append(entry.status.seconds_left)
-            elif (cost := self._cost(run)) is not None:
-                running.append((max(0.0, cost[0] - now + entry.begin), max(0.0, cost[1] - now + entry.begin)))
-        waiting = [self._cost(run) or self._cost_of_running() for run in self.waiting]
-        waiting += [self._cost(None) or self._cost_of_running()] * self.later
-        costs = [*running, *waiting]
-        if None in costs or len(running) < len(self.running):
+        spent = {run: self._clock() - entry.begin for run, entry in self.running.items()}
+        whole: dict[RunSpec, Range | None] = {
+            run: _plus(entry.status.seconds_left, spent[run])
+            for run, entry in self.running.items()
+            if entry.status is not None
+        }
+        like_running = _hull(whole.values())
+        whole |= {run: self._cost(run) for run in self.running if run not in whole}
+        running = [cost and _plus(cost, -spent[run]) for run, cost in whole.items()]
+        waiting = [self._cost(run) or like_running for run in (*self.waiting, *[None] * self.later)]
+        costs = [cost for cost in (*running, *waiting) if cost]
+        if len(costs) < len(running) + len(waiting):
             return None
-        low, high = (sum(cost[edge] for cost in costs if cost) / max(1, at_a_time) for edge in (0, 1))
-        return max([low, *(left[0] for left in running)]), max([high, *(left[1] for left in running)])
+        low, high = (sum(cost[edge] for cost in costs) / max(1, at_a_time) for edge in (0, 1))
+        longest = [cost for cost in running if cost]
+        return max([low, *(least for least, _ in longest)]), max([high, *(most for _, most in longest)])
 
     def _cost(self, run: RunSpec | None) -> Range | None:
         """What the most similar of the runs that ended did cost."""
         near = [(_likeness(run, other) if run else 0, seconds) for other, seconds in self._costs]
-        if not near:
-            return None
-        best = max(likeness for likeness, _ in near)
-        seconds = [seconds for likeness, seconds in near if likeness == best]
-        return min(seconds), max(seconds)
-
-    def _cost_of_running(self) -> Range | None:
-        """What the running ones will cost in all, from the cheapest to the dearest."""
-        now = self._clock()
-        costs = [
-            (
-                now - entry.begin + entry.status.seconds_left[0],
-                now - entry.begin + entry.status.seconds_left[1],
-            )
-            for entry in self.running.values()
-            if entry.status is not None
-        ]
-        return (min(low for low, _ in costs), max(high for _, high in costs)) if costs else None
+        best = max((likeness for likeness, _ in near), default=0)
+        return _hull((seconds, seconds) for likeness, seconds in near if likeness == best)
 
     def grid(self, at_a_time: int) -> str:
         """How many runs ended, and the time left."""
@@ -138,6 +125,16 @@ class Tracker:
         parts = [self.grid(at_a_time)]
         parts += [f"[{entry.number}] {_progress(entry.status)}" for entry in self.running.values()]
         return " | ".join(parts)
+
+
+def _plus(span: Range, seconds: float) -> Range:
+    return max(0.0, span[0] + seconds), max(0.0, span[1] + seconds)
+
+
+def _hull(spans: Iterable[Range | None]) -> Range | None:
+    """The range from the least to the most of `spans`; None where there are none."""
+    known = [span for span in spans if span]
+    return (min(low for low, _ in known), max(high for _, high in known)) if known else None
 
 
 def _progress(status: RunStatus | None) -> str:
