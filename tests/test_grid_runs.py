@@ -104,8 +104,8 @@ def test_a_bench_that_is_stopped_leaves_what_the_next_one_goes_on_from(folder: P
     stopped = start(endless, log)  # no lock of the killed one is in its way
     wait_for(lambda: any("going on after epoch" in path.read_text() for path in results.rglob("*.log")))
     children = children_of(stopped.pid)
-    (log,) = (path.read_text() for path in results.rglob("*.log"))
-    assert int(re.findall(r"going on after epoch (\d+)", log)[0]) == saved > 0
+    (run_log,) = (path.read_text() for path in results.rglob("*.log"))
+    assert int(re.findall(r"going on after epoch (\d+)", run_log)[0]) == saved > 0
     stopped.send_signal(signal.SIGTERM)
     assert stopped.wait(LIMIT) == 130
     assert not any(map(alive, children)), "they are waited for"
