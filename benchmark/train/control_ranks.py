@@ -18,7 +18,6 @@ from benchmark.data.filters import in_training
 from benchmark.model.chunks import Ints
 from benchmark.model.parallel import world_size
 from benchmark.model.recommender import Recommender
-from benchmark.results.metrics import Ranks
 from benchmark.train.batches import Rows, Sequences
 from benchmark.train.evaluate import (
     Catalogue,
@@ -29,6 +28,7 @@ from benchmark.train.evaluate import (
     encode_catalogue,
     gather_rows,
     masked_histories,
+    user_ranks,
     user_states,
 )
 from methods.controls.base import Control, Floats, TrainingData
@@ -197,11 +197,8 @@ def _ranked(batch: ScoredSplit, scores: Tensor, top: int) -> Tensor:
 
 def _user_ranks(split: ScoredSplit, columns: NDArray[Any], top: int) -> UserRanks:
     """The columns `[T, 4 + 2 top]` of `_ranked` for all targets of `split`."""
-    best, tied, best_masked, tied_masked = columns[:, :4].astype(np.int64).T  # four of [T]
     listed = None
     if top:
         items, scores = columns[:, 4 : 4 + top], columns[:, 4 + top :]  # [T, top] twice
         listed = TopItems(items.astype(np.int32), scores.astype(np.float16))
-    rows = split.rows
-    position = rows.start + rows.length - split.history_start[rows.user]
-    return UserRanks(rows.user, position, Ranks(best, tied), Ranks(best_masked, tied_masked), listed)
+    return user_ranks(split.rows, split.history_start, columns[:, :4], listed)

@@ -151,12 +151,14 @@ def evaluate(
     _, placed, *lists = gather_rows(shard, *arrays)
     if np.isnan(placed).any():  # known to every process, so that none waits for another
         raise NotFiniteError("scores are not finite; lower learning_rate or set precision=no.")
+    return user_ranks(rows, history_start, placed, TopItems(*lists) if top else None)
+
+
+def user_ranks(rows: Rows, history_start: Ints, placed: Floats, top: TopItems | None) -> UserRanks:
+    """The ranks of the targets of `rows` from what `count_ranks` gives for each, `placed` `[T, 4]`."""
     best, tied, best_masked, tied_masked = placed.astype(np.int64).T  # four of [T]
     position = rows.start + rows.length - history_start[rows.user]
-    items_and_scores = TopItems(*lists) if top else None
-    return UserRanks(
-        rows.user, position, Ranks(best, tied), Ranks(best_masked, tied_masked), items_and_scores
-    )
+    return UserRanks(rows.user, position, Ranks(best, tied), Ranks(best_masked, tied_masked), top)
 
 
 def encode_catalogue(model: Recommender, data: Sequences, device: torch.device, rank: int = 0) -> Catalogue:
