@@ -127,6 +127,8 @@ def _read(results: Path, only: Only, on_fault: OnFault, metrics: Sequence[str]) 
     from benchmark.results.figures import measured, narrow, read_runs
 
     runs = read_runs(results, on_fault, metrics)
+    if not only:  # the long table is made for all sections later
+        return runs
     kept = set(narrow(measured(runs, metrics), only).record.dropna())
     return [run for run in runs if run.name in kept]
 
