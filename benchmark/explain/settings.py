@@ -18,6 +18,7 @@ from benchmark.config import PROTOCOLS, Settings
 from benchmark.data.recipe import Recipe
 from benchmark.results.published import COUNTS, Published, folder
 from benchmark.results.record import RunRecord
+from benchmark.results.searches import label_of
 from methods.errors import UserError
 
 SETTINGS = "settings.toml"
@@ -178,9 +179,7 @@ def _tuning(run: RunRecord) -> str:
     if search.mode == "paper":
         return "published values"
     if search.mode == "given":
-        return (
-            f"values of {search.source}, not tuned here" if search.source else "given values, not tuned here"
-        )
+        return f"given values, {label_of(search, run.dataset)}"
     return f"{search.mode}, {len(search.trials)} trials"
 
 
