@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 BOUNDS = ("chance", "ceiling")
 HEADLINE = ("recall@10", "ndcg@10")
 """Metrics by which rows are compared unless others are asked for, with the history masked."""
-TOLD = ("encode",)
+LABELLED = ("encode",)
 """Settings that a label names where rows of a table differ in them, even if nobody set them by hand."""
 
 LONGEST = 40
@@ -334,30 +334,29 @@ def _group(
     by_config: dict[str, list[StoredRun]] = {}
     for run in stored:
         by_config.setdefault(run.record.config_hash, []).append(run)
-    cells = {config: [run.record for run in same] for config, same in by_config.items()}
-    for config, same in cells.items():
-        seed, times = Counter(run.seed for run in same).most_common(1)[0]
+    for config, same in by_config.items():
+        seed, times = Counter(run.record.seed for run in same).most_common(1)[0]
         if times > 1:
             raise UserError(
-                f"{times} records of {same[0].method} on {key.dataset} have the configuration {config} "
-                f"and the seed {seed}; keep one of them."
+                f"{times} records of {same[0].record.method} on {key.dataset} have the configuration "
+                f"{config} and the seed {seed}; keep one of them."
             )
-    own = {config: _own(same[0], chosen_by.keys(config)) for config, same in cells.items()}
+    first = {config: same[0].record for config, same in by_config.items()}
+    own = {config: _own(run, chosen_by.keys(config)) for config, run in first.items()}
     shared = sorted(set.intersection(*own.values()))
-    named = [name for name in TOLD if len({_value(run, name) for run in runs}) > 1]
+    named = [name for name in LABELLED if len({_value(run, name) for run in runs}) > 1]
     labels = {
-        config: _label(same[0], own[config] - set(shared), named, chosen_by.chosen.get(config))
-        for config, same in cells.items()
+        config: _label(run, own[config] - set(shared), named, chosen_by.chosen.get(config))
+        for config, run in first.items()
     }
     twice, last = Counter(labels.values()), newest(runs)
     rows = []
-    for config in sorted(cells, key=lambda name: (cells[name][0].llm is None, labels[name], name)):
+    for config in sorted(first, key=lambda name: (first[name].llm is None, labels[name], name)):
         label = labels[config] + (f" #{config[:8]}" if twice[labels[config]] > 1 else "")
         seeds = tuple(sorted(by_config[config], key=lambda run: run.record.seed))
-        label = mark(label, oldest(cells[config], last) < last)
+        label = mark(label, oldest((run.record for run in seeds), last) < last)
         rows.append(RunRow(label, seeds, tuning=chosen_by.chosen.get(config)))
-    limits = {name: _first(run.data.get(name) for run in runs) for name in BOUNDS}
-    limits["chance"] = _chance(limits["chance"], runs, metrics)
+    limits = {name: _first(bounds_of(run.data, metrics)[name] for run in runs) for name in BOUNDS}
     bounds = tuple(RunRow(name, means=_means_of(limit)) for name, limit in limits.items() if limit)
     foot = _control_rows(controls, last)
     return RunGroup(key, tuple(rows), bounds, tuple(shared), metrics, controls=foot)
@@ -397,9 +396,7 @@ def _label(run: RunRecord, own: set[str], named: Sequence[str], tuning: Tuning |
     apart |= {
         f"{name}={value}" for name in named if (value := _value(run, name)) != getattr(Settings, name, None)
     }
-    choice = label_of(tuning, run.dataset) or (
-        label_of(NOT_TUNED, run.dataset) if run.protocol == SEARCHED else ""
-    )
+    choice = label_of(tuning or (NOT_TUNED if run.protocol == SEARCHED else None), run.dataset)
     details = "; ".join(part for part in (", ".join(sorted(apart)), choice) if part)
     label = f"{run.method} ({details})" if details else run.method
     if run.method_source.get("external"):
@@ -413,18 +410,19 @@ def shortened(pair: str) -> str:
     return pair if len(pair) <= LONGEST else pair[: LONGEST - 3] + "..."
 
 
-def _chance(
-    known: Mapping[str, Metrics], runs: Sequence[RunRecord], metrics: Sequence[str]
-) -> Mapping[str, Metrics]:
-    """The recorded metrics of a random order, and for the test split those of `metrics` that no record holds.
+def bounds_of(data: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, dict[str, Metrics]]:
+    """The expected figures of a random order and the best possible ones, as far as a record's data hold them:
+    BOUNDS -> split -> metrics.
 
-    Masked ones need what the users' histories leave of the catalogue, which is not recorded.
+    A random order also has those of `metrics` that no record holds, for the test split: masked ones need what
+    the users' histories leave of the catalogue, which is not recorded.
     """
+    bounds = {name: dict(data.get(name) or {}) for name in BOUNDS}
     absent = [name for name in of_ranks(metrics) if name not in METRICS]
-    items = _first(run.data.get("fingerprint") for run in runs).get("items")
-    if not known or not absent or items is None:
-        return known
-    return {**known, "test": {**known["test"], **chance(np.array([items]), absent)}}
+    items, splits = (data.get("fingerprint") or {}).get("items"), bounds["chance"]
+    if splits and absent and items:
+        splits["test"] = {**splits["test"], **chance(np.array([items]), absent)}
+    return bounds
 
 
 def _first(values: Iterable[Any]) -> Any:

@@ -34,12 +34,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from benchmark.results.comparable import bounds_of
 from benchmark.results.lists import without_lists
 from benchmark.results.measures import MEASURES
-from benchmark.results.metrics import chance as random_order
 from benchmark.results.metrics import of_lists, of_ranks
 from benchmark.results.published import SOURCES, Row, published
 from benchmark.results.record import METRICS, RunRecord
@@ -207,17 +206,7 @@ def _figures(run: RunRecord, metrics: Sequence[str]) -> Iterator[Row]:
 
 
 def _bounds(run: RunRecord, metrics: Sequence[str]) -> Iterator[Row]:
-    """The expected figures of a random order and the best possible ones, as far as the record knows them.
-
-    A random order needs for metrics that are not recorded the size of the catalogue, and for masked ones what
-    each user's history leaves of it, which no record holds.
-    """
-    items = (run.data.get("fingerprint") or {}).get("items")
-    absent = [name for name in of_ranks(metrics) if name not in METRICS]
-    for bound in ("chance", "ceiling"):
-        splits = dict(run.data.get(bound) or {})
-        if bound == "chance" and splits and absent and items:
-            splits["test"] = {**splits["test"], **random_order(np.array([items]), absent)}
+    for bound, splits in bounds_of(run.data, metrics).items():
         for split, values in splits.items():
             for row in _numbers("quality", ((name, values.get(name)) for name in metrics), split):
                 yield {"configuration": bound, **row}
