@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from benchmark.process import import_path, lifeline, threads
+from benchmark.process import lifeline, startup
 
-import_path.secure()
-threads.wait_briefly()
+startup.secure_imports()
+startup.wait_briefly()
 
 from benchmark import cli
 

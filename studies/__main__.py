@@ -8,10 +8,10 @@ from pathlib import Path
 if __name__ == "__main__":  # Python put this folder first; the packages of this checkout lie beside it
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmark.process import import_path, threads
+from benchmark.process import startup
 
-import_path.secure()
-threads.wait_briefly()
+startup.secure_imports()
+startup.wait_briefly()
 
 import warnings
 from collections.abc import Sequence

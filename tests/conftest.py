@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.process.threads import wait_briefly
+from benchmark.process.startup import wait_briefly
 
 wait_briefly()  # before torch loads
 

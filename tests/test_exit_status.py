@@ -14,7 +14,7 @@ from data_folders import TEN, TWELVE, write_folder
 
 from benchmark.cli import main
 from benchmark.files import replacing, write_atomically
-from benchmark.process import exit_status, terminal
+from benchmark.process import exit_status
 from methods.errors import UserError
 
 SMALL = ["--set", "width=8", "sasrec_inner=8", "epochs=1", "learning_rate=0.05", "precision=no"]
@@ -146,7 +146,7 @@ def test_a_report_on_a_full_disk_is_one_line(full_disk: Path, capfd: pytest.Capt
 )
 def test_what_would_control_a_terminal_is_shown(written: str, shown: str) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), "utf-8", newline="")
-    terminal.Escaped(stream).write(written)
+    exit_status.Escaped(stream).write(written)
     stream.flush()
     assert stream.buffer.getvalue().decode() == shown  # type: ignore[attr-defined]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.process import import_path
-from benchmark.process.import_path import environment, packaged_data, secure
+from benchmark.process import startup
+from benchmark.process.startup import environment, packaged_data, secure_imports
 
 ROOT = Path(__file__).parents[1]
 SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
@@ -52,7 +52,7 @@ def test_the_wheel_holds_recipes_and_published_figures(tmp_path: Path) -> None:
 
 def test_data_of_an_installed_package_lie_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert packaged_data("recipes", "datasets") == ROOT / "datasets"
-    monkeypatch.setattr(import_path, "PACKAGE", tmp_path)
+    monkeypatch.setattr(startup, "PACKAGE", tmp_path)
     (tmp_path / "recipes").mkdir()
     assert packaged_data("recipes", "datasets") == tmp_path / "recipes"
 
@@ -85,8 +85,8 @@ def test_a_process_imports_nothing_of_the_working_directory(
 def test_an_installed_package_does_not_precede_the_standard_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder of installed packages is not put on PYTHONPATH, whose folders come first."""
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    monkeypatch.setattr(import_path, "ROOT", Path(os.__file__).parent / "site-packages")
-    monkeypatch.setattr(import_path.site, "getsitepackages", lambda: [str(import_path.ROOT)])
+    monkeypatch.setattr(startup, "ROOT", Path(os.__file__).parent / "site-packages")
+    monkeypatch.setattr(startup.site, "getsitepackages", lambda: [str(startup.ROOT)])
     assert environment() == {"PYTHONSAFEPATH": "1"}
 
 
@@ -100,10 +100,10 @@ def test_an_empty_part_of_pythonpath_does_not_mean_the_working_directory(
 def test_the_working_directory_is_taken_from_the_path(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(mine), "kept"])
     monkeypatch.setattr(os, "environ", {})
-    secure()
+    secure_imports()
     assert sys.path == ["kept"]
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "path", [str(ROOT), "kept"])  # a checkout that is not installed
-    secure()
+    secure_imports()
     assert sys.path == [str(ROOT), "kept"] and os.environ["PYTHONSAFEPATH"] == "1"

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from benchmark.process.threads import SPINS, wait_briefly
+from benchmark.process.startup import SPINS, wait_briefly
 
 NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 

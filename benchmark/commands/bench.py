@@ -11,6 +11,12 @@ from benchmark.commands.options import (
     add_metrics,
     add_reading,
     add_source,
+    default_datasets,
+    default_protocols,
+    default_report,
+    default_results,
+    default_source,
+    default_tune,
     metrics,
     names,
     numbers,
@@ -107,12 +113,10 @@ def main(options: argparse.Namespace) -> int:
 
 def fill_defaults(options: argparse.Namespace) -> None:
     """Fill in what the user left out and what depends on other options."""
-    from benchmark.commands import defaults
-
-    options.datasets = options.datasets or defaults.default_datasets(options.llms)
-    options.protocols = options.protocols or defaults.default_protocols(options.llms)
-    options.tune = options.tune or defaults.default_tune(options.llms, options.datasets, options.protocols)
-    options.results = options.results or defaults.default_results(options.datasets)
-    options.source = options.source or defaults.default_source(options.datasets)
+    options.datasets = options.datasets or default_datasets(options.llms)
+    options.protocols = options.protocols or default_protocols(options.llms)
+    options.tune = options.tune or default_tune(options.llms, options.datasets, options.protocols)
+    options.results = options.results or default_results(options.datasets)
+    options.source = options.source or default_source(options.datasets)
     if options.report is True:  # no folder was given
-        options.report = defaults.default_report(options.source, options.datasets)
+        options.report = default_report(options.source, options.datasets)

@@ -12,6 +12,7 @@ from benchmark.commands.options import (
     add_metrics,
     add_results,
     add_source,
+    default_report,
     metrics,
 )
 from benchmark.results.published import Source
@@ -34,8 +35,6 @@ def add_arguments(parser: Parser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Execute the command; returns the exit status."""
-    from benchmark.commands.defaults import default_report
-
     filters = {name: getattr(options, f"{name}s") for name in ("dataset", "llm", "method", "protocol")}
     only = {name: values for name, values in filters.items() if values}
     out = options.out or default_report(options.source)

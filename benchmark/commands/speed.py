@@ -6,7 +6,15 @@ import argparse
 import os
 from pathlib import Path
 
-from benchmark.commands.options import Parser, add_run, add_set, setting, spec
+from benchmark.commands.options import (
+    Parser,
+    add_run,
+    add_set,
+    default_datasets,
+    default_method,
+    setting,
+    spec,
+)
 from benchmark.process.exit_status import ExitCode
 from methods.errors import UserError
 
@@ -65,7 +73,6 @@ def main(options: argparse.Namespace) -> int:
         _check_alone(options, "show", "prints what was measured", ("vary", "json", "set"))
         records, status = [read_speed(path) for path in options.show], ExitCode.OK
     else:
-        from benchmark.commands.defaults import default_datasets, default_method
         from benchmark.speed.measure import Amounts
         from benchmark.speed.run import measure_speed
 

@@ -19,7 +19,7 @@ import psutil
 
 from benchmark.grid.executor import Options, run_command
 from benchmark.measure import environment, pick_device
-from benchmark.process import import_path, lifeline
+from benchmark.process import lifeline, startup
 from benchmark.results.record import PeakMemory
 from benchmark.results.store import finished
 from benchmark.run.build import pick_precision
@@ -126,7 +126,7 @@ class Child:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             errors="replace", start_new_session=True,
-            env={**os.environ, **ENVIRONMENT, **import_path.environment(), **(environment or {})},
+            env={**os.environ, **ENVIRONMENT, **startup.environment(), **(environment or {})},
         )  # fmt: skip
         self.memory = Memory(self.process.pid)
         self.log = Log(log or Path(os.devnull))

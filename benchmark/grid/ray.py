@@ -26,7 +26,7 @@ from benchmark.grid.child import Exit, RunProcess, stop
 from benchmark.grid.engine import ClaimedRun, Engine
 from benchmark.grid.executor import Options
 from benchmark.grid.prepare import prepare
-from benchmark.process import import_path
+from benchmark.process import startup
 from benchmark.process.exit_status import ExitCode
 from benchmark.process.lifeline import GRACE
 from benchmark.results.record import files_of_run
@@ -88,7 +88,7 @@ class RayExecutor(Engine):
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             local = {"include_dashboard": False} if address == "local" else {}
             try:
-                with chdir(import_path.ROOT):  # workers import from the folder in which this is called
+                with chdir(startup.ROOT):  # workers import from the folder in which this is called
                     ray.init(address, log_to_driver=False, logging_level="error", **local)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise UserError(

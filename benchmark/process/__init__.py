@@ -1,1 +1,1 @@
-"""The process: where it imports from, its threads, its terminal and its exit status."""
+"""The process: what it sets before it imports anything, its parent, its output and its exit status."""

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from benchmark.process.import_path import packaged_data
+from benchmark.process.startup import packaged_data
 from methods.errors import UserError, unknown
 
 Source = Literal["ours", "paper", "both"]
