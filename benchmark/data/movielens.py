@@ -70,7 +70,7 @@ def _movies(file: RawFile) -> Iterator[Any]:
     while block := list(islice(rows, BATCH_ROWS)):
         numbers, movies = zip(*block, strict=True)
         names, titles, genres = zip(*movies, strict=True)
-        texts = {"title": titles, "genres": [each.replace("|", ", ") for each in genres]}
+        texts = {"title": titles, "genres": [listed.replace("|", ", ") for listed in genres]}
         clean = file.recipe.clean
         columns = [
             [field_text(text, clean, file.repairs) for text in texts[key]] for key in file.recipe.text_fields

@@ -256,7 +256,8 @@ def _classify(error: BaseException, begun: bool) -> tuple[str, bool, bool]:
         return "no connection (HF_HUB_OFFLINE is set)", False, begun
     if any(isinstance(cause, _ABSENT) for cause in chain):
         # as the system reports it, without a host name
-        reasons = (each.strerror for each in reversed(chain) if isinstance(each, OSError) and each.strerror)
+        failures = [cause for cause in reversed(chain) if isinstance(cause, OSError)]
+        reasons = (failure.strerror for failure in failures if failure.strerror)
         return f"no connection ({next(reasons, str(chain[-1]))})", False, begun
     temporary = any(isinstance(cause, _PASSING) for cause in chain)
     if any(isinstance(cause, aiohttp.ClientPayloadError) for cause in chain):

@@ -28,8 +28,8 @@ def space_of(run: ResolvedRun, fixed: Mapping[str, str]) -> tuple[Dimension, ...
     own = {field.name for config in (run.settings, run.config) for field in fields(config)}
     named = {dimension.name for dimension in SPACE}
     grid = [Dimension(name, values=tuple(values)) for name, values in run.cls.grid.items()]
-    every = (*SPACE, *(dimension for dimension in grid if dimension.name not in named))
-    return tuple(dimension for dimension in every if dimension.name in own - fixed.keys())
+    dimensions = (*SPACE, *(dimension for dimension in grid if dimension.name not in named))
+    return tuple(dimension for dimension in dimensions if dimension.name in own - fixed.keys())
 
 
 def describe(space: Sequence[Dimension]) -> list[dict[str, Any]]:

@@ -142,7 +142,7 @@ class SoftmaxLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Those computed in the forward pass, times that of the objective."""
-        return *(one * gradients[0] for one in ctx.saved_tensors), None, None, None, None
+        return *(computed * gradients[0] for computed in ctx.saved_tensors), None, None, None, None
 
 
 class _Smoothing:

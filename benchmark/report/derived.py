@@ -159,11 +159,11 @@ def other_definitions(paper: Published, study: Study, claim: Claim) -> dict[str,
 
     known, ratio = _counts(paper), RATIOS["improvement"]
     s, b = study.pairs(claim.baseline, claim.measure)
-    each = ratio(s, b)
-    means = {"mean of ratios": each.mean(), "ratio of means": 100 * (s.sum() / b.sum() - 1)}
+    ratios = ratio(s, b)
+    means = {"mean of ratios": ratios.mean(), "ratio of means": 100 * (s.sum() / b.sum() - 1)}
     for name in ("users", "items", "interactions", "interactions_per_user", "interactions_per_item"):
-        weights = [known[name, dataset] for dataset in each.index]
-        means[f"by {name.replace('_', ' ')}"] = np.average(each, weights=weights)
+        weights = [known[name, dataset] for dataset in ratios.index]
+        means[f"by {name.replace('_', ' ')}"] = np.average(ratios, weights=weights)
     return means
 
 
@@ -200,12 +200,12 @@ def section(paper: Published, studies: Sequence[Study]) -> Section:
     if others := _others(paper, known):
         blocks.append(others)
         notes.append(CONFLICT)
-    every = [*stated, *improvements, *per]
-    counts = Counter(figure.verdict for figure in every)
+    figures = [*stated, *improvements, *per]
+    counts = Counter(figure.verdict for figure in figures)
     caption = (
-        f"What {paper.layout.source} states about its tables, recomputed from them. Of {len(every)} figures "
-        f"{counts['agrees']} agree, {counts['within rounding']} agree within rounding, {counts['differs']} "
-        "do not."
+        f"What {paper.layout.source} states about its tables, recomputed from them. Of {len(figures)} "
+        f"figures {counts['agrees']} agree, {counts['within rounding']} agree within rounding, "
+        f"{counts['differs']} do not."
     )
     lines = [
         {
@@ -218,7 +218,7 @@ def section(paper: Published, studies: Sequence[Study]) -> Section:
             "verdict": figure.verdict,
             "where": figure.where,
         }
-        for figure in every
+        for figure in figures
     ]
     return Section("paper-derived", "Derived figures", caption, blocks, notes, (), lines)
 

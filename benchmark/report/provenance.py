@@ -22,37 +22,37 @@ def configuration(stored: Sequence[StoredRun]) -> dict[str, Any]:
 
     JSON-able. Two keys mean something to the page: `command` is code, `files` are links below the results.
     """
-    runs = [each.record for each in stored]
-    run = runs[0]
-    packages = run.environment.packages
-    environment = {name: getattr(run.environment, name) for name in SHOWN_ENVIRONMENT}
+    runs = [run.record for run in stored]
+    first = runs[0]
+    packages = first.environment.packages
+    environment = {name: getattr(first.environment, name) for name in SHOWN_ENVIRONMENT}
     trained = [
         "not trained"
-        if each.untrained and each.status == "ok"
-        else f"{each.epochs_run} epochs, the best {each.best_epoch}"
-        if each.status == "ok"
-        else each.status
-        for each in runs
+        if run.untrained and run.status == "ok"
+        else f"{run.epochs_run} epochs, the best {run.best_epoch}"
+        if run.status == "ok"
+        else run.status
+        for run in runs
     ]
     return {
         "command": _command(runs),
-        "files": [below_results(each.path) for each in stored],
-        "dataset": run.dataset,
-        "language model": run.llm or "none",
-        "method": run.method,
-        "protocol": run.protocol,
-        "overrides": list(run.overrides),
-        "seeds": {f"seed {each.seed}": status for each, status in zip(runs, trained, strict=True)},
-        "tuning": _tuning(run.tuning),
-        "hyper-parameters": dict(run.hyperparameters),
-        "settings": dict(run.settings),
-        "data": {"key": run.data.get("key"), **_plain(run.data.get("fingerprint") or {})},
-        "language model, details": dict(run.llm_details),
+        "files": [below_results(run.path) for run in stored],
+        "dataset": first.dataset,
+        "language model": first.llm or "none",
+        "method": first.method,
+        "protocol": first.protocol,
+        "overrides": list(first.overrides),
+        "seeds": {f"seed {run.seed}": status for run, status in zip(runs, trained, strict=True)},
+        "tuning": _tuning(first.tuning),
+        "hyper-parameters": dict(first.hyperparameters),
+        "settings": dict(first.settings),
+        "data": {"key": first.data.get("key"), **_plain(first.data.get("fingerprint") or {})},
+        "language model, details": dict(first.llm_details),
         "environment": {**environment, "packages": ", ".join(f"{n} {v}" for n, v in packages.items())},
-        **({"generation of the harness": run.generation} if run.generation else {}),
-        "configuration hash": run.config_hash,
-        "protocol hash": run.protocol_hash,
-        "made": ", ".join(each.created for each in runs),
+        **({"generation of the harness": first.generation} if first.generation else {}),
+        "configuration hash": first.config_hash,
+        "protocol hash": first.protocol_hash,
+        "made": ", ".join(run.created for run in runs),
     }
 
 

@@ -112,17 +112,18 @@ def _same_users(row: ListedRow, first: StoredLists) -> bool:
 
 
 def _lists_block(rows: Sequence[ListedRow]) -> Block:
-    found = [list_measure(name) for name in MEASURES]
+    measures = [list_measure(name) for name in MEASURES]
     cells = []
     for row in rows:
         line = [row.cell]
-        for each in found:
-            mean = estimate(lists.value(each) for lists in row.lists.values())
-            show = share if each.metric.is_share else count
+        for listed in measures:
+            mean = estimate(lists.value(listed) for lists in row.lists.values())
+            show = share if listed.metric.is_share else count
             line.append(Cell(with_interval(mean, show) if mean else NO_FIGURE))
         seeds = NO_FIGURE if row.row.runs[0].untrained else str(len(row.runs))
         cells.append([*line, Cell(seeds)])
-    return Block(f"The first {K} items of all users", ["row", *(e.label for e in found), "seeds"], cells)
+    heads = ["row", *(listed.label for listed in measures), "seeds"]
+    return Block(f"The first {K} items of all users", heads, cells)
 
 
 def _lists_line(row: ListedRow) -> dict[str, Any]:
@@ -164,10 +165,10 @@ def _overlap(rows: Sequence[ListedRow]) -> tuple[Block, list[dict[str, Any]]]:
 def quartiles(values: NDArray[np.int32]) -> list[TargetGroup]:
     """Targets in up to four groups of about equal size by value; those of equal value are in one group."""
     cuts = np.unique(np.quantile(values, QUARTILES, method="lower"))
-    number = np.searchsorted(cuts, values)  # the values up to a cut are below it
+    numbers = np.searchsorted(cuts, values)  # the values up to a cut are below it
     groups = []
-    for each in np.unique(number):
-        targets = np.flatnonzero(number == each)
+    for number in np.unique(numbers):
+        targets = np.flatnonzero(numbers == number)
         low, high = int(values[targets].min()), int(values[targets].max())
         groups.append(TargetGroup(f"{low:,}" if low == high else f"{low:,}-{high:,}", targets))
     return groups
@@ -182,20 +183,20 @@ def _by_group(name: str, lists: StoredLists, rows: Sequence[ListedRow]) -> tuple
     cells, lines = [], []
     for row in rows:
         line = [row.cell]
-        for each in measures:
-            gains = np.mean([each.gains(run.ranks.masked) for run in row.runs.values()], axis=0)  # [T]
+        for ranked in measures:
+            gains = np.mean([ranked.gains(run.ranks.masked) for run in row.runs.values()], axis=0)  # [T]
             for group in groups:
                 value = float(np.average(gains[group.targets], weights=weight[group.targets]))
                 line.append(Cell(share(value)))
                 lines.append(
                     {
                         "figures": f"by {name}", "row": row.row.label, "range": group.label,
-                        counted: len(group.targets), f"test_masked_{each.name}": value,
+                        counted: len(group.targets), f"test_masked_{ranked.name}": value,
                     }
                 )  # fmt: skip
         cells.append(line)
     sizes = [Cell(f"{len(group.targets):,}") for _ in measures for group in groups]
-    heads = ["row", *(f"{each.label}, {group.label}" for each in measures for group in groups)]
+    heads = ["row", *(f"{ranked.label}, {group.label}" for ranked in measures for group in groups)]
     title = f"Masked quality by {name} ({unit})"
     return Block(title, heads, [*cells, [Cell(counted), *sizes]], 1), lines
 

@@ -172,7 +172,7 @@ def measure(name: str) -> Measure:
     kind, sign, written = name.partition("@")
     metric = _find(kind)
     if metric is None:
-        raise unknown("metric", name, [_spelling(one) for one in registered().values()])
+        raise unknown("metric", name, [*map(_spelling, registered().values())])
     if isinstance(metric, str):
         raise UserError(metric)
     if not sign and not metric.cutoff:

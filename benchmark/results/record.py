@@ -366,7 +366,7 @@ class RunRecord(Versioned):
         """The checksum is the file's: `is_as_written` compares it."""
         if not isinstance(value, dict):
             return value
-        return {name: one for name, one in value.items() if name != CHECKSUM}
+        return {name: field for name, field in value.items() if name != CHECKSUM}
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:

@@ -74,8 +74,8 @@ def finite(value: Any) -> Any:
         values = value
     elif isinstance(value, float) and not math.isfinite(value):
         raise fault(f"{value} is not a finite number")
-    for one in values:
-        finite(one)
+    for inner in values:
+        finite(inner)
     return value
 
 

@@ -253,7 +253,7 @@ def build_batch(
     members = 1 if sizes is None else len(sizes)
     row_group = np.repeat(np.arange(members), len(rows) if sizes is None else sizes)  # [R]
     target_group, group = np.repeat(row_group, rows.predictions), row_group[local][packed.row]  # [P] here
-    each = np.bincount(target_group, minlength=members)  # predictions of each batch
+    predictions = np.bincount(target_group, minlength=members)  # of each batch
     candidate_group = None
     if members > 1 and draws is not data.trained:
         candidate_group = (
@@ -274,7 +274,7 @@ def build_batch(
         candidate_users=torch.from_numpy(users) if draws is None else None,
         group=None if candidate_group is None else torch.from_numpy(group),
         candidate_group=None if candidate_group is None else torch.from_numpy(candidate_group),
-        weight=torch.from_numpy((world / (members * each[group])).astype(np.float32)),
+        weight=torch.from_numpy((world / (members * predictions[group])).astype(np.float32)),
         predictions=len(targets),
         members=members,
     )
@@ -344,8 +344,8 @@ class _Step:
 
 def share_of(items: Ints, rank: int, world: int) -> Share:
     """The equal part of `items` `[M]` that process `rank` encodes; the last parts may repeat an item."""
-    each = -(-len(items) // world)
-    index = np.minimum(np.arange(rank * each, (rank + 1) * each), len(items) - 1)
+    size = -(-len(items) // world)
+    index = np.minimum(np.arange(rank * size, (rank + 1) * size), len(items) - 1)
     mine = items[index]
     return Share(mine, torch.from_numpy(mine), len(items))
 

@@ -152,8 +152,8 @@ class FusedModel:
         for batch in mine.batches(catalogue.users_at_once):
             columns.append(self._rank_batch(batch, catalogue, weights, top).cpu().numpy())
         self.model.train(was_training)
-        _, every = gather_rows(shard, np.concatenate(columns))  # [T], [T, W, 4 + 2 top]
-        return [_user_ranks(split, every[:, number], top) for number in range(len(weights))]
+        _, placed = gather_rows(shard, np.concatenate(columns))  # [T], [T, W, 4 + 2 top]
+        return [_user_ranks(split, placed[:, number], top) for number in range(len(weights))]
 
     def _rank_batch(
         self, batch: ScoredSplit, catalogue: Catalogue, weights: Sequence[float], top: int
@@ -189,8 +189,8 @@ def _ranked(batch: ScoredSplit, scores: Tensor, top: int) -> Tensor:
     n_items, device = scores.shape[1], scores.device
     history, counts = masked_histories(batch.items, batch.rows, batch.history_start, batch.targets)
     target, past, masked = (torch.from_numpy(x).to(device) for x in (batch.targets, history, counts))
-    every = torch.arange(n_items, device=device)
-    lists = [best_items(scores, every, past, masked, top)] if top else []  # [u, 2 top]
+    catalogue = torch.arange(n_items, device=device)
+    lists = [best_items(scores, catalogue, past, masked, top)] if top else []  # [u, 2 top]
     ones = torch.ones(n_items, device=device)
     return torch.cat([count_ranks(scores, ones, n_items, target, past, masked), *lists], dim=1)
 

@@ -188,6 +188,6 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def _some(names: Iterable[str]) -> str:
     """The first few names, and how many more there are."""
-    every = sorted(names)
-    more = f" and {len(every) - LISTED} more" if len(every) > LISTED else ""
-    return ", ".join(every[:LISTED]) + more
+    ordered = sorted(names)
+    more = f" and {len(ordered) - LISTED} more" if len(ordered) > LISTED else ""
+    return ", ".join(ordered[:LISTED]) + more
