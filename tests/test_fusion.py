@@ -11,7 +11,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from core_worlds import CPU, World, make_world, recommender, with_settings
-from data_folders import BLINK
+from data_folders import BLINK, TWELVE
 from numpy.typing import NDArray
 from report_records import grouped
 
@@ -154,14 +154,22 @@ def test_weight_0_is_the_trained_row(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A control that scores all items alike changes no rank, and of equal weights the least is taken."""
-    monkeypatch.setattr(
-        Popularity, "scores", lambda control, histories, config: np.ones((len(histories), 10))
-    )
+    scored = []
+
+    def scores_alike(control: Control, histories: np.ndarray, config: Any) -> np.ndarray:
+        scored.append(len(histories))
+        return np.ones((len(histories), 10))
+
+    monkeypatch.setattr(Popularity, "scores", scores_alike)
     _, alone = made(folder, tmp_path, capsys, "id", *SHORT)
     _, fused = made(folder, tmp_path, capsys, "id", *SHORT, "fuse=popularity")
     assert fused.fusion is not None and fused.fusion.weight == 0 and fused.llm is None
     assert fused.metrics == alone.metrics == fused.fusion.trained
     assert fused.ranks_sha256 == alone.ranks_sha256 and fused.top_sha256 == alone.top_sha256
+    users = len(TWELVE)
+    assert sum(scored) == 2 * users, (
+        "each user of validation: once for the control alone, once for all weights"
+    )
 
 
 def test_weight_1_is_the_control(

@@ -48,7 +48,7 @@ def score_control(
         with memory.phase("train"):
             control = _build(resolved, record, device)
         with memory.phase("eval"):
-            trials, best = _choose_settings(resolved, control, valid, device)
+            trials, best, _ = _choose_settings(resolved, control, valid, device)
             ranks = rank_users(control, best.config, test, TOP)
     finally:
         record.cost.peak_memory = memory.over_processes()
@@ -72,13 +72,13 @@ def fuse(resolved: ResolvedRun, record: RunRecord, trainer: Trainer, trained: Us
     clock = Stopwatch(trainer.device)
     control = _build(own, record, trainer.device)
     with clock.phase("eval"):
-        trials, best = _choose_settings(own, control, valid, trainer.device)
+        trials, best, alone = _choose_settings(own, control, valid, trainer.device)
         mixture = FusedModel(
             trainer.model, task.sequences, control, best.config, trainer.device, trainer.process
         )
         mixed = WEIGHTS[1:-1]
         ranks = dict(zip(mixed, trainer.retry.run(lambda: mixture.rank_users(valid, mixed)), strict=True))
-        ranks[1.0] = rank_users(control, best.config, valid)
+        ranks[1.0] = alone
     selection = {0.0: trainer.progress.best_value}
     selection |= {weight: trainer.selection(ranks[weight]) for weight in WEIGHTS[1:]}
     weight = max(selection, key=lambda weight: selection[weight])  # of equal ones the least
@@ -156,10 +156,17 @@ def _build(resolved: ResolvedRun, record: RunRecord, device: torch.device) -> Co
 
 def _choose_settings(
     resolved: ResolvedRun, control: Control, valid: ScoredSplit, device: torch.device
-) -> tuple[list[ValidatedTrial], ValidatedTrial]:
-    """All trials of a control, and the best by validation; of equal ones the first."""
-    trials = [_validate(control, chosen, config, valid, device) for chosen, config in _trials(resolved)]
-    return trials, max(trials, key=lambda trial: trial.recall)
+) -> tuple[list[ValidatedTrial], ValidatedTrial, UserRanks]:
+    """All trials of a control, the best by validation, of equal ones the first, and its ranks."""
+    trials: list[ValidatedTrial] = []
+    best: tuple[ValidatedTrial, UserRanks] | None = None
+    for chosen, config in _trials(resolved):
+        trial, ranks = _validate(control, chosen, config, valid, device)
+        trials.append(trial)
+        if best is None or trial.recall > best[0].recall:  # the ranks of the others are not kept
+            best = trial, ranks
+    assert best is not None
+    return trials, *best
 
 
 def _trials(resolved: ResolvedRun) -> list[tuple[dict[str, Any], Any]]:
@@ -177,8 +184,8 @@ def _trials(resolved: ResolvedRun) -> list[tuple[dict[str, Any], Any]]:
 
 def _validate(
     control: Control, chosen: dict[str, Any], config: Any, valid: ScoredSplit, device: torch.device
-) -> ValidatedTrial:
-    """Processes agree on seconds by way of `device`."""
+) -> tuple[ValidatedTrial, UserRanks]:
+    """A configuration's figures and ranks. Processes agree on seconds by way of `device`."""
     clock = Stopwatch(device)
     with clock.phase("eval"):
         ranks = rank_users(control, config, valid)
@@ -187,7 +194,7 @@ def _validate(
     )
     settings = ", ".join(trial.overrides) or "no choice"
     log_main(f"{settings}: valid masked R@10 {trial.recall:.4f}, {trial.seconds:.2f} s")
-    return trial
+    return trial, ranks
 
 
 def _tuning(resolved: ResolvedRun, trials: Sequence[ValidatedTrial], best: ValidatedTrial) -> Tuning | None:
