@@ -34,8 +34,8 @@ def bench(plan: GridPlan, executor: Executor, results: Path, metrics: Sequence[s
         for warning in dict.fromkeys(line for run in plan.known_runs for line in run.prepared.warnings):
             _print(f"warning: {warning}")
         searches, records = _run_trials(plan, executor, results)
-        for run, tuning in plan.origins.items():
-            records |= write_tuning(_with_source(tuning, run, results), [run], results)
+        for run, tuning in _with_sources(plan.origins, results).items():
+            records |= write_tuning(tuning, [run], results)
         requested = [*plan.runs]
         repeats: dict[ResolvedRun, Tuning] = {}
         for search in searches:
@@ -97,18 +97,31 @@ def _write_progress(
     return write_tuning(search_tuning(search, known, best), [best], results, known) if best else {}
 
 
-def _with_source(tuning: Tuning, run: ResolvedRun, results: Path) -> Tuning:
-    """Values that the user gave, with the dataset of a search in `results` that chose the same ones for this
-    method and language model; the search of the same dataset comes first."""
-    _, dataset, llm, method, _ = run.record_path(Path("results")).parts
-    llm = NO_LLM if run.cls.reads == "ids" else llm  # `fuse` gives it the one of the control
-    paths = sorted(results.glob(f"*/{llm}/{method}/*-s*.json")) if tuning.mode == "given" else []
-    for path in sorted(paths, key=lambda path: path.parts[-4] != dataset):
-        record = usable(path, ignore)
-        search = record and record.tuning
-        if record and search and search.mode == "search" and set(search.chosen) == set(tuning.chosen):
-            return tuning.model_copy(update={"source": record.dataset})
-    return tuning
+def _with_sources(origins: Mapping[ResolvedRun, Tuning], results: Path) -> dict[ResolvedRun, Tuning]:
+    """`origins`, where values that the user gave also have the dataset of a search in `results` that chose
+    the same ones for this method and language model; the search of the same dataset comes first."""
+    found = dict(origins)
+    chosen: dict[str, list[tuple[str, set[str]]]] = {}  # records are read once, not for each seed
+    for run, tuning in origins.items():
+        if tuning.mode != "given":
+            continue
+        # `fuse` gives a method without language model that of the control
+        llm = NO_LLM if run.cls.reads == "ids" else run.record_path(results).parts[-3]
+        pattern = f"*/{llm}/{run.spec.method}/*-s*.json"
+        if pattern not in chosen:
+            chosen[pattern] = _chosen_values(sorted(results.glob(pattern)))
+        sources = [dataset for dataset, values in chosen[pattern] if values == set(tuning.chosen)]
+        if sources:
+            own = run.prepared.name
+            found[run] = tuning.model_copy(update={"source": own if own in sources else sources[0]})
+    return found
+
+
+def _chosen_values(paths: Iterable[Path]) -> list[tuple[str, set[str]]]:
+    """Dataset and chosen values of each search in a shared space that is noted in the records at `paths`."""
+    records = [record for path in paths if (record := usable(path, ignore))]
+    tuned = [(record.dataset, record.tuning) for record in records if record.tuning]
+    return [(dataset, set(tuning.chosen)) for dataset, tuning in tuned if tuning.mode == "search"]
 
 
 def _print_search(search: Search, tuning: Tuning) -> None:
