@@ -231,13 +231,12 @@ CONTROL_SETTINGS: dict[str, tuple[str, ...]] = {
 
 
 def split_overrides(
-    pairs: Collection[str], method_config: type[Any], harness: Collection[str] = SETTINGS
+    pairs: Collection[str], own: Collection[str], harness: Collection[str] = SETTINGS
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Sort `key=value` pairs into settings of the `harness` and the method's hyper-parameters.
+    """Sort `key=value` pairs into settings of the `harness` and a method's `own` hyper-parameters.
 
     Raises `UserError` for a pair without `=`, a key given twice, or a key that neither side has.
     """
-    own = {field.name for field in fields(method_config)}
     chosen: tuple[dict[str, str], dict[str, str]] = ({}, {})
     for pair in pairs:
         key, sign, value = pair.partition("=")
@@ -246,7 +245,7 @@ def split_overrides(
         if key in chosen[0] or key in chosen[1]:
             raise UserError(f"--set gives '{key}' twice; give it once.")
         if key not in {*harness, *own}:
-            raise unknown("setting in --set:", key, sorted(own) + sorted(set(harness) - own))
+            raise unknown("setting in --set:", key, sorted(own) + sorted(set(harness) - set(own)))
         chosen[key in own][key] = value
     return chosen
 

@@ -17,8 +17,8 @@ from report_records import write_at
 
 from benchmark.files import release
 from benchmark.grid import engine as engine_module
-from benchmark.grid.child import Child, Exit, stamp, stop
-from benchmark.grid.engine import ClaimedRun, Engine, claim, clear, made_since
+from benchmark.grid.child import Child, Exit, stop
+from benchmark.grid.engine import ClaimedRun, Engine, claim, clear
 from benchmark.grid.executor import Options, make_executor
 from benchmark.grid.local import share_of_machine, slots
 from benchmark.process import lifeline
@@ -207,17 +207,21 @@ def test_what_is_locked_is_not_claimed_and_what_is_claimed_is_free_afterwards(tm
         claim(tmp_path / "file" / "x-s0.json")
 
 
-def test_only_a_newer_record_that_was_not_interrupted_counts_as_made(tmp_path: Path) -> None:
-    path = tmp_path / "toy" / "none" / "id" / "x-s0.json"
-    assert made_since(path, None) is None
-    write_at(path, status="failed", error="f")
-    before = stamp(path)
-    assert made_since(path, before) is None
-    write_at(path, status="interrupted", error="i")
-    assert made_since(path, before) is None
-    write_at(path, status="failed", error="g")
-    record = made_since(path, before)
-    assert record is not None and record.error == "g"
+def test_a_run_that_another_bench_interrupted_is_made(folder: Path, tmp_path: Path) -> None:
+    asked = runs_of(folder, 2)
+    path = asked[0].record_path(tmp_path)
+    other = claim(path)
+    assert other is not None
+
+    def write(task: ClaimedRun) -> None:
+        ending()(task)
+        if task.run == asked[1]:
+            write_at(path, status="interrupted", error="theirs")
+            release(other)
+
+    engine = Fake(Options(tmp_path), write)
+    assert engine.run(asked)[asked[0]].status == "ok"
+    assert engine.begun == [asked[1], asked[0]]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

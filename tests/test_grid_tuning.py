@@ -166,6 +166,9 @@ def test_a_grid_value_must_survive_being_written(folder: Path, monkeypatch: pyte
     monkeypatch.setattr(registry.get("tmlp"), "grid", {"mlp_layers": (2.5, True)})
     with pytest.raises(UserError):
         plan_of(folder, "tmlp")
+    monkeypatch.setattr(registry.get("tmlp"), "grid", {"mask_false_negatives": ("yes",)})
+    with pytest.raises(UserError, match="mask_false_negatives='yes' reads as True in --set"):
+        plan_of(folder, "tmlp")
 
 
 def test_the_best_by_validation_is_chosen_and_runs_with_the_other_seeds(

@@ -28,7 +28,7 @@ from benchmark.grid.executor import Options
 from benchmark.grid.progress import Board, Tracker, outcome
 from benchmark.process.exit_status import ExitCode
 from benchmark.results.record import RunRecord
-from benchmark.results.store import Standing, ignore, look_up, set_aside, usable
+from benchmark.results.store import Standing, look_up, set_aside, usable
 from benchmark.run.spec import ResolvedRun
 
 POLL = 0.1
@@ -202,19 +202,18 @@ class _Queue:
     """Pending runs; those that another process executes go last."""
 
     def __init__(self, runs: Iterable[ResolvedRun], options: Options, board: Board) -> None:
-        self._fresh, self._board = options.fresh, board
+        self._board = board
         self.paths = {run: run.record_path(options.results) for run in runs}
         self._before = {run: stamp(path) for run, path in self.paths.items()}
-        standings = {run: self._look_up(run) for run in self.paths}
+        standings = {
+            run: Standing() if options.fresh else look_up(path, run.code) for run, path in self.paths.items()
+        }
         self.finished = {run: standing.finished for run, standing in standings.items() if standing.finished}
         self.outdated = [run for run, standing in standings.items() if standing.outdated]
         self._faults = {run: standing.fault for run, standing in standings.items()}
         self.pending = [run for run in self.paths if run not in self.finished]
         self._tried: dict[ResolvedRun, float] = {}
         """When a run of another process was looked at last."""
-
-    def _look_up(self, run: ResolvedRun) -> Standing:
-        return Standing() if self._fresh else look_up(self.paths[run], run.code)
 
     def take(self, run: ResolvedRun) -> ClaimedRun | RunRecord | None:
         """A pending run, claimed; its record if another process made one meanwhile; None as long as another
@@ -234,15 +233,13 @@ class _Queue:
     def _made_meanwhile(self, run: ResolvedRun) -> RunRecord | None:
         """The record that another process wrote since this bench began, if it makes the run needless: however
         its run ended, unless it was interrupted or is of other code."""
-        path, before = self.paths[run], self._before[run]
-        if stamp(path) == before:
+        path, faults = self.paths[run], list[str]()
+        if stamp(path) == self._before[run]:
             return None
-        record = made_since(path, before)
-        if record is not None and not record.made_by_other(run.code):
-            return record
-        standing = self._look_up(run)
-        self._faults[run] = standing.fault
-        return standing.finished
+        record = usable(path, faults.append)
+        self._faults[run] = "".join(faults)
+        counts = record and record.status != "interrupted" and not record.made_by_other(run.code)
+        return record if counts else None
 
     def defer(self, run: ResolvedRun) -> None:
         """Another process executes it: look again later."""
@@ -297,11 +294,3 @@ def clear(record_path: Path) -> None:
         with suppress(OSError):  # somebody else's, or a folder of that name
             file.unlink(missing_ok=True)
     release(lock)
-
-
-def made_since(record_path: Path, before: Stamp) -> RunRecord | None:
-    """The record, if it was written after `before`, and its run was not interrupted."""
-    if stamp(record_path) in (None, before):
-        return None
-    record = usable(record_path, ignore)
-    return None if record is None or record.status == "interrupted" else record

@@ -19,6 +19,7 @@ from benchmark.config import (
     Dimension,
     Tune,
     held,
+    split_overrides,
 )
 from benchmark.data.catalogue import find
 from benchmark.data.recipe import NO_OPTIONS, FolderOptions
@@ -29,7 +30,7 @@ from benchmark.grid.space import (
     next_trial,
     pairs,
     space_of,
-    with_overrides,
+    with_values,
 )
 from benchmark.results.published import best_values, dataset_of
 from benchmark.results.record import NO_LLM, Tuning
@@ -144,7 +145,7 @@ def expand(
     for protocol in protocols:
         if trained or protocol != NO_PROTOCOL:
             check_protocol(protocol)
-    _check_keys(overrides, set().union(*map(accepted, classes.values())))
+    split_overrides(overrides, set().union(*map(accepted, classes.values())), ())
     own = {name: applicable(overrides, cls) for name, cls in classes.items()}
     readers = {name for name, cls in classes.items() if reads_llm(cls, own[name])}
     if readers:
@@ -162,15 +163,6 @@ def expand(
         for dataset, llm, protocol, name, seed in product(datasets, llms, protocols, names, seeds)
     }
     return list(specs)
-
-
-def _check_keys(overrides: Sequence[str], everything: set[str]) -> None:
-    for pair in overrides:
-        key, sign, _ = pair.partition("=")
-        if not sign:
-            raise UserError(f"--set wants key=value, got '{pair}'.")
-        if key not in everything:
-            raise unknown("setting in --set:", key, sorted(everything))
 
 
 def make_plan(specs: Iterable[RunSpec], tune: Tune | None = None, trials: int | None = None) -> GridPlan:
@@ -277,11 +269,11 @@ def _add_published(plan: GridPlan, seeds: Sequence[ResolvedRun]) -> None:
     """One method with its published best values."""
     source, values = _published(seeds[0])
     fixed = _fixed(plan, seeds[0], values)
-    taken = pairs({key: value for key, value in values.items() if key not in fixed})
+    taken = {key: value for key, value in values.items() if key not in fixed}
     if taken:
-        tuned = with_overrides(seeds[0], taken)
+        tuned = with_values(seeds[0], taken)
         seeds = [tuned.with_seed(run.spec.seed) for run in seeds]
-        tuning = Tuning(mode="paper", chosen=list(taken), fixed=fixed, source=source)
+        tuning = Tuning(mode="paper", chosen=list(pairs(taken)), fixed=fixed, source=source)
         plan.origins |= dict.fromkeys(seeds, tuning)
     plan.runs += seeds
 
@@ -307,28 +299,14 @@ def _grid_trials(
     for values in product(*grid.values()):
         combination = dict(zip(grid, values, strict=True))
         try:
-            trial = with_overrides(run, pairs(combination))
-            _check_values(trial, combination)
+            trials.append(with_values(run, combination))
         except UserError as error:
             errors.append(error)
             name = f"{configuration_name(run)}: {', '.join(pairs(combination))}"
             plan.notes.append(f"{name} is left out: {error}")
-        else:
-            trials.append(trial)
     if not trials:
         raise errors[0]
     return tuple(trials)
-
-
-def _check_values(run: ResolvedRun, values: Mapping[str, Any]) -> None:
-    """Raise unless the run has exactly these `values`: text may be parsed as another value than was meant."""
-    for key, value in values.items():
-        parsed = getattr(run.config, key, getattr(run.settings, key, None))
-        if parsed != value:
-            raise UserError(
-                f"method '{run.spec.method}': {key}={value!r} of its grid reads as {parsed!r} in --set; "
-                "mend the method's grid."
-            )
 
 
 def _published(run: ResolvedRun) -> tuple[str, Mapping[str, Any]]:

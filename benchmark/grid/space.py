@@ -56,7 +56,7 @@ def check_optuna() -> None:
 def first_trials(untuned: ResolvedRun, space: Sequence[Dimension], budget: int) -> tuple[ResolvedRun, ...]:
     """The trials that depend on no result, `budget` at most: the first has the values of `untuned`."""
     own = {dimension.name: value_of(untuned, dimension.name) for dimension in space}
-    trials = [with_overrides(untuned, pairs(own))]
+    trials = [with_values(untuned, own)]
     while len(trials) < min(STARTUP, budget):
         trial = _draw(untuned, space, [(trial, None) for trial in trials])
         if trial is None:
@@ -77,7 +77,7 @@ def _draw(untuned: ResolvedRun, space: Sequence[Dimension], results: Results) ->
         seed = int(digest([untuned.spec.seed, len(results), attempt], 8), 16)
         values = suggest(untuned, space, results, seed)
         try:
-            trial = with_overrides(untuned, pairs(values))
+            trial = with_values(untuned, values)
         except UserError:  # such as layers that the language model does not have
             continue
         if trial.config_hash not in tried:
@@ -166,9 +166,19 @@ def value_of(run: ResolvedRun, name: str) -> Any:
     return getattr(run.config, name, getattr(run.settings, name, None))
 
 
-def with_overrides(run: ResolvedRun, pairs: Sequence[str]) -> ResolvedRun:
-    """The run with further `key=value` pairs. Raises `UserError` for a value that cannot be."""
-    return resolve_run(replace(run.spec, overrides=(*run.spec.overrides, *pairs)))
+def with_values(run: ResolvedRun, values: Mapping[str, Any]) -> ResolvedRun:
+    """The run with further settings and hyper-parameters, which become `--set` of its specification.
+
+    Raises `UserError` for a value that cannot be, and for one that reads as another one in `--set`.
+    """
+    chosen = resolve_run(replace(run.spec, overrides=(*run.spec.overrides, *pairs(values))))
+    for key, value in values.items():
+        if (parsed := value_of(chosen, key)) != value:
+            raise UserError(
+                f"method '{run.spec.method}': {key}={value!r} reads as {parsed!r} in --set; mend the "
+                "method's grid."
+            )
+    return chosen
 
 
 def pairs(values: Mapping[str, Any]) -> tuple[str, ...]:

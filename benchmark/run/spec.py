@@ -213,7 +213,11 @@ def harness_settings(cls: AnyMethod) -> tuple[str, ...]:
 
 def accepted(cls: AnyMethod) -> set[str]:
     """Every key that `--set` may give a method or control: settings of the harness and hyper-parameters."""
-    return {*harness_settings(cls), *(field.name for field in fields(cls.Config))}
+    return {*harness_settings(cls), *_hyperparameters(cls)}
+
+
+def _hyperparameters(cls: AnyMethod) -> set[str]:
+    return {field.name for field in fields(cls.Config)}
 
 
 def applicable(pairs: Iterable[str], cls: AnyMethod) -> tuple[str, ...]:
@@ -228,7 +232,7 @@ def resolve_run(spec: RunSpec) -> ResolvedRun:
     if issubclass(cls, Control):
         return _resolve_control(replace(spec, protocol=NO_PROTOCOL, seed=0), entry, cls)
     check_protocol(spec.protocol)
-    harness, own = split_overrides(spec.overrides, cls.Config)
+    harness, own = split_overrides(spec.overrides, _hyperparameters(cls))
     recipe = find(spec.dataset, spec.reading)
     settings, config = _settings(cls, spec.protocol, recipe.settings, harness, own)
     prepared = prepared_once(spec.dataset, spec.reading)
@@ -276,7 +280,7 @@ def _resolve_fused(spec: RunSpec, settings: Settings) -> ResolvedRun | None:
 def _resolve_control(spec: RunSpec, entry: registry.RegisteredMethod, cls: type[Control]) -> ResolvedRun:
     """A control reads few settings: the recipe's for all protocols, then the user's; fp32 always."""
     allowed = CONTROL_SETTINGS[cls.reads]
-    harness, own = split_overrides(spec.overrides, cls.Config, allowed)
+    harness, own = split_overrides(spec.overrides, _hyperparameters(cls), allowed)
     suggested = find(spec.dataset, spec.reading).settings.get("all", {})
     values = {name: value for name, value in suggested.items() if name in allowed}
     settings = parse(Settings, {**values, **harness, "precision": "no"}, "--set")
@@ -330,8 +334,7 @@ def _settings(
         ("the method's schedule", dict(cls.schedule.get(protocol, {}))),
         ("the recipe's settings", {**suggested.get("all", {}), **suggested.get(protocol, {})}),
     ]
-    known = {field.name for field in fields(Settings)}
-    hyper = {field.name for field in fields(cls.Config)}
+    known, hyper = set(SETTINGS), _hyperparameters(cls)
     merged: dict[str, Any] = {}
     for where, values in layers:
         others = set(values) - known - hyper  # protocols and recipes also speak to other methods
