@@ -29,9 +29,7 @@ class Server:
     files: dict[str, bytes]
     url: str = ""
     cut_after: dict[str, int] = field(default_factory=dict)
-    """Path -> bytes after which a connection is cut, `cuts` times."""
-    cuts: int = 1
-    """fsspec asks once more for a file whose length it does not learn by HEAD."""
+    """Path -> bytes after which a connection is cut, once."""
     answers: dict[str, list[int]] = field(default_factory=dict)
     """Path -> HTTP statuses that are given first, one a request."""
     replaced_by: dict[str, bytes] = field(default_factory=dict)
@@ -43,12 +41,12 @@ class Server:
     etags: bool = True
     pause: float = 0.0
     """Seconds before each answer."""
-    requests: list[tuple[str, str, str]] = field(default_factory=list)
-    """(method, path, range) of every request."""
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    """(path, range) of every request."""
 
     def asked(self, path: str) -> list[str]:
-        """The ranges that were asked of `path` by GET."""
-        return [part for method, where, part in self.requests if method == "GET" and where == path]
+        """The ranges that were asked of `path`; empty for the whole file."""
+        return [part for where, part in self.requests if where == path]
 
 
 @contextmanager
@@ -71,18 +69,12 @@ class _Handler(BaseHTTPRequestHandler):
     served: Server
     protocol_version = "HTTP/1.1"
 
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
     def log_message(self, *_: Any) -> None:
         pass
 
-    def _answer(self, body: bool) -> None:
+    def do_GET(self) -> None:
         server, wanted = self.served, self.headers.get("Range", "")
-        server.requests.append((self.command, self.path, wanted))
+        server.requests.append((self.path, wanted))
         time.sleep(server.pause)
         queue = server.answers.get(self.path, [])
         status = queue.pop(0) if queue else 200
@@ -93,9 +85,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         first, last = 0, len(data) - 1
-        if server.ranges and (match := re.fullmatch(r"bytes=(\d+)-(\d+)", wanted)):
-            first, last = int(match[1]), min(int(match[2]), last)
-            status = 206
+        if server.ranges and (match := re.fullmatch(r"bytes=(\d+)-", wanted)):
+            first, status = int(match[1]), 206
         self.send_response(status)
         if server.framing == "length":
             self.send_header("Content-Length", str(last - first + 1))
@@ -108,16 +99,13 @@ class _Handler(BaseHTTPRequestHandler):
         if server.etags:
             self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()[:16]}"')
         self.end_headers()
-        if body:
-            self._send(data[first : last + 1], first)
+        self._send(data[first : last + 1], first)
         server.files[self.path] = server.replaced_by.pop(self.path, data)
 
     def _send(self, data: bytes, first: int) -> None:
         end = self.served.cut_after.get(self.path)
         if end is not None and first <= end < first + len(data):
-            self.served.cuts -= 1
-            if not self.served.cuts:
-                del self.served.cut_after[self.path]
+            del self.served.cut_after[self.path]
             self._write(data[: end - first], cut=True)
             self.close_connection = True
             return

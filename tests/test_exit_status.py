@@ -61,7 +61,7 @@ def test_the_cause_of_another_error_counts(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_causes_that_lead_back_to_themselves_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As DuckDB's and fsspec's do on a full disk."""
+    """As DuckDB's do on a full disk."""
     error, full = RuntimeError("writing failed"), OSError(errno.ENOSPC, "No space left on device")
     error.__cause__, full.__context__, full.__cause__ = full, error, error
     with pytest.raises(RuntimeError), replacing(tmp_path / "file"):

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from benchmark.data.formats import folder_files
 from benchmark.data.paths import DATA_VARIABLE, data_folder, file_name, raw_folder
 from benchmark.data.recipe import Recipe
+from benchmark.data.transfer import PartialFile, UnavailableError, transfer
 from benchmark.files import (
     DamagedError,
     digest_of,
@@ -129,22 +130,15 @@ def _checksums(recipe: Recipe, cache: Path) -> Iterator[Checksums]:
 
 def _remove_useless_parts(folder: Path) -> None:
     """Remove parts from which no download can go on, as killed ones leave them. The caller holds a lock."""
-    for part in {*folder.glob("*.part"), *(path.with_suffix("") for path in folder.glob("*.part.json"))}:
-        description = part.with_name(part.name + ".json")
-        try:
-            fields = read_checked(description, ("url", "size", "stamp", "bytes", "sha256"))
-            useful = part.exists() and fields["stamp"] and fields["size"]
-        except (FileNotFoundError, DamagedError):
-            useful = False
-        if not useful or part.with_suffix("").exists():
-            part.unlink(missing_ok=True)
-            description.unlink(missing_ok=True)
+    parts = {*folder.glob("*.part"), *(path.with_suffix("") for path in folder.glob("*.part.json"))}
+    for target in (part.with_suffix("") for part in parts):
+        part = PartialFile(target)
+        if target.exists() or part.described() is None:
+            part.remove()
 
 
 def _download(recipe: Recipe, urls: Sequence[str], cache: Path, checksums: Checksums) -> Path:
     """Fetch a file from the first mirror that gives it."""
-    from benchmark.data.transfer import UnavailableError, transfer  # its libraries are slow to import
-
     folder, root = raw_folder(recipe.name, cache), data_folder()
     if not checksums.writable:
         raise lacks(folder, f"{_names(urls)}, to which it would be fetched")

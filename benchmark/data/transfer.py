@@ -1,27 +1,27 @@
-"""One file from one URL, through fsspec: `http(s)://`, `hf://` (Hugging Face hub) and `file://`.
+"""One file from one URL: `http(s)://`, `hf://` (Hugging Face hub) and `file://`.
 
 What has arrived stays in a `.part` file, from which the next try, or the next run, goes on by a range
-request, as long as size and ETag (or date) are the same, and its bytes are those that arrived; else it starts
-anew. A file of unknown length is whole only if its digest or format proves it: see `_is_whole`.
+request, as long as the server still has the version of that size and ETag (or date), and the bytes are those
+that arrived; else it starts anew. A file of unknown length is whole only if its digest or format proves it:
+see `_is_whole`.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 import shutil
-import socket
 import sys
 import time
 import zipfile
 import zlib
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-
-import aiohttp
-import fsspec
-from huggingface_hub.errors import OfflineModeIsEnabled
+from urllib.request import ProxyHandler, Request, build_opener
 
 from benchmark.files import DamagedError, digest_of, read_checked, write_checked
 from benchmark.process.exit_status import REFUSED_WRITE
@@ -29,16 +29,18 @@ from benchmark.progress import Progress
 from methods.errors import UserError
 
 BLOCK = 8 << 20
-"""Bytes of a request: what a cut connection or a kill loses at most."""
+"""Bytes between two descriptions of a part: what a cut connection or a kill loses at most."""
 TRIES = 5
 """Failures in a row, without a byte more than before, until a mirror is given up."""
 WAIT_SECONDS = 1.0
 """Before the second try; doubled with every further one."""
-CONNECT_SECONDS, READ_SECONDS = 20.0, 60.0
+SILENT_SECONDS = 30.0
 """Until a server that does not answer, or falls silent, counts as failed."""
 
-_STAMPS = ("ETag", "Content-MD5", "Digest", "Last-Modified", "sha256", "blob_id", "mtime")
-"""Fields by which file systems of fsspec identify a version."""
+_STAMPS = ("ETag", "Content-MD5", "Digest", "Last-Modified")
+"""Headers that identify a version of a file."""
+_HUB_FILE = re.compile(r"hf://(?:(datasets|spaces)/)?([^/]+/[^/@]+)(?:@([^/]+))?/(.+)")
+"""Kind (none for a model), repository, revision and path of a file on the hub."""
 
 Remote = dict[str, Any]
 """A file as its server describes it: `url`, `size` (or None) and `stamp`, empty where there is none."""
@@ -57,75 +59,76 @@ class _IncompleteError(Exception):
     """Worth another try."""
 
 
-_ABSENT = (aiohttp.ClientConnectorError, OfflineModeIsEnabled, socket.gaierror, ConnectionRefusedError)
-"""There is no network, or no host that answers."""
-_PASSING = (
-    _IncompleteError, TimeoutError, ConnectionError, aiohttp.ClientPayloadError, aiohttp.ClientOSError,
-    aiohttp.ServerDisconnectedError,
-)  # fmt: skip
-"""The same request may succeed later."""
-
-
-class _PartialFile:
+class PartialFile:
     """A partial download, and its description: source, size and SHA-256 of what has arrived."""
 
     def __init__(self, target: Path) -> None:
         self.path = target.with_name(target.name + ".part")
         self._description = target.with_name(target.name + ".part.json")
-        self._sha, self._remote = hashlib.sha256(), Remote()
+        self._sha = hashlib.sha256()
+        self.remote: Remote = {}
+        """What the bytes on disk are a part of."""
 
     @property
     def size(self) -> int:
         """Bytes on disk."""
         return self.path.stat().st_size if self.path.exists() else 0
 
-    def begin(self, remote: Remote, anew: bool) -> int:
-        """Keep the bytes that belong to `remote`, none if `anew`; returns how many there are."""
-        have = 0 if anew or not remote["stamp"] or remote["size"] is None else self._intact(remote)
-        needed, free = (remote["size"] or 0) - have, shutil.disk_usage(self.path.parent).free
+    def described(self) -> dict[str, Any] | None:
+        """The description of a part from which a download can go on, else None."""
+        try:
+            fields = read_checked(self._description, ("url", "size", "stamp", "bytes", "sha256"))
+        except (FileNotFoundError, DamagedError):
+            return None
+        resumable = fields["stamp"] and fields["size"] and fields["bytes"] <= self.size
+        return fields if resumable else None
+
+    def intact(self, url: str) -> int:
+        """Bytes of `url` that are here and are those that arrived; the rest is cut off."""
+        fields = self.described()
+        if fields is None or fields["url"] != url or fields["bytes"] >= fields["size"]:
+            return 0
+        size, sha256 = fields.pop("bytes"), fields.pop("sha256")
+        with self.path.open("r+b") as file:
+            file.truncate(size)
+            self._sha = hashlib.file_digest(file, "sha256")
+        self.remote = fields
+        return int(size) if self._sha.hexdigest() == sha256 else 0
+
+    def begin(self, remote: Remote, start: int) -> None:
+        """Keep the first `start` bytes, and make sure that there is room for the others."""
+        needed, free = (remote["size"] or 0) - start, shutil.disk_usage(self.path.parent).free
         if needed > free:
             raise UserError(
                 f"{remote['url']} needs {needed / 1e9:.1f} GB in {self.path.parent}, which has "
                 f"{free / 1e9:.1f} GB left; make room, or set ADAPTREC_CACHE to a folder on a larger disk."
             )
-        self._remote = remote
-        if not have:
+        if not start:
             self.path.unlink(missing_ok=True)  # a link of that name leads elsewhere
             self.path.touch()
-            self._sha = hashlib.sha256()
-            self.describe()
-        return have
+            self._sha, self.remote = hashlib.sha256(), remote
+            self._describe()
 
     def add(self, data: bytes, file: BinaryIO) -> None:
-        """Append `data` to the part, which is open as `file`."""
+        """Append `data` to the part, which is open as `file`, and describe it anew."""
         file.write(data)
         file.flush()
         self._sha.update(data)
+        self._describe()
 
-    def describe(self) -> None:
-        """Note the bytes on disk, so that a later run can continue from them."""
-        write_checked(
-            self._description, {**self._remote, "bytes": self.size, "sha256": self._sha.hexdigest()}
-        )
-
-    def _intact(self, remote: Remote) -> int:
-        """Bytes that are there, are a part of `remote`, and are those that arrived; the rest is cut off."""
-        try:
-            described = read_checked(self._description, (*remote, "bytes", "sha256"))
-        except (FileNotFoundError, DamagedError):
-            return 0
-        size, sha256 = described.pop("bytes"), described.pop("sha256")
-        if described != remote or size > min(self.size, remote["size"]):
-            return 0
-        with self.path.open("r+b") as file:
-            file.truncate(size)
-            self._sha = hashlib.file_digest(file, "sha256")
-        return int(size) if self._sha.hexdigest() == sha256 else 0
+    def _describe(self) -> None:
+        fields = {**self.remote, "bytes": self.size, "sha256": self._sha.hexdigest()}
+        write_checked(self._description, fields)
 
     def finish(self, target: Path) -> None:
         """Give the complete file its final name."""
         self.path.replace(target)
         self._description.unlink()
+
+    def remove(self) -> None:
+        """Delete the part and its description."""
+        self.path.unlink(missing_ok=True)
+        self._description.unlink(missing_ok=True)
 
 
 def transfer(url: str, target: Path, sha256: str | None = None) -> None:
@@ -134,44 +137,87 @@ def transfer(url: str, target: Path, sha256: str | None = None) -> None:
     `sha256` is the file's, where it is known. Raises `UnavailableError` where this URL does not give the
     file, `UserError` where the disk has no room.
     """
-    part, failures, most, stream = _PartialFile(target), 0, 0, False
+    part, failures, most = PartialFile(target), 0, 0
     while True:
         try:
-            _try(url, part, target, stream, sha256)
+            _try(url, part, target, sha256)
             return
-        except (UserError, UnavailableError):
-            raise
-        except Exception as error:  # of any of the libraries behind fsspec
-            network = isinstance(error, aiohttp.ClientError)
-            if isinstance(error, OSError) and not network and error.errno in REFUSED_WRITE:
+        except (OSError, HTTPException, _IncompleteError) as error:
+            if isinstance(error, OSError) and error.errno in REFUSED_WRITE:
                 raise  # the disk here fails, and not the server
-            # A server may answer a range with the whole file: fsspec then raises ValueError.
-            no_ranges = isinstance(error, ValueError) and part.size > 0 and not stream
-            stream = stream or no_ranges
             failures = failures + 1 if part.size <= most else 1
             most = max(most, part.size)
-            why, reached, temporary = _classify(error, begun=most > 0)
-            if failures >= TRIES or not (no_ranges or temporary):
+            why, reached, temporary = _classify(error, url, begun=most > 0)
+            if failures >= TRIES or not temporary:
                 raise UnavailableError(why, reached) from error
             wait = WAIT_SECONDS * 2 ** (failures - 1)
             print(f"{target.name}: {why}; again in {wait:.3g} s", file=sys.stderr, flush=True)
             time.sleep(wait)
 
 
-def _try(url: str, part: _PartialFile, target: Path, stream: bool, sha256: str | None) -> None:
-    files, path = _file_system(url)
-    remote = _describe(files, path, url)
-    size = remote["size"]
-    stated = _copy(files, path, remote, part, stream)
-    if size is not None and part.size != size:
-        raise _IncompleteError(f"{part.size:,} of {size:,} bytes arrived")
-    if not stated and not (whole := _is_whole(part.path, target.name, sha256)):
-        if whole is None:
-            raise UnavailableError("the server does not state where the file ends, nor does its format", True)
+def _try(url: str, part: PartialFile, target: Path, sha256: str | None) -> None:
+    """Ask once, append what arrives, and finish the part if it is the whole file."""
+    have = part.intact(url)
+    with _opened(url, have) as response:
+        remote, start = _describe(response, url, have)
+        if start and remote != part.remote:  # another version than that of the part
+            part.remove()
+            return _try(url, part, target, sha256)
+        part.begin(remote, start)
+        print(f"{target.name}: {'going on with' if start else 'fetching'} {url}", file=sys.stderr, flush=True)
+        with (
+            part.path.open("ab") as file,
+            Progress(target.name, remote["size"], start, unit="B") as progress,
+        ):
+            while data := response.read(BLOCK):
+                part.add(data, file)
+                progress.advance(len(data))
+    if remote["size"] is not None:
+        whole: bool | None = part.size == remote["size"]
+    elif "chunked" in response.headers.get("Transfer-Encoding", "").lower():
+        whole = True  # chunks have an end mark, and `read` complains where it is missing
+    else:
+        whole = _is_whole(part.path, target.name, sha256)
+    if whole is None:
+        raise UnavailableError("the server does not state where the file ends, nor does its format", True)
+    if not whole:
         raise _IncompleteError("the connection was cut")
-    if _describe(files, path, url) != remote:
-        raise _IncompleteError("the file has changed on the server meanwhile")
-    part.finish(target)
+    return part.finish(target)
+
+
+def _opened(url: str, start: int) -> Any:
+    """The answer of the server to a request for the bytes from `start` on."""
+    address, token = _hub_address(url) if url.startswith("hf://") else (url, None)
+    request = Request(address, headers={"Accept-Encoding": "identity", "User-Agent": "adaptrec"})
+    if token:  # for the hub alone, not for the host that it leads to
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+    here = urlsplit(address).hostname in ("localhost", "127.0.0.1", "::1")
+    opener = build_opener(*([ProxyHandler({})] if here else []))  # else the proxies of the environment
+    return opener.open(request, timeout=SILENT_SECONDS)
+
+
+def _hub_address(url: str) -> tuple[str, str | None]:
+    """The address of a file on the hub, and the user's token, if there is one."""
+    from huggingface_hub import constants, get_token, hf_hub_url
+
+    if constants.HF_HUB_OFFLINE:
+        raise UnavailableError("no connection (HF_HUB_OFFLINE is set)", False)
+    if (found := _HUB_FILE.fullmatch(url)) is None:
+        raise UnavailableError("a file on the hub is hf://datasets/<owner>/<name>/<file>", False)
+    kind, repository, revision, file = found.groups()
+    return hf_hub_url(repository, file, repo_type=kind and kind[:-1], revision=revision), get_token()
+
+
+def _describe(response: Any, url: str, have: int) -> tuple[Remote, int]:
+    """The file as the server describes it, and the byte from which on it gives it: 0, or `have`."""
+    headers, start, size = response.headers, 0, response.headers.get("Content-Length")
+    if response.status == 206:
+        span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", headers.get("Content-Range", ""))
+        start, size = have, span and span[1] == str(have) and span[2]  # else it is not what was asked for
+    stamp = next((f"{name} {headers[name]}" for name in _STAMPS if headers.get(name)), "")
+    return {"url": url, "size": int(size) if size else None, "stamp": stamp}, start
 
 
 def _is_whole(path: Path, name: str, sha256: str | None) -> bool | None:
@@ -196,74 +242,19 @@ def _is_whole(path: Path, name: str, sha256: str | None) -> bool | None:
     return None
 
 
-def _copy(files: Any, path: str, remote: Remote, part: _PartialFile, stream: bool) -> bool:
-    """Append what is missing; returns whether the server stated where the file ends."""
-    title, url, size = path.rpartition("/")[2], remote["url"], remote["size"]
-    have = part.begin(remote, anew=stream)
-    print(f"{title}: {'going on with' if have else 'fetching'} {url}", file=sys.stderr, flush=True)
-    block = 0 if stream or size is None else BLOCK  # ranges need a size
-    with (
-        files.open(path, "rb", block_size=block, cache_type="none") as source,
-        part.path.open("ab") as target,
-        Progress(title, size, have, unit="B") as progress,
-    ):
-        if have:
-            source.seek(have)
-        while data := source.read(BLOCK):
-            part.add(data, target)
-            if block:  # a stream arrives in small pieces, and nothing goes on from them
-                part.describe()
-            progress.advance(len(data))
-        # chunks of HTTP have an end mark, and its library complains where that, or a stated length, is missed
-        headers = getattr(getattr(source, "r", None), "headers", {})
-        framed = "chunked" in headers.get("Transfer-Encoding", "").lower() or "Content-Length" in headers
-        return size is not None or framed or not url.startswith("http")
-
-
-def _file_system(url: str) -> tuple[Any, str]:
-    """The file system of a URL and the path in it; a new one each time, as they cache what they saw."""
-    if not url.startswith("http"):
-        return fsspec.url_to_fs(url, skip_instance_cache=True)  # type: ignore[no-any-return]
-    client = {
-        "timeout": aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
-        "auto_decompress": False,  # a .gz is a .gz, whatever the server calls it
-        "trust_env": urlsplit(url).hostname not in ("localhost", "127.0.0.1", "::1"),  # proxies
-    }
-    headers = {"Accept-Encoding": "identity"}
-    return fsspec.url_to_fs(url, skip_instance_cache=True, client_kwargs=client, headers=headers)  # type: ignore[no-any-return]
-
-
-def _describe(files: Any, path: str, url: str) -> Remote:
-    info = files.info(path)
-    stamp = next((f"{key} {info[key]}" for key in _STAMPS if info.get(key)), "")
-    return {"url": url, "size": info.get("size"), "stamp": stamp}
-
-
-def _classify(error: BaseException, begun: bool) -> tuple[str, bool, bool]:
+def _classify(error: Exception, url: str, begun: bool) -> tuple[str, bool, bool]:
     """What went wrong in a line, whether a server answered, and whether the same request may succeed later.
 
     `begun`: this server has answered before.
     """
-    chain = [error]  # the error and what it was raised from, the root last
-    while (cause := chain[-1].__cause__) is not None:
-        chain.append(cause)
-    for cause in chain:
-        response = getattr(cause, "response", None)  # of the hub's library
-        status = getattr(cause, "status", None) or getattr(response, "status_code", None)
-        if isinstance(status, int):
-            return f"HTTP {status}", True, status >= 500 or status in (408, 429)
-    if any(isinstance(cause, OfflineModeIsEnabled) for cause in chain):
-        return "no connection (HF_HUB_OFFLINE is set)", False, begun
-    if any(isinstance(cause, _ABSENT) for cause in chain):
+    if isinstance(error, HTTPError):
+        return f"HTTP {error.code}", True, error.code >= 500 or error.code in (408, 429)
+    if isinstance(error, URLError):
         # as the system reports it, without a host name
-        failures = [cause for cause in reversed(chain) if isinstance(cause, OSError)]
-        reasons = (failure.strerror for failure in failures if failure.strerror)
-        return f"no connection ({next(reasons, str(chain[-1]))})", False, begun
-    temporary = any(isinstance(cause, _PASSING) for cause in chain)
-    if any(isinstance(cause, aiohttp.ClientPayloadError) for cause in chain):
-        return "the connection was cut", True, temporary
-    # fsspec raises FileNotFoundError for any failure to get the size
-    real = next((cause for cause in chain if not isinstance(cause, FileNotFoundError)), error)
-    line = " ".join(str(real).split())[:200]
-    kind = "" if isinstance(real, _IncompleteError) else f"{type(real).__name__}: "
-    return f"{kind}{line}".removesuffix(": "), True, temporary
+        why = getattr(error.reason, "strerror", None) or str(error.reason)
+        return f"no {'file' if url.startswith('file:') else 'connection'} ({why})", False, begun
+    if isinstance(error, _IncompleteError):
+        return str(error), True, True
+    if isinstance(error, HTTPException | ConnectionError):
+        return "the connection was cut", True, True
+    return f"{type(error).__name__}: {error}", True, isinstance(error, TimeoutError)
