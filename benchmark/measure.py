@@ -17,7 +17,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from benchmark.results.record import Environment, PeakMemory
+from benchmark.results.schema import Environment, PeakMemory
 
 PACKAGES = (
     "adaptrec", "torch", "transformers", "peft", "accelerate", "datasets", "numpy", "pandas", "pyarrow",

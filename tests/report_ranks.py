@@ -10,10 +10,10 @@ import pandas as pd
 from report_records import record
 
 from benchmark.results.list_metrics import TOP
-from benchmark.results.lists import StoredLists, write_lists
 from benchmark.results.metrics import Ranks, metrics_of
 from benchmark.results.record import ranks_path
-from benchmark.results.stored import StoredRun
+from benchmark.results.store import StoredRun
+from benchmark.results.targets import StoredLists, write_lists
 
 
 def ranked(

@@ -9,20 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.results.comparable import RunGroup
-from benchmark.results.record import (
-    METRICS,
-    Certificate,
-    Cost,
-    Environment,
-    Epoch,
-    PeakMemory,
-    RunRecord,
-    ranks_path,
-)
-from benchmark.results.results import Results
-from benchmark.results.store import place
-from benchmark.results.stored import StoredRun
+from benchmark.results.figures import Results
+from benchmark.results.groups import RunGroup
+from benchmark.results.record import Certificate, Cost, Epoch, RunRecord, ranks_path
+from benchmark.results.schema import METRICS, Environment, PeakMemory
+from benchmark.results.store import StoredRun, place
 
 GIB = 2**30
 USERS = 10_000

@@ -20,7 +20,8 @@ from benchmark.config import Settings, parse, split_overrides
 from benchmark.grid import child
 from benchmark.grid.plan import expand
 from benchmark.process.exit_status import BusyError
-from benchmark.results.record import METRICS, RunRecord, read_record
+from benchmark.results.record import RunRecord, read_record
+from benchmark.results.schema import METRICS
 from benchmark.run.spec import RunSpec, resolve_run
 from benchmark.train import loop
 from methods import registry

@@ -18,9 +18,9 @@ from torch import Tensor
 from benchmark.cli import main
 from benchmark.model.items import Batch
 from benchmark.model.recommender import Recommender
-from benchmark.results.lists import StoredLists, write_lists
 from benchmark.results.record import RunRecord, files_of_run, read_record, top_path
 from benchmark.results.store import read_result
+from benchmark.results.targets import StoredLists, write_lists
 from benchmark.run import run as run_module
 from benchmark.run.spec import RunSpec, resolve_run
 from benchmark.train import checkpoint, loop

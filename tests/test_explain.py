@@ -16,7 +16,8 @@ from benchmark.config import Settings
 from benchmark.explain.explain import BOOTSTRAP, ERRORS, explain, show
 from benchmark.explain.settings import NONE, TOPICS, UNKNOWN
 from benchmark.explain.sources import find
-from benchmark.results.record import Tuning, ranks_path
+from benchmark.results.record import ranks_path
+from benchmark.results.tuning import Tuning
 from methods.errors import UserError
 
 PAPER = "paper:distilbert/sci/ssna"

@@ -19,7 +19,7 @@ from benchmark.grid.plan import GridPlan, make_plan
 from benchmark.grid.probe import StoredStates, random_states, random_token_states, states_of
 from benchmark.llm.states import load_states, load_token_states
 from benchmark.llm.tokens import load_tokens
-from benchmark.results.record import PeakMemory
+from benchmark.results.schema import PeakMemory
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from benchmark.speed import run as speed_run
 from benchmark.speed.record import Timed, Variant

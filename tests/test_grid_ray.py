@@ -21,8 +21,9 @@ from benchmark.grid.bench import bench
 from benchmark.grid.executor import Options, make_executor
 from benchmark.grid.plan import expand, make_plan
 from benchmark.grid.ray import RayExecutor
-from benchmark.results.record import RunRecord, Tuning, ranks_path, read_record
+from benchmark.results.record import RunRecord, ranks_path, read_record
 from benchmark.results.store import iter_runs
+from benchmark.results.tuning import Tuning
 from benchmark.run.run import run
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from methods.errors import UserError

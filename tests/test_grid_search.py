@@ -19,9 +19,10 @@ from benchmark.grid.plan import GridPlan, expand, make_plan
 from benchmark.grid.space import STARTUP, value_of
 from benchmark.report.build import build_report
 from benchmark.report.tables import render
-from benchmark.results.comparable import RunGroup
-from benchmark.results.record import RunRecord, Tuning, read_record
+from benchmark.results.groups import RunGroup
+from benchmark.results.record import RunRecord, read_record
 from benchmark.results.store import iter_runs
+from benchmark.results.tuning import Tuning
 from benchmark.run.spec import ResolvedRun
 from methods.errors import UserError
 

@@ -18,9 +18,11 @@ from benchmark.config import held
 from benchmark.grid.bench import bench, choose
 from benchmark.grid.plan import GridPlan, expand, make_plan
 from benchmark.report.tables import render
-from benchmark.results.record import Cost, Environment, RunRecord, Tuning, is_as_written, read_record
-from benchmark.results.results import Results
+from benchmark.results.figures import Results
+from benchmark.results.record import Cost, RunRecord, is_as_written, read_record
+from benchmark.results.schema import Environment
 from benchmark.results.store import finished, iter_runs
+from benchmark.results.tuning import Tuning
 from benchmark.run.describe import blank
 from benchmark.run.spec import ResolvedRun
 from methods import registry

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark.results.record import PeakMemory
+from benchmark.results.schema import PeakMemory
 from benchmark.run.spec import RunSpec
 from benchmark.speed.measure import Amounts
 from benchmark.speed.record import Timed, Variant

@@ -15,10 +15,9 @@ from report_ranks import ranked, some_ranks, with_lists
 from test_core_ranks import same, user_scores
 
 from benchmark.results.list_metrics import TOP
-from benchmark.results.lists import StoredLists, write_lists
 from benchmark.results.record import top_path
-from benchmark.results.store import read_result, set_aside
-from benchmark.results.stored import StoredRun
+from benchmark.results.store import StoredRun, read_result, set_aside
+from benchmark.results.targets import StoredLists, write_lists
 from benchmark.train import evaluate as evaluation
 from benchmark.train.batches import Sequences
 from benchmark.train.evaluate import UserRanks, evaluate

@@ -9,12 +9,12 @@ from report_ranks import ranked, some_ranks
 from report_records import failure
 
 from benchmark.report import differences
-from benchmark.results.comparable import HEADLINE
-from benchmark.results.compared import compared
+from benchmark.results.compared import compared, user_gains
+from benchmark.results.figures import Results
+from benchmark.results.groups import HEADLINE
 from benchmark.results.record import ranks_path
-from benchmark.results.results import Results
 from benchmark.results.statistics import bootstrap, p_value
-from benchmark.results.stored import StoredRun, user_gains
+from benchmark.results.store import StoredRun
 
 GOOD, MIDDLE, BAD = some_ranks(1, hit=0.45), some_ranks(2, hit=0.25), some_ranks(5, hit=0.25)
 

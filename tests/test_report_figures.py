@@ -10,8 +10,10 @@ import pytest
 from report_records import as_runs, failure, grouped, record, results_of, study, tuned
 
 from benchmark.report import agreement, plots, sweeps, total_cost
-from benchmark.results.record import Cost, Environment, PeakMemory, Trial, Tuning
-from benchmark.results.results import Results
+from benchmark.results.figures import Results
+from benchmark.results.record import Cost
+from benchmark.results.schema import Environment, PeakMemory
+from benchmark.results.tuning import Trial, Tuning
 from benchmark.speed.record import SpeedRecord, Timed, Variant
 
 

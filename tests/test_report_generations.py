@@ -9,8 +9,8 @@ from report_records import few, grouped, record, results_of, store, tuned
 from benchmark.report import agreement, differences, sweeps, tables, total_cost
 from benchmark.report.build import build_report
 from benchmark.report.paper_study import of_records
-from benchmark.results.generations import MARK
-from benchmark.results.results import Results
+from benchmark.results.figures import Results
+from benchmark.results.groups import MARK
 from benchmark.results.store import iter_runs
 
 

@@ -17,7 +17,8 @@ from benchmark.report.page import page
 from benchmark.report.provenance import configuration
 from benchmark.report.rendering import number, numeric
 from benchmark.report.section import Block, Cell, Chapter, Plot, Section
-from benchmark.results.record import Trial, Tuning, below_results
+from benchmark.results.record import below_results
+from benchmark.results.tuning import Trial, Tuning
 
 VOID = {"meta", "link", "img", "input", "br"}
 

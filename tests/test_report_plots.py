@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from report_records import GIB, failure, grouped, record, study, tuned
 
 from benchmark.report import drawing, plots
-from benchmark.results.record import Cost, PeakMemory
+from benchmark.results.record import Cost
+from benchmark.results.schema import PeakMemory
 
 
 def drawn(group, kind):

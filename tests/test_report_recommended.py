@@ -10,9 +10,9 @@ import pytest
 from report_ranks import ranked, some_ranks, with_lists
 
 from benchmark.report.recommended import overlap, quartiles, sections
-from benchmark.results.lists import NO_ITEM, StoredLists
-from benchmark.results.results import Results
-from benchmark.results.stored import StoredRun
+from benchmark.results.figures import Results
+from benchmark.results.store import StoredRun
+from benchmark.results.targets import NO_ITEM, StoredLists
 
 
 def lists_of(items: list[list[int]]) -> StoredLists:

@@ -12,10 +12,11 @@ from benchmark.report.paper import sections
 from benchmark.report.paper_study import Study, of_paper, of_records
 from benchmark.report.rendering import render
 from benchmark.report.section import Block, Section
+from benchmark.results.figures import Results
 from benchmark.results.figures import printed as printed_figures
 from benchmark.results.published import published
-from benchmark.results.record import RunRecord, Trial, Tuning
-from benchmark.results.results import Results
+from benchmark.results.record import RunRecord
+from benchmark.results.tuning import Trial, Tuning
 
 SCI = {"key": "k1", "fingerprint": {"users": 8442, "items": 4385, "interactions": 59427}}
 TOOLS = {"key": "k2", "fingerprint": {"users": 8959, "items": 5871, "interactions": 145681}}

@@ -26,7 +26,8 @@ from report_records import (
 
 from benchmark.report.rendering import FIT
 from benchmark.report.tables import notes, print_tables, render
-from benchmark.results.record import METRICS, Cost, PeakMemory
+from benchmark.results.record import Cost
+from benchmark.results.schema import METRICS, PeakMemory
 from benchmark.results.statistics import bootstrap, estimate, interval, t_quantile
 from methods.errors import UserError
 

@@ -11,7 +11,8 @@ import pytest
 from report_records import failure, grouped, record
 
 from benchmark.report.tables import blocks, render
-from benchmark.results.record import RunRecord, Trial, Tuning
+from benchmark.results.record import RunRecord
+from benchmark.results.tuning import Trial, Tuning
 
 
 def search(sizes: Mapping[int, float | None], chosen: int | None, **changes: Any) -> Tuning:

@@ -13,7 +13,7 @@ import report_records as records
 from benchmark.cli import main
 from benchmark.results.figures import COLUMNS, load, measured
 from benchmark.results.published import published
-from benchmark.results.record import Trial, Tuning
+from benchmark.results.tuning import Trial, Tuning
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -16,7 +16,7 @@ from data_folders import write_folder
 from benchmark.cli import main
 from benchmark.model.parallel import ShortOfMemoryError
 from benchmark.model.recommender import Recommender
-from benchmark.results.record import PeakMemory
+from benchmark.results.schema import PeakMemory
 from benchmark.run.build import build_trainer
 from benchmark.run.spec import RunSpec, resolve_run
 from benchmark.speed import run as speed_module

@@ -21,11 +21,11 @@ from data_folders import BLINK, lines, write_folder
 from benchmark.cli import main
 from benchmark.data.catalogue import find
 from benchmark.data.prepare import Prepared, describe, prepare
+from benchmark.results.compared import user_gains
 from benchmark.results.list_metrics import list_measure
 from benchmark.results.metrics import Ranks, metrics_of, target_weights
 from benchmark.results.record import ranks_path, read_record, top_path
 from benchmark.results.store import read_result
-from benchmark.results.stored import user_gains
 from benchmark.train.batches import evaluation_rows
 from methods.errors import UserError
 

@@ -17,7 +17,7 @@ from benchmark.config import NO_PROTOCOL, PROTOCOLS, SEARCHED, Tune
 from benchmark.data.paths import DATA_VARIABLE
 from benchmark.data.recipe import FolderOptions
 from benchmark.results.published import Source, has_best_values, published
-from benchmark.results.record import METRICS
+from benchmark.results.schema import METRICS
 from methods.errors import UserError, unknown
 
 if TYPE_CHECKING:

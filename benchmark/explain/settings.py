@@ -18,7 +18,7 @@ from benchmark.config import PROTOCOLS, Settings
 from benchmark.data.recipe import Recipe
 from benchmark.results.published import COUNTS, Published, folder
 from benchmark.results.record import RunRecord
-from benchmark.results.searches import label_of
+from benchmark.results.tuning import label_of
 from methods.errors import UserError
 
 SETTINGS = "settings.toml"

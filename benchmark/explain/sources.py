@@ -16,11 +16,12 @@ from statistics import fmean
 import pandas as pd
 
 from benchmark.explain.settings import SettingValues, defaults_of_run, settings_of_paper, settings_of_run
+from benchmark.results.compared import UserGains, user_gains
 from benchmark.results.figures import measured, printed
 from benchmark.results.published import Published, published
-from benchmark.results.record import METRICS, below_results
-from benchmark.results.store import PATTERN, read_result, usable_run
-from benchmark.results.stored import StoredRun, UserGains, user_gains
+from benchmark.results.record import below_results
+from benchmark.results.schema import METRICS
+from benchmark.results.store import PATTERN, StoredRun, read_result, usable_run
 from methods.errors import UserError, unknown
 
 PAPER = "paper:"

@@ -16,9 +16,10 @@ from benchmark.grid.plan import GridPlan, Search, configuration_name
 from benchmark.grid.space import describe
 from benchmark.process.exit_status import ExitCode
 from benchmark.report.tables import print_tables
-from benchmark.results.record import METRICS, NO_LLM, RunRecord, Trial, Tuning
-from benchmark.results.searches import covers
+from benchmark.results.record import NO_LLM, RunRecord
+from benchmark.results.schema import METRICS
 from benchmark.results.store import as_stored, ignore, usable
+from benchmark.results.tuning import Trial, Tuning, covers
 from benchmark.run.spec import ResolvedRun
 
 

@@ -20,7 +20,7 @@ import psutil
 from benchmark.grid.executor import Options, run_command
 from benchmark.measure import environment, pick_device
 from benchmark.process import lifeline, startup
-from benchmark.results.record import PeakMemory
+from benchmark.results.schema import PeakMemory
 from benchmark.results.store import finished
 from benchmark.run.build import pick_precision
 from benchmark.run.describe import blank

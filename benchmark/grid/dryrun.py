@@ -24,7 +24,8 @@ from benchmark.grid.plan import GridPlan, Search, by_configuration, configuratio
 from benchmark.grid.probe import StoredStates, probe_states, probe_training
 from benchmark.grid.progress import Range
 from benchmark.llm.states import SPARE, free_bytes
-from benchmark.results.record import PeakMemory, RunRecord
+from benchmark.results.record import RunRecord
+from benchmark.results.schema import PeakMemory
 from benchmark.results.store import finished, iter_runs
 from benchmark.run.spec import ResolvedRun
 from benchmark.speed.record import ENDINGS, Variant

@@ -33,7 +33,8 @@ from benchmark.grid.space import (
     with_values,
 )
 from benchmark.results.published import best_values, dataset_of
-from benchmark.results.record import NO_LLM, Tuning
+from benchmark.results.record import NO_LLM
+from benchmark.results.tuning import Tuning
 from benchmark.run.spec import (
     ResolvedRun,
     RunSpec,

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 from benchmark.report.differences import p_value
 from benchmark.report.drawing import forms, look_of, style
 from benchmark.report.section import Block, Cell, Plot, Section
-from benchmark.results.comparable import RunGroup, RunRow, slug
-from benchmark.results.generations import bare, note
+from benchmark.results.figures import Results
+from benchmark.results.groups import RunGroup, RunRow, bare, note, slug
 from benchmark.results.measures import share
 from benchmark.results.metrics import measure
-from benchmark.results.results import Results
-from benchmark.results.searches import label_of
+from benchmark.results.tuning import label_of
 
 if TYPE_CHECKING:
     import pandas as pd

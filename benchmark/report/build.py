@@ -16,12 +16,11 @@ from benchmark.report.files import write
 from benchmark.report.page import LEFT_OUT, Front, overview, page, tiles
 from benchmark.report.rendering import Style, escape_markdown, fenced, latex_document, markdown, render
 from benchmark.report.section import Chapter, Section
-from benchmark.results.comparable import slug
+from benchmark.results.figures import Results
+from benchmark.results.groups import slug
 from benchmark.results.published import SOURCES, Source
-from benchmark.results.record import METRICS
-from benchmark.results.results import Results
-from benchmark.results.store import OnFault, ignore
-from benchmark.results.stored import StoredRun
+from benchmark.results.schema import METRICS
+from benchmark.results.store import OnFault, StoredRun, ignore
 from methods.errors import UserError, unknown
 from methods.plugins import BROKEN, offered, one_line
 

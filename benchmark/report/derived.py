@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from benchmark.report.paper_study import LABELS, Study
 from benchmark.report.section import Block, Cell, Section
 from benchmark.results.published import Claim, Published
-from benchmark.results.record import METRICS
+from benchmark.results.schema import METRICS
 from benchmark.results.statistics import paired_t
 from methods.errors import unknown
 

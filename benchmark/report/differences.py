@@ -10,10 +10,10 @@ from typing import Any
 
 from benchmark.report.provenance import configuration
 from benchmark.report.section import Block, Cell, Section
-from benchmark.results.comparable import RunGroup, RunRow
 from benchmark.results.compared import shown
+from benchmark.results.figures import Results
+from benchmark.results.groups import RunGroup, RunRow
 from benchmark.results.measures import quality, share
-from benchmark.results.results import Results
 from benchmark.results.statistics import DRAWS, PairTest
 
 ALL_PAIRS = 10

@@ -9,10 +9,10 @@ from typing import Any
 from benchmark.report.drawing import columns, forms, look_of, style
 from benchmark.report.provenance import configuration
 from benchmark.report.section import Block, Cell, Plot, Section
-from benchmark.results.comparable import RunGroup, RunRow
+from benchmark.results.figures import Results
+from benchmark.results.groups import RunGroup, RunRow
 from benchmark.results.measures import share
-from benchmark.results.record import Trial, Tuning
-from benchmark.results.results import Results
+from benchmark.results.tuning import Trial, Tuning
 
 NONE = ""
 """Cell of a setting that a row does not have."""

@@ -21,9 +21,9 @@ from urllib.parse import quote
 from benchmark.config import NO_PROTOCOL
 from benchmark.report.rendering import marked, number, numeric, visible
 from benchmark.report.section import Block, Cell, Chapter, Plot, Section
+from benchmark.results.figures import Results
 from benchmark.results.measures import share
 from benchmark.results.published import COUNTS
-from benchmark.results.results import Results
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,10 +13,10 @@ from benchmark.report import derived
 from benchmark.report import paper_blocks as tables
 from benchmark.report.paper_study import MASKED, MEMORIES, TIMES, Study, counts_of, of_paper, of_records
 from benchmark.report.section import Block, Section
-from benchmark.results.comparable import slug
+from benchmark.results.figures import Results
+from benchmark.results.groups import slug
 from benchmark.results.published import COUNTS, published
-from benchmark.results.record import METRICS
-from benchmark.results.results import Results
+from benchmark.results.schema import METRICS
 
 UNMASKED = (
     "The paper does not say whether it leaves the items of the user's history out of the ranking. Our "

@@ -12,7 +12,7 @@ from benchmark.report.section import Block, Cell
 from benchmark.results.measures import seconds, share
 from benchmark.results.metrics import measure
 from benchmark.results.published import COUNTS, published
-from benchmark.results.record import METRICS
+from benchmark.results.schema import METRICS
 
 MISSING = "-"
 Format = Callable[[StudyMean], str]

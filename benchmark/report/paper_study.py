@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from benchmark.report.provenance import configuration
-from benchmark.results.comparable import RunGroup, RunRow
-from benchmark.results.generations import bare, mark, newest, note, oldest
+from benchmark.results.groups import RunGroup, RunRow, bare, mark, newest, note, oldest
 from benchmark.results.metrics import measure
 from benchmark.results.published import COUNTS, dataset_of, published
-from benchmark.results.record import METRICS
+from benchmark.results.schema import METRICS
 from benchmark.results.statistics import SeedMean
 
 if TYPE_CHECKING:

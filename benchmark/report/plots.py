@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.report.drawing import forms, look_of, style
-from benchmark.results.comparable import RunGroup, RunRow
+from benchmark.results.groups import RunGroup, RunRow
 from benchmark.results.measures import gibibytes, peak_memory, unlike_candidates
 from benchmark.results.record import RunRecord
 

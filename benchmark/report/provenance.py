@@ -8,8 +8,9 @@ from typing import Any
 
 from benchmark.config import SEARCHED
 from benchmark.results.published import has_best_values
-from benchmark.results.record import RunRecord, Tuning, below_results
-from benchmark.results.stored import StoredRun
+from benchmark.results.record import RunRecord, below_results
+from benchmark.results.store import StoredRun
+from benchmark.results.tuning import Tuning
 
 SHOWN_ENVIRONMENT = (
     "device_name", "device", "world_size", "threads", "precision", "python", "platform", "git_commit",

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from benchmark.report.provenance import configuration
 from benchmark.report.section import Block, Cell, Section
-from benchmark.results.comparable import RunGroup, RunRow
+from benchmark.results.figures import Results
+from benchmark.results.groups import RunGroup, RunRow
 from benchmark.results.list_metrics import LIST_METRICS, list_measure
-from benchmark.results.lists import NO_ITEM, StoredLists
 from benchmark.results.measures import NO_FIGURE, count, share, with_interval
 from benchmark.results.metrics import measure
-from benchmark.results.results import Results
 from benchmark.results.statistics import estimate
-from benchmark.results.stored import StoredRun
+from benchmark.results.store import StoredRun
+from benchmark.results.targets import NO_ITEM, StoredLists
 
 K = 10
 MEASURES = tuple(f"{name}@{K}" for name in LIST_METRICS)

@@ -16,13 +16,12 @@ from benchmark.config import Settings, digest
 from benchmark.report.drawing import columns, forms, look_of, style
 from benchmark.report.provenance import configuration
 from benchmark.report.section import Block, Cell, Plot, Section
-from benchmark.results.comparable import slug
-from benchmark.results.generations import mark, newest, note, oldest
+from benchmark.results.figures import Results
+from benchmark.results.groups import mark, newest, note, oldest, slug
 from benchmark.results.measures import share
 from benchmark.results.record import RunRecord
-from benchmark.results.results import Results
 from benchmark.results.statistics import SeedMean, estimate
-from benchmark.results.stored import StoredRun
+from benchmark.results.store import StoredRun
 
 if TYPE_CHECKING:
     import pandas as pd

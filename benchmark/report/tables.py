@@ -13,8 +13,9 @@ from benchmark.report.plots import draw
 from benchmark.report.provenance import configuration
 from benchmark.report.rendering import one_line
 from benchmark.report.section import Block, Cell, Plot, Section
-from benchmark.results.comparable import HEADLINE, RunGroup, RunRow, shortened
-from benchmark.results.lists import without_lists
+from benchmark.results.comparable import shortened
+from benchmark.results.figures import Results
+from benchmark.results.groups import HEADLINE, RunGroup, RunRow
 from benchmark.results.measures import (
     MEASURES,
     NO_FIGURE,
@@ -28,11 +29,12 @@ from benchmark.results.measures import (
     unlike_candidates,
 )
 from benchmark.results.metrics import measure, of_lists, of_ranks
-from benchmark.results.record import METRICS, RunRecord, Trial, Tuning
-from benchmark.results.results import Results
-from benchmark.results.schema import TARGET_AGE, TARGET_GAP
+from benchmark.results.record import RunRecord
+from benchmark.results.schema import METRICS, TARGET_AGE, TARGET_GAP
 from benchmark.results.statistics import SeedMean
-from benchmark.results.stored import StoredRun
+from benchmark.results.store import StoredRun
+from benchmark.results.targets import without_lists
+from benchmark.results.tuning import Trial, Tuning
 
 PLOTS = {"curves": "Learning curves", "quality": "Quality, time and memory"}
 """Plot of a table -> its heading."""

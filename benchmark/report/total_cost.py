@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 from benchmark.report.drawing import COLOURS, columns, forms, look_of, style
 from benchmark.report.provenance import configuration
 from benchmark.report.section import Block, Cell, Plot, Section
-from benchmark.results.comparable import HEADLINE, RunGroup, RunRow
-from benchmark.results.generations import mark, newest, note, oldest
+from benchmark.results.figures import Results
+from benchmark.results.groups import HEADLINE, RunGroup, RunRow, mark, newest, note, oldest
 from benchmark.results.measures import count, quality
-from benchmark.results.results import Results
 from benchmark.speed.record import SpeedRecord, read_speed
 from methods.errors import UserError
 

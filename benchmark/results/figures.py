@@ -31,27 +31,57 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from benchmark.results.comparable import bounds_of
-from benchmark.results.lists import without_lists
+from benchmark.results.comparable import bounds_of, groups
+from benchmark.results.groups import RunGroup
 from benchmark.results.measures import MEASURES
 from benchmark.results.metrics import of_lists, of_ranks
-from benchmark.results.published import SOURCES, Row, published
-from benchmark.results.record import METRICS, RunRecord
-from benchmark.results.searches import searches
-from benchmark.results.store import NARROWED_BY, OnFault, iter_runs, warn
-from benchmark.results.stored import StoredRun
+from benchmark.results.published import SOURCES, Row, Source, published
+from benchmark.results.record import RunRecord
+from benchmark.results.schema import METRICS
+from benchmark.results.store import NARROWED_BY, OnFault, StoredRun, iter_runs, warn
+from benchmark.results.targets import without_lists
+from benchmark.results.tuning import searches
 from methods.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = (
     "source", "dataset", "llm", "method", "protocol", "configuration", "seed", "split", "kind", "measure",
     "value", "record",
 )  # fmt: skip
 TYPES = dict.fromkeys(COLUMNS, "string") | {"seed": "Int64", "value": "float64"}
+
+
+@dataclass(frozen=True)
+class Results:
+    """What sections of a report read: runs, and with the source `paper` or `both` the published figures."""
+
+    runs: tuple[StoredRun, ...] = ()
+    source: Source = "ours"
+    metrics: tuple[str, ...] = METRICS
+    """Rank metrics that were asked for."""
+
+    @cached_property
+    def figures(self) -> pd.DataFrame:
+        """The long table, with the metrics that were asked for and those of every record."""
+        return table_of(self.runs, self.source, tuple(dict.fromkeys((*METRICS, *self.metrics))))
+
+    @cached_property
+    def figures_with_trials(self) -> pd.DataFrame:
+        """The figures of the runs, with the test figures of trials that no search chose."""
+        return measured(self.runs, trials=True)
+
+    @cached_property
+    def groups(self) -> dict[str, RunGroup]:
+        """File name -> runs that may stand in one table; one without a language model may be in several."""
+        return groups(self.runs, self.figures, self.metrics)
+
 
 _Identity = tuple[str, str, str | None, str]
 """Hash, dataset, language model and protocol of a configuration."""
@@ -101,6 +131,8 @@ def read_runs(results: Path, on_fault: OnFault = warn, metrics: Sequence[str] = 
 
 def table_of(runs: Sequence[StoredRun], source: str, metrics: Sequence[str]) -> pd.DataFrame:
     """The figures of `runs`, of the paper, or of `both`."""
+    import pandas as pd
+
     parts = [] if source == "paper" else [measured(runs, metrics)]
     parts += [] if source == "ours" else [printed(metrics)]
     return pd.concat(parts, ignore_index=True)
@@ -112,6 +144,8 @@ def narrow(table: pd.DataFrame, only: Mapping[str, Collection[str]]) -> pd.DataF
     An empty collection does not narrow. Raises `UserError` for another column, for a value that the table
     does not have, and where no row is left that has them all.
     """
+    import pandas as pd
+
     asked = {column: sorted(values) for column, values in only.items() if values}
     kept = named = pd.Series(True, index=table.index)
     for column, values in asked.items():
@@ -139,7 +173,7 @@ def measured(
     """
     runs = list(runs)
     names = _configurations([run.record for run in runs])
-    lost = set() if trials else searches(run.record for run in runs).lost
+    lost = set() if trials else searches((run.record.config_hash, run.record.tuning) for run in runs).lost
     rows: list[Row] = []
     bounded: set[tuple[str, Any]] = set()
     for stored in runs:
@@ -167,6 +201,8 @@ def printed(metrics: Collection[str] = METRICS) -> pd.DataFrame:
 
 
 def _table(rows: Sequence[Row]) -> pd.DataFrame:
+    import pandas as pd
+
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(TYPES)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from benchmark.results.comparable import RunGroup, RunRow
+from benchmark.results.groups import RunGroup, RunRow
 from benchmark.results.list_metrics import ListMeasure
 from benchmark.results.metrics import any_measure
 from benchmark.results.record import RunRecord

@@ -18,14 +18,14 @@ from pydantic import Field, ValidationError, model_validator
 from benchmark.config import NO_PROTOCOL
 from benchmark.files import CHECKSUM, checksum_of, write_atomically
 from benchmark.results.schema import (
-    METRICS,
     CheckedMetrics,
     Count,
     DataFacts,
+    Environment,
     LLMFacts,
     MethodSource,
-    Metrics,
     Part,
+    PeakMemory,
     Plain,
     Shaped,
     Splits,
@@ -33,9 +33,8 @@ from benchmark.results.schema import (
     fault,
     not_valid,
 )
+from benchmark.results.tuning import Tuning
 from methods.errors import UserError
-
-__all__ = ["METRICS", "Metrics", "Part", "RunRecord", "not_valid", "read_record"]
 
 SCHEMA = 2
 GENERATION = 1
@@ -69,19 +68,6 @@ class Epoch(Part):
     selection: float | None = None
     """Validation metric that selects the epoch: `select_by` of `RunRecord.settings`, with the user's history
     masked if `select` is `masked`; missing in older records, where it is Recall@10."""
-
-
-class PeakMemory(Part):
-    """Peaks of one phase in bytes, the largest over the processes; null where it cannot be measured."""
-
-    allocated: int | None = None
-    """GPU memory that torch's allocator gave out."""
-    reserved: int | None = None
-    """GPU memory that torch's allocator held."""
-    process: int | None = None
-    """GPU memory of the process by NVML, the context included (sampled at the end of each epoch)."""
-    host: int | None = None
-    """Resident memory of the process on the host."""
 
 
 class Cost(Part):
@@ -166,67 +152,6 @@ class Certificate(Part):
     """What makes the run `failed`, in plain words, the first one also as its `error`."""
 
 
-class Trial(Part):
-    """One configuration that a search tried, with the search's seed."""
-
-    overrides: list[str]
-    """What the search set, as `key=value` pairs in the order of the grid."""
-    config_hash: str
-    status: Literal["ok", "failed", "oom", "killed", "interrupted", "missing"]
-    """That of the trial's record; `missing` where it left none. A trial that is not ok loses."""
-    error: str | None = None
-    """One line where status is not ok."""
-    recall: float | None = None
-    """Validation Recall@10 of the trial's own best epoch, history masked as `Tuning.select` says; null unless
-    status is ok."""
-    selection: float | None = None
-    """Of a trial of mode `search`: the validation metric that selects the epoch, `Tuning.select_by`, at its
-    best epoch, by which the search chooses; null unless status is ok."""
-    best_epoch: int | None = None
-    epochs_run: int = 0
-    train_seconds: float = 0.0
-    """Training seconds of all its epochs, as far as it came; of a control, seconds of scoring validation."""
-    train_cpu_seconds: float = 0.0
-    """The same in CPU seconds, over all threads and processes."""
-
-
-class Tuning(Part):
-    """Where hyper-parameters come from, if not from the protocol and the user alone."""
-
-    mode: Literal["grid", "search", "paper", "given"]
-    """`grid`: the best of all combinations by validation; `search`: the best of `budget` trials in `space` by
-    validation; `paper`: the published best values; `given`: values of the command line, which were not tuned
-    here, under the protocol whose other rows are (`tuned`)."""
-    chosen: list[str]
-    """The values taken, as `key=value` pairs; empty where every trial was lost."""
-    fixed: dict[str, str] = Field(default_factory=dict)
-    """What was not searched, or not taken from the paper, though the method names it -> why."""
-    source: str | None = None
-    """Of published values: `<language model>/<dataset>` of the paper. Of given ones: those of the search that
-    chose the same values, where its record is in the same store."""
-    grid: dict[str, list[Any]] = Field(default_factory=dict)
-    """What was searched -> its values."""
-    space: list[dict[str, Any]] = Field(default_factory=list)
-    """Of mode `search`: what was searched and from what values it was drawn (`config.Dimension`)."""
-    budget: int | None = None
-    """Of mode `search`: trials that it was allowed. One that has fewer `trials` was not finished."""
-    select_by: str = "recall@10"
-    """The validation metric that chose."""
-    select: Literal["raw", "masked"] = "raw"
-    """Whether the validation metric that chose has the user's history masked."""
-    seed: int | None = None
-    """Seed of the trials; null where there are none."""
-    untuned: str | None = None
-    """`config_hash` of the configuration without anything that the search sets; null under protocol `tuned`,
-    where that is a trial like the others."""
-    trials: list[Trial] = Field(default_factory=list)
-    """All that was tried, in the order of the grid or of the search; of equal ones the first is chosen."""
-    train_seconds: float = 0.0
-    """Training seconds of all trials, the chosen one included; evaluation and preparation are not."""
-    train_cpu_seconds: float = 0.0
-    """The same in CPU seconds."""
-
-
 class WeightTrial(Part):
     """One weight of a control in a mixture."""
 
@@ -257,27 +182,6 @@ class Fusion(Part):
     """The metrics of the trained row alone, as `RunRecord.metrics` of a run without `fuse`."""
     seconds: float
     """Wall seconds of scoring validation for all trials."""
-
-
-class Environment(Part):
-    """Where the run was made."""
-
-    python: str
-    platform: str
-    packages: dict[str, str]
-    device: str
-    """`cpu` or `cuda`."""
-    device_name: str
-    """Name of the processor or GPU."""
-    threads: int
-    """CPU threads that torch used in each process."""
-    world_size: int
-    precision: str
-    """Precision really used: `bf16`, `fp16` or `no`."""
-    load_average: float | None = None
-    """The machine's one-minute load when training began."""
-    git_commit: str | None = None
-    git_dirty: bool | None = None
 
 
 class RunRecord(Versioned):

@@ -114,6 +114,40 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(ge=0)]
 
 
+class PeakMemory(Part):
+    """Peaks of one phase in bytes, the largest over the processes; null where it cannot be measured."""
+
+    allocated: int | None = None
+    """GPU memory that torch's allocator gave out."""
+    reserved: int | None = None
+    """GPU memory that torch's allocator held."""
+    process: int | None = None
+    """GPU memory of the process by NVML, the context included (sampled at the end of each epoch)."""
+    host: int | None = None
+    """Resident memory of the process on the host."""
+
+
+class Environment(Part):
+    """Where the run was made."""
+
+    python: str
+    platform: str
+    packages: dict[str, str]
+    device: str
+    """`cpu` or `cuda`."""
+    device_name: str
+    """Name of the processor or GPU."""
+    threads: int
+    """CPU threads that torch used in each process."""
+    world_size: int
+    precision: str
+    """Precision really used: `bf16`, `fp16` or `no`."""
+    load_average: float | None = None
+    """The machine's one-minute load when training began."""
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+
+
 class Facts(BaseModel):
     """A dictionary of which the fields are read again; further keys are kept and not looked at."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 
@@ -18,14 +19,15 @@ from benchmark.results.list_metrics import list_measure
 from benchmark.results.metrics import metrics_of, of_lists, of_ranks
 from benchmark.results.record import (
     AGAIN,
-    METRICS,
     NO_LLM,
     RunRecord,
+    below_results,
     files_of_run,
     is_as_written,
     read_record,
 )
-from benchmark.results.stored import StoredRun
+from benchmark.results.schema import METRICS
+from benchmark.results.targets import StoredLists, StoredRanks, read_lists, read_ranks
 from methods.errors import UserError
 
 PATTERN = "*/*/*/*-s*.json"
@@ -36,6 +38,41 @@ ALIKE = 1e-9
 """How far two computations of one metric may be apart."""
 OnFault = Callable[[str], object]
 """Takes a line about a record that is not used."""
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A record and the file that it was read from, `.../<dataset>/<llm>/<method>/<hash>-s<seed>.json`."""
+
+    path: Path
+    record: RunRecord
+
+    @property
+    def name(self) -> str:
+        """`<dataset>/<llm>/<method>/<hash>-s<seed>`: the run, below the folder of the results."""
+        return below_results(self.path).removesuffix(".json")
+
+    @property
+    def configuration(self) -> str:
+        """`<dataset>/<llm>/<method>/<hash>`: the name of its configuration, the same for all its seeds."""
+        return self.name.removesuffix(f"-s{self.record.seed}")
+
+    @cached_property
+    def ranks(self) -> StoredRanks:
+        """Its test ranks, read and compared with the record at the first access and kept from then on.
+
+        Raises `UserError` where they are missing, cannot be read, or are not those of the record.
+        """
+        return read_ranks(self.path, self.record)
+
+    @cached_property
+    def lists(self) -> StoredLists | None:
+        """The best items of its test users, read and compared with its ranks at the first access; None where
+        the run stored none, as older ones.
+
+        Raises `UserError` where they are missing, cannot be read, or are not those of the record.
+        """
+        return read_lists(self.path, self.record, self.ranks) if self.record.top_sha256 else None
 
 
 def warn(line: str) -> None:

@@ -16,9 +16,11 @@ from benchmark.config import digest, parse
 from benchmark.measure import MemoryGauge, Stopwatch
 from benchmark.model.parallel import log_main
 from benchmark.results.list_metrics import TOP
-from benchmark.results.lists import StoredLists
 from benchmark.results.metrics import measure
-from benchmark.results.record import Fusion, Metrics, RunRecord, Trial, Tuning, WeightTrial
+from benchmark.results.record import Fusion, RunRecord, WeightTrial
+from benchmark.results.schema import Metrics
+from benchmark.results.targets import StoredLists
+from benchmark.results.tuning import Trial, Tuning
 from benchmark.run.build import pooled_states, splits
 from benchmark.run.describe import add_quality, user_lists
 from benchmark.run.spec import ResolvedRun

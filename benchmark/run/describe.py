@@ -11,9 +11,10 @@ from benchmark.data.filters import in_training, target_positions
 from benchmark.data.prepare import Prepared
 from benchmark.llm.encoder import held_in
 from benchmark.model.chunks import Ints
-from benchmark.results.lists import StoredLists
 from benchmark.results.metrics import chance, target_weights
-from benchmark.results.record import GENERATION, Cost, Environment, Metrics, RunRecord
+from benchmark.results.record import GENERATION, Cost, RunRecord
+from benchmark.results.schema import Environment, Metrics
+from benchmark.results.targets import StoredLists
 from benchmark.run.build import Inputs
 from benchmark.run.spec import ResolvedRun
 from benchmark.train.batches import total_steps

@@ -14,10 +14,9 @@ from benchmark.files import release, remove_abandoned
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.model.parallel import is_main, log_main, world_size
 from benchmark.process.exit_status import BusyError, causes, refusal
-from benchmark.results.lists import StoredLists, write_lists
 from benchmark.results.record import RunRecord, ranks_path
 from benchmark.results.store import Standing, look_up, set_aside
-from benchmark.results.user_columns import POSITION, write_columns
+from benchmark.results.targets import POSITION, StoredLists, write_columns, write_lists
 from benchmark.run.build import build_trainer, make_accelerator, pick_precision
 from benchmark.run.controls import fuse, score_control
 from benchmark.run.describe import add_cost, add_quality, add_texts, add_training, blank, user_lists

@@ -10,8 +10,7 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args
 from pydantic import Field, ValidationError
 
 from benchmark.files import write_atomically
-from benchmark.results.record import Environment, PeakMemory
-from benchmark.results.schema import Part, Versioned, not_valid
+from benchmark.results.schema import Environment, Part, PeakMemory, Versioned, not_valid
 from methods.errors import UserError
 
 P = TypeVar("P", bound=Part)

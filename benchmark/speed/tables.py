@@ -8,7 +8,7 @@ from statistics import fmean, median, quantiles
 
 from tabulate import tabulate
 
-from benchmark.results.record import PeakMemory
+from benchmark.results.schema import PeakMemory
 from benchmark.speed.record import (
     CLOCKS,
     ENDINGS,

@@ -26,7 +26,7 @@ from benchmark.model.chunks import Ints
 from benchmark.model.parallel import world_size
 from benchmark.model.recommender import Recommender
 from benchmark.results.metrics import Floats, Ranks, metrics_of, target_weights
-from benchmark.results.record import METRICS, Metrics
+from benchmark.results.schema import METRICS, Metrics
 from benchmark.train.batches import Rows, Sequences, bin_width, pack, share_of
 
 CHUNK_USERS = 1024

@@ -21,7 +21,8 @@ from benchmark.model.items import Batch
 from benchmark.model.parallel import average_gradients, start_alike, world_size
 from benchmark.model.recommender import Recommender
 from benchmark.results.list_metrics import TOP
-from benchmark.results.record import Certificate, Epoch, Metrics
+from benchmark.results.record import Certificate, Epoch
+from benchmark.results.schema import Metrics
 from benchmark.train.batches import EpochBatches, Rows, Sequences, total_steps
 from benchmark.train.checkpoint import Checkpoint, trained_part
 from benchmark.train.evaluate import NotFiniteError, UserRanks, evaluate

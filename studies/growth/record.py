@@ -9,8 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import ValidationError
 
 from benchmark.files import write_atomically
-from benchmark.results.record import Environment
-from benchmark.results.schema import Part, Versioned, not_valid
+from benchmark.results.schema import Environment, Part, Versioned, not_valid
 from benchmark.speed.record import Timed, Variant
 from methods.errors import UserError
 

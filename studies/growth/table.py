@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean, median
 
-from benchmark.results.record import Environment
+from benchmark.results.schema import Environment
 from benchmark.speed.record import ENDINGS
 from benchmark.speed.tables import markdown, number
 from studies.growth.record import FLAT, EncodingRecord, GrowthRecord, Size
