@@ -110,12 +110,10 @@ def _draw_users(world: World, planted: Planted, lengths: Ints, rng: np.random.Ge
             seen = _seen(planted, world.kinds, history[active], position)
             targets = position >= lengths[active] - 2
             weights = _weights(world, planted, seen, targets) * world.sizes  # [B, G]
-            reach = np.cumsum(weights, axis=1)  # [B, G]
             left = np.arange(len(active))
             # Drawing again until the item is new is drawing from the law without the user's items.
             while len(left):
-                point = rng.random(len(left)) * reach[left, -1]
-                group = (reach[left] <= point[:, None]).sum(axis=1)  # [B]
+                group = _draw_column(weights[left], rng)
                 member = (rng.random(len(left)) * world.sizes[group]).astype(np.int64)
                 item = world.members[world.first[group] + member]
                 fresh = ~(history[active[left]] == item[:, None]).any(axis=1)
