@@ -13,7 +13,7 @@ from methods import BUILTIN
 STEPS = {
     "the list of datasets": (
         "from pathlib import Path; from benchmark.data.catalogue import available; assert available(Path())",
-        {"torch", "numpy", "pandas", "pyarrow", "datasets", "pydantic"},
+        {"torch", "numpy", "pandas", "pyarrow", "datasets"},
     ),
     "the list of language models": (
         "from benchmark.llm.catalogue import available; assert available()",

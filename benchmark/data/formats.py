@@ -1,17 +1,18 @@
-"""Formats of data files: the names of their files, and the functions that read them.
+"""Formats of data files: the names of their files, what a recipe may state of them, and who reads them.
 
 Only the standard library is imported here, so that listing datasets is quick.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from methods.errors import UserError
+from benchmark.data.paths import file_name
+from methods.errors import UserError, unknown
 from methods.plugins import BROKEN, offered, one_line
 
 COLUMNS = ("user_id", "item_id", "timestamp")
@@ -44,6 +45,14 @@ SEPARATED = ("tsv", "csv")
 """Formats whose separator can be named."""
 MAPPED = (*SEPARATED, "parquet", "recbole")
 """Formats whose columns may have other names."""
+SCHEMES = ("https", "http", "hf", "file")
+"""What a URL of [download.files] may begin with; `hf` is the Hugging Face hub."""
+_EXAMPLES = {
+    "amazon-2014": '["title", "categories", "brand"]',
+    "amazon-2018": '["title", "category", "brand"]',
+    "amazon-2023": '["title", "categories", "store"]',
+    "movielens": '["title", "genres"]',
+}
 GROUP = "adaptrec.readers"
 """Entry points of other packages: name of a format -> its `Reader`."""
 
@@ -124,6 +133,44 @@ def detect(folder: Path) -> str:
         f"or .parquet, <name>.inter with <name>.item (RecBole), or <name>.train.inter with its companions "
         f"(UniSRec)."
     )
+
+
+def check_columns(
+    columns: Sequence[tuple[str, str]], separator: str, kind: str, text_fields: Sequence[str], path: Path
+) -> None:
+    """Raise `UserError` where a column mapping or a separator does not go with the files' format."""
+    known = tuple(dict.fromkeys((*COLUMNS, *text_fields)))
+    for name, column in columns:
+        if name not in known:
+            raise unknown(f"name in the columns of {path}:", name, known)
+        if kind not in MAPPED:
+            raise UserError(f"{path}: columns are for files of {', '.join(MAPPED)}; this is {kind}.")
+        twice = [other for other, same in columns if same == column and other != name]
+        if twice:
+            raise UserError(f"{path}: the column '{column}' cannot be both {name} and {twice[0]}.")
+    if separator and kind not in SEPARATED:
+        raise UserError(f"{path}: separator is for files of {', '.join(SEPARATED)}; this is {kind}.")
+
+
+def check_files(files: Any, kind: str, text_fields: object, path: Path) -> dict[str, tuple[str, ...]]:
+    """Role -> URLs, mirrors in order, of [download.files]; raises `UserError` for a fault in it."""
+    if kind not in ROLES:
+        raise UserError(f"{path}: [download] needs format = one of {', '.join(ROLES)}, not '{kind}'.")
+    if not isinstance(files, dict) or set(files) != set(ROLES[kind]):
+        roles = " and ".join(ROLES[kind])
+        raise UserError(f"{path}: [download.files] must have {roles}, each a list of URLs, for {kind}.")
+    if not text_fields:
+        raise UserError(f"{path}: {kind} needs text_fields, such as {_EXAMPLES[kind]}.")
+    for role, urls in files.items():
+        if not isinstance(urls, list) or not urls or not all(isinstance(url, str) for url in urls):
+            raise UserError(f"{path}: download.files.{role} must be a list of URLs, the best mirror first.")
+        for url in urls:
+            scheme, colon, _ = url.partition("://")
+            if colon and scheme not in SCHEMES:
+                raise unknown(f"scheme of a URL in {path}:", scheme, SCHEMES)
+            if not url.isprintable() or file_name(url) in ("", ".", ".."):
+                raise UserError(f"{path}: download.files.{role}: {url!r} does not end in the name of a file.")
+    return {role: tuple(urls) for role, urls in files.items()}
 
 
 def _plain(folder: Path, name: str) -> Path:

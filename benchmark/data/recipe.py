@@ -1,6 +1,6 @@
 """Recipes: what a dataset is made of and how it is prepared; docs/datasets.md explains every key.
 
-Only the standard library is imported here, so that listing datasets is quick.
+Nothing heavy is imported here, so that listing datasets is quick.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
-from benchmark.data.formats import COLUMNS, MAPPED, ROLES, SEPARATED, detect, format_names, formats_in
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+
+from benchmark.data.formats import ROLES, check_columns, check_files, detect, format_names, formats_in
 from benchmark.data.paths import DATA_VARIABLE, data_folder, file_name, parse_path, shortened
 from methods.errors import UserError, unknown
 from methods.fields import hashed, later
@@ -50,22 +52,34 @@ NO_OPTIONS = FolderOptions()
 """No option is given."""
 
 
-SCHEMES = ("https", "http", "hf", "file")
-"""What a URL of [download.files] may begin with; `hf` is the Hugging Face hub."""
-
-_LEAST = {"core": 0, "recent": 3, "max_text": 1, "seed": 0}
 _MOST = 2**31 - 1
 """The largest whole number that a recipe may give: counts are kept in 32 bits."""
-_LONGEST_NAME = 100
-_COUNTS = ("users", "items", "interactions")
+Whole = Annotated[int, Field(strict=True, ge=0, le=_MOST)]
+Positive = Annotated[int, Field(strict=True, ge=1, le=_MOST)]
+Share = Annotated[float, Field(strict=True, gt=0, lt=1)]
+Count = Literal["users", "items", "interactions"]
 
 
-_EXAMPLES = {
-    "amazon-2014": '["title", "categories", "brand"]',
-    "amazon-2018": '["title", "category", "brand"]',
-    "amazon-2023": '["title", "categories", "store"]',
-    "movielens": '["title", "genres"]',
-}
+def _plain_name(name: str) -> str:
+    """A category becomes a part of names of folders: nothing that leads elsewhere, on any system."""
+    if len(name) > 100 or not re.fullmatch(r"\w(?:[\w.-]*[\w-])?", name):
+        raise ValueError("it must be a plain name: letters, digits, '_', '-' and, inside, '.', at most 100")
+    return name
+
+
+def _folder_name(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError("it must be the name of a folder")
+    return name
+
+
+def _separator(text: str) -> str:
+    """One byte, which Arrow needs, and none that a name or a quoted field has."""
+    if len(text) != 1 or not text.isascii() or text.isalnum() or text in '"\r\n\0':
+        raise ValueError('it must be one character, such as ";"')
+    return text
+
+
 _NOT_DATA = (
     "name", "summary", "edition", "licence", "source", "files", "expected", "settings", "notes", "given",
 )  # fmt: skip
@@ -92,9 +106,9 @@ class Recipe:
     format: str = "auto"
     text_fields: tuple[str, ...] = ()
     """Text columns in the order in which they are joined; empty means all of them, in file order."""
-    core: int = 0
+    core: Whole = 0
     """k of the iterative k-core on users and items; 0 is none."""
-    recent: int | None = None
+    recent: Annotated[int, Field(strict=True, ge=3, le=_MOST)] | None = None
     """Most recent interactions of a user that are kept; None keeps all."""
     no_text: Literal["drop", "keep"] = "drop"
     """Items without text: `drop` (before the core), or `keep` with the text "unknown item"."""
@@ -103,9 +117,9 @@ class Recipe:
     duplicate_reviews: Literal["keep", "drop"] = later("keep")
     """Exact repeats of user, item and timestamp: `keep`, or `drop` all but the first."""
     split: Literal["leave-one-out", "temporal"] = "leave-one-out"
-    valid_share: float = 0.1
+    valid_share: Share = 0.1
     """Share of all interactions that the validation period of a temporal split spans."""
-    test_share: float = 0.1
+    test_share: Share = 0.1
     """The same for the test period, the last one."""
     target: Literal["successive", "first", "last", "random"] = later("first")
     """A user's target in each period of a temporal split: `successive` (each of his interactions), the
@@ -113,13 +127,13 @@ class Recipe:
     """
     tie_order: Literal["file", "random"] = later("file")
     """Order of a user's interactions of equal time: that of the `file`, or `random`."""
-    seed: int = later(0)
+    seed: Annotated[int, Field(strict=True, ge=0, le=_MOST)] = later(0)
     """Seed of `target = "random"` and `tie_order = "random"`."""
     untouched: Literal["drop", "keep"] = "drop"
     """Items without interactions: `drop`, or `keep` in the catalogue (`core` must then be 0)."""
     quotes: Literal["standard", "none"] = "standard"
     """Double quotes in TSV and CSV: RFC 4180's meaning, or `none` (an ordinary character)."""
-    separator: str = later("")
+    separator: Annotated[str, AfterValidator(_separator)] = later("")
     """Between the fields of a line of TSV and CSV, where it is neither the tab nor the comma."""
     columns: tuple[tuple[str, str], ...] = later(())
     """(name that this project uses, column of the files that has it), sorted."""
@@ -135,7 +149,7 @@ class Recipe:
     """An item id on several rows of the items file: `first` keeps the first row."""
     long_texts: Literal["error", "cut"] = "error"
     """Item texts of more than `max_text` characters: `cut` keeps their beginning."""
-    max_text: int = 10_000
+    max_text: Positive = 10_000
     """Characters that an item's text may have."""
     clean: Literal["none", "html", "unisrec"] = later("none")
     """How publishers' texts are cleaned (`benchmark.data.cleaning`)."""
@@ -143,7 +157,7 @@ class Recipe:
     """Interactions before 1970 in publishers' files: `drop` leaves them out."""
     mixed_times: Literal["error", "mend"] = later("error")
     """Milliseconds where the edition has seconds, or the other way round: `mend` brings them to one unit."""
-    expected: dict[str, int] | None = None
+    expected: dict[Count, Positive] | None = None
     """Published counts (users, items, interactions) to compare with."""
     synthetic: dict[str, Any] = field(default_factory=dict)
     """Parameters of the generator (`benchmark.data.planted.Planted`)."""
@@ -174,119 +188,44 @@ class Recipe:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in chosen.items()}
 
 
+_KEYS: dict[str, Any] = {
+    "folder": Annotated[str, AfterValidator(_folder_name)],
+    "download": dict[str, Any],
+    "categories": Annotated[tuple[Annotated[str, AfterValidator(_plain_name)], ...], Field(min_length=1)],
+    "columns": dict[str, str],
+}
+"""Keys of a recipe file that are no options, and one that a file gives in another form than `Recipe` has."""
+_TOML_WORDS = {
+    "dict_type": "it must be a table",
+    "tuple_type": "it must be a list, in brackets",
+    "string_type": "it must be text in quotes",
+}
+"""Kind of a fault -> what is allowed, where the words of pydantic are Python's."""
+
+
 @cache
-def _types() -> dict[str, Any]:
-    return get_type_hints(Recipe)
-
-
-def _choices(key: str) -> Sequence[str]:
-    """The words that a key allows; empty for a key that is not one of a few words."""
-    if key == "format":
-        return format_names()
-    kind = _types().get(key)
-    return get_args(kind) if get_origin(kind) is Literal else ()
+def _checker(key: str) -> TypeAdapter[Any]:
+    return TypeAdapter(_KEYS.get(key) or get_type_hints(Recipe, include_extras=True)[key])
 
 
 def check(key: str, value: Any, path: Path) -> None:
     """Raise `UserError` for a value of the wrong type or out of range."""
-    if choices := _choices(key):
-        if value not in choices:
-            raise unknown(f"value of {key} in {path}:", value, choices)
-        return
-    valid, allowed_values = _validity(key, value)
-    if not valid:
-        raise UserError(f"{path}: {key} = {value!r} is not valid; it must be {allowed_values}.")
-    if key == "expected":
-        _check_expected(value, path)
-    if key == "categories":
-        for name in value:
-            _check_category(name, path)
-    if key == "settings":
-        for protocol, chosen in value.items():
-            if not isinstance(chosen, dict):
-                raise UserError(f"{path}: settings.{protocol} must be a table, [settings.{protocol}].")
-
-
-def _validity(key: str, value: Any) -> tuple[bool, str]:
-    """Whether `value` is one for `key`, and what would be."""
-    valid, allowed = isinstance(value, str), "text in quotes"
-    texts = isinstance(value, list) and all(isinstance(name, str) for name in value)
-    if key in ("settings", "synthetic", "expected", "download"):
-        valid, allowed = isinstance(value, dict), f"a table, [{key}]"
-    elif key in _LEAST:
-        valid = type(value) is int and _LEAST[key] <= value <= _MOST
-        allowed = f"a whole number of at least {_LEAST[key]} and at most {_MOST}"
-    elif key in ("valid_share", "test_share"):
-        valid, allowed = type(value) in (int, float) and 0 < value < 1, "a number between 0 and 1"
-    elif key == "text_fields":
-        valid, allowed = texts, 'a list of column names, such as ["title", "brand"]'
-    elif key == "categories":
-        valid, allowed = texts and bool(value), "a list of names, each of which makes a dataset"
-    elif key == "columns":
-        valid = isinstance(value, dict) and all(isinstance(name, str) for name in value.values())
-        allowed = 'a table [columns] of names, such as user_id = "uid"'
-    elif key == "folder":
-        valid, allowed = valid and value.isprintable(), "the name of a folder"
-    elif key == "separator":  # one byte, which Arrow needs, and none that a name or a quoted field has
-        plain = valid and len(value) == 1 and value.isascii() and not value.isalnum()
-        valid, allowed = plain and value not in '"\r\n\0', 'one character, such as ";"'
-    return valid, allowed
-
-
-def _check_category(name: str, path: Path) -> None:
-    """A category becomes a part of names of folders: nothing that leads elsewhere, on any system."""
-    if len(name) > _LONGEST_NAME or not re.fullmatch(r"\w(?:[\w.-]*[\w-])?", name):
-        raise UserError(
-            f"{path}: the category {shortened(name)!r} is not a plain name; it may have letters, digits, "
-            f"'_', '-' and, inside, '.', at most {_LONGEST_NAME} characters."
-        )
-
-
-def check_columns(
-    columns: Sequence[tuple[str, str]], separator: str, kind: str, text_fields: Sequence[str], path: Path
-) -> None:
-    """Raise `UserError` where a column mapping or a separator does not go with the files' format."""
-    known = tuple(dict.fromkeys((*COLUMNS, *text_fields)))
-    for name, column in columns:
-        if name not in known:
-            raise unknown(f"name in the columns of {path}:", name, known)
-        if kind not in MAPPED:
-            raise UserError(f"{path}: columns are for files of {', '.join(MAPPED)}; this is {kind}.")
-        twice = [other for other, same in columns if same == column and other != name]
-        if twice:
-            raise UserError(f"{path}: the column '{column}' cannot be both {name} and {twice[0]}.")
-    if separator and kind not in SEPARATED:
-        raise UserError(f"{path}: separator is for files of {', '.join(SEPARATED)}; this is {kind}.")
-
-
-def _check_expected(value: dict[str, Any], path: Path) -> None:
-    for name, count in value.items():
-        if name not in _COUNTS:
-            raise unknown(f"key of [expected] in {path}:", name, _COUNTS)
-        if type(count) is not int or not 0 < count <= _MOST:
-            allowed = f"a whole number above 0 and at most {_MOST}"
-            raise UserError(f"{path}: expected.{name} = {count!r} is not valid; it must be {allowed}.")
-
-
-def check_files(files: Any, kind: str, text_fields: object, path: Path) -> dict[str, tuple[str, ...]]:
-    """Role -> URLs, mirrors in order, of [download.files]; raises `UserError` for a fault in it."""
-    if kind not in ROLES:
-        raise UserError(f"{path}: [download] needs format = one of {', '.join(ROLES)}, not '{kind}'.")
-    if not isinstance(files, dict) or set(files) != set(ROLES[kind]):
-        roles = " and ".join(ROLES[kind])
-        raise UserError(f"{path}: [download.files] must have {roles}, each a list of URLs, for {kind}.")
-    if not text_fields:
-        raise UserError(f"{path}: {kind} needs text_fields, such as {_EXAMPLES[kind]}.")
-    for role, urls in files.items():
-        if not isinstance(urls, list) or not urls or not all(isinstance(url, str) for url in urls):
-            raise UserError(f"{path}: download.files.{role} must be a list of URLs, the best mirror first.")
-        for url in urls:
-            scheme, colon, _ = url.partition("://")
-            if colon and scheme not in SCHEMES:
-                raise unknown(f"scheme of a URL in {path}:", scheme, SCHEMES)
-            if not url.isprintable() or file_name(url) in ("", ".", ".."):
-                raise UserError(f"{path}: download.files.{role}: {url!r} does not end in the name of a file.")
-    return {role: tuple(urls) for role, urls in files.items()}
+    if key == "format" and value not in format_names():
+        raise unknown(f"value of format in {path}:", value, format_names())
+    try:
+        _checker(key).validate_python(value)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        kind, given = fault["type"], fault["input"]
+        if kind == "literal_error" and key == "expected":
+            raise unknown(f"key of [expected] in {path}:", given, get_args(Count)) from error
+        if kind == "literal_error":
+            words = get_args(get_type_hints(Recipe)[key])
+            raise unknown(f"value of {key} in {path}:", given, words) from error
+        name = ".".join(map(str, (key, *fault["loc"])))
+        reason = _TOML_WORDS.get(kind, fault["msg"]).removeprefix("Value error, ")
+        reason = reason[:1].lower() + reason[1:]
+        raise UserError(f"{path}: {name} = {shortened(repr(given))} is not valid: {reason}.") from error
 
 
 def load_toml(path: Path, category: str = "") -> dict[str, Any]:
