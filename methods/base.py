@@ -18,17 +18,19 @@ from torch import Tensor, nn
 
 from methods.pooling import Pooling
 
-Reads = Literal["states", "tokens", "ids"]
+Kind = Literal["states", "tokens", "ids"]
+Reads = Kind | tuple[Kind, ...]
 
 
 @dataclass(frozen=True)
 class Items:
-    """The inputs of `M` items; only the fields that the method's `reads` names are set."""
+    """The inputs of `M` items; only the fields of the kinds that the method's `reads` names are set."""
 
     ids: Tensor | None = None
-    """`[M]` int64, index of each item in the catalogue (`reads = "ids"`)."""
+    """`[M]` int64, index of each item in the catalogue ("ids")."""
     states: Tensor | None = None
-    """`[M, A, D]` fp32, hidden states of the frozen language model in the order of `layers()` ("states")."""
+    """`[M, A, D]` fp32, hidden states of the frozen language model in the order of `layers()` ("states"); or
+    what `Method.precompute` made of them, `[M, ...]`."""
     input_ids: Tensor | None = None
     """`[M, T]` int64, tokens of the item texts ("tokens")."""
     attention_mask: Tensor | None = None
@@ -64,6 +66,9 @@ class Context:
     """`[A, D]`, their standard deviation."""
     state_covariance: Tensor | None = None
     """`[A, D, D]`, their covariance; None unless `Method.reads_covariance`."""
+    cooccurrences: Tensor | None = None
+    """`[I, I]` sparse fp32 on the CPU, symmetric: how often two items stand side by side in a training
+    sequence. None unless `Method.reads_cooccurrences`."""
     llm: nn.Module | None = None
     """The language model itself, in eval mode, every weight trainable (`reads = "tokens"`)."""
     pooling: Pooling = "first"
@@ -83,7 +88,8 @@ class Method(nn.Module):
     """Base class of every adaptation method. Subclass it in one file; see CONTRIBUTING.md.
 
     Class attributes:
-        reads: what the method gets: `"states"`, `"tokens"` or `"ids"`.
+        reads: the kinds of input that the method gets: `"states"`, `"tokens"` or `"ids"`, or a tuple of them.
+        reads_cooccurrences: whether it gets `Context.cooccurrences`; it then knows more than texts and ids.
         Config: a frozen dataclass of hyper-parameters. Types are checked and ranges declared with
             `Annotated[int, Field(ge=1)]` or `Literal[...]`; a comment line under a field is its help.
         grid: hyper-parameter (or harness setting such as `batch_size`) -> values that the paper searched.
@@ -97,6 +103,7 @@ class Method(nn.Module):
     """
 
     reads: ClassVar[Reads]
+    reads_cooccurrences: ClassVar[bool] = False
 
     Config: ClassVar[type[Any]] = NoConfig
 
@@ -133,6 +140,23 @@ class Method(nn.Module):
         """Whether the method is built with `Context.state_covariance`: where its `init` is `zca`."""
         return getattr(config, "init", None) == "zca"
 
+    def observe(self, states: Iterable[Tensor]) -> None:
+        """See the states of the whole catalogue once, before training: chunks of `[c, A, D]` fp32 on the CPU.
+
+        The chunks come in the order of the catalogue and are made anew in each iteration, so that several
+        passes are possible and the whole need not fit into memory. Keep what comes of it in persistent
+        buffers or as the start of parameters: a saved model must not need the states again. A method that
+        overrides this gets the states of `layers()`, whatever else it reads.
+        """
+
+    def precompute(self, states: Tensor) -> Tensor:
+        """What is fixed during a run, computed once for each item: `[c, A, D]` fp32 -> `[c, ...]`.
+
+        `forward` then gets the rows of the result as `Items.states`. It runs on the CPU after `observe`,
+        without gradients, and must treat each item alone, by constants and buffers, not by parameters.
+        """
+        return states
+
     def forward(self, items: Items) -> Tensor:
         """Embed items: -> `[M, d]`."""
         raise NotImplementedError
@@ -158,6 +182,42 @@ class Method(nn.Module):
         A fault makes the run `failed`. The harness itself checks what trains and what does not.
         """
         return None
+
+
+def kinds(cls: Any) -> tuple[Kind, ...]:
+    """The kinds of input that a method or control reads."""
+    reads: Reads = cls.reads
+    return (reads,) if isinstance(reads, str) else reads
+
+
+def observes(cls: type) -> bool:
+    """Whether a method sees the states of the whole catalogue before training; no for a control."""
+    return issubclass(cls, Method) and cls.observe is not Method.observe
+
+
+def precomputes(cls: type[Method]) -> bool:
+    """Whether a method turns the states of each item into something else once, before training."""
+    return cls.precompute is not Method.precompute
+
+
+def reads_states(cls: type) -> bool:
+    """Whether a method or control needs pooled states: in each step, or to observe them once."""
+    return "states" in kinds(cls) or observes(cls)
+
+
+def reads_llm(cls: type) -> bool:
+    """Whether a method or control needs a language model."""
+    return "tokens" in kinds(cls) or reads_states(cls)
+
+
+def all_read(cls: type) -> list[str]:
+    """What a method or control reads of the catalogue and of the training sequences, as records state it."""
+    found: list[str] = list(kinds(cls))
+    if observes(cls):
+        found.append("observed states")
+    if getattr(cls, "reads_cooccurrences", False):
+        found.append("cooccurrences")
+    return found
 
 
 def trainable(module: nn.Module) -> Iterable[nn.Parameter]:

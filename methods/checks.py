@@ -20,14 +20,14 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import Items, Method
+from methods.base import Items, Method, observes, precomputes
 from methods.declarations import check_frozen_layers, check_tables
 from methods.under_test import (
     BATCH,
@@ -119,21 +119,49 @@ def padding(test: MethodUnderTest) -> None:
     """An item's embedding does not depend on how far its tokens are padded."""
     ids, mask = test.items.input_ids, test.items.attention_mask
     if ids is not None and mask is not None:
-        padded = Items(input_ids=F.pad(ids, (0, 5)), attention_mask=F.pad(mask, (0, 5)))  # [M, T + 5]
+        padded = replace(
+            test.items, input_ids=F.pad(ids, (0, 5)), attention_mask=F.pad(mask, (0, 5))
+        )  # [M, T + 5] both
         embedded = test.embed(test.trained.method, padded)
         _require_same(test, embedded, test.trained.after, "an item's embedding depends on padding")
 
 
 def layers_used(test: MethodUnderTest) -> None:
     """The embedding depends on every layer of axis `A`, since each costs time and disk."""
-    states, trained = test.items.states, test.trained
-    if states is None:
+    catalogue, states, trained = test.inputs.states, test.items.states, test.trained
+    if catalogue is None:
         return
+    method, expected = trained.method, trained.after
     for index, layer in enumerate(test.cls.layers(test.config, LAYERS)):
-        changed = states.clone()
-        changed[:, index] = changed[:, index].roll(1, dims=0)  # every item gets another item's states
-        same = torch.equal(test.embed(trained.method, Items(states=changed)), trained.after)
+        items = test.items
+        if states is not None:
+            items = replace(items, states=_rolled(states, index))
+        if observes(test.cls):  # what it made of the states before training may be all that it uses
+            with test.seeded(3):
+                expected = test.embed(test.build()[0])
+            with test.seeded(3):
+                method, _ = test.build(states=_rolled(catalogue, index))
+        same = torch.equal(test.embed(method, items), expected)
         test.require(not same, f"layers() asks for layer {layer}, but the embedding does not depend on it")
+
+
+def _rolled(states: Tensor, index: int) -> Tensor:
+    """The same `[M, A, D]`, but in the layer at `index` each item has the states of another item."""
+    changed = states.clone()
+    changed[:, index] = changed[:, index].roll(1, dims=0)
+    return changed
+
+
+def precomputed(test: MethodUnderTest) -> None:
+    """`precompute` gives the same before and after training: the harness calls it once, before."""
+    if not precomputes(test.cls) or test.items.states is None:
+        return
+    with test.seeded(1):
+        method, _ = test.build()
+    before, after = (test.precomputed(own, test.items).states for own in (method, test.trained.method))
+    assert before is not None and after is not None
+    message = "precompute gives other values after training; it may use constants and buffers alone"
+    test.require(torch.equal(before, after), message)
 
 
 def lower_layers(test: MethodUnderTest) -> None:
@@ -150,7 +178,7 @@ def lower_layers(test: MethodUnderTest) -> None:
     learned = {name: value for name, value in trained.method.state_dict().items() if name not in frozen}
     unexpected = twin.load_state_dict(learned, strict=False).unexpected_keys
     test.require(not unexpected, f"with Context.lower = {lower} it has no {', '.join(unexpected)}")
-    embedded = test.embed(twin, Items(hidden=hidden, attention_mask=items.attention_mask))
+    embedded = test.embed(twin, replace(items, hidden=hidden, input_ids=None))
     _require_same(
         test,
         embedded,
@@ -218,8 +246,8 @@ CHECKS: dict[str, Callable[[MethodUnderTest], None]] = {
     function.__name__: function
     for function in (
         hyper_parameters, tables, layers_exist, training, gradients, movement, fault, items_differ,
-        repeatable, order, neighbours, padding, layers_used, lower_layers, saving, extra_record, adaptation,
-        bf16, random_seed,
+        repeatable, order, neighbours, padding, layers_used, precomputed, lower_layers, saving, extra_record,
+        adaptation, bf16, random_seed,
     )
 }  # fmt: skip
 """Name -> check, in the order in which they run. The first line of a docstring states the rule."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from methods.base import Method
+from methods.base import Method, reads_states
 from methods.controls.base import Control
 from methods.errors import UserError
 from methods.plugins import one_line
@@ -47,9 +47,13 @@ def check_class(cls: type[Method] | type[Control]) -> None:
             f"{cls!r} is not a subclass of methods.base.Method or methods.controls.base.Control"
         )
     reads = getattr(cls, "reads", None)
-    allowed = ("states", "tokens", "ids") if issubclass(cls, Method) else ("states", "ids")
+    several = issubclass(cls, Method)
+    allowed = ("states", "tokens", "ids") if several else ("states", "ids")
+    named = reads if several and isinstance(reads, tuple) and reads else (reads,)
+    valid = all(kind in allowed for kind in named) and len(set(named)) == len(named)
     listed = f"{', '.join(map(repr, allowed[:-1]))} or {allowed[-1]!r}"
-    require(cls, reads in allowed, f"`reads` must be {listed}, not {reads!r}")
+    listed += ", or a tuple of different ones of them" if several else ""
+    require(cls, valid, f"`reads` must be {listed}, not {reads!r}")
     own: Any = cls.Config
     frozen = is_dataclass(own) and isinstance(own, type) and own.__dataclass_params__.frozen  # type: ignore[attr-defined]
     require(cls, frozen, "Config must be a frozen dataclass: @dataclass(frozen=True)")
@@ -113,7 +117,7 @@ def check_layers(cls: type[Method] | type[Control], config: Any, deepest: int) -
     for depth, layers in _by_depth(cls, "layers", config, deepest):
         whole = isinstance(layers, tuple) and all(type(layer) is int for layer in layers)
         require(cls, whole, f"layers() must return a tuple of layer numbers, not {layers!r}")
-        some = len(layers) > 0 or cls.reads == "tokens"  # which reads the texts themselves
+        some = len(layers) > 0 or not reads_states(cls)  # a reader of tokens may need no states
         require(cls, some, "layers() must name a layer to read, not ()")
         require(cls, len(set(layers)) == len(layers), f"layers() must be distinct, not {layers}")
         inside = all(0 <= layer <= depth for layer in layers)

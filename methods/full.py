@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
-from methods.base import Context, Items
+from methods.base import Context
 from methods.errors import UserError
-from methods.layers import Entrance, find_layers
+from methods.layers import find_layers
 from methods.tuned import Tuned, TunedConfig
 
 
@@ -32,7 +31,6 @@ class Full(Tuned):
     def __init__(self, config: FullConfig, context: Context) -> None:
         super().__init__(config, context)
         layers = find_layers(self.llm, context.llm_layers)
-        self.entrance = Entrance(self.llm, layers, context.lower) if context.lower else None
         self.llm.requires_grad_(False)
         top = layers[-config.layers :].requires_grad_(True)
         if config.llm_dropout:
@@ -48,12 +46,3 @@ class Full(Tuned):
                 f" choose 1 to {n_layers}."
             )
         return n_layers - config.layers
-
-    def read(self, items: Items) -> Tensor:
-        """States of the top layer, from tokens or from states after the frozen layers: -> `[M, T, D]`."""
-        if self.entrance is None:
-            return super().read(items)
-        self.entrance.hidden = items.hidden
-        output = self.llm(inputs_embeds=items.hidden, attention_mask=items.attention_mask)
-        self.entrance.hidden = None
-        return output.last_hidden_state  # type: ignore[no-any-return]  # [M, T, D]

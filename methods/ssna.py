@@ -27,8 +27,8 @@ class SSNAConfig(MoEConfig):
     """a, how many of the top layers have an adapter."""
 
 
-class _TopLayers(Method):
-    """Adapters on the top `a` layers; subclasses say how their outputs become one embedding."""
+class TopLayers(Method):
+    """Adapters on the top `a` layers; a subclass integrates their outputs into one embedding."""
 
     reads: ClassVar[Reads] = "states"
     replayable: ClassVar[bool] = True
@@ -55,8 +55,16 @@ class _TopLayers(Method):
         states = states_of(items)
         return (adapter(states[:, m]) for m, adapter in enumerate(self.adapters))  # [M, A, D] -> [M, D] each
 
+    def integrate(self, outputs: list[Tensor]) -> Tensor:
+        """One embedding from the adapters' outputs, the top layer's first: `a` of `[M, d]` -> `[M, d]`."""
+        raise NotImplementedError
 
-class SSNA(_TopLayers):
+    def forward(self, items: Items) -> Tensor:
+        """Embed items: `[M, a, D]` -> `[M, d]`."""
+        return self.integrate(list(self.adapted(items)))
+
+
+class SSNA(TopLayers):
     """SSNA: a GRU over adapters on the top layers, the top one first (arXiv 2310.01612, Eq. 4)."""
 
     def __init__(self, config: SSNAConfig, context: Context) -> None:
@@ -67,27 +75,27 @@ class SSNA(_TopLayers):
             del self.gru.weight_hh_l0
             self.gru.register_buffer("weight_hh_l0", weight, persistent=False)
 
-    def forward(self, items: Items) -> Tensor:
-        """Embed items: `[M, a, D]` -> `[M, d]`."""
-        return last_state(self.gru, list(self.adapted(items)))  # a of [M, d] -> [M, d]
+    def integrate(self, outputs: list[Tensor]) -> Tensor:
+        """The last state of the GRU."""
+        return last_state(self.gru, outputs)  # a of [M, d] -> [M, d]
 
 
-class SSNAMean(_TopLayers):
+class SSNAMean(TopLayers):
     """SSNA's adapters, averaged: MEAN of Table 8."""
 
-    def forward(self, items: Items) -> Tensor:
-        """Embed items: `[M, a, D]` -> `[M, d]`."""
-        return torch.stack(list(self.adapted(items))).mean(0)  # [a, M, d] -> [M, d]
+    def integrate(self, outputs: list[Tensor]) -> Tensor:
+        """The mean."""
+        return torch.stack(outputs).mean(0)  # [a, M, d] -> [M, d]
 
 
-class SSNAWeighted(_TopLayers):
+class SSNAWeighted(TopLayers):
     """SSNA's adapters under learned weights, which start equal: WEIGHTED of Table 8."""
 
     def __init__(self, config: SSNAConfig, context: Context) -> None:
         super().__init__(config, context)
         self.weights = nn.Parameter(torch.full((config.top_layers,), 1 / config.top_layers))
 
-    def forward(self, items: Items) -> Tensor:
-        """Embed items: `[M, a, D]` -> `[M, d]`."""
-        z = torch.stack(list(self.adapted(items)))  # [a, M, d]
+    def integrate(self, outputs: list[Tensor]) -> Tensor:
+        """The weighted sum."""
+        z = torch.stack(outputs)  # [a, M, d]
         return (self.weights[:, None, None] * z).sum(0)  # [a, 1, 1] x [a, M, d] -> [M, d]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from methods.base import Context, Items, Method, Reads
 from methods.kernels.attention import quicken_attention
 from methods.kernels.dropout import quicken
+from methods.layers import Entrance, find_layers
 from methods.pooling import pool
 from methods.whitening import OLD_NAMES, Init, Whitening
 
@@ -54,6 +55,10 @@ class Tuned(Method):
             self.whiten = Whitening(context, 0, config.init)
         self.head = nn.Linear(context.llm_width, context.out_dim)
         self.llm = context.llm
+        self.entrance: Entrance | None = None
+        if context.lower:
+            layers = find_layers(self.llm, context.llm_layers)
+            self.entrance = Entrance(self.llm, layers, context.lower)
         quicken(self.llm)
         quicken_attention(self.llm)
         if not config.llm_dropout:
@@ -76,9 +81,14 @@ class Tuned(Method):
         return self
 
     def read(self, items: Items) -> Tensor:
-        """States of the top layer: -> `[M, T, D]`."""
-        output = self.llm(input_ids=items.input_ids, attention_mask=items.attention_mask)
-        return output.last_hidden_state  # type: ignore[no-any-return]  # [M, T] -> [M, T, D]
+        """States of the top layer, from tokens or from states after the frozen layers: -> `[M, T, D]`."""
+        if self.entrance is None:
+            output = self.llm(input_ids=items.input_ids, attention_mask=items.attention_mask)
+        else:
+            self.entrance.hidden = items.hidden
+            output = self.llm(inputs_embeds=items.hidden, attention_mask=items.attention_mask)
+            self.entrance.hidden = None
+        return output.last_hidden_state  # type: ignore[no-any-return]  # [M, T, D]
 
     def forward(self, items: Items) -> Tensor:
         """Embed items: `[M, T]` tokens, or `[M, T, D]` states, -> `[M, d]` fp32."""

@@ -17,7 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from methods.base import Context, Items, Method, Reads, state_covariance, state_statistics, trainable
+from methods.base import (
+    Context,
+    Items,
+    Method,
+    kinds,
+    observes,
+    precomputes,
+    reads_llm,
+    reads_states,
+    state_covariance,
+    state_statistics,
+    trainable,
+)
 from methods.controls.base import Control
 from methods.declarations import attempt, check_class, check_config, check_layers, require
 from methods.pooling import pool
@@ -27,6 +39,8 @@ T = TypeVar("T")
 CATALOGUE, BATCH, OUT_DIM = 64, 24, 32
 LAYERS, WIDTH, TOKENS, VOCABULARY = 12, 48, 12, 101
 STEPS, LEARNING_RATE = 8, 1e-3
+CHUNK = 20
+"""Items of a chunk that a method observes: the last chunk is smaller."""
 TOLERANCE = 1e-3
 """Largest difference between two computations of one embedding, as a share of the spread between items."""
 
@@ -164,32 +178,52 @@ class MethodUnderTest(UnderTest):
     cls: type[Method]
 
     @cached_property
-    def inputs(self) -> tuple[Context, Items]:
-        """The context of the method and `BATCH` items of the kind that it reads."""
-        layers = () if self.cls.reads == "ids" else check_layers(self.cls, self.config, LAYERS)
+    def inputs(self) -> RandomInputs:
+        """The context of the method, the states of the catalogue, and `BATCH` items of the kinds it reads."""
+        layers = check_layers(self.cls, self.config, LAYERS) if reads_llm(self.cls) else ()
         with self.seeded(0):
-            return random_inputs(self.cls.reads, layers, total_steps=100 * STEPS)
+            return random_inputs(self.cls, layers, total_steps=100 * STEPS)
 
     @property
     def context(self) -> Context:
         """The context that the method is built with."""
-        return self.inputs[0]
+        return self.inputs.context
 
     @property
     def items(self) -> Items:
-        """The items, `[M]`."""
-        return self.inputs[1]
+        """The items, `[M]`, with states as the language model gave them."""
+        return self.inputs.items
 
-    def build(self, lower: int = 0) -> tuple[Method, nn.Module]:
-        """A new instance and the language model it was given (an empty module where it reads none)."""
+    def build(self, lower: int = 0, states: Tensor | None = None) -> tuple[Method, nn.Module]:
+        """A new instance and the language model it was given (an empty module where it reads none).
+
+        It observes `states` `[I, A, D]`, by default those of the catalogue.
+        """
         llm = copy.deepcopy(self.context.llm)  # the method may change it
         context = replace(self.context, llm=llm, lower=lower)
-        return self.attempt("building it", lambda: self.cls(self.config, context)), llm or nn.Module()
+        method = self.attempt("building it", lambda: self.cls(self.config, context))
+        observed = self.inputs.states if states is None else states
+        if observes(self.cls) and observed is not None:
+            with torch.no_grad():
+                self.attempt("observe", lambda: method.observe(torch.split(observed, CHUNK)))
+        return method, llm or nn.Module()
+
+    @torch.no_grad()
+    def precomputed(self, method: Method, items: Items) -> Items:
+        """The items as `forward` gets them: with what `precompute` makes of their states."""
+        states = items.states
+        if states is None or not precomputes(self.cls):
+            return items
+        rows: Any = self.attempt("precompute", lambda: method.precompute(states))
+        one_each = isinstance(rows, Tensor) and rows.ndim >= 2 and len(rows) == len(states)
+        self.require(one_each, "precompute must return a tensor with one row an item, [c, ...]")
+        return replace(items, states=rows)
 
     def run(self, method: Method, items: Items) -> Tensor:
         """Call `method` on `items` and check type, shape and values: -> `[M, d]`."""
         mode = "training" if method.training else "eval"
-        output: Any = self.attempt(f"forward in {mode} mode", lambda: method(items))
+        given = self.precomputed(method, items)
+        output: Any = self.attempt(f"forward in {mode} mode", lambda: method(given))
         self.require(isinstance(output, Tensor), f"forward must return a tensor, not {type(output).__name__}")
         expected, shape = [len(items), self.context.out_dim], list(output.shape)
         self.require(shape == expected, f"forward must return [M, d] = {expected}, not {shape}")
@@ -231,7 +265,7 @@ class MethodUnderTest(UnderTest):
             frozen = f"{names[parameter]} is in param_groups, but it is frozen (requires_grad is False)"
             self.require(parameter.requires_grad, frozen)
         for parameter, name in names.items():
-            if self.cls.reads != "tokens":  # only a language model may have frozen parameters
+            if "tokens" not in kinds(self.cls):  # only a language model may have frozen parameters
                 self.require(parameter.requires_grad, f"{name} is frozen; make it a buffer or let it train")
             left_out = parameter.requires_grad and parameter not in set(listed)
             self.require(not left_out, f"{name} has requires_grad but is in no group of param_groups")
@@ -273,21 +307,52 @@ class MethodUnderTest(UnderTest):
         return loss
 
 
-def random_inputs(reads: Reads, layers: tuple[int, ...], total_steps: int) -> tuple[Context, Items]:
-    """The context of a method that asks for `layers`, and `BATCH` items."""
-    context = Context(out_dim=OUT_DIM, n_items=CATALOGUE, total_steps=total_steps)
-    if reads == "ids":
-        return context, Items(ids=torch.randperm(CATALOGUE)[:BATCH])
-    context = replace(context, llm_layers=LAYERS, llm_width=WIDTH)
-    if reads == "tokens":
-        llm, items = _tiny_bert(), _random_tokens()
+@dataclass(frozen=True)
+class RandomInputs:
+    """What a method is built with and what it embeds."""
+
+    context: Context
+    items: Items
+    """`BATCH` items, the first of the catalogue."""
+    states: Tensor | None = None
+    """`[I, A, D]` of the whole catalogue; None for a reader of tokens."""
+
+
+def random_inputs(cls: type[Method], layers: tuple[int, ...], total_steps: int) -> RandomInputs:
+    """Random inputs for a method that asks for `layers`."""
+    reads = kinds(cls)
+    context, states = Context(out_dim=OUT_DIM, n_items=CATALOGUE, total_steps=total_steps), None
+    found: dict[str, Tensor] = {"ids": torch.randperm(CATALOGUE)[:BATCH]} if "ids" in reads else {}
+    ids = found.get("ids", torch.arange(BATCH))  # [M]
+    if reads_llm(cls):
+        context = replace(context, llm_layers=LAYERS, llm_width=WIDTH)
+    if "tokens" in reads:
+        llm, tokens = _tiny_bert(), _random_tokens()
+        found |= {name: value for name, value in vars(tokens).items() if value is not None}
         context = replace(context, llm=llm)
-        return _with_statistics(context, _pooled(llm, items, layers, context)) if layers else context, items
-    # real states have a common mean larger than their spread, and both differ between dimensions
-    mean = 2 * torch.randn(len(layers), WIDTH)  # [A, D]
-    spread = 0.3 * torch.randn(len(layers), WIDTH).mul(0.5).exp()  # [A, D]
-    states = mean + spread * torch.randn(CATALOGUE, len(layers), WIDTH)  # [I, A, D]
-    return _with_statistics(context, states), Items(states=states[:BATCH])
+        if layers:
+            context = _with_statistics(context, _pooled(llm, tokens, layers, context))
+    if layers and reads_states(cls):
+        states = _random_states(len(layers))  # [I, A, D]
+        context = _with_statistics(context, states)
+    if states is not None and "states" in reads:
+        found["states"] = states[ids]  # [M, A, D]
+    if cls.reads_cooccurrences:
+        context = replace(context, cooccurrences=_random_counts())
+    return RandomInputs(context, Items(**found), states)
+
+
+def _random_states(layers: int) -> Tensor:
+    """`[I, A, D]`: real states have a common mean larger than their spread, and both differ by dimension."""
+    mean = 2 * torch.randn(layers, WIDTH)  # [A, D]
+    spread = 0.3 * torch.randn(layers, WIDTH).mul(0.5).exp()  # [A, D]
+    return mean + spread * torch.randn(CATALOGUE, layers, WIDTH)
+
+
+def _random_counts() -> Tensor:
+    """Symmetric counts of items that stand side by side, `[I, I]` sparse."""
+    counts = torch.randint(0, 3, (CATALOGUE, CATALOGUE)).float()
+    return (counts + counts.T).to_sparse()
 
 
 @torch.no_grad()

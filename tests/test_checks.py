@@ -481,7 +481,10 @@ BROKEN: list[tuple[type[Method], str]] = [
     (declared(layers=classmethod(lambda cls, config, n: ())), "must name a layer to read"),
     (BadRecord, "extra_record as JSON raised TypeError"),
     (WrongWidth, "forward in eval mode raised RuntimeError"),
-    (NoReads, "`reads` must be 'states', 'tokens' or 'ids', not 'text'"),
+    (
+        NoReads,
+        "`reads` must be 'states', 'tokens' or 'ids', or a tuple of different ones of them, not",
+    ),
     (declared(Config=Thawed), "frozen dataclass"),
     (declared(Config=dict), "frozen dataclass"),
     (declared(Config=Needy), "needs a default"),

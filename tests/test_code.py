@@ -21,6 +21,7 @@ from benchmark.train.checkpoint import Checkpoint
 from methods import code, registry
 from methods.base import Method
 from methods.code import canonical, code_digest
+from methods.earlier_code import EARLIER, same_effect
 
 PLAIN = '''
 """Of a module."""
@@ -218,6 +219,17 @@ def test_a_record_of_other_code_is_replaced(
         edit(digest)
         assert main(command(name, folder, tmp_path)) == 0
         assert "finished already" in capsys.readouterr().err
+
+
+def test_earlier_code_of_the_same_effect_counts_for_today_alone() -> None:
+    now = {code_digest(registry.load(name)) for name in registry.names()}
+    assert set(EARLIER) <= now, "methods/earlier_code.py has a digest of code that is no longer there"
+    assert not {digest for earlier in EARLIER.values() for digest in earlier} & now
+    today, (earlier, *_) = next(iter(EARLIER.items()))
+    assert same_effect(today, today) and same_effect(earlier, today)
+    assert same_effect(f"{earlier}+{today}", f"{today}+{today}")
+    assert not same_effect(today, earlier) and not same_effect(earlier, f"{today}+{today}")
+    assert not same_effect("0123456789abcdef", today)
 
 
 def test_a_checkpoint_of_other_code_is_not_gone_on_from(

@@ -87,8 +87,10 @@ def test_values_and_a_hit(llm: LLM, tmp_path: Path, encoded: list[int]) -> None:
     assert torch.equal(warm.values, cold.values)
     # Nothing is left over, no parts and no temporary files.
     assert sorted(path.name for path in (tmp_path / "states" / cold.key).iterdir()) == [
+        "layer-00.safetensors",
         "layer-01.safetensors",
         "layer-02.safetensors",
+        "layer-03.safetensors",
         "states.json",
     ]
 
@@ -135,9 +137,27 @@ def test_equal_texts_are_encoded_once(llm: LLM, tmp_path: Path, encoded: list[in
     )
 
 
-def test_other_layers_later_cost_one_pass_for_the_missing(
-    llm: LLM, tmp_path: Path, encoded: list[int]
+def test_a_pass_keeps_every_layer_of_a_small_catalogue(llm: LLM, tmp_path: Path, encoded: list[int]) -> None:
+    load(llm, tmp_path, (2,))
+    encoded.clear()
+    later = load(llm, tmp_path, (1, 0))
+    assert later.hit and not encoded
+    assert torch.equal(later.values, load(llm, tmp_path / "at once", (1, 0)).values)
+
+
+def test_a_damaged_layer_alone_is_computed_again(llm: LLM, tmp_path: Path, encoded: list[int]) -> None:
+    cold = load(llm, tmp_path, (2, 1))
+    layer_file(tmp_path, 1).write_bytes(b"damaged")
+    before = layer_file(tmp_path, 2).stat().st_mtime_ns
+    encoded.clear()
+    assert torch.equal(load(llm, tmp_path, (2, 1)).values, cold.values)
+    assert sum(encoded) == len(TEXTS) and layer_file(tmp_path, 2).stat().st_mtime_ns == before
+
+
+def test_other_layers_of_a_large_catalogue_cost_one_pass_for_the_missing(
+    llm: LLM, tmp_path: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(states, "ALL_LAYERS_BYTES", 0)
     load(llm, tmp_path, (2,))
     before = layer_file(tmp_path, 2).stat().st_mtime_ns
     encoded.clear()
@@ -309,8 +329,9 @@ def test_of_two_processes_one_computes(
 
 
 def test_a_waiting_process_prints_that_it_waits(
-    llm: LLM, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    llm: LLM, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(states, "ALL_LAYERS_BYTES", 0)
     key = load(llm, tmp_path, (2,)).key
     caplog.set_level(logging.WARNING)
     with ThreadPoolExecutor(1) as pool:

@@ -145,7 +145,7 @@ def test_the_same_package_seen_twice_is_no_clash(
         (
             "m_reads:Sound",
             SOUND.replace('"ids"', '"text"'),
-            "must be 'states', 'tokens' or 'ids', not 'text'",
+            "must be 'states', 'tokens' or 'ids', or a tuple of different ones of them, not",
         ),
         ("m_none:Sound", SOUND.replace('reads = "ids"', ""), "not None"),
         ("m_config:Sound", SOUND + "    Config = dict\n", "Config must be a frozen dataclass"),
@@ -270,7 +270,7 @@ def test_the_example_is_listed_and_runs_to_a_record(
     assert record["status"] == "ok" and record["method"] == "layermix"
     assert record["method_source"] == {
         "distribution": "adaptrec-layermix", "version": "0.1.0", "external": True,
-        "code": record["method_source"]["code"],
+        "code": record["method_source"]["code"], "reads": ["states"],
     }  # fmt: skip
     assert re.fullmatch(r"[0-9a-f]{16}", record["method_source"]["code"])
     assert record["hyperparameters"] == {"depth": 1}

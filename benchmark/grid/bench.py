@@ -21,6 +21,7 @@ from benchmark.results.schema import METRICS
 from benchmark.results.store import as_stored, ignore, usable
 from benchmark.results.tuning import Trial, Tuning, covers
 from benchmark.run.spec import ResolvedRun
+from methods.base import reads_llm
 
 
 def bench(plan: GridPlan, executor: Executor, results: Path, metrics: Sequence[str] = METRICS) -> ExitCode:
@@ -107,7 +108,7 @@ def _with_sources(origins: Mapping[ResolvedRun, Tuning], results: Path) -> dict[
         if tuning.mode != "given":
             continue
         # `fuse` gives a method without language model that of the control
-        llm = NO_LLM if run.cls.reads == "ids" else run.record_path(results).parts[-3]
+        llm = run.record_path(results).parts[-3] if reads_llm(run.cls) else NO_LLM
         pattern = f"*/{llm}/{run.spec.method}/*-s*.json"
         if pattern not in chosen:
             chosen[pattern] = _chosen_values(sorted(results.glob(pattern)))

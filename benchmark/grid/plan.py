@@ -42,7 +42,7 @@ from benchmark.run.spec import (
     applicable,
     check_protocol,
     find_llm,
-    reads_llm,
+    needs_llm,
     resolve_run,
 )
 from methods import registry
@@ -148,7 +148,7 @@ def expand(
             check_protocol(protocol)
     split_overrides(overrides, set().union(*map(accepted, classes.values())), ())
     own = {name: applicable(overrides, cls) for name, cls in classes.items()}
-    readers = {name for name, cls in classes.items() if reads_llm(cls, own[name])}
+    readers = {name for name, cls in classes.items() if needs_llm(cls, own[name])}
     if readers:
         for llm in llms:
             find_llm(llm)

@@ -17,11 +17,12 @@ from benchmark.llm.catalogue import LLM
 from benchmark.llm.states import States, TokenStates, keep_token_states, token_budget, token_states_bytes
 from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.measure import pick_device
-from benchmark.run.build import Sources
+from benchmark.run.inputs import Sources
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from benchmark.speed.measure import Amounts
 from benchmark.speed.record import Variant
 from benchmark.speed.run import in_fresh_process, time_variant
+from methods.base import kinds
 
 STEPS = Amounts(steps=6, warm_up=0, passes=1, evaluation_warm_up=0, limit=10.0, detail=False)
 """The first step is a warm-up where there is time for another."""
@@ -83,7 +84,7 @@ def states_of(specs: Sequence[RunSpec]) -> list[StoredStates]:
         settings, dtype = run.settings, run.settings.states_dtype
         layers = run.cls.layers(run.config, llm.n_layers)
         pooled.setdefault((settings.pooling, dtype), set()).update(layers)
-        if run.cls.reads == "tokens" and not run.control and settings.encode != "occurrences":
+        if "tokens" in kinds(run.cls) and not run.control and settings.encode != "occurrences":
             layer = run.method.frozen_layers(run.config, llm.n_layers)
             choice, limit = settings.lower_states, settings.lower_states_gib
             if layer and keep_token_states(choice, limit, tokens, llm, layer, dtype, cache)[0]:
@@ -91,8 +92,11 @@ def states_of(specs: Sequence[RunSpec]) -> list[StoredStates]:
     stored = []  # each with the share of the model's depth that computing it runs
     for (pooling, number), needed in pooled.items():
         entry = states.entry_of(texts, llm, pooling, number, cache)
-        for cached in (True, False):
-            if chosen := sorted(layer for layer in needed if entry.holds(layer) is cached):
+        there = sorted(layer for layer in needed if entry.holds(layer))
+        absent = sorted(needed.difference(there))
+        computed = states.stored_layers(entry, absent, len(texts), llm) if absent else []
+        for cached, chosen in ((True, there), (False, computed)):
+            if chosen:
                 size = len(texts) * len(chosen) * llm.width * DTYPES[number].itemsize
                 name = f"hidden states of {llm.name}, layers {chosen}"
                 stored.append((StoredStates(name, cached, size), 1.0))

@@ -40,6 +40,9 @@ TOKEN_BUDGET = {"cpu": 4_096, "cuda": 65_536}
 """Tokens of a batch with padding: enough to fill the device, few enough to stay in the processor's cache."""
 STATES_BYTES = 2**31
 """Largest size of one batch's hidden states over all layers."""
+ALL_LAYERS_BYTES = 2**30
+"""Largest size of the pooled states of all layers up to which a pass keeps them all: a method that reads
+other layers then needs no pass of its own."""
 TEXTS = "texts"
 """Name of the token statistics among the costs of a pass."""
 GIB = 2**30
@@ -98,7 +101,10 @@ def load_states(
         raise UserError("there are no item texts to encode")
     entry = entry_of(texts, llm, pooling, dtype, cache)
     hit = entry.ensure(
-        layers, lambda absent: _compute(entry, texts, llm, absent, dtype, torch.device(device))
+        layers,
+        lambda absent: _compute(
+            entry, texts, llm, stored_layers(entry, absent, len(texts), llm), dtype, torch.device(device)
+        ),
     )
     files, passes = [entry.read(layer) for layer in layers], entry.passes(layers)
     states = [file["states"] for file in files]  # A of [I, D]
@@ -110,6 +116,17 @@ def load_states(
         statistics = load_tokens(texts, llm).statistics
     seconds = max(cost["seconds"] for cost in passes)
     return States(values, mean, layers, entry.folder.name, seconds, hit, statistics)
+
+
+def stored_layers(entry: CacheEntry, absent: Sequence[int], items: int, llm: LLM) -> list[int]:
+    """The layers that a pass stores when `absent` are asked for, in ascending order.
+
+    A pass runs the whole language model, so that it can keep every layer that is not there; it does up to
+    `ALL_LAYERS_BYTES`. Layers that are there are not computed again.
+    """
+    if items * (llm.n_layers + 1) * llm.width * 4 > ALL_LAYERS_BYTES:
+        return sorted(absent)
+    return [layer for layer in range(llm.n_layers + 1) if layer in absent or not entry.holds(layer)]
 
 
 def _check_layers(layers: Sequence[int], llm: LLM) -> None:

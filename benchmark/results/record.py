@@ -34,6 +34,7 @@ from benchmark.results.schema import (
     not_valid,
 )
 from benchmark.results.tuning import Tuning
+from methods.earlier_code import same_effect
 from methods.errors import UserError
 
 SCHEMA = 2
@@ -207,7 +208,8 @@ class RunRecord(Versioned):
     method: str
     method_source: Annotated[dict[str, Any], Shaped(MethodSource)]
     """Distribution, version, whether it came from outside the project (`external`), and `code`, a digest of
-    the method's code (null where its source cannot be found; missing in older records)."""
+    the method's code (null where its source cannot be found; missing in older records); `reads`, what the
+    method reads of the catalogue and of the training sequences (missing in older records)."""
     protocol: str
     """`paper`, `fair`; `none` of a control, which is not trained: it has no epochs, and no `liveness`."""
     settings: dict[str, Plain]
@@ -288,9 +290,10 @@ class RunRecord(Versioned):
         return self.protocol == NO_PROTOCOL
 
     def made_by_other(self, code: str | None) -> bool:
-        """Whether the method's code was not that of digest `code`; no where one of the two is not known."""
+        """Whether the method's code was not that of digest `code`, nor earlier code with the same effect; no
+        where one of the two is not known."""
         own = self.method_source.get("code")
-        return None not in (own, code) and own != code
+        return own is not None and code is not None and not same_effect(own, code)
 
     def write(self, path: Path, exclude_unset: bool = False) -> Path:
         """Write atomically, with the checksum: a reader sees the old file, the new one, or none."""

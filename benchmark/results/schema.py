@@ -237,3 +237,6 @@ class MethodSource(Facts):
     external: StrictBool | None = None
     code: str | None = None
     """Digest."""
+    reads: list[str] | None = None
+    """What the method reads: `states`, `tokens`, `ids`, `observed states`, `cooccurrences`; missing in older
+    records."""

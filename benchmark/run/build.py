@@ -1,19 +1,16 @@
-"""Build a run: what its method reads of the catalogue, on the device, and the trainer of the recommender.
-
-A method reads indices, hidden states or tokens; what the language model makes of texts is computed once.
-"""
+"""Build a run: its method, and the trainer of the recommender; and prepare what runs read."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmark.config import Settings
 from benchmark.data.catalogue import find
@@ -21,21 +18,22 @@ from benchmark.data.paths import cache_folder
 from benchmark.data.prepare import Prepared, describe, prepare
 from benchmark.data.recipe import NO_OPTIONS, FolderOptions
 from benchmark.llm.catalogue import LLM
-from benchmark.llm.encoder import FrozenMatrices, load_model, resolve_pooling
-from benchmark.llm.states import States, TokenStates, keep_token_states, load_states, load_token_states
+from benchmark.llm.encoder import FrozenMatrices
+from benchmark.llm.states import States, TokenStates, load_states
 from benchmark.llm.tokens import Tokens, TokenStatistics, load_tokens
-from benchmark.measure import device_name, native_bf16, pick_device
+from benchmark.measure import native_bf16, pick_device
 from benchmark.model.chunks import Ints
-from benchmark.model.items import ItemEncoder, ItemInputs
-from benchmark.model.parallel import any_process, is_main, log_main
+from benchmark.model.items import ItemEncoder
+from benchmark.model.parallel import log_main
 from benchmark.model.recommender import Recommender
 from benchmark.progress import print_steps
+from benchmark.run.inputs import CACHE, Inputs, Sources, check_texts, distinguishes, load_inputs, lower_states
 from benchmark.run.spec import ResolvedRun, RunSpec, applicable, resolve_run
 from benchmark.train.batches import Rows, Sequences, evaluation_rows, total_steps, training_rows
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Task, Trainer
 from methods import registry
-from methods.base import Context, Items, Method, state_covariance, state_statistics
+from methods.base import Context, Method, kinds
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,168 +43,20 @@ LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Precision of a run -> what its matrices are multiplied in; `no` is fp32."""
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """The reader's data, and what the method may know about it."""
+def build_method(resolved: ResolvedRun, inputs: Inputs, total_steps: int) -> tuple[Method, Inputs]:
+    """The run's method, and its inputs with what the method computed of them once.
 
-    items: ItemInputs
-    context: dict[str, Any]
-    """Fields of `methods.base.Context`."""
-    prepare_seconds: float | None = None
-    """Cold cost of what was computed once before training; None where nothing was."""
-    states_on: str | None = None
-    """The device that holds what was computed; None where nothing was."""
-    texts: TokenStatistics | None = None
-    """Whether the language model can tell the items' texts apart; None where it reads none."""
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Where what the language model computes once comes from."""
-
-    states: Callable[..., States] = load_states
-    token_states: Callable[..., TokenStates] = load_token_states
-
-
-CACHE = Sources()
-"""The cache, and what it lacks computed."""
-
-
-def load_inputs(resolved: ResolvedRun, device: torch.device, sources: Sources = CACHE) -> Inputs:
-    """The inputs of a run's method, on `device`."""
-    if resolved.llm is None or resolved.cls.reads == "ids":
-        return Inputs(ItemInputs(lambda items, _: Items(ids=items)), {})
-    read = _states_inputs if resolved.cls.reads == "states" else _tokens_inputs
-    inputs = read(resolved, resolved.llm, device, sources)
-    _check_texts(resolved, resolved.llm, inputs.texts)
-    return inputs
-
-
-def _check_texts(resolved: ResolvedRun, llm: LLM, statistics: TokenStatistics | None) -> None:
-    """Raise `UserError` where the language model cannot tell any two items apart."""
-    name, items = resolved.prepared.name, len(resolved.prepared.texts)
-    if statistics is not None and statistics.token_sequences == 1 < items and resolved.settings.ids == "none":
-        raise UserError(
-            f"all {items} items of '{name}' have the same tokens for language model '{llm.name}' "
-            f"({statistics.unknown_tokens:.1%} of them unknown to it), so that no method that reads texts "
-            "alone can tell the items apart; give them other texts, or take a language model that knows "
-            "their script, a larger max_tokens, or ids=add."
-        )
-
-
-def _text_lines(data: Prepared, llm: LLM, statistics: TokenStatistics | None) -> Iterator[str]:
-    """Lines for the terminal about the texts as tokens."""
-    if statistics is None:
-        return
-    items = len(data.texts)
-    yield f"{data.name}: texts as tokens of {llm.name}: {statistics.described(items)}"
-    if warning := statistics.warning(items, llm.name, llm.max_tokens):
-        yield f"warning: {warning}"
-
-
-def build_method(resolved: ResolvedRun, inputs: Inputs, total_steps: int) -> Method:
-    """The run's method. Raises `UserError` where it cannot be put on this language model."""
+    Raises `UserError` where it cannot be put on this language model.
+    """
     n_items = len(resolved.prepared.texts)
     context = Context(resolved.settings.width, n_items, total_steps, **inputs.context)
-    return resolved.method(resolved.config, context)
-
-
-def _states_inputs(resolved: ResolvedRun, llm: LLM, device: torch.device, sources: Sources) -> Inputs:
-    states = pooled_states(resolved, llm, device, sources)
-    values = states.values.to(device)  # [I, A, D]
-    offset = states.mean.to(device) if states.mean.any() else None  # [A, D]; zero where states are fp32
-
-    def read(items: Tensor, _: int) -> Items:
-        found = values.index_select(0, items)  # [M, A, D]
-        return Items(states=found if offset is None else found + offset)  # [M, A, D] fp32
-
-    context = _about(llm) | _statistics(resolved, states)
-    return Inputs(ItemInputs(read), context, states.seconds, device_name(device), states.statistics)
-
-
-def _tokens_inputs(resolved: ResolvedRun, llm: LLM, device: torch.device, sources: Sources) -> Inputs:
-    """Tokens, or behind frozen lower layers their states; the language model goes to the method."""
-    context = _about(llm) | {"pooling": resolve_pooling(resolved.settings.pooling, llm)}
-    seconds: list[float] = []
-    if resolved.cls.layers(resolved.config, llm.n_layers):
-        states = pooled_states(resolved, llm, device, sources)
-        context |= _statistics(resolved, states)
-        seconds.append(states.seconds)
-    tokens = load_tokens(resolved.prepared.texts, llm)
-    lower = _lower_states(resolved, llm, tokens, device, sources)
-    if lower is not None:
-        context["lower"] = lower.layer
-        seconds.append(lower.seconds)
-    context["llm"] = load_model(llm)
-    _release(device)
-    return Inputs(
-        _states_reader(lower.to(device)) if lower else _tokens_reader(tokens.to(device)),
-        context,
-        sum(seconds) if seconds else None,
-        device_name(lower.values.device) if lower else None,
-        tokens.statistics,
-    )
-
-
-def _tokens_reader(tokens: Tokens) -> ItemInputs:
-    def read(items: Tensor, width: int) -> Items:
-        input_ids, mask = tokens.batch(items, width)  # both [M, T]
-        return Items(input_ids=input_ids, attention_mask=mask)
-
-    return ItemInputs(read, tokens.lengths)
-
-
-def _states_reader(lower: TokenStates) -> ItemInputs:
-    def read(items: Tensor, width: int) -> Items:
-        hidden, mask = lower.hidden_batch(items, width)  # [M, T, D], [M, T]
-        return Items(hidden=hidden, attention_mask=mask)
-
-    return ItemInputs(read, lower.tokens.lengths)
-
-
-def pooled_states(resolved: ResolvedRun, llm: LLM, device: torch.device, sources: Sources = CACHE) -> States:
-    """The hidden states that a run's method or control reads, on the CPU."""
-    settings, layers = resolved.settings, resolved.cls.layers(resolved.config, llm.n_layers)
-    texts = resolved.prepared.texts
-    pooling, dtype = settings.pooling, settings.states_dtype
-    states = sources.states(texts, llm, layers, pooling, dtype, cache_folder(), device)
-    _release(device)
-    return states
-
-
-def _lower_states(
-    resolved: ResolvedRun, llm: LLM, tokens: Tokens, device: torch.device, sources: Sources
-) -> TokenStates | None:
-    """States behind the layers that the method never trains, where they are to be kept."""
-    settings, layer = resolved.settings, resolved.method.frozen_layers(resolved.config, llm.n_layers)
-    # `occurrences` is what published code does, which runs every layer every time
-    if not layer or settings.encode == "occurrences":
-        return None
-    choice, limit, dtype = settings.lower_states, settings.lower_states_gib, settings.states_dtype
-    keep, why = keep_token_states(choice, limit, tokens, llm, layer, dtype, cache_folder())
-    log_main(why)
-    # free space changes as one process writes: the main one decides for all
-    if not any_process(keep and is_main(), device):
-        return None
-    return sources.token_states(tokens, llm, layer, dtype, cache_folder(), device)
-
-
-def _about(llm: LLM) -> dict[str, Any]:
-    return {"llm_layers": llm.n_layers, "llm_width": llm.width}
-
-
-def _statistics(resolved: ResolvedRun, states: States) -> dict[str, Any]:
-    mean, std = state_statistics(states.values)
-    found = {"state_mean": mean + states.mean, "state_std": std}
-    if resolved.method.reads_covariance(resolved.config):
-        found["state_covariance"] = state_covariance(states.values, mean)
-    return found
-
-
-def _release(device: torch.device) -> None:
-    """The language model that computed states is gone; its memory must not count as training's."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    method = resolved.method(resolved.config, context)
+    if inputs.catalogue is None:
+        return method, inputs
+    start = time.perf_counter()
+    inputs.catalogue.hand_to(method)
+    seconds = (inputs.prepare_seconds or 0) + time.perf_counter() - start
+    return method, replace(inputs, prepare_seconds=seconds)
 
 
 def build_trainer(
@@ -223,7 +73,7 @@ def build_trainer(
     steps = total_steps(task.train, task.sequences, settings, seed)
     n_items = len(resolved.prepared.texts)
     torch.manual_seed(seed)
-    method = build_method(resolved, inputs, steps)
+    method, inputs = build_method(resolved, inputs, steps)
     low = LOW.get(accelerator.mixed_precision)
     llm = inputs.context.get("llm")
     frozen = FrozenMatrices(llm, low) if low is not None and llm is not None else None
@@ -303,9 +153,9 @@ def _check_negatives(task: Task, settings: Settings, name: str) -> None:
 
 
 def _twins(resolved: ResolvedRun) -> Ints:
-    """`[I]` the first item with the same text, for readers of texts; itself where items have own vectors."""
+    """`[I]` the first item with the same text, or itself where items have embeddings of their own."""
     texts = resolved.prepared.texts
-    if resolved.cls.reads == "ids" or resolved.settings.ids == "add":
+    if distinguishes(resolved):
         return np.arange(len(texts))
     first: dict[str, int] = {}
     return np.array([first.setdefault(text, item) for item, text in enumerate(texts)])
@@ -361,8 +211,8 @@ def prepare_runs(runs: Iterable[ResolvedRun]) -> Iterator[str]:
                 yield from _text_lines(data, model, statistics)
     for resolved in readers:
         assert resolved.llm is not None
-        _check_texts(resolved, resolved.llm, statistics)
-    tuned = [resolved for resolved in readers if resolved.cls.reads == "tokens"]
+        check_texts(resolved, resolved.llm, statistics)
+    tuned = [resolved for resolved in readers if "tokens" in kinds(resolved.cls)]
     yield from _prepare_lower(tuned)
     for resolved in tuned:  # a method that does not fit the language model fails now, not when its turn comes
         inputs = load_inputs(resolved, pick_device())
@@ -384,7 +234,7 @@ def _prepare_lower(tuned: Sequence[ResolvedRun]) -> Iterator[str]:
             continue
         done.add((layer, resolved.settings.states_dtype))
         tokens = tokens or load_tokens(resolved.prepared.texts, resolved.llm)
-        states = _lower_states(resolved, resolved.llm, tokens, pick_device(), CACHE)
+        states = lower_states(resolved, resolved.llm, tokens, pick_device(), CACHE)
         if states is not None:
             what = f"states of all tokens of {resolved.llm.name} behind layer {layer}"
             yield f"{resolved.prepared.name}: {what}: {_source(states)}"
@@ -392,3 +242,13 @@ def _prepare_lower(tuned: Sequence[ResolvedRun]) -> Iterator[str]:
 
 def _source(states: States | TokenStates) -> str:
     return f"{'already there' if states.hit else 'computed'}; cold cost {states.seconds:.1f} s"
+
+
+def _text_lines(data: Prepared, llm: LLM, statistics: TokenStatistics | None) -> Iterator[str]:
+    """Lines for the terminal about the texts as tokens."""
+    if statistics is None:
+        return
+    items = len(data.texts)
+    yield f"{data.name}: texts as tokens of {llm.name}: {statistics.described(items)}"
+    if warning := statistics.warning(items, llm.name, llm.max_tokens):
+        yield f"warning: {warning}"

@@ -21,8 +21,9 @@ from benchmark.results.record import Fusion, RunRecord, WeightTrial
 from benchmark.results.schema import Metrics
 from benchmark.results.targets import StoredLists
 from benchmark.results.tuning import Trial, Tuning
-from benchmark.run.build import pooled_states, splits
+from benchmark.run.build import splits
 from benchmark.run.describe import add_quality, user_lists
+from benchmark.run.inputs import pooled_states
 from benchmark.run.spec import ResolvedRun
 from benchmark.train.control_ranks import FusedModel, ScoredSplit, rank_users, training_data
 from benchmark.train.evaluate import UserRanks

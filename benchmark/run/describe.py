@@ -15,11 +15,12 @@ from benchmark.results.metrics import chance, target_weights
 from benchmark.results.record import GENERATION, Cost, RunRecord
 from benchmark.results.schema import Environment, Metrics
 from benchmark.results.targets import StoredLists
-from benchmark.run.build import Inputs
+from benchmark.run.inputs import Inputs
 from benchmark.run.spec import ResolvedRun
 from benchmark.train.batches import total_steps
 from benchmark.train.evaluate import UserRanks
 from benchmark.train.loop import Trainer
+from methods.base import all_read
 
 
 def blank(resolved: ResolvedRun, where: Environment) -> RunRecord:
@@ -38,7 +39,7 @@ def blank(resolved: ResolvedRun, where: Environment) -> RunRecord:
         method=spec.method,
         method_source={
             "distribution": entry.distribution, "version": entry.version, "external": entry.external,
-            "code": resolved.code,
+            "code": resolved.code, "reads": all_read(resolved.cls),
         },
         protocol=spec.protocol,
         settings=resolved.applied_settings,

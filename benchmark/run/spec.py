@@ -35,6 +35,7 @@ from benchmark.progress import print_steps
 from benchmark.results.metrics import measure
 from benchmark.results.record import NO_LLM
 from methods import registry
+from methods.base import reads_llm
 from methods.code import code_digest
 from methods.controls.base import Control
 from methods.errors import UserError, unknown
@@ -130,7 +131,7 @@ class ResolvedRun:
     @property
     def readers(self) -> list[ResolvedRun]:
         """This run, and the control that it is mixed with, as far as they read a language model."""
-        return [run for run in (self, self.fused) if run is not None and run.cls.reads != "ids"]
+        return [run for run in (self, self.fused) if run is not None and reads_llm(run.cls)]
 
     @property
     def applied_settings(self) -> dict[str, Any]:
@@ -261,10 +262,10 @@ def fused_control(name: str) -> type[Control] | None:
     return cls
 
 
-def reads_llm(cls: AnyMethod, overrides: Iterable[str]) -> bool:
+def needs_llm(cls: AnyMethod, overrides: Iterable[str]) -> bool:
     """Whether a run reads a language model: its method does, or the control that it is mixed with."""
     name = dict(pair.partition("=")[::2] for pair in overrides).get("fuse", NO_FUSION)
-    return any(part is not None and part.reads != "ids" for part in (cls, fused_control(name)))
+    return any(part is not None and reads_llm(part) for part in (cls, fused_control(name)))
 
 
 def _resolve_fused(spec: RunSpec, settings: Settings) -> ResolvedRun | None:
@@ -293,7 +294,7 @@ def _resolve_control(spec: RunSpec, entry: registry.RegisteredMethod, cls: type[
 
 def _language_model(spec: RunSpec, cls: AnyMethod, settings: Settings, config: Any) -> LLM | None:
     """The language model of `spec`, where the method reads one."""
-    if cls.reads == "ids":
+    if not reads_llm(cls):
         return None
     if spec.llm == NO_LLM:
         raise UserError(

@@ -51,11 +51,11 @@ class Transitions(Control):
         return scores
 
 
-def transition_counts(data: TrainingData) -> sparse.csr_array:
-    """Weighted counts of items at most `WINDOW` apart in a training sequence: `[I, I]`, symmetric."""
+def transition_counts(data: TrainingData, window: int = WINDOW) -> sparse.csr_array:
+    """Weighted counts of items at most `window` apart in a training sequence: `[I, I]`, symmetric."""
     user = np.repeat(np.arange(len(data.offsets) - 1), np.diff(data.offsets))  # [N]
     counts = sparse.csr_array((data.n_items, data.n_items))
-    for distance in range(1, WINDOW + 1):
+    for distance in range(1, window + 1):
         same = np.flatnonzero(user[distance:] == user[:-distance])  # [P] first interaction of each pair
         pairs = (data.items[same], data.items[same + distance])
         weights = np.full(len(same), DISTANCE_DECAY ** (distance - 1))

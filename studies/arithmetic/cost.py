@@ -198,7 +198,7 @@ def cost(work: Work, llm_forward: float, a: Assumptions, s: Schedule, gpus: int)
     disk = a.disk_gb_s * 1e9 * max(1, gpus // a.machine_gpus)
     table = 4.0 * a.items * s.width
     # states that leave no room for the rest come from the host, each as often as it is wanted
-    room = work.reads != "states" or states + resident + table <= a.memory_gb * 1e9
+    room = "states" not in work.reads or states + resident + table <= a.memory_gb * 1e9
     from_host = float("inf") if room else a.host_gb_s * 1e9 * gpus
     wanted = predictions(a) * items_of_prediction(a, s) * states / a.items
     # an all-reduce sends and receives each gradient twice; embeddings are gathered, their gradients reduced

@@ -50,7 +50,7 @@ def _work(works: Sequence[Work], a: Assumptions, s: Schedule) -> str:
     rows = [
         [
             work.method,
-            f"states of {several(work.state_layers, 'layer')}" if work.reads == "states" else work.reads,
+            work.reads.replace("states", f"states of {several(work.state_layers, 'layer')}"),
             number(work.forward / 1e6),
             number(work.training / 1e6),
             "yes" if work.replayed else "no",

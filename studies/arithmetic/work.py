@@ -13,7 +13,7 @@ from benchmark.llm.encoder import load_model, resolve_pooling
 from benchmark.speed.count import Counter, counting
 from benchmark.train.batches import bin_width
 from methods import registry
-from methods.base import Context, Items, Method
+from methods.base import Context, Items, Method, kinds, observes, reads_llm
 from methods.errors import UserError
 from studies.arithmetic.cost import Schedule, Work
 
@@ -49,21 +49,21 @@ def count(name: str, llm: LLM, tokens: int, protocol: str) -> Work:
     cls = registry.get(name)
     chosen = {key: value for key, value in PROTOCOLS[protocol].items() if hasattr(cls.Config, key)}
     config = parse(cls.Config, chosen, f"protocol {protocol}")
-    layers = () if cls.reads == "ids" else cls.layers(config, llm.n_layers)
+    layers = cls.layers(config, llm.n_layers) if reads_llm(cls) else ()
     method = _build(cls, config, llm, len(layers), EXAMPLE)
-    items = _items(cls.reads, len(layers), llm, tokens)
+    items = _items(method, len(layers), llm, tokens)
     forward, _ = _flops(method, items, False)
     training, kept = _flops(method, items, True)
     more = _trained(_build(cls, config, llm, len(layers), EXAMPLE + 1)) - _trained(method)
     everything = sum(parameter.numel() for parameter in method.parameters())
     return Work(
         method=name,
-        reads=cls.reads,
+        reads=" and ".join(kinds(cls)),
         state_layers=len(layers),
         llm_width=llm.width,
         forward=forward,
         training=training,
-        replayed=cls.reads == "tokens",
+        replayed="tokens" in kinds(cls),
         trained=_trained(method) - more * EXAMPLE,
         trained_per_item=more,
         frozen=everything - _trained(method),
@@ -76,19 +76,30 @@ def _build(cls: type[Method], config: Any, llm: LLM, layers: int, items: int) ->
     about: dict[str, Any] = {"llm_layers": llm.n_layers, "llm_width": llm.width}
     if layers:
         about |= {"state_mean": torch.zeros(layers, llm.width), "state_std": torch.ones(layers, llm.width)}
-    if cls.reads == "tokens":
+    if layers and cls.reads_covariance(config):
+        about["state_covariance"] = torch.eye(llm.width).expand(layers, -1, -1)  # [D, D] -> [A, D, D]
+    if cls.reads_cooccurrences:
+        about["cooccurrences"] = torch.eye(items).to_sparse()  # [I, I]
+    if "tokens" in kinds(cls):
         about |= {"llm": load_model(llm), "pooling": resolve_pooling("auto", llm)}
     torch.manual_seed(0)
-    return cls(config, Context(width, items, 1000, **about)).train()
+    method = cls(config, Context(width, items, 1000, **about))
+    if observes(cls):
+        with torch.no_grad():
+            method.observe([torch.randn(EXAMPLE, layers, llm.width)])
+    return method.train()
 
 
-def _items(reads: str, layers: int, llm: LLM, tokens: int) -> Items:
-    if reads == "ids":
-        return Items(ids=torch.arange(EXAMPLE))
-    if reads == "states":
-        return Items(states=torch.randn(EXAMPLE, layers, llm.width))
-    ids, mask = _tokens(tokens)
-    return Items(input_ids=ids, attention_mask=mask)
+@torch.no_grad()
+def _items(method: Method, layers: int, llm: LLM, tokens: int) -> Items:
+    found, reads = {}, kinds(type(method))
+    if "ids" in reads:
+        found["ids"] = torch.arange(EXAMPLE)  # [M]
+    if "states" in reads:
+        found["states"] = method.precompute(torch.randn(EXAMPLE, layers, llm.width))  # [M, ...]
+    if "tokens" in reads:
+        found["input_ids"], found["attention_mask"] = _tokens(tokens)  # both [M, T]
+    return Items(**found)
 
 
 def _tokens(count: int) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,8 @@ from benchmark.grid.probe import random_states, random_token_states
 from benchmark.llm.cache import DTYPES
 from benchmark.measure import environment, one_line, out_of_memory
 from benchmark.results.record import GENERATION
-from benchmark.run.build import Sources, build_trainer
+from benchmark.run.build import build_trainer
+from benchmark.run.inputs import Sources
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from benchmark.speed.measure import Amounts, measure
 from benchmark.speed.record import Timed, Variant
@@ -27,6 +28,7 @@ from benchmark.train.batches import EpochBatches, Rows
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Trainer
 from methods import registry
+from methods.base import kinds, reads_llm
 from methods.errors import UserError
 from studies import command_line
 from studies.growth.record import GrowthRecord, Size
@@ -61,7 +63,7 @@ def grow(cells: Sequence[RunSpec], users: int, rounds: int, amounts: Amounts) ->
         generation=GENERATION,
         command=command_line("growth", words),
         method=first.method,
-        llm=None if registry.get(first.method).reads == "ids" else first.llm,
+        llm=first.llm if reads_llm(registry.get(first.method)) else None,
         protocol=first.protocol,
         overrides=sorted(first.overrides),
         sizes=sizes,
@@ -93,7 +95,7 @@ def blank(cell: RunSpec) -> Size:
 
 
 def _states_bytes(resolved: ResolvedRun) -> int:
-    if resolved.llm is None or resolved.cls.reads != "states":
+    if resolved.llm is None or "states" not in kinds(resolved.cls):
         return 0
     layers = len(resolved.cls.layers(resolved.config, resolved.llm.n_layers))
     size = DTYPES[resolved.settings.states_dtype].itemsize
