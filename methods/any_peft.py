@@ -48,7 +48,7 @@ class AnyPeftConfig(TunedConfig):
 
 
 class AnyPeft(Adapted):
-    """Any other adapter of PEFT, from its configuration: DoRA, IA3, VeRA, OFT, tuned norms or biases, ..."""
+    """Any adapter of PEFT from its own configuration, such as OFT or tuned norms (Mangrulkar et al. 2022)."""
 
     Config: ClassVar[type[Any]] = AnyPeftConfig
     by_default: ClassVar[bool] = False

@@ -13,7 +13,7 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,17 +43,55 @@ class RegisteredMethod:
 
     @property
     def summary(self) -> str:
-        """The problem, or the first line of the class's docstring, read without importing it."""
-        if self.problem:
+        """The problem, or the first line of the class's docstring."""
+        if self.problem or not self._classes:
             return self.problem
-        module, attribute = self.target.split(":")
+        return (ast.get_docstring(self._classes[0][1]) or "").partition("\n")[0]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The kinds of input that the class or a base class declares in `reads`; none where not known."""
+        for _, node in self._classes:
+            for statement in node.body:
+                match statement:
+                    case (
+                        ast.AnnAssign(target=ast.Name(id="reads"), value=ast.expr() as value)
+                        | ast.Assign(targets=[ast.Name(id="reads")], value=value)
+                    ):
+                        kinds = ast.literal_eval(value)
+                        return (kinds,) if isinstance(kinds, str) else tuple(kinds)
+        return ()
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is a method that trains, not a control."""
+        return not any(module == "methods.controls.base" for module, _ in self._classes)
+
+    @cached_property
+    def _classes(self) -> list[tuple[str, ast.ClassDef]]:
+        """Its class and base classes with their modules, read without importing them, as far as found."""
         try:
-            spec = importlib.util.find_spec(module)
-            tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))  # type: ignore[union-attr, arg-type]
+            return [] if self.problem else list(_classes(*self.target.split(":")))
         except BROKEN:  # a list without a summary is better than none
-            return ""
-        classes = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == attribute)
-        return next(((ast.get_docstring(node) or "").partition("\n")[0] for node in classes), "")
+            return []
+
+
+def _classes(module: str, name: str) -> Iterator[tuple[str, ast.ClassDef]]:
+    """The class `name` of `module`, which may import it from another, and its base classes."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return
+    for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            yield module, node
+            for base in node.bases:
+                if isinstance(base, ast.Name):
+                    yield from _classes(module, base.id)
+        elif isinstance(node, ast.ImportFrom):
+            source = "." * node.level + (node.module or "")
+            for alias in node.names:
+                if name == (alias.asname or alias.name):
+                    yield from _classes(importlib.util.resolve_name(source, spec.parent), alias.name)
 
 
 def names() -> list[str]:

@@ -65,7 +65,7 @@ class TopLayers(Method):
 
 
 class SSNA(TopLayers):
-    """SSNA: a GRU over adapters on the top layers, the top one first (arXiv 2310.01612, Eq. 4)."""
+    """SSNA: a GRU over adapters on the top layers, the top one first (2023, arXiv 2310.01612, Eq. 4)."""
 
     def __init__(self, config: SSNAConfig, context: Context) -> None:
         super().__init__(config, context)
@@ -81,7 +81,7 @@ class SSNA(TopLayers):
 
 
 class SSNAMean(TopLayers):
-    """SSNA's adapters, averaged: MEAN of Table 8."""
+    """SSNA's adapters, averaged: MEAN of its Table 8 (2023)."""
 
     def integrate(self, outputs: list[Tensor]) -> Tensor:
         """The mean."""
@@ -89,7 +89,7 @@ class SSNAMean(TopLayers):
 
 
 class SSNAWeighted(TopLayers):
-    """SSNA's adapters under learned weights, which start equal: WEIGHTED of Table 8."""
+    """SSNA's adapters under learned weights, which start equal: WEIGHTED of its Table 8 (2023)."""
 
     def __init__(self, config: SSNAConfig, context: Context) -> None:
         super().__init__(config, context)

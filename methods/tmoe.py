@@ -11,7 +11,7 @@ from methods.moe import MoEAdapter, MoEConfig
 
 
 class TMoE(Method):
-    """TMoE: one mixture-of-experts adapter (Eqs. 1-3) on the top layer (UniSRec's adaptor)."""
+    """TMoE: one mixture-of-experts adapter (Eqs. 1-3) on the top layer (UniSRec, Hou et al. 2022)."""
 
     reads: ClassVar[Reads] = "states"
     replayable: ClassVar[bool] = True

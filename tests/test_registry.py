@@ -18,6 +18,7 @@ import methods
 from benchmark import cli
 from benchmark.run.spec import RunSpec, resolve_run
 from methods import plugins, registry
+from methods.base import Method, kinds
 from methods.checks import check_method
 from methods.errors import UserError
 
@@ -222,6 +223,36 @@ def test_a_name_that_cannot_be_typed_or_be_a_folder(site: Path, capsys: pytest.C
     put(site, "sound-pkg", "../sound", "sound_f:Sound", sound_f=SOUND)
     assert "letters, digits" in complaint("../sound")
     assert "sound-pkg" in listing(capsys)
+
+
+# --- What `list methods` shows ---------------------------------------------------------------------------
+
+
+def test_what_methods_read_is_known_without_importing_them() -> None:
+    for name, entry in registry.entries().items():
+        if not entry.external:
+            cls = registry.load(name)
+            assert entry.reads == kinds(cls) and entry.trains is issubclass(cls, Method)
+
+
+def test_methods_are_listed_by_what_they_read_and_with_a_year(capsys: pytest.CaptureFixture[str]) -> None:
+    groups = dict(part.split(":\n", 1) for part in listing(capsys).rstrip().split("\n\n"))
+    controls = groups.pop("Controls, which do not train").splitlines()
+    assert [line.split()[0] for line in controls] == list(methods.CONTROLS)
+    rows = [line for lines in groups.values() for line in lines.splitlines()]
+    assert sorted(row.split()[0] for row in rows) == sorted(methods.BUILTIN)
+    assert [row for row in rows if not re.search(r"\b20[012]\d\b", row)] == []
+    assert "tmoe" in groups["Methods that read hidden states of the frozen language model, computed once"]
+
+
+def test_a_method_of_a_subclass_elsewhere_is_in_the_group_of_its_base(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = '"""x"""\nfrom methods.ssna import TopLayers as Base\nclass Own(Base):\n    """Own (2026)."""\n'
+    put(site, "own-pkg", "own", "own_again:Own", own_class=source, own_again="from own_class import Own\n")
+    entry = registry.entries()["own"]
+    assert entry.reads == ("states",) and entry.trains and entry.summary == "Own (2026)."
+    assert "own_class" not in sys.modules and "own_again" not in sys.modules
 
 
 # --- The example of CONTRIBUTING.md ----------------------------------------------------------------------

@@ -19,29 +19,51 @@ def add_arguments(parser: Parser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Execute the command; returns the exit status."""
-    lines = _listing(options.what)
-    width = max(18, *map(len, lines))
-    for name, summary in lines.items():
-        first, *more = summary.splitlines() or [""]
-        print(f"{name:{width}} {first}")
-        for line in more:
-            print(f"{'':{width}} {line}")
+    groups = _listing(options.what)
+    width = max(18, *(len(name) for lines in groups.values() for name in lines))
+    for number, (heading, lines) in enumerate(groups.items()):
+        if heading:
+            print(f"{chr(10) if number else ''}{heading}:")
+        for name, summary in lines.items():
+            first, *more = summary.splitlines() or [""]
+            print(f"{name:{width}} {first}")
+            for line in more:
+                print(f"{'':{width}} {line}")
     return 0
 
 
-def _listing(what: str) -> dict[str, str]:
+def _listing(what: str) -> dict[str, dict[str, str]]:
+    """Heading of a group -> name -> summary."""
     if what == "methods":
-        from methods.registry import entries
-
-        return {
-            key: entry.summary + (f" [{entry.distribution} {entry.version}]" if entry.external else "")
-            for key, entry in entries().items()
-        }
+        return _methods()
     if what == "llms":
         from benchmark.llm.catalogue import available
 
-        return available()
-    return _datasets()
+        return {"": available()}
+    return {"": _datasets()}
+
+
+READ = {
+    ("states",): "Methods that read hidden states of the frozen language model, computed once",
+    ("states", "ids"): "Methods that read hidden states and learn item vectors",
+    ("tokens",): "Methods that read tokens and train parts of the language model",
+    ("ids",): "Methods that learn item vectors",
+}
+"""What methods read -> the heading of their group, in the order of the list."""
+CONTROLS = "Controls, which do not train"
+OTHERS = "Others"
+
+
+def _methods() -> dict[str, dict[str, str]]:
+    """The methods by what they read, then the controls."""
+    from methods.registry import entries
+
+    groups: dict[str, dict[str, str]] = {heading: {} for heading in (*READ.values(), OTHERS, CONTROLS)}
+    for name, entry in entries().items():
+        heading = READ.get(entry.reads, OTHERS) if entry.trains else CONTROLS
+        source = f" [{entry.distribution} {entry.version}]" if entry.external else ""
+        groups[heading][name] = entry.summary + source
+    return {heading: lines for heading, lines in groups.items() if lines}
 
 
 def _datasets() -> dict[str, str]:
