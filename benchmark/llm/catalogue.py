@@ -1,8 +1,7 @@
-"""The known language models, where their files come from, and whether they are complete.
+"""The known language models, and where their files come from.
 
 A model is named by a short name of `llms.toml`, a hub id (`org/model` or `org/model@revision`), or a folder.
-Only safetensors are read, no pickles, and no code that comes with a model is run. Nothing heavy is imported
-before a function needs it.
+No code that comes with a model is run. Nothing heavy is imported before a function needs it.
 """
 
 from __future__ import annotations
@@ -13,13 +12,14 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from benchmark.files import digest_of, path_component
+from benchmark.llm.model_folder import TOKENIZER_FILES, check_folder, digest_files, read_json
 from methods.errors import UserError, unknown
 
 WAYS_OUT = (
@@ -36,18 +36,6 @@ MOST_LAYERS, MOST_WIDTH = 1_000, 100_000
 """Several times those of the largest models; beyond, a config is taken for damaged."""
 _NO_LIMIT = 10**9
 """Tokenizers without a limit report an enormous number."""
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-ADAPTER = "adapter_config.json"
-"""transformers puts the PEFT adapter that this file describes into the model that it loads."""
-TOKENIZERS = (
-    "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json",
-)  # fmt: skip
-"""Any one of these makes a tokenizer."""
-TOKENIZER_FILES = (
-    *TOKENIZERS, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-)  # fmt: skip
-"""All that a tokenizer may read; their digest is part of a cache key."""
 HUB_TIMEOUT = 5.0
 """Seconds to wait for the hub's first answer, so that a missing network is reported soon."""
 _PATTERNS: dict[str, Any] = {
@@ -197,8 +185,8 @@ def _from_folder(
             raise UserError(
                 f"{entry['revision']} now leads to {revision}, and {pinned} is pinned in llms.toml"
             )
-    weights = _check_folder(folder)
-    digest = _digest_files(weights)
+    weights = check_folder(folder)
+    digest = digest_files(weights)
     if entry.get("sha256", digest) != digest:
         raise UserError(
             f"{weights[0]} has SHA-256 {digest}, and only {entry['sha256']} is accepted;"
@@ -217,7 +205,7 @@ def _from_folder(
         revision=revision,
         digest=digest,
         config_digest=digest_of(folder / "config.json"),
-        tokenizer_digest=_digest_files(folder / file for file in TOKENIZER_FILES),
+        tokenizer_digest=digest_files(folder / file for file in TOKENIZER_FILES),
         model_type=str(model_type),
         family=_family(config, folder),
         n_layers=layers,
@@ -324,86 +312,3 @@ def _max_tokens(config: Any, folder: Path) -> int:
             "in tokenizer_config.json and of the positions in config.json); at least 1 is needed"
         )
     return min(limits)
-
-
-def _check_folder(folder: Path) -> list[Path]:
-    """The weight files of a complete folder; raises `UserError` naming what is missing or broken."""
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}")
-    if (folder / ADAPTER).is_file():
-        raise UserError(
-            f"{folder} holds a PEFT adapter ({ADAPTER}), which would change the model that its name, weights "
-            "and digest stand for. Merge it (peft: AutoPeftModel.from_pretrained(folder).merge_and_unload()"
-            ".save_pretrained(new_folder), and the same for the tokenizer) and give the new folder; or move "
-            "the adapter's files away to read the model without it"
-        )
-    files = _weight_files(folder, read_json(folder / "config.json"))
-    for file in files:
-        _check_safetensors(file)
-    if not any((folder / name).is_file() for name in TOKENIZERS):
-        raise UserError(f"{folder} has no tokenizer: it needs one of {', '.join(TOKENIZERS)}")
-    return files
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; raises `UserError` where it is missing or not one."""
-    if not path.is_file():
-        raise UserError(f"{path.parent} has no {path.name}")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise UserError(f"{path} cannot be read as JSON ({reason})") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not a JSON object")
-    return value
-
-
-def _weight_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
-    """The files that transformers loads: those that the config names, or of the usual names."""
-    if (stated := config.get("transformers_weights")) is not None:
-        named = folder / str(stated)
-        if not named.is_file():
-            raise UserError(f"{folder} lacks {stated}, which its config.json names as transformers_weights")
-        return _shards(named) if named.name.endswith(".json") else [named]
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if (folder / INDEX).is_file():
-        return _shards(folder / INDEX)
-    fault = f"{folder} has no {WEIGHTS}"
-    if pickled := [*sorted(folder.glob("*.bin")), *sorted(folder.glob("*.pt"))]:
-        fault += (
-            f": it has only {pickled[0].name}, and pickles are not loaded; convert it with save_pretrained"
-        )
-    raise UserError(fault)
-
-
-def _shards(index: Path) -> list[Path]:
-    shards = read_json(index).get("weight_map")
-    if not isinstance(shards, dict) or not shards:
-        raise UserError(f"{index} has no weight_map")
-    files = [index.parent / str(name) for name in sorted(set(map(str, shards.values())))]
-    for file in files:
-        if not file.is_file():
-            raise UserError(f"{index.parent} lacks {file.name}, which {index.name} names")
-    return files
-
-
-def _check_safetensors(path: Path) -> None:
-    """Open the header, which also compares the promised size with the real one."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            file.keys()
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is truncated or not a safetensors file ({error})") from error
-
-
-def _digest_files(files: Iterable[Path]) -> str:
-    """SHA-256 of one file, or of the names and digests of several."""
-    existing = [file for file in files if file.is_file()]
-    if len(existing) == 1:
-        return digest_of(existing[0])
-    lines = "".join(f"{file.name} {digest_of(file)}\n" for file in sorted(existing))
-    return hashlib.sha256(lines.encode()).hexdigest()
