@@ -16,9 +16,10 @@ from benchmark.config import Settings
 from benchmark.model.parallel import average_gradients, world_size
 from benchmark.model.recommender import Recommender
 from benchmark.results.list_metrics import TOP
-from benchmark.train.batches import EpochBatches, build_batch, evaluation_rows
+from benchmark.train.batches import EpochBatches, build_batch
 from benchmark.train.control_ranks import FusedModel, ScoredSplit
 from benchmark.train.evaluate import evaluate
+from benchmark.train.rows import evaluation_rows
 from methods.base import Items, Method
 from methods.controls.base import TrainingData
 from methods.controls.popularity import Popularity

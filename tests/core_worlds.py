@@ -18,9 +18,10 @@ from benchmark.model.chunks import Ints
 from benchmark.model.items import ItemEncoder, ItemInputs
 from benchmark.model.recommender import Recommender
 from benchmark.run.spec import find_llm
-from benchmark.train.batches import Rows, Sequences, evaluation_rows, training_rows
+from benchmark.train.batches import Sequences
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Task, Trainer
+from benchmark.train.rows import Rows, evaluation_rows, training_rows
 from methods import registry
 from methods.base import Context, Items, state_statistics
 

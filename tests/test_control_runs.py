@@ -13,8 +13,8 @@ from benchmark.cli import main
 from benchmark.grid.plan import expand
 from benchmark.report.tables import csv_rows, render
 from benchmark.results.record import RunRecord, read_record
-from benchmark.train.batches import evaluation_rows
 from benchmark.train.control_ranks import ScoredSplit, rank_users
+from benchmark.train.rows import evaluation_rows
 from methods.controls.base import Control, TrainingData
 from methods.controls.popularity import Popularity
 from methods.controls.transitions import Transitions

@@ -8,7 +8,7 @@ from core_worlds import PLAIN, make_world, recommender, with_settings
 from torch import Tensor, nn
 
 from benchmark.model.recommender import SASRec, causal_mask
-from benchmark.train.batches import pack, training_rows
+from benchmark.train.rows import pack, training_rows
 
 WIDTH = PLAIN.width
 

@@ -9,17 +9,8 @@ import numpy as np
 import pytest
 from core_worlds import make_world, pairs_of, plain_pairs, with_settings, world_of
 
-from benchmark.train.batches import (
-    EpochBatches,
-    Rows,
-    bin_width,
-    build_batch,
-    evaluation_rows,
-    pack,
-    share_of,
-    total_steps,
-    training_rows,
-)
+from benchmark.train.batches import EpochBatches, build_batch, share_of, total_steps
+from benchmark.train.rows import Rows, bin_width, evaluation_rows, pack, training_rows
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 4, 5, 50])

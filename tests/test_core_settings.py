@@ -16,8 +16,9 @@ from benchmark.config import Settings
 from benchmark.model.items import Batch
 from benchmark.model.recommender import Recommender
 from benchmark.train import loop
-from benchmark.train.batches import EpochBatches, training_rows
+from benchmark.train.batches import EpochBatches
 from benchmark.train.evaluate import evaluate
+from benchmark.train.rows import training_rows
 from benchmark.train.step import LearningRate
 
 WORLD = world_of([[(7 * n + step) % 40 for step in range(8)] for n in range(30)], 40)

@@ -11,7 +11,7 @@ from benchmark.results.schema import PeakMemory
 from benchmark.run.spec import RunSpec
 from benchmark.speed.measure import Amounts
 from benchmark.speed.record import Timed, Variant
-from benchmark.train.batches import Rows
+from benchmark.train.rows import Rows
 from studies.__main__ import main
 from studies.growth import training
 from studies.growth.encoding import in_this_process

@@ -26,7 +26,7 @@ from benchmark.results.list_metrics import list_measure
 from benchmark.results.metrics import Ranks, metrics_of, target_weights
 from benchmark.results.record import ranks_path, read_record, top_path
 from benchmark.results.store import read_result
-from benchmark.train.batches import evaluation_rows
+from benchmark.train.rows import evaluation_rows
 from methods.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]

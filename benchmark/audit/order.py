@@ -19,8 +19,8 @@ from benchmark.data.download import input_files
 from benchmark.data.pipeline import Begin, build
 from benchmark.data.recipe import Recipe
 from benchmark.results.metrics import metrics_of
-from benchmark.train.batches import evaluation_rows
 from benchmark.train.control_ranks import ScoredSplit, rank_users, training_data
+from benchmark.train.rows import evaluation_rows
 from methods.controls.transitions import Transitions, TransitionsConfig
 
 METRICS = ("recall@10", "ndcg@10")

@@ -105,8 +105,12 @@ def target_positions(at: Ints, end: Ints) -> tuple[Ints, Ints]:
     """
     count = np.where(at >= 0, end - at, 0)
     user = np.repeat(np.arange(len(at)), count)
-    place = np.arange(len(user)) - (np.cumsum(count) - count)[user]  # among the targets of its user
-    return user, at[user] + place
+    return user, at[user] + positions_within(count)
+
+
+def positions_within(lengths: Ints) -> Ints:
+    """0, 1, ... up to each length, one after another: -> `[sum(lengths)]`."""
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 def are_positions(times: npt.NDArray[Any], offsets: Ints) -> bool:
@@ -158,6 +162,5 @@ def temporal(
 def in_training(offsets: npt.NDArray[np.int64], train_end: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Which interactions are training: `[U+1]` where each user's begin, `[U]` how many are -> `[N]`."""
     lengths = np.diff(offsets)
-    position = np.arange(offsets[-1] - offsets[0]) - np.repeat(offsets[:-1] - offsets[0], lengths)
-    training: npt.NDArray[np.bool_] = position < np.repeat(train_end, lengths)
+    training: npt.NDArray[np.bool_] = positions_within(lengths) < np.repeat(train_end, lengths)
     return training

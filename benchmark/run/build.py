@@ -29,9 +29,10 @@ from benchmark.model.recommender import Recommender
 from benchmark.progress import print_steps
 from benchmark.run.inputs import CACHE, Inputs, Sources, check_texts, distinguishes, load_inputs, lower_states
 from benchmark.run.spec import ResolvedRun, RunSpec, applicable, resolve_run
-from benchmark.train.batches import Rows, Sequences, evaluation_rows, total_steps, training_rows
+from benchmark.train.batches import Sequences, total_steps
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Task, Trainer
+from benchmark.train.rows import Rows, evaluation_rows, training_rows
 from methods import registry
 from methods.base import Context, Method, kinds
 from methods.errors import UserError

@@ -1,9 +1,6 @@
-"""The rows that SASRec reads, and the batches of them that one step of training works on.
+"""The batches of rows (`benchmark.train.rows`) that one step of training works on.
 
-A row is one run through the recommender: a slice of a user, and where in it a next item is predicted.
-`packed` training cuts few rows and predicts at every position; `prefixes` cuts one row per (prefix, target)
-pair, as published code does. Both give the same pairs. Everything is built on the host before the step, the
-same way on every process.
+Everything is built on the host before the step, the same way on every process.
 
 The batches of an optimiser step (`accumulation`) are built as one: each of their items is encoded once, and a
 prediction sees the candidates of its own batch. The global batch, its unique items and its candidates are a
@@ -22,134 +19,10 @@ import torch
 from torch import Tensor
 
 from benchmark.config import Settings
-from benchmark.data.filters import target_positions
+from benchmark.data.filters import positions_within
 from benchmark.model.chunks import Ints
 from benchmark.model.items import Batch, Share
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows over a flat array of item indices. All fields are `[R]` int64."""
-
-    user: Ints
-    start: Ints
-    """Index of the first input in the flat array."""
-    length: Ints
-    """Number of inputs; the targets are the inputs shifted by one."""
-    first: Ints
-    """Position of the row from which on a next item is predicted."""
-
-    def __len__(self) -> int:
-        return len(self.user)
-
-    @property
-    def predictions(self) -> Ints:
-        """`[R]`, predictions of each row."""
-        return self.length - self.first
-
-    def take(self, index: Ints) -> Rows:
-        """The rows at `index`."""
-        return Rows(self.user[index], self.start[index], self.length[index], self.first[index])
-
-
-def training_rows(offsets: Ints, train_end: Ints, window: int, mode: str, slide: int = 0) -> Rows:
-    """Rows of all training pairs: item j of a training sequence from at most `window` items before it.
-
-    `offsets` `[U + 1]` delimits users in the flat array, `train_end` `[U]` counts training interactions.
-    A packed user is one row while the prefix grows up to `window`, then one row per further target, so
-    that each target has exactly the history that its literal prefix has.
-
-    With `slide`, every run of `slide` successive interactions of a user is read as a sequence of its own
-    (slide-window augmentation, arXiv 2403.11136), so that a target occurs after several lengths of history.
-    """
-    owner = np.arange(len(train_end))  # user of each sequence; without augmentation a user has one
-    begin, length = offsets[:-1], train_end
-    if slide:
-        runs = np.maximum(length - slide, 0) + 1
-        owner = np.repeat(owner, runs)
-        begin = begin[owner] + np.arange(runs.sum()) - np.repeat(np.cumsum(runs) - runs, runs)
-        length = np.minimum(length[owner], slide)
-    pairs = np.maximum(length - 1, 0)
-    growing = np.minimum(pairs, window) if mode == "packed" else np.zeros_like(pairs)
-    whole = np.flatnonzero(growing)
-    head = Rows(owner[whole], begin[whole], growing[whole], np.zeros_like(whole))
-    rest = pairs - growing
-    sequence = np.repeat(np.arange(len(pairs)), rest)
-    # position within the sequence of the target of each further row
-    rank = np.arange(rest.sum()) - np.repeat(np.cumsum(rest) - rest, rest)
-    target = growing[sequence] + 1 + rank
-    history = np.minimum(target, window)
-    tail = Rows(owner[sequence], begin[sequence] + target - history, history, history - 1)
-    return Rows(
-        *(np.concatenate([getattr(head, f), getattr(tail, f)]) for f in ("user", "start", "length", "first"))
-    )
-
-
-def evaluation_rows(offsets: Ints, target_at: Ints, window: int, target_end: Ints | None = None) -> Rows:
-    """A row for each target, by user and then by time: the `window` items before it.
-
-    A user's targets stand from `target_at` `[U]` (-1: none) up to before `target_end` `[U]`; he has one where
-    that is None.
-    """
-    end = target_at + 1 if target_end is None else target_end
-    user, at = target_positions(np.where(target_at > 0, target_at, -1), end)
-    length = np.minimum(at, window)
-    return Rows(user, offsets[:-1][user] + at - length, length, length - 1)
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Rows laid one after another into bins of equal width, so that hardly a slot is padding."""
-
-    source: Ints
-    """`[N, S]` index into the flat item array; -1 is padding."""
-    position: Ints
-    """`[N, S]` position within the row."""
-    segment: Ints
-    """`[N, S]` number of the row; -1 is padding."""
-    slot: Ints
-    """`[P]` flat slot (bin * S + column) of each prediction."""
-    row: Ints
-    """`[P]` row of each prediction."""
-
-
-def pack(rows: Rows, width: int) -> Packed:
-    """Lay `rows` (each at most `width` long) into bins of `width` slots, next fit.
-
-    The predictions come row by row, in the order of `rows`.
-    """
-    place = _places(rows.length, width)
-    bins = int(place[-1] // width) + 1 if len(place) else 0
-    total = int(rows.length.sum())
-    row_of = np.repeat(np.arange(len(rows)), rows.length)
-    position = np.arange(total) - np.repeat(np.cumsum(rows.length) - rows.length, rows.length)
-    at = place[row_of] + position
-    source, positions, segment = (np.full(bins * width, fill, np.int64) for fill in (-1, 0, -1))
-    source[at] = rows.start[row_of] + position
-    positions[at] = position
-    segment[at] = row_of
-    predicted = position >= rows.first[row_of]
-    shape = (bins, width)
-    return Packed(
-        source.reshape(shape),
-        positions.reshape(shape),
-        segment.reshape(shape),
-        at[predicted],
-        row_of[predicted],
-    )
-
-
-def _places(lengths: Ints, width: int) -> Ints:
-    """First flat slot of each row under next fit. Each bin takes rows until one does not fit."""
-    ends = np.cumsum(lengths)
-    places = np.empty_like(lengths)
-    row, bin_start = 0, 0
-    while row < len(lengths):  # one turn a bin, not a row
-        base = ends[row] - lengths[row]
-        stop = int(np.searchsorted(ends, base + width, side="right"))
-        places[row:stop] = bin_start + (ends[row:stop] - lengths[row:stop] - base)
-        row, bin_start = stop, bin_start + width
-    return places
+from benchmark.train.rows import Packed, Rows, bin_width, pack, ranges
 
 
 @dataclass(frozen=True)
@@ -165,11 +38,6 @@ class Sequences:
     padding: int = 0
     """The input that padding is encoded as where `encode = occurrences`: an item, or one past the last item
     where the reader's inputs have a row for an empty text there."""
-
-
-def bin_width(window: int) -> int:
-    """Slots of a bin: room for the longest row, in a multiple of 64 that attention kernels like."""
-    return -(-window // 64) * 64
 
 
 class EpochBatches:
@@ -242,12 +110,12 @@ def build_batch(
     `sizes` says how many of `rows` each of several batches has, one after another; where their candidates are
     sampled, `draws` holds equally many of each.
     """
-    targets, users = data.items[_target_index(rows)], np.repeat(rows.user, rows.predictions)
+    targets, users = data.items[rows.targets], np.repeat(rows.user, rows.predictions)
     candidates = targets if draws is None else draws
     local = _local_rows(len(rows), rank, world)
     mine = _my_rows(rows, local, idle=rank >= len(rows))
     packed = pack(mine, bin_width(settings.window))
-    my_targets = data.items[_target_index(mine)]  # [P]
+    my_targets = data.items[mine.targets]  # [P]
     step = _Step(rows, local, mine, packed, candidates, draws is None, data)
     table = step.occurrences(settings.window) if settings.encode == "occurrences" else step.unique()
     members = 1 if sizes is None else len(sizes)
@@ -312,7 +180,7 @@ class _Step:
         """Each distinct input of the step once."""
         data, packed = self.data, self.packed
         everything = (
-            data.items[_input_index(self.rows)], data.items[_target_index(self.rows)], self.candidates,
+            data.items[self.rows.inputs], data.items[self.rows.targets], self.candidates,
         )  # fmt: skip
         unique = np.unique(data.twin[np.concatenate(everything)])  # [M]
 
@@ -321,7 +189,7 @@ class _Step:
 
         inputs = data.items[np.maximum(packed.source, 0)]  # [N, S]
         inputs = table_row(np.where(packed.source < 0, unique[0], inputs))
-        targets = table_row(data.items[_target_index(self.mine)])
+        targets = table_row(data.items[self.mine.targets])
         return _ItemTable(unique, inputs, targets, table_row(self.candidates))
 
     def occurrences(self, window: int) -> _ItemTable:
@@ -329,15 +197,15 @@ class _Step:
         rows, data, packed = self.rows, self.data, self.packed
         slots = np.full((len(rows), window), data.padding)  # [R, window]
         row = np.repeat(np.arange(len(rows)), rows.length)
-        slots[row, _ranges(np.zeros_like(rows.length), rows.length)] = data.items[_input_index(rows)]
-        targets = data.items[_target_index(rows)]
+        slots[row, positions_within(rows.length)] = data.items[rows.inputs]
+        targets = data.items[rows.targets]
         drawn = self.candidates[:0] if self.in_batch else self.candidates
         first_target = slots.size + np.cumsum(rows.predictions) - rows.predictions  # [R] of each row
         first_candidate = slots.size + (0 if self.in_batch else len(targets))
         return _ItemTable(
             np.concatenate([slots.ravel(), targets, drawn]),
             self.local[np.maximum(packed.segment, 0)] * window + packed.position,
-            _ranges(first_target[self.local], self.mine.predictions),
+            ranges(first_target[self.local], self.mine.predictions),
             first_candidate + np.arange(len(self.candidates)),
         )
 
@@ -383,19 +251,3 @@ def _own_columns(targets: Ints, group: Ints, draws: Ints, draw_group: Ints | Non
         targets, draws = targets + apart * group, draws + apart * draw_group  # each batch's own numbers
     column = np.minimum(np.searchsorted(draws, targets), len(draws) - 1)
     return torch.from_numpy(np.where(draws[column] == targets, column, -1))
-
-
-def _target_index(rows: Rows) -> Ints:
-    """Flat index of the target of every prediction, row by row."""
-    return _ranges(rows.start + rows.first + 1, rows.predictions)
-
-
-def _input_index(rows: Rows) -> Ints:
-    """Flat index of every input, row by row."""
-    return _ranges(rows.start, rows.length)
-
-
-def _ranges(starts: Ints, lengths: Ints) -> Ints:
-    """`start, start + 1, ...` for each start, one after another."""
-    inner = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return np.repeat(starts, lengths) + inner

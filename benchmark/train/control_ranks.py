@@ -18,7 +18,7 @@ from benchmark.data.filters import in_training
 from benchmark.model.chunks import Ints
 from benchmark.model.parallel import world_size
 from benchmark.model.recommender import Recommender
-from benchmark.train.batches import Rows, Sequences
+from benchmark.train.batches import Sequences
 from benchmark.train.evaluate import (
     Catalogue,
     TopItems,
@@ -31,6 +31,7 @@ from benchmark.train.evaluate import (
     user_ranks,
     user_states,
 )
+from benchmark.train.rows import Rows
 from methods.controls.base import Control, Floats, TrainingData
 
 SCORES = 2**23

@@ -27,7 +27,8 @@ from benchmark.model.parallel import world_size
 from benchmark.model.recommender import Recommender
 from benchmark.results.metrics import Floats, Ranks, metrics_of, target_weights
 from benchmark.results.schema import METRICS, Metrics
-from benchmark.train.batches import Rows, Sequences, bin_width, pack, share_of
+from benchmark.train.batches import Sequences, share_of
+from benchmark.train.rows import Rows, bin_width, pack
 
 CHUNK_USERS = 1024
 """Users that SASRec reads at once."""

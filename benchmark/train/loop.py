@@ -23,10 +23,11 @@ from benchmark.model.recommender import Recommender
 from benchmark.results.list_metrics import TOP
 from benchmark.results.record import Certificate, Epoch
 from benchmark.results.schema import Metrics
-from benchmark.train.batches import EpochBatches, Rows, Sequences, total_steps
+from benchmark.train.batches import EpochBatches, Sequences, total_steps
 from benchmark.train.checkpoint import Checkpoint, trained_part
 from benchmark.train.evaluate import NotFiniteError, UserRanks, evaluate
 from benchmark.train.liveness import Liveness, NotAliveError
+from benchmark.train.rows import Rows
 from benchmark.train.status import RunStatus, publish
 from benchmark.train.step import AverageWeights, LearningRate, MemoryRetry, Replay, make_optimiser
 

@@ -11,7 +11,7 @@ from benchmark.config import PROTOCOLS, Settings, parse
 from benchmark.llm.catalogue import LLM
 from benchmark.llm.encoder import load_model, resolve_pooling
 from benchmark.speed.count import Counter, counting
-from benchmark.train.batches import bin_width
+from benchmark.train.rows import bin_width
 from methods import registry
 from methods.base import Context, Items, Method, kinds, observes, reads_llm
 from methods.errors import UserError

@@ -24,9 +24,10 @@ from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from benchmark.speed.measure import Amounts, measure
 from benchmark.speed.record import Timed, Variant
 from benchmark.speed.run import in_fresh_process
-from benchmark.train.batches import EpochBatches, Rows
+from benchmark.train.batches import EpochBatches
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Trainer
+from benchmark.train.rows import Rows
 from methods import registry
 from methods.base import kinds, reads_llm
 from methods.errors import UserError
