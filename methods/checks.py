@@ -223,8 +223,9 @@ def adaptation(test: MethodUnderTest) -> None:
 def bf16(test: MethodUnderTest) -> None:
     """A step in bf16 works and stays finite, since the harness chooses the precision."""
     method, _ = test.build()
+    items = test.precomputed(method, test.items)  # before training, in full precision
     with torch.autocast("cpu", torch.bfloat16):
-        output = test.attempt("forward in bf16 autocast", lambda: method.train()(test.items))
+        output = test.attempt("forward in bf16 autocast", lambda: method.train()(items))
     finite = bool(output.isfinite().all())
     test.require(finite, "forward in bf16 autocast gives nan or infinity")
     test.attempt("backward in bf16 autocast", output.float().mean().backward)

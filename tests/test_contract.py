@@ -46,6 +46,7 @@ class Both(Method):
 
     def forward(self, items: Items) -> Tensor:
         assert items.ids is not None
+        assert states_of(items).ndim == 2, "states that precompute has not made"
         return self.linear(states_of(items)) + self.own(items.ids)
 
 
