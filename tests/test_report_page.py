@@ -14,9 +14,8 @@ from report_records import as_runs, record, store
 
 from benchmark.cli import _parsers
 from benchmark.report.page import page
-from benchmark.report.provenance import configuration
 from benchmark.report.rendering import number, numeric
-from benchmark.report.section import Block, Cell, Chapter, Plot, Section
+from benchmark.report.section import Block, Cell, Chapter, Plot, Section, configuration
 from benchmark.results.record import below_results
 from benchmark.results.tuning import Trial, Tuning
 

@@ -5,6 +5,8 @@ Equal records give equal bytes, so that a report can be committed and its change
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -12,7 +14,7 @@ from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
-from benchmark.report.files import write
+from benchmark.files import write_atomically, write_json
 from benchmark.report.page import LEFT_OUT, Front, overview, page, tiles
 from benchmark.report.rendering import Style, escape_markdown, fenced, latex_document, markdown, render
 from benchmark.report.section import Chapter, Section
@@ -42,7 +44,8 @@ BUILT_IN = {
 OTHERS = "Sections of other packages"
 SUFFIXES: dict[str, Style] = {".csv": "csv", ".tex": "latex"}
 TITLE = "AdaptRec report"
-RESERVED = {"readme.md", "index.html", "report.tex", "manifest.json"}
+MANIFEST = "manifest.json"
+RESERVED = {"readme.md", "index.html", "report.tex", MANIFEST}
 Only = Mapping[str, Collection[str]]
 
 
@@ -88,7 +91,7 @@ def build_report(
     files["README.md"] = _index(front, parts).encode()
     files["report.tex"] = latex_document(TITLE, parts, left_out).encode()
     files["index.html"] = page(front, parts).encode()
-    return write(out, files)
+    return _write(out, files)
 
 
 def _chapters(results: Results, left_out: list[str]) -> list[Chapter]:
@@ -229,3 +232,42 @@ def _command(
     if tuple(metrics) != METRICS:
         words += ["--metrics", ",".join(metrics)]
     return shlex.join(["python", "-m", "benchmark", "report", *words])
+
+
+def _write(out: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """Write the files, then remove what an earlier report left; the manifest names them all throughout.
+
+    Raises `UserError` before it would write over a file that no report has made.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    old = _manifest(out / MANIFEST)
+    for name in files:
+        if name not in old and (out / name).exists():
+            raise UserError(
+                f"{out / name} exists and {out / MANIFEST} does not say that a report made it. "
+                "Move it away or give another folder by --out."
+            )
+    new = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    write_json(out / MANIFEST, {**old, **new})
+    for name, data in files.items():
+        write_atomically(out / name, data)
+    for name in old.keys() - new.keys():
+        path = out / name
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == old[name]:
+            path.unlink()
+    write_json(out / MANIFEST, new)
+    return [out / name for name in sorted([*files, MANIFEST])]
+
+
+def _manifest(path: Path) -> dict[str, str]:
+    """File name -> SHA-256 of what an earlier report wrote; empty where there was none."""
+    if not path.exists():
+        return {}
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        known = {str(name): str(digest) for name, digest in read.items()}
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path} is not the list of files that a report writes; move it away.") from error
+    if strange := [name for name in known if Path(name).name != name]:
+        raise UserError(f"{path} names '{strange[0]}', which is no file of its folder; move it away.")
+    return known

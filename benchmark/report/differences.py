@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmark.report.provenance import configuration
-from benchmark.report.section import Block, Cell, Section
+from benchmark.report.section import Block, Cell, Section, configuration
 from benchmark.results.compared import shown
 from benchmark.results.figures import Results
 from benchmark.results.groups import RunGroup, RunRow

@@ -7,8 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 from benchmark.report.drawing import columns, forms, look_of, style
-from benchmark.report.provenance import configuration
-from benchmark.report.section import Block, Cell, Plot, Section
+from benchmark.report.section import Block, Cell, Plot, Section, configuration
 from benchmark.results.figures import Results
 from benchmark.results.groups import RunGroup, RunRow
 from benchmark.results.measures import share

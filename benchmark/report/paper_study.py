@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from benchmark.report.provenance import configuration
+from benchmark.report.section import configuration
 from benchmark.results.groups import RunGroup, RunRow, bare, mark, newest, note, oldest
 from benchmark.results.metrics import measure
 from benchmark.results.published import COUNTS, dataset_of, published

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.report.provenance import configuration
-from benchmark.report.section import Block, Cell, Section
+from benchmark.report.section import Block, Cell, Section, configuration
 from benchmark.results.figures import Results
 from benchmark.results.groups import RunGroup, RunRow
 from benchmark.results.list_metrics import LIST_METRICS, list_measure

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.config import Settings, digest
 from benchmark.report.drawing import columns, forms, look_of, style
-from benchmark.report.provenance import configuration
-from benchmark.report.section import Block, Cell, Plot, Section
+from benchmark.report.section import Block, Cell, Plot, Section, configuration
 from benchmark.results.figures import Results
 from benchmark.results.groups import mark, newest, note, oldest, slug
 from benchmark.results.measures import share

@@ -10,9 +10,8 @@ from benchmark.config import SEARCHED
 from benchmark.report import rendering
 from benchmark.report.differences import seeds_of
 from benchmark.report.plots import draw
-from benchmark.report.provenance import configuration
 from benchmark.report.rendering import one_line
-from benchmark.report.section import Block, Cell, Plot, Section
+from benchmark.report.section import Block, Cell, Plot, Section, configuration
 from benchmark.results.comparable import shortened
 from benchmark.results.figures import Results
 from benchmark.results.groups import HEADLINE, RunGroup, RunRow

@@ -16,8 +16,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from benchmark.report.drawing import COLOURS, columns, forms, look_of, style
-from benchmark.report.provenance import configuration
-from benchmark.report.section import Block, Cell, Plot, Section
+from benchmark.report.section import Block, Cell, Plot, Section, configuration
 from benchmark.results.figures import Results
 from benchmark.results.groups import HEADLINE, RunGroup, RunRow, mark, newest, note, oldest
 from benchmark.results.measures import count, quality
