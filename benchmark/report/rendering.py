@@ -11,7 +11,7 @@ import io
 import re
 import textwrap
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from benchmark.report.section import Block, Cell, Chapter, Plot, Section
@@ -112,42 +112,37 @@ def marked(blocks: Sequence[Block]) -> bool:
 
 def markdown(caption: str, blocks: Sequence[Block], notes: Sequence[str]) -> str:
     """GitHub-flavoured Markdown."""
-    from tabulate import tabulate
-
-    marks = {"": "{}", "best": "**{}**"}
     parts = [escape_markdown(caption)]
     for block in blocks:
-        body = [[marks[cell.mark].format(escape_markdown(cell.text)) for cell in row] for row in block.rows]
-        heads = [escape_markdown(head) for head in block.heads]
-        table = tabulate(body, heads, tablefmt="pipe", disable_numparse=True, colalign=_alignment(block))
-        parts += [f"**{escape_markdown(block.title)}**", table]
-    parts += [
-        LEGEND["markdown"] if marked(blocks) else "",
-        "\n".join(f"- {escape_markdown(n)}" for n in notes),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+        title = f"**{escape_markdown(block.title)}**"
+        parts += [title, _tabulated(block, "pipe", escape_markdown, best="**{}**")]
+    parts += [LEGEND["markdown"]] if marked(blocks) else []
+    return _paragraphs(*parts, "\n".join(f"- {escape_markdown(note)}" for note in notes))
 
 
 def text(caption: str, blocks: Sequence[Block], notes: Sequence[str]) -> str:
     """For a terminal: a star before what is bold elsewhere, so that digits stay aligned."""
+    tables = [f"{block.title}\n{_tabulated(block, 'simple', str, best='* {}')}" for block in blocks]
+    legend = [LEGEND["text"]] if marked(blocks) else []
+    return _paragraphs(_wrapped(caption), *tables, "\n".join(map(_wrapped, [*legend, *notes])))
+
+
+def _tabulated(block: Block, form: str, write: Callable[[str], str], best: str) -> str:
+    """The table in a form that tabulate knows; `best` is how the best cells of a column are written."""
     from tabulate import tabulate
 
-    marks = {"": "", "best": "* "}
-    parts = ["\n".join(textwrap.wrap(caption, WIDTH))]
-    for block in blocks:
-        body = [[marks[cell.mark] + cell.text for cell in row] for row in block.rows]
-        table = tabulate(
-            body, block.heads, tablefmt="simple", disable_numparse=True, colalign=_alignment(block)
-        )
-        parts += [f"{block.title}\n{table}"]
-    legend = [LEGEND["text"]] if marked(blocks) else []
-    lines = [line for note in (*legend, *notes) for line in textwrap.wrap(note, WIDTH)]
-    parts += ["\n".join(lines)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    body = [[(best if cell.mark else "{}").format(write(cell.text)) for cell in row] for row in block.rows]
+    aligned = ["right" if figures else "left" for figures in numeric(block)]
+    heads = list(map(write, block.heads))
+    return tabulate(body, heads, tablefmt=form, disable_numparse=True, colalign=aligned)
 
 
-def _alignment(block: Block) -> list[str]:
-    return ["right" if figures else "left" for figures in numeric(block)]
+def _wrapped(value: str) -> str:
+    return "\n".join(textwrap.wrap(value, WIDTH))
+
+
+def _paragraphs(*parts: str) -> str:
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def escape_markdown(value: str) -> str:
@@ -263,59 +258,26 @@ def _table(block: Block, rows: Sequence[tuple[list[Cell], bool]], caption: str) 
     return [*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""]
 
 
-_SIGNS = {
-    **{char: "\\" + char for char in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "`": r"\`{}",
-    '"': "''",
-    "[": "{[}",  # a row that begins with one would be read as the option of the line break before it
-    "]": "{]}",
-    "*": "{*}",  # so would this one
-    "±": r"$\pm$",
-    "\N{MULTIPLICATION SIGN}": r"$\times$",
-    "\N{MINUS SIGN}": r"$-$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "≈": r"$\approx$",
-    "→": r"$\rightarrow$",
-    "Δ": r"$\Delta$",
-    "\N{GREEK SMALL LETTER ALPHA}": r"$\alpha$",
-    "\N{GREEK SMALL LETTER RHO}": r"$\rho$",
-    "\N{GREEK SMALL LETTER TAU}": r"$\tau$",
-    "·": r"$\cdot$",
-    "°": r"$^\circ$",
-    "†": r"\dag{}",
-    "‡": r"\ddag{}",
-    "…": r"\ldots{}",
-    "\N{EN DASH}": r"\textendash{}",
-    "\N{EM DASH}": r"\textemdash{}",
-    "\N{LEFT SINGLE QUOTATION MARK}": r"\textquoteleft{}",
-    "\N{RIGHT SINGLE QUOTATION MARK}": "'",
-    "\N{LEFT DOUBLE QUOTATION MARK}": r"\textquotedblleft{}",
-    "\N{RIGHT DOUBLE QUOTATION MARK}": r"\textquotedblright{}",
-    "æ": r"\ae{}",
-    "Æ": r"\AE{}",
-    "œ": r"\oe{}",
-    "Œ": r"\OE{}",
-    "ø": r"\o{}",
-    "Ø": r"\O{}",
-    "ł": r"\l{}",
-    "Ł": r"\L{}",
-    "ß": r"\ss{}",
-}
+_SIGNS = r"""
+& \&   % \%   $ \$   # \#   _ \_   { \{   } \}   [ {[}   ] {]}   * {*}   ` \`{}   " ''   ’ '
+\ \textbackslash{}   ~ \textasciitilde{}   ^ \textasciicircum{}   < \textless{}   > \textgreater{}
+| \textbar{}   – \textendash{}   — \textemdash{}   … \ldots{}
+‘ \textquoteleft{}   “ \textquotedblleft{}   ” \textquotedblright{}
+± $\pm$   × $\times$   − $-$   · $\cdot$   ≤ $\leq$   ≥ $\geq$   ≈ $\approx$   → $\rightarrow$   ° $^\circ$
+Δ $\Delta$   α $\alpha$   ρ $\rho$   τ $\tau$   † \dag{}   ‡ \ddag{}
+æ \ae{}   Æ \AE{}   œ \oe{}   Œ \OE{}   ø \o{}   Ø \O{}   ł \l{}   Ł \L{}   ß \ss{}
+"""  # noqa: RUF001
+"""Pairs of a character and its LaTeX. Where a row begins with one of `[]*`, LaTeX would take the sign for an
+option of the line break before it, were it not in braces."""
+_LATEX = dict(zip(_SIGNS.split()[::2], _SIGNS.split()[1::2], strict=True))
 _COMBINING = "\u0300\u0301\u0302\u0303\u0308\u0304\u0306\u0307\u030a\u030b\u030c\u0327"
 _ACCENTS = dict(zip(_COMBINING, "`'^~\"=u.rHvc", strict=True))
 """Combining accent -> LaTeX's command for it, in whatever font encoding."""
 
 
 def _character(char: str) -> str:
-    if char in _SIGNS:
-        return _SIGNS[char]
+    if char in _LATEX:
+        return _LATEX[char]
     if " " <= char <= "~":
         return char
     base, *accents = list(unicodedata.normalize("NFD", char))
