@@ -6,6 +6,7 @@ import re
 
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from report_records import GIB, failure, grouped, record, study, tuned
 
 from benchmark.report import drawing, plots
@@ -127,13 +128,19 @@ def test_labels_hide_neither_each_other_nor_bubbles_and_stay_inside():
     (group,) = grouped(crowd)
     _, figure, axes = drawn(group, "quality")
     figure.draw_without_rendering()
-    labels = [plots.Box(*text.get_window_extent().extents) for text in axes.texts]
+    labels = [text.get_window_extent() for text in axes.texts]
     bubbles = [axes.transData.transform((x, y)) for x, y in places(axes)]
     assert len(labels) == len(bubbles) == 12
     for place, label in enumerate(labels):
-        assert label.overlap(axes.bbox) == pytest.approx((label.x1 - label.x0) * (label.y1 - label.y0))
-        assert all(label.overlap(other) < 1 for other in labels[place + 1 :])
+        assert shared(label, axes.bbox) == pytest.approx(label.width * label.height)
+        assert all(shared(label, other) < 1 for other in labels[place + 1 :])
         assert not any(label.x0 < x < label.x1 and label.y0 < y < label.y1 for x, y in bubbles)
+
+
+def shared(a: Bbox, b: Bbox) -> float:
+    """Square pixels that both cover."""
+    both = Bbox.intersection(a, b)
+    return both.width * both.height if both else 0.0
 
 
 def places(axes):

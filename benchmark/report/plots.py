@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from benchmark.report.drawing import forms, look_of, style
 from benchmark.results.groups import RunGroup, RunRow
 from benchmark.results.measures import gibibytes, peak_memory, unlike_candidates
 from benchmark.results.record import RunRecord
+from benchmark.results.statistics import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -253,6 +255,10 @@ def _size_legend(axes: Axes, most: float, points: Sequence[Point]) -> list[Any]:
 
 GAPS = ((3.0, 8), (14.0, 16), (28.0, 24), (44.0, 24), (62.0, 24))
 """Points between a bubble and its label, tried from the nearest, and in how many directions."""
+LINKS = np.arange(2, 25)[:, None] / 25  # [L, 1]
+"""Where the boxes that a line is taken for stand between a bubble and its label."""
+Boxes = Floats
+"""`[..., 4]` left, lower, right and upper ends in pixels."""
 
 
 def _place_labels(
@@ -268,88 +274,64 @@ def _place_labels(
     """
     figure.draw_without_rendering()  # fixes the axes, so that pixels can be counted
     figure.set_layout_engine("none")
-    scale = figure.dpi / 72  # pixels of a point
-    radii = [math.sqrt(area / math.pi) * scale for area in areas]
-    taken = [
-        box for point, radius in zip(points, radii, strict=True) for box in _drawn_at(axes, point, radius)
-    ]
-    seen = axes.transData.transform(corners)
-    taken += [
-        Box(min(a, c) - 2, min(b, d) - 2, max(a, c) + 2, max(b, d) + 2) for (a, b), (c, d) in pairwise(seen)
-    ]
-    for point, radius in zip(points, radii, strict=True):
-        x, y = axes.transData.transform((point.x, point.y))
+    to_pixels, scale = axes.transData.transform, figure.dpi / 72  # pixels of a point
+    radii = np.sqrt(np.array(areas) / np.pi) * scale
+    frame = np.array(axes.bbox.extents)  # [4]
+    centres = to_pixels([(point.x, point.y) for point in points])  # [P, 2]
+    ends = to_pixels([(point.x, end) for point in points for end in point.ends or (point.y, point.y)])
+    steps = to_pixels(corners)  # [S, 2]
+    taken = np.concatenate(
+        [
+            _around(centres, centres, radii[:, None]),
+            _around(ends[::2], ends[1::2], np.array([3, 0])),
+            _around(np.minimum(steps[:-1], steps[1:]), np.maximum(steps[:-1], steps[1:]), 2),
+        ]
+    )  # [N, 4]
+    for point, centre, radius in zip(points, centres, radii, strict=True):
         colour = look_of(point.place)[0]
         line = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 0, "shrinkB": radius / scale}
         look: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "zorder": 5}
         note = axes.annotate(point.label, (point.x, point.y), (0, 0), arrowprops=line, **look)
-        extent = note.get_window_extent()
-        size = (extent.width, extent.height)
-        tried = [
-            LabelPlace.at((x, y), radius + gap * scale, turn / turns * math.tau, size=size, line=number > 0)
-            for number, (gap, turns) in enumerate(GAPS)
-            for turn in range(turns)
-        ]
-        best = min(tried, key=lambda place: place.cost(taken, axes.bbox))
-        note.set_position(((best.x - x) / scale, (best.y - y) / scale))
+        size = np.array(note.get_window_extent().size)
+        middle, box, links = _best_place(centre, radius, scale, size, taken, frame)
+        note.set_position((middle - centre) / scale)
         if note.arrow_patch is not None:
-            note.arrow_patch.set_visible(best.line != ())
-        taken += [best.box, *best.line]
+            note.arrow_patch.set_visible(len(links) > 0)
+        taken = np.concatenate([taken, box[None], links])
 
 
-class Box(NamedTuple):
-    """A rectangle in pixels."""
+def _best_place(
+    centre: Floats, radius: float, scale: float, size: Floats, taken: Boxes, frame: Boxes
+) -> tuple[Floats, Boxes, Boxes]:
+    """The middle `[2]` of a label of this size about a bubble, its box `[4]`, and those of its line `[L, 4]`.
 
-    x0: float
-    y0: float
-    x1: float
-    y1: float
+    It is the place of least cost: square pixels that it covers of what is `taken`, its own outside the frame,
+    and a little for distance.
+    """
+    tried = [(gap, turn / turns, ring > 0) for ring, (gap, turns) in enumerate(GAPS) for turn in range(turns)]
+    gap, turn, apart = np.array(tried).T  # [C] each
+    reach = radius + gap * scale
+    direction = np.stack([np.cos(turn * math.tau), np.sin(turn * math.tau)], axis=1)  # [C, 2]
+    side = np.stack([np.sign(direction[:, 0].round(9)), direction[:, 1]], axis=1)  # [C, 2] of the label
+    middles = centre + direction * reach[:, None] + side * size / 2  # [C, 2]
+    boxes = _around(middles, middles, size / 2)  # [C, 4]
+    chain = centre + (middles - centre)[:, None] * LINKS  # [C, L, 2]
+    links = _around(chain, chain, 1.5)  # [C, L, 4]
+    seen = (apart[:, None] > 0) & (overlap(links, boxes[:, None]) == 0)  # [C, L]
+    covered = overlap(boxes[:, None], taken).sum(1)  # [C, N] -> [C]
+    crossed = (overlap(links[:, :, None], taken).sum(2) * seen).sum(1)  # [C, L, N] -> [C, L] -> [C]
+    cost = covered + crossed + reach / 2 + size.prod() - overlap(boxes, frame)  # [C]
+    best = int(cost.round(6).argmin())  # of places as good, the first on any machine
+    return middles[best], boxes[best], links[best, seen[best]]
 
-    def overlap(self, other: Any) -> float:
-        """Square pixels that both cover."""
-        width = min(self.x1, other.x1) - max(self.x0, other.x0)
-        height = min(self.y1, other.y1) - max(self.y0, other.y0)
-        return max(float(width), 0.0) * max(float(height), 0.0)
+
+def _around(low: Floats, high: Floats, margin: Floats | float) -> Boxes:
+    """Boxes from `low` to `high`, both `[..., 2]`, and a margin about them."""
+    return np.concatenate([low - margin, high + margin], axis=-1)  # [..., 4]
 
 
-def _drawn_at(axes: Axes, point: Point, radius: float) -> Iterator[Box]:
-    """The room of a bubble and of its error bar."""
-    x, y = axes.transData.transform((point.x, point.y))
-    yield Box(x - radius, y - radius, x + radius, y + radius)
-    if point.ends:
-        low, high = (axes.transData.transform((point.x, end))[1] for end in point.ends)
-        yield Box(x - 3, low, x + 3, high)
-
-
-class LabelPlace(NamedTuple):
-    """Where a label might stand: its centre and box, and the line to its bubble as a chain of small boxes."""
-
-    x: float
-    y: float
-    box: Box
-    line: tuple[Box, ...]
-    reach: float
-
-    @classmethod
-    def at(
-        cls, centre: tuple[float, float], reach: float, turn: float, *, size: tuple[float, float], line: bool
-    ) -> LabelPlace:
-        """The box nearest to a circle of radius `reach` about `centre`, in the direction `turn`."""
-        (x, y), (width, height) = centre, size
-        dx, dy = math.cos(turn), math.sin(turn)
-        side = width / 2 if dx > 1e-9 else -width / 2 if dx < -1e-9 else 0
-        cx, cy = x + dx * reach + side, y + dy * (reach + height / 2)
-        box = Box(cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
-        steps = [step / 25 for step in range(2, 25)] if line else []
-        chain = [(x + (cx - x) * step, y + (cy - y) * step) for step in steps]
-        links = [Box(a - 1.5, b - 1.5, a + 1.5, b + 1.5) for a, b in chain]
-        return cls(cx, cy, box, tuple(link for link in links if not box.overlap(link)), reach)
-
-    def cost(self, taken: Sequence[Box], frame: Any) -> float:
-        """Square pixels of others that it covers, of itself outside the frame, and a little for distance."""
-        outside = (self.box.x1 - self.box.x0) * (self.box.y1 - self.box.y0) - self.box.overlap(frame)
-        return (
-            self.reach / 2
-            + outside
-            + sum(part.overlap(other) for part in (self.box, *self.line) for other in taken)
-        )
+def overlap(a: Boxes, b: Boxes) -> Floats:
+    """Square pixels that boxes share, `[...]`."""
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])  # [..., 2]
+    area: Floats = sides.clip(0).prod(-1)  # [..., 2] -> [...]
+    return area
