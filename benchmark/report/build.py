@@ -38,7 +38,7 @@ BUILT_IN = {
     "The paper's tables": ["paper"],
     "Differences between methods": ["differences"],
     "Recommended items and groups of users": ["recommended"],
-    "Figures": ["equal_tuning", "sweeps", "total_cost", "agreement"],
+    "Figures": ["tuning", "sweeps", "total_cost", "agreement"],
 }
 """Chapter -> modules of this folder whose `sections` it holds."""
 OTHERS = "Sections of other packages"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from benchmark.config import SEARCHED
 from benchmark.report import rendering
 from benchmark.report.differences import seeds_of
 from benchmark.report.plots import draw
 from benchmark.report.rendering import one_line
 from benchmark.report.section import Block, Cell, Plot, Section, configuration
+from benchmark.report.tuning import trial_lines, trial_notes, trials_block
 from benchmark.results.comparable import shortened
 from benchmark.results.figures import Results
 from benchmark.results.groups import HEADLINE, RunGroup, RunRow
@@ -23,7 +23,6 @@ from benchmark.results.measures import (
     RunMeasure,
     peak_memory,
     quality,
-    seconds,
     share,
     unlike_candidates,
 )
@@ -33,7 +32,6 @@ from benchmark.results.schema import METRICS, TARGET_AGE, TARGET_GAP
 from benchmark.results.statistics import SeedMean
 from benchmark.results.store import StoredRun
 from benchmark.results.targets import without_lists
-from benchmark.results.tuning import Trial, Tuning
 
 PLOTS = {"curves": "Learning curves", "quality": "Quality, time and memory"}
 """Plot of a table -> its heading."""
@@ -51,18 +49,6 @@ CSV_COSTS = [
     quality("initial_valid", "recall@10"),
     MEASURES["peak_memory_bytes", ""],
 ]  # fmt: skip
-TUNING_NOTES = {
-    "search": "tuned, best of N: of N trials in one space for all rows, the one with the best validation "
-    "value of the metric that selects the epoch. Other trials have no row, not even the protocol's values.",
-    "grid": "tuned: of all combinations of the method's grid, the one with the best validation Recall@10, "
-    "each at its best epoch. Other trials have no row, except the one with the protocol's own values.",
-    "paper": "published: the paper's best values.",
-    "given": "not tuned here: no search on this dataset chose the values. The user gave them, or the run is "
-    "a trial of a search that is not finished. values of another search here: a search on this dataset chose "
-    "them for the same method under other settings, such as without `fuse`.",
-}
-"""`Tuning.mode` -> what it means in a table."""
-TRIAL_HEADS = ["trial", "valid R@10", "chosen", "best / epochs", "s", "CPU s"]
 
 
 def sections(results: Results) -> list[Section]:
@@ -130,7 +116,7 @@ def blocks(group: RunGroup) -> list[Block]:
     return [
         _block(title, ["method", *heads, "seeds"], group, [*qualities, seeds]),
         _block("Cost", ["method", *cost_heads, "seeds"], group, [*costs, seeds], bounds=False),
-        *_trials_block(group),
+        *trials_block(group),
     ]
 
 
@@ -198,7 +184,7 @@ def notes(group: RunGroup) -> list[str]:
         f"Time: {group.time or f'{TARGET_AGE}, {TARGET_GAP}: not in these records'}.",
         *_lists_notes(group),
         *_unlike_candidates_note(group),
-        *_trial_notes(group),
+        *trial_notes(group),
         *_control_notes(group),
     ]
     lines += _interval_notes(group)
@@ -320,7 +306,7 @@ def csv_rows(group: RunGroup) -> list[dict[str, Any]]:
             line |= {"tuning": search and search.mode, "tuned": " ".join(search.chosen) if search else None}
             line |= {name: _whole(figure.mean) if figure else None for name, figure in figures.items()}
         lines.append(line)
-    return lines + _trial_lines(group)
+    return lines + trial_lines(group)
 
 
 def _whole(value: float) -> float | int:
@@ -330,95 +316,3 @@ def _whole(value: float) -> float | int:
 def _tuned(group: RunGroup) -> bool:
     """Whether a search chose among trained trials, so that the table shows how."""
     return any(row.tuning for row in group.rows)
-
-
-def _trials(rows: Sequence[RunRow]) -> Iterator[tuple[RunRow, Tuning, Trial]]:
-    """The trials of all rows, each search's in the order of its grid."""
-    for row in rows:
-        if row.tuning:
-            for trial in row.tuning.trials:
-                yield row, row.tuning, trial
-
-
-def _trials_block(group: RunGroup) -> list[Block]:
-    """The trials, with figures of validation alone; nothing where nothing was searched."""
-    rows = [
-        [
-            Cell(_trial_label(row, trial)),
-            Cell(NO_FIGURE if trial.recall is None else share(trial.recall)),
-            Cell("yes" if chosen else ""),
-            Cell(_epochs(trial) if trial.status == "ok" else trial.status),
-            *(Cell(_time(value)) for value in (trial.train_seconds, trial.train_cpu_seconds)),
-        ]
-        for row, search, trial in _trials(group.rows)
-        if search.mode != "search"  # whose trials have a section of their own
-        for chosen in [_chosen(search, trial)]
-    ]
-    return [Block("Trials, by validation only", TRIAL_HEADS, rows)] if rows else []
-
-
-def _epochs(trial: Trial) -> str:
-    return f"{trial.best_epoch} / {trial.epochs_run}" if trial.epochs_run else NO_FIGURE
-
-
-def _trial_notes(group: RunGroup) -> list[str]:
-    """How rows were tuned, and why trials were lost."""
-    tuned = [(row.label, row.tuning) for row in group.rows if row.tuning]
-    modes = {search.mode for _, search in tuned}
-    lines = [note for mode, note in TUNING_NOTES.items() if mode in modes]
-    if group.key.protocol == SEARCHED and len(tuned) < len(group.rows):
-        lines.append(TUNING_NOTES["given"])
-    if any(search.trials for _, search in tuned):
-        lines.append(f"{', '.join(column.label for column in SEARCH[1:])}: {SEARCH[1].note} and preparation.")
-    for label, search in tuned:
-        if search.trials:
-            lines.append(f"{label}: trials ran with seed {search.seed}, chosen by {search.select} ranks.")
-        if search.budget and len(search.trials) < search.budget:
-            lines.append(f"{label}: the search is not finished; the command that began it continues it.")
-        if search.mode == "paper":
-            lines.append(f"{label}: values of the paper's {search.source}.")
-        elif search.mode == "given":
-            by = f"the search on {search.source} chose" if search.source else "the user gave"
-            lines.append(f"{label}: {by} {', '.join(search.chosen)}.")
-        lines += [f"{label}: {name} was not tuned: {why}." for name, why in search.fixed.items()]
-    for row, _, trial in _trials(group.rows):
-        if trial.status != "ok":
-            why = one_line(trial.error or "no reason recorded")
-            lines.append(f"{_trial_label(row, trial)}: {trial.status}: {why}")
-    return lines
-
-
-def _trial_lines(group: RunGroup) -> list[dict[str, Any]]:
-    """A line of the CSV for each trial: no test figures."""
-    return [
-        {
-            **group.key._asdict(),
-            "kind": "trial",
-            "label": _trial_label(row, trial),
-            "method": row.runs[0].method,
-            "overrides": " ".join(trial.overrides),
-            "config_hash": trial.config_hash,
-            "status": trial.status,
-            "seeds": str(search.seed),
-            "train_seconds": trial.train_seconds,
-            "train_cpu_seconds": trial.train_cpu_seconds,
-            "best_epoch": trial.best_epoch,
-            "epochs_run": trial.epochs_run,
-            "valid_recall@10": trial.recall if search.select == "raw" else None,
-            "valid_masked_recall@10": trial.recall if search.select == "masked" else None,
-            "chosen": "yes" if _chosen(search, trial) else "no",
-        }
-        for row, search, trial in _trials(group.rows + group.controls)
-    ]
-
-
-def _chosen(search: Tuning, trial: Trial) -> bool:
-    return bool(search.chosen) and trial.overrides == search.chosen
-
-
-def _trial_label(row: RunRow, trial: Trial) -> str:
-    return f"{row.runs[0].method}: {', '.join(trial.overrides)}"
-
-
-def _time(value: float) -> str:
-    return seconds(SeedMean(value, None, 1, value, value))

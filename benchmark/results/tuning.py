@@ -71,6 +71,11 @@ class Tuning(Part):
     train_cpu_seconds: float = 0.0
     """The same in CPU seconds."""
 
+    @property
+    def best(self) -> Trial | None:
+        """The trial whose values were taken; None where there is none."""
+        return next((trial for trial in self.trials if self.chosen and trial.overrides == self.chosen), None)
+
 
 NOT_TUNED = Tuning(mode="given", chosen=[])
 """Of a run under protocol `tuned` whose record does not say how its values were chosen."""

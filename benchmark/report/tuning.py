@@ -1,4 +1,4 @@
-"""The searches of a table's rows in the shared space: best value so far, chosen values, and all trials."""
+"""How rows were tuned: the trials in a table of runs, and a section for searches in a space of all rows."""
 
 from __future__ import annotations
 
@@ -6,16 +6,116 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
+from benchmark.config import SEARCHED
 from benchmark.report.drawing import columns, forms, look_of, style
+from benchmark.report.rendering import one_line
 from benchmark.report.section import Block, Cell, Plot, Section, configuration
 from benchmark.results.figures import Results
 from benchmark.results.groups import RunGroup, RunRow
-from benchmark.results.measures import share
+from benchmark.results.measures import NO_FIGURE, SEARCH, seconds, share
+from benchmark.results.statistics import SeedMean
 from benchmark.results.tuning import Trial, Tuning
 
+TUNING_NOTES = {
+    "search": "tuned, best of N: of N trials in one space for all rows, the one with the best validation "
+    "value of the metric that selects the epoch. Other trials have no row, not even the protocol's values.",
+    "grid": "tuned: of all combinations of the method's grid, the one with the best validation Recall@10, "
+    "each at its best epoch. Other trials have no row, except the one with the protocol's own values.",
+    "paper": "published: the paper's best values.",
+    "given": "not tuned here: no search on this dataset chose the values. The user gave them, or the run is "
+    "a trial of a search that is not finished. values of another search here: a search on this dataset chose "
+    "them for the same method under other settings, such as without `fuse`.",
+}
+"""`Tuning.mode` -> what it means in a table."""
+TRIAL_HEADS = ["trial", "valid R@10", "chosen", "best / epochs", "s", "CPU s"]
 NONE = ""
 """Cell of a setting that a row does not have."""
 SearchedRow = tuple[RunRow, Tuning]
+
+
+# --- In a table of runs -------------------------------------------------------------------------------------
+
+
+def _trials(rows: Sequence[RunRow]) -> list[tuple[RunRow, Tuning, Trial]]:
+    """The trials of all rows, each search's in the order of its grid."""
+    return [(row, row.tuning, trial) for row in rows if row.tuning for trial in row.tuning.trials]
+
+
+def trials_block(group: RunGroup) -> list[Block]:
+    """The trials, with figures of validation alone; nothing where nothing was searched."""
+    rows = []
+    for row, search, trial in _trials(group.rows):
+        if search.mode == "search":
+            continue  # whose trials have a section of their own
+        epochs = f"{trial.best_epoch} / {trial.epochs_run}" if trial.epochs_run else NO_FIGURE
+        texts = [
+            _trial_label(row, trial),
+            NO_FIGURE if trial.recall is None else share(trial.recall),
+            "yes" if trial is search.best else "",
+            epochs if trial.status == "ok" else trial.status,
+        ]
+        times = (trial.train_seconds, trial.train_cpu_seconds)
+        texts += [seconds(SeedMean(time, None, 1, time, time)) for time in times]
+        rows.append([Cell(text) for text in texts])
+    return [Block("Trials, by validation only", TRIAL_HEADS, rows)] if rows else []
+
+
+def trial_notes(group: RunGroup) -> list[str]:
+    """How rows were tuned, and why trials were lost."""
+    tuned = [(row.label, row.tuning) for row in group.rows if row.tuning]
+    modes = {search.mode for _, search in tuned}
+    lines = [note for mode, note in TUNING_NOTES.items() if mode in modes]
+    if group.key.protocol == SEARCHED and len(tuned) < len(group.rows):
+        lines.append(TUNING_NOTES["given"])
+    if any(search.trials for _, search in tuned):
+        lines.append(f"{', '.join(column.label for column in SEARCH[1:])}: {SEARCH[1].note} and preparation.")
+    for label, search in tuned:
+        if search.trials:
+            lines.append(f"{label}: trials ran with seed {search.seed}, chosen by {search.select} ranks.")
+        if search.budget and len(search.trials) < search.budget:
+            lines.append(f"{label}: the search is not finished; the command that began it continues it.")
+        if search.mode == "paper":
+            lines.append(f"{label}: values of the paper's {search.source}.")
+        elif search.mode == "given":
+            by = f"the search on {search.source} chose" if search.source else "the user gave"
+            lines.append(f"{label}: {by} {', '.join(search.chosen)}.")
+        lines += [f"{label}: {name} was not tuned: {why}." for name, why in search.fixed.items()]
+    for row, _, trial in _trials(group.rows):
+        if trial.status != "ok":
+            why = one_line(trial.error or "no reason recorded")
+            lines.append(f"{_trial_label(row, trial)}: {trial.status}: {why}")
+    return lines
+
+
+def trial_lines(group: RunGroup) -> list[dict[str, Any]]:
+    """A line of the CSV for each trial: no test figures."""
+    return [
+        {
+            **group.key._asdict(),
+            "kind": "trial",
+            "label": _trial_label(row, trial),
+            "method": row.runs[0].method,
+            "overrides": " ".join(trial.overrides),
+            "config_hash": trial.config_hash,
+            "status": trial.status,
+            "seeds": str(search.seed),
+            "train_seconds": trial.train_seconds,
+            "train_cpu_seconds": trial.train_cpu_seconds,
+            "best_epoch": trial.best_epoch,
+            "epochs_run": trial.epochs_run,
+            "valid_recall@10": trial.recall if search.select == "raw" else None,
+            "valid_masked_recall@10": trial.recall if search.select == "masked" else None,
+            "chosen": "yes" if trial is search.best else "no",
+        }
+        for row, search, trial in _trials(group.rows + group.controls)
+    ]
+
+
+def _trial_label(row: RunRow, trial: Trial) -> str:
+    return f"{row.runs[0].method}: {', '.join(trial.overrides)}"
+
+
+# --- Searches in the shared space ---------------------------------------------------------------------------
 
 
 def sections(results: Results) -> list[Section]:
@@ -65,7 +165,7 @@ def _chosen_block(rows: Sequence[SearchedRow], names: Sequence[str]) -> Block:
     """A row of the table: what its search chose, from how many trials, at what cost."""
     cells = []
     for row, search in rows:
-        chosen, best = _values(search.chosen), _best(search)
+        chosen, best = _values(search.chosen), search.best
         texts = [
             row.label,
             *(chosen.get(name, NONE) for name in names),
@@ -90,7 +190,7 @@ def _trials_block(rows: Sequence[SearchedRow], names: Sequence[str]) -> Block:
                     Cell(f"{_name(row)}, trial {number}"),
                     *(Cell(values.get(name, NONE)) for name in names),
                     Cell(reached),
-                    Cell("yes" if trial is _best(search) else ""),
+                    Cell("yes" if trial is search.best else ""),
                     Cell(f"{trial.best_epoch} / {trial.epochs_run}" if trial.status == "ok" else NONE),
                     Cell(f"{trial.train_seconds:.0f}"),
                 ]
@@ -101,10 +201,6 @@ def _trials_block(rows: Sequence[SearchedRow], names: Sequence[str]) -> Block:
 def _name(row: RunRow) -> str:
     """The label without what the heading of the section states already."""
     return row.label.partition("tuned, best of")[0].rstrip("( ;") or row.label
-
-
-def _best(search: Tuning) -> Trial | None:
-    return next((trial for trial in search.trials if trial.overrides == search.chosen), None)
 
 
 def _lines(rows: Sequence[SearchedRow]) -> list[dict[str, Any]]:
