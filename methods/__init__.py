@@ -6,6 +6,7 @@ BUILTIN = {
     "adalora": "methods.adalora:AdaLoRA",
     "full": "methods.full:Full",
     "peft": "methods.any_peft:AnyPeft",
+    "linear": "methods.linear:Linear",
     "tmlp": "methods.tmlp:TMLP",
     "tmoe": "methods.tmoe:TMoE",
     "ssna": "methods.ssna:SSNA",

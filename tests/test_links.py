@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = (".", "docs", "docs/measurements", "studies", "datasets/*", "results/paper", "reports")
+FOLDERS = (
+    ".",
+    "docs",
+    "docs/measurements",
+    "docs/methods",
+    "studies",
+    "datasets/*",
+    "results/paper",
+    "reports",
+)
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in ROOT.glob(f"{folder}/*.md")
 )
@@ -46,8 +55,16 @@ def test_there_are_links_to_follow() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", [name for name in DOCUMENTS if name.startswith(("docs/", "README", "studies/"))]
+    "document",
+    [
+        name
+        for name in DOCUMENTS
+        if name.startswith(("docs/", "README", "studies/")) and name != "docs/settings.md"
+    ],
 )
 def test_a_page_is_short(document: str) -> None:
-    """Use first, measurements and arguments on pages of their own: at most 250 lines each."""
+    """Use first, measurements and arguments on pages of their own: at most 250 lines each.
+
+    The page of settings is a reference that is made from the classes, a table for each method.
+    """
     assert len((ROOT / document).read_text(encoding="utf-8").splitlines()) <= 250

@@ -1,0 +1,78 @@
+"""`linear`: against the equations written out plainly in NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_methods import INITS, context_of, lost_in_bf16, plain_zca, uneven_states
+from torch import Tensor, nn
+
+from methods import registry
+from methods.base import Items, Method, state_statistics
+
+OUT = 4
+
+
+def build(name: str, states: Tensor, **values: Any) -> Method:
+    """The method on the top layer of `states` `[I, 1, D]`, with random weights, in float64 and eval mode."""
+    cls = registry.get(name)
+    torch.manual_seed(1)
+    method = cls(cls.Config(**values), context_of(states, OUT)).double()
+    for parameter in method.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return method.eval()
+
+
+@torch.no_grad()
+def embed(method: Method, states: Tensor) -> Tensor:
+    return method(Items(states=method.precompute(states)))  # type: ignore[no-any-return]
+
+
+def plain_start(states: np.ndarray, init: str) -> np.ndarray:
+    """`init` of states `[I, D]`."""
+    if init == "paper":
+        return states
+    centred = states - states.mean(0)
+    return centred / states.std(0) if init == "standardised" else centred @ plain_zca(states)
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_linear_is_one_matrix(init: str) -> None:
+    states = uneven_states(layers=1)
+    method = build("linear", states, init=init)
+    ((name, weight),) = method.named_parameters()
+    assert name == "linear.weight"
+    matrix = weight.detach().numpy()
+    expected = [
+        [sum(matrix[o, i] * row[i] for i in range(len(row))) for o in range(OUT)]
+        for row in plain_start(states[:, 0].numpy(), init)
+    ]
+    np.testing.assert_allclose(embed(method, states).numpy(), expected, 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_dropout_of_linear_drops_towards_the_mean(init: str) -> None:
+    """A dropped dimension has the catalogue's mean, the others depart 1 / (1 - share) further from it."""
+    states = uneven_states(4, layers=1, width=1)
+    method = build("linear", states, init=init, dropout=0.5)
+    mean = state_statistics(states)[0].double()[None]  # [1, 1, 1]
+    dropped, kept = embed(method, mean), embed(method, 2 * states[:1] - mean)
+    draws = embed(method.train(), states[:1].expand(50, 1, 1))
+    near = [torch.isclose(draws, place).all(1) for place in (dropped, kept)]
+    assert all(bool(found.any()) for found in near) and bool((near[0] ^ near[1]).all())
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_linear_in_bf16_keeps_items_apart_in_spite_of_a_large_mean(init: str) -> None:
+    torch.manual_seed(0)
+    states = 10 + 0.005 * torch.randn(200, 1, 64)
+    cls = registry.get("linear")
+    assert lost_in_bf16(cls(cls.Config(init=init), context_of(states, 32)), states) < 0.01
+
+
+def test_linear_has_one_weight_for_each_pair_of_dimensions() -> None:
+    states = uneven_states(8, layers=1, width=24)
+    assert sum(parameter.numel() for parameter in build("linear", states).parameters()) == 24 * OUT
