@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
+import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from data_folders import write_folder
-from report_records import grouped
+from forked import die, ended, fork
+from report_records import grouped, write
 from test_grid_tuning import ITEMS, USERS, Fake
 
 from benchmark.cli import main
 from benchmark.config import PROTOCOLS, SEARCHED, SPACE, TRIALS, held
-from benchmark.grid.bench import bench
+from benchmark.grid.bench import bench, search_tuning
 from benchmark.grid.plan import GridPlan, expand, make_plan
 from benchmark.grid.space import STARTUP, value_of
 from benchmark.report.build import build_report
@@ -135,33 +138,81 @@ def test_an_interrupted_search_goes_on_where_it_stopped(folder: Path, tmp_path: 
     ], "one table though rows differ in what is searched; no trial that lost has a row"
 
 
-def interrupted_after(count: int, folder: Path, results: Path) -> None:
-    """A search of `tmlp` with 9 trials whose bench is interrupted when so many have ended."""
+def killed_after(count: int, folder: Path, results: Path, fail: Any = lambda run: False) -> None:
+    """A search of `tmlp` with 9 trials whose bench is killed when so many have ended."""
 
-    class Interrupted(Searched):
+    class Killed(Searched):
         def _make(self, run: ResolvedRun) -> RunRecord | None:
             if len(self.made) == count:
-                raise KeyboardInterrupt
+                die()
             return super()._make(run)
 
-    with pytest.raises(KeyboardInterrupt):
-        bench(plan_of(folder, "tmlp", trials=9), Interrupted(results), results)
+    process = fork(lambda: bench(plan_of(folder, "tmlp", trials=9), Killed(results, fail), results))
+    assert ended(process) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("count", [4, 7])
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("count", [1, 4, 7])
 def test_the_row_of_an_unfinished_search_has_its_number_of_trials(
     folder: Path, tmp_path: Path, count: int
 ) -> None:
-    """Interrupted among the trials that depend on no result, and later."""
-    interrupted_after(count, folder, tmp_path)
+    """Killed among the trials that depend on no result, and later."""
+    killed_after(count, folder, tmp_path)
     (group,) = tables_of(tmp_path)
     assert [row.label for row in group.rows] == [f"tmlp (tuned, best of {count} of 9 trials)"]
+    rates = [run.record.settings["learning_rate"] for run in iter_runs(tmp_path)]
+    (best,) = group.rows[0].runs
+    assert len(rates) == count and best.settings["learning_rate"] == min(rates, key=lambda x: abs(x - 1e-3))
     page = render(group, "markdown")
     assert "the search is not finished" in page and "not tuned here" not in page
-    bench(plan_of(folder, "tmlp", trials=9), Searched(tmp_path), tmp_path)
+    rest = Searched(tmp_path)
+    bench(plan_of(folder, "tmlp", trials=9), rest, tmp_path)
     (group,) = tables_of(tmp_path)
-    assert [row.label for row in group.rows] == ["tmlp (tuned, best of 9)"]
+    assert [row.label for row in group.rows] == ["tmlp (tuned, best of 9)"] and len(rest.made) == 9 - count
     assert "the search is not finished" not in render(group, "markdown")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_an_unfinished_search_whose_trials_all_failed_is_one_row(folder: Path, tmp_path: Path) -> None:
+    killed_after(2, folder, tmp_path, lambda run: True)
+    (group,) = tables_of(tmp_path)
+    assert [row.label for row in group.rows] == ["tmlp (tuned: 2 of 9 trials lost)"]
+
+
+@pytest.mark.parametrize("place", [0, 2, 5])
+def test_a_failed_trial_that_ends_well_later_changes_no_other_trial(
+    folder: Path, tmp_path: Path, place: int
+) -> None:
+    """The later trials were drawn without its result; drawn again they would be others."""
+    failed = plan_of(folder, "tmlp", trials=10).searches[0].trials[place]
+    bench(plan_of(folder, "tmlp", trials=10), Searched(tmp_path, lambda run: run == failed), tmp_path)
+    first = [trial.config_hash for trial in searches_of(tmp_path)["tmlp"].trials]
+    again = Searched(tmp_path)
+    bench(plan_of(folder, "tmlp", trials=10), again, tmp_path)
+    assert again.made == [failed]
+    assert [trial.config_hash for trial in searches_of(tmp_path)["tmlp"].trials] == first
+    assert [row.label for row in tables_of(tmp_path)[0].rows] == ["tmlp (tuned, best of 10)"]
+
+
+def test_two_notes_of_one_search_are_one_row(folder: Path, tmp_path: Path) -> None:
+    """Records of an earlier version: a repeated bench drew the last trial otherwise, and chose it."""
+    search, other = (plan_of(folder, "tmlp", trials=STARTUP, seeds=(seed,)).searches[0] for seed in (0, 1))
+    last = other.trials[-1].with_seed(0)
+    fake = Searched(tmp_path)
+    records = fake.run([*search.trials, last])
+    for trials in (search.trials, (*search.trials[:-1], last)):
+        tried = replace(search, trials=trials)
+        tuning = search_tuning(tried, records, trials[-1])
+        path = trials[-1].record_path(tmp_path)
+        write(records[trials[-1]].model_copy(update={"tuning": tuning, "trial_of": None}), path)
+    for trial in search.trials[:-1]:
+        write(records[trial].model_copy(update={"trial_of": None}), trial.record_path(tmp_path))
+    label = f"tmlp (tuned, best of {STARTUP + 1})"
+    assert [row.label for row in tables_of(tmp_path)[0].rows] == [label]
+    again = Searched(tmp_path)
+    bench(plan_of(folder, "tmlp", trials=STARTUP), again, tmp_path)
+    assert not again.made and len(searches_of(tmp_path)["tmlp"].trials) == STARTUP + 1
+    assert [row.label for row in tables_of(tmp_path)[0].rows] == [label]
 
 
 def test_a_search_with_failed_trials_counts_those_that_ended(folder: Path, tmp_path: Path) -> None:
@@ -266,6 +317,9 @@ def test_failed_trials_lose_and_a_small_space_ends_early(folder: Path, tmp_path:
     assert len(tuning.trials) == len(fake.made) == 2 * 3, "similarity and width have no more combinations"
     assert {trial.status for trial in tuning.trials} == {"ok", "oom"}
     assert "width=64" not in tuning.chosen
+    (table,) = tables_of(tmp_path)
+    assert [row.label for row in table.rows] == ["id (tuned, best of 4 of 6 trials)"]
+    assert "the search is not finished" not in render(table, "markdown")
 
 
 def test_protocols_and_ways_of_tuning_fit_together(folder: Path) -> None:
@@ -359,6 +413,9 @@ def test_a_search_through_the_command_line(
     tuning = read_record(path).tuning
     assert tuning and all(trial.selection is not None for trial in tuning.trials)
     made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/*/*-s0.json")}
+    asked_by = [read_record(path).trial_of for path in made]
+    assert {part.number for part in asked_by if part} == {1, 2}
+    assert all(part and part.search.space == tuning.space and not part.search.chosen for part in asked_by)
     assert main(command) == 0
     assert made == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/*/*-s0.json")}
 

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from benchmark.config import SEARCHED
 from benchmark.grid.executor import Executor
-from benchmark.grid.plan import GridPlan, Search, configuration_name
-from benchmark.grid.space import describe
+from benchmark.grid.plan import GridPlan
+from benchmark.grid.search import Search, configuration_name
 from benchmark.process.exit_status import ExitCode
 from benchmark.report.tables import print_tables
 from benchmark.results.record import NO_LLM, RunRecord
 from benchmark.results.schema import METRICS
+from benchmark.results.searches import as_trial, selection, validation
 from benchmark.results.store import as_stored, ignore, usable
-from benchmark.results.tuning import Trial, Tuning, covers
+from benchmark.results.tuning import Trial, Tuning, covers, with_trials
 from benchmark.run.spec import ResolvedRun
 from methods.base import reads_llm
 
@@ -30,12 +29,13 @@ def bench(plan: GridPlan, executor: Executor, results: Path, metrics: Sequence[s
     A failed trial is reported and is no failure; a search whose trials all failed is one. Finished runs are
     not repeated, whoever made them, so that a grid can grow and a crash costs nothing.
     """
+    plan = plan.continued(results)
     for line in plan.notes:
         _print(f"tuning: {line}")
     with executor:
         for warning in dict.fromkeys(line for run in plan.known_runs for line in run.prepared.warnings):
             _print(f"warning: {warning}")
-        searches, records = _run_trials(plan, executor, results)
+        searches, records = _run_trials(plan, executor)
         for run, tuning in _with_sources(plan.origins, results).items():
             records |= write_tuning(tuning, [run], results)
         requested = [*plan.runs]
@@ -62,20 +62,13 @@ def bench(plan: GridPlan, executor: Executor, results: Path, metrics: Sequence[s
     return ExitCode.FAILED if failed else ExitCode.OK
 
 
-def _run_trials(
-    plan: GridPlan, executor: Executor, results: Path
-) -> tuple[list[Search], dict[ResolvedRun, RunRecord]]:
+def _run_trials(plan: GridPlan, executor: Executor) -> tuple[list[Search], dict[ResolvedRun, RunRecord]]:
     """Run what is known, then the trials that follow from results: one of each search at a time, those of
     several searches side by side. -> the searches with all their trials, and all records."""
     searches, records = list(plan.searches), dict[ResolvedRun, RunRecord]()
     runs = plan.known_runs
     while runs:
-        try:
-            records |= executor.run(runs, later=sum(search.later for search in searches))
-        finally:  # where it is interrupted too: the row of an unfinished search states how far it came
-            for search in searches:
-                if search.space:
-                    records |= _write_progress(search, records, results)
+        records |= executor.run(runs, later=sum(search.later for search in searches))
         runs = []
         for number, search in enumerate(searches):
             if search.unknown_trials:
@@ -83,20 +76,6 @@ def _run_trials(
                 searches[number] = search.advanced(values)
                 runs += searches[number].trials[len(search.trials) :]
     return searches, records
-
-
-def _write_progress(
-    search: Search, records: Mapping[ResolvedRun, RunRecord], results: Path
-) -> dict[ResolvedRun, RunRecord]:
-    """Describe the trials that have a record in the record of the best one, as the search is so far."""
-    known = {
-        trial: record
-        for trial in search.trials
-        if (record := records.get(trial) or usable(trial.record_path(results), ignore))
-    }
-    search = replace(search, trials=tuple(known))
-    best = choose(search, known)
-    return write_tuning(search_tuning(search, known, best), [best], results, known) if best else {}
 
 
 def _with_sources(origins: Mapping[ResolvedRun, Tuning], results: Path) -> dict[ResolvedRun, Tuning]:
@@ -151,30 +130,6 @@ def _print(line: str) -> None:
 MISSING = "its process ended without a record"
 
 
-def validation(record: RunRecord | None) -> float | None:
-    """Validation Recall@10 of the run's own best epoch, masked or not as the run selected its epoch.
-
-    None for a run that did not end well. All that a search knows of how good a trial is.
-    """
-    if record is None or record.status != "ok":
-        return None
-    split = "valid_masked" if record.settings.get("select") == "masked" else "valid"
-    # of a mixture the trained row alone, which is what a search sets
-    trained = record.fusion.trained if record.fusion else record.metrics
-    return trained[split]["recall@10"]
-
-
-def selection(record: RunRecord | None) -> float | None:
-    """Validation metric that selects the epoch (`select_by`, `select`), at the run's best epoch.
-
-    None for a run that did not end well. All that a search in the shared space knows of a trial.
-    """
-    if record is None or record.status != "ok":
-        return None
-    values = {epoch.epoch: epoch.selection for epoch in record.curve}
-    return values[record.best_epoch or 0]
-
-
 def choose(search: Search, records: Mapping[ResolvedRun, RunRecord]) -> ResolvedRun | None:
     """The best trial by `validation`, in the shared space by `selection`; of equal ones the first, and None
     if all failed."""
@@ -187,39 +142,18 @@ def search_tuning(
     search: Search, records: Mapping[ResolvedRun, RunRecord], chosen: ResolvedRun | None
 ) -> Tuning:
     """The search, for the records of the configuration `chosen`."""
-    trials = [_trial(search, run, records.get(run)) for run in search.trials]
-    untuned = search.untuned
-    return Tuning(
-        mode="search" if search.space else "grid",
-        chosen=search.set_by(chosen) if chosen else [],
-        fixed=dict(search.fixed),
-        grid={key: list(values) for key, values in search.grid.items()},
-        space=describe(search.space),
-        budget=search.budget or None,
-        select_by=untuned.settings.select_by if search.space else "recall@10",
-        select=untuned.settings.select,
-        seed=untuned.spec.seed,
-        untuned=None if untuned.spec.protocol == SEARCHED else untuned.config_hash,
-        trials=trials,
-        train_seconds=sum(trial.train_seconds for trial in trials),
-        train_cpu_seconds=sum(trial.train_cpu_seconds for trial in trials),
+    return with_trials(
+        search.described,
+        [_trial(search, run, records.get(run)) for run in search.trials],
+        search.set_by(chosen) if chosen else [],
     )
 
 
 def _trial(search: Search, run: ResolvedRun, record: RunRecord | None) -> Trial:
-    curve = record.curve if record else []
-    return Trial(
-        overrides=search.set_by(run),
-        config_hash=run.config_hash,
-        status=record.status if record else "missing",
-        error=record.error if record else MISSING,
-        recall=validation(record),
-        selection=selection(record) if search.space else None,
-        best_epoch=record.best_epoch if record else None,
-        epochs_run=record.epochs_run if record else 0,
-        train_seconds=sum(epoch.train_seconds for epoch in curve),
-        train_cpu_seconds=sum(epoch.train_cpu_seconds for epoch in curve),
-    )
+    overrides = search.set_by(run)
+    if record:
+        return as_trial(record, overrides, in_space=bool(search.space))
+    return Trial(overrides=overrides, config_hash=run.config_hash, status="missing", error=MISSING)
 
 
 def write_tuning(

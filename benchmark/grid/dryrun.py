@@ -20,9 +20,10 @@ from benchmark.config import Settings
 from benchmark.data.paths import cache_folder
 from benchmark.grid.executor import Options
 from benchmark.grid.local import visible_gpus
-from benchmark.grid.plan import GridPlan, Search, by_configuration, configuration_name
+from benchmark.grid.plan import GridPlan, by_configuration
 from benchmark.grid.probe import StoredStates, probe_states, probe_training
 from benchmark.grid.progress import Range
+from benchmark.grid.search import Search, configuration_name
 from benchmark.llm.states import SPARE, free_bytes
 from benchmark.results.record import RunRecord
 from benchmark.results.schema import PeakMemory
@@ -233,6 +234,7 @@ def _sum(spans: Iterable[Range]) -> Range:
 
 def dry_run(plan: GridPlan, options: Options) -> int:
     """Print what `plan` would do and cost. -> 0, or 1 where disk or memory will not do."""
+    plan = plan.continued(options.results)
     for line in plan.notes:
         print(f"tuning: {line}")
     estimated = estimate(plan, options.results, options.fresh, _probe)

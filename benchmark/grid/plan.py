@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from benchmark.config import (
@@ -16,22 +17,14 @@ from benchmark.config import (
     SEARCHED,
     TRIALS,
     TUNE,
-    Dimension,
     Tune,
     held,
     split_overrides,
 )
 from benchmark.data.catalogue import find
 from benchmark.data.recipe import NO_OPTIONS, FolderOptions
-from benchmark.grid.space import (
-    Results,
-    check_optuna,
-    first_trials,
-    next_trial,
-    pairs,
-    space_of,
-    with_values,
-)
+from benchmark.grid.search import Search, configuration_name
+from benchmark.grid.space import check_optuna, first_trials, pairs, space_of, with_values
 from benchmark.results.published import best_values, dataset_of
 from benchmark.results.record import NO_LLM
 from benchmark.results.tuning import Tuning
@@ -50,59 +43,6 @@ from methods.controls.base import Control
 from methods.errors import UserError, unknown
 
 
-@dataclass(frozen=True)
-class Search:
-    """One method's search on one dataset, language model and protocol."""
-
-    untuned: ResolvedRun
-    """The run with the trials' seed and nothing that the search sets."""
-    grid: Mapping[str, tuple[Any, ...]]
-    """What is searched -> its values."""
-    fixed: Mapping[str, str]
-    """What the method's grid names and the search leaves alone -> why."""
-    trials: tuple[ResolvedRun, ...]
-    """In the order of the grid, its first key slowest; of a search in a space, those known so far."""
-    seeds: tuple[int, ...] = ()
-    """Further seeds of the configuration that is chosen."""
-    space: tuple[Dimension, ...] = ()
-    """What `--tune search` draws from, where that is the search."""
-    budget: int = 0
-    """How many trials that draws."""
-
-    @property
-    def unknown_trials(self) -> int:
-        """Trials that will follow from the results of the others."""
-        return max(0, self.budget - len(self.trials))
-
-    @property
-    def later(self) -> int:
-        """Runs that will follow: unknown trials, and the best one with the further seeds."""
-        return self.unknown_trials + len(self.seeds)
-
-    def advanced(self, results: Results) -> Search:
-        """The search with the trial that follows from `results`, those of all its trials; where the space has
-        none left, with a budget that is spent."""
-        trial = next_trial(self.untuned, self.space, results)
-        if trial is None:
-            return replace(self, budget=len(self.trials))
-        return replace(self, trials=(*self.trials, trial))
-
-    def set_by(self, trial: ResolvedRun) -> list[str]:
-        """What the search set in `trial`, as `key=value` pairs in the order of the grid."""
-        return list(trial.spec.overrides[len(self.untuned.spec.overrides) :])
-
-    def repeats(self, trial: ResolvedRun) -> list[ResolvedRun]:
-        """The configuration of `trial` with the further seeds."""
-        return [trial.with_seed(seed) for seed in self.seeds]
-
-    def __str__(self) -> str:
-        """What follows from the trials known so far."""
-        seeds = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
-        best = f"the best of {max(self.budget, len(self.trials))} with {seeds}" if self.seeds else ""
-        more = f"{self.unknown_trials} more trials" if self.unknown_trials else ""
-        return f"{configuration_name(self.untuned)}: {', then '.join(filter(None, (more, best)))}"
-
-
 @dataclass
 class GridPlan:
     """All that a bench will execute: `known_runs`, then what the searches decide on."""
@@ -115,6 +55,12 @@ class GridPlan:
     rows are searched -> where they come from."""
     notes: list[str] = field(default_factory=list)
     """What tuning leaves as it is, and why; a line each."""
+
+    def continued(self, results: Path) -> GridPlan:
+        """The plan, whose searches in a space go on from the trials that are recorded below `results`."""
+        return replace(
+            self, searches=[search.continued(results) if search.space else search for search in self.searches]
+        )
 
     @property
     def known_runs(self) -> list[ResolvedRun]:
@@ -252,7 +198,8 @@ def _add_search(plan: GridPlan, seeds: Sequence[ResolvedRun], budget: int) -> No
             "them out, or give --tune none."
         )
     trials = first_trials(run, space, budget)
-    plan.searches.append(Search(run, {}, fixed, trials, _further(seeds), space, budget))
+    search = Search(run, {}, fixed, (), _further(seeds), space, budget)
+    plan.searches.append(search.with_trials(trials))
 
 
 def _add_grid(plan: GridPlan, seeds: Sequence[ResolvedRun]) -> None:
@@ -326,9 +273,3 @@ def _published(run: ResolvedRun) -> tuple[str, Mapping[str, Any]]:
         f"--tune paper: no published values of method '{run.spec.method}' for {place}; {known}. "
         "Use --tune grid."
     )
-
-
-def configuration_name(run: ResolvedRun) -> str:
-    """A run without its seed and overrides."""
-    spec = run.spec
-    return f"{spec.dataset} {spec.llm} {spec.method} {spec.protocol}"

@@ -1,7 +1,7 @@
 """Draw the trials of a search in the shared space: the protocol's own values, random ones, then TPE (Optuna).
 
-Trial k depends on the seed and on the results of the trials before it alone. No state of a search is stored:
-a search that was interrupted draws the same trials again and finds their records.
+Trial k depends on the seed and on the results of the trials before it alone. A search that was interrupted
+goes on from the trials that are recorded (`search.Search.continued`).
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ TUNING_NOTES = {
     "grid": "tuned: of all combinations of the method's grid, the one with the best validation Recall@10, "
     "each at its best epoch. Other trials have no row, except the one with the protocol's own values.",
     "paper": "published: the paper's best values.",
-    "given": "not tuned here: no search on this dataset chose the values. The user gave them, or the run is "
-    "a trial of a search that is not finished. values of another search here: a search on this dataset chose "
-    "them for the same method under other settings, such as without `fuse`.",
+    "given": "not tuned here: no search on this dataset chose the values. The user gave them. values of "
+    "another search here: a search on this dataset chose them for the same method under other settings, such "
+    "as without `fuse`.",
 }
 """`Tuning.mode` -> what it means in a table."""
 TRIAL_HEADS = ["trial", "valid R@10", "chosen", "best / epochs", "s", "CPU s"]

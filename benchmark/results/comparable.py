@@ -14,6 +14,7 @@ from benchmark.results.groups import Key, RunGroup, RunRow, mark, newest, oldest
 from benchmark.results.metrics import chance, of_ranks
 from benchmark.results.record import RunRecord
 from benchmark.results.schema import METRICS, Metrics
+from benchmark.results.searches import tunings_of
 from benchmark.results.statistics import SeedMean, estimate
 from benchmark.results.store import StoredRun
 from benchmark.results.tuning import NOT_TUNED, Searches, Tuning, label_of, searches
@@ -59,7 +60,7 @@ def groups(
     configuration and seed in a table: they would narrow its interval without being a new seed.
     """
     runs = list(stored)
-    found = searches((run.record.config_hash, run.record.tuning) for run in runs)
+    found = searches(tunings_of(run.record for run in runs))
     lost, trained = found.lost, {key_of(run.record)[:3] for run in runs if not run.record.untrained}
     members: dict[Key, list[StoredRun]] = {}
     without_llm: list[StoredRun] = []

@@ -43,6 +43,7 @@ from benchmark.results.metrics import of_lists, of_ranks
 from benchmark.results.published import SOURCES, Row, Source, published
 from benchmark.results.record import RunRecord
 from benchmark.results.schema import METRICS
+from benchmark.results.searches import tunings_of
 from benchmark.results.store import NARROWED_BY, OnFault, StoredRun, iter_runs, warn
 from benchmark.results.targets import without_lists
 from benchmark.results.tuning import searches
@@ -173,7 +174,7 @@ def measured(
     """
     runs = list(runs)
     names = _configurations([run.record for run in runs])
-    lost = set() if trials else searches((run.record.config_hash, run.record.tuning) for run in runs).lost
+    lost = set() if trials else searches(tunings_of(run.record for run in runs)).lost
     rows: list[Row] = []
     bounded: set[tuple[str, Any]] = set()
     for stored in runs:

@@ -33,7 +33,7 @@ from benchmark.results.schema import (
     fault,
     not_valid,
 )
-from benchmark.results.tuning import Tuning
+from benchmark.results.tuning import TrialOf, Tuning
 from methods.earlier_code import same_effect
 from methods.errors import UserError
 
@@ -229,6 +229,9 @@ class RunRecord(Versioned):
     """Configurations tried in tuning before this one was chosen, itself included."""
     tuning: Tuning | None = None
     """How its hyper-parameters were chosen; null where they are the protocol's and the user's own."""
+    trial_of: TrialOf | None = None
+    """The search that the run is a trial of, known before it ended; null for other runs, missing in older
+    records."""
     epochs_run: int = 0
     """Epochs trained."""
     best_epoch: int | None = None

@@ -77,6 +77,15 @@ class Tuning(Part):
         return next((trial for trial in self.trials if self.chosen and trial.overrides == self.chosen), None)
 
 
+class TrialOf(Part):
+    """The search in a shared space for which a bench began a run."""
+
+    number: int
+    """Of the trial, from 1."""
+    search: Tuning
+    """What it searched, without its trials and its choice."""
+
+
 NOT_TUNED = Tuning(mode="given", chosen=[])
 """Of a run under protocol `tuned` whose record does not say how its values were chosen."""
 
@@ -113,7 +122,7 @@ def searches(tunings: Iterable[tuple[str, Tuning | None]]) -> Searches:
     by_config: dict[str, Tuning] = {}
     for config, tuning in tunings:
         known = by_config.get(config)
-        if tuning and (known is None or _progress(tuning) > _progress(known)):
+        if tuning and (known is None or progress(tuning) > progress(known)):
             by_config[config] = tuning
     grown = {
         config
@@ -126,12 +135,21 @@ def searches(tunings: Iterable[tuple[str, Tuning | None]]) -> Searches:
 def covers(search: Tuning, other: Tuning) -> bool:
     """Whether `search` tried all that `other` tried, and more or with more success."""
     tried, known = ({(part.seed, trial.config_hash) for trial in part.trials} for part in (other, search))
-    return tried <= known and _progress(other) < _progress(search)
+    return tried <= known and progress(other) < progress(search)
 
 
-def _progress(search: Tuning) -> tuple[int, int]:
+def progress(search: Tuning) -> tuple[int, int]:
     """The number of trials, and of those that ended well."""
     return len(search.trials), sum(trial.status == "ok" for trial in search.trials)
+
+
+def with_trials(search: Tuning, trials: list[Trial], chosen: list[str]) -> Tuning:
+    """A search with what it tried and the values that it chose."""
+    seconds = {
+        "train_seconds": sum(trial.train_seconds for trial in trials),
+        "train_cpu_seconds": sum(trial.train_cpu_seconds for trial in trials),
+    }
+    return search.model_copy(update={"trials": trials, "chosen": chosen, **seconds})
 
 
 def label_of(search: Tuning | None, dataset: str) -> str:
@@ -142,10 +160,10 @@ def label_of(search: Tuning | None, dataset: str) -> str:
         if search.source == dataset:
             return "values of another search here"
         return f"transferred from {search.source}, not tuned here" if search.source else "not tuned here"
+    count, ended = progress(search)
+    budget = max(count, search.budget or 0)
     if not search.chosen:
-        return f"tuned: all {len(search.trials)} trials lost"
+        return f"tuned: {'all ' if budget == count else f'{count} of '}{budget} trials lost"
     if search.mode == "search":
-        count, ended = _progress(search)
-        budget = max(count, search.budget or 0)
         return f"tuned, best of {ended}" + (f" of {budget} trials" if ended < budget else "")
     return f"{'tuned' if search.mode == 'grid' else 'published'}: {', '.join(search.chosen)}"

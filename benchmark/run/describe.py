@@ -48,6 +48,7 @@ def blank(resolved: ResolvedRun, where: Environment) -> RunRecord:
         config_hash=resolved.config_hash,
         protocol_hash=resolved.protocol_hash,
         seed=spec.seed,
+        trial_of=spec.trial_of,
         environment=where,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip

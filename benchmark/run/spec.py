@@ -5,7 +5,6 @@ A run is resolved once a process and handed on. Between processes it travels as 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, cached_property
@@ -34,6 +33,7 @@ from benchmark.llm.catalogue import LLM, resolve
 from benchmark.progress import print_steps
 from benchmark.results.metrics import measure
 from benchmark.results.record import NO_LLM
+from benchmark.results.tuning import TrialOf
 from methods import registry
 from methods.base import reads_llm
 from methods.code import code_digest
@@ -71,21 +71,26 @@ class RunSpec:
     """`key=value` pairs on top of the protocol."""
     reading: FolderOptions = NO_OPTIONS
     """How the folder of the dataset is to be read."""
+    trial_of: TrialOf | None = field(default=None, compare=False)
+    """The search that asks for the run, for its record."""
 
     def __str__(self) -> str:
         extra = f" ({', '.join(self.overrides)})" if self.overrides else ""
         return f"{self.dataset} {self.llm} {self.method} {self.protocol} seed {self.seed}{extra}"
 
 
+SPECS = TypeAdapter(list[RunSpec])
+
+
 def specs_to_json(specs: Iterable[RunSpec]) -> str:
     """One line, for `specs_from_json` in another process."""
-    return json.dumps([asdict(spec) for spec in specs])
+    return SPECS.dump_json([*specs]).decode()
 
 
 def specs_from_json(text: str) -> list[RunSpec]:
     """The runs that `specs_to_json` wrote. Raises `UserError` for any other text."""
     try:
-        return TypeAdapter(list[RunSpec]).validate_json(text)
+        return SPECS.validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the text"
@@ -180,14 +185,15 @@ class ResolvedRun:
         return results / self.prepared.name / llm / self.spec.method / name
 
     def with_seed(self, seed: int) -> ResolvedRun:
-        """The same configuration with another seed. Raises `UserError` for a seed that cannot be.
+        """The same configuration with another seed, which is no trial of a search. Raises `UserError` for a
+        seed that cannot be.
 
         A control has no random numbers: it stays as it is.
         """
         check_seed(seed)
         if self.control:
             return self
-        return replace(self, spec=replace(self.spec, seed=seed))
+        return replace(self, spec=replace(self.spec, seed=seed, trial_of=None))
 
 
 def check_protocol(name: str) -> None:
