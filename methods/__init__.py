@@ -2,6 +2,7 @@
 
 BUILTIN = {
     "id": "methods.id:Id",
+    "llminit": "methods.llminit:LLMInit",
     "lora": "methods.lora:LoRA",
     "adalora": "methods.adalora:AdaLoRA",
     "full": "methods.full:Full",
