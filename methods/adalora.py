@@ -95,7 +95,7 @@ class AdaLoRA(Adapted):
             target_r=config.target_rank,
             lora_alpha=config.alpha,
             lora_dropout=config.dropout,
-            target_modules=targets_of(config.targets, self.llm, DEFAULTS),
+            target_modules=targets_of(config.targets, self.llm, DEFAULTS, self.top),
             orth_reg_weight=config.orthogonality,
             beta1=config.beta1,
             beta2=config.beta2,

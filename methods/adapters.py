@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from methods.base import Context
 from methods.errors import UserError, unknown
 from methods.kernels.dropout import quicken
 from methods.peft_names import EVERY_LINEAR, check_after, check_before, meets, named_in
-from methods.tuned import Tuned, TunedConfig
+from methods.tuned import TopConfig, Tuned, TunedConfig
 
 KNOWN_TARGETS: Mapping[str, tuple[str, ...]] = {"distilbert": ("q_lin", "v_lin"), "modernbert": ("Wqkv",)}
 """Targets for architectures without a default in PEFT: the projections to queries and values, which are
@@ -23,16 +24,22 @@ PEFT's default for BERT, or the one projection that computes both."""
 
 
 @dataclass(frozen=True)
-class AdapterConfig(TunedConfig):
+class TargetsConfig(TopConfig):
+    """What all adapters with a name of their own have in common."""
+
+    targets: str = ""
+    """Modules that get an adapter: names with commas between them, or all-linear. Empty: PEFT's default for
+    the architecture; for DistilBERT q_lin,v_lin and for ModernBERT Wqkv, of which PEFT has none."""
+
+
+@dataclass(frozen=True)
+class AdapterConfig(TargetsConfig):
     """What LoRA and AdaLoRA have in common."""
 
     alpha: Annotated[int, Field(ge=1, le=1_000_000)] = 8
     """Scale of the update, divided by the rank that it starts with; PEFT's default."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Dropout on what enters an adapter; the middle of the paper's grid."""
-    targets: str = ""
-    """Modules that get an adapter: names with commas between them, or all-linear. Empty: PEFT's default for
-    the architecture; for DistilBERT q_lin,v_lin and for ModernBERT Wqkv, of which PEFT has none."""
 
 
 class Adapted(Tuned):
@@ -80,11 +87,40 @@ def adapt(llm: nn.Module, config: Any) -> nn.Module:
     return model
 
 
-def targets_of(names: str, llm: nn.Module, defaults: Mapping[str, Any]) -> Any:
+def targets_of(names: str, llm: nn.Module, defaults: Mapping[str, Any], top: Sequence[nn.Module] = ()) -> Any:
     """The `target_modules` that the setting `targets` means; `defaults` are PEFT's, by architecture.
 
-    Raises `UserError` for a module that `llm` lacks, and where nothing is named and there is no default.
+    Where some `top` layers are given, these are the paths of all modules in them that are meant. Raises
+    `UserError` for a module that they or `llm` lack, and where nothing is named and there is no default.
     """
+    chosen = _everywhere(names, llm, defaults)
+    if not top:
+        return chosen
+    inside = {module for layer in top for module in layer.modules()}
+    paths = [
+        name for name, module in llm.named_modules() if module in inside and _is_meant(chosen, name, module)
+    ]
+    listed = [] if isinstance(chosen, str) else chosen
+    missing = [name for name in listed if not meets(name, paths)]
+    if not paths or (names and missing):
+        raise UserError(
+            f"none of the top {len(top)} layers has a module {', '.join(missing) or chosen}; raise"
+            " top_layers, or choose others with targets=<names with commas between them>."
+        )
+    return paths
+
+
+def _is_meant(chosen: Any, name: str, module: nn.Module) -> bool:
+    """Whether `module` of path `name` is among the targets `chosen`, as PEFT reads them."""
+    if chosen == EVERY_LINEAR:
+        return _is_linear(module)
+    if isinstance(chosen, str):
+        return re.fullmatch(chosen, name) is not None
+    return any(meets(target, [name]) for target in chosen)
+
+
+def _everywhere(names: str, llm: nn.Module, defaults: Mapping[str, Any]) -> Any:
+    """The `target_modules` in all layers."""
     llm_config: Any = llm.config
     kind = llm_config.model_type
     modules = [name for name, _ in llm.named_modules()]
@@ -108,16 +144,14 @@ def targets_of(names: str, llm: nn.Module, defaults: Mapping[str, Any]) -> Any:
 
 
 def _adaptable(llm: nn.Module) -> list[str]:
-    """Last parts of the names of linear maps, whatever class an architecture builds them from."""
-    return sorted(
-        {
-            name.rpartition(".")[2]
-            for name, module in llm.named_modules()
-            if getattr(module, "weight", None) is not None
-            and not isinstance(module, nn.Embedding)
-            and module.weight.ndim == 2
-        }
-    )
+    """Last parts of the names of linear maps."""
+    return sorted({name.rpartition(".")[2] for name, module in llm.named_modules() if _is_linear(module)})
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether it is a linear map, whatever class an architecture builds these from."""
+    weight = getattr(module, "weight", None)
+    return weight is not None and not isinstance(module, nn.Embedding) and weight.ndim == 2
 
 
 def _reason(error: Exception) -> str:

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 
 EARLIER: Mapping[str, tuple[str, ...]] = {
     "e9e7471d814dc084": ("315632d90515a933",),  # id
-    "244901cb838da50d": ("285fb6141a4d51b5",),  # lora
-    "42d7cfa4e829ab0c": ("84faa7d8722bccc1",),  # adalora
-    "ad24d0ea34974d7b": ("18fe05a6b98d01a5",),  # full
-    "c5238e75eeb25a6d": ("ecd783c66d21b700",),  # peft
+    "c5615d6b07972065": ("244901cb838da50d", "285fb6141a4d51b5"),  # lora
+    "10dc0c7e87edd19f": ("42d7cfa4e829ab0c", "84faa7d8722bccc1"),  # adalora
+    "c2113ffa3961287c": ("ad24d0ea34974d7b", "18fe05a6b98d01a5"),  # full
+    "40142fc62a295ee5": ("c5238e75eeb25a6d", "ecd783c66d21b700"),  # peft
     "6b8ed563418a079c": ("3b7d4887c071b192",),  # tmlp
     "e0ffcb9c5b4e77a3": ("21a019fed814653b",),  # tmoe
     "b9d41cc0495fc300": ("1652f7e7c84d7ad2",),  # ssna, ssna-mean, ssna-weighted

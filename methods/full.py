@@ -8,8 +8,6 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from methods.base import Context
-from methods.errors import UserError
-from methods.layers import find_layers
 from methods.tuned import Tuned, TunedConfig
 
 
@@ -27,22 +25,10 @@ class Full(Tuned):
 
     Config: ClassVar[type[Any]] = FullConfig
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"layers": (2, 4, 6)}
+    depth_setting: ClassVar[str] = "layers"
 
     def __init__(self, config: FullConfig, context: Context) -> None:
         super().__init__(config, context)
-        layers = find_layers(self.llm, context.llm_layers)
         self.llm.requires_grad_(False)
-        top = layers[-config.layers :].requires_grad_(True)
-        if config.llm_dropout:
-            heard = set(top.modules())
-            self.silence(module for module in self.llm.modules() if module not in heard)
-
-    @classmethod
-    def frozen_layers(cls, config: FullConfig, n_layers: int) -> int:
-        """All but the top `layers`."""
-        if config.layers > n_layers:
-            raise UserError(
-                f"layers={config.layers} is too much for this language model: it has {n_layers} layers;"
-                f" choose 1 to {n_layers}."
-            )
-        return n_layers - config.layers
+        for layer in self.top:
+            layer.requires_grad_(True)

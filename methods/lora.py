@@ -20,7 +20,7 @@ class LoRAConfig(AdapterConfig):
 
 
 class LoRA(Adapted):
-    """LoRA: low-rank updates in every layer, through PEFT (Hu et al. 2021)."""
+    """LoRA: low-rank updates of weights, through PEFT (Hu et al. 2021)."""
 
     Config: ClassVar[type[Any]] = LoRAConfig
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"dropout": (0.1, 0.2, 0.3)}
@@ -35,5 +35,5 @@ class LoRA(Adapted):
             r=config.rank,
             lora_alpha=config.alpha,
             lora_dropout=config.dropout,
-            target_modules=targets_of(config.targets, self.llm, DEFAULTS),
+            target_modules=targets_of(config.targets, self.llm, DEFAULTS, self.top),
         )

@@ -116,9 +116,12 @@ def test_encoding_in_other_ways_changes_the_cost_and_nothing_else(folder: Path, 
     assert len({record.protocol_hash for record in records.values()}) == 1, "they may stand in one table"
 
 
-def test_lower_states_change_the_cost_and_nothing_else(folder: Path, tmp_path: Path) -> None:
-    quiet = ("llm_dropout=False", "sasrec_dropout=0")
-    on, off = (run(folder, "full", tmp_path, *quiet, f"lower_states={choice}") for choice in ("on", "off"))
+@pytest.mark.parametrize(("method", "own"), [("full", ()), ("lora", ("top_layers=2", "dropout=0"))])
+def test_lower_states_change_the_cost_and_nothing_else(
+    folder: Path, tmp_path: Path, method: str, own: tuple[str, ...]
+) -> None:
+    quiet = ("llm_dropout=False", "sasrec_dropout=0", *own)
+    on, off = (run(folder, method, tmp_path, *quiet, f"lower_states={choice}") for choice in ("on", "off"))
     assert (on.cost.lower_layers, off.cost.lower_layers) == (1, None)
     assert [row.loss for row in on.curve] == pytest.approx([row.loss for row in off.curve], rel=1e-4)
 
