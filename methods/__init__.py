@@ -13,6 +13,8 @@ BUILTIN = {
     "ssna": "methods.ssna:SSNA",
     "ssna-mean": "methods.ssna:SSNAMean",
     "ssna-weighted": "methods.ssna:SSNAWeighted",
+    "ladder": "methods.ladder:Ladder",
+    "iisan": "methods.iisan:IISAN",
 }
 CONTROLS = {
     "popularity": "methods.controls.popularity:Popularity",
