@@ -3,6 +3,7 @@
 BUILTIN = {
     "id": "methods.id:Id",
     "llminit": "methods.llminit:LLMInit",
+    "alphafuse": "methods.alphafuse:AlphaFuse",
     "lora": "methods.lora:LoRA",
     "adalora": "methods.adalora:AdaLoRA",
     "full": "methods.full:Full",

@@ -101,15 +101,91 @@ def test_principal_components_of_a_covariance() -> None:
     assert (np.take_along_axis(directions, abs(directions).argmax(0)[None], 0) > 0).all()
 
 
-@pytest.mark.parametrize("name", ["llminit"])
+@pytest.mark.parametrize("name", ["llminit", "alphafuse"])
 def test_equal_text_vectors_have_no_components(name: str) -> None:
     with pytest.raises(UserError, match="the text vectors of all items are equal"):
         build(name, text_vectors()[:1].expand(ITEMS, 1, WIDTH), 4)
 
 
+# --- alphafuse ----------------------------------------------------------------------------------------------
+
+
+def standardised(states: Tensor) -> np.ndarray:
+    """Components with variance 1, `[I, D]`; 1e-5 of the largest variance is added to each."""
+    rows, variances = components(states)
+    return rows / np.sqrt(variances + 1e-5 * variances[0])
+
+
+@pytest.mark.parametrize(
+    ("out", "given", "null"),
+    [(6, 0, 3), (6, 2, 2), (6, 5, 5), (WIDTH, 0, 6), (WIDTH + 4, 0, 8), (WIDTH + 4, 4, 4), (30, 0, 18)],
+)
+@pytest.mark.parametrize("fuse", ["add", "replace"])
+def test_alphafuse_learns_in_the_null_space(out: int, given: int, null: int, fuse: str) -> None:
+    states, known = text_vectors(), min(out, WIDTH)
+    method = build("alphafuse", states, out, null_dims=given, fuse=fuse, start="normal")
+    learned, frozen = np.zeros((ITEMS, out)), np.zeros((ITEMS, out))
+    learned[:, out - null :] = method.own.weight.detach().numpy()
+    frozen[:, :known] = standardised(states)[:, :known]
+    if fuse == "replace":
+        frozen[:, out - null :] = 0
+    found = embedded(method, states, ALL)
+    np.testing.assert_allclose(found, match_signs(found - learned, frozen) + learned, atol=1e-4)
+    rows = torch.tensor([3, 59, 0])
+    np.testing.assert_allclose(embedded(method, states, rows), found[rows.numpy()], atol=1e-6)
+    assert method.extra_record() == {"semantic_dims": out - null, "null_dims": null}
+
+
+def test_alphafuse_ranks_by_texts_before_it_trains() -> None:
+    states = text_vectors()
+    found, wanted = embedded(build("alphafuse", states, 8), states, ALL), standardised(states)[:, :8]
+    np.testing.assert_allclose(found @ found.T, wanted @ wanted.T, atol=1e-3)
+
+
+def test_alphafuse_divides_by_a_threshold() -> None:
+    states = text_vectors()
+    variances = components(states)[1]
+    between = float((variances[4] + variances[5]) / 2 / variances.mean())
+    assert build("alphafuse", states, 8, threshold=between).extra_record() == {
+        "semantic_dims": 5,
+        "null_dims": 3,
+    }
+    wide = build("alphafuse", states, WIDTH + 2, threshold=between, null_dims=9)  # which no longer counts
+    assert wide.extra_record() == {"semantic_dims": 5, "null_dims": WIDTH - 5 + 2}
+    scaled = build("alphafuse", 40 * states, 8, threshold=between)
+    assert scaled.extra_record()["null_dims"] == 3
+
+
+def test_alphafuse_stays_finite_with_fewer_items_than_dimensions() -> None:
+    states = text_vectors(5)
+    found = embedded(build("alphafuse", states, WIDTH), states, torch.arange(5))
+    assert np.isfinite(found).all() and abs(found[:, 4:]).max() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("out", "values", "message"),
+    [
+        (8, {"null_dims": 8}, "null_dims=8 does not fit a recommender of width 8 .*: take 1 to 7"),
+        (16, {"null_dims": 3}, "null_dims=3 does not fit .* language model of width 12: take 4 to 15"),
+        (8, {"threshold": 1e-4}, "threshold=0.0001 leaves 0 of 8 dimensions to learn"),
+        (8, {"threshold": 900.0}, "threshold=900 leaves 8 of 8 dimensions to learn"),
+    ],
+)
+def test_alphafuse_names_what_does_not_fit(out: int, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build("alphafuse", text_vectors(), out, **values)
+
+
+# --- The contract -------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("name", "values"),
-    [("llminit", {"spectrum": "equal", "std": 0.5})],
+    [
+        ("llminit", {"spectrum": "equal", "std": 0.5}),
+        ("alphafuse", {"fuse": "replace", "start": "normal"}),
+        ("alphafuse", {"threshold": 0.7}),
+    ],
 )
 def test_other_values_keep_the_contract(name: str, values: dict[str, Any]) -> None:
     cls = registry.get(name)
