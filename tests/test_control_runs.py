@@ -13,6 +13,7 @@ from benchmark.cli import main
 from benchmark.grid.plan import expand
 from benchmark.report.tables import csv_rows, render
 from benchmark.results.record import RunRecord, read_record
+from benchmark.results.store import iter_runs
 from benchmark.train.control_ranks import ScoredSplit, rank_users
 from benchmark.train.rows import evaluation_rows
 from methods.controls.base import Control, TrainingData
@@ -137,3 +138,14 @@ def test_controls_alone_make_a_table() -> None:
     assert [row.label for row in table.rows] == ["blend", "popularity"] and not table.controls
     assert table.key.protocol == "none"
     assert "blend" in render(table, "markdown")
+
+
+def test_notes_of_controls_alone_speak_of_no_training(folder: Path, tmp_path: Path) -> None:
+    assert run(folder, tmp_path, "popularity") == run(folder, tmp_path, "transitions") == 0
+    (table,) = grouped(stored.record for stored in iter_runs(tmp_path))
+    printed = render(table, "markdown")
+    assert "All rows but the bounds are controls" in printed and "each at its best epoch" not in printed
+    assert "tuned:" not in printed and "with seed" not in printed
+    assert [row.label for row in table.rows] == ["popularity", "transitions"]
+    (chosen,) = [row.tuning.chosen for row in table.rows if row.tuning]
+    assert f"transitions: {', '.join(chosen)}, of {len(Transitions.trials())} trials." in printed

@@ -61,7 +61,7 @@ def reference(rows: Sequence[RunRow]) -> RunRow:
 
 def seeds_of(row: RunRow) -> str:
     """How many seeds finished, of how many where some did not; a control without training has none."""
-    if row.ok and len(row.runs) == 1 and row.runs[0].untrained:
+    if row.ok and len(row.runs) == 1 and row.untrained:
         return "n/a"
     return f"{len(row.ok)} of {len(row.runs)}" if len(row.ok) < len(row.runs) else str(len(row.ok))
 

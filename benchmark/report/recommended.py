@@ -119,7 +119,7 @@ def _lists_block(rows: Sequence[ListedRow]) -> Block:
             mean = estimate(lists.value(listed) for lists in row.lists.values())
             show = share if listed.metric.is_share else count
             line.append(Cell(with_interval(mean, show) if mean else NO_FIGURE))
-        seeds = NO_FIGURE if row.row.runs[0].untrained else str(len(row.runs))
+        seeds = NO_FIGURE if row.row.untrained else str(len(row.runs))
         cells.append([*line, Cell(seeds)])
     heads = ["row", *(listed.label for listed in measures), "seeds"]
     return Block(f"The first {K} items of all users", heads, cells)

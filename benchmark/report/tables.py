@@ -251,15 +251,20 @@ def _lists_notes(group: RunGroup) -> list[str]:
 
 def _control_notes(group: RunGroup) -> list[str]:
     """What the controls are, how many settings each tried, and which it took."""
-    if not group.controls:
+    rows = [row for row in group.rows + group.controls if row.untrained]
+    if not rows:
         return []
+    which = "Rows between the trained ones and the bounds" if group.controls else "All rows but the bounds"
     lines = [
-        "Rows between the trained ones and the bounds are controls, recommenders without training. Each "
-        "chooses its settings on validation, by Recall@10 with the user's history masked."
+        f"{which} are controls, recommenders without training. Each chooses its settings on validation, by "
+        "Recall@10 with the user's history masked."
     ]
-    for row in group.controls:
-        if row.tuning:
-            lines.append(f"{row.label}: {', '.join(row.tuning.chosen)}, of {len(row.tuning.trials)} trials.")
+    chosen = [(row.label, row.tuning) for row in rows if row.tuning]
+    lines += [f"{label}: {', '.join(own.chosen)}, of {len(own.trials)} trials." for label, own in chosen]
+    if chosen and not group.controls:
+        lines.append(
+            f"{', '.join(column.label for column in SEARCH[1:])}: ranking validation under all trials."
+        )
     return lines
 
 

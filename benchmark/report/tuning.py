@@ -62,10 +62,11 @@ def trials_block(group: RunGroup) -> list[Block]:
 
 def trial_notes(group: RunGroup) -> list[str]:
     """How rows were tuned, and why trials were lost."""
-    tuned = [(row.label, row.tuning) for row in group.rows if row.tuning]
+    trained = [row for row in group.rows if not row.untrained]
+    tuned = [(row.label, row.tuning) for row in trained if row.tuning]
     modes = {search.mode for _, search in tuned}
     lines = [note for mode, note in TUNING_NOTES.items() if mode in modes]
-    if group.key.protocol == SEARCHED and len(tuned) < len(group.rows):
+    if group.key.protocol == SEARCHED and len(tuned) < len(trained):
         lines.append(TUNING_NOTES["given"])
     if any(search.trials for _, search in tuned):
         lines.append(f"{', '.join(column.label for column in SEARCH[1:])}: {SEARCH[1].note} and preparation.")

@@ -252,7 +252,9 @@ def _label(run: RunRecord, own: set[str], named: Sequence[str] = (), tuning: Tun
     apart |= {
         f"{name}={value}" for name in named if (value := _value(run, name)) != getattr(Settings, name, None)
     }
-    choice = label_of(tuning or (NOT_TUNED if run.protocol == SEARCHED else None), run.dataset)
+    # a control always chooses its settings itself
+    tuning = None if run.untrained else tuning or (NOT_TUNED if run.protocol == SEARCHED else None)
+    choice = label_of(tuning, run.dataset)
     details = "; ".join(part for part in (", ".join(sorted(apart)), choice) if part)
     label = f"{run.method} ({details})" if details else run.method
     if run.method_source.get("external"):

@@ -95,6 +95,11 @@ class RunRow:
         return tuple(run.record for run in self.stored)
 
     @property
+    def untrained(self) -> bool:
+        """Whether it is of a control, which has no epochs and no seeds."""
+        return bool(self.runs) and self.runs[0].untrained
+
+    @property
     def finished(self) -> tuple[StoredRun, ...]:
         """The runs that came to their end."""
         return tuple(run for run in self.stored if run.record.status == "ok")
