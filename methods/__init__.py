@@ -10,6 +10,8 @@ BUILTIN = {
     "peft": "methods.any_peft:AnyPeft",
     "linear": "methods.linear:Linear",
     "tmlp": "methods.tmlp:TMLP",
+    "whitenrec": "methods.whitenrec:WhitenRec",
+    "whitenrec-plus": "methods.whitenrec:WhitenRecPlus",
     "tmoe": "methods.tmoe:TMoE",
     "ssna": "methods.ssna:SSNA",
     "ssna-mean": "methods.ssna:SSNAMean",

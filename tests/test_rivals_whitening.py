@@ -1,4 +1,4 @@
-"""`linear`: against the equations written out plainly in NumPy."""
+"""`linear`, `whitenrec` and `whitenrec-plus` against the equations written out plainly in NumPy."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from methods import registry
 from methods.base import Items, Method, state_statistics
+from methods.errors import UserError
 
 OUT = 4
 
@@ -28,7 +29,7 @@ def build(name: str, states: Tensor, **values: Any) -> Method:
 
 @torch.no_grad()
 def embed(method: Method, states: Tensor) -> Tensor:
-    return method(Items(states=method.precompute(states)))  # type: ignore[no-any-return]
+    return method(Items(states=method.precompute(states.float()).double()))  # type: ignore[no-any-return]
 
 
 def plain_start(states: np.ndarray, init: str) -> np.ndarray:
@@ -76,3 +77,64 @@ def test_linear_in_bf16_keeps_items_apart_in_spite_of_a_large_mean(init: str) ->
 def test_linear_has_one_weight_for_each_pair_of_dimensions() -> None:
     states = uneven_states(8, layers=1, width=24)
     assert sum(parameter.numel() for parameter in build("linear", states).parameters()) == 24 * OUT
+
+
+def plain_perceptron(method: Method, rows: np.ndarray) -> np.ndarray:
+    """Two layers with relu between them, `[I, D]` -> `[I, d]`."""
+    w1, b1, w2, b2 = (parameter.detach().numpy() for parameter in method.parameters())
+    return np.maximum(rows @ w1.T + b1, 0) @ w2.T + b2
+
+
+def plain_groups(states: np.ndarray, groups: int) -> np.ndarray:
+    """Each group of columns of `[I, D]` whitened by itself."""
+    parts = np.split(states - states.mean(0), groups, axis=1)
+    return np.concatenate([part @ plain_zca(part) for part in parts], axis=1)
+
+
+def test_whitenrec_is_a_perceptron_on_whitened_states() -> None:
+    states = uneven_states(layers=1)
+    method = build("whitenrec", states)
+    expected = plain_perceptron(method, plain_groups(states[:, 0].numpy(), 1))
+    np.testing.assert_allclose(embed(method, states).numpy(), expected, 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+def test_whitenrec_plus_adds_a_whitening_by_groups(groups: int) -> None:
+    states = uneven_states(layers=1)
+    method = build("whitenrec-plus", states, groups=groups)
+    parts = [plain_groups(states[:, 0].numpy(), number) for number in (1, groups)]
+    expected = sum(plain_perceptron(method, part) for part in parts)
+    np.testing.assert_allclose(embed(method, states).numpy(), expected, 1e-4, 1e-5)
+
+
+def test_what_whitening_leaves_correlated() -> None:
+    """Full whitening leaves nothing; that by groups leaves correlations between groups alone."""
+    states = uneven_states(400, layers=1)
+    states = states @ (torch.eye(6, dtype=torch.float64) + 0.5)  # correlates all dimensions
+    full, grouped = build("whitenrec-plus", states, groups=3).precompute(states.float()).unbind(1)
+    covariances = [torch.cov(rows.T, correction=0).abs() for rows in (full, grouped)]
+    within = torch.block_diag(*[torch.ones(2, 2)] * 3).bool()
+    for covariance in covariances:
+        torch.testing.assert_close(covariance[within], torch.eye(6)[within], rtol=0, atol=1e-2)
+    assert covariances[0][~within].max() < 1e-2 and covariances[1][~within].min() > 0.1
+
+
+def test_a_group_that_never_varies_stays_at_zero() -> None:
+    states = uneven_states(layers=1)
+    states[:, :, 2:4] = 1.5
+    whitened = build("whitenrec-plus", states, groups=3).precompute(states.float())
+    assert bool(whitened.isfinite().all()) and not whitened[:, 1, 2:4].any()
+
+
+def test_groups_that_do_not_divide_the_width() -> None:
+    with pytest.raises(
+        UserError, match="groups=5 does not divide the language model's width 12; allowed: 2, 3, 4, 6"
+    ):
+        build("whitenrec-plus", uneven_states(layers=1, width=12), groups=5)
+
+
+@pytest.mark.parametrize("name", ["whitenrec", "whitenrec-plus"])
+def test_both_have_one_perceptron(name: str) -> None:
+    states = uneven_states(8, layers=1, width=24)
+    count = sum(parameter.numel() for parameter in build(name, states).parameters())
+    assert count == 24 * OUT + OUT + OUT * OUT + OUT
