@@ -20,9 +20,10 @@ from methods.fields import hashed
 from methods.pooling import Pooling
 
 ADAPTERS = ("lora", "adalora")
+NEWER = ("dora", "vera", "ia3", "bitfit", "houlsby")
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", [*ADAPTERS, *NEWER])
 def test_they_keep_the_contract_in_the_top_layers(name: str) -> None:
     """With it the check that states after the frozen layers give the same embeddings."""
     cls = registry.get(name)
@@ -46,8 +47,10 @@ def test_they_are_pefts_layers_to_transform(family: str) -> None:
     torch.testing.assert_close(embed(first), embed(other), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [(name, family) for name in ADAPTERS for family in FAMILIES] + [(name, "distilbert") for name in NEWER],
+)
 def test_the_upper_part_alone_trains_as_the_whole(name: str, family: str) -> None:
     """From the states behind the frozen layers, as from the tokens: in eval, and in training, dropout on."""
     llm = tiny_llm(family)

@@ -72,8 +72,11 @@ def test_before_training_tokens_are_worth_what_states_are(folder: Path) -> None:
         assert (other.raw.best == first.raw.best).all() and (other.raw.tied == first.raw.tied).all()
 
 
-@pytest.mark.parametrize("protocol", ["paper", "fair"])
-@pytest.mark.parametrize("method", TUNED)
+@pytest.mark.parametrize(
+    ("method", "protocol"),
+    [(method, protocol) for method in TUNED for protocol in ("paper", "fair")]
+    + [(method, "fair") for method in ("dora", "vera", "ia3", "bitfit", "houlsby")],
+)
 def test_a_record_proves_that_the_method_adapted(
     folder: Path, tmp_path: Path, method: str, protocol: str
 ) -> None:
