@@ -4,6 +4,7 @@ BUILTIN = {
     "id": "methods.id:Id",
     "llminit": "methods.llminit:LLMInit",
     "alphafuse": "methods.alphafuse:AlphaFuse",
+    "vqrec": "methods.vqrec:VQRec",
     "lora": "methods.lora:LoRA",
     "adalora": "methods.adalora:AdaLoRA",
     "dora": "methods.dora:DoRA",

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.cluster.vq
+import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -17,6 +19,8 @@ from methods.base import Context, Items, Method, state_covariance, state_statist
 from methods.checks import check_method
 from methods.errors import UserError
 from methods.principal import principal_components
+from methods.quantisation import best_rotation, lloyd_step
+from methods.vqrec import VQRecConfig, sizes
 
 ITEMS, WIDTH = 60, 12
 
@@ -176,6 +180,112 @@ def test_alphafuse_names_what_does_not_fit(out: int, values: dict[str, Any], mes
         build("alphafuse", text_vectors(), out, **values)
 
 
+# --- vqrec --------------------------------------------------------------------------------------------------
+
+
+def plain_codes(method: Method, states: Tensor) -> np.ndarray:
+    """`[I, M]`: for each item and group the nearest centroid, with loops."""
+    rotation, centroids = (
+        method.quantiser.rotation.double().numpy(),
+        method.quantiser.centroids.double().numpy(),
+    )
+    groups, _, length = centroids.shape
+    centred = states[:, 0].double().numpy()
+    centred = centred - centred.mean(0)
+    codes = np.zeros((len(states), groups), dtype=int)
+    for item, row in enumerate(centred):
+        rotated = rotation @ row
+        for group in range(groups):
+            piece = rotated[group * length : (group + 1) * length]
+            codes[item, group] = ((centroids[group] - piece) ** 2).sum(1).argmin()
+    return codes
+
+
+@pytest.mark.parametrize("rotate", [True, False])
+def test_vqrec_averages_the_vectors_of_the_nearest_centroids(rotate: bool) -> None:
+    states, out = text_vectors(), 5
+    method = build("vqrec", states, out, groups=3, codes=4, rotate=rotate, rounds=5)
+    codes, table = plain_codes(method, states), method.table.detach().double().numpy().reshape(3, 4, out)
+    wanted = np.array([np.mean([table[k, item[k]] for k in range(3)], axis=0) for item in codes])
+    np.testing.assert_allclose(embedded(method, states, ALL), wanted, atol=1e-6)
+    assert (np.diff(np.sort(codes, axis=0), axis=0) > 0).sum(
+        0
+    ).min() == 3  # all four codes of each group occur
+
+
+def test_vqrec_without_rotation_is_kmeans_in_each_group() -> None:
+    """From the same centroids, SciPy takes the same steps."""
+    states, values = text_vectors(), {"groups": 4, "codes": 5, "rotate": False, "rounds": 7}
+    method = build("vqrec", states, 3, **values)
+    cls = registry.get("vqrec")
+    torch.manual_seed(1)  # as `build`: the order of the items is drawn after the method is built
+    cls(cls.Config(**values), Context(3, ITEMS, 10, 12, WIDTH, *state_statistics(states)))
+    first = torch.randperm(ITEMS)[:5].numpy()
+    centred = states[:, 0].double().numpy()
+    centred = centred - centred.mean(0)
+    for group in range(4):
+        rows = centred[:, 3 * group : 3 * group + 3]
+        wanted, _ = scipy.cluster.vq.kmeans2(rows, rows[first], iter=7, minit="matrix")
+        np.testing.assert_allclose(method.quantiser.centroids[group].numpy(), wanted, atol=1e-5)
+    assert torch.equal(method.quantiser.rotation, torch.eye(WIDTH))
+
+
+def test_an_empty_code_keeps_its_centroid() -> None:
+    centroids = torch.tensor([[[0.0], [10.0], [99.0]]])
+    lloyd_step(centroids, torch.tensor([[[1.0], [3.0], [8.0]]]), torch.tensor([[0, 0, 1]]))
+    assert centroids.flatten().tolist() == [2.0, 8.0, 99.0]
+
+
+def lost(method: Method, states: Tensor) -> float:
+    """Squared error of the centroids in place of the text vectors, as a share of the variance."""
+    centred = states[:, 0].double().numpy()
+    centred = centred - centred.mean(0)
+    codes, centroids = plain_codes(method, states), method.quantiser.centroids.double().numpy()
+    restored = np.concatenate([centroids[k][codes[:, k]] for k in range(len(centroids))], axis=1)
+    rotated = centred @ method.quantiser.rotation.double().numpy().T
+    return float(((restored - rotated) ** 2).sum() / (rotated**2).sum())
+
+
+def test_the_rotation_is_orthogonal_and_loses_less() -> None:
+    states = text_vectors(200)
+    plain, rotated = (
+        build("vqrec", states, 3, groups=4, codes=8, rotate=rotate, rounds=30) for rotate in (False, True)
+    )
+    found = rotated.quantiser.rotation
+    torch.testing.assert_close(found @ found.T, torch.eye(WIDTH), atol=1e-5, rtol=0)
+    assert lost(rotated, states) < 0.9 * lost(plain, states)
+
+
+def test_the_rotation_is_that_of_procrustes() -> None:
+    torch.manual_seed(0)
+    rows, restored = torch.randn(20, 6).double(), torch.randn(20, 6).double()
+    wanted, _ = scipy.linalg.orthogonal_procrustes(rows.numpy(), restored.numpy())  # rows @ wanted
+    np.testing.assert_allclose(best_rotation(rows, restored).T.numpy(), wanted, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("items", "width", "groups", "codes"),
+    [(60, 12, 12, 7), (5000, 64, 32, 256), (5000, 48, 24, 256), (7, 37, 1, 1)],
+)
+def test_the_published_codebook_as_far_as_it_fits(items: int, width: int, groups: int, codes: int) -> None:
+    assert sizes(VQRecConfig(), width, items) == (groups, codes)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"groups": 5},
+            "groups=5 does not divide the width 12 of the language model: take one of 1, 2, 3, 4, 6",
+        ),
+        ({"codes": 61}, "codes=61 is more than the catalogue has items: 1 to 60"),
+    ],
+)
+def test_vqrec_names_what_does_not_fit(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build("vqrec", text_vectors(), 4, **values)
+
+
 # --- The contract -------------------------------------------------------------------------------------------
 
 
@@ -185,6 +295,7 @@ def test_alphafuse_names_what_does_not_fit(out: int, values: dict[str, Any], mes
         ("llminit", {"spectrum": "equal", "std": 0.5}),
         ("alphafuse", {"fuse": "replace", "start": "normal"}),
         ("alphafuse", {"threshold": 0.7}),
+        ("vqrec", {"groups": 6, "codes": 10, "rotate": False, "rounds": 3}),
     ],
 )
 def test_other_values_keep_the_contract(name: str, values: dict[str, Any]) -> None:
