@@ -58,7 +58,7 @@ help: ## this text
 #| protocols `paper` and `fair`: no download, no GPU. Narrow or widen it; lists by commas or spaces:
 #|   LLM=minilm           short names (`.venv/bin/adaptrec list llms`), hub ids or folders
 #|   DATASETS=tiny        recipes (`.venv/bin/adaptrec list datasets`) or folders without spaces in their path
-#|   METHODS=             every one (`.venv/bin/adaptrec list methods`)
+#|   METHODS=             those of the default (`.venv/bin/adaptrec list methods`); all: every one
 #|   PROTOCOL="paper fair"  SEEDS=0  EPOCHS= (at most)
 #|   TUNE=none            or grid (searched, by validation) or paper (the published best values): docs/grid.md
 #|   DRY_RUN=1            prints the plan with an estimate of time, memory and disk, and runs nothing

@@ -58,6 +58,7 @@ class AlphaFuse(Method):
     reads: ClassVar[Reads] = ("states", "ids")
     replayable: ClassVar[bool] = True
     Config: ClassVar[type[Any]] = AlphaFuseConfig
+    by_default: ClassVar[bool] = False
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"start": ("zeros", "normal")}
     mean: Tensor
     projection: Tensor

@@ -96,7 +96,7 @@ class Method(nn.Module):
         paper: (language model, dataset) -> published best values, for a method of another package. Built-in
             methods leave it empty: their values are in results/paper/hyperparameters.csv.
         schedule: protocol -> harness settings that the published schedule fixes for this method.
-        by_default: whether "every method" includes it; False for a method that a user must configure first.
+        by_default: whether a grid that names no method includes it.
         replayable: whether `forward` and `aux_loss` run the same operations at each training step, on inputs,
             parameters and buffers alone: no Python number that changes, no branch on a tensor's values, no
             copy to or from the host. The steps of a reader of states or ids then become CUDA graphs.

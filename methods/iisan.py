@@ -45,6 +45,7 @@ class IISAN(SideNetwork):
     """iisan: bottleneck adapters beside every second layer (text tower of IISAN, Fu et al. 2024)."""
 
     Config: ClassVar[type[Any]] = IISANConfig
+    by_default: ClassVar[bool] = False
 
     def __init__(self, config: IISANConfig, context: Context) -> None:
         super().__init__(config, context, context.llm_width)

@@ -109,6 +109,7 @@ class Ladder(SideNetwork):
     """ladder: a narrow side network on all layers (LST, Sung et al. 2022, arXiv 2206.06522)."""
 
     Config: ClassVar[type[Any]] = LadderConfig
+    by_default: ClassVar[bool] = False
 
     def __init__(self, config: LadderConfig, context: Context) -> None:
         if config.reduction > context.llm_width:

@@ -47,6 +47,7 @@ class LLMInit(Id):
     """Learned item vectors that start from principal components of text vectors (Harte et al. 2023)."""
 
     Config: ClassVar[type[Any]] = LLMInitConfig
+    by_default: ClassVar[bool] = False
 
     def __init__(self, config: LLMInitConfig, context: Context) -> None:
         super().__init__(config, context)

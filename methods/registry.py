@@ -11,12 +11,12 @@ import ast
 import importlib
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from methods.errors import UserError, unknown
 from methods.plugins import BROKEN, offered, one_line, warn
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from methods.controls.base import Control
 
 GROUP = "adaptrec.methods"
+ALL = "all"
+"""In place of a name: every method and control."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +53,25 @@ class RegisteredMethod:
     @property
     def reads(self) -> tuple[str, ...]:
         """The kinds of input that the class or a base class declares in `reads`; none where not known."""
+        kinds = self._declared("reads") or ()
+        return (kinds,) if isinstance(kinds, str) else tuple(kinds)
+
+    @property
+    def by_default(self) -> bool:
+        """Whether it runs where no methods are named."""
+        return self._declared("by_default") is not False
+
+    def _declared(self, attribute: str) -> Any:
+        """The literal that the class or a base class gives to `attribute`; None where there is none."""
         for _, node in self._classes:
             for statement in node.body:
                 match statement:
                     case (
-                        ast.AnnAssign(target=ast.Name(id="reads"), value=ast.expr() as value)
-                        | ast.Assign(targets=[ast.Name(id="reads")], value=value)
-                    ):
-                        kinds = ast.literal_eval(value)
-                        return (kinds,) if isinstance(kinds, str) else tuple(kinds)
-        return ()
+                        ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+                        | ast.Assign(targets=[ast.Name(id=name)], value=value)
+                    ) if name == attribute:
+                        return ast.literal_eval(value)
+        return None
 
     @property
     def trains(self) -> bool:
@@ -99,9 +110,14 @@ def names() -> list[str]:
     return [entry.name for entry in entries().values() if not entry.problem]
 
 
-def default_names() -> list[str]:
-    """The names that "every method" means. Imports all; broken ones of other packages are left out."""
-    return [name for name, cls in _usable() if cls.by_default]
+def chosen_names(given: Sequence[str] | None) -> list[str]:
+    """The names that are `given`; those of the default for none, and every one for ALL.
+
+    For these two it imports all methods; broken ones of other packages are left out.
+    """
+    if given and ALL not in given:
+        return list(given)
+    return [name for name, cls in _usable() if cls.by_default or given]
 
 
 def hyperparameters() -> Iterator[set[str]]:
@@ -202,6 +218,8 @@ def load(name: str) -> type[Method] | type[Control]:
 
 def _problem(name: str, target: str) -> str:
     """Why `target` cannot be offered as `name`, or empty."""
+    if name == ALL:
+        return f"the name '{ALL}' means every method"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         return "the name of a method may hold letters, digits, '.', '_' and '-' only"
     if not re.fullmatch(r"[\w.]+:\w+", target):

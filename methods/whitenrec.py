@@ -102,6 +102,7 @@ class WhitenRecPlus(WhitenRec):
     """WhitenRec+: the same perceptron on full and on group-wise whitening, added (Zhang et al. 2024)."""
 
     Config: ClassVar[type[Any]] = WhitenRecPlusConfig
+    by_default: ClassVar[bool] = False
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {"groups": (4, 8, 16, 32, 64, 128)}
 
     @classmethod

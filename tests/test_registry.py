@@ -184,7 +184,7 @@ def test_a_broken_outsider_affects_no_other_method(
     module = f"m_{len(source)}"
     put(site, "broken-pkg", "broken", f"{module}:Sound", **{module: source})
     put(site, "sound-pkg", "sound", "sound_g:Sound", sound_g=SOUND)
-    assert set(registry.default_names()) == {
+    assert set(registry.chosen_names(None)) == {
         name for name in (*methods.BUILTIN, *methods.CONTROLS, "sound") if registry.load(name).by_default
     }
     line, rest = capsys.readouterr().err.split("\n", 1)
@@ -243,6 +243,22 @@ def test_methods_are_listed_by_what_they_read_and_with_a_year(capsys: pytest.Cap
     assert sorted(row.split()[0] for row in rows) == sorted(methods.BUILTIN)
     assert [row for row in rows if not re.search(r"\b20[012]\d\b", row)] == []
     assert "tmoe" in groups["Methods that read hidden states of the frozen language model, computed once"]
+
+
+def test_a_grid_without_methods_runs_those_that_the_list_does_not_mark(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [line for line in listing(capsys).splitlines() if line and not line.endswith(":")]
+    unmarked = {line.split()[0] for line in rows if not line.endswith(" (not by default)")}
+    assert set(registry.chosen_names(None)) == set(registry.chosen_names([])) == unmarked
+    assert {"ssna", "lora", "blend"} <= unmarked and not {"peft", "iisan"} & unmarked
+    assert registry.chosen_names(["all"]) == registry.names() and len(rows) == len(registry.names())
+    assert registry.chosen_names(["iisan", "id"]) == ["iisan", "id"]
+
+
+def test_a_method_of_another_package_cannot_be_called_all(site: Path) -> None:
+    put(site, "sound-pkg", "all", "sound_j:Sound", sound_j=SOUND)
+    assert "the name 'all' means every method" in complaint("all")
 
 
 def test_a_method_of_a_subclass_elsewhere_is_in_the_group_of_its_base(

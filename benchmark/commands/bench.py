@@ -41,7 +41,12 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--llms", "--llm", type=names, default=["minilm"], help="names, hub ids or folders, by commas"
     )
-    parser.add_argument("--methods", "--method", type=names, help="by commas; every method when left out")
+    parser.add_argument(
+        "--methods",
+        "--method",
+        type=names,
+        help="by commas; all: every one; when left out, those that `adaptrec list methods` does not mark",
+    )
     parser.add_argument(
         "--protocols", "--protocol", type=names,
         help=f"by commas: {protocols()}; when left out, paper,fair for the language model minilm and paper "

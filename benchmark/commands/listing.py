@@ -62,7 +62,8 @@ def _methods() -> dict[str, dict[str, str]]:
     for name, entry in entries().items():
         heading = READ.get(entry.reads, OTHERS) if entry.trains else CONTROLS
         source = f" [{entry.distribution} {entry.version}]" if entry.external else ""
-        groups[heading][name] = entry.summary + source
+        mark = "" if entry.by_default else " (not by default)"
+        groups[heading][name] = entry.summary + source + mark
     return {heading: lines for heading, lines in groups.items() if lines}
 
 

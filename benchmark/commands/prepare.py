@@ -15,7 +15,7 @@ def add_arguments(parser: Parser) -> None:
     add_dataset(parser)
     parser.add_argument("--llm", help="also compute the hidden states of this language model")
     parser.add_argument(
-        "--methods", type=names, help="the methods whose layers to compute; all when left out"
+        "--methods", type=names, help="the methods whose layers to compute; as for bench when left out"
     )
     parser.add_argument(
         "--protocols", "--protocol", type=names, default=list(PROTOCOLS), help="under which they will run"

@@ -84,7 +84,7 @@ def expand(
     override goes to the methods that have such a hyper-parameter; one that no method has raises `UserError`,
     as does any name that does not exist.
     """
-    names = list(methods) if methods else registry.default_names()
+    names = registry.chosen_names(methods)
     classes = {name: registry.load(name) for name in names}
     for dataset in datasets:
         find(dataset, reading)

@@ -184,7 +184,7 @@ def prepare_inputs(
                 dataset, llm, name, protocol, reading=reading,
                 overrides=applicable(overrides, registry.load(name)),
             ))
-            for name, protocol in product(methods or registry.default_names(), protocols)
+            for name, protocol in product(registry.chosen_names(methods), protocols)
         )  # fmt: skip
 
 

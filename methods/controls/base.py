@@ -47,7 +47,7 @@ class Control:
             `"ids"`.
         Config: a frozen dataclass of settings, as for `methods.base.Method`.
         grid: setting -> values among which validation chooses; all combinations are tried.
-        by_default: whether "every method" includes it.
+        by_default: whether a grid that names no method includes it.
     """
 
     reads: ClassVar[Literal["states", "ids"]] = "ids"

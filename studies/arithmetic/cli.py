@@ -53,7 +53,7 @@ def _tables(options: argparse.Namespace) -> str:
 
     llm = resolve(options.llm)
     tokens = min(assumed.text_tokens, llm.max_tokens)
-    chosen = options.methods or registry.default_names()
+    chosen = registry.chosen_names(options.methods)
     works = [count(name, llm, tokens, options.protocol) for name in chosen]
     forward = llm_forward(llm, tokens)
     return show(works, llm.name, forward, assumed, schedule(options.protocol), options.gpus)
