@@ -17,7 +17,8 @@ from benchmark.grid import probe as probing
 from benchmark.grid.dryrun import epoch_range, estimate, from_probe
 from benchmark.grid.plan import GridPlan, make_plan
 from benchmark.grid.probe import StoredStates, random_states, random_token_states, states_of
-from benchmark.llm.states import load_states, load_token_states
+from benchmark.llm.states import load_states
+from benchmark.llm.token_states import load_token_states
 from benchmark.llm.tokens import load_tokens
 from benchmark.results.schema import PeakMemory
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run

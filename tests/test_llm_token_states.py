@@ -21,9 +21,9 @@ from llm_folders import SHAPES, make_folder
 from safetensors import safe_open
 
 from benchmark.llm import cache as cache_module
-from benchmark.llm import encoder, states
+from benchmark.llm import encoder, states, token_states
 from benchmark.llm.catalogue import LLM, resolve
-from benchmark.llm.states import TokenStates, keep_token_states, load_token_states, token_states_bytes
+from benchmark.llm.token_states import TokenStates, keep_token_states, load_token_states, token_states_bytes
 from benchmark.llm.tokens import Tokens, load_tokens
 from methods.errors import UserError
 
@@ -276,7 +276,7 @@ def interrupt(llm: LLM, tokens: Tokens, cache: Path, monkeypatch: pytest.MonkeyP
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(states, "check_finite", stop)
+        patch.setattr(token_states, "check_finite", stop)
         load(tokens, llm, cache)
     (left,) = cache.glob("states/*/parts-*")
     return left

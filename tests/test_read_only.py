@@ -17,7 +17,8 @@ from benchmark.data.catalogue import find
 from benchmark.data.download import fetch
 from benchmark.data.prepare import prepare
 from benchmark.llm.catalogue import resolve
-from benchmark.llm.states import keep_token_states, load_states
+from benchmark.llm.states import load_states
+from benchmark.llm.token_states import keep_token_states
 from benchmark.llm.tokens import load_tokens
 from methods.errors import UserError
 

@@ -27,7 +27,8 @@ from benchmark.data.prepare import prepare
 from benchmark.llm import cache as cache_module
 from benchmark.llm import states
 from benchmark.llm.catalogue import resolve
-from benchmark.llm.states import load_states, load_token_states
+from benchmark.llm.states import load_states
+from benchmark.llm.token_states import load_token_states
 from benchmark.llm.tokens import load_tokens
 from benchmark.report import files as report_files
 from benchmark.results.record import ranks_path, top_path

@@ -14,7 +14,13 @@ from benchmark.grid.progress import Range
 from benchmark.llm import encoder, states
 from benchmark.llm.cache import DTYPES
 from benchmark.llm.catalogue import LLM
-from benchmark.llm.states import States, TokenStates, keep_token_states, token_budget, token_states_bytes
+from benchmark.llm.states import States, token_budget
+from benchmark.llm.token_states import (
+    TokenStates,
+    keep_token_states,
+    token_entry_of,
+    token_states_bytes,
+)
 from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.measure import pick_device
 from benchmark.run.inputs import Sources
@@ -39,7 +45,7 @@ def random_states(
 
 
 def random_token_states(tokens: Tokens, llm: LLM, layer: int, dtype: str, *_: Any) -> TokenStates:
-    """As `states.load_token_states`; all tokens have one state, so that no memory is taken either."""
+    """As `load_token_states`; all tokens have one state, so that no memory is taken either."""
     values = torch.randn(1, llm.width).to(DTYPES[dtype]).expand(len(tokens.ids), -1)
     return TokenStates(tokens, values, torch.zeros(2, llm.width), layer, "random", 0.0, hit=True)
 
@@ -101,7 +107,7 @@ def states_of(specs: Sequence[RunSpec]) -> list[StoredStates]:
                 name = f"hidden states of {llm.name}, layers {chosen}"
                 stored.append((StoredStates(name, cached, size), 1.0))
     for layer, number in sorted(lower):
-        cached = states.token_entry_of(tokens, llm, number, cache).holds(layer)
+        cached = token_entry_of(tokens, llm, number, cache).holds(layer)
         name = f"states of all tokens of {llm.name} behind layer {layer}"
         size = token_states_bytes(tokens, llm, number)
         stored.append((StoredStates(name, cached, size), layer / llm.n_layers))

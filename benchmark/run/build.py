@@ -19,7 +19,8 @@ from benchmark.data.prepare import Prepared, describe, prepare
 from benchmark.data.recipe import NO_OPTIONS, FolderOptions
 from benchmark.llm.catalogue import LLM
 from benchmark.llm.encoder import FrozenMatrices
-from benchmark.llm.states import States, TokenStates, load_states
+from benchmark.llm.states import States, load_states
+from benchmark.llm.token_states import TokenStates
 from benchmark.llm.tokens import Tokens, TokenStatistics, load_tokens
 from benchmark.measure import native_bf16, pick_device
 from benchmark.model.chunks import Ints

@@ -17,7 +17,8 @@ from torch import Tensor
 from benchmark.data.paths import cache_folder
 from benchmark.llm.catalogue import LLM
 from benchmark.llm.encoder import load_model, resolve_pooling
-from benchmark.llm.states import States, TokenStates, keep_token_states, load_states, load_token_states
+from benchmark.llm.states import States, load_states
+from benchmark.llm.token_states import TokenStates, keep_token_states, load_token_states
 from benchmark.llm.tokens import Tokens, TokenStatistics, load_tokens
 from benchmark.measure import device_name
 from benchmark.model.items import ItemInputs
