@@ -59,6 +59,7 @@ class VQRec(Method):
     reads: ClassVar[Reads] = "states"
     replayable: ClassVar[bool] = True
     Config: ClassVar[type[Any]] = VQRecConfig
+    by_default: ClassVar[bool] = False
     mean: Tensor
 
     def __init__(self, config: VQRecConfig, context: Context) -> None:
