@@ -3,6 +3,7 @@
 BUILTIN = {
     "id": "methods.id:Id",
     "llminit": "methods.llminit:LLMInit",
+    "ace": "methods.ace:ACE",
     "alphafuse": "methods.alphafuse:AlphaFuse",
     "vqrec": "methods.vqrec:VQRec",
     "lora": "methods.lora:LoRA",

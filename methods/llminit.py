@@ -53,17 +53,23 @@ class LLMInit(Id):
         super().__init__(config, context)
         assert context.state_mean is not None and context.state_covariance is not None
         variances, directions = principal_components(context.state_covariance[0])  # [D], [D, D]
-        if config.spectrum == "equal":
-            directions = directions * (variances + EPSILON * variances[0]).rsqrt()
         # plain tensors: nothing reads them after `observe`
         self.mean = context.state_mean[0]  # [D]
-        self.directions = directions[:, : context.out_dim].float()  # [D, min(d, D)]
+        self.directions = (directions * self.factors(variances))[
+            :, : context.out_dim
+        ].float()  # [D, min(d, D)]
         nn.init.normal_(self.embedding.weight, std=config.std)
 
     @classmethod
     def reads_covariance(cls, config: LLMInitConfig) -> bool:
         """Always: its eigenvectors are the principal components."""
         return True
+
+    def factors(self, variances: Tensor) -> Tensor:
+        """What multiplies each component of variance `variances`, the largest first: `[D]` -> `[D]`."""
+        if self.config.spectrum == "kept":
+            return torch.ones_like(variances)
+        return (variances + EPSILON * variances[0]).rsqrt()
 
     @torch.no_grad()
     def observe(self, states: Iterable[Tensor]) -> None:

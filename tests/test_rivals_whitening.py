@@ -1,4 +1,4 @@
-"""`linear`, `whitenrec` and `whitenrec-plus` against the equations written out plainly in NumPy."""
+"""`linear`, `whitenrec`, `whitenrec-plus` and `ace` against the equations written out plainly in NumPy."""
 
 from __future__ import annotations
 
@@ -138,3 +138,51 @@ def test_both_have_one_perceptron(name: str) -> None:
     states = uneven_states(8, layers=1, width=24)
     count = sum(parameter.numel() for parameter in build(name, states).parameters())
     assert count == 24 * OUT + OUT + OUT * OUT + OUT
+
+
+def started(states: Tensor, out: int, **values: Any) -> np.ndarray:
+    """The vectors that `ace` starts from, `[I, d]`, given the states in chunks of seven items."""
+    cls = registry.get("ace")
+    torch.manual_seed(1)
+    method = cls(cls.Config(**values), context_of(states, out))
+    method.observe(torch.split(states.float(), 7))
+    with torch.no_grad():
+        return method(Items(ids=torch.arange(len(states)))).double().numpy()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("damping", [1e-3, 0.3, 100.0])
+def test_ace_starts_as_a_linear_autoencoder_over_items(damping: float) -> None:
+    """Products of its vectors are the autoencoder's weights, up to one factor for all."""
+    states = uneven_states(layers=1)
+    texts = states[:, 0].numpy() - states[:, 0].numpy().mean(0)
+    gram = texts @ texts.T
+    weights = np.linalg.solve(gram + damping * np.trace(gram) * np.eye(len(gram)), gram)
+    found = started(states, 6, damping=damping, std=0.3)
+    assert found.std() == pytest.approx(0.3, rel=1e-4)
+    products = found @ found.T
+    np.testing.assert_allclose(products / np.trace(products), weights / np.trace(weights), atol=1e-4)
+
+
+def test_the_dial_of_ace_goes_from_whitening_to_principal_components() -> None:
+    states = uneven_states(layers=1)
+    texts = states[:, 0].numpy() - states[:, 0].numpy().mean(0)
+    left, singular, _ = np.linalg.svd(texts, full_matrices=False)
+    for damping, components in ((0.0, left), (1e6, left * singular)):
+        found = started(states, 4, damping=damping, std=1.0)
+        wanted = components[:, :4] / components[:, :4].std()
+        np.testing.assert_allclose(found, wanted * np.sign((found * wanted).sum(0)), atol=1e-3)
+
+
+def test_ace_with_fewer_directions_starts_the_rest_at_random() -> None:
+    states = uneven_states(400, layers=1)
+    found, all_of_them = started(states, 5, directions=3), started(states, 5)
+    ratio = found[:, :3] / all_of_them[:, :3]
+    np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-3)  # one scale for all
+    assert np.abs(np.corrcoef(found.T) - np.eye(5)).max() < 0.2
+    assert found[:, 3:].std() == pytest.approx(0.1, rel=0.1)
+
+
+@pytest.mark.parametrize(("width", "out", "most"), [(6, 9, 6), (6, 4, 4)])
+def test_more_directions_than_there_are(width: int, out: int, most: int) -> None:
+    with pytest.raises(UserError, match=f"directions={most + 1} is too many here: 1 to {most}, or 0"):
+        started(uneven_states(layers=1, width=width), out, directions=most + 1)
