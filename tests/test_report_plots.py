@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pytest
-from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from report_records import GIB, failure, grouped, record, study, tuned
 
@@ -15,8 +14,7 @@ from benchmark.results.schema import PeakMemory
 
 
 def drawn(group, kind):
-    with drawing.style():
-        figure = Figure(figsize=plots.SIZE, layout="constrained")
+    with drawing.new_figure(plots.HEIGHT) as figure:
         axes = figure.add_subplot()
         shown = (plots.draw_curves if kind == "curves" else plots.draw_quality)(group, figure, axes)
     return shown, figure, axes
@@ -86,8 +84,8 @@ def test_the_line_of_several_seeds_is_the_median_one():
 
 def test_looks_of_28_rows_differ_even_without_colour_in_seven():
     looks = [drawing.look_of(place) for place in range(28)]
-    assert len({(colour, str(line)) for colour, line, _ in looks}) == 28
-    assert len({marker for _, _, marker in looks[:7]}) == 7
+    assert len({(look["color"], str(look["linestyle"])) for look in looks}) == 28
+    assert len({look["marker"] for look in looks[:7]}) == 7
 
 
 def test_area_is_in_proportion_to_memory_and_hollow_where_unknown():

@@ -11,7 +11,7 @@ from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
 from benchmark.report.differences import p_value
-from benchmark.report.drawing import forms, look_of, style
+from benchmark.report.drawing import forms, look_of, new_figure
 from benchmark.report.section import Block, Cell, Plot, Section
 from benchmark.results.figures import Results
 from benchmark.results.groups import RunGroup, RunRow, bare, note, slug
@@ -204,19 +204,14 @@ def _line(where: str, pair: Agreement) -> dict[str, Any]:
 
 def draw(pair: Agreement, where: str) -> dict[str, bytes]:
     """Ranks on the left and on the right, a line a row: `png` and `svg`."""
-    from matplotlib.figure import Figure
-
     ranks, rows = pair.figures.rank(ascending=False), len(pair.figures)
-    with style():
-        figure = Figure(figsize=(7.5, 1.4 + 0.36 * rows), layout="constrained")
+    with new_figure(1.4 + 0.36 * rows) as figure:
         axes = figure.add_subplot()
         figure.suptitle(
             f"{where}: ranks by {measure(pair.metric).label}", x=0.01, ha="left", fontsize="large"
         )
         for number, line in enumerate(ranks.to_numpy()):
-            colour, dash, marker = look_of(number)
-            look: dict[str, Any] = {"color": colour, "linestyle": dash, "marker": marker}
-            axes.plot([0, 1], line, linewidth=1.6, markersize=6, **look)
+            axes.plot([0, 1], line, linewidth=1.6, markersize=6, **look_of(number))
         axes.set_xlim(-0.05, 1.05)
         axes.set_xticks([0, 1], [pair.first, pair.second])
         axes.xaxis.tick_top()

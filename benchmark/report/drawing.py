@@ -24,9 +24,13 @@ FITTING = 84
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """Matplotlib's defaults, whatever the user's own are, so that equal records give equal bytes."""
+def new_figure(height: float, width: float = 7.5) -> Iterator[Figure]:
+    """A figure of this size in inches, to be drawn and saved within the context.
+
+    It has our look, whatever the user's own is, so that equal records give equal bytes.
+    """
     import matplotlib.style
+    from matplotlib.figure import Figure
 
     ours = {
         "font.size": 9,
@@ -44,7 +48,7 @@ def style() -> Iterator[None]:
         "savefig.dpi": 150,
     }
     with matplotlib.style.context(["default", ours]):
-        yield
+        yield Figure(figsize=(width, height), layout="constrained")
 
 
 def forms(figure: Figure) -> dict[str, bytes]:
@@ -83,10 +87,11 @@ def _short_tag(tag: str) -> str:
     return re.sub(r"([:;]) | (?=[\"/]+>)| (?=\")", r"\1", tag)
 
 
-def look_of(place: int) -> tuple[str, Any, str]:
-    """Colour, line style and marker of a row: 28 that differ."""
+def look_of(place: int) -> dict[str, Any]:
+    """Colour, line style and marker of a row, as matplotlib takes them: 28 that differ."""
     turn, colour = divmod(place, len(COLOURS))
-    return COLOURS[colour], LINES[(colour + turn) % len(LINES)], MARKERS[(colour + turn) % len(MARKERS)]
+    line, marker = LINES[(colour + turn) % len(LINES)], MARKERS[(colour + turn) % len(MARKERS)]
+    return {"color": COLOURS[colour], "linestyle": line, "marker": marker}
 
 
 def columns(labels: Iterable[str]) -> int:

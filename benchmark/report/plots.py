@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from benchmark.report.drawing import forms, look_of, style
+from benchmark.report.drawing import forms, look_of, new_figure
 from benchmark.results.groups import RunGroup, RunRow
 from benchmark.results.measures import gibibytes, peak_memory, unlike_candidates
 from benchmark.results.record import RunRecord
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LARGEST = 700.0
 """Area of the largest bubble in square points."""
-SIZE = (7.5, 4.4)
+HEIGHT = 4.4
 """Inches."""
 BELOW = 0.35
 """Room that learning curves have at least below the lowest chosen epoch, as a share of its value."""
@@ -28,10 +28,7 @@ BELOW = 0.35
 
 def draw(group: RunGroup, kind: str) -> dict[str, bytes]:
     """The plot as `{"png": ..., "svg": ...}`; empty where no run of the group has what it shows."""
-    from matplotlib.figure import Figure
-
-    with style():
-        figure = Figure(figsize=SIZE, layout="constrained")
+    with new_figure(HEIGHT) as figure:
         axes = figure.add_subplot()
         apart = (
             "\nrows differ in their number of candidates: see the table" if unlike_candidates(group) else ""
@@ -59,27 +56,18 @@ def draw_curves(group: RunGroup, figure: Figure, axes: Axes) -> bool:
     for place, row in enumerate(group.rows):
         if not row.ok or not all(run.curve for run in row.ok):
             continue
-        colour, line, marker = look_of(place)
-        middle = _middle_run(row)
+        look, middle = look_of(place), _middle_run(row)
         for run in row.ok:
             start = [run.initial["valid_masked"]["recall@10"]] if "valid_masked" in run.initial else []
             epochs = [0] * len(start) + [point.epoch for point in run.curve]
             values = start + [point.valid_masked["recall@10"] for point in run.curve]
             drawn.append(values)
             if run is not middle:
-                axes.plot(epochs, values, color=colour, linewidth=0.7, alpha=0.35)
+                axes.plot(epochs, values, color=look["color"], linewidth=0.7, alpha=0.35)
                 continue
             chosen = [epochs.index(run.best_epoch)] if run.best_epoch in epochs else []
-            look: dict[str, Any] = {"color": colour, "linestyle": line, "marker": marker, "markevery": chosen}
-            axes.plot(
-                epochs,
-                values,
-                label=f"{row.label} (n = {len(row.ok)})",
-                linewidth=1.6,
-                markersize=7,
-                zorder=3,
-                **look,
-            )
+            bold: dict[str, Any] = {"linewidth": 1.6, "markersize": 7, "markevery": chosen, "zorder": 3}
+            axes.plot(epochs, values, label=f"{row.label} (n = {len(row.ok)})", **look, **bold)
     known = any(run.initial for row in group.rows for run in row.ok)
     axes.set_xlabel("epoch (0: before training)" if known else "epoch")
     axes.set_ylabel("validation Recall@10, history masked")
@@ -156,7 +144,7 @@ def draw_quality(group: RunGroup, figure: Figure, axes: Axes) -> bool:
     most = max((point.memory for point in points if point.memory), default=1.0)
     areas = [LARGEST * point.memory / most if point.memory else 40.0 for point in points]
     for point, area in zip(points, areas, strict=True):
-        colour = look_of(point.place)[0]
+        colour = look_of(point.place)["color"]
         face, mark = (to_rgba(colour, 0.65), "o") if point.memory else ("none", "X")
         edge, width = ("black", 1.6) if not_dominated(point, points) else (to_rgba(colour, 0.65), 1.0)
         axes.scatter(
@@ -288,7 +276,7 @@ def _place_labels(
         ]
     )  # [N, 4]
     for point, centre, radius in zip(points, centres, radii, strict=True):
-        colour = look_of(point.place)[0]
+        colour = look_of(point.place)["color"]
         line = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 0, "shrinkB": radius / scale}
         look: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "zorder": 5}
         note = axes.annotate(point.label, (point.x, point.y), (0, 0), arrowprops=line, **look)

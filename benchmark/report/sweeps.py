@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmark.config import Settings, digest
-from benchmark.report.drawing import columns, forms, look_of, style
+from benchmark.report.drawing import columns, forms, look_of, new_figure
 from benchmark.report.section import Block, Cell, Plot, Section, configuration
 from benchmark.results.figures import Results
 from benchmark.results.groups import mark, newest, note, oldest, slug
@@ -173,11 +173,8 @@ def _section(sweep: Sweep) -> Section:
 
 def draw(sweep: Sweep) -> dict[str, bytes]:
     """Validation and test Recall@10 side by side, over the setting: `png` and `svg`."""
-    from matplotlib.figure import Figure
-
     wide, last = columns(sweep.lines), newest(sweep.runs)
-    with style():
-        figure = Figure(figsize=(7.5, 3.2 + 0.3 / wide * len(sweep.lines)), layout="constrained")
+    with new_figure(3.2 + 0.3 / wide * len(sweep.lines)) as figure:
         pair = figure.subplots(1, 2, sharex=True, sharey=True)
         figure.suptitle(sweep.where, x=0.01, ha="left", fontsize="large")
         for axes, (split, name) in zip(pair, SPLITS.items(), strict=True):
@@ -200,14 +197,13 @@ def draw(sweep: Sweep) -> dict[str, bytes]:
 def _draw_line(
     axes: Axes, sweep: Sweep, line: Mapping[int, Runs], split: str, *, label: str, place: int
 ) -> None:
-    colour, dash, marker = look_of(place)
+    look = look_of(place)
     known = {value: mean for value, runs in line.items() if (mean := sweep.mean(runs, split)) is not None}
-    look: dict[str, Any] = {"color": colour, "linestyle": dash, "marker": marker}
     means = [mean.mean for mean in known.values()]
     axes.plot(list(known), means, label=label, linewidth=1.6, markersize=6, zorder=3, **look)
     for value, mean in known.items():
         if mean.n > 1:
-            axes.vlines(value, mean.least, mean.largest, color=colour, linewidth=1.0, zorder=4)
+            axes.vlines(value, mean.least, mean.largest, color=look["color"], linewidth=1.0, zorder=4)
     if (best := sweep.best(line)) in known:
         ring: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": "black", "markersize": 12}
         axes.plot([best], [known[best].mean], "o", markeredgewidth=1.4, zorder=5, **ring)

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmark.report.drawing import COLOURS, columns, forms, look_of, style
+from benchmark.report.drawing import COLOURS, columns, forms, look_of, new_figure
 from benchmark.report.section import Block, Cell, Plot, Section, configuration
 from benchmark.results.figures import Results
 from benchmark.results.groups import HEADLINE, RunGroup, RunRow, mark, newest, note, oldest
@@ -285,10 +285,7 @@ def _lines(
 
 def draw_costs(where: str, costs: pd.DataFrame) -> dict[str, bytes]:
     """A bar a line of `costs`, stacked by its columns: `png` and `svg`."""
-    from matplotlib.figure import Figure
-
-    with style():
-        figure = Figure(figsize=(7.5, 1.6 + 0.32 * len(costs)), layout="constrained")
+    with new_figure(1.6 + 0.32 * len(costs)) as figure:
         axes = figure.add_subplot()
         axes.set_title(where, loc="left")
         ends = costs.cumsum(axis=1)
@@ -310,23 +307,20 @@ def draw_costs(where: str, costs: pd.DataFrame) -> dict[str, bytes]:
 
 def draw_epochs(where: str, courses: Sequence[Course], pairs: Sequence[Pair]) -> dict[str, bytes]:
     """Seconds spent by each epoch, both axes logarithmic; a dot where a cached row has paid for itself."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
     crossings = [(epochs, a) for a, _, epochs in pairs if epochs]
     last = max([course.epochs for course in courses] + [2 * epochs for epochs, _ in crossings] + [10.0])
     first = min([0.1] + [epochs / 2 for epochs, _ in crossings])
     wide = columns(course.label for course in courses)
-    with style():
-        figure = Figure(figsize=(7.5, 4.0 + 0.24 / wide * len(courses)), layout="constrained")
+    with new_figure(4.0 + 0.24 / wide * len(courses)) as figure:
         axes = figure.add_subplot()
         axes.set_title(where, loc="left")
         at = [first * (last / first) ** (step / 200) for step in range(201)]
         for place, course in enumerate(courses):
-            colour, _, marker = look_of(place)
-            look: dict[str, Any] = {"color": colour, "linestyle": (0, (5, 1.5)) if course.tuned else "-"}
+            look = look_of(place) | {"linestyle": (0, (5, 1.5)) if course.tuned else "-"}
             seconds = [course.after(epochs) for epochs in at]
-            ends: dict[str, Any] = {"marker": marker, "markevery": [(37 * place) % 150 + 25], "markersize": 6}
+            ends: dict[str, Any] = {"markevery": [(37 * place) % 150 + 25], "markersize": 6}
             axes.plot(at, seconds, label=course.label, linewidth=1.5, **look, **ends)
         for epochs, cached in crossings:
             dot: dict[str, Any] = {"mec": "black", "mfc": "white", "markersize": 5, "zorder": 5}

@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 from benchmark.config import SEARCHED
-from benchmark.report.drawing import columns, forms, look_of, style
+from benchmark.report.drawing import columns, forms, look_of, new_figure
 from benchmark.report.rendering import one_line
 from benchmark.report.section import Block, Cell, Plot, Section, configuration
 from benchmark.results.figures import Results
@@ -234,19 +234,16 @@ def best_so_far(search: Tuning) -> list[float]:
 
 def draw(group: RunGroup, rows: Sequence[SearchedRow]) -> dict[str, bytes]:
     """The best validation value by trial, a line a row: `png` and `svg`."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     wide = columns(_name(row) for row, _ in rows)
-    with style():
-        figure = Figure(figsize=(7.5, 3.2 + 0.25 / wide * len(rows)), layout="constrained")
+    with new_figure(3.2 + 0.25 / wide * len(rows)) as figure:
         axes = figure.add_subplot()
         axes.set_title(group.key.title, loc="left")
         for place, (row, search) in enumerate(rows):
-            colour, line, marker = look_of(place)
             values = [value or float("nan") for value in best_so_far(search)]
-            look: dict[str, Any] = {"color": colour, "linestyle": line, "marker": marker, "markersize": 4}
-            axes.plot(range(1, len(values) + 1), values, label=_name(row), drawstyle="steps-post", **look)
+            look = {**look_of(place), "markersize": 4, "drawstyle": "steps-post"}
+            axes.plot(range(1, len(values) + 1), values, label=_name(row), **look)
         axes.set_xlabel("trial")
         metrics = dict.fromkeys(f"{search.select} {search.select_by}" for _, search in rows)
         axes.set_ylabel(f"best validation {', '.join(metrics)}")

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from benchmark.files import write_atomically
-from benchmark.report.drawing import forms, look_of, style
+from benchmark.report.drawing import forms, look_of, new_figure
 from methods.errors import UserError
 from studies.growth.record import FLAT, GrowthRecord, Size
 
@@ -17,15 +17,12 @@ WORDS = {"cpu_seconds": "CPU", "seconds": "wall"}
 
 def draw(record: GrowthRecord) -> dict[str, bytes]:
     """The plot as `png` and `svg`."""
-    from matplotlib.figure import Figure
-
     sizes = sorted(record.measured, key=lambda size: size.items)
     if len(sizes) < 2:
         raise UserError("a plot of growth needs two sizes that were measured to the end.")
     place = record.environment
     clock = "cpu_seconds" if place is None or place.device == "cpu" else "seconds"
-    with style():
-        figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    with new_figure(4.2, width=9.6) as figure:
         time, memory, evaluation = figure.subplots(1, 3)
         _draw_time(time, sizes, clock)
         _draw_memory(memory, sizes)
@@ -103,9 +100,7 @@ def _ranked(record: GrowthRecord) -> str:
 
 
 def _line(axes: Any, sizes: Sequence[Size], values: Sequence[float], place: int, label: str) -> None:
-    colour, line, marker = look_of(place)
-    items = [size.items for size in sizes]
-    axes.plot(items, values, color=colour, linestyle=line, marker=marker, markersize=4.5, label=label)
+    axes.plot([size.items for size in sizes], values, markersize=4.5, label=label, **look_of(place))
 
 
 def save(record: GrowthRecord, folder: Path) -> list[Path]:
