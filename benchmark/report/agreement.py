@@ -14,7 +14,7 @@ from benchmark.report.differences import p_value
 from benchmark.report.drawing import forms, look_of, new_figure
 from benchmark.report.section import Block, Cell, Plot, Section
 from benchmark.results.figures import Results
-from benchmark.results.groups import RunGroup, RunRow, bare, note, slug
+from benchmark.results.groups import HEADLINE, RunGroup, RunRow, bare, note, slug
 from benchmark.results.measures import share
 from benchmark.results.metrics import measure
 from benchmark.results.tuning import label_of
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-METRICS = ("recall@10", "ndcg@10")
 FEWEST = 3
 """Rows in common from which an order can agree or not."""
 WRAP = 34
@@ -103,7 +102,7 @@ def sections(results: Results) -> list[Section]:
         tables = _names(family)
         masked = [
             pair
-            for (name, group), metric in product(tables.items(), METRICS)
+            for (name, group), metric in product(tables.items(), HEADLINE)
             for pair in agreement(
                 f"{name}, raw", f"{name}, history masked", metric,
                 scores(group, "test", metric), scores(group, "test_masked", metric),
@@ -111,7 +110,7 @@ def sections(results: Results) -> list[Section]:
         ]  # fmt: skip
         between = [
             pair
-            for (x, y), metric in product(combinations(tables, 2), METRICS)
+            for (x, y), metric in product(combinations(tables, 2), HEADLINE)
             for pair in agreement(
                 x, y, metric,
                 scores(tables[x], "test_masked", metric), scores(tables[y], "test_masked", metric),
@@ -150,7 +149,7 @@ def _section(
             draw(pair, where),
         )
         for pair in between
-        if pair.metric == METRICS[0]
+        if pair.metric == HEADLINE[0]
     ]
     heads = ["orders", "metric", "rows", "tau-b", "p", "reversed pairs"]
     titles = {"Between protocols, history masked": between, "History masked or not": masked}

@@ -157,10 +157,7 @@ def _improvement(studies: Sequence[Study]) -> Section:
         improved, figures = tables.improvements(studies, layout.tables["improvement"].methods, prefix)
         blocks += improved
         lines += figures
-    computed = (
-        "Computed from Tables 2 to 4. The section Derived figures compares them with the printed Table 5."
-    )
-    notes = [computed] if studies[0].source == "paper" else [OURS, UNMASKED]
+    notes = [FROM_TABLES] if studies[0].source == "paper" else [OURS, UNMASKED]
     return _section("improvement", studies, blocks, [IMPROVED.format(1 - layout.confidence), *notes], lines)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from benchmark.report.drawing import forms, look_of, new_figure
 from benchmark.results.groups import RunGroup, RunRow
 from benchmark.results.measures import gibibytes, peak_memory, unlike_candidates
+from benchmark.results.metrics import Floats
 from benchmark.results.record import RunRecord
-from benchmark.results.statistics import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

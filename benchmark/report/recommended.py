@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from benchmark.report.section import Block, Cell, Section, configuration
 from benchmark.results.figures import Results
-from benchmark.results.groups import RunGroup, RunRow
+from benchmark.results.groups import HEADLINE, RunGroup, RunRow
 from benchmark.results.list_metrics import LIST_METRICS, list_measure
 from benchmark.results.measures import NO_FIGURE, count, share, with_interval
 from benchmark.results.metrics import measure
@@ -23,7 +23,6 @@ from benchmark.results.targets import NO_ITEM, StoredLists
 
 K = 10
 MEASURES = tuple(f"{name}@{K}" for name in LIST_METRICS)
-QUALITY = ("recall@10", "ndcg@10")
 SEVERAL = "Groups are of test targets here: a target of a user with n of them has the weight 1/n."
 QUARTILES = (0.25, 0.5, 0.75)
 GROUPINGS: dict[str, tuple[str, Callable[[StoredLists], NDArray[np.int32]]]] = {
@@ -78,27 +77,21 @@ def _section(stem: str, group: RunGroup, rows: Sequence[ListedRow]) -> Section:
     first = next(lists for row in rows for lists in row.lists.values())
     same = [row for row in rows if row.runs and _same_users(row, first)]
     bare = [row.row.label for row in rows if row.row.finished and row not in same]
-    blocks = [_lists_block(same)]
-    lines = [_lists_line(row) for row in same]
+    parts = [_measures(same)]
     if len(same) > 1 or len(same[0].runs) > 1:
-        block, overlaps = _overlap(same)
-        blocks.append(block)
-        lines += overlaps
-    for name in GROUPINGS:
-        block, figures = _by_group(name, first, same)
-        blocks.append(block)
-        lines += figures
+        parts.append(_overlap(same))
+    parts += [_by_group(name, first, same) for name in GROUPINGS]
     return Section(
         f"{stem}-recommended",
         f"Recommended items and groups of users: {group.key.title}",
         f"The {K} best items of each test user, the history left out. {group.caption}",
-        blocks,
+        [block for block, _ in parts],
         [
             *_notes(),
             *([SEVERAL] if first.has_several else []),
             *([f"Without lists of items, or with other users: {', '.join(bare)}."] if bare else []),
         ],
-        lines=[{**group.key._asdict(), **line} for line in lines],
+        lines=[{**group.key._asdict(), **line} for _, lines in parts for line in lines],
         records={row.row.configuration: configuration(row.row.stored) for row in same},
     )
 
@@ -110,24 +103,22 @@ def _same_users(row: ListedRow, first: StoredLists) -> bool:
     )
 
 
-def _lists_block(rows: Sequence[ListedRow]) -> Block:
+def _measures(rows: Sequence[ListedRow]) -> tuple[Block, list[dict[str, Any]]]:
+    """The measures of lists of the rows, means over their seeds."""
     measures = [list_measure(name) for name in MEASURES]
-    cells = []
+    cells, lines = [], []
     for row in rows:
-        line = [row.cell]
-        for listed in measures:
-            mean = estimate(lists.value(listed) for lists in row.lists.values())
-            show = share if listed.metric.is_share else count
-            line.append(Cell(with_interval(mean, show) if mean else NO_FIGURE))
+        means = [estimate(lists.value(listed) for lists in row.lists.values()) for listed in measures]
+        texts = [
+            with_interval(mean, share if listed.metric.is_share else count) if mean else NO_FIGURE
+            for listed, mean in zip(measures, means, strict=True)
+        ]
         seeds = NO_FIGURE if row.row.untrained else str(len(row.runs))
-        cells.append([*line, Cell(seeds)])
+        cells.append([row.cell, *map(Cell, texts), Cell(seeds)])
+        figures = {name: mean and mean.mean for name, mean in zip(MEASURES, means, strict=True)}
+        lines.append({"figures": "lists", "row": row.row.label, **figures})
     heads = ["row", *(listed.label for listed in measures), "seeds"]
-    return Block(f"The first {K} items of all users", heads, cells)
-
-
-def _lists_line(row: ListedRow) -> dict[str, Any]:
-    means = {name: estimate(x.value(list_measure(name)) for x in row.lists.values()) for name in MEASURES}
-    return {"figures": "lists", "row": row.row.label, **{name: m and m.mean for name, m in means.items()}}
+    return Block(f"The first {K} items of all users", heads, cells), lines
 
 
 def overlap(a: StoredLists, b: StoredLists, k: int = K) -> float:
@@ -178,7 +169,7 @@ def _by_group(name: str, lists: StoredLists, rows: Sequence[ListedRow]) -> tuple
     unit, values = GROUPINGS[name]
     groups, weight = quartiles(values(lists)), lists.weight
     counted = "targets" if lists.has_several else "users"
-    measures = [measure(metric) for metric in QUALITY]
+    measures = [measure(metric) for metric in HEADLINE]
     cells, lines = [], []
     for row in rows:
         line = [row.cell]

@@ -16,7 +16,7 @@ from benchmark.config import Settings, digest
 from benchmark.report.drawing import columns, forms, look_of, new_figure
 from benchmark.report.section import Block, Cell, Plot, Section, configuration
 from benchmark.results.figures import Results
-from benchmark.results.groups import mark, newest, note, oldest, slug
+from benchmark.results.groups import HEADLINE, mark, newest, note, oldest, slug
 from benchmark.results.measures import share
 from benchmark.results.record import RunRecord
 from benchmark.results.statistics import SeedMean, estimate
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 FEWEST = 3
 """Values that make a sweep."""
-METRICS = ("recall@10", "ndcg@10")
 SPLITS = {"valid_masked": "validation, history masked", "test_masked": "test, history masked"}
 HIDDEN = {"llm", "digest", "data"}
 """What may differ between lines and does not stand in a label."""
@@ -60,7 +59,7 @@ class Sweep:
         """All its runs."""
         return [run.record for line in self.lines.values() for runs in line.values() for run in runs]
 
-    def mean(self, runs: Runs, split: str, metric: str = METRICS[0]) -> SeedMean | None:
+    def mean(self, runs: Runs, split: str, metric: str = HEADLINE[0]) -> SeedMean | None:
         """A metric over runs; None where none has it."""
         return estimate(self.figures.get((run.name, split, metric)) for run in runs)
 
@@ -135,7 +134,7 @@ def _section(sweep: Sweep) -> Section:
             figures = {
                 f"{split}_{metric}": mean.mean if (mean := sweep.mean(runs, split, metric)) else None
                 for split in SPLITS
-                for metric in METRICS
+                for metric in HEADLINE
             }
             older = oldest((run.record for run in runs), last) < last
             cells = [

@@ -211,7 +211,7 @@ def _fusion_notes(label: str, run: RunRecord) -> list[str]:
     if run.fusion is None:
         return []
     metrics = run.fusion.trained["test_masked"]
-    figures = ", ".join(f"{measure(name).label} {share(metrics[name])}" for name in ("recall@10", "ndcg@10"))
+    figures = ", ".join(f"{measure(name).label} {share(metrics[name])}" for name in HEADLINE)
     return [
         f"{label}, seed {run.seed}: a mixture with the control {run.fusion.control}, whose weight "
         f"{run.fusion.weight:g} validation chose; the trained model alone: masked {figures}."

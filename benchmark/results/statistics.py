@@ -12,9 +12,8 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from benchmark.results.metrics import Floats
 
 DRAWS = 10_000
 """Bootstrap samples."""
