@@ -26,12 +26,12 @@ def sections(results: Results) -> list[Section]:
     return [
         _section(stem, group)
         for stem, group in results.groups.items()
-        if sum(bool(row.finished) for row in group.rows + group.controls) > 1
+        if sum(bool(row.finished) for row in group.run_rows) > 1
     ]
 
 
 def _section(stem: str, group: RunGroup) -> Section:
-    rows = [row for row in group.rows + group.controls if row.label in group.compared.gains]
+    rows = [row for row in group.run_rows if row.label in group.compared.gains]
     blocks = []
     if len(rows) > 1:
         best = reference(rows)

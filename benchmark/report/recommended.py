@@ -66,7 +66,7 @@ def sections(results: Results) -> list[Section]:
     for stem, group in results.groups.items():
         rows = [
             ListedRow(row, {run.record.seed: run for run in row.finished if run.lists is not None})
-            for row in group.rows + group.controls
+            for row in group.run_rows
         ]
         if any(row.runs for row in rows):
             made.append(_section(stem, group, rows))

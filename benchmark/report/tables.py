@@ -62,13 +62,12 @@ def sections(results: Results) -> list[Section]:
 
 def section(group: RunGroup, stem: str = "") -> Section:
     """The tables of a group; each row names the configuration of its runs."""
-    with_runs = group.rows + group.controls
-    sources = {row.label: row.configuration for row in with_runs}
+    sources = {row.label: row.configuration for row in group.run_rows}
     tables = [
         replace(block, rows=[_linked(row, sources.get(row[0].text, "")) for row in block.rows])
         for block in blocks(group)
     ]
-    records = {row.configuration: configuration(row.stored) for row in with_runs}
+    records = {row.configuration: configuration(row.stored) for row in group.run_rows}
     return Section(stem, title(group), group.caption, tables, notes(group), (), csv_rows(group), records)
 
 
@@ -102,12 +101,9 @@ def blocks(group: RunGroup) -> list[Block]:
         *(quality("test", metric) for metric in of_ranks(group.metrics)),
         *(quality(split, metric) for split in splits for metric in HEADLINE),
     ]
-    seeds = [Cell(seeds_of(row)) for row in group.rows + group.controls] + [Cell("")] * len(group.bounds)
+    seeds = [Cell(seeds_of(row)) for row in group.run_rows] + [Cell("")] * len(group.bounds)
     search = SEARCH if _tuned(group) else ()
-    costs = [
-        *(_cost_cells(group, column) for column in PRINTED),
-        *(_search_cells(group, column) for column in search),
-    ]
+    costs = [_cost_cells(group, column) for column in (*PRINTED, *search)]
     title = "Test, full catalogue: the user's history masked, and raw (not masked)"
     title += "; warm and cold targets, raw" if splits else ""
     heads = [_split_label(column) for column in figures]
@@ -149,7 +145,7 @@ def _quality_cells(group: RunGroup, column: RunMeasure) -> list[Cell]:
     if column.direction and column.split in ("test", "test_masked"):
         bold = group.compared.leaders(column.split, column.name)
     cells = []
-    for row in group.rows + group.controls:
+    for row in group.run_rows:
         figure = _figure(group, column, row)
         if figure and column.split in ("test_warm", "test_cold"):
             figure = replace(figure, half_width=None)  # few users, whose ranks are not stored apart
@@ -159,12 +155,9 @@ def _quality_cells(group: RunGroup, column: RunMeasure) -> list[Cell]:
 
 
 def _cost_cells(group: RunGroup, column: RunMeasure) -> list[Cell]:
-    rows = group.rows + group.controls
-    return [Cell(column.cell(row) if row.status == "ok" else row.status) for row in rows]
-
-
-def _search_cells(group: RunGroup, column: RunMeasure) -> list[Cell]:
-    return [Cell(column.cell(row)) for row in group.rows + group.controls]
+    """Cells of all rows; what the search of a row cost is known where its own runs failed, too."""
+    known = column in SEARCH
+    return [Cell(column.cell(row) if known or row.status == "ok" else row.status) for row in group.run_rows]
 
 
 def _warm_and_cold(group: RunGroup) -> list[str]:
@@ -191,7 +184,7 @@ def notes(group: RunGroup) -> list[str]:
     if group.key.llm is not None:
         none = [row.label for row in group.rows if row.runs[0].llm is None]
         lines += [f"Without a language model: {', '.join(none)}."] if none else []
-    for row in group.rows + group.controls:
+    for row in group.run_rows:
         lines += [f"{row.label}: {pair}" for pair in row.runs[0].overrides if shortened(pair) != pair]
         for run in row.runs:
             lines += _fusion_notes(row.label, run)

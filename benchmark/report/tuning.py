@@ -108,7 +108,7 @@ def trial_lines(group: RunGroup) -> list[dict[str, Any]]:
             "valid_masked_recall@10": trial.recall if search.select == "masked" else None,
             "chosen": "yes" if trial is search.best else "no",
         }
-        for row, search, trial in _trials(group.rows + group.controls)
+        for row, search, trial in _trials(group.run_rows)
     ]
 
 

@@ -143,6 +143,11 @@ class RunGroup:
     rows has them among `rows`."""
 
     @property
+    def run_rows(self) -> tuple[RunRow, ...]:
+        """The rows that have runs: trained ones, then controls."""
+        return self.rows + self.controls
+
+    @property
     def foot(self) -> tuple[RunRow, ...]:
         """The rows below the trained ones: controls, then bounds."""
         return self.controls + self.bounds
@@ -156,7 +161,7 @@ class RunGroup:
     @cached_property
     def compared(self) -> ComparedRows:
         """Its finished rows, controls included, user by user under all rank metrics of its CSV file."""
-        runs = {row.label: row.finished for row in self.rows + self.controls if row.finished}
+        runs = {row.label: row.finished for row in self.run_rows if row.finished}
         return compared(runs, tuple(dict.fromkeys((*METRICS, *of_ranks(self.metrics)))))
 
     @property
@@ -168,7 +173,7 @@ class RunGroup:
 
     def _data(self, part: str) -> Iterator[dict[str, Any]]:
         """A part of what its records know of their data, which is the same for all that have it."""
-        found = (run.data.get(part) for row in self.rows + self.controls for run in row.runs)
+        found = (run.data.get(part) for row in self.run_rows for run in row.runs)
         return filter(None, found)
 
     @property

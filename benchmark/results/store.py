@@ -141,22 +141,13 @@ def _verify(stored: StoredRun) -> None:
     known = (run.data.get("fingerprint") or {}).get("test_targets", targets)
     if targets != known:
         raise UserError(f"its ranks are of {targets:,} targets, and its fingerprint has {known:,}.")
-    if run.untrained:
-        _verify_splits(stored)
-        return
-    epoch = next((point for point in run.curve if point.epoch == run.best_epoch), None)
-    trained = run.fusion.trained if run.fusion else run.metrics
-    if epoch is None or (epoch.valid, epoch.valid_masked) != (
-        trained.get("valid"),
-        trained.get("valid_masked"),
-    ):
-        raise UserError("its validation metrics are not those of its best epoch.")
-    _verify_splits(stored)
-
-
-def _verify_splits(stored: StoredRun) -> None:
+    if not run.untrained:
+        best = [(point.valid, point.valid_masked) for point in run.curve if point.epoch == run.best_epoch]
+        trained = run.fusion.trained if run.fusion else run.metrics
+        if best[:1] != [(trained.get("valid"), trained.get("valid_masked"))]:
+            raise UserError("its validation metrics are not those of its best epoch.")
     for form in ("", "_masked"):
-        _verify_parts(stored.record, len(stored.ranks.users), form)
+        _verify_parts(run, len(stored.ranks.users), form)
     _ = stored.lists
 
 
