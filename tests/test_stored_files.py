@@ -30,7 +30,7 @@ from benchmark.llm.catalogue import resolve
 from benchmark.llm.states import load_states
 from benchmark.llm.token_states import load_token_states
 from benchmark.llm.tokens import load_tokens
-from benchmark.report import files as report_files
+from benchmark.report.build import write_files
 from benchmark.results.record import ranks_path, top_path
 from benchmark.run import spec as cells
 from benchmark.run.run import run
@@ -98,7 +98,7 @@ def ran(root: Path, seed: int) -> Any:
 
 
 def reported(root: Path) -> Any:
-    report_files.write(root / "report", REPORT)
+    write_files(root / "report", REPORT)
     return {path.name: path.read_bytes() for path in (root / "report").iterdir()}
 
 

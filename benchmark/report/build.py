@@ -91,7 +91,7 @@ def build_report(
     files["README.md"] = _index(front, parts).encode()
     files["report.tex"] = latex_document(TITLE, parts, left_out).encode()
     files["index.html"] = page(front, parts).encode()
-    return _write(out, files)
+    return write_files(out, files)
 
 
 def _chapters(results: Results, left_out: list[str]) -> list[Chapter]:
@@ -234,7 +234,7 @@ def _command(
     return shlex.join(["python", "-m", "benchmark", "report", *words])
 
 
-def _write(out: Path, files: Mapping[str, bytes]) -> list[Path]:
+def write_files(out: Path, files: Mapping[str, bytes]) -> list[Path]:
     """Write the files, then remove what an earlier report left; the manifest names them all throughout.
 
     Raises `UserError` before it would write over a file that no report has made.
