@@ -1,9 +1,10 @@
 """Write files so that a reader sees the old file, the new one, or none, and check them by their digests.
 
 A file that is read again carries a checksum: a JSON object in the field `checksum` (`write_checked`), another
-file in its last line (`replacing_checked`), or its SHA-256 stands in such a file. `stored.py` lists them all.
-Content that does not match raises `DamagedError`, and whoever reads builds the file again. A file that cannot
-be read because of permissions or the disk raises `OSError`: it may be intact, and must not be replaced.
+file in its last line (`replacing_checked`), or its SHA-256 stands in such a file. All of them are listed in
+`tests/stored_kinds.py`. Content that does not match raises `DamagedError`, and whoever reads builds the file
+again. A file that cannot be read because of permissions or the disk raises `OSError`: it may be intact, and
+must not be replaced.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 class DamagedError(Exception):
     """A file is not what was written; `str()` is the reason, without the name of the file."""
+
+
+def cache_folder() -> Path:
+    """Where downloads, prepared data and hidden states are kept: $ADAPTREC_CACHE, else ~/.cache/adaptrec."""
+    return Path(os.environ.get("ADAPTREC_CACHE") or Path.home() / ".cache" / "adaptrec")
 
 
 def digest_of(path: Path) -> str:

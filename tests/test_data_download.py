@@ -12,8 +12,7 @@ from raw_server import Server, amazon_2014, amazon_2018, amazon_2023, interactio
 from benchmark.cli import main
 from benchmark.data import transfer as module
 from benchmark.data.catalogue import find
-from benchmark.data.download import fetch, record_checksums
-from benchmark.data.paths import raw_folder
+from benchmark.data.download import fetch, raw_folder, record_checksums
 from benchmark.data.prepare import describe, prepare
 from benchmark.data.recipe import Recipe
 from benchmark.data.transfer import UnavailableError, transfer

@@ -23,9 +23,8 @@ def main(options: argparse.Namespace) -> int:
     """Execute the command; returns the exit status."""
     from benchmark.audit.figures import audit, lines
     from benchmark.data.catalogue import find
-    from benchmark.data.paths import cache_folder
     from benchmark.data.prepare import prepare
-    from benchmark.files import write_json
+    from benchmark.files import cache_folder, write_json
     from benchmark.progress import print_steps
 
     file: Path | None = options.json

@@ -70,7 +70,7 @@ def _methods() -> dict[str, dict[str, str]]:
 def _datasets() -> dict[str, str]:
     """A line a dataset; those of a family that are not here share one, with their categories below it."""
     from benchmark.data.catalogue import available, family
-    from benchmark.data.paths import cache_folder
+    from benchmark.files import cache_folder
 
     lines: dict[str, str] = {}
     categories: dict[str, list[str]] = {}

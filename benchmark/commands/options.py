@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from benchmark.config import NO_PROTOCOL, PROTOCOLS, SEARCHED, Tune
-from benchmark.data.paths import DATA_VARIABLE
+from benchmark.data.formats import DATA_VARIABLE
 from benchmark.data.recipe import FolderOptions
 from benchmark.results.published import Source, has_best_values, published
 from benchmark.results.schema import METRICS

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmark.data.download import all_here
-from benchmark.data.paths import parse_path, shortened
+from benchmark.data.formats import parse_path, shortened
 from benchmark.data.recipe import NO_OPTIONS, FolderOptions, Recipe, check, checked, load_toml
 from benchmark.process.startup import packaged_data
 from methods.errors import UserError, unknown

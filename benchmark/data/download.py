@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmark.data.formats import folder_files
-from benchmark.data.paths import DATA_VARIABLE, data_folder, file_name, raw_folder
+from benchmark.data.formats import DATA_VARIABLE, data_folder, file_name, file_names, folder_files
 from benchmark.data.recipe import Recipe
 from benchmark.data.transfer import PartialFile, UnavailableError, transfer
 from benchmark.files import (
@@ -36,6 +35,11 @@ SETTLED_SECONDS = 2.0
 without its times changing."""
 Entries = dict[str, dict[str, Any]]
 """File name -> what is recorded of it."""
+
+
+def raw_folder(name: str, cache: Path) -> Path:
+    """Where the recipe's downloads lie."""
+    return cache / "raw" / name
 
 
 def input_files(recipe: Recipe, cache: Path) -> dict[str, Path]:
@@ -141,9 +145,11 @@ def _download(recipe: Recipe, urls: Sequence[str], cache: Path, checksums: Check
     """Fetch a file from the first mirror that gives it."""
     folder, root = raw_folder(recipe.name, cache), data_folder()
     if not checksums.writable:
-        raise lacks(folder, f"{_names(urls)}, to which it would be fetched")
+        raise lacks(folder, f"{file_names(urls)}, to which it would be fetched")
     if root:
-        print(f"{_names(urls)}: neither in {root / recipe.name} nor in {root}", file=sys.stderr, flush=True)
+        print(
+            f"{file_names(urls)}: neither in {root / recipe.name} nor in {root}", file=sys.stderr, flush=True
+        )
     failures: dict[str, list[str]] = {}
     for url in _mirrors(recipe.name, urls):
         target = folder / file_name(url)
@@ -157,7 +163,9 @@ def _download(recipe: Recipe, urls: Sequence[str], cache: Path, checksums: Check
             failures.setdefault(str(error), []).append(url if error.reached else host)
     faults = [f"{fault}: {', '.join(sources)}" for fault, sources in failures.items()]
     why = "; ".join(faults) or "no source is known"
-    raise UserError(f"{_names(urls)} of '{recipe.name}' cannot be fetched ({why}). {_by_hand(recipe, cache)}")
+    raise UserError(
+        f"{file_names(urls)} of '{recipe.name}' cannot be fetched ({why}). {_by_hand(recipe, cache)}"
+    )
 
 
 def _mirrors(name: str, urls: Sequence[str]) -> list[str]:
@@ -168,16 +176,12 @@ def _mirrors(name: str, urls: Sequence[str]) -> list[str]:
     return [url for url in urls if "://" in url]
 
 
-def _names(urls: Sequence[str]) -> str:
-    return " or ".join(dict.fromkeys(map(file_name, urls)))
-
-
 def _by_hand(recipe: Recipe, cache: Path) -> str:
     """Which files to put where."""
     root = data_folder()
     folder = root / recipe.name if root else raw_folder(recipe.name, cache)
     missing = [urls for urls in recipe.files.values() if locate(recipe, urls, cache) is None]
-    files = ", ".join(f"{_names(urls)} (from {urls[0]})" for urls in missing)
+    files = ", ".join(f"{file_names(urls)} (from {urls[0]})" for urls in missing)
     other = "another folder with --data-dir" if root else f"a folder that --data-dir or {DATA_VARIABLE} names"
     return f"By hand: put {files} into {folder}, or into {other}."
 

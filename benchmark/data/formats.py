@@ -1,20 +1,24 @@
-"""Formats of data files: the names of their files, what a recipe may state of them, and who reads them.
+"""Formats of data files: the names of their files, where they lie, what a recipe may state of them, and who
+reads them.
 
 Only the standard library is imported here, so that listing datasets is quick.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import errno
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from benchmark.data.paths import file_name
 from methods.errors import UserError, unknown
 from methods.plugins import BROKEN, offered, one_line
 
+DATA_VARIABLE = "ADAPTREC_DATA"
+"""Environment variable: the folder of data that the user has put there."""
 COLUMNS = ("user_id", "item_id", "timestamp")
 """Columns of the interactions; the items have `item_id` and texts."""
 ROLES = {
@@ -67,6 +71,41 @@ class Reader:
     """`read(files, recipe, repairs) -> RawData` (`benchmark.data.raw`); `files` maps each role to a path."""
     version: int = 1
     """To be raised when the same files give another result, so that they are prepared again."""
+
+
+def data_folder() -> Path | None:
+    """The folder that $ADAPTREC_DATA names, if any."""
+    named = os.environ.get(DATA_VARIABLE)
+    return Path(named).expanduser().resolve() if named else None
+
+
+def parse_path(written: str) -> Path | None:
+    """What a user wrote as a path; None where no file system could have it."""
+    try:
+        path = Path(written).expanduser()
+        path.exists()
+    except (ValueError, RuntimeError):  # a NUL, or the home folder of an unknown user
+        return None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None
+        raise
+    return None if "\0" in written else path
+
+
+def shortened(name: str, most: int = 80) -> str:
+    """A name for an error, cut to `most` characters."""
+    return name if len(name) <= most else f"{name[:most]}... ({len(name):,} characters)"
+
+
+def file_name(url: str) -> str:
+    """The last part of a URL's path: the official name of the file."""
+    return PurePosixPath(url.partition("?")[0]).name
+
+
+def file_names(urls: Iterable[str]) -> str:
+    """The official names of a file, which mirrors may give under several, for a message."""
+    return " or ".join(dict.fromkeys(map(file_name, urls)))
 
 
 def format_names() -> list[str]:

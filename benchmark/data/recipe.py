@@ -15,8 +15,19 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
-from benchmark.data.formats import ROLES, check_columns, check_files, detect, format_names, formats_in
-from benchmark.data.paths import DATA_VARIABLE, data_folder, file_name, parse_path, shortened
+from benchmark.data.formats import (
+    DATA_VARIABLE,
+    ROLES,
+    check_columns,
+    check_files,
+    data_folder,
+    detect,
+    file_names,
+    format_names,
+    formats_in,
+    parse_path,
+    shortened,
+)
 from methods.errors import UserError, unknown
 from methods.fields import hashed, later
 
@@ -267,18 +278,18 @@ def checked(name: str, raw: dict[str, Any], path: Path, folder: Path | None) -> 
         urls = check_files(
             download.get("files"), chosen.get("format", "auto"), chosen.get("text_fields"), path
         )
-        note = f"the publisher's files ({chosen.get('edition', 'no edition named')}): {_file_names(urls)}"
+        files = ", ".join(map(file_names, urls.values()))
+        note = f"the publisher's files ({chosen.get('edition', 'no edition named')}): {files}"
         return _recipe(name, {**chosen, "files": urls, "source": source, "notes": (note,)}, path)
-    if raw.get("format", "auto") in ROLES:
-        raise UserError(f'{path}: format = "{raw["format"]}" needs a table [download] that names its files.')
-    if raw.get("format") == "synthetic":
+    kind = raw.get("format", "auto")
+    if kind in ROLES:
+        raise UserError(f'{path}: format = "{kind}" needs a table [download] that names its files.')
+    if kind == "synthetic":
         return _recipe(name, raw, path)
     if source is None:
         raise _no_source(raw, path)
-    kind = raw.get("format", "auto")
-    return _recipe(
-        name, {**raw, "source": source, "format": detect(source) if kind == "auto" else kind}, path
-    )
+    kind = detect(source) if kind == "auto" else kind
+    return _recipe(name, {**raw, "source": source, "format": kind}, path)
 
 
 def _recipe(name: str, values: dict[str, Any], path: Path) -> Recipe:
@@ -319,10 +330,6 @@ def _check_keys(raw: dict[str, Any], allowed: set[str], path: Path) -> None:
         if key not in allowed:
             raise unknown(f"key in {path}:", key, sorted(allowed))
         check(key, value, path)
-
-
-def _file_names(files: dict[str, tuple[str, ...]]) -> str:
-    return ", ".join(" or ".join(dict.fromkeys(map(file_name, urls))) for urls in files.values())
 
 
 def _source(raw: dict[str, Any], path: Path) -> Path | None:

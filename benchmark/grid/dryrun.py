@@ -17,7 +17,7 @@ import psutil
 from tabulate import tabulate
 
 from benchmark.config import Settings
-from benchmark.data.paths import cache_folder
+from benchmark.files import cache_folder
 from benchmark.grid.executor import Options
 from benchmark.grid.local import visible_gpus
 from benchmark.grid.plan import GridPlan, by_configuration

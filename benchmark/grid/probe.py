@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmark.data.paths import cache_folder
+from benchmark.files import cache_folder
 from benchmark.grid.progress import Range
 from benchmark.llm import encoder, states
 from benchmark.llm.cache import DTYPES

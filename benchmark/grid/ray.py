@@ -20,8 +20,7 @@ from typing import Any
 from uuid import uuid4
 
 from benchmark.config import digest
-from benchmark.data.paths import cache_folder
-from benchmark.files import write_atomically
+from benchmark.files import cache_folder, write_atomically
 from benchmark.grid.child import Exit, RunProcess, stop
 from benchmark.grid.engine import ClaimedRun, Engine
 from benchmark.grid.executor import Options

@@ -14,9 +14,9 @@ import torch
 
 from benchmark.config import Settings
 from benchmark.data.catalogue import find
-from benchmark.data.paths import cache_folder
 from benchmark.data.prepare import Prepared, describe, prepare
 from benchmark.data.recipe import NO_OPTIONS, FolderOptions
+from benchmark.files import cache_folder
 from benchmark.llm.catalogue import LLM
 from benchmark.llm.encoder import FrozenMatrices
 from benchmark.llm.states import States, load_states

@@ -26,9 +26,9 @@ from benchmark.config import (
     split_overrides,
 )
 from benchmark.data.catalogue import find
-from benchmark.data.paths import cache_folder
 from benchmark.data.prepare import Prepared, prepare
 from benchmark.data.recipe import NO_OPTIONS, FolderOptions
+from benchmark.files import cache_folder
 from benchmark.llm.catalogue import LLM, resolve
 from benchmark.progress import print_steps
 from benchmark.results.metrics import measure

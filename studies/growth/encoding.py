@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from benchmark.data.catalogue import find
-from benchmark.data.paths import cache_folder
 from benchmark.data.prepare import prepare
-from benchmark.files import temporary_folder
+from benchmark.files import cache_folder, temporary_folder
 from benchmark.llm import encoder, states
 from benchmark.llm.cache import DTYPES
 from benchmark.llm.catalogue import resolve
