@@ -222,6 +222,13 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     return cls(**{name: getattr(parsed, name) for name in known})
 
 
+def first_fault(error: ValidationError) -> str:
+    """The first fault of a value, and where in it the fault is, for a message."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else str(first["msg"])
+
+
 SETTINGS = tuple(field.name for field in fields(Settings))
 CONTROL_SETTINGS: dict[str, tuple[str, ...]] = {
     "ids": ("window",),

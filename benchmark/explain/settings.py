@@ -5,21 +5,18 @@ The order is that of the known effect on results.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from benchmark.config import PROTOCOLS, Settings
 from benchmark.data.recipe import Recipe
-from benchmark.results.published import COUNTS, Published, folder
+from benchmark.results.published import COUNTS, Published, folder, read_toml
 from benchmark.results.record import RunRecord
 from benchmark.results.tuning import label_of
-from methods.errors import UserError
 
 SETTINGS = "settings.toml"
 UNKNOWN = "not stated"
@@ -216,16 +213,9 @@ class _StatedSettings(BaseModel):
 
 
 @cache
-def _stated(path: Path | None = None) -> _StatedSettings:
+def _stated() -> _StatedSettings:
     """The content of `settings.toml` of the published figures. Raises `UserError` where it cannot be read."""
-    path = path or folder() / SETTINGS
-    try:
-        return _StatedSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}. It belongs to the published figures.") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+    return read_toml(folder() / SETTINGS, _StatedSettings)
 
 
 def differences(

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from benchmark.config import first_fault
 from benchmark.process.startup import packaged_data
 from methods.errors import UserError, unknown
 
@@ -25,6 +26,7 @@ SOURCES: tuple[Source, ...] = get_args(Source)
 """What a report is made from: our records, the paper, or both."""
 COUNTS = ("users", "items", "interactions")
 LAYOUT = "tables.toml"
+Model = TypeVar("Model", bound=BaseModel)
 Row = dict[str, Any]
 """A row of the long table: those of its columns that are not null."""
 
@@ -163,7 +165,7 @@ def published(where: Path | None = None) -> Published:
     none, a name that `tables.toml` does not have, and a figure that stands twice.
     """
     root = where or folder()
-    layout = _layout(root / LAYOUT)
+    layout = read_toml(root / LAYOUT, Layout)
     rows: list[Row] = []
     for name, file in FILES.items():
         lines: dict[tuple[str | None, ...], int] = {}
@@ -199,15 +201,14 @@ def dataset_of(fingerprint: Mapping[str, Any]) -> str | None:
     return next((name for name, known in published().counts().items() if known == counts), None)
 
 
-def _layout(path: Path) -> Layout:
+def read_toml(path: Path, cls: type[Model]) -> Model:
+    """A TOML file of the published figures as `cls`. Raises `UserError` where it cannot be read as that."""
     try:
-        return Layout.model_validate(tomllib.loads(_text(path)))
+        return cls.model_validate(tomllib.loads(_text(path)))
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not TOML: {error}.") from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {place}: {first['msg']}.") from error
+        raise UserError(f"{path}: {first_fault(error)}.") from error
 
 
 def _text(path: Path) -> str:

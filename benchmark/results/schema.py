@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from benchmark.config import first_fault
 from methods.errors import UserError
 
 Metric = Literal["recall@10", "recall@50", "ndcg@10", "ndcg@50"]
@@ -60,9 +61,7 @@ def fault(message: str) -> PydanticCustomError:
 
 def not_valid(path: Path, kind: str, error: ValidationError, do: str) -> UserError:
     """The complaint that the file at `path` is no `kind`, with its first fault and what to `do`."""
-    first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return UserError(f"{path} is not a {kind}: {f'{place}: ' if place else ''}{first['msg']}. {do}")
+    return UserError(f"{path} is not a {kind}: {first_fault(error)}. {do}")
 
 
 def finite(value: Any) -> Any:

@@ -21,6 +21,7 @@ from benchmark.config import (
     SETTINGS,
     Settings,
     digest,
+    first_fault,
     parse,
     searched,
     split_overrides,
@@ -92,9 +93,7 @@ def specs_from_json(text: str) -> list[RunSpec]:
     try:
         return SPECS.validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the text"
-        raise UserError(f"--spec is no JSON list of runs: {where}: {first['msg']}.") from error
+        raise UserError(f"--spec is no JSON list of runs: {first_fault(error)}.") from error
 
 
 @dataclass(frozen=True)
