@@ -123,7 +123,7 @@ def _execute(
     record.extra = trainer.model.method.extra_record()
     task, best = trainer.task, record.curve[(record.best_epoch or 1) - 1]
     valid = {"valid": best.valid, "valid_masked": best.valid_masked}
-    targets = task.sequences.items[task.test.start + task.test.length]
+    targets = task.sequences.items[task.test.targets]
     add_quality(record, valid, targets, task.sequences.trained, ranks)
     record.liveness = trainer.certificate()
     if record.liveness.problems:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import torch
@@ -200,7 +201,7 @@ def _take_steps(
         enter = begin()
         return sums
 
-    with patched(trainer, "step", step), suppress(_EndOfMeasurementError):
+    with patch.object(trainer, "step", step), suppress(_EndOfMeasurementError):
         for epoch in epochs:
             enter = begin()
             trainer.train_epoch(epoch)
@@ -298,21 +299,6 @@ def _count_kernels(trainer: Trainer, steps: int, epoch: int) -> float | None:
 
 
 @contextmanager
-def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Replace the attribute or method `name` of the object `owner` by `value`."""
-    missing = object()
-    before = vars(owner).get(name, missing)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if before is missing:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, before)
-
-
-@contextmanager
 def _parts_of(
     owner: Any, name: str, enter: Enter, before: str, after: str, backward: str | None = None
 ) -> Iterator[None]:
@@ -328,7 +314,7 @@ def _parts_of(
             out.register_hook(lambda _: enter(backward))
         return out
 
-    with patched(owner, name, wrapped):
+    with patch.object(owner, name, wrapped):
         yield
 
 
@@ -353,7 +339,7 @@ def training_parts(trainer: Trainer, enter: Enter) -> Iterator[None]:
     recomputed = method.register_forward_hook(switch("encode again", "encode backward"), always_call=True)
     try:
         with (
-            patched(trainer.replay, "enabled", False),  # a replayed step calls none of these methods
+            patch.object(trainer.replay, "enabled", False),  # a replayed step calls none of these methods
             _parts_of(model, "embed", begin, "encode forward", "loss forward", "encode backward"),
             _parts_of(model, "users", begin, "sasrec forward", "loss forward", "sasrec backward"),
             _parts_of(retry, "backward", begin, "loss backward", DATA),

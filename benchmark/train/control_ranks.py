@@ -54,7 +54,7 @@ class ScoredSplit:
     @property
     def targets(self) -> Ints:
         """`[T]` items."""
-        targets: Ints = self.items[self.rows.start + self.rows.length]
+        targets: Ints = self.items[self.rows.targets]
         return targets
 
     def batches(self, users: int) -> Iterator[ScoredSplit]:

@@ -158,7 +158,7 @@ def evaluate(
 def user_ranks(rows: Rows, history_start: Ints, placed: Floats, top: TopItems | None) -> UserRanks:
     """The ranks of the targets of `rows` from what `count_ranks` gives for each, `placed` `[T, 4]`."""
     best, tied, best_masked, tied_masked = placed.astype(np.int64).T  # four of [T]
-    position = rows.start + rows.length - history_start[rows.user]
+    position = rows.targets - history_start[rows.user]
     return UserRanks(rows.user, position, Ranks(best, tied), Ranks(best_masked, tied_masked), top)
 
 
@@ -194,7 +194,7 @@ def _rank_chunk(
         return torch.from_numpy(x).to(device)
 
     u = user_states(model, data, rows, catalogue)  # [u, d]
-    targets = data.items[rows.start + rows.length]  # [u]
+    targets = data.items[rows.targets]  # [u]
     history, counts = masked_histories(data.items, rows, history_start, targets)  # [u, H]
     past = on_device(history)  # [u, H]
     own, seen = catalogue.row[on_device(targets)], catalogue.row[past]  # [u], [u, H]
@@ -300,7 +300,7 @@ def masked_histories(
     A repeated item counts once, the target never, padding (item 0) never.
     """
     begin = history_start[rows.user]
-    length = rows.start + rows.length - begin
+    length = rows.targets - begin
     column = np.arange(length.max())
     inside = column < length[:, None]  # [u, H]
     history = np.where(inside, items[np.minimum(begin[:, None] + column, len(items) - 1)], -1)  # [u, H]

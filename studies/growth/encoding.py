@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import torch
@@ -28,7 +29,6 @@ from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.measure import MemoryGauge, Stopwatch, environment, pick_device
 from benchmark.progress import print_steps
 from benchmark.results.record import GENERATION
-from benchmark.speed.measure import patched
 from benchmark.speed.record import Timed
 from benchmark.speed.run import in_fresh_process
 from methods.errors import UserError
@@ -203,6 +203,6 @@ def count_encoded(
         counts.append(len(ids))
         return real(model, ids, mask)
 
-    with patched(states, "hidden_states", counted):
+    with patch.object(states, "hidden_states", counted):
         load_states(_texts(dataset, items), resolve(llm), layers, "auto", dtype, cache, pick_device())
     return sum(counts)
