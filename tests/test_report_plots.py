@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from io import BytesIO
 
+import pandas as pd
 import pytest
+from matplotlib.image import imread
 from matplotlib.transforms import Bbox
 from report_records import GIB, failure, grouped, record, study, tuned
 
-from benchmark.report import drawing, plots
+from benchmark.report import drawing, plots, total_cost, tuning
+from benchmark.results.groups import RunRow
 from benchmark.results.record import Cost
 from benchmark.results.schema import PeakMemory
+from benchmark.results.tuning import Trial, Tuning
 
 
 def drawn(group, kind):
@@ -133,6 +139,49 @@ def test_labels_hide_neither_each_other_nor_bubbles_and_stay_inside():
         assert shared(label, axes.bbox) == pytest.approx(label.width * label.height)
         assert all(shared(label, other) < 1 for other in labels[place + 1 :])
         assert not any(label.x0 < x < label.x1 and label.y0 < y < label.y1 for x, y in bubbles)
+
+
+OVERRIDES = [f"setting_{n}={'v' * 3 * n}" for n in range(12)]
+LABELS = ["W" * 150, *("tmoe (" + ", ".join(OVERRIDES[:count]) + ")" for count in range(1, 12))]
+TITLE = "data, an/organisation-with-a-long-name/and-a-model-with-a-longer-one, protocol fair, " * 2
+
+
+def plots_of_long_labels():
+    """Plot -> its files."""
+    overrides = [OVERRIDES[: n + 1] for n in range(12)]
+    runs = [record("tmoe", 0.1 + n / 500, overrides=own, seconds=1 + n) for n, own in enumerate(overrides)]
+    (group,) = grouped([*runs, record("W" * 150, 0.13)])
+    group = replace(group, key=group.key._replace(dataset=TITLE))
+    yield "curves", plots.draw(group, "curves")
+    yield "quality", plots.draw(group, "quality")
+    costs = pd.DataFrame({"preparation": 2.0, "validation": 31.0}, index=LABELS)
+    yield "costs", total_cost.draw_costs(TITLE, costs)
+    courses = [total_cost.Course(label, 5.0, 2.0 + n, bool(n % 2), 9) for n, label in enumerate(LABELS)]
+    yield "epochs", total_cost.draw_epochs(TITLE, courses, [])
+    trials = [Trial(overrides=[], config_hash=f"t{n}", status="ok", selection=0.1 * n) for n in (1, 2)]
+    search = Tuning(mode="search", chosen=[], trials=trials)
+    yield "search", tuning.draw(group, [(RunRow(label), search) for label in LABELS])
+
+
+def test_no_label_is_cut_whatever_its_length():
+    for name, files in plots_of_long_labels():
+        image = imread(BytesIO(files["png"]))[..., :3]
+        for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
+            assert (edge == 1).all(), f"{name}: something reaches the edge"
+        svg = files["svg"].decode()
+        (box,) = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+        texts = re.findall(r'<text[^>]* x="([-\d.]+)" y="([-\d.]+)"', svg)
+        assert len(texts) > 10, name
+        for place in texts:
+            assert all(0 < float(x) < float(end) for x, end in zip(place, box, strict=True)), (name, place)
+
+
+def test_a_label_is_shortened_only_where_its_lines_are_too_many():
+    assert drawing.wrapped("id (tuned, best of 12)", 300.0) == "id (tuned, best of 12)"
+    lines = drawing.wrapped(LABELS[4], 150.0).splitlines()
+    assert " ".join(lines) == LABELS[4] and len(lines) > 1
+    cut = drawing.wrapped(LABELS[-1], 150.0, most=3).splitlines()
+    assert len(cut) == 3 and cut[-1].endswith("...") and LABELS[-1].startswith(cut[0])
 
 
 def shared(a: Bbox, b: Bbox) -> float:

@@ -11,7 +11,7 @@ from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
 from benchmark.report.differences import p_value
-from benchmark.report.drawing import forms, look_of, new_figure
+from benchmark.report.drawing import forms, look_of, new_figure, wrapped_title
 from benchmark.report.section import Block, Cell, Plot, Section
 from benchmark.results.figures import Results
 from benchmark.results.groups import HEADLINE, RunGroup, RunRow, bare, note, slug
@@ -206,9 +206,8 @@ def draw(pair: Agreement, where: str) -> dict[str, bytes]:
     ranks, rows = pair.figures.rank(ascending=False), len(pair.figures)
     with new_figure(1.4 + 0.36 * rows) as figure:
         axes = figure.add_subplot()
-        figure.suptitle(
-            f"{where}: ranks by {measure(pair.metric).label}", x=0.01, ha="left", fontsize="large"
-        )
+        title = f"{where}: ranks by {measure(pair.metric).label}"
+        figure.suptitle(wrapped_title(title), x=0.01, ha="left", fontsize="large")
         for number, line in enumerate(ranks.to_numpy()):
             axes.plot([0, 1], line, linewidth=1.6, markersize=6, **look_of(number))
         axes.set_xlim(-0.05, 1.05)

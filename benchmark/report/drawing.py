@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +23,12 @@ LINES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 MARKERS = "osD^vPX"
 FITTING = 84
 """Characters of a row of a legend, beside its lines."""
+LEGEND, TITLE = 460.0, 440.0
+"""Points that a label of a legend below a plot may be wide, and a title above one."""
+LARGE = 10.8
+"""Points of the letters of a title."""
+ENTRY, LINE = 0.25, 0.15
+"""Inches of a row of a legend, and of a further line of a label."""
 
 
 @contextmanager
@@ -94,6 +102,40 @@ def look_of(place: int) -> dict[str, Any]:
     return {"color": COLOURS[colour], "linestyle": line, "marker": marker}
 
 
-def columns(labels: Iterable[str]) -> int:
-    """Of a legend below a plot: two where two labels fit side by side."""
-    return 2 if 2 * max(map(len, labels), default=0) < FITTING else 1
+def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str], title: str = "") -> None:
+    """A legend below the axes, for which the figure grows; two columns where two labels fit side by side."""
+    wide = 2 if 2 * max(map(len, labels), default=0) < FITTING else 1
+    texts = [wrapped(label, LEGEND / wide) for label in labels]
+    figure.set_figheight(figure.get_figheight() + ENTRY / wide * len(texts) + further_inches(texts))
+    look: dict[str, Any] = {"title": title or None, "alignment": "left", "handlelength": 3.4}
+    figure.legend(handles, texts, loc="outside lower left", ncols=wide, **look)
+
+
+def wrapped_title(text: str, room: float = TITLE) -> str:
+    """A title in lines that are at most `room` points wide."""
+    return wrapped(text, room, LARGE)
+
+
+def wrapped(text: str, room: float, size: float = 9.0, most: int = 8) -> str:
+    """A label in lines that are at most `room` points wide in letters of `size` points, shortened to `most`
+    lines. Measured, since letters differ in width."""
+    lines, letters = [text], len(text)
+    while letters > 4 and max(sum(_advance(letter) for letter in line) for line in lines) * size > room:
+        letters -= 1
+        lines = textwrap.wrap(text, letters, break_on_hyphens=False, max_lines=most, placeholder=" ...")
+    return "\n".join(lines)
+
+
+@cache
+def _advance(letter: str) -> float:
+    """Width of a letter of one point, without kerning."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(family="DejaVu Sans", size=100)
+    return float(text_to_path.get_text_width_height_descent(letter, font, ismath=False)[0]) / 100
+
+
+def further_inches(labels: Iterable[str]) -> float:
+    """Height that labels need beyond one line each."""
+    return LINE * sum(label.count("\n") for label in labels)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from benchmark.report.drawing import forms, look_of, new_figure
+from benchmark.report.drawing import TITLE, forms, legend_below, look_of, new_figure, wrapped, wrapped_title
 from benchmark.results.groups import RunGroup, RunRow
 from benchmark.results.measures import gibibytes, peak_memory, unlike_candidates
 from benchmark.results.metrics import Floats
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 LARGEST = 700.0
 """Area of the largest bubble in square points."""
 HEIGHT = 4.4
-"""Inches."""
+"""Inches, without a legend below."""
+BESIDE, BUBBLE = 290.0, 150.0
+"""Points that a title beside a legend may be wide, and the label of a bubble."""
 BELOW = 0.35
 """Room that learning curves have at least below the lowest chosen epoch, as a share of its value."""
 
@@ -33,7 +35,8 @@ def draw(group: RunGroup, kind: str) -> dict[str, bytes]:
         apart = (
             "\nrows differ in their number of candidates: see the table" if unlike_candidates(group) else ""
         )
-        axes.set_title(group.key.title + apart, loc="left")
+        title = wrapped_title(group.key.title, TITLE if kind == "curves" else BESIDE)
+        axes.set_title(title + apart, loc="left")
         if not (draw_curves if kind == "curves" else draw_quality)(group, figure, axes):
             return {}
         return forms(figure)
@@ -77,7 +80,7 @@ def draw_curves(group: RunGroup, figure: Figure, axes: Axes) -> bool:
     if drawn and _cut_beginnings(axes, drawn):
         title += "\nlowest beginnings cut off"
     if drawn:
-        figure.legend(loc="outside right upper", title=title, alignment="left", handlelength=3.4)
+        legend_below(figure, *axes.get_legend_handles_labels(), title)
     return bool(drawn)
 
 
@@ -129,8 +132,12 @@ def points_of(group: RunGroup) -> tuple[list[Point], str]:
             memory = peak[0] if peak and peak[1] == kind else None
             # the t interval of two seeds would dwarf all else
             ends = (recall.least, recall.largest) if recall.n > 1 else None
-            several = f" (n = {recall.n})" if recall.n > 1 else ""
-            points.append(Point(place, row.label + several, time.mean, recall.mean, ends, memory))
+            several = f" (n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{recall.n})" if recall.n > 1 else ""
+            points.append(
+                Point(
+                    place, wrapped(row.label + several, BUBBLE, most=4), time.mean, recall.mean, ends, memory
+                )
+            )
     return points, kind
 
 
@@ -293,8 +300,8 @@ def _best_place(
 ) -> tuple[Floats, Boxes, Boxes]:
     """The middle `[2]` of a label of this size about a bubble, its box `[4]`, and those of its line `[L, 4]`.
 
-    It is the place of least cost: square pixels that it covers of what is `taken`, its own outside the frame,
-    and a little for distance.
+    It is the place of least cost inside the frame: square pixels that it covers of what is `taken`, and a
+    little for distance.
     """
     tried = [(gap, turn / turns, ring > 0) for ring, (gap, turns) in enumerate(GAPS) for turn in range(turns)]
     gap, turn, apart = np.array(tried).T  # [C] each
@@ -302,13 +309,14 @@ def _best_place(
     direction = np.stack([np.cos(turn * math.tau), np.sin(turn * math.tau)], axis=1)  # [C, 2]
     side = np.stack([np.sign(direction[:, 0].round(9)), direction[:, 1]], axis=1)  # [C, 2] of the label
     middles = centre + direction * reach[:, None] + side * size / 2  # [C, 2]
+    middles = np.clip(middles, frame[:2] + size / 2, frame[2:] - size / 2)  # none is cut at an edge
     boxes = _around(middles, middles, size / 2)  # [C, 4]
     chain = centre + (middles - centre)[:, None] * LINKS  # [C, L, 2]
     links = _around(chain, chain, 1.5)  # [C, L, 4]
     seen = (apart[:, None] > 0) & (overlap(links, boxes[:, None]) == 0)  # [C, L]
     covered = overlap(boxes[:, None], taken).sum(1)  # [C, N] -> [C]
     crossed = (overlap(links[:, :, None], taken).sum(2) * seen).sum(1)  # [C, L, N] -> [C, L] -> [C]
-    cost = covered + crossed + reach / 2 + size.prod() - overlap(boxes, frame)  # [C]
+    cost = covered + crossed + reach / 2  # [C]
     best = int(cost.round(6).argmin())  # of places as good, the first on any machine
     return middles[best], boxes[best], links[best, seen[best]]
 

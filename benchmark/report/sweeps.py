@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmark.config import Settings, digest
-from benchmark.report.drawing import columns, forms, look_of, new_figure
+from benchmark.report.drawing import forms, legend_below, look_of, new_figure, wrapped_title
 from benchmark.report.section import Block, Cell, Plot, Section, configuration
 from benchmark.results.figures import Results
 from benchmark.results.groups import HEADLINE, mark, newest, note, oldest, slug
@@ -172,10 +172,10 @@ def _section(sweep: Sweep) -> Section:
 
 def draw(sweep: Sweep) -> dict[str, bytes]:
     """Validation and test Recall@10 side by side, over the setting: `png` and `svg`."""
-    wide, last = columns(sweep.lines), newest(sweep.runs)
-    with new_figure(3.2 + 0.3 / wide * len(sweep.lines)) as figure:
+    last = newest(sweep.runs)
+    with new_figure(3.4) as figure:
         pair = figure.subplots(1, 2, sharex=True, sharey=True)
-        figure.suptitle(sweep.where, x=0.01, ha="left", fontsize="large")
+        figure.suptitle(wrapped_title(sweep.where), x=0.01, ha="left", fontsize="large")
         for axes, (split, name) in zip(pair, SPLITS.items(), strict=True):
             axes.set_title(name, fontsize="medium")
             axes.set_xlabel(sweep.name)
@@ -188,8 +188,7 @@ def draw(sweep: Sweep) -> dict[str, bytes]:
         several = any(len(runs) > 1 for line in sweep.lines.values() for runs in line.values())
         legend = "ringed: best on validation" + ("\nbars: least to most of the seeds" if several else "")
         handles, labels = pair[0].get_legend_handles_labels()
-        look: dict[str, Any] = {"title": legend, "alignment": "left", "handlelength": 3.4}
-        figure.legend(handles, labels, loc="outside lower left", ncols=wide, **look)
+        legend_below(figure, handles, labels, legend)
         return forms(figure)
 
 

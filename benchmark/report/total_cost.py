@@ -15,7 +15,16 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmark.report.drawing import COLOURS, columns, forms, look_of, new_figure
+from benchmark.report.drawing import (
+    COLOURS,
+    forms,
+    further_inches,
+    legend_below,
+    look_of,
+    new_figure,
+    wrapped,
+    wrapped_title,
+)
 from benchmark.report.section import Block, Cell, Plot, Section, configuration
 from benchmark.results.figures import Results
 from benchmark.results.groups import HEADLINE, RunGroup, RunRow, mark, newest, note, oldest
@@ -41,6 +50,8 @@ PARTS = {
 COLUMNS = (*PARTS, "tuning")
 QUALITY = tuple(quality("test_masked", metric) for metric in HEADLINE)
 """What stands before the seconds."""
+BAR = 190.0
+"""Points that the label of a bar may be wide."""
 HATCHES = ("", "", "///", "---", "xx", "\\\\\\")
 """Of the bars of COLUMNS."""
 
@@ -285,17 +296,19 @@ def _lines(
 
 def draw_costs(where: str, costs: pd.DataFrame) -> dict[str, bytes]:
     """A bar a line of `costs`, stacked by its columns: `png` and `svg`."""
-    with new_figure(1.6 + 0.32 * len(costs)) as figure:
+    labels = [wrapped(label, BAR) for label in costs.index]
+    with new_figure(1.6 + 0.32 * len(costs) + further_inches(labels)) as figure:
         axes = figure.add_subplot()
-        axes.set_title(where, loc="left")
+        figure.suptitle(wrapped_title(where), x=0.01, ha="left", fontsize="large")
         ends = costs.cumsum(axis=1)
         for place, part in enumerate(costs):
             if costs[part].any():
                 look: dict[str, Any] = {"color": COLOURS[place % len(COLOURS)], "hatch": HATCHES[place]}
                 look |= {"left": ends[part] - costs[part], "height": 0.68, "edgecolor": "white"}
-                axes.barh(costs.index, costs[part], label=part, **look)
+                axes.barh(range(len(costs)), costs[part], label=part, **look)
         for place, total in enumerate(ends.iloc[:, -1]):
             axes.annotate(count(total), (total, place), (4, 0), textcoords="offset points", va="center")
+        axes.set_yticks(range(len(costs)), labels)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.margins(x=0.1)
@@ -312,10 +325,9 @@ def draw_epochs(where: str, courses: Sequence[Course], pairs: Sequence[Pair]) ->
     crossings = [(epochs, a) for a, _, epochs in pairs if epochs]
     last = max([course.epochs for course in courses] + [2 * epochs for epochs, _ in crossings] + [10.0])
     first = min([0.1] + [epochs / 2 for epochs, _ in crossings])
-    wide = columns(course.label for course in courses)
-    with new_figure(4.0 + 0.24 / wide * len(courses)) as figure:
+    with new_figure(4.0) as figure:
         axes = figure.add_subplot()
-        axes.set_title(where, loc="left")
+        axes.set_title(wrapped_title(where), loc="left")
         at = [first * (last / first) ** (step / 200) for step in range(201)]
         for place, course in enumerate(courses):
             look = look_of(place) | {"linestyle": (0, (5, 1.5)) if course.tuned else "-"}
@@ -331,6 +343,5 @@ def draw_epochs(where: str, courses: Sequence[Course], pairs: Sequence[Pair]) ->
             FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
         )
         title = "solid: cached; dashed: tuned" + ("\nwhite dot: break-even" if crossings else "")
-        legend: dict[str, Any] = {"title": title, "alignment": "left", "handlelength": 3.4}
-        figure.legend(loc="outside lower left", ncols=wide, **legend)
+        legend_below(figure, *axes.get_legend_handles_labels(), title)
         return forms(figure)

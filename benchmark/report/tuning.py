@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 from benchmark.config import SEARCHED
-from benchmark.report.drawing import columns, forms, look_of, new_figure
+from benchmark.report.drawing import forms, legend_below, look_of, new_figure, wrapped_title
 from benchmark.report.rendering import one_line
 from benchmark.report.section import Block, Cell, Plot, Section, configuration
 from benchmark.results.figures import Results
@@ -201,7 +201,8 @@ def _trials_block(rows: Sequence[SearchedRow], names: Sequence[str]) -> Block:
 
 def _name(row: RunRow) -> str:
     """The label without what the heading of the section states already."""
-    return row.label.partition("tuned, best of")[0].rstrip("( ;") or row.label
+    name = row.label.partition("tuned, best of")[0].rstrip("( ;") or row.label
+    return name + ")" * (name.count("(") - name.count(")"))
 
 
 def _lines(rows: Sequence[SearchedRow]) -> list[dict[str, Any]]:
@@ -236,10 +237,9 @@ def draw(group: RunGroup, rows: Sequence[SearchedRow]) -> dict[str, bytes]:
     """The best validation value by trial, a line a row: `png` and `svg`."""
     from matplotlib.ticker import MaxNLocator
 
-    wide = columns(_name(row) for row, _ in rows)
-    with new_figure(3.2 + 0.25 / wide * len(rows)) as figure:
+    with new_figure(3.2) as figure:
         axes = figure.add_subplot()
-        axes.set_title(group.key.title, loc="left")
+        axes.set_title(wrapped_title(group.key.title), loc="left")
         for place, (row, search) in enumerate(rows):
             values = [value or float("nan") for value in best_so_far(search)]
             look = {**look_of(place), "markersize": 4, "drawstyle": "steps-post"}
@@ -248,5 +248,5 @@ def draw(group: RunGroup, rows: Sequence[SearchedRow]) -> dict[str, bytes]:
         metrics = dict.fromkeys(f"{search.select} {search.select_by}" for _, search in rows)
         axes.set_ylabel(f"best validation {', '.join(metrics)}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        figure.legend(loc="outside lower left", ncols=wide, handlelength=3.4)
+        legend_below(figure, *axes.get_legend_handles_labels())
         return forms(figure)
