@@ -20,6 +20,7 @@ from benchmark.data.filters import target_positions
 from benchmark.data.pipeline import Begin
 from benchmark.data.prepare import Prepared, describe
 from benchmark.data.recipe import Recipe
+from benchmark.results.list_metrics import gini
 from benchmark.results.metrics import measure
 from methods.errors import UserError
 
@@ -66,9 +67,7 @@ def popularity(data: TestedSequences) -> dict[str, float]:
         f"share_of_top_{percent}_percent": float(counts[-_top(data.n_items, percent) :].sum() / counts.sum())
         for percent in (1, 10)
     }
-    place = np.arange(1, data.n_items + 1)
-    gini = 2 * (place * counts).sum() / (data.n_items * counts.sum()) - (data.n_items + 1) / data.n_items
-    return {**shares, "gini": float(gini)}
+    return {**shares, "gini": gini(counts)}
 
 
 def _top(n_items: int, percent: int) -> int:

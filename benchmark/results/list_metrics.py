@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,9 +56,9 @@ class ListMetric:
     """Whether it lies between 0 and 1."""
 
 
-def _gini(lists: Recommended) -> float:
-    """Gini coefficient of how often each item is recommended, items that never are included."""
-    times = np.sort(lists.times)
+def gini(times: NDArray[Any]) -> float:
+    """Gini coefficient of how often each item `[I]` occurs, items that never do included."""
+    times = np.sort(times)
     n = len(times)
     return float(((2 * np.arange(1, n + 1) - n - 1) * times).sum() / (n * times.sum()))
 
@@ -76,7 +77,7 @@ LIST_METRICS = {
             "share of the catalogue that is in the first k of at least one user",
         ),
         ListMetric(
-            "gini", "Gini", _gini,
+            "gini", "Gini", lambda lists: gini(lists.times),
             "Gini coefficient of how often each item of the catalogue is in the first k of a user (0: all "
             "equally often)",
         ),
