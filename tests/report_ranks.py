@@ -52,11 +52,9 @@ def with_lists(stored: StoredRun, seed: int = 0, catalogue: int = 400) -> Stored
     hit = np.flatnonzero(best <= TOP)
     items[hit, best[hit] - 1] = target[hit]
     lists = StoredLists(
-        *(column.astype(np.int32) for column in (users, target, history, trained[target])),
-        items.astype(np.int32),
+        *(column.astype(np.int32) for column in (users, target, history, items)),
         np.tile(np.linspace(0.9, 0.1, TOP, dtype=np.float16), (len(users), 1)),
-        trained[items].astype(np.int32),
-        catalogue,
+        trained.astype(np.int32),
         int(trained.sum()),
     )
     record = stored.record.model_copy(update={"top_sha256": write_lists(lists, stored.path)})

@@ -17,7 +17,7 @@ from test_core_ranks import same, user_scores
 from benchmark.results.list_metrics import TOP
 from benchmark.results.record import top_path
 from benchmark.results.store import StoredRun, read_result, set_aside
-from benchmark.results.targets import StoredLists, write_lists
+from benchmark.results.targets import StoredLists, write_columns, write_lists
 from benchmark.train import evaluate as evaluation
 from benchmark.train.batches import Sequences
 from benchmark.train.evaluate import UserRanks, evaluate
@@ -93,7 +93,29 @@ def test_lists_are_read_as_they_were_written(stored: StoredRun) -> None:
     table = pd.read_parquet(top_path(stored.path))
     assert (np.stack(table["items"].to_list()) == read.items).all()
     assert (np.stack(table["scores"].to_list()) == read.scores).all()
+    assert set(table) == {"user", "target", "history", "items", "scores"}, "counts follow from the items"
     assert read.catalogue == 400 and top_path(stored.path).stat().st_size < 300 * TOP * 8
+
+
+def test_lists_of_an_earlier_version_are_read(stored: StoredRun) -> None:
+    """It had the training interactions of each place and target, and numbers of the dataset."""
+    lists = read_result(stored.path).lists
+    assert lists is not None
+    names = ("user", "target", "history", "target_count", "items", "scores", "counts")
+    columns = {name: getattr(lists, name) for name in names}
+    columns["items"] = lists.items.copy()
+    columns["items"][0, -1], columns["counts"][0, -1] = -1, 0  # no item was left
+    numbers = {"catalogue": "400", "interactions": str(lists.interactions)}
+    digest = write_columns(top_path(stored.path), columns, numbers)
+    stored.record.model_copy(update={"top_sha256": digest}).write(stored.path)
+    read = read_result(stored.path).lists
+    assert read is not None and (read.catalogue, read.interactions) == (400, lists.interactions)
+    for name in names:
+        assert (getattr(read, name) == columns[name]).all(), name
+    del columns["counts"]
+    digest = write_columns(top_path(stored.path), columns, numbers)
+    with pytest.raises(UserError, match="cannot be read: it has no training interactions of the items"):
+        read_result(stored.path)
 
 
 def test_a_record_without_lists_counts(tmp_path: Path) -> None:
@@ -120,7 +142,7 @@ def swapped(lists: StoredLists) -> Any:
         (lambda lists: {"items": swapped(lists)}, "does not have the targets at the ranks"),
         (lambda lists: {"target": lists.target[::-1]}, "does not have the targets at the ranks"),
         (lambda lists: {"items": np.zeros_like(lists.items)}, "a list has an item twice"),
-        (lambda lists: {"catalogue": 3}, "items that are not in a catalogue of 3"),
+        (lambda lists: {"trained": lists.trained[:3]}, "items that are not in a catalogue of 3"),
         (lambda lists: {"scores": lists.scores[:, ::-1]}, "its scores are not in descending order"),
         (lambda lists: {"user": lists.user + 1}, "has other users than the ranks"),
         (lambda lists: {"items": lists.items[:, :5]}, "its column items has no lists of 20 int32"),

@@ -18,9 +18,8 @@ from benchmark.results.targets import NO_ITEM, StoredLists
 def lists_of(items: list[list[int]]) -> StoredLists:
     values = np.array(items, np.int32)
     zeros = np.zeros(len(values), np.int32)
-    return StoredLists(
-        zeros, zeros, zeros, zeros, values, np.zeros_like(values, np.float16), values, 100, 100
-    )
+    trained = np.arange(100, dtype=np.int32)
+    return StoredLists(zeros, zeros, zeros, values, np.zeros_like(values, np.float16), trained, 100)
 
 
 def test_overlap_by_hand() -> None:

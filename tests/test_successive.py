@@ -203,12 +203,17 @@ def test_a_control_has_the_metrics_of_a_plain_loop(
 def test_lists_count_each_user_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Gini, novelty and popularity weigh the lists of a user with n targets by 1/n each."""
     events, items = drawn(3)
-    path = run(clock_folder(tmp_path / "toy", events, items), tmp_path / "results", "popularity", capsys)
+    folder = clock_folder(tmp_path / "toy", events, items)
+    path = run(folder, tmp_path / "results", "popularity", capsys)
     stored = read_result(path)
     lists = stored.lists
     assert lists is not None and len(lists.user) > len(set(lists.user.tolist()))
     table = pd.read_parquet(top_path(path))
-    means = [np.mean([counts[:5].mean() for counts in group["counts"]]) for _, group in table.groupby("user")]
+    texts, trained = prepare(find(str(folder)), tmp_path / "cache").texts, trained_counts(events)
+    counts = np.array([trained[text.removeprefix("thing ")] for text in texts])
+    means = [
+        np.mean([counts[own[:5]].mean() for own in group["items"]]) for _, group in table.groupby("user")
+    ]
     assert lists.value(list_measure("popularity@5")) == pytest.approx(np.mean(means))
     share: dict[int, float] = Counter()
     for _, group in table.groupby("user"):

@@ -6,7 +6,9 @@ The file of lists also has what the measures of lists need of the data, so that 
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,10 +34,14 @@ MEAN_RANKS = ("user", "rank", "rank_masked")
 """Columns beside records of schema version 1: mean ranks of ties."""
 NO_ITEM = -1
 """Fills a list where fewer items than TOP are left."""
-PER_TARGET = ("user", "target", "history", "target_count")
-PER_PLACE = ("items", "scores", "counts")
-NUMBERS = ("catalogue", "interactions")
-"""Columns and numbers of the file of lists."""
+PER_TARGET = ("user", "target", "history")
+PER_PLACE = ("items", "scores")
+"""Columns of the file of lists."""
+TRAINED = "trained"
+"""What its metadata have: the training interactions of each item, int32 in zlib in base64."""
+OLDER = ("target_count", "counts")
+"""What files of an earlier version have instead: those of each target and of each place, as columns, and the
+numbers `catalogue` and `interactions`."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +50,22 @@ class UserColumns:
 
     values: dict[str, NDArray[Any]]
     """Column -> `[T]`, or `[T, L]` for a column of lists, in the order of the key."""
-    numbers: dict[str, int]
-    """Name -> a whole number of the data, which holds for all targets."""
+    metadata: dict[str, str]
+    """What holds for all targets."""
     sha256: str
     """Digest of the file."""
 
 
 def write_columns(
-    file: Path, values: Mapping[str, NDArray[Any]], numbers: Mapping[str, int] | None = None
+    file: Path, values: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None
 ) -> str:
-    """Write columns `[T]` or `[T, L]`, with `numbers` in the file's metadata: -> SHA-256 of the file."""
+    """Write columns `[T]` or `[T, L]`: -> SHA-256 of the file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = pa.table({name: _to_arrow(column) for name, column in values.items()})
-    if numbers:
-        table = table.replace_schema_metadata({name: str(number) for name, number in numbers.items()})
+    if metadata:
+        table = table.replace_schema_metadata(dict(metadata))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     data = sink.getvalue().to_pybytes()
@@ -77,12 +83,13 @@ def _to_arrow(column: NDArray[Any]) -> pa.Array:
 
 
 def read_columns(
-    file: Path, columns: Collection[str], numbers: Collection[str] = (), position: str = POSITION
+    file: Path, columns: Collection[str], optional: Collection[str] = (), position: str = POSITION
 ) -> UserColumns:
-    """The named columns and numbers of a file, its rows by user and then by the column `position`.
+    """The named columns of a file, and those `optional` ones that it has, its rows by user and then by the
+    column `position`.
 
     A file without this column has one row for each user. Raises `UserError` where the file is missing, lacks
-    a column or number, or has a target twice.
+    a column, or has a target twice.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -92,11 +99,12 @@ def read_columns(
         data = file.read_bytes()
         # by this thread alone: Arrow's own may be there when the interpreter ends, and then abort it
         parquet = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
-        keys = ["user", *({position} & set(parquet.schema_arrow.names))]
-        table = parquet.read(columns=[*columns, *keys], use_threads=False)
-        values = {column: _to_numpy(table.column(column)) for column in {*columns, *keys}}
-        metadata = table.schema.metadata or {}
-        known = {number: int(metadata[number.encode()]) for number in numbers}
+        names = set(parquet.schema_arrow.names)
+        keys = ["user", *({position} & names)]
+        wanted = {*columns, *keys, *(names & {*optional})}
+        table = parquet.read(columns=[*wanted], use_threads=False)
+        values = {column: _to_numpy(table.column(column)) for column in wanted}
+        metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     except FileNotFoundError as error:
         raise UserError(f"{name} is missing.") from error
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
@@ -106,7 +114,7 @@ def read_columns(
     if not len(order) or (targets[:, 1:] == targets[:, :-1]).all(axis=0).any():
         raise UserError(f"{name} does not have each {'user' if len(keys) == 1 else 'target'} once.")
     values = {column: value[order] for column, value in values.items()}
-    return UserColumns(values, known, hashlib.sha256(data).hexdigest())
+    return UserColumns(values, metadata, hashlib.sha256(data).hexdigest())
 
 
 def _to_numpy(column: pa.ChunkedArray) -> NDArray[Any]:
@@ -185,18 +193,30 @@ class StoredLists:
     """`[T]` item of the test target."""
     history: NDArray[np.int32]
     """`[T]` number of interactions before the target."""
-    target_count: NDArray[np.int32]
-    """`[T]` training interactions of the target."""
     items: NDArray[np.int32]
     """`[T, TOP]` item indices, the best first; NO_ITEM where no item is left."""
     scores: NDArray[np.float16]
     """`[T, TOP]` their scores; minus infinity where no item is left."""
-    counts: NDArray[np.int32]
-    """`[T, TOP]` their training interactions; 0 where no item is left."""
-    catalogue: int
-    """Items of the dataset."""
+    trained: NDArray[np.int32]
+    """`[I]` training interactions of each item; from a file of an earlier version 0 for an item that stands
+    in no list and is no target."""
     interactions: int
     """Training interactions of the dataset."""
+
+    @property
+    def catalogue(self) -> int:
+        """Items of the dataset."""
+        return len(self.trained)
+
+    @property
+    def target_count(self) -> NDArray[np.int32]:
+        """`[T]` training interactions of the target."""
+        return self.trained[self.target]
+
+    @cached_property
+    def counts(self) -> NDArray[np.int32]:
+        """`[T, TOP]` training interactions of the items of the lists; 0 where no item is left."""
+        return np.where(self.items == NO_ITEM, np.int32(0), self.trained[self.items])
 
     @cached_property
     def weight(self) -> Floats:
@@ -217,7 +237,8 @@ class StoredLists:
 def write_lists(lists: StoredLists, record_path: Path) -> str:
     """Write them beside the record at `record_path`: -> SHA-256 of the file."""
     columns = {name: getattr(lists, name) for name in (*PER_TARGET, *PER_PLACE)}
-    return write_columns(top_path(record_path), columns, {name: getattr(lists, name) for name in NUMBERS})
+    trained = base64.b64encode(zlib.compress(lists.trained.astype("<i4").tobytes())).decode()
+    return write_columns(top_path(record_path), columns, {TRAINED: trained})
 
 
 def read_lists(path: Path, run: RunRecord, ranks: StoredRanks) -> StoredLists:
@@ -227,11 +248,16 @@ def read_lists(path: Path, run: RunRecord, ranks: StoredRanks) -> StoredLists:
     """
     file = top_path(path)
     name = below_results(file)
-    stored = read_columns(file, (*PER_TARGET, *PER_PLACE), NUMBERS, position="history")
-    if fault := _fault(stored.values, stored.numbers["catalogue"]):
+    columns = (*PER_TARGET, *PER_PLACE)
+    stored = read_columns(file, columns, OLDER, position="history")
+    try:
+        trained, interactions = _training_counts(stored)
+    except (KeyError, ValueError, IndexError, zlib.error) as error:
+        raise UserError(f"{name} cannot be read: it has no training interactions of the items.") from error
+    if fault := _fault(stored.values, len(trained)):
         raise UserError(f"{name} cannot be read: {fault}.")
-    fields: dict[str, Any] = {**stored.values, **stored.numbers}
-    lists = StoredLists(**fields)
+    fields: dict[str, Any] = {column: stored.values[column] for column in columns}
+    lists = StoredLists(**fields, trained=trained, interactions=interactions)
     if not np.array_equal(lists.user, ranks.user):
         raise UserError(f"{name} has other users than the ranks of its record.")
     if not isinstance(ranks.masked, Ranks) or not _agree(lists, ranks.masked):
@@ -239,6 +265,23 @@ def read_lists(path: Path, run: RunRecord, ranks: StoredRanks) -> StoredLists:
     if run.top_sha256 != stored.sha256:
         raise UserError(f"{name} is not the file whose checksum its record has.")
     return lists
+
+
+def _training_counts(stored: UserColumns) -> tuple[NDArray[np.int32], int]:
+    """Training interactions of each item `[I]`, as far as the file has them, and of the dataset.
+
+    Raises an error where the file does not have them.
+    """
+    if TRAINED in stored.metadata:
+        packed = base64.b64decode(stored.metadata[TRAINED], validate=True)
+        trained = np.frombuffer(zlib.decompress(packed), "<i4").astype(np.int32)
+        return trained, int(trained.sum(dtype=np.int64))
+    values = stored.values
+    trained = np.zeros(int(stored.metadata["catalogue"]), np.int32)
+    filled = values["items"] != NO_ITEM  # [T, TOP]
+    trained[values["items"][filled]] = values["counts"][filled]
+    trained[values["target"]] = values["target_count"]
+    return trained, int(stored.metadata["interactions"])
 
 
 def _fault(values: dict[str, NDArray[Any]], catalogue: int) -> str:

@@ -169,13 +169,11 @@ def user_lists(prepared: Prepared, ranks: UserRanks) -> StoredLists:
     target = prepared.items[prepared.offsets[ranks.user] + ranks.position]
     columns = {
         "user": ranks.user, "target": target, "history": ranks.position,
-        "target_count": trained[target], "items": items,
-        "counts": np.where(items >= 0, trained[items], 0),
+        "items": items, "trained": trained,
     }  # fmt: skip
     return StoredLists(
         **{name: column.astype(np.int32) for name, column in columns.items()},
         scores=scores.astype(np.float16),
-        catalogue=len(trained),
         interactions=int(trained.sum()),
     )
 
