@@ -25,7 +25,7 @@ from benchmark.data.catalogue import find
 from benchmark.data.download import fetch
 from benchmark.data.prepare import prepare
 from benchmark.llm import cache as cache_module
-from benchmark.llm import states
+from benchmark.llm import states, token_states
 from benchmark.llm.catalogue import resolve
 from benchmark.llm.states import load_states
 from benchmark.llm.token_states import load_token_states
@@ -168,7 +168,7 @@ class World:
         reported(root)
         self._cut(Checkpoint, "save", 2, lambda: ran(root, 1), after=True)
         self._cut(states, "check_finite", 3, lambda: pooled_on(root))
-        self._cut(states, "check_finite", 3, lambda: tokens_on(root))
+        self._cut(token_states, "check_finite", 3, lambda: tokens_on(root))
         with pytest.raises(transfer.UnavailableError):
             gone_on_with(root)
         shutil.copytree(root, self.first)
