@@ -24,7 +24,7 @@ from benchmark.files import cache_folder, temporary_folder
 from benchmark.llm import encoder, states
 from benchmark.llm.cache import DTYPES
 from benchmark.llm.catalogue import resolve
-from benchmark.llm.states import load_states, token_budget
+from benchmark.llm.states import entry_of, load_states, stored_layers, token_budget
 from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.measure import MemoryGauge, Stopwatch, environment, pick_device
 from benchmark.progress import print_steps
@@ -87,6 +87,7 @@ def in_this_process(
     """One uninterrupted pass between two halves of the bare one."""
     device, texts, llm = pick_device(), _texts(dataset, items), resolve(llm_name)
     layers = tuple(layers) or (llm.n_layers,)
+    layers = stored_layers(entry_of(texts, llm, "auto", dtype, cache), layers, len(texts), llm)
     clock, gauge = Stopwatch(device), MemoryGauge(device)
     with clock.phase("tokenise"):
         tokens = load_tokens(texts, llm).to(device)
