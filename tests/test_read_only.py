@@ -68,8 +68,9 @@ def test_hidden_states(tmp_path: Path) -> None:
     load(2)
     with read_only(tmp_path):
         assert load(2)
+        texts.append("another saw")
         with pytest.raises(UserError, match=LINE):
-            load(1)
+            load(2)
 
 
 def test_token_states_are_not_kept_where_they_cannot_be(tmp_path: Path) -> None:

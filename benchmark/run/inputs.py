@@ -172,8 +172,9 @@ def _readers(
             found["hidden"], found["attention_mask"] = lower.hidden_batch(items, width)  # [M, T, D], [M, T]
         elif tokens is not None:
             found["input_ids"], found["attention_mask"] = tokens.batch(items, width)  # both [M, T]
-            # the empty text of `encode = occurrences` is no item; SASRec never looks at its embedding
-            items = items.clamp(max=last)
+            if len(kinds_read) > 1:
+                # the empty text of `encode = occurrences` is no item; SASRec never looks at its embedding
+                items = items.clamp(max=last)
         if catalogue is not None and "states" in kinds_read:
             found["states"] = catalogue.read(items)  # [M, A, D], or [M, ...]
         if "ids" in kinds_read:
