@@ -18,6 +18,7 @@ from benchmark.results.metrics import Ranks, chance, metrics_of
 from benchmark.train import evaluate as evaluation
 from benchmark.train.batches import Sequences
 from benchmark.train.evaluate import UserRanks, evaluate
+from benchmark.train.rows import evaluation_rows
 
 SETTINGS = with_settings()
 CPU = torch.device("cpu")
@@ -128,6 +129,21 @@ def test_ranks_agree_with_sorting(seed: int, split: str) -> None:
     assert any(user[-1] in user[:-1] for user in world.users)
     assert any(len(set(user[:-1])) < len(user) - 1 for user in world.users)
     check(model, world, split)
+
+
+@pytest.mark.parametrize("window", [3, 50])
+def test_ranks_of_several_targets_of_a_user_agree_with_sorting(window: int) -> None:
+    """One pass over a user's history serves them as far as it fits into the window."""
+    world = make_world(5, n_users=30, n_items=12, longest=14)
+    model = recommender(with_settings(window=window), world)
+    begin, ends = world.train_end, np.diff(world.offsets)
+    rows = evaluation_rows(world.offsets, np.maximum(begin - 3, 1), window, ends)
+    found = evaluate(model, world.sequences, rows, world.offsets[:-1], CPU)
+    assert len(rows) > 3 * 30 and found.user.tolist() == rows.user.tolist()
+    for place, (user, at) in enumerate(zip(found.user.tolist(), found.position.tolist(), strict=True)):
+        items, scores = world.users[user], user_scores(model, world, user, at)
+        assert found.raw.best[place] == plain_rank(scores, items[at], set())
+        assert found.masked.best[place] == plain_rank(scores, items[at], set(items[:at]))
 
 
 def test_small_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,15 @@ import pytest
 from core_worlds import make_world, pairs_of, plain_pairs, with_settings, world_of
 
 from benchmark.train.batches import EpochBatches, build_batch, share_of, total_steps
-from benchmark.train.rows import Rows, bin_width, evaluation_rows, pack, training_rows
+from benchmark.train.rows import (
+    Rows,
+    bin_width,
+    evaluation_rows,
+    joined,
+    pack,
+    share_of_users,
+    training_rows,
+)
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 4, 5, 50])
@@ -59,6 +67,31 @@ def test_evaluation_reads_the_last_items_before_the_target(window: int) -> None:
             sequence, end = world.users[user], int(at[user])
             assert prefix == tuple(sequence[max(0, end - window) : end])
             assert target == sequence[end]
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 5, 50])
+def test_joined_rows_have_the_same_predictions_in_the_same_order(window: int) -> None:
+    world = make_world(3, n_users=30, longest=12)
+    ends = np.diff(world.offsets)
+    begin = np.minimum([1 + user % 4 for user in range(30)], ends - 1)
+    rows = evaluation_rows(world.offsets, begin, window, ends)
+    found = joined(rows)
+    # a prefix of a joined row is what the row of its target reads alone
+    assert pairs_of(found, world.items) == pairs_of(rows, world.items)
+    assert found.targets.tolist() == rows.targets.tolist()
+    histories = [range(first, end) for first, end in zip(begin.tolist(), ends.tolist(), strict=True)]
+    within = sum(min(lengths) <= window for lengths in histories)
+    beyond = sum(length > window for lengths in histories for length in lengths)
+    assert len(found) == within + beyond, "one row while the history fits, then one a target"
+    assert len(joined(evaluation_rows(world.offsets, world.test_at, window))) == 30
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 40])
+def test_processes_share_users_and_not_their_targets(world_size: int) -> None:
+    rows = Rows(*(np.array([4, 4, 4, 5, 9, 9]) for _ in range(4)))
+    shares = [share_of_users(rows, rank, world_size) for rank in range(world_size)]
+    assert sorted(itertools.chain(*shares)) == list(range(6))
+    assert sum(len(set(rows.user[share].tolist())) for share in shares) == 3
 
 
 def random_rows(seed: int, width: int) -> Rows:

@@ -31,7 +31,7 @@ from benchmark.train.evaluate import (
     user_ranks,
     user_states,
 )
-from benchmark.train.rows import Rows
+from benchmark.train.rows import Rows, share_of_users
 from methods.controls.base import Control, Floats, TrainingData
 
 SCORES = 2**23
@@ -147,7 +147,7 @@ class FusedModel:
         self.model.eval()
         with self.model.encoder.full_precision():
             catalogue = encode_catalogue(self.model, self.data, self.device, self.process)
-        shard = np.arange(self.process, len(split.rows), world_size())
+        shard = share_of_users(split.rows, self.process, world_size())
         mine = split.part(shard)
         columns = [np.zeros((0, len(weights), 4 + 2 * top))]
         for batch in mine.batches(catalogue.users_at_once):

@@ -28,7 +28,7 @@ from benchmark.model.recommender import Recommender
 from benchmark.results.metrics import Floats, Ranks, metrics_of, target_weights
 from benchmark.results.schema import METRICS, Metrics
 from benchmark.train.batches import Sequences, share_of
-from benchmark.train.rows import Rows, bin_width, pack
+from benchmark.train.rows import Rows, bin_width, joined, pack, share_of_users
 
 CHUNK_USERS = 1024
 """Users that SASRec reads at once."""
@@ -134,7 +134,7 @@ def evaluate(
     model.eval()
     with model.encoder.full_precision():
         catalogue = encode_catalogue(model, data, device, rank)
-    shard = np.arange(rank, len(rows), world_size())
+    shard = share_of_users(rows, rank, world_size())
     mine = rows.take(shard)
     counts = [np.zeros((0, 4))]  # [u, 4] of each chunk
     items, scores = [np.zeros((0, top), np.int32)], [np.zeros((0, top), np.float16)]  # [u, top] of each chunk
@@ -207,7 +207,7 @@ def _rank_chunk(
 
 def user_states(model: Recommender, data: Sequences, rows: Rows, catalogue: Catalogue) -> Tensor:
     """What SASRec makes of the inputs of `u` rows, on the catalogue's device: `[u, d]`."""
-    packed = pack(rows, bin_width(model.settings.window))
+    packed = pack(joined(rows), bin_width(model.settings.window))
     items = data.items[np.maximum(packed.source, 0)]  # [N, S]
     inputs, position, segment, slot = (
         torch.from_numpy(x).to(catalogue.scale.device)
