@@ -133,7 +133,7 @@ guard: .venv/.ready ## count operators, FLOPs and copies to the host of a few st
 
 clean: ## remove .venv, the tools' caches and the smoke run; records and reports stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache results/smoke reports/smoke
-	find benchmark methods studies tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find adaptrec benchmark methods studies tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # minilm's wheel without its dependency sentence-transformers: only its files are read.
 .venv/.ready: pyproject.toml constraints.txt

@@ -11,6 +11,10 @@ import pytest
 from methods import BUILTIN
 
 STEPS = {
+    "the package": (
+        "import adaptrec; assert adaptrec.__version__ and 'load' in dir(adaptrec)",
+        {"torch", "numpy", "pandas", "pyarrow", "pydantic", "methods.registry"},
+    ),
     "the list of datasets": (
         "from pathlib import Path; from benchmark.data.catalogue import available; assert available(Path())",
         {"torch", "numpy", "pandas", "pyarrow", "datasets"},

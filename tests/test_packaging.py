@@ -39,7 +39,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this repository with one more recipe, from a copy: setuptools writes beside its input."""
     pytest.importorskip("setuptools", reason="wants setuptools")
     copy = tmp_path_factory.mktemp("copy")
-    for name in ("benchmark", "methods", "studies", "datasets", "results/paper"):
+    for name in ("adaptrec", "benchmark", "methods", "studies", "datasets", "results/paper"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
@@ -67,7 +67,7 @@ def test_the_wheel_holds_recipes_and_published_figures(wheel: Path) -> None:
     assert recipes == {"new", *(path.parent.name for path in (ROOT / "datasets").glob("*/recipe.toml"))}
     assert PurePosixPath("benchmark/paper/tables.toml") in names
     top = {name.parts[0] for name in names if not name.parts[0].endswith(".dist-info")}
-    assert top == {"benchmark", "methods"}
+    assert top == {"adaptrec", "benchmark", "methods"}
 
 
 # --- A method of another package, where only the wheel is installed -----------------------------------------

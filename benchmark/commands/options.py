@@ -189,10 +189,9 @@ def add_metrics(parser: Parser) -> None:
 
 def metrics(options: argparse.Namespace, lists: bool = True) -> tuple[str, ...]:
     """The measures to show, each once; of ranks alone without `lists`. Raises `UserError` for other names."""
-    from benchmark.results.metrics import any_measure, measure
+    from benchmark.results.metrics import chosen_measures
 
-    read = any_measure if lists else measure
-    return tuple(dict.fromkeys(read(name).name for name in options.metrics or METRICS))
+    return chosen_measures(options.metrics or (), lists)
 
 
 def add_set(parser: Parser) -> None:

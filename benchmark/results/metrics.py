@@ -196,6 +196,15 @@ def any_measure(name: str) -> Measure | ListMeasure:
     return measure(name)
 
 
+def chosen_measures(names: Iterable[str], lists: bool = True) -> tuple[str, ...]:
+    """The measures that a user names, each once, METRICS where there is none; of ranks alone without `lists`.
+
+    Raises `UserError` for other names.
+    """
+    read = any_measure if lists else measure
+    return tuple(dict.fromkeys(read(name).name for name in names)) or METRICS
+
+
 def of_ranks(names: Iterable[str]) -> tuple[str, ...]:
     """Those of the named measures that are not measures of lists."""
     return tuple(name for name in names if not is_list_measure(name))
