@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from types import ModuleType
 
-from benchmark.commands import audit, bench, explain, listing, prepare, report, results, run, speed
+from benchmark.commands import advise, audit, bench, explain, listing, prepare, report, results, run, speed
 from benchmark.commands.options import Parser, use_data_dir
 from benchmark.process.exit_status import ExitCode, exit_status
 from methods.errors import unknown
@@ -22,6 +22,7 @@ COMMANDS: dict[str, ModuleType] = {
     "bench": bench,
     "report": report,
     "results": results,
+    "advise": advise,
     "explain": explain,
     "speed": speed,
     "list": listing,

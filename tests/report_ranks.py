@@ -25,7 +25,8 @@ def ranked(
     ranks, masked = Ranks(best, alone), Ranks(np.maximum(best - 1, 1), alone)
     run.metrics["test"], run.metrics["test_masked"] = metrics_of(ranks), metrics_of(masked)
     run.metrics["valid"] = {**run.metrics["valid"], "recall@10": valid}
-    run.curve[run.best_epoch - 1].valid = run.metrics["valid"]
+    if run.curve:
+        run.curve[run.best_epoch - 1].valid = run.metrics["valid"]
     path = folder / run.dataset / (run.llm or "none") / method / f"{run.config_hash}-s{seed}.json"
     run.write(path)
     columns = {"rank": best, "tied": alone, "rank_masked": masked.best, "tied_masked": alone}

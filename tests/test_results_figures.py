@@ -200,7 +200,7 @@ def test_no_cell_of_the_csv_is_a_formula(capsys: pytest.CaptureFixture[str], tmp
     assert ",'=1+1," in (tmp_path / text).read_text()
 
 
-def test_the_example_of_the_docs_gives_the_table_of_the_readme(
+def test_the_example_of_the_docs_gives_the_table_of_the_results(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     section = (ROOT / "docs" / "report.md").read_text().partition("## All figures in one table")[2]
@@ -212,8 +212,8 @@ def test_the_example_of_the_docs_gives_the_table_of_the_readme(
     scope: dict[str, pd.DataFrame] = {}
     exec(example[1], scope)
     pivot = scope["fair"].pivot_table("value", "configuration", "measure")
-    readme = (ROOT / "README.md").read_text().partition("## Results")[2].partition("## ")[0]
-    lines = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|", readme, re.M)
+    page = (ROOT / "docs" / "results.md").read_text().partition("## Protocol `fair`")[2].partition("## ")[0]
+    lines = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|", page, re.M)
     rows = {name.replace("`", "").strip(): cells for name, *cells in lines if "." in cells[0]}
     assert len(rows) >= 8 and rows.keys() <= set(pivot.index)
     for name, cells in rows.items():

@@ -15,7 +15,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from benchmark.files import write_atomically, write_json
-from benchmark.report.page import LEFT_OUT, Front, overview, page, tiles
+from benchmark.report.page import ANSWER, LEFT_OUT, Front, overview, page, tiles
 from benchmark.report.rendering import Style, escape_markdown, fenced, latex_document, markdown, render
 from benchmark.report.section import Chapter, Section
 from benchmark.results.figures import Results
@@ -34,6 +34,7 @@ MADE_FROM: dict[Source, str] = {
 GROUP = "adaptrec.sections"
 """Entry points of other packages: functions of `Results` that give `Section`s."""
 BUILT_IN = {
+    ANSWER: ["answer"],
     "Runs": ["tables"],
     "The paper's tables": ["paper"],
     "Differences between methods": ["differences"],
@@ -167,12 +168,15 @@ def _files(section: Section) -> dict[str, bytes]:
     """All files of a section, by name."""
     stem = section.stem
     files = {stem + suffix: render(section, style).encode() for suffix, style in SUFFIXES.items()}
-    lines = [f"# {escape_markdown(section.title)}", render(section, "markdown").rstrip("\n")]
+    plots = []
     for plot in section.plots:
         files |= {f"{stem}-{plot.name}.{form}": data for form, data in plot.forms.items()}
         heading = escape_markdown(plot.heading)
         drawn = f"![{heading}]({stem}-{plot.name}.png)" if plot.forms else "No run has what this plot shows."
-        lines.append(f"## {heading}\n\n{drawn}")
+        plots.append(f"## {heading}\n\n{drawn}")
+    tables = render(section, "markdown").rstrip("\n")
+    parts = [*plots, tables] if section.plots_first else [tables, *plots]
+    lines = [f"# {escape_markdown(section.title)}", *parts]
     files[f"{stem}.md"] = ("\n\n".join(lines) + "\n").encode()
     return files
 
@@ -189,6 +193,11 @@ def _index(front: Front, parts: Sequence[Chapter]) -> str:
         "",
         fenced(front.command),
     ]
+    for section in (section for part in parts if part.heading == ANSWER for section in part.sections):
+        pictures = [
+            f"![{escape_markdown(plot.heading)}]({section.stem}-{plot.name}.png)" for plot in section.plots
+        ]
+        lines += ["", escape_markdown(section.caption), "", *pictures]
     if front.runs.rows:
         lines += ["", markdown("", [front.runs], ()).rstrip("\n")]
     if front.left_out:

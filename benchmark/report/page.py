@@ -28,6 +28,8 @@ from benchmark.results.published import COUNTS
 if TYPE_CHECKING:
     import pandas as pd
 
+ANSWER = "The answer"
+"""Heads the chapter with which the page begins."""
 LEFT_OUT = "Left out"
 """Heads the list of records that do not count."""
 LARGEST_SVG = 250_000
@@ -63,6 +65,7 @@ def page(front: Front, chapters: Sequence[Chapter]) -> str:
         {"heading": chapter.heading, "sections": [_section(s, configurations) for s in chapter.sections]}
         for chapter in chapters
     ]
+    first = sum(chapter.heading == ANSWER for chapter in chapters)  # it stands before the overview
     script = _asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = Environment(
@@ -73,7 +76,7 @@ def page(front: Front, chapters: Sequence[Chapter]) -> str:
         front=front,
         left_out=LEFT_OUT,
         runs=_table(front.runs, {}),
-        parts=parts,
+        parts=[parts[first:], parts[:first]][::-1],
         configurations=configurations.listed,
         style=Markup(_asset("page.css")),  # ours, and no data in it
         script=Markup(script),
@@ -147,6 +150,7 @@ def _section(section: Section, configurations: Configurations) -> dict[str, Any]
         "legend": marked(section.blocks),
         "notes": section.notes,
         "plots": [_plot(section.stem, plot) for plot in section.plots if plot.forms],
+        "plots_first": section.plots_first,
         "missing": [plot.heading for plot in section.plots if not plot.forms],
     }
 

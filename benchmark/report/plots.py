@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from benchmark.report.drawing import TITLE, forms, legend_below, look_of, new_figure, wrapped, wrapped_title
+from benchmark.results.advice import Advice, clock_of
 from benchmark.results.groups import RunGroup, RunRow
-from benchmark.results.measures import gibibytes, peak_memory, unlike_candidates
+from benchmark.results.measures import gibibytes, peak_memory, share, unlike_candidates
 from benchmark.results.metrics import Floats
 from benchmark.results.record import RunRecord
 
@@ -24,6 +25,13 @@ HEIGHT = 4.4
 """Inches, without a legend below."""
 BESIDE, BUBBLE = 290.0, 150.0
 """Points that a title beside a legend may be wide, and the label of a bubble."""
+INTERVAL = "95 % interval"
+CUT = 0.5
+"""Share of the best quality below which a row is named beside the picture of the answer, not drawn in it."""
+SMALLER = 0.4
+"""Of the bubbles of that picture, in which rows stand close together."""
+LEAST = 0.01
+"""Seconds at which a row without any cost stands, since the axis may be logarithmic."""
 BELOW = 0.35
 """Room that learning curves have at least below the lowest chosen epoch, as a share of its value."""
 
@@ -31,15 +39,46 @@ BELOW = 0.35
 def draw(group: RunGroup, kind: str) -> dict[str, bytes]:
     """The plot as `{"png": ..., "svg": ...}`; empty where no run of the group has what it shows."""
     with new_figure(HEIGHT) as figure:
-        axes = figure.add_subplot()
-        apart = (
-            "\nrows differ in their number of candidates: see the table" if unlike_candidates(group) else ""
-        )
-        title = wrapped_title(group.key.title, TITLE if kind == "curves" else BESIDE)
-        axes.set_title(title + apart, loc="left")
+        axes = _titled(figure, group, TITLE if kind == "curves" else BESIDE)
         if not (draw_curves if kind == "curves" else draw_quality)(group, figure, axes):
             return {}
         return forms(figure)
+
+
+def draw_answer(advice: Advice) -> dict[str, bytes]:
+    """Test Recall@10 against the total cost, with controls, bounds and the front: `png` and `svg`."""
+    with new_figure(HEIGHT) as figure:
+        axes = _titled(figure, advice.group, BESIDE)
+        points, kind = choices_of(advice)
+        least = CUT * max(point.y for point in points)
+        values = [(point.label, point.y) for point in points if point.y < least]
+        lines: list[tuple[str, float]] = []
+        for bound in advice.group.bounds:
+            if mean := bound.mean("recall@10", "test_masked"):
+                (values if mean.mean < least else lines).append((bound.label, mean.mean))
+        points = [point for point in points if point.y >= least]
+        title = f"area: peak memory in training,\n{_kind_of_memory(kind)}"
+        title += "".join(f"\nnot drawn: {name}, {share(value)}" for name, value in values)
+        what = "preparation, search, and training to the best epoch"
+        draw_points(
+            figure,
+            axes,
+            points,
+            f"{advice.clock.unit}: {what}",
+            INTERVAL,
+            title,
+            "on the front",
+            lines,
+            SMALLER * LARGEST,
+        )
+        return forms(figure)
+
+
+def _titled(figure: Figure, group: RunGroup, room: float) -> Axes:
+    axes = figure.add_subplot()
+    apart = "\nrows differ in their number of candidates: see the table" if unlike_candidates(group) else ""
+    axes.set_title(wrapped_title(group.key.title, room) + apart, loc="left")
+    return axes
 
 
 def _middle_run(row: RunRow) -> RunRecord:
@@ -98,62 +137,113 @@ def _cut_beginnings(axes: Axes, curves: Sequence[Sequence[float]]) -> bool:
 
 
 class Point(NamedTuple):
-    """A row in the plot of quality."""
+    """A row in the plots of quality."""
 
     place: int
     label: str
     x: float
     y: float
     ends: tuple[float, float] | None
-    """The least and the most of its seeds; None of a single one."""
+    """Of its bar: the least and the most of its seeds, or the interval; None where there is none."""
     memory: float | None
     """Bytes; None where it was not measured in the kind that the plot shows."""
+    control: bool = False
+    on_front: bool = False
 
 
 def _clock(group: RunGroup) -> tuple[str, str]:
     """Figure and name of the seconds shown: CPU seconds on a CPU, whose wall time other programs disturb."""
-    runs = [run for row in group.rows for run in row.ok]
-    if all(run.environment.device == "cpu" and run.cost.epoch_cpu_seconds is not None for run in runs):
+    if clock_of(group.rows).on_cpu:
         return "epoch_cpu_seconds", "training CPU seconds of an epoch"
     return "epoch_seconds", "training seconds of an epoch"
 
 
-def points_of(group: RunGroup) -> tuple[list[Point], str]:
-    """The rows with both figures, and the kind of memory shown: the one that most of them have."""
-    clock = _clock(group)[0]
-    peaks = {row.label: peak_memory(row) for row in group.rows}
-    kinds = [peak[1] for peak in peaks.values() if peak]
+def _peaks(rows: Sequence[RunRow]) -> tuple[list[float | None], str]:
+    """Peak memory of the rows in the kind that most of them have, and that kind."""
+    peaks = [peak_memory(row) for row in rows]
+    kinds = [peak[1] for peak in peaks if peak]
     kind = max(("GPU", "host"), key=kinds.count)
+    return [peak[0] if peak and peak[1] == kind else None for peak in peaks], kind
+
+
+def _kind_of_memory(kind: str) -> str:
+    return "GPU, allocated" if kind == "GPU" else "host, resident"
+
+
+def points_of(group: RunGroup) -> tuple[list[Point], str]:
+    """The rows with quality and seconds of an epoch, and the kind of memory shown."""
+    clock = _clock(group)[0]
+    peaks, kind = _peaks(group.rows)
     points = []
-    for place, row in enumerate(group.rows):
+    for place, (row, memory) in enumerate(zip(group.rows, peaks, strict=True)):
         recall, time = row.mean("recall@10", "test_masked"), row.mean(clock)
-        peak = peaks[row.label]
         if recall and time and time.mean > 0:
-            memory = peak[0] if peak and peak[1] == kind else None
             # the t interval of two seeds would dwarf all else
             ends = (recall.least, recall.largest) if recall.n > 1 else None
             several = f" (n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{recall.n})" if recall.n > 1 else ""
-            points.append(
-                Point(
-                    place, wrapped(row.label + several, BUBBLE, most=4), time.mean, recall.mean, ends, memory
-                )
-            )
+            label = wrapped(row.label + several, BUBBLE, most=4)
+            points.append(Point(place, label, time.mean, recall.mean, ends, memory))
+    return [point._replace(on_front=not_dominated(point, points)) for point in points], kind
+
+
+def choices_of(advice: Advice) -> tuple[list[Point], str]:
+    """The rows with quality and total cost, controls included, and the kind of memory shown."""
+    peaks, kind = _peaks([choice.row for choice in advice.choices])
+    places = {row.label: place for place, row in enumerate(advice.group.run_rows)}
+    points = []
+    for choice, memory in zip(advice.choices, peaks, strict=True):
+        half, control = choice.half_width, choice.row.untrained
+        ends = None if half is None else (choice.quality - half, choice.quality + half)
+        label = wrapped(choice.name, BUBBLE, most=4)
+        shown = None if control else memory
+        x, y, place = max(choice.cost, LEAST), choice.quality, places[choice.label]
+        points.append(Point(place, label, x, y, ends, shown, control, choice.on_front))
     return points, kind
 
 
 def draw_quality(group: RunGroup, figure: Figure, axes: Axes) -> bool:
     """Test Recall@10 against the training time of an epoch, the peak memory as area; what is on the front."""
-    from matplotlib.colors import to_rgba
-
     points, kind = points_of(group)
     if not points:
         return False
+    title = f"n: seeds, 1 if not given\narea: peak memory in training,\n{_kind_of_memory(kind)}"
+    draw_points(
+        figure,
+        axes,
+        points,
+        _clock(group)[1],
+        "least to most of the seeds",
+        title,
+        "on the front of all three",
+    )
+    return True
+
+
+def draw_points(
+    figure: Figure,
+    axes: Axes,
+    points: Sequence[Point],
+    seconds: str,
+    bar: str,
+    title: str,
+    edge_of: str,
+    bounds: Sequence[tuple[str, float]] = (),
+    largest: float = LARGEST,
+) -> None:
+    """Test Recall@10 of the points against `seconds`, what that axis shows.
+
+    `bar` names what their bars show, `edge_of` what a black edge means.
+
+    `bounds`, names and values, are lines across.
+    """
+    from matplotlib.colors import to_rgba
+
     most = max((point.memory for point in points if point.memory), default=1.0)
-    areas = [LARGEST * point.memory / most if point.memory else 40.0 for point in points]
+    areas = [largest * point.memory / most if point.memory else 40.0 for point in points]
     for point, area in zip(points, areas, strict=True):
         colour = look_of(point.place)["color"]
-        face, mark = (to_rgba(colour, 0.65), "o") if point.memory else ("none", "X")
-        edge, width = ("black", 1.6) if not_dominated(point, points) else (to_rgba(colour, 0.65), 1.0)
+        face, mark = (to_rgba(colour, 0.65), "o") if point.memory else ("none", "D" if point.control else "X")
+        edge, width = ("black", 1.6) if point.on_front else (to_rgba(colour, 0.65), 1.0)
         axes.scatter(
             point.x, point.y, s=area, marker=mark, facecolor=face, edgecolor=edge, linewidth=width, zorder=3
         )
@@ -161,26 +251,19 @@ def draw_quality(group: RunGroup, figure: Figure, axes: Axes) -> bool:
             axes.plot([point.x] * 2, point.ends, color="black", marker="_", linewidth=0.9, zorder=4)
     _axis_of_seconds(axes, [point.x for point in points])
     axes.margins(x=0.12, y=0.2)
-    axes.set_xlabel(_clock(group)[1])
+    axes.set_xlabel(seconds)
     axes.set_ylabel("test Recall@10, history masked")
     corners = front(points)
-    handles = [*_size_legend(axes, most, points), *_front_legend(axes, corners)]
+    handles = [*_size_legend(axes, most, points, largest), *_front_legend(axes, corners, edge_of)]
     if any(point.ends for point in points):
-        bar: dict[str, Any] = {"color": "black", "marker": "_", "linewidth": 0.9}
-        handles += axes.plot([], [], label="least to most of the seeds", **bar)
-    title = "n: seeds, 1 if not given\narea: peak memory in training,\n" + (
-        "GPU, allocated" if kind == "GPU" else "host, resident"
-    )
-    figure.legend(
-        handles=handles,
-        loc="outside right upper",
-        title=title,
-        alignment="left",
-        labelspacing=1.6,
-        borderpad=1.2,
-    )
+        look: dict[str, Any] = {"color": "black", "marker": "_", "linewidth": 0.9}
+        handles += axes.plot([], [], label=bar, **look)
+    for (name, value), style in zip(bounds, ("-.", ":"), strict=False):
+        look = {"color": "#444444", "linestyle": style, "linewidth": 1.1}
+        handles.append(axes.axhline(value, label=f"{name}: {share(value)}", **look))
+    look = {"title": title, "alignment": "left", "labelspacing": 1.6, "borderpad": 1.2}
+    figure.legend(handles=handles, loc="outside right upper", **look)
     _place_labels(figure, axes, points, areas, corners)
-    return True
 
 
 def not_dominated(point: Point, points: Sequence[Point]) -> bool:
@@ -209,12 +292,12 @@ def front(points: Sequence[Point]) -> list[tuple[float, float]]:
     return corners
 
 
-def _front_legend(axes: Axes, corners: Sequence[tuple[float, float]]) -> list[Any]:
+def _front_legend(axes: Axes, corners: Sequence[tuple[float, float]], edge_of: str) -> list[Any]:
     """Draw the steps; they and the mark of points that are not dominated, for the legend."""
     dashed: dict[str, Any] = {"color": "#666666", "linewidth": 1.0, "linestyle": (0, (4, 2)), "zorder": 2}
     steps = axes.plot(*zip(*corners, strict=True), label="best within a time", **dashed)
     edge: dict[str, Any] = {"facecolor": "none", "edgecolor": "black", "linewidth": 1.6}
-    return [*steps, axes.scatter([], [], s=60, label="on the front of all three", **edge)]
+    return [*steps, axes.scatter([], [], s=60, label=edge_of, **edge)]
 
 
 def _axis_of_seconds(axes: Axes, seconds: Sequence[float]) -> None:
@@ -229,7 +312,7 @@ def _axis_of_seconds(axes: Axes, seconds: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _size_legend(axes: Axes, most: float, points: Sequence[Point]) -> list[Any]:
+def _size_legend(axes: Axes, most: float, points: Sequence[Point], largest: float) -> list[Any]:
     """The largest bubble and the smallest, one for both where they are alike, and the sign of a row without
     memory."""
     handles = []
@@ -241,10 +324,12 @@ def _size_legend(axes: Axes, most: float, points: Sequence[Point]) -> list[Any]:
         sizes_of = {ends[0] if ends[0] == ends[1] else f"{gibibytes(least)} to {ends[0]}": most}
     look: dict[str, Any] = {"facecolor": "#bbbbbb", "edgecolor": "#666666"}
     for label, size in sizes_of.items() if sizes else ():
-        handles.append(axes.scatter([], [], s=LARGEST * size / most, label=label, **look))
-    if not all(point.memory for point in points):
-        look = {"facecolor": "none", "edgecolor": "#666666", "label": "not measured"}
-        handles.append(axes.scatter([], [], s=40, marker="X", **look))
+        handles.append(axes.scatter([], [], s=largest * size / most, label=label, **look))
+    signs = [("X", "memory not measured", False), ("D", "control without training", True)]
+    for marker, label, control in signs:
+        if any(not point.memory and point.control == control for point in points):
+            look = {"facecolor": "none", "edgecolor": "#666666", "label": label}
+            handles.append(axes.scatter([], [], s=40, marker=marker, **look))
     return handles
 
 
@@ -252,6 +337,9 @@ GAPS = ((3.0, 8), (14.0, 16), (28.0, 24), (44.0, 24), (62.0, 24))
 """Points between a bubble and its label, tried from the nearest, and in how many directions."""
 LINKS = np.arange(2, 25)[:, None] / 25  # [L, 1]
 """Where the boxes that a line is taken for stand between a bubble and its label."""
+NEAR, MISTAKEN = 6.0, 600.0
+"""Points by which its own bubble must be nearer to a label than any other, and the cost where it is not: that
+of so many square points covered."""
 Boxes = Floats
 """`[..., 4]` left, lower, right and upper ends in pixels."""
 
@@ -282,13 +370,14 @@ def _place_labels(
             _around(np.minimum(steps[:-1], steps[1:]), np.maximum(steps[:-1], steps[1:]), 2),
         ]
     )  # [N, 4]
-    for point, centre, radius in zip(points, centres, radii, strict=True):
+    for place, (point, centre, radius) in enumerate(zip(points, centres, radii, strict=True)):
         colour = look_of(point.place)["color"]
         line = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 0, "shrinkB": radius / scale}
         look: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "zorder": 5}
         note = axes.annotate(point.label, (point.x, point.y), (0, 0), arrowprops=line, **look)
         size = np.array(note.get_window_extent().size)
-        middle, box, links = _best_place(centre, radius, scale, size, taken, frame)
+        others = np.delete(centres, place, axis=0), np.delete(radii, place)
+        middle, box, links = _best_place(centre, radius, scale, size, taken, frame, others)
         note.set_position((middle - centre) / scale)
         if note.arrow_patch is not None:
             note.arrow_patch.set_visible(len(links) > 0)
@@ -296,29 +385,46 @@ def _place_labels(
 
 
 def _best_place(
-    centre: Floats, radius: float, scale: float, size: Floats, taken: Boxes, frame: Boxes
+    centre: Floats,
+    radius: float,
+    scale: float,
+    size: Floats,
+    taken: Boxes,
+    frame: Boxes,
+    others: tuple[Floats, Floats],
 ) -> tuple[Floats, Boxes, Boxes]:
     """The middle `[2]` of a label of this size about a bubble, its box `[4]`, and those of its line `[L, 4]`.
 
-    It is the place of least cost inside the frame: square pixels that it covers of what is `taken`, and a
-    little for distance.
+    It is the place of least cost inside the frame: square pixels that it covers of what is `taken`, a little
+    for distance, and more where one of the `others`, centres and radii, is as near as its own bubble.
     """
-    tried = [(gap, turn / turns, ring > 0) for ring, (gap, turns) in enumerate(GAPS) for turn in range(turns)]
-    gap, turn, apart = np.array(tried).T  # [C] each
+    tried = [(gap, turn / turns) for gap, turns in GAPS for turn in range(turns)]
+    gap, turn = np.array(tried).T  # [C] each
     reach = radius + gap * scale
     direction = np.stack([np.cos(turn * math.tau), np.sin(turn * math.tau)], axis=1)  # [C, 2]
     side = np.stack([np.sign(direction[:, 0].round(9)), direction[:, 1]], axis=1)  # [C, 2] of the label
     middles = centre + direction * reach[:, None] + side * size / 2  # [C, 2]
     middles = np.clip(middles, frame[:2] + size / 2, frame[2:] - size / 2)  # none is cut at an edge
     boxes = _around(middles, middles, size / 2)  # [C, 4]
+    own = _distance(boxes, centre[None])[:, 0] - radius  # [C, 1] -> [C]
+    near = (_distance(boxes, others[0]) - others[1]).min(1, initial=np.inf) <= own + NEAR * scale  # [C]
+    apart = own > GAPS[0][0] * scale + 0.5  # an edge of the frame may move a label away from its bubble
     chain = centre + (middles - centre)[:, None] * LINKS  # [C, L, 2]
     links = _around(chain, chain, 1.5)  # [C, L, 4]
-    seen = (apart[:, None] > 0) & (overlap(links, boxes[:, None]) == 0)  # [C, L]
+    seen = apart[:, None] & (overlap(links, boxes[:, None]) == 0)  # [C, L]
     covered = overlap(boxes[:, None], taken).sum(1)  # [C, N] -> [C]
     crossed = (overlap(links[:, :, None], taken).sum(2) * seen).sum(1)  # [C, L, N] -> [C, L] -> [C]
-    cost = covered + crossed + reach / 2  # [C]
+    cost = covered + crossed + reach / 2 + near * MISTAKEN * scale**2  # [C]
     best = int(cost.round(6).argmin())  # of places as good, the first on any machine
     return middles[best], boxes[best], links[best, seen[best]]
+
+
+def _distance(boxes: Boxes, points: Floats) -> Floats:
+    """Pixels from each box `[C, 4]` to each point `[N, 2]`, 0 inside: `[C, N]`."""
+    low, high = boxes[:, None, :2], boxes[:, None, 2:]  # [C, 1, 2]
+    outside = np.maximum(np.maximum(low - points, points - high), 0)  # [C, N, 2]
+    distance: Floats = np.hypot(outside[..., 0], outside[..., 1])  # [C, N]
+    return distance
 
 
 def _around(low: Floats, high: Floats, margin: Floats | float) -> Boxes:

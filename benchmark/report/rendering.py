@@ -124,7 +124,7 @@ def text(caption: str, blocks: Sequence[Block], notes: Sequence[str]) -> str:
     """For a terminal: a star before what is bold elsewhere, so that digits stay aligned."""
     tables = [f"{block.title}\n{_tabulated(block, 'simple', str, best='* {}')}" for block in blocks]
     legend = [LEGEND["text"]] if marked(blocks) else []
-    return _paragraphs(_wrapped(caption), *tables, "\n".join(map(_wrapped, [*legend, *notes])))
+    return _paragraphs(paragraph(caption), *tables, "\n".join(map(paragraph, [*legend, *notes])))
 
 
 def _tabulated(block: Block, form: str, write: Callable[[str], str], best: str) -> str:
@@ -137,7 +137,8 @@ def _tabulated(block: Block, form: str, write: Callable[[str], str], best: str) 
     return tabulate(body, heads, tablefmt=form, disable_numparse=True, colalign=aligned)
 
 
-def _wrapped(value: str) -> str:
+def paragraph(value: str) -> str:
+    """Prose in lines for a terminal."""
     return "\n".join(textwrap.wrap(value, WIDTH))
 
 

@@ -73,6 +73,8 @@ class Section:
     """The figures in full precision for the CSV, a dictionary a line; None is empty."""
     records: Mapping[str, Any] = field(default_factory=dict)
     """Name that a `Cell.record` gives -> the configuration behind it, JSON-able: of runs `configuration`."""
+    plots_first: bool = False
+    """Whether plots stand before the tables."""
 
     def __post_init__(self) -> None:
         known = {"", *self.records}

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmark.report import rendering
+from benchmark.report.answer import advices
 from benchmark.report.differences import seeds_of
 from benchmark.report.plots import draw
 from benchmark.report.rendering import one_line
@@ -81,9 +82,10 @@ def render(group: RunGroup, style: rendering.Style) -> str:
 
 
 def print_tables(runs: Iterable[StoredRun], metrics: Sequence[str] = METRICS) -> str:
-    """All tables of the runs, with `metrics`, for a terminal."""
+    """The answer of each dataset, then all tables of the runs, with `metrics`, for a terminal."""
     results = Results(tuple(runs), metrics=tuple(metrics))
-    return "\n".join(render(group, "text") for group in results.groups.values())
+    answers = [rendering.paragraph(advice.sentence) for advice in advices(results)]
+    return "\n".join([*answers, *(render(group, "text") for group in results.groups.values())])
 
 
 def title(group: RunGroup) -> str:

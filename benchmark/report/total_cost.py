@@ -26,6 +26,7 @@ from benchmark.report.drawing import (
     wrapped_title,
 )
 from benchmark.report.section import Block, Cell, Plot, Section, configuration
+from benchmark.results.advice import Clock
 from benchmark.results.figures import Results
 from benchmark.results.groups import HEADLINE, RunGroup, RunRow, mark, newest, note, oldest
 from benchmark.results.measures import count, quality
@@ -66,15 +67,7 @@ def _costs_of(rows: Sequence[RunRow]) -> pd.DataFrame:
     import pandas as pd
 
     parts = {row.label: {part: _mean(row, name) for part, name in PARTS.items()} for row in rows}
-    return pd.DataFrame(parts).T.assign(tuning=[_tuning(row) for row in rows])
-
-
-def _tuning(row: RunRow) -> float:
-    """Training seconds of the trials, save the one that is among the runs."""
-    if row.tuning is None:
-        return 0.0
-    own, seed = {(run.config_hash, run.seed) for run in row.ok}, row.tuning.seed
-    return sum(trial.train_seconds for trial in row.tuning.trials if (trial.config_hash, seed) not in own)
+    return pd.DataFrame(parts).T.assign(tuning=[Clock(on_cpu=False).search(row) for row in rows])
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ class _TableMaker:
         shared = sorted(set.intersection(*own.values()))
         named = [name for name in LABELLED if len({_value(run, name) for run in runs}) > 1]
         labels = {
-            config: _label(run, own[config] - set(shared), named, self.found.chosen.get(config))
+            config: _label(run, own[config] - set(shared), named, self.choice(run))
             for config, run in first.items()
         }
         twice, last = Counter(labels.values()), newest(runs)
@@ -209,7 +209,8 @@ class _TableMaker:
         for config in sorted(first, key=lambda name: (first[name].llm is None, labels[name], name)):
             label = labels[config] + (f" #{config[:8]}" if twice[labels[config]] > 1 else "")
             seeds = sorted(by_config[config], key=lambda run: run.record.seed)
-            rows.append(self.row(label, seeds, self.found.chosen.get(config), last))
+            name = _label(first[config], own[config] - set(shared), named)
+            rows.append(self.row(label, seeds, self.found.chosen.get(config), last, name))
         foot = [
             self.row(_label(run.record, set(run.record.overrides)), [run], run.record.tuning, last)
             for run in controls
@@ -218,7 +219,16 @@ class _TableMaker:
         bounds = tuple(_bound_rows(runs, self.metrics))
         return RunGroup(key, tuple(rows), bounds, tuple(shared), self.metrics, controls=tuple(foot))
 
-    def row(self, label: str, runs: Sequence[StoredRun], tuning: Tuning | None, last: int) -> RunRow:
+    def choice(self, run: RunRecord) -> str:
+        """What a label says of how the configuration was chosen; a control always chooses its settings."""
+        if run.untrained:
+            return ""
+        own = self.found.chosen.get(run.config_hash) or (NOT_TUNED if run.protocol == SEARCHED else None)
+        return label_of(own, run.dataset)
+
+    def row(
+        self, label: str, runs: Sequence[StoredRun], tuning: Tuning | None, last: int, name: str = ""
+    ) -> RunRow:
         """The row of the runs of one configuration; `last` is the newest generation of the table."""
         older = oldest((run.record for run in runs), last) < last
         known = [self.figures.get(run.name, {}) for run in runs if run.record.status == "ok"]
@@ -228,7 +238,7 @@ class _TableMaker:
             for place in places
             if (mean := estimate(figures.get(place) for figures in known)) is not None
         }
-        return RunRow(mark(label, older), tuple(runs), means, tuning)
+        return RunRow(mark(label, older), tuple(runs), means, tuning, name)
 
 
 def _check_seeds(key: Key, config: str, runs: Sequence[RunRecord]) -> None:
@@ -246,15 +256,13 @@ def _own(run: RunRecord, searched: Collection[str]) -> set[str]:
     return {pair for pair in run.overrides if pair.partition("=")[0] not in searched}
 
 
-def _label(run: RunRecord, own: set[str], named: Sequence[str] = (), tuning: Tuning | None = None) -> str:
-    """The method, what sets it apart in its table, and where it came from if not from the project."""
+def _label(run: RunRecord, own: set[str], named: Sequence[str] = (), choice: str = "") -> str:
+    """The method, what sets it apart in its table, how it was chosen, and where it came from if not from the
+    project."""
     apart = {shortened(pair) for pair in own}
     apart |= {
         f"{name}={value}" for name in named if (value := _value(run, name)) != getattr(Settings, name, None)
     }
-    # a control always chooses its settings itself
-    tuning = None if run.untrained else tuning or (NOT_TUNED if run.protocol == SEARCHED else None)
-    choice = label_of(tuning, run.dataset)
     details = "; ".join(part for part in (", ".join(sorted(apart)), choice) if part)
     label = f"{run.method} ({details})" if details else run.method
     if run.method_source.get("external"):

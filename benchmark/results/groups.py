@@ -88,6 +88,13 @@ class RunRow:
     `tuned` of hyper-parameters that a search chose."""
     tuning: Tuning | None = None
     """How the configuration was chosen, where it was."""
+    configured: str = ""
+    """The label without how the configuration was chosen; the label itself where that is not known."""
+
+    @property
+    def name(self) -> str:
+        """What the row is, but for how its configuration was chosen."""
+        return self.configured or self.label
 
     @property
     def runs(self) -> tuple[RunRecord, ...]:

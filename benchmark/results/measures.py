@@ -177,6 +177,10 @@ MEASURES = {
         _cost("train_seconds", unit="s", direction="lower"),
         _cost("seconds_to_best", unit="s", note="training up to and including the best epoch"),
         _cost(
+            "cpu_seconds_to_best", unit="s", note="the same in CPU seconds, over all threads and processes",
+            read=lambda run: sum(epoch.train_cpu_seconds for epoch in run.curve[: run.best_epoch or 0]),
+        ),
+        _cost(
             "seconds_after_best", unit="s",
             read=lambda run: (run.cost.train_seconds or 0.0) - (run.cost.seconds_to_best or 0.0),
         ),
