@@ -9,9 +9,11 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -22,34 +24,105 @@ from benchmark.results.schema import Environment, PeakMemory
 PACKAGES = (
     "adaptrec", "torch", "transformers", "peft", "accelerate", "datasets", "numpy", "pandas", "pyarrow",
 )  # fmt: skip
+POWERCAP = Path("/sys/class/powercap")
+"""Where Linux has the energy counters of processors."""
 
 
 class Stopwatch:
-    """Wall and CPU seconds of phases.
+    """Wall seconds, CPU seconds and energy of phases.
 
     The device is synchronised at both ends. Wall time is the slowest process's; CPU time, which another
-    program on the machine hardly disturbs, is summed over threads and processes.
+    program on the machine hardly disturbs, is summed over threads and processes. Energy is that of whole
+    devices, whatever else runs on them.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.seconds: dict[str, float] = {}
         self.cpu_seconds: dict[str, float] = {}
+        self.joules: dict[str, dict[str, float]] = {}
+        """Phase -> `gpu` and `cpu`, as far as they can be measured -> joules."""
+        self._counters = energy_counters(device)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time the block under `name`; the last block of a name stands in `seconds`."""
         self._synchronise()
+        energy = [counter.read() for counter in self._counters]
         begin, cpu = time.perf_counter(), time.process_time()
         yield
         self._synchronise()
         wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
+        self.joules[name] = self._used(energy)
         self.seconds[name] = over_processes(wall, self.device, slowest=True)
         self.cpu_seconds[name] = over_processes(cpu, self.device, slowest=False)
+
+    def _used(self, before: Sequence[float]) -> dict[str, float]:
+        """Joules by kind since `before`: GPUs of all processes; the processors, which they share, once."""
+        used = dict[str, float]()
+        for counter, first in zip(self._counters, before, strict=True):
+            used[counter.kind] = used.get(counter.kind, 0.0) + counter.since(first)
+        if not (dist.is_available() and dist.is_initialized()):
+            return used
+        everyone: list[dict[str, float]] = [{}] * dist.get_world_size()
+        dist.all_gather_object(everyone, used)
+        measured = set.intersection(*(set(own) for own in everyone))  # what a machine lacks has no sum
+        return {
+            kind: (sum if kind == "gpu" else max)(own[kind] for own in everyone) for kind in sorted(measured)
+        }
 
     def _synchronise(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+@dataclass(frozen=True)
+class EnergyCounter:
+    """What a device has used since some moment."""
+
+    kind: Literal["gpu", "cpu"]
+    read: Callable[[], float]
+    """Joules."""
+    wraps: float = 0.0
+    """Joules at which the counter starts again from 0; 0 where it does not."""
+
+    def since(self, before: float) -> float:
+        """Joules since it stood at `before`; it may have started again once."""
+        used = self.read() - before
+        return used + self.wraps if used < 0 else used
+
+
+def energy_counters(device: torch.device, powercap: Path = POWERCAP) -> list[EnergyCounter]:
+    """The counters of the GPU by NVML, and of the processor packages by RAPL; what cannot be read has none.
+
+    Many systems let only root read RAPL, and virtual machines have none.
+    """
+    counters = [counter for folder in sorted(powercap.glob("intel-rapl:*")) if (counter := _package(folder))]
+    if device.type == "cuda" and (handle := _nvml_handle(device)) is not None:
+        import pynvml
+
+        def read() -> float:
+            return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3  # millijoules
+
+        with contextlib.suppress(Exception):  # NVML fails in many ways: GPUs before Volta have no counter
+            read()
+            counters.append(EnergyCounter("gpu", read))
+    return counters
+
+
+def _package(folder: Path) -> EnergyCounter | None:
+    """The counter of a processor package; None of other domains (`intel-rapl:0:0` is a part of a package)."""
+    if folder.name.count(":") != 1:
+        return None
+
+    def read() -> float:
+        return int((folder / "energy_uj").read_text()) / 1e6  # microjoules
+
+    try:
+        read()
+        return EnergyCounter("cpu", read, int((folder / "max_energy_range_uj").read_text()) / 1e6)
+    except (OSError, ValueError):
+        return None
 
 
 def over_processes(value: float, device: torch.device, *, slowest: bool) -> float:
@@ -120,18 +193,26 @@ def _field(file: str, name: str) -> str | None:
     return None
 
 
+def _nvml_handle(device: torch.device) -> Any:
+    """What NVML knows the GPU by; None where there is no NVML."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+    except Exception:  # NVML fails in many ways, all of which mean: not measurable here
+        return None
+
+
 def _nvml_process_memory(device: torch.device) -> int | None:
     """GPU bytes of this process by NVML; null where the driver hides processes (containers, MIG)."""
     try:
         import pynvml
 
-        pynvml.nvmlInit()
-        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-        for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
+        for process in pynvml.nvmlDeviceGetComputeRunningProcesses(_nvml_handle(device)):
             if process.pid == os.getpid():
                 return process.usedGpuMemory and int(process.usedGpuMemory)
-    except Exception:  # NVML fails in many ways, all of which mean: not measurable here
+    except Exception:  # as above
         return None
     return None
 

@@ -15,6 +15,7 @@ from benchmark.results.groups import slug
 from benchmark.results.measures import MEASURES, count
 
 PEAK = MEASURES["peak_memory_bytes", ""]
+ENERGY = MEASURES["watt_hours_to_best", ""]
 HOUR = 3600.0
 
 
@@ -58,7 +59,8 @@ def choices_block(advice: Advice, hourly: float | None = None) -> Block:
         "prep. s",
         f"search, {unit}",
     ]
-    heads += [f"training, {unit}", *(["total, wall s"] if on_cpu else []), "peak GiB", "front"]
+    heads += [f"training, {unit}", *(["total, wall s"] if on_cpu else []), "peak GiB"]
+    heads += [*(["training, Wh"] if _has_energy(advice) else []), "front"]
     heads += [] if hourly is None else [f"price at {hourly:g} an hour"]
     rows = [_cells(advice, choice, hourly) for choice in advice.choices]
     return Block("From the cheapest row to the dearest", heads, rows)
@@ -73,9 +75,14 @@ def _cells(advice: Advice, choice: Choice, hourly: float | None) -> list[Cell]:
         difference = f"{signed(choice.best.difference)}, {verdict}"
     seconds = [choice.cost, *choice.parts, *([wall] if advice.clock.on_cpu else [])]
     texts = [choice.figure, difference, *map(count, seconds), PEAK.cell(choice.row)]
+    texts += [ENERGY.cell(choice.row)] if _has_energy(advice) else []
     texts += ["yes" if choice.on_front else ""]
     texts += [] if hourly is None else [f"{wall / HOUR * hourly:,.4f}"]
     return [Cell(choice.label, record=choice.row.configuration), *map(Cell, texts)]
+
+
+def _has_energy(advice: Advice) -> bool:
+    return any(ENERGY.mean(choice.row) for choice in advice.choices)
 
 
 def wall_seconds(advice: Advice, choice: Choice) -> float:
@@ -118,6 +125,11 @@ def notes(advice: Advice) -> list[str]:
         "Front: no other row is as good and as cheap, and better or cheaper. Shown: a corrected p below .05 "
         "(see the differences between methods).",
     ]
+    if _has_energy(advice):
+        lines.append(
+            "Energy: of GPUs (NVML) and processor packages (RAPL) in training up to the chosen epoch, with "
+            "whatever else ran on them."
+        )
     given = [c.row for c in advice.choices if c.row.tuning and c.row.tuning.mode == "given"]
     if unknown := [row.label for row in given if not search_elsewhere(row, advice.group.rows)]:
         lines.append(f"The search that chose their values is not in the cost of: {', '.join(unknown)}.")
@@ -136,6 +148,7 @@ def _lines(advice: Advice) -> list[dict[str, Any]]:
             "clock": advice.clock.unit,
             "total": choice.cost,
             **choice.parts._asdict(),
+            "watt_hours": (energy := ENERGY.mean(choice.row)) and energy.mean,
             "wall_seconds": wall_seconds(advice, choice),
             "on_front": choice.on_front,
             "seeds": len(choice.row.ok),

@@ -143,6 +143,11 @@ def _memory(name: str, field: str, phase: str) -> RunMeasure:
     return RunMeasure(name, name, read, phase, unit="GB", direction="lower")
 
 
+def _watt_hours(run: RunRecord) -> float | None:
+    used = [epoch.train_joules for epoch in run.curve[: run.best_epoch or 0]]
+    return sum(sum(joules.values()) for joules in used) / 3600 if used and all(used) else None
+
+
 PRINTED = (
     _cost(
         "candidates", "cand.",
@@ -179,6 +184,10 @@ MEASURES = {
         _cost(
             "cpu_seconds_to_best", unit="s", note="the same in CPU seconds, over all threads and processes",
             read=lambda run: sum(epoch.train_cpu_seconds for epoch in run.curve[: run.best_epoch or 0]),
+        ),
+        _cost(
+            "watt_hours_to_best", unit="Wh", direction="lower", read=_watt_hours,
+            note="training up to and including the best epoch, of GPUs and processors as far as measured",
         ),
         _cost(
             "seconds_after_best", unit="s",

@@ -62,6 +62,9 @@ class Epoch(Part):
     train_seconds: float
     train_cpu_seconds: float
     """CPU seconds of training, over all threads and processes."""
+    train_joules: dict[Literal["gpu", "cpu"], float] = Field(default_factory=dict)
+    """Energy of training by device, as far as it could be measured: the GPUs by NVML, the processor packages
+    by RAPL, with whatever else ran on them; missing in older records."""
     eval_seconds: float
     save_seconds: float
     valid: CheckedMetrics

@@ -209,6 +209,7 @@ class Trainer:
             loss=loss,
             train_seconds=seconds["train"],
             train_cpu_seconds=self.clock.cpu_seconds["train"],
+            train_joules=self.clock.joules["train"],
             eval_seconds=seconds["eval"],
             save_seconds=0.0,
             **ranks.metrics("valid"),
