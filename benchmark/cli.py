@@ -9,7 +9,20 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from types import ModuleType
 
-from benchmark.commands import advise, audit, bench, explain, listing, prepare, report, results, run, speed
+from benchmark.commands import (
+    advise,
+    audit,
+    bench,
+    bundle,
+    explain,
+    listing,
+    prepare,
+    report,
+    results,
+    run,
+    speed,
+    verify,
+)
 from benchmark.commands.options import Parser, use_data_dir
 from benchmark.process.exit_status import ExitCode, exit_status
 from methods.errors import unknown
@@ -24,6 +37,8 @@ COMMANDS: dict[str, ModuleType] = {
     "results": results,
     "advise": advise,
     "explain": explain,
+    "bundle": bundle,
+    "verify": verify,
     "speed": speed,
     "list": listing,
 }

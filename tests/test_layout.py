@@ -33,7 +33,7 @@ FLOORS = (
     {"measure", "model"},
     {"train"},
     {"audit", "run"},
-    {"speed"},
+    {"speed", "verify"},
     {"report"},
     {"explain", "grid"},
     {"commands"},

@@ -158,20 +158,27 @@ def read_ranks(path: Path, run: RunRecord) -> StoredRanks:
 
     Raises `UserError` where they are missing, cannot be read, or are not those that the record was made with.
     """
-    file = ranks_path(path)
-    name = below_results(file)
-    columns = MEAN_RANKS if run.schema_version == 1 else RANKS
-    stored = read_columns(file, columns)
-    user, *values = (stored.values[column] for column in columns)
-    targets = StoredRanks(user.astype(np.int64), *_ranks(values))
+    targets, sha256 = load_ranks(path, run)
+    name = below_results(ranks_path(path))
     for split, ranks in (("test", targets.raw), ("test_masked", targets.masked)):
         known = run.metrics.get(split, {})
         again = metrics_of(ranks, known, targets.weight)
         if not all(np.isclose(again[metric], value, rtol=0, atol=1e-9) for metric, value in known.items()):
             raise UserError(f"{name} does not give the {split} metrics of its record.")
-    if run.ranks_sha256 not in (None, stored.sha256):
+    if run.ranks_sha256 not in (None, sha256):
         raise UserError(f"{name} is not the file whose checksum its record has.")
     return targets
+
+
+def load_ranks(path: Path, run: RunRecord) -> tuple[StoredRanks, str]:
+    """The ranks beside the record at `path`, compared with nothing, and the SHA-256 of their file.
+
+    Raises `UserError` where they are missing or cannot be read.
+    """
+    columns = MEAN_RANKS if run.schema_version == 1 else RANKS
+    stored = read_columns(ranks_path(path), columns)
+    user, *values = (stored.values[column] for column in columns)
+    return StoredRanks(user.astype(np.int64), *_ranks(values)), stored.sha256
 
 
 def _ranks(columns: Sequence[NDArray[Any]]) -> tuple[Ranks | Floats, Ranks | Floats]:

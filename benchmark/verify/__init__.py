@@ -1,0 +1,1 @@
+"""Bundles of records that others can check, and the verifier that checks them without training anything."""

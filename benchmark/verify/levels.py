@@ -1,0 +1,131 @@
+"""Make the checks of a bundle, level after level, and say which level it reached.
+
+A level is reached where all of its checks hold and the level below it is reached. Whatever goes wrong in a
+check is a failure of that check, in one line: a bundle comes from a stranger, and nothing in it may end the
+verifier in another way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmark.results.record import AGAIN
+from benchmark.verify import arithmetic, form
+from benchmark.verify.opened import OpenBundle, opening
+from methods.errors import UserError
+
+LEVELS = {"L1": "form", "L2": "arithmetic"}
+"""Level -> what it is about."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How a check ended."""
+
+    level: str
+    name: str
+    promise: str
+    """What holds where it passed."""
+    fault: str = ""
+    """Why it failed; empty where it passed."""
+
+
+@dataclass
+class Verdict:
+    """What the checks of a bundle found."""
+
+    path: Path
+    digest: str
+    size: int
+    runs: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def reached(self) -> str | None:
+        """The highest level that was reached; None for none."""
+        reached = None
+        for level in LEVELS:
+            own = [finding for finding in self.findings if finding.level == level]
+            if not own or any(finding.fault for finding in own):
+                break
+            reached = level
+        return reached
+
+    @property
+    def faults(self) -> list[str]:
+        """All faults."""
+        return [finding.fault for finding in self.findings if finding.fault]
+
+    def reaches(self, level: str) -> bool:
+        """Whether it reached this level or a higher one."""
+        order = [*LEVELS]
+        return self.reached is not None and order.index(self.reached) >= order.index(level)
+
+    def lines(self) -> Iterator[str]:
+        """What a terminal shows: each check, and the level."""
+        yield f"{self.path.name}: SHA-256 {self.digest}"
+        yield f"{self.size:,} bytes, {self.runs} {'run' if self.runs == 1 else 'runs'}"
+        for level, title in LEVELS.items():
+            own = [finding for finding in self.findings if finding.level == level]
+            if own:
+                yield f"{level} {title}"
+            for finding in own:
+                mark = "FAILED" if finding.fault else "ok"
+                yield f"  {mark:6}  {finding.name:10}  {finding.fault or finding.promise}"
+        yield f"level reached: {self.reached or 'none'}"
+
+
+Check = Callable[[Any], None]
+MOST_FAULT = 500
+"""Characters of a fault, which may repeat what a stranger wrote."""
+
+
+def verify(path: Path, level: str) -> Verdict:
+    """Check the bundle at `path` up to `level`, and no further than the first level that is not reached.
+
+    Raises `UserError` where there is no file at `path`.
+    """
+    with opening(path) as bundle:
+        verdict = Verdict(path, bundle.digest, bundle.size)
+        for name in [*LEVELS][: [*LEVELS].index(level) + 1]:
+            for finding in _findings(bundle, name):
+                verdict.findings.append(finding)
+                if finding.fault and name == "L1":  # a check of the form needs those before it
+                    break
+            verdict.runs = len(bundle.runs)
+            if not verdict.reaches(name):
+                break
+        return verdict
+
+
+def _findings(bundle: OpenBundle, level: str) -> Iterator[Finding]:
+    """The checks of a level, one after another."""
+    if level == "L1":
+        for check in form.CHECKS:
+            yield _finding(bundle, level, check, partial(check, bundle))
+    else:
+        for each in arithmetic.CHECKS:
+            yield _finding(bundle, level, each, partial(_each_run, bundle, each))
+
+
+def _each_run(bundle: OpenBundle, check: Check) -> None:
+    for run in bundle.runs:
+        check(run)
+
+
+def _finding(bundle: OpenBundle, level: str, check: Check, make: Callable[[], None]) -> Finding:
+    promise = (check.__doc__ or "").split("\n", 1)[0].rstrip(".")
+    fault = ""
+    try:
+        make()
+    except UserError as error:
+        fault = bundle.plain(error).removesuffix(AGAIN).rstrip(" .").replace("\n", " ") + "."
+    except Exception as error:  # of libraries that read what a stranger wrote
+        fault = f"it could not be checked: {type(error).__name__}: {bundle.plain(error)[:200]}.".replace(
+            "\n", " "
+        )
+    return Finding(level, check.__name__, promise, fault[:MOST_FAULT])
