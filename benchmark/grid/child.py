@@ -51,6 +51,8 @@ class Memory:
     def __init__(self, process: int) -> None:
         self.peak: int | None = None
         """The largest sum so far, in bytes; None as long as there is no measurement."""
+        self.now = 0
+        """The last sum."""
         self._group: list[psutil.Process] = []
         with contextlib.suppress(psutil.Error):  # it has ended already
             self._group = [psutil.Process(process)]
@@ -71,7 +73,7 @@ class Memory:
             with contextlib.suppress(psutil.Error):
                 held += process.memory_info().rss
         if held:
-            self.peak = max(self.peak or 0, held)
+            self.now, self.peak = held, max(self.peak or 0, held)
 
 
 class Log:

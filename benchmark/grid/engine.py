@@ -86,6 +86,10 @@ class Engine(ABC):
     def room(self) -> int:
         """How many runs may be under way now."""
 
+    def fits(self, run: ResolvedRun) -> bool:
+        """Whether `run` may start beside those that are under way."""
+        return True
+
     @abstractmethod
     def start(self, task: ClaimedRun) -> None:
         """Start its process, whose status goes to `tracker.update`."""
@@ -150,6 +154,8 @@ class Engine(ABC):
         for run in [*queue.pending]:
             if len(self._tasks) >= self.room():
                 return
+            if not self.fits(run):
+                continue
             task = queue.take(run)
             if isinstance(task, RunRecord):
                 records[run] = task

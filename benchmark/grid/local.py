@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmark.grid.child import Exit, RunProcess, stop
+from benchmark.grid.child import GIB, Exit, RunProcess, stop
 from benchmark.grid.engine import ClaimedRun, Engine
 from benchmark.grid.executor import Options
+from benchmark.grid.memory import Held, MemoryPlan
 from benchmark.grid.prepare import prepare
-from benchmark.measure import usable_cores
+from benchmark.measure import available_memory, usable_cores
 from benchmark.run.spec import ResolvedRun
 from methods.errors import UserError
 
@@ -49,6 +50,8 @@ class LocalExecutor(Engine):
         self._jobs = options.jobs or 1
         self._free = slots(visible_gpus() if gpus is None else gpus, options.processes, self._jobs)
         self._running: dict[ClaimedRun, tuple[RunProcess, tuple[str, ...]]] = {}
+        self._memory, self._measured = MemoryPlan(), set[ClaimedRun]()
+        self._waits = False
 
     def prepare(self, runs: Sequence[ResolvedRun]) -> None:
         """See `Engine.prepare`."""
@@ -57,6 +60,22 @@ class LocalExecutor(Engine):
     def room(self) -> int:
         """See `Engine.room`."""
         return self._jobs
+
+    def fits(self, run: ResolvedRun) -> bool:
+        """Whether host memory is left for it, by measured peaks."""
+        running = {
+            task.run: Held(process.child.memory.peak or 0, process.child.memory.now, task in self._measured)
+            for task, (process, _) in self._running.items()
+        }
+        free = available_memory()
+        fits = self._memory.fits(run, running, free)
+        if not fits and not self._waits and self._measured.issuperset(self._running):
+            self._waits = True
+            self.board.print(
+                f"{free / GIB:.1f} GiB of host memory are free: {run} and others wait until runs beside them "
+                "end, by the peaks of those that were measured"
+            )
+        return fits
 
     def start(self, task: ClaimedRun) -> None:
         """See `Engine.start`."""
@@ -70,7 +89,11 @@ class LocalExecutor(Engine):
         for task, (process, slot) in list(self._running.items()):
             if status := process.progress():
                 self.tracker.update(task.run.spec, status)
+                self._measured.add(task)
+            if task in self._measured:
+                self._memory.learn(task.run, process.child.memory.peak)
             if (ended := process.exit()) is not None:
+                self._memory.learn(task.run, process.child.memory.peak)
                 del self._running[task]
                 self._free.append(slot)
                 exits.append((task, ended))

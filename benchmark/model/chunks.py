@@ -5,17 +5,14 @@ Symbols in shape comments: `m` texts, `K` distinct lengths.
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
-
 import numpy as np
-import psutil
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from benchmark.measure import available_memory
 from benchmark.model.parallel import world_size
 
 Ints = NDArray[np.int64]
@@ -103,19 +100,4 @@ def free_memory(device: torch.device) -> float:
     if device.type == "cuda":
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return float(torch.cuda.mem_get_info(device)[0] + idle)
-    available = min(float(psutil.virtual_memory().available), _left_in_container())
-    return HOST_SHARE * available / world_size()
-
-
-def _left_in_container() -> float:
-    """Bytes below the limit that a container sets (cgroup v2), cached files counted as free; infinite where
-    none does."""
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text().strip()
-        used = int((group / "memory.current").read_text())
-        rows = (line.split() for line in (group / "memory.stat").read_text().splitlines())
-        files = next((int(value) for name, value in rows if name == "inactive_file"), 0)
-    except (OSError, ValueError):
-        return math.inf
-    return math.inf if limit == "max" else float(int(limit) - used + files)
+    return HOST_SHARE * available_memory() / world_size()
