@@ -98,7 +98,12 @@ def test_records_are_used_where_there_are_some_and_only_the_rest_is_probed(
     assert row.seconds == pytest.approx(
         (spent + (low - 20) * one + low * one, spent + (high - 20) * one + high * one)
     )
+    assert row.about == pytest.approx(2 * spent + 10 * one + 30 * one - 2 * (spent - 15 - 2 * 0.4))
     assert other.figures.source == "probe"
+    assert other.about == other.figures.about(30), (
+        "another method of the same data and protocol has 30 epochs"
+    )
+    assert found.about == pytest.approx(row.about + other.about)
     assert found.seconds[1] == pytest.approx(row.seconds[1] + other.seconds[1])
     fresh = estimate(GridPlan(tuple(seeds)), tmp_path, True, probe)
     assert fresh.count("to do") == 3
@@ -112,6 +117,16 @@ def test_what_follows_a_search_may_be_any_of_its_trials(folder: Path, tmp_path: 
     assert search.seeds == (1, 2)
     assert low == pytest.approx(2 * min(row.seconds[0] for row in found.rows))
     assert high == pytest.approx(2 * max(row.seconds[1] for row in found.rows))
+    assert found.about is None, "no record says how many epochs a run has"
+
+
+def test_what_follows_a_search_is_about_the_mean_of_its_trials(folder: Path, tmp_path: Path) -> None:
+    plan = make_plan([cell(folder, "tmlp", seed) for seed in (0, 1, 2)], "grid")
+    write_at(resolve_run(cell(folder, "id")).record_path(tmp_path), epochs_run=30)
+    steps = iter(range(1, 100))
+    found = estimate(plan, tmp_path, False, lambda _: (variant(step=0.1 * next(steps)), 5.0))
+    each = [row.about for row in found.rows]
+    assert all(each) and found.about == pytest.approx(sum(each) + 2 * sum(each) / len(each))
 
 
 def test_stand_ins_have_the_shapes_of_what_they_stand_for(folder: Path, tmp_path: Path) -> None:

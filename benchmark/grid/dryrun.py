@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from statistics import median
 
 import psutil
 from tabulate import tabulate
@@ -44,8 +45,8 @@ epochs, or fewer."""
 STATES = ("finished", "to resume", "to do")
 """States of a run."""
 HEADS = [
-    "configuration", "seeds", *STATES, "epochs", "s/epoch", "evaluation s", "host GiB", "GPU GiB", "time",
-    "from",
+    "configuration", "seeds", *STATES, "epochs", "s/epoch", "evaluation s", "host GiB", "GPU GiB", "about",
+    "time", "from",
 ]  # fmt: skip
 Probe = Callable[[ResolvedRun], tuple[Variant, float]]
 """-> the figures of a few steps, and the seconds of starting and building."""
@@ -77,6 +78,11 @@ class CostFigures:
         )
         return first, second
 
+    def about(self, epochs: float, done: int = 0) -> float:
+        """Seconds in the middle of the ranges, of a run of so many epochs, `done` of which are over."""
+        low, high = self.seconds((epochs, epochs), done)
+        return (low + high) / 2
+
 
 @dataclass(frozen=True)
 class CostRow:
@@ -90,6 +96,15 @@ class CostRow:
     figures: CostFigures
     seconds: Range
     """Of all that is not finished."""
+    about: float | None = None
+    """What it will take with the epochs of the most similar finished runs; None where there are none."""
+    usual: float = 0.0
+    """Epochs of these."""
+
+    @property
+    def whole(self) -> float | None:
+        """Seconds of one whole run under the same condition."""
+        return self.figures.about(self.usual) if self.about is not None else None
 
     @property
     def left(self) -> list[ResolvedRun]:
@@ -109,6 +124,16 @@ class CostEstimate:
     def seconds(self) -> Range:
         """Of all runs, one after another."""
         return _sum([*(row.seconds for row in self.rows), *(span for _, span in self.then)])
+
+    @property
+    def about(self) -> float | None:
+        """The same by the most similar finished runs; None where a row has none."""
+        known = [row.about for row in self.rows if row.left]
+        runs = {run: row.whole for row in self.rows for run in row.states}
+        for search, _ in self.then:
+            trials = [runs[trial] for trial in search.trials]
+            known.append(None if None in trials else search.later * sum(filter(None, trials)) / len(trials))
+        return None if None in known else sum(filter(None, known))
 
     def count(self, state: str) -> int:
         """How many runs are in `state`."""
@@ -157,8 +182,20 @@ def _row(
     here = [record for record in own if record.environment.device == device]
     known = of_control(own) if first.control else from_records(here) if here else None
     figures = known or from_probe(*probe(first))
-    left = [figures.seconds(epochs, done[run]) for run, state in states.items() if state != "finished"]
-    return CostRow(first, states, epochs, figures, _sum(left))
+    left = [run for run, state in states.items() if state != "finished"]
+    row = CostRow(first, states, epochs, figures, _sum(figures.seconds(epochs, done[run]) for run in left))
+    data = (first.prepared.name, first.spec.protocol)
+    alike = [record for record in records if (record.dataset, record.protocol) == data]
+    usual = 0.0 if first.control else usual_epochs(own or similar or alike)
+    if usual is None or figures.failed:
+        return row
+    return replace(row, about=sum(figures.about(usual, done[run]) for run in left), usual=usual)
+
+
+def usual_epochs(records: Sequence[RunRecord]) -> float | None:
+    """The median number of epochs of trained runs; None where there is none."""
+    counts = [record.epochs_run for record in records if not record.untrained]
+    return float(median(counts)) if counts else None
 
 
 def epoch_range(settings: Settings, own: Sequence[RunRecord], other: Sequence[RunRecord]) -> Range:
@@ -228,8 +265,8 @@ def _peaks(phases: Iterable[PeakMemory]) -> tuple[int | None, int | None]:
 
 
 def _sum(spans: Iterable[Range]) -> Range:
-    low, high = (sum(edges) for edges in zip((0.0, 0.0), *spans, strict=True))
-    return low, high
+    lows, highs = zip((0.0, 0.0), *spans, strict=True)
+    return sum(lows), sum(highs)
 
 
 def dry_run(plan: GridPlan, options: Options) -> int:
@@ -276,13 +313,14 @@ def _cells(row: CostRow) -> list[str]:
     seeds = ", ".join(str(run.spec.seed) for run in row.states)
     head = [f"{configuration_name(row.run)}{extra}", seeds, *counts]
     if figures.failed:
-        return [*head, *[""] * 6, figures.source]
+        return [*head, *[""] * 7, figures.source]
     return [
         *head,
         _span(row.epochs, ".0f"),
         _span(figures.epoch, ".3g"),
         _span(figures.evaluation, ".3g"),
         *("" if peak is None else _gib(peak, unit="") for peak in (figures.host, figures.gpu)),
+        duration(row.about) if row.about is not None else "",
         time_range(*row.seconds),
         figures.source,
     ]
@@ -308,15 +346,21 @@ def _total(estimated: CostEstimate, missing: Sequence[StoredStates], options: Op
     )
     return (
         f"{runs} run{'s' if runs != 1 else ''}: {counts}{f', then {then} more' if then else ''}. "
-        f"In all {time_range(*seconds)}{f' with {jobs} at a time' if jobs > 1 else ''}; "
+        f"In all {_about(estimated)}{time_range(*seconds)}{f' with {jobs} at a time' if jobs > 1 else ''}; "
         f"cache {_gib(sum(entry.size for entry in missing))} more, "
         f"{_gib(free_bytes(cache_folder()))} free in {cache_folder()}."
     )
 
 
+def _about(estimated: CostEstimate) -> str:
+    """The sum of the middle estimates, of runs one after another, where every row has one."""
+    return "" if estimated.about is None else f"about {duration(estimated.about)} one after another, "
+
+
 def _uncertain(estimated: CostEstimate) -> str:
     """How far the figures can be trusted."""
-    line = "Early stopping decides how many epochs a run has: its time lies anywhere in that range."
+    line = "Early stopping decides how many epochs a run has: its time lies anywhere in that range"
+    line += ", about where the most similar finished runs ended." if estimated.about is not None else "."
     if starts := [row.figures.start for row in estimated.rows if row.figures.source == "probe"]:
         line += (
             " Seconds of a probe are those of a few steps on made-up states, on this machine as busy as it "
