@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from adaptrec.records import Run, load, results
+    from benchmark.serve.model import LoadedModel, load_model
     from methods.base import Context, Items, Method
     from methods.checks import check_method
     from methods.errors import UserError
@@ -20,22 +21,26 @@ if TYPE_CHECKING:
 __all__ = [
     "Context",
     "Items",
+    "LoadedModel",
     "Method",
     "Run",
     "UserError",
     "__version__",
     "check_method",
     "load",
+    "load_model",
     "results",
 ]
 _HOMES = {
     "Context": "methods.base",
     "Items": "methods.base",
+    "LoadedModel": "benchmark.serve.model",
     "Method": "methods.base",
     "Run": "adaptrec.records",
     "UserError": "methods.errors",
     "check_method": "methods.checks",
     "load": "adaptrec.records",
+    "load_model": "benchmark.serve.model",
     "results": "adaptrec.records",
 }
 """Public name -> the module that has it, which is imported when the name is used."""

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePath
 from typing import Literal
 
-Root = Literal["cache", "results", "report"]
+Root = Literal["cache", "results", "report", "model"]
 CELL = "*/*/*/*-s*"
 """A cell's files below the folder of results, without their endings."""
 
@@ -22,7 +22,7 @@ class Kind:
 
     name: str
     root: Root
-    """The folder that the harness was given: of the cache, of results, of a report."""
+    """The folder that the harness was given: of the cache, of results, of a report, of a model."""
     patterns: tuple[str, ...]
     """Their paths below it; `*` stays within a name."""
     checksum: str
@@ -47,6 +47,10 @@ KINDS = (
     Kind("records", "results", (f"{CELL}.json",), "its field `checksum`; metrics follow from the ranks"),
     Kind("ranks", "results", (f"{CELL}.ranks.parquet",), "the record's field `ranks_sha256`"),
     Kind("best items of users", "results", (f"{CELL}.top.parquet",), "the record's field `top_sha256`"),
+    Kind("kept model", "results", (f"{CELL}.model.safetensors",), "the record's field `model_sha256`"),
+    Kind("description of a model folder", "model", ("config.json",), "its field `checksum`"),
+    Kind("model folder", "model", ("*.safetensors", "items.parquet"), "`config.json` beside them"),
+    Kind("model card", "model", ("README.md",), "none: no command reads it"),
     Kind("list of a report's files", "report", ("manifest.json",), "none: the next report writes it anew"),
     Kind("a report's files", "report", ("*",), "none: no command reads them"),
 )

@@ -33,7 +33,7 @@ FLOORS = (
     {"measure", "model"},
     {"train"},
     {"audit", "run"},
-    {"speed", "verify"},
+    {"speed", "verify", "serve"},
     {"report"},
     {"explain", "grid"},
     {"commands"},

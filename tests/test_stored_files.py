@@ -35,6 +35,8 @@ from benchmark.results.record import ranks_path, top_path
 from benchmark.run import spec as cells
 from benchmark.run.run import run
 from benchmark.run.spec import RunSpec
+from benchmark.serve.export import export
+from benchmark.serve.model import load_model
 from benchmark.train.checkpoint import Checkpoint
 from methods.errors import UserError
 
@@ -89,12 +91,27 @@ def continued(root: Path) -> Any:
 def ran(root: Path, seed: int) -> Any:
     cells.prepared_once.cache_clear()
     overrides = (*BLINK, "epochs=3")
-    path, made = run(
-        RunSpec(DATASET, "random-tiny", "tmoe", seed=seed, overrides=overrides), root / "results"
-    )
+    spec = RunSpec(DATASET, "random-tiny", "tmoe", seed=seed, overrides=overrides)
+    path, made = run(spec, root / "results", keep_model=True)
     curve = [(row.loss, row.valid, row.valid_masked) for row in made.curve]
     files = ranks_path(path).read_bytes(), top_path(path).read_bytes()
     return made.status, made.metrics, curve, made.best_epoch, *files
+
+
+def exported(root: Path) -> Any:
+    """What the model of the first run recommends, from a new folder."""
+    ran(root, 0)
+    (path,) = (root / "results").glob("*/*/*/*-s0.json")
+    folder = root.with_name("exported")
+    try:
+        return loaded(export(path, folder))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def loaded(folder: Path) -> Any:
+    model = load_model(folder, "cpu")
+    return model.recommend_batch([[name] for name in model.item_ids[:3]], k=5)
 
 
 def reported(root: Path) -> Any:
@@ -127,6 +144,10 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "records": lambda root: ran(root, 0),
     "ranks": lambda root: ran(root, 0),
     "best items of users": lambda root: ran(root, 0),
+    "kept model": exported,
+    "description of a model folder": lambda root: loaded(root / "model"),
+    "model folder": lambda root: loaded(root / "model"),
+    "model card": lambda root: loaded(root / "model"),
     "list of a report's files": reported,
     "a report's files": reported,
 }
@@ -156,7 +177,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], ...]] = {
 
 
 class World:
-    """A cache, results and a report, with a file of every kind."""
+    """A cache, results, a report and a model folder, with a file of every kind."""
 
     def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
         self.root, self.first = root, root.with_name("first")
@@ -166,6 +187,8 @@ class World:
         ran(root, 0)
         encoded(root)
         reported(root)
+        (path,) = (root / "results").glob("*/*/*/*-s0.json")
+        export(path, root / "model")
         self._cut(Checkpoint, "save", 2, lambda: ran(root, 1), after=True)
         self._cut(states, "check_finite", 3, lambda: pooled_on(root))
         self._cut(token_states, "check_finite", 3, lambda: tokens_on(root))

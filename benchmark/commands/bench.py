@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmark.commands.options import (
     Parser,
     add_common,
+    add_keep_model,
     add_metrics,
     add_reading,
     add_source,
@@ -76,6 +77,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--cpus", type=int, help="CPUs of each run on a cluster; one a process when left out")
     parser.add_argument("--ray-address", help="the cluster; $RAY_ADDRESS, else this machine, when left out")
     add_common(parser, results=None)
+    add_keep_model(parser)
     add_metrics(parser)
     parser.add_argument(
         "--report", type=Path, nargs="?", const=True, metavar="DIR",
@@ -98,8 +100,9 @@ def main(options: argparse.Namespace) -> int:
     columns = metrics(options)  # a wrong name ends the command before anything is run
     fill_defaults(options)
     executor_options = Options(
-        options.results, options.processes, options.fresh, options.jobs, options.cpus, options.ray_address
-    )
+        options.results, options.processes, options.fresh, options.jobs, options.cpus, options.ray_address,
+        options.keep_model,
+    )  # fmt: skip
     executor = make_executor(options.executor, executor_options)
     specs = expand(
         options.datasets, options.llms, options.methods, options.protocols, options.seeds, overrides(options),

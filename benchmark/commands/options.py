@@ -74,6 +74,15 @@ def add_common(parser: Parser, results: Path | None = Path("results")) -> None:
     add_results(parser, results)
 
 
+def add_keep_model(parser: Parser) -> None:
+    """The option --keep-model."""
+    parser.add_argument(
+        "--keep-model", action="store_true",
+        help="keep the weights of the chosen epoch and the embeddings of all items beside the record, which "
+        "`adaptrec export` makes a folder of; a finished run without them is run again",
+    )  # fmt: skip
+
+
 def add_results(parser: Parser, default: Path | None = Path("results")) -> None:
     """The option --results."""
     by_datasets = "" if default else "; results, or results/tiny for planted datasets, when left out"

@@ -48,6 +48,8 @@ HEADS = [
     "configuration", "seeds", *STATES, "epochs", "s/epoch", "evaluation s", "host GiB", "GPU GiB", "about",
     "time", "from",
 ]  # fmt: skip
+RunState = tuple[str, int]
+"""One of `STATES`, and the epochs that a checkpoint has."""
 Probe = Callable[[ResolvedRun], tuple[Variant, float]]
 """-> the figures of a few steps, and the seconds of starting and building."""
 
@@ -140,7 +142,9 @@ class CostEstimate:
         return sum([*row.states.values()].count(state) for row in self.rows)
 
 
-def estimate(plan: GridPlan, results: Path, fresh: bool, probe: Probe) -> CostEstimate:
+def estimate(
+    plan: GridPlan, results: Path, fresh: bool, probe: Probe, keep_model: bool = False
+) -> CostEstimate:
     """Compare `plan` with the store `results`; `probe` measures what no record has."""
     records = [run.record for run in iter_runs(results)] if results.exists() else []
     records = [record for record in records if record.status == "ok" and (record.curve or record.untrained)]
@@ -149,8 +153,16 @@ def estimate(plan: GridPlan, results: Path, fresh: bool, probe: Probe) -> CostEs
         trial: search.trials[0] for search in plan.searches if search.space for trial in search.trials
     }
     probe_once = cache(probe)
+
+    def standing(run: ResolvedRun) -> RunState:
+        path = run.record_path(results)
+        if not fresh and finished(path, run.code, keep_model) is not None:
+            return "finished", 0
+        done = 0 if fresh else Checkpoint(path.with_suffix(".checkpoint"), run.identity).epochs_done()
+        return "to resume" if done else "to do", done
+
     rows = [
-        _row(seeds, results, fresh, records, lambda run: probe_once(stands_for.get(run, run)))
+        _row(seeds, standing, records, lambda run: probe_once(stands_for.get(run, run)))
         for seeds in by_configuration(plan.known_runs)
     ]
     whole = {run: row.figures.seconds(row.epochs) for row in rows for run in row.states}
@@ -163,16 +175,14 @@ def estimate(plan: GridPlan, results: Path, fresh: bool, probe: Probe) -> CostEs
 
 
 def _row(
-    seeds: Sequence[ResolvedRun], results: Path, fresh: bool, records: Sequence[RunRecord], probe: Probe
+    seeds: Sequence[ResolvedRun],
+    standing: Callable[[ResolvedRun], RunState],
+    records: Sequence[RunRecord],
+    probe: Probe,
 ) -> CostRow:
-    states: dict[ResolvedRun, str] = {}
-    done: dict[ResolvedRun, int] = {}
-    for run in seeds:
-        path = run.record_path(results)
-        checkpoint = Checkpoint(path.with_suffix(".checkpoint"), run.identity)
-        done[run] = 0 if fresh else checkpoint.epochs_done()
-        over = not fresh and finished(path, run.code) is not None
-        states[run] = "finished" if over else "to resume" if done[run] else "to do"
+    found = {run: standing(run) for run in seeds}
+    states = {run: state for run, (state, _) in found.items()}
+    done = {run: epochs for run, (_, epochs) in found.items()}
     first = seeds[0]
     own = [record for record in records if record.config_hash == first.config_hash]
     method = (first.spec.method, first.spec.protocol)
@@ -274,7 +284,7 @@ def dry_run(plan: GridPlan, options: Options) -> int:
     plan = plan.continued(options.results)
     for line in plan.notes:
         print(f"tuning: {line}")
-    estimated = estimate(plan, options.results, options.fresh, _probe)
+    estimated = estimate(plan, options.results, options.fresh, _probe, options.keep_model)
     groups: dict[tuple[str, str], list[ResolvedRun]] = {}
     for run in (run for row in estimated.rows for run in row.left):
         groups.setdefault((run.spec.dataset, run.spec.llm), []).append(run)

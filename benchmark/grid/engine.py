@@ -28,7 +28,7 @@ from benchmark.grid.executor import Options
 from benchmark.grid.progress import Board, Tracker, outcome
 from benchmark.process.exit_status import ExitCode
 from benchmark.results.record import RunRecord
-from benchmark.results.store import Standing, look_up, set_aside, usable
+from benchmark.results.store import Standing, lacks_model, look_up, set_aside, usable
 from benchmark.run.spec import ResolvedRun
 
 POLL = 0.1
@@ -149,6 +149,11 @@ class Engine(ABC):
                 f"{len(queue.outdated)} of {total} runs were made by other code of their methods, "
                 f"{queue.outdated[0]} among them; they are run again"
             )
+        if queue.without_model:
+            self.board.print(
+                f"{len(queue.without_model)} of {total} runs have no kept weights, {queue.without_model[0]} "
+                "among them; they are run again"
+            )
 
     def _start_some(self, queue: _Queue, records: dict[ResolvedRun, RunRecord]) -> None:
         for run in [*queue.pending]:
@@ -212,10 +217,13 @@ class _Queue:
         self.paths = {run: run.record_path(options.results) for run in runs}
         self._before = {run: stamp(path) for run, path in self.paths.items()}
         standings = {
-            run: Standing() if options.fresh else look_up(path, run.code) for run, path in self.paths.items()
+            run: Standing() if options.fresh else look_up(path, run.code, options.keep_model)
+            for run, path in self.paths.items()
         }
+        self._keep_model = options.keep_model
         self.finished = {run: standing.finished for run, standing in standings.items() if standing.finished}
         self.outdated = [run for run, standing in standings.items() if standing.outdated]
+        self.without_model = [run for run, standing in standings.items() if standing.without_model]
         self._faults = {run: standing.fault for run, standing in standings.items()}
         self.pending = [run for run in self.paths if run not in self.finished]
         self._tried: dict[ResolvedRun, float] = {}
@@ -245,6 +253,8 @@ class _Queue:
         record = usable(path, faults.append)
         self._faults[run] = "".join(faults)
         counts = record and record.status != "interrupted" and not record.made_by_other(run.code)
+        if counts and self._keep_model and record and record.status == "ok" and lacks_model(path, record):
+            return None
         return record if counts else None
 
     def defer(self, run: ResolvedRun) -> None:

@@ -48,6 +48,8 @@ class Options:
     """CPUs of a run on a cluster; None is one a process. On this machine runs share the CPUs."""
     address: str | None = None
     """Address of a Ray cluster; None is $RAY_ADDRESS, else a Ray of this machine that ends with the bench."""
+    keep_model: bool = False
+    """Keep the weights of the chosen epoch beside the record of each run that trains."""
 
     def __post_init__(self) -> None:
         for name, value in (("--processes", self.processes), ("--jobs", self.jobs), ("--cpus", self.cpus)):
@@ -111,4 +113,5 @@ def run_command(spec: RunSpec, options: Options) -> list[str]:
         sys.executable, *(several if options.processes > 1 else []),
         "-m", "benchmark", "run", "--spec", specs_to_json([spec]), "--results", str(options.results),
         *(["--fresh"] if options.fresh else []),
+        *(["--keep-model"] if options.keep_model else []),
     ]  # fmt: skip

@@ -31,7 +31,7 @@ from benchmark.llm.catalogue import LLM
 from benchmark.llm.tokens import Tokens, TokenStatistics, load_tokens
 from benchmark.progress import Progress
 from methods.errors import UserError
-from methods.pooling import pool
+from methods.pooling import Pooling, pool
 
 FORMAT = 1
 """Raise it when states are computed or stored differently: older caches are then not found."""
@@ -170,10 +170,7 @@ def _compute(
     items, text_of_item = tokens.texts()  # [U], [I]
 
     def states_of(hidden: Sequence[Tensor], mask: Tensor, _: ResumableFile) -> Iterator[Tensor]:
-        pooled = [pool(hidden[layer], mask, entry.key["pooling"]) for layer in layers]
-        states = torch.stack(pooled, dim=1)  # A of [M, D] -> [M, A, D]
-        check_finite(states)
-        yield states.float().cpu()
+        yield pooled_states(hidden, mask, layers, entry.key["pooling"])
 
     spec = {"states": ((len(items), len(layers), llm.width), torch.float32)}
     file, rows, cost = encode(entry, layers, tokens, items, llm, device, spec, states_of)
@@ -243,6 +240,17 @@ def hidden_states(model: nn.Module, ids: Tensor, mask: Tensor) -> Sequence[Tenso
         input_ids=ids, attention_mask=mask, output_hidden_states=True
     ).hidden_states
     return states
+
+
+def pooled_states(hidden: Sequence[Tensor], mask: Tensor, layers: Sequence[int], pooling: Pooling) -> Tensor:
+    """One vector for each text and layer, fp32 on the CPU, of what `hidden_states` gives: -> `[M, A, D]`.
+
+    Raises `UserError` where one is not finite.
+    """
+    pooled = [pool(hidden[layer], mask, pooling) for layer in layers]
+    states = torch.stack(pooled, dim=1)  # A of [M, D] -> [M, A, D]
+    check_finite(states)
+    return states.float().cpu()
 
 
 def _cost(seconds: float, texts: int, tokens: int, device: torch.device) -> dict[str, Any]:

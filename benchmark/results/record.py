@@ -2,7 +2,8 @@
 
 Beside `<hash>-s<seed>.json` lies `<hash>-s<seed>.ranks.parquet` with the rank of every test target and the
 number of items that tie there, raw and masked, so that each metric and p-value can be recomputed without
-running anything. `<hash>-s<seed>.top.parquet` has the best items for every target. `SCHEMA` is the version;
+running anything. `<hash>-s<seed>.top.parquet` has the best items for every target. Where the run was to keep
+them, `<hash>-s<seed>.model.safetensors` has the weights of the chosen epoch. `SCHEMA` is the version;
 docs/records.md explains the fields, docs/record.schema.json is the whole schema (`python -m
 benchmark.results.record` prints it).
 """
@@ -269,6 +270,9 @@ class RunRecord(Versioned):
     top_sha256: str | None = None
     """SHA-256 of the file of the best items of each user beside the record; null where there is none, missing
     in older records."""
+    model_sha256: str | None = None
+    """SHA-256 of the file of the chosen epoch's weights beside the record (`--keep-model`); null where there
+    is none, missing in older records."""
     checksum: str | None = None
     """SHA-256 of all other fields, as JSON with sorted keys; missing in older records."""
 
@@ -342,9 +346,14 @@ def top_path(record_path: Path) -> Path:
     return record_path.with_suffix(".top.parquet")
 
 
-def files_of_run(record_path: Path) -> tuple[Path, Path, Path]:
+def model_path(record_path: Path) -> Path:
+    """Where the kept weights of the chosen epoch lie."""
+    return record_path.with_suffix(".model.safetensors")
+
+
+def files_of_run(record_path: Path) -> tuple[Path, ...]:
     """The record and the files beside it, whether they exist or not; the record is written last."""
-    return ranks_path(record_path), top_path(record_path), record_path
+    return ranks_path(record_path), top_path(record_path), model_path(record_path), record_path
 
 
 if __name__ == "__main__":

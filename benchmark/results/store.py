@@ -24,6 +24,7 @@ from benchmark.results.record import (
     below_results,
     files_of_run,
     is_as_written,
+    model_path,
     read_record,
 )
 from benchmark.results.schema import METRICS
@@ -194,22 +195,32 @@ class Standing:
     """The record, where it counts, its run ended well, and its method's code has not changed since."""
     outdated: bool = False
     """Whether it counts and its run ended well, and other code of its method made it."""
+    without_model: bool = False
+    """Whether it would be `finished`, and its run did not keep the weights that are asked for."""
     fault: str = ""
     """Why it does not count; empty where it does, and where there is none."""
 
 
-def look_up(path: Path, code: str | None) -> Standing:
-    """Read the record at `path`; `code` is the digest of its method's code now, None for any."""
+def look_up(path: Path, code: str | None, keep_model: bool = False) -> Standing:
+    """Read the record at `path`; `code` is the digest of its method's code now, None for any. `keep_model`
+    asks for the weights of a run that trained."""
     faults: list[str] = []
     record = usable(path, faults.append)
     if record is None or record.status != "ok":
         return Standing(fault="".join(faults))
-    return Standing(outdated=True) if record.made_by_other(code) else Standing(record)
+    if record.made_by_other(code):
+        return Standing(outdated=True)
+    return Standing(without_model=True) if keep_model and lacks_model(path, record) else Standing(record)
 
 
-def finished(path: Path, code: str | None) -> RunRecord | None:
-    """The finished record at `path`; see `Standing`."""
-    return look_up(path, code).finished
+def lacks_model(path: Path, record: RunRecord) -> bool:
+    """Whether a run that trained has no kept weights beside its record at `path`."""
+    return not record.untrained and not (record.model_sha256 and model_path(path).exists())
+
+
+def finished(path: Path, code: str | None, keep_model: bool = False) -> RunRecord | None:
+    """The finished record at `path`; see `look_up`."""
+    return look_up(path, code, keep_model).finished
 
 
 def iter_runs(

@@ -14,12 +14,13 @@ from benchmark.files import release, remove_abandoned
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.model.parallel import is_main, log_main, world_size
 from benchmark.process.exit_status import BusyError, causes, refusal
-from benchmark.results.record import RunRecord, ranks_path
+from benchmark.results.record import RunRecord, model_path, ranks_path
 from benchmark.results.store import Standing, look_up, set_aside
 from benchmark.results.targets import POSITION, StoredLists, write_columns, write_lists
 from benchmark.run.build import build_trainer, make_accelerator, pick_precision
 from benchmark.run.controls import fuse, score_control
 from benchmark.run.describe import add_cost, add_quality, add_texts, add_training, blank, user_lists
+from benchmark.run.kept import write_kept
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.control_ranks import ControlError
@@ -31,11 +32,15 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def run(spec: RunSpec, results: Path, fresh: bool = False) -> tuple[Path, RunRecord]:
+def run(
+    spec: RunSpec, results: Path, fresh: bool = False, keep_model: bool = False
+) -> tuple[Path, RunRecord]:
     """Execute `spec`, or return its record where it is finished; an interrupted run is resumed.
 
-    `fresh` discards a finished record and a checkpoint. A failure of the run itself is recorded (`failed`,
-    `oom`) and returned; a user's mistake raises `UserError`; ctrl-C leaves the checkpoint and re-raises.
+    `fresh` discards a finished record and a checkpoint. `keep_model` keeps the weights of the chosen epoch
+    beside the record; a finished run that trained and did not keep them is run again. A failure of the run
+    itself is recorded (`failed`, `oom`) and returned; a user's mistake raises `UserError`; ctrl-C leaves the
+    checkpoint and re-raises.
     """
     resolved = resolve_run(spec)  # in every process; file locks let one prepare the data and the others wait
     precision = pick_precision(resolved.settings, pick_device())
@@ -46,7 +51,7 @@ def run(spec: RunSpec, results: Path, fresh: bool = False) -> tuple[Path, RunRec
     checkpoint = Checkpoint(path.with_suffix(".checkpoint"), resolved.identity)
     with _exclusive(path, accelerator):
         remove_abandoned(path.parent)
-        standing = Standing() if fresh else look_up(path, resolved.code)
+        standing = Standing() if fresh else look_up(path, resolved.code, keep_model)
         accelerator.wait_for_everyone()
         if standing.finished:
             if accelerator.is_main_process:
@@ -55,18 +60,26 @@ def run(spec: RunSpec, results: Path, fresh: bool = False) -> tuple[Path, RunRec
             return path, standing.finished
         if standing.outdated:
             log_main(f"{path} was made by other code of method {spec.method}; it is run again")
+        if standing.without_model:
+            log_main(f"{path} has no kept weights; it is run again")
         if accelerator.is_main_process:
             if standing.fault:
                 log_main(set_aside(path, standing.fault))
             path.unlink(missing_ok=True)  # of a run that did not end well, or that --fresh replaces
+            model_path(path).unlink(missing_ok=True)
             if fresh:
                 checkpoint.remove()
         accelerator.wait_for_everyone()
-        return path, _attempt(resolved, precision, accelerator, path, checkpoint)
+        return path, _attempt(resolved, precision, accelerator, path, checkpoint, keep_model)
 
 
 def _attempt(
-    resolved: ResolvedRun, precision: str, accelerator: Accelerator, path: Path, checkpoint: Checkpoint
+    resolved: ResolvedRun,
+    precision: str,
+    accelerator: Accelerator,
+    path: Path,
+    checkpoint: Checkpoint,
+    keep_model: bool,
 ) -> RunRecord:
     """Run to the end, and record how it ended."""
     record = blank(resolved, environment(accelerator.device, precision, world_size()))
@@ -74,7 +87,8 @@ def _attempt(
         if resolved.control:
             ranks, lists = score_control(resolved, record, accelerator.device)
         else:
-            ranks, lists = _execute(resolved, record, accelerator, checkpoint)
+            kept = model_path(path) if keep_model else None
+            ranks, lists = _execute(resolved, record, accelerator, checkpoint, kept)
     except UserError:
         raise
     except (Exception, KeyboardInterrupt) as error:
@@ -106,9 +120,13 @@ def _failed(record: RunRecord, error: BaseException, path: Path) -> RunRecord:
 
 
 def _execute(
-    resolved: ResolvedRun, record: RunRecord, accelerator: Accelerator, checkpoint: Checkpoint
+    resolved: ResolvedRun,
+    record: RunRecord,
+    accelerator: Accelerator,
+    checkpoint: Checkpoint,
+    kept: Path | None,
 ) -> tuple[UserRanks, StoredLists]:
-    """Train and test; fills `record` as it goes."""
+    """Train and test; fills `record` as it goes. Writes the weights of the chosen epoch to `kept`."""
     trainer, inputs = build_trainer(resolved, checkpoint, accelerator)
     add_cost(record, trainer, inputs)
     if warning := add_texts(record, resolved, inputs):
@@ -128,6 +146,8 @@ def _execute(
     record.liveness = trainer.certificate()
     if record.liveness.problems:
         raise NotAliveError(record.liveness.problems[0])
+    if kept is not None:
+        record.model_sha256 = write_kept(kept, resolved, trainer, inputs)
     if resolved.fused:
         ranks = fuse(resolved, record, trainer, ranks)
     return ranks, user_lists(resolved.prepared, ranks)

@@ -12,7 +12,7 @@ configuration and seed: with a damaged file it starts again from the first epoch
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -27,6 +27,9 @@ from methods.errors import UserError
 
 FORMAT = 4
 """Raise it when the content of a checkpoint changes: older checkpoints are then not used."""
+
+
+ANEW = "--fresh starts this run anew"
 
 
 class Checkpoint:
@@ -64,7 +67,7 @@ class Checkpoint:
         except DamagedError as error:
             log_main(f"checkpoint {self.folder} cannot be used: {error}; training starts anew")
             return None
-        _restore(model, state["weights"], self._last)
+        restore(model, state["weights"], f"checkpoint {self._last}", ANEW)
         return state
 
     def epochs_done(self) -> int:
@@ -86,7 +89,7 @@ class Checkpoint:
                 f"checkpoint {self.folder} was damaged while the run went on: {error}; the same command "
                 "trains anew."
             ) from error
-        _restore(model, weights, path)
+        restore(model, weights, f"checkpoint {path}", ANEW)
 
     def _read_last(self) -> dict[str, Any]:
         """The last epoch's state. Raises `DamagedError` if it is damaged or of another run."""
@@ -134,13 +137,16 @@ def _frozen(model: nn.Module) -> set[str]:
     return {name for name, parameter in everything if not parameter.requires_grad}
 
 
-def _restore(model: nn.Module, weights: dict[str, Any], path: Path) -> None:
+def restore(model: nn.Module, weights: Mapping[str, Any], source: object, do: str) -> None:
+    """Load the trained part of `model`; what is frozen stays.
+
+    Raises `UserError`, which names the `source` and what to `do`, where these are not all weights that train,
+    or others too.
+    """
     result = model.load_state_dict(weights, strict=False)
     wrong = [*result.unexpected_keys, *(set(result.missing_keys) - _frozen(model))]
     if wrong:
-        raise UserError(
-            f"checkpoint {path} is of another model ({sorted(wrong)[0]}); --fresh starts this run anew."
-        )
+        raise UserError(f"{source} is of another model ({sorted(wrong)[0]}); {do}.")
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:

@@ -161,7 +161,7 @@ class FusedModel:
     ) -> Tensor:
         """What `_ranked` gives for `u` users, under each of `W` weights: `[u, W, 4 + 2 top]` fp64."""
         states = self.model.scored(user_states(self.model, self.data, batch.rows, catalogue))  # [u, d]
-        scores = (states @ catalogue.embeddings.T).mul_(catalogue.scale)  # [u, d] x [d, R] -> [u, R]
+        scores = catalogue.scores(states)  # [u, R]
         logits = scores.double() / self.model.settings.temperature  # [u, R]
         # items with the same input share a row, so that they tie to the last bit
         trained = logits.softmax(1)  # [u, R]

@@ -113,6 +113,10 @@ class Catalogue:
         scores = CHUNK_SCORES.get(self.scale.device.type, CHUNK_SCORES["cpu"])
         return max(LEAST_USERS, scores // len(self.scale))
 
+    def scores(self, u: Tensor) -> Tensor:
+        """Scores of all rows for some users, as `Recommender.scored` gives these: `[c, d]` -> `[c, R]`."""
+        return (u @ self.embeddings.T).mul_(self.scale)  # [c, d] x [d, R] -> [c, R]
+
 
 @torch.no_grad()
 def evaluate(
@@ -229,7 +233,7 @@ def _count(
     rows of their histories `[c, H]` and which of these count: -> `[c, 4]` fp64. With the items `past` of
     these histories `[c, H]`, also the `top` best items and their scores: `[c, 4 + 2 top]`.
     """
-    scores = (u @ catalogue.embeddings.T).mul_(catalogue.scale)  # [c, d] x [d, R] -> [c, R]
+    scores = catalogue.scores(u)  # [c, R]
     lists = [] if past is None else [best_items(scores, catalogue.row, past, counts, top)]  # [c, 2 top]
     placed = count_ranks(scores, catalogue.items, len(catalogue.row), own, seen, counts)  # [c, 4]
     return torch.cat([placed, *lists], dim=1) if lists else placed

@@ -1,0 +1,148 @@
+"""Recommend for the histories that a user gave, and print the lists and what became of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tabulate import tabulate
+
+from benchmark.serve.histories import UserHistory, is_file, read_histories
+from benchmark.serve.index import HNSWIndex
+from benchmark.serve.model import LoadedModel, Recommendation
+from benchmark.train.evaluate import CHUNK_USERS
+from methods.errors import UserError
+
+TEXT = 60
+"""Characters of an item's text in a table."""
+
+
+class Recommends(Protocol):
+    """Exact search or an index."""
+
+    def recommend_batch(
+        self, histories: Sequence[Sequence[str]], k: int = 10, exclude_history: bool = False
+    ) -> list[Recommendation]:
+        """See `LoadedModel.recommend_batch`."""
+
+
+@dataclass
+class Tally:
+    """What became of the histories so far."""
+
+    users: int = 0
+    without: int = 0
+    """Users whose history has no known item."""
+    unknown: int = 0
+    """Items of histories that are not in the catalogue."""
+    users_with_unknown: int = 0
+    first: str = ""
+    """The first of these items."""
+    seconds: float = 0.0
+    """Of computing the lists."""
+    hits: int = 0
+    places: int = 0
+
+    def add(self, found: Sequence[Recommendation]) -> None:
+        """Count some more users."""
+        self.users += len(found)
+        for one in found:
+            self.without += not one.items
+            self.unknown += len(one.unknown)
+            self.users_with_unknown += bool(one.unknown)
+            self.first = self.first or next(iter(one.unknown), "")
+
+    def lines(self) -> list[str]:
+        """For the terminal, beside the lists."""
+        lines = []
+        if self.unknown:
+            lines.append(
+                f"{self.unknown:,} items of {self.users_with_unknown:,} histories are not in the catalogue "
+                f"and were passed over, {self.first!a} first"
+            )
+        if self.without:
+            lines.append(f"{self.without:,} of {self.users:,} users have no known item and got no list")
+        return lines
+
+
+def recommend(
+    model: LoadedModel, words: str, k: int, exclude_history: bool, form: str, index: str = "exact"
+) -> None:
+    """Print the lists of the histories `words` to stdout, and counts and throughput to stderr.
+
+    Raises `UserError` where no history has a known item.
+    """
+    model.check_k(k)
+    search: Recommends = model
+    if index == "hnsw":
+        search = HNSWIndex(model)
+    tally, many = Tally(), is_file(words)
+    for batch in read_histories(words, CHUNK_USERS):
+        histories = [user.items for user in batch]
+        start = time.perf_counter()
+        found = search.recommend_batch(histories, k, exclude_history)
+        tally.seconds += time.perf_counter() - start
+        tally.add(found)
+        if not many and not found[0].items:
+            raise UserError(model.no_history(found[0]))
+        if isinstance(search, HNSWIndex):
+            hits, places = search.recall(histories, k, exclude_history, found)
+            tally.hits, tally.places = tally.hits + hits, tally.places + places
+        print(_table(batch, found, many) if form == "table" else _json_lines(batch, found), flush=True)
+    if tally.without == tally.users:
+        raise UserError(f"none of the {tally.users:,} histories has an item of the catalogue.")
+    lines = tally.lines()
+    if isinstance(search, HNSWIndex):
+        lines.append(
+            f"hnsw: {tally.hits / tally.places:.2%} of the items of exact search found; the index of "
+            f"{len(model.item_ids):,} items took {search.seconds:.2f} s to build"
+        )
+    if many:
+        lines.append(
+            f"{tally.users:,} users in {tally.seconds:.2f} s: {tally.users / tally.seconds:,.0f} a second "
+            f"({index} search, {model.device.type})"
+        )
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
+def _json_lines(batch: Sequence[UserHistory], found: Sequence[Recommendation]) -> str:
+    """One object a user; ASCII alone, so that no text can drive a terminal."""
+    return "\n".join(
+        json.dumps({
+            "user": user.user,
+            "items": [{"item_id": x.item_id, "score": round(x.score, 6), "text": x.text} for x in one.items],
+            "unknown": one.unknown,
+        })
+        for user, one in zip(batch, found, strict=True)
+    )  # fmt: skip
+
+
+def _table(batch: Sequence[UserHistory], found: Sequence[Recommendation], many: bool) -> str:
+    """A line for each item; with the user where there are several."""
+    rows = [
+        ([printable(user.user)] if many else [])
+        + [str(rank), printable(item.item_id), f"{item.score:.4f}", printable(item.text, TEXT)]
+        for user, one in zip(batch, found, strict=True)
+        for rank, item in enumerate(one.items, 1)
+    ]
+    heads = [*(["user"] if many else []), "rank", "item", "score", "text"]
+    return tabulate(
+        rows,
+        heads,
+        disable_numparse=True,
+        colalign=[*(["left"] if many else []), "right", "left", "right", "left"],
+    )
+
+
+def printable(text: str, limit: int | None = None) -> str:
+    """`text` with control and other unprintable characters as escapes, and cut to `limit` characters."""
+    cut = text if limit is None or len(text) <= limit else f"{text[: limit - 3]}..."
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in cut
+    )

@@ -1,0 +1,112 @@
+"""The model card of a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmark.llm.catalogue import short_names
+from benchmark.serve.folder import ModelConfig
+
+_SPLITS = {"valid": "validation", "test": "test", "test_masked": "test, history left out"}
+
+
+def model_card(config: ModelConfig, folder: Path) -> str:
+    """Markdown: what the model is, its metrics, its data, how to load it, and whose licence holds."""
+    data, facts = config.data, config.data.get("fingerprint") or {}
+    llm = config.llm or "none"
+    return f"""# {config.method} on {config.dataset}
+
+A sequential recommender: SASRec over item embeddings that the method `{config.method}` makes of
+{_reads(config)}. It was trained by AdaptRec {config.adaptrec} and is epoch {config.best_epoch} of the run
+`{config.config_hash}-s{config.seed}`, which validation chose.
+
+## Metrics
+
+{_metrics(config)}
+
+The rank of each test target counts among all items; `@k` means the top k.
+
+## Data
+
+`{config.dataset}` ({data.get("key")}): {facts.get("users", 0):,} users, {facts.get("items", 0):,} items,
+{facts.get("interactions", 0):,} interactions; SHA-256 of the prepared content `{facts.get("sha256")}`.
+
+## Use
+
+```sh
+adaptrec recommend {folder.name} --history ITEM,ITEM,... --k 10
+```
+
+```python
+import adaptrec
+
+model = adaptrec.load_model("{folder.name}")
+model.recommend(["ITEM", "ITEM"], k=10)
+```
+
+Recommendations need this folder alone. {_embeds(config)}
+
+## Hyper-parameters
+
+| setting | value |
+|---|---|
+{_rows({"protocol": config.protocol, "seed": config.seed, **config.hyperparameters})}
+
+Settings of the harness, and all of this for programs, are in `config.json`.
+
+## Language model and licence
+
+Language model: `{llm}`. {_licence(config)}
+Versions at training: {", ".join(f"{name} {number}" for name, number in config.packages.items())}.
+"""
+
+
+def _reads(config: ModelConfig) -> str:
+    reads = config.method_source.get("reads") or ["its inputs"]
+    words = {
+        "ids": "item ids",
+        "tokens": "the tokens of item texts",
+        "states": "frozen hidden states of item texts",
+    }
+    return " and ".join(words.get(kind, kind) for kind in reads)
+
+
+def _metrics(config: ModelConfig) -> str:
+    names = list(config.metrics["test"])
+    head = ["split", *names]
+    rows = [
+        [title, *(f"{config.metrics[split][name]:.4f}" for name in names)]
+        for split, title in _SPLITS.items()
+        if split in config.metrics
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def _rows(values: dict[str, Any]) -> str:
+    return "\n".join(f"| `{name}` | {str(value).replace('|', '/')} |" for name, value in values.items())
+
+
+def _embeds(config: ModelConfig) -> str:
+    if config.llm is None:
+        return "Its items have learned vectors, so that new items cannot be embedded."
+    return (
+        "`adaptrec embed` also reads the files of the language model, which are found by its name and "
+        "checked by their digests."
+    )
+
+
+def _licence(config: ModelConfig) -> str:
+    """Of the language model; the data have their own."""
+    if config.llm is None:
+        return "No language model is read."
+    details = config.llm_details
+    if details.get("source") == "random":
+        return "Its weights are random numbers, and nobody's."
+    revision = f", revision `{details['revision']}`" if details.get("revision") else ""
+    licence = short_names().get(config.llm, {}).get("licence")
+    stated = (
+        f"Its licence is {licence}." if licence
+        else "Its licence is not known here; see where it was published before you pass this folder on."
+    )  # fmt: skip
+    return f"Weights of SHA-256 `{details.get('digest')}`{revision}. {stated}"

@@ -1,0 +1,281 @@
+"""A model folder in memory: recommendations from histories of item ids.
+
+The scores are those of the run: a recommender with SASRec's weights, whose method looks up the embeddings of
+the folder, goes through the code that ranks test targets.
+
+Symbols in shape comments: `I` items of the catalogue, `R` distinct inputs, `d` width, `u` users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.config import Settings, parse
+from benchmark.measure import pick_device
+from benchmark.model.chunks import Ints
+from benchmark.model.items import ItemEncoder, ItemInputs
+from benchmark.model.recommender import Recommender
+from benchmark.serve.folder import (
+    CONFIG,
+    EMBEDDINGS,
+    ITEMS,
+    RECOMMENDER,
+    ModelConfig,
+    checked_file,
+    read_config,
+    read_tensors,
+)
+from benchmark.train.batches import Sequences
+from benchmark.train.evaluate import CHUNK_USERS, best_items, encode_catalogue, user_states
+from benchmark.train.rows import Rows
+from methods.base import Items, Method, NoConfig
+from methods.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmark.serve.embed import TextEmbedder
+    from benchmark.serve.items import EmbeddedItems
+
+
+class StoredEmbeddings(Method):
+    """Looks up embeddings that were computed before."""
+
+    reads = "ids"
+
+    def __init__(self, embeddings: Tensor, row: Tensor) -> None:
+        super().__init__(NoConfig(), None)  # type: ignore[arg-type]
+        self.register_buffer("embeddings", embeddings, persistent=False)
+        self.register_buffer("row", row, persistent=False)
+        self.embeddings: Tensor
+        """`[R, d]`"""
+        self.row: Tensor
+        """`[I]` row of each item."""
+
+    def forward(self, items: Items) -> Tensor:
+        """`[M]` -> `[M, d]`."""
+        assert items.ids is not None
+        return self.embeddings[self.row[items.ids]]
+
+
+@dataclass(frozen=True)
+class ScoredItem:
+    """An item of a list."""
+
+    item_id: str
+    score: float
+    """Cosine of the user's state and the item's embedding, or their dot product (`similarity`)."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What one history gives."""
+
+    items: list[ScoredItem]
+    """The best first; none where the model knows no item of the history."""
+    unknown: list[str] = field(default_factory=list)
+    """Ids of the history that are not in the catalogue, in its order."""
+
+
+class LoadedModel:
+    """A model folder in memory; `load_model` makes it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: ModelConfig,
+        recommender: Recommender,
+        item_ids: Sequence[str],
+        texts: Sequence[str],
+    ) -> None:
+        self.folder, self.config, self.recommender = folder, config, recommender
+        self.item_ids, self.texts = list(item_ids), list(texts)
+        self._index = {name: number for number, name in enumerate(self.item_ids)}
+        self._embedder: TextEmbedder | None = None
+        method = recommender.method
+        assert isinstance(method, StoredEmbeddings)
+        _, first = np.unique(method.row.cpu().numpy(), return_index=True)
+        self.data = Sequences(
+            np.zeros(0, np.int64), first[method.row.cpu().numpy()], np.arange(len(item_ids))
+        )
+        """The catalogue without users: which items have one embedding."""
+        with torch.no_grad():
+            self.catalogue = encode_catalogue(recommender, self.data, self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.recommender.encoder.device
+
+    def recommend(self, history: Sequence[str], k: int = 10, exclude_history: bool = False) -> Recommendation:
+        """The `k` best items after a `history` of item ids, the most recent last.
+
+        Raises `UserError` where the catalogue has none of them, or fewer than `k` items.
+        """
+        if isinstance(history, str):
+            raise UserError(f"a history is a list of item ids, got the text {history!r}.")
+        (found,) = self.recommend_batch([history], k, exclude_history)
+        if not found.items:
+            raise UserError(self.no_history(found))
+        return found
+
+    def recommend_batch(
+        self, histories: Sequence[Sequence[str]], k: int = 10, exclude_history: bool = False
+    ) -> list[Recommendation]:
+        """The same for many users; one whose history has no known item gets an empty list."""
+        self.check_k(k)
+        known, unknown = self.numbered(histories)
+        lists: list[list[ScoredItem]] = [[] for _ in histories]
+        some = [user for user, items in enumerate(known) if len(items)]
+        for begin in range(0, len(some), CHUNK_USERS):
+            users = some[begin : begin + CHUNK_USERS]
+            for user, found in zip(
+                users, self._best([known[user] for user in users], k, exclude_history), strict=True
+            ):
+                lists[user] = found
+        return [Recommendation(*both) for both in zip(lists, unknown, strict=True)]
+
+    def numbered(self, histories: Sequence[Sequence[str]]) -> tuple[list[Ints], list[list[str]]]:
+        """The catalogue numbers of each history, and the ids that are not in the catalogue."""
+        known, unknown = [], []
+        for history in histories:
+            numbers = [self._index.get(name, -1) for name in history]
+            known.append(np.array([number for number in numbers if number >= 0], np.int64))
+            unknown.append([name for name, number in zip(history, numbers, strict=True) if number < 0])
+        return known, unknown
+
+    def check_k(self, k: int) -> None:
+        """Raise `UserError` for a length that no list can have."""
+        if not 1 <= k <= len(self.item_ids):
+            raise UserError(
+                f"--k must be from 1 to {len(self.item_ids)}, the items of the catalogue; got {k}."
+            )
+
+    @staticmethod
+    def no_history(found: Recommendation) -> str:
+        """Why a history gives nothing."""
+        if not found.unknown:
+            return "the history is empty; give at least one item id."
+        return (
+            f"the catalogue has none of the {len(found.unknown)} items of the history, {found.unknown[0]!r} "
+            "first; give ids of items.parquet, or add items by --items."
+        )
+
+    @torch.no_grad()
+    def user_vectors(self, known: Sequence[Ints]) -> Tensor:
+        """States of users by the numbers of their items, as scored: -> `[u, d]`.
+
+        A score is the dot product with a row of `item_vectors`. Histories must not be empty.
+        """
+        window = self.recommender.settings.window
+        recent = [items[-window:] for items in known]
+        length = np.array([len(items) for items in recent], np.int64)
+        rows = Rows(np.arange(len(recent)), np.cumsum(length) - length, length, length - 1)
+        data = replace(self.data, items=np.concatenate(recent))
+        return self.recommender.scored(user_states(self.recommender, data, rows, self.catalogue))  # [u, d]
+
+    def item_vectors(self) -> Tensor:
+        """Embeddings of all items, as scored: -> `[I, d]`."""
+        scaled = self.catalogue.embeddings * self.catalogue.scale.unsqueeze(1)  # [R, d]
+        return scaled[self.catalogue.row]  # [R, d] at [I] -> [I, d]
+
+    def _best(self, known: Sequence[Ints], k: int, exclude: bool) -> Iterator[list[ScoredItem]]:
+        states, past = self.user_vectors(known), padded(known)  # [u, d], [u, H]
+        counts = (past >= 0) & exclude
+        parts = zip(
+            *(
+                torch.split(x.to(self.device), self.catalogue.users_at_once)
+                for x in (states, past.clamp(min=0), counts)
+            ),
+            strict=True,
+        )
+        for u, history, left_out in parts:
+            found = best_items(self.catalogue.scores(u), self.catalogue.row, history, left_out, k)  # [c, 2 k]
+            for line in found.cpu().numpy():
+                yield self.listed(line[:k], line[k:])
+
+    def listed(self, items: Iterable[float], scores: Iterable[float]) -> list[ScoredItem]:
+        """The items of a list, without the places that nothing fills (-1)."""
+        return [
+            ScoredItem(self.item_ids[int(item)], float(score), self.texts[int(item)])
+            for item, score in zip(items, scores, strict=True)
+            if item >= 0
+        ]
+
+    def embed(self, texts: Sequence[str], llm: str | None = None) -> Tensor:
+        """Embeddings of new texts `[m, d]`, as SASRec reads them, without training.
+
+        The language model stays in memory for later calls. Raises `UserError` for a method that does not
+        embed texts alone.
+        """
+        from benchmark.serve.embed import TextEmbedder
+
+        if self._embedder is None:
+            self._embedder = TextEmbedder(self.folder, self.config, self.device, llm)
+        return self._embedder(texts)
+
+    def with_items(self, items: EmbeddedItems) -> LoadedModel:
+        """The model with new items at the end of its catalogue. Raises `UserError` for an id that it has."""
+        if twice := next((name for name in items.item_ids if name in self._index), None):
+            raise UserError(f"{items.source}: item {twice!r} is in the catalogue already; leave it out.")
+        method = self.recommender.method
+        assert isinstance(method, StoredEmbeddings)
+        new = torch.from_numpy(items.embeddings).to(self.device)  # [m, d]
+        row = torch.arange(len(new), device=self.device) + len(method.embeddings)  # [m]
+        recommender = make_recommender(
+            self.recommender.settings,
+            torch.cat([method.embeddings, new]),  # [R, d], [m, d] -> [R + m, d]
+            torch.cat([method.row, row]),  # [I], [m] -> [I + m]
+            self.device,
+        )
+        recommender.sasrec.load_state_dict(self.recommender.sasrec.state_dict())
+        return LoadedModel(
+            self.folder,
+            self.config,
+            recommender,
+            [*self.item_ids, *items.item_ids],
+            [*self.texts, *items.texts],
+        )
+
+
+def padded(known: Sequence[Ints]) -> Tensor:
+    """Numbers of items of each history, padded with -1: `[u, H]`."""
+    width = max(map(len, known))
+    table = np.full((len(known), width), -1, np.int64)
+    for line, items in zip(table, known, strict=True):
+        line[: len(items)] = items
+    return torch.from_numpy(table)
+
+
+def make_recommender(
+    settings: Settings, embeddings: Tensor, row: Tensor, device: torch.device
+) -> Recommender:
+    """A recommender in eval mode over stored embeddings `[R, d]` and the row of each item `[I]`."""
+    encoder = ItemEncoder(ItemInputs(lambda ids, _: Items(ids=ids)), settings, device)
+    return Recommender(StoredEmbeddings(embeddings, row), encoder, len(row), len(row), settings).eval()
+
+
+def load_model(folder: str | Path, device: str | torch.device | None = None) -> LoadedModel:
+    """Load what `adaptrec export` wrote, on `device` (default: a GPU where there is one).
+
+    Reads the folder alone. Raises `UserError` where it is not whole.
+    """
+    import pyarrow.parquet as pq
+
+    folder = Path(folder)
+    config = read_config(folder)
+    # the embeddings in the folder have the id embeddings of `ids=add` in them
+    settings = replace(parse(Settings, config.settings, str(folder / CONFIG)), ids="none")
+    items = read_tensors(folder, EMBEDDINGS, config)
+    place = pick_device() if device is None else torch.device(device)
+    recommender = make_recommender(settings, items["embeddings"], items["row"], place)
+    recommender.sasrec.load_state_dict(read_tensors(folder, RECOMMENDER, config))
+    table = pq.read_table(checked_file(folder, ITEMS, config))
+    names, texts = (table.column(name).to_pylist() for name in ("item_id", "text"))
+    return LoadedModel(folder, config, recommender, names, texts)
