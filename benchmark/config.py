@@ -65,6 +65,10 @@ class Settings:
     slide_window: Annotated[int, Field(ge=0, le=100_000)] = later(0)
     """Augmentation: training reads every run of so many successive interactions of a user as a sequence of
     its own, so that a target is predicted from histories of several lengths (arXiv 2403.11136); 0 is off."""
+    stride: Annotated[int, Field(ge=1, le=100_000)] = later(1)
+    """Training targets beyond a user's first `window` that one reading of `window` items serves. With 1 each
+    target is predicted from exactly the `window` items before it; with more, from `window - stride + 1` items
+    at least, and long histories cost less (docs/costs.md)."""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000_000)] = 256
     """Predictions (prefix, target) of a batch, over all processes."""
     accumulation: Annotated[int, Field(ge=1, le=1_000_000)] = 1

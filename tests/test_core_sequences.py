@@ -33,6 +33,25 @@ def test_packed_rows_and_literal_prefixes_are_the_papers_pairs(seed: int, window
         assert rows.predictions.sum() == len(expected)
 
 
+@pytest.mark.parametrize(("window", "stride"), [(1, 1), (3, 1), (3, 2), (3, 3), (5, 4), (50, 40)])
+@pytest.mark.parametrize("slide", [0, 7])
+def test_a_stride_predicts_each_target_once_from_nearly_a_window(
+    window: int, stride: int, slide: int
+) -> None:
+    world = make_world(2, n_users=20, longest=30)
+    rows = training_rows(world.offsets, world.train_end, window, "packed", slide, stride)
+    exact = training_rows(world.offsets, world.train_end, window, "packed", slide)
+    assert sorted(rows.targets) == sorted(exact.targets)
+    for start, length, first in zip(rows.start, rows.length, rows.first, strict=True):
+        assert length <= window
+        for seen in range(first + 1, length + 1):  # items before each target of the row
+            beyond = length == window and first > 0  # a row behind the first one of its sequence
+            assert seen >= window - stride + 1 if beyond else start + seen >= 1
+    whole = rows.take(np.flatnonzero(rows.first > 0))
+    assert (whole.length == window).all() and (whole.predictions <= stride).all()
+    assert pairs_of(rows, world.items) == pairs_of(exact, world.items) or stride > 1
+
+
 def test_packing_reads_a_short_user_once() -> None:
     world = world_of([list(range(9)), [1, 2, 3]], 9)
     packed = training_rows(world.offsets, world.train_end, 50, "packed")

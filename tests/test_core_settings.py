@@ -15,11 +15,13 @@ from core_worlds import CPU, make_world, pairs_of, recommender, spread, trainer,
 from benchmark.config import Settings
 from benchmark.model.items import Batch
 from benchmark.model.recommender import Recommender
+from benchmark.run.spec import RunSpec, resolve_run
 from benchmark.train import loop
 from benchmark.train.batches import EpochBatches
 from benchmark.train.evaluate import evaluate
 from benchmark.train.rows import training_rows
 from benchmark.train.step import LearningRate
+from methods.errors import UserError
 
 WORLD = world_of([[(7 * n + step) % 40 for step in range(8)] for n in range(30)], 40)
 SETTINGS = with_settings(batch_size=8, epochs=4, patience=0, learning_rate=0.01)
@@ -213,3 +215,17 @@ def test_slide_windows_are_all_runs_of_a_sequence(mode: str, slide: int) -> None
             run = train[begin : begin + slide]
             expected += [(user, tuple(run[max(0, j - window) : j]), run[j]) for j in range(1, len(run))]
     assert pairs_of(rows, items) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (("window=10", "stride=11"), "stride=11 is above window=10"),
+        (("stride=2", "sequences=prefixes"), "stride=2 goes with sequences=packed alone"),
+        (("stride=0",), "stride"),
+    ],
+)
+def test_a_stride_that_cannot_be_is_one_line(overrides: tuple[str, ...], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint) as caught:
+        resolve_run(RunSpec("tiny", "none", "id", "fair", 0, overrides))
+    assert "\n" not in str(caught.value)

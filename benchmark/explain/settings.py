@@ -34,7 +34,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
         "catalogue_limit",
     ),
     "negatives": ("mask_false_negatives", "samples"),
-    "batch": ("batch_size", "accumulation", "sequences", "slide_window"),
+    "batch": ("batch_size", "accumulation", "sequences", "slide_window", "stride"),
     "start": ("init",),
     "language model": (
         "llm", "llm.layers", "llm.width", "llm.digest", "pooling", "max_tokens", "llm_dropout",

@@ -202,6 +202,7 @@ MEASURES = {
             read=lambda run: sum(epoch.save_seconds for epoch in run.curve),
         ),
         _cost("predictions_per_epoch"),
+        _cost("inputs_per_epoch", direction="lower"),
         _cost("steps_per_epoch"),
         _cost("encodings_per_epoch", direction="lower"),
         _cost("chunk_tokens"),

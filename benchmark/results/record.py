@@ -94,6 +94,8 @@ class Cost(Part):
     seconds_to_best: float | None = None
     """Training seconds up to and including the chosen epoch."""
     predictions_per_epoch: int | None = None
+    inputs_per_epoch: int | None = None
+    """Items that the recommender reads in an epoch, each as often as it does; missing in older records."""
     steps_per_epoch: int | None = None
     """Optimiser steps of the first epoch; the order of the rows decides how many batches an epoch has."""
     candidates: float | None = None

@@ -110,7 +110,9 @@ def _task(resolved: ResolvedRun, padding: int) -> Task:
     """The rows of each split and the catalogue. Items with the same input share their encoding."""
     prepared, settings = resolved.prepared, resolved.settings
     offsets, end = prepared.offsets.astype(np.int64), prepared.train_end.astype(np.int64)
-    train = training_rows(offsets, end, settings.window, settings.sequences, settings.slide_window)
+    train = training_rows(
+        offsets, end, settings.window, settings.sequences, settings.slide_window, settings.stride
+    )
     task = Task(
         Sequences(prepared.items.astype(np.int64), _twins(resolved), prepared.trained, padding),
         _some_rows(train, prepared, "training"),

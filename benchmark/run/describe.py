@@ -104,6 +104,7 @@ def add_cost(record: RunRecord, trainer: Trainer, inputs: Inputs) -> None:
     record.cost = Cost(
         prepare_seconds=inputs.prepare_seconds,
         predictions_per_epoch=int(trainer.task.train.predictions.sum()),
+        inputs_per_epoch=int(trainer.task.train.length.sum()),
         steps_per_epoch=total_steps(
             trainer.task.train, trainer.task.sequences, replace(settings, epochs=1), record.seed
         ),

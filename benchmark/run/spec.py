@@ -368,3 +368,13 @@ def _check_together(settings: Settings) -> None:
             f"width={settings.width} cannot be split into sasrec_heads={settings.sasrec_heads}; "
             "choose heads that divide the width."
         )
+    if settings.stride > settings.window:
+        raise UserError(
+            f"stride={settings.stride} is above window={settings.window}: one reading serves at most as many "
+            f"targets as it has items; choose 1 to {settings.window}."
+        )
+    if settings.stride > 1 and settings.sequences == "prefixes":
+        raise UserError(
+            f"stride={settings.stride} goes with sequences=packed alone: prefixes reads the history of every "
+            "target anew."
+        )

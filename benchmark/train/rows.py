@@ -50,12 +50,16 @@ class Rows:
         return Rows(self.user[index], self.start[index], self.length[index], self.first[index])
 
 
-def training_rows(offsets: Ints, train_end: Ints, window: int, mode: str, slide: int = 0) -> Rows:
+def training_rows(
+    offsets: Ints, train_end: Ints, window: int, mode: str, slide: int = 0, stride: int = 1
+) -> Rows:
     """Rows of all training pairs: item j of a training sequence from at most `window` items before it.
 
     `offsets` `[U + 1]` delimits users in the flat array, `train_end` `[U]` counts training interactions.
-    A packed user is one row while the prefix grows up to `window`, then one row per further target, so
-    that each target has exactly the history that its literal prefix has.
+    A packed user is one row while the prefix grows up to `window`, then one row per `stride` further targets.
+    With stride 1 each target has exactly the history that its literal prefix has; with more, a target is
+    predicted from the last `window - stride + 1` to `window` items, and a row of `window` inputs serves
+    `stride` targets instead of one.
 
     With `slide`, every run of `slide` successive interactions of a user is read as a sequence of its own
     (slide-window augmentation, arXiv 2403.11136), so that a target occurs after several lengths of history.
@@ -72,10 +76,12 @@ def training_rows(offsets: Ints, train_end: Ints, window: int, mode: str, slide:
     whole = np.flatnonzero(growing)
     head = Rows(owner[whole], begin[whole], growing[whole], np.zeros_like(whole))
     rest = pairs - growing
-    sequence = np.repeat(np.arange(len(pairs)), rest)
-    target = growing[sequence] + 1 + positions_within(rest)  # position in the sequence
-    history = np.minimum(target, window)
-    tail = Rows(owner[sequence], begin[sequence] + target - history, history, history - 1)
+    runs = -(-rest // stride)
+    sequence = np.repeat(np.arange(len(pairs)), runs)
+    done = growing[sequence] + positions_within(runs) * stride  # targets before those of the row
+    last = np.minimum(done + stride, pairs[sequence])  # position in the sequence of its last target
+    history = np.minimum(last, window)
+    tail = Rows(owner[sequence], begin[sequence] + last - history, history, history - (last - done))
     return Rows(
         *(np.concatenate([getattr(head, f), getattr(tail, f)]) for f in ("user", "start", "length", "first"))
     )
