@@ -46,7 +46,7 @@ set = [ -z "$$settings" ] || set -- "$$@" --set $$settings
 adaptrec = echo "+ adaptrec $$*" >&2; .venv/bin/python -P -m benchmark "$$@"
 
 .DEFAULT_GOAL := help
-.PHONY: help bench smoke test lint report speed guard clean
+.PHONY: help bench smoke test lint docs report speed guard clean
 
 help: ## this text
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name text; do \
@@ -112,6 +112,9 @@ lint: .venv/.ready-dev ## ruff, its format check, and mypy in strict mode
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
+docs: .venv/.ready-dev ## the documentation site, into build/site; a link that leads nowhere fails it
+	.venv/bin/python docs/site/build.py
+
 report: .venv/.ready ## tables, plots and index.html of all records below RESULTS, into OUT
 	@set -- report; $(call option,--results,RESULTS); $(call option,--out,OUT); $(call option,--source,SOURCE); \
 	$(adaptrec)
@@ -147,5 +150,5 @@ clean: ## remove .venv, the tools' caches and the smoke run; records and reports
 	@touch $@
 
 .venv/.ready-dev: .venv/.ready
-	.venv/bin/python -m pip install -c constraints.txt -e '.[test,dev]'
+	.venv/bin/python -m pip install -c constraints.txt -e '.[test,dev,docs]'
 	@touch $@
