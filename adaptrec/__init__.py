@@ -9,7 +9,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adaptrec.noise import without_noise
+
 if TYPE_CHECKING:
+    from adaptrec.grids import RunError, bench, prepare, run
     from adaptrec.records import Run, load, results
     from benchmark.serve.model import LoadedModel, load_model
     from methods.base import Context, Items, Method
@@ -24,12 +27,16 @@ __all__ = [
     "LoadedModel",
     "Method",
     "Run",
+    "RunError",
     "UserError",
     "__version__",
+    "bench",
     "check_method",
     "load",
     "load_model",
+    "prepare",
     "results",
+    "run",
 ]
 _HOMES = {
     "Context": "methods.base",
@@ -37,11 +44,15 @@ _HOMES = {
     "LoadedModel": "benchmark.serve.model",
     "Method": "methods.base",
     "Run": "adaptrec.records",
+    "RunError": "adaptrec.grids",
     "UserError": "methods.errors",
+    "bench": "adaptrec.grids",
     "check_method": "methods.checks",
     "load": "adaptrec.records",
     "load_model": "benchmark.serve.model",
+    "prepare": "adaptrec.grids",
     "results": "adaptrec.records",
+    "run": "adaptrec.grids",
 }
 """Public name -> the module that has it, which is imported when the name is used."""
 
@@ -69,7 +80,8 @@ if not TYPE_CHECKING:  # a checker would take every name for one of the package
 
             value = version(__name__)
         elif name in _HOMES:
-            value = getattr(import_module(_HOMES[name]), name)
+            with without_noise():
+                value = getattr(import_module(_HOMES[name]), name)
         else:
             raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
         globals()[name] = value

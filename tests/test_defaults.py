@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import pytest
 from data_folders import BLINK, write_folder
 
 from benchmark.cli import _parsers, main
-from benchmark.commands.bench import fill_defaults
+from benchmark.commands.bench import request
+from benchmark.grid.defaults import default_report, default_source
+from benchmark.grid.request import GridRequest
 from benchmark.process.exit_status import ExitCode
 
 STUDY = ["sci", "pantry", "tools", "toys", "ins"]
 
 
-def parsed(*words: str) -> argparse.Namespace:
-    options = _parsers()[0].parse_args(["bench", *words])
-    fill_defaults(options)
-    return options
+def asked(*words: str) -> GridRequest:
+    return request(_parsers()[0].parse_args(["bench", *words]))
 
 
 def test_bench_alone_is_the_embedded_default() -> None:
-    options = parsed("--report")
+    options = asked()
     assert (options.datasets, options.llms, options.methods) == (["tiny"], ["minilm"], None)
     assert (options.protocols, options.seeds, options.tune) == (["paper", "fair"], [0], None)
-    assert (options.results, options.report) == (Path("results/tiny"), Path("reports/tiny"))
-    assert options.source == "ours"
+    assert options.results == Path("results/tiny")
+    assert default_source(options.datasets) == "ours"
+    assert default_report("ours", options.datasets) == Path("reports/tiny")
 
 
 @pytest.mark.parametrize(
@@ -40,24 +40,24 @@ def test_bench_alone_is_the_embedded_default() -> None:
     ],
 )
 def test_another_language_model_means_the_papers_study(words: list[str], tune: str | None) -> None:
-    options = parsed(*words, "--report")
+    options = asked(*words)
     assert (options.datasets, options.protocols, options.tune) == (STUDY, ["paper"], tune)
-    assert (options.results, options.report) == (Path("results"), Path("reports"))
-    assert options.source == "both"
+    assert options.results == Path("results")
+    assert default_source(options.datasets) == "both"
+    assert default_report("both", options.datasets) == Path("reports")
 
 
 @pytest.mark.parametrize(("datasets", "tune"), [("scientific", "paper"), ("sci,beauty", None)])
 def test_published_values_are_taken_where_there_are_some(datasets: str, tune: str | None) -> None:
-    assert parsed("--llms", "bert-medium", "--datasets", datasets).tune == tune
-    assert parsed("--llms", "bert-medium", "--datasets", datasets, "--protocols", "tuned").tune is None
+    assert asked("--llms", "bert-medium", "--datasets", datasets).tune == tune
+    assert asked("--llms", "bert-medium", "--datasets", datasets, "--protocols", "tuned").tune is None
 
 
 def test_folders_follow_the_source_and_what_the_user_gives() -> None:
-    assert parsed().report is None
-    assert parsed("--source", "paper", "--report").report == Path("reports/paper")
-    assert parsed("--datasets", "tiny,beauty", "--report").report == Path("reports")
-    options = parsed("--report", ".", "--results", "mine", "--protocols", "fair")
-    assert (options.report, options.results, options.protocols) == (Path(), Path("mine"), ["fair"])
+    assert default_report("paper", ["tiny"]) == Path("reports/paper")
+    assert default_report("both", ["tiny", "beauty"]) == Path("reports")
+    options = asked("--results", "mine", "--protocols", "fair")
+    assert (options.results, options.protocols) == (Path("mine"), ["fair"])
 
 
 @pytest.mark.usefixtures("in_process")

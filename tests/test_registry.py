@@ -318,6 +318,7 @@ def test_the_example_is_listed_and_runs_to_a_record(
     assert record["method_source"] == {
         "distribution": "adaptrec-layermix", "version": "0.1.0", "external": True,
         "code": record["method_source"]["code"], "reads": ["states"],
+        "text": (example / "layermix.py").read_text(encoding="utf-8"),
     }  # fmt: skip
     assert re.fullmatch(r"[0-9a-f]{16}", record["method_source"]["code"])
     assert record["hyperparameters"] == {"depth": 1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmark.commands.options import (
     Parser,
@@ -12,12 +13,6 @@ from benchmark.commands.options import (
     add_metrics,
     add_reading,
     add_source,
-    default_datasets,
-    default_protocols,
-    default_report,
-    default_results,
-    default_source,
-    default_tune,
     metrics,
     names,
     numbers,
@@ -27,6 +22,10 @@ from benchmark.commands.options import (
 )
 from benchmark.commands.report import write_report
 from benchmark.config import SEARCHED, TRIALS, TUNE
+from benchmark.grid.defaults import EMBEDDED_LLM, default_report, default_source
+
+if TYPE_CHECKING:
+    from benchmark.grid.request import GridRequest
 
 SUMMARY = "Execute a grid of runs, each in a fresh process, and print the tables."
 
@@ -40,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
     )  # fmt: skip
     add_reading(parser)
     parser.add_argument(
-        "--llms", "--llm", type=names, default=["minilm"], help="names, hub ids or folders, by commas"
+        "--llms", "--llm", type=names, default=[EMBEDDED_LLM], help="names, hub ids or folders, by commas"
     )
     parser.add_argument(
         "--methods",
@@ -95,36 +94,33 @@ def main(options: argparse.Namespace) -> int:
     """Execute the command; returns the exit status."""
     from benchmark.grid.bench import bench
     from benchmark.grid.executor import Options, make_executor
-    from benchmark.grid.plan import expand, make_plan
 
     columns = metrics(options)  # a wrong name ends the command before anything is run
-    fill_defaults(options)
+    asked = request(options)
     executor_options = Options(
-        options.results, options.processes, options.fresh, options.jobs, options.cpus, options.ray_address,
+        asked.results, options.processes, options.fresh, options.jobs, options.cpus, options.ray_address,
         options.keep_model,
     )  # fmt: skip
     executor = make_executor(options.executor, executor_options)
-    specs = expand(
-        options.datasets, options.llms, options.methods, options.protocols, options.seeds, overrides(options),
-        reading(options),
-    )  # fmt: skip
-    plan = make_plan(specs, options.tune, options.trials)
+    plan = asked.plan()
     if options.dry_run:
         from benchmark.grid.dryrun import dry_run
 
         return dry_run(plan, executor_options)
-    status = bench(plan, executor, options.results, columns)
+    status = bench(plan, executor, asked.results, columns)
     if options.report:
-        write_report(options.results, options.report, options.source, columns)
+        source = options.source or default_source(asked.datasets)
+        # True: no folder was given
+        out = default_report(source, asked.datasets) if options.report is True else options.report
+        write_report(asked.results, out, source, columns)
     return status
 
 
-def fill_defaults(options: argparse.Namespace) -> None:
-    """Fill in what the user left out and what depends on other options."""
-    options.datasets = options.datasets or default_datasets(options.llms)
-    options.protocols = options.protocols or default_protocols(options.llms)
-    options.tune = options.tune or default_tune(options.llms, options.datasets, options.protocols)
-    options.results = options.results or default_results(options.datasets)
-    options.source = options.source or default_source(options.datasets)
-    if options.report is True:  # no folder was given
-        options.report = default_report(options.source, options.datasets)
+def request(options: argparse.Namespace) -> GridRequest:
+    """What the options ask for."""
+    from benchmark.grid.request import GridRequest
+
+    return GridRequest(
+        options.datasets or (), options.llms, options.methods, options.protocols or (), options.seeds,
+        overrides(options), reading(options), options.tune, options.trials, options.results,
+    )  # fmt: skip

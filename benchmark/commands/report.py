@@ -12,9 +12,9 @@ from benchmark.commands.options import (
     add_metrics,
     add_results,
     add_source,
-    default_report,
     metrics,
 )
+from benchmark.grid.defaults import default_report
 from benchmark.results.published import Source
 
 SUMMARY = "Write tables and plots from the records, and a page that holds them all."

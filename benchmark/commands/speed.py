@@ -6,15 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
-from benchmark.commands.options import (
-    Parser,
-    add_run,
-    add_set,
-    default_datasets,
-    default_method,
-    setting,
-    spec,
-)
+from benchmark.commands.options import Parser, add_run, add_set, setting, spec
+from benchmark.grid.defaults import default_datasets, default_method
 from benchmark.process.exit_status import ExitCode
 from methods.errors import UserError
 

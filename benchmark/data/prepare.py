@@ -118,7 +118,7 @@ ENDS = ("valid_end", "test_end")
 """Columns of users.arrow where a user has several targets in a period."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prepared:
     """A dataset ready for training: users' sequences of item indices, the items' texts, and the split."""
 
@@ -153,6 +153,9 @@ class Prepared:
     """`[U]` the same for the test targets."""
     ceiling: dict[str, dict[str, float]] | None
     """Best possible metrics of a planted set (`synthetic.ceiling_of`); None for others."""
+
+    def __repr__(self) -> str:
+        return describe(self)
 
     @cached_property
     def trained(self) -> npt.NDArray[np.int64]:

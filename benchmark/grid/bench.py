@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.grid.executor import Executor
@@ -17,14 +18,49 @@ from benchmark.report.tables import print_tables
 from benchmark.results.record import NO_LLM, RunRecord
 from benchmark.results.schema import METRICS
 from benchmark.results.searches import as_trial, selection, validation
-from benchmark.results.store import as_stored, ignore, usable
+from benchmark.results.store import StoredRun, as_stored, ignore, usable
 from benchmark.results.tuning import Trial, Tuning, covers, with_trials
 from benchmark.run.spec import ResolvedRun
 from methods.base import reads_llm
 
 
+@dataclass(frozen=True)
+class GridOutcome:
+    """What a bench ended with."""
+
+    records: list[RunRecord]
+    """Of the requested runs, the chosen trials, and the further seeds of these; one that ended with a mistake
+    of the user has none."""
+    total: int
+    """How many there should be."""
+
+    @property
+    def failed(self) -> int:
+        """Runs that did not end well."""
+        return self.total - sum(record.status == "ok" for record in self.records)
+
+    def runs(self, results: Path, metrics: Sequence[str] = METRICS) -> list[StoredRun]:
+        """The runs as they are stored below `results`, with `metrics`."""
+        return [as_stored(record, results, metrics) for record in self.records]
+
+
 def bench(plan: GridPlan, executor: Executor, results: Path, metrics: Sequence[str] = METRICS) -> ExitCode:
-    """Execute `plan`; `ExitCode.OK` if every requested run ended well, else `FAILED`.
+    """Execute `plan` and print the tables; `ExitCode.OK` if every requested run ended well, else `FAILED`."""
+    outcome = execute(plan, executor, results)
+    show(outcome, results, metrics)
+    return ExitCode.FAILED if outcome.failed else ExitCode.OK
+
+
+def show(outcome: GridOutcome, results: Path, metrics: Sequence[str] = METRICS) -> None:
+    """Print the tables of the runs, and how many did not finish."""
+    if outcome.records:
+        print(print_tables(outcome.runs(results, metrics), metrics))
+    if outcome.failed:
+        _print(f"{outcome.failed} of {outcome.total} runs did not finish; the same command tries them again.")
+
+
+def execute(plan: GridPlan, executor: Executor, results: Path) -> GridOutcome:
+    """Execute `plan`; its progress is printed on stderr.
 
     A failed trial is reported and is no failure; a search whose trials all failed is one. Finished runs are
     not repeated, whoever made them, so that a grid can grow and a crash costs nothing.
@@ -54,12 +90,7 @@ def bench(plan: GridPlan, executor: Executor, results: Path, metrics: Sequence[s
     for run, tuning in repeats.items():
         records |= write_tuning(tuning, [run], results)
     ended = [records[run] for run in (*requested, *repeats) if run in records]
-    if ended:
-        print(print_tables([as_stored(record, results, metrics) for record in ended], metrics))
-    total = len(plan.runs) + sum(1 + len(search.seeds) for search in plan.searches)
-    if failed := total - sum(record.status == "ok" for record in ended):
-        _print(f"{failed} of {total} runs did not finish; the same command tries them again.")
-    return ExitCode.FAILED if failed else ExitCode.OK
+    return GridOutcome(ended, len(plan.runs) + sum(1 + len(search.seeds) for search in plan.searches))
 
 
 def _run_trials(plan: GridPlan, executor: Executor) -> tuple[list[Search], dict[ResolvedRun, RunRecord]]:

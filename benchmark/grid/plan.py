@@ -19,7 +19,6 @@ from benchmark.config import (
     TUNE,
     Tune,
     held,
-    split_overrides,
 )
 from benchmark.data.catalogue import find
 from benchmark.data.recipe import NO_OPTIONS, FolderOptions
@@ -31,8 +30,8 @@ from benchmark.results.tuning import Tuning
 from benchmark.run.spec import (
     ResolvedRun,
     RunSpec,
-    accepted,
     applicable,
+    check_overrides,
     check_protocol,
     find_llm,
     needs_llm,
@@ -92,7 +91,7 @@ def expand(
     for protocol in protocols:
         if trained or protocol != NO_PROTOCOL:
             check_protocol(protocol)
-    split_overrides(overrides, set().union(*map(accepted, classes.values())), ())
+    check_overrides(overrides, methods)
     own = {name: applicable(overrides, cls) for name, cls in classes.items()}
     readers = {name for name, cls in classes.items() if needs_llm(cls, own[name])}
     if readers:

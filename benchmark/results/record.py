@@ -215,7 +215,8 @@ class RunRecord(Versioned):
     method_source: Annotated[dict[str, Any], Shaped(MethodSource)]
     """Distribution, version, whether it came from outside the project (`external`), and `code`, a digest of
     the method's code (null where its source cannot be found; missing in older records); `reads`, what the
-    method reads of the catalogue and of the training sequences (missing in older records)."""
+    method reads of the catalogue and of the training sequences (missing in older records); of a method from
+    outside the project `text`, that of its module."""
     protocol: str
     """`paper`, `fair`; `none` of a control, which is not trained: it has no epochs, and no `liveness`."""
     settings: dict[str, Plain]

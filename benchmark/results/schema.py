@@ -239,3 +239,6 @@ class MethodSource(Facts):
     reads: list[str] | None = None
     """What the method reads: `states`, `tokens`, `ids`, `observed states`, `cooccurrences`; missing in older
     records."""
+    text: str | None = None
+    """Of a method from outside the project: the text of the module in which its class stands; null for
+    compiled code, missing in older records."""

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from benchmark.config import Settings
-from benchmark.data.catalogue import find
-from benchmark.data.prepare import Prepared, describe, prepare
+from benchmark.data.prepare import Prepared, describe
 from benchmark.data.recipe import NO_OPTIONS, FolderOptions
 from benchmark.files import cache_folder
 from benchmark.llm.catalogue import LLM
@@ -27,9 +26,8 @@ from benchmark.model.chunks import Ints
 from benchmark.model.items import ItemEncoder
 from benchmark.model.parallel import log_main
 from benchmark.model.recommender import Recommender
-from benchmark.progress import print_steps
 from benchmark.run.inputs import CACHE, Inputs, Sources, check_texts, distinguishes, load_inputs, lower_states
-from benchmark.run.spec import ResolvedRun, RunSpec, applicable, resolve_run
+from benchmark.run.spec import ResolvedRun, RunSpec, applicable, check_overrides, prepared_once, resolve_run
 from benchmark.train.batches import Sequences, total_steps
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Task, Trainer
@@ -177,18 +175,26 @@ def prepare_inputs(
 
     Yields lines for the terminal.
     """
-    with print_steps(dataset) as begin:
-        prepared = prepare(find(dataset, reading), cache_folder(), begin)
+    check_overrides(overrides, methods)
+    prepared = prepared_once(dataset, reading)
     yield from (f"warning: {warning}" for warning in prepared.warnings)
     yield describe(prepared)
     if llm is not None:
-        yield from prepare_runs(
-            resolve_run(RunSpec(
-                dataset, llm, name, protocol, reading=reading,
-                overrides=applicable(overrides, registry.load(name)),
-            ))
-            for name, protocol in product(registry.chosen_names(methods), protocols)
-        )  # fmt: skip
+        yield from prepare_runs(runs_of(dataset, llm, methods, protocols, overrides, reading))
+
+
+def runs_of(
+    dataset: str,
+    llm: str,
+    methods: Sequence[str] | None,
+    protocols: Sequence[str],
+    overrides: tuple[str, ...],
+    reading: FolderOptions = NO_OPTIONS,
+) -> Iterator[ResolvedRun]:
+    """Each method under each protocol, with those of the `key=value` pairs that it takes."""
+    for name, protocol in product(registry.chosen_names(methods), protocols):
+        own = applicable(overrides, registry.load(name))
+        yield resolve_run(RunSpec(dataset, llm, name, protocol, overrides=own, reading=reading))
 
 
 def prepare_runs(runs: Iterable[ResolvedRun]) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
@@ -40,6 +42,7 @@ def blank(resolved: ResolvedRun, where: Environment) -> RunRecord:
         method_source={
             "distribution": entry.distribution, "version": entry.version, "external": entry.external,
             "code": resolved.code, "reads": all_read(resolved.cls),
+            **({"text": _module_text(resolved.cls)} if entry.external else {}),
         },
         protocol=spec.protocol,
         settings=resolved.applied_settings,
@@ -52,6 +55,14 @@ def blank(resolved: ResolvedRun, where: Environment) -> RunRecord:
         environment=where,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
+
+
+def _module_text(cls: type) -> str | None:
+    """The text of the module of a class; None where there is none, as of compiled code."""
+    try:
+        return inspect.getsource(sys.modules[cls.__module__])
+    except (OSError, TypeError):
+        return None
 
 
 def _chance(resolved: ResolvedRun) -> dict[str, Metrics]:

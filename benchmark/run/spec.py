@@ -5,7 +5,7 @@ A run is resolved once a process and handed on. Between processes it travels as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -77,7 +77,8 @@ class RunSpec:
 
     def __str__(self) -> str:
         extra = f" ({', '.join(self.overrides)})" if self.overrides else ""
-        return f"{self.dataset} {self.llm} {self.method} {self.protocol} seed {self.seed}{extra}"
+        dataset = Path(self.dataset).name or self.dataset  # of a folder its name, as in its records
+        return f"{dataset} {self.llm} {self.method} {self.protocol} seed {self.seed}{extra}"
 
 
 SPECS = TypeAdapter(list[RunSpec])
@@ -231,6 +232,12 @@ def applicable(pairs: Iterable[str], cls: AnyMethod) -> tuple[str, ...]:
     return tuple(pair for pair in pairs if pair.partition("=")[0] in accepted(cls))
 
 
+def check_overrides(pairs: Collection[str], methods: Sequence[str] | None) -> None:
+    """Raise `UserError` for a `key=value` pair that none of the methods has (None: those by default)."""
+    names = registry.chosen_names(methods) if pairs else ()
+    split_overrides(pairs, set().union(*(accepted(registry.load(name)) for name in names)), ())
+
+
 def resolve_run(spec: RunSpec) -> ResolvedRun:
     """Check every name and value of `spec` and prepare its data. Raises `UserError` with the first fault."""
     entry, cls = registry.entry(spec.method), registry.load(spec.method)
@@ -316,8 +323,15 @@ def _language_model(spec: RunSpec, cls: AnyMethod, settings: Settings, config: A
 @cache
 def prepared_once(dataset: str, reading: FolderOptions) -> Prepared:
     """Prepared once a process; the runs of a grid share it."""
-    with print_steps(dataset) as begin:
+    with print_steps(Path(dataset).name or dataset) as begin:
         return prepare(find(dataset, reading), cache_folder(), begin)
+
+
+def look_again() -> None:
+    """Let data and language models be looked for anew: in a process that lives long, such as a notebook's,
+    their files may have changed."""
+    prepared_once.cache_clear()
+    find_llm.cache_clear()
 
 
 @cache
