@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 
 from benchmark import cli
 from benchmark.grid import child, prepare
-from benchmark.grid.child import TAIL, Log, OnLine
+from benchmark.grid.child import TAIL, Log, Memory, OnLine
 
 MAIN: dict[str, Callable[[Sequence[str]], int]] = {
     "benchmark": cli.main,
@@ -39,6 +39,8 @@ class InProcess:
         output = io.StringIO()
         with redirect_stdout(output), redirect_stderr(output):
             self._status = MAIN[module]([*arguments, *given.splitlines()])
+        self.memory = Memory(os.getpid())
+        """Nothing is measured."""
         self.log = Log(log or Path(os.devnull))
         self.log.write(output.getvalue())
         self.log.close()
