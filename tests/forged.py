@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmark.files import checksum_of
+from benchmark.results.metrics import Ranks, metrics_of
 from benchmark.verify.archive import write_archive
 from benchmark.verify.format import MANIFEST, FileEntry, Manifest
 
@@ -101,3 +103,24 @@ def column(name: str, change: Callable[[list[Any]], list[Any]]) -> Callable[[pa.
         return table.set_column(place, name, pa.array(values, table[name].type))
 
     return changed
+
+
+def invented(forge: Forge, is_cold: Any, **columns: Callable[[Any], Any]) -> Forge:
+    """Change columns of the ranks as arrays, drop the lists, and let all test metrics follow.
+
+    `is_cold` `[T]` says which targets are cold.
+    """
+    forge.files.pop(forge.name(".top.parquet"))
+    forge.edit(lambda fields: fields.update(top_sha256=None))
+    for name, change in columns.items():
+        forge.table(".ranks.parquet", column(name, lambda values, do=change: do(np.array(values)).tolist()))
+    table = pq.read_table(io.BytesIO(forge.files[forge.name(".ranks.parquet")]))
+    got = {name: table[name].to_numpy().astype(np.int64) for name in table.column_names}
+
+    def follow(fields: Fields) -> None:
+        for form in ("", "_masked"):
+            ranks = Ranks(got[f"rank{form}"], got[f"tied{form}"])
+            for part, chosen in (("", is_cold | True), ("_warm", ~is_cold), ("_cold", is_cold)):
+                fields["metrics"][f"test{part}{form}"] = metrics_of(ranks[chosen])
+
+    return forge.edit(follow)

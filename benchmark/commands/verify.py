@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmark.commands.options import Parser
+from benchmark.commands.options import Parser, add_data_dir, add_reading, reading
 from benchmark.process.exit_status import ExitCode
+from methods.errors import UserError
 
+LEVELS = ("L1", "L2", "L3")
 SUMMARY = "Check a bundle of records; nothing in it is run."
 
 
@@ -15,9 +17,15 @@ def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="a file that `adaptrec bundle` wrote")
     parser.add_argument(
-        "--level", default="L2", choices=("L1", "L2"), metavar="LEVEL",
-        help="the level that it must reach; docs/verify.md says what each promises (default: %(default)s)",
+        "--level", choices=LEVELS, metavar="|".join(LEVELS),
+        help="the level that it must reach, see docs/verify.md (default: L2, with --data L3)",
     )  # fmt: skip
+    parser.add_argument(
+        "--data", nargs="+", default=[], metavar="DATASET",
+        help="for L3: the data of its runs, each a recipe's name or a folder",
+    )  # fmt: skip
+    add_reading(parser)
+    add_data_dir(parser)
     parser.add_argument(
         "--seconds", type=int, default=600, metavar="N", help="give up after so long (default: %(default)s)"
     )
@@ -25,9 +33,16 @@ def add_arguments(parser: Parser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Execute the command; returns the exit status."""
-    from benchmark.verify.guard import verify_guarded
+    from benchmark.verify.guard import Request, verify_guarded
 
-    verdict = verify_guarded(options.bundle, options.level, options.seconds)
+    level = options.level or ("L3" if options.data else "L2")
+    if (level == "L3") != bool(options.data):
+        raise UserError(
+            "level L3 needs the data of the runs, and no other level does: give both or neither of "
+            "--level L3 and --data DATASET."
+        )
+    request = Request(options.bundle, level, options.seconds, tuple(options.data), reading(options))
+    verdict = verify_guarded(request)
     for line in verdict.lines():
         print(line)
-    return ExitCode.OK if verdict.reaches(options.level) else ExitCode.FAILED
+    return ExitCode.OK if verdict.reaches(level) else ExitCode.FAILED

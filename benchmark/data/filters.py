@@ -108,6 +108,21 @@ def target_positions(at: Ints, end: Ints) -> tuple[Ints, Ints]:
     return user, at[user] + positions_within(count)
 
 
+def distinct_before(items: Counts, offsets: Ints, n_items: int, user: Ints, position: Ints) -> Ints:
+    """Distinct items in the history of each target, the target itself left out: `[T]`.
+
+    Targets stand at `position` `[T]` in the sequence of their `user` `[T]`; the sequences are `items` `[N]`,
+    from `offsets` `[U+1]`.
+    """
+    owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))  # [N]
+    is_first = np.zeros(len(owner), dtype=bool)  # [N] the user's first interaction with the item
+    is_first[np.unique(owner * n_items + items, return_index=True)[1]] = True
+    before = np.concatenate([[0], np.cumsum(is_first)])  # [N+1] such interactions before each place
+    begin = offsets[user]  # [T]
+    distinct: Ints = before[begin + position] - before[begin] - ~is_first[begin + position]
+    return distinct
+
+
 def positions_within(lengths: Ints) -> Ints:
     """0, 1, ... up to each length, one after another: -> `[sum(lengths)]`."""
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from benchmark.data.filters import in_training, target_positions
+from benchmark.data.filters import distinct_before, in_training, target_positions
 from benchmark.data.prepare import Prepared
 from benchmark.llm.encoder import held_in
 from benchmark.model.chunks import Ints
@@ -77,7 +77,7 @@ def _chance(resolved: ResolvedRun) -> dict[str, Metrics]:
         ("test", prepared.test_at, prepared.test_end),
     ):
         user, position = target_positions(np.where(at > 0, at, -1), end)
-        left = n_items - _distinct_seen(prepared, prepared.offsets[user] + position, user)
+        left = n_items - distinct_before(prepared.items, prepared.offsets, n_items, user, position)
         values[split] = raw
         values[f"{split}_masked"] = chance(left, weight=target_weights(user)) if len(left) else raw
     # a random order knows no warm from cold
@@ -85,20 +85,6 @@ def _chance(resolved: ResolvedRun) -> dict[str, Metrics]:
         f"test_{part}{form}": values[f"test{form}"] for part in ("warm", "cold") for form in ("", "_masked")
     }
     return values | parts
-
-
-def _distinct_seen(prepared: Prepared, targets: Ints, user: Ints) -> Ints:
-    """`[T]` distinct items in the history of each target, the target itself left out.
-
-    `targets` `[T]` are places in the flat array of interactions, each of the `user` `[T]`.
-    """
-    lengths = np.diff(prepared.offsets)
-    owner = np.repeat(np.arange(len(lengths)), lengths)
-    is_first = np.zeros(len(owner), dtype=bool)  # [N] the user's first interaction with the item
-    is_first[np.unique(owner * len(prepared.texts) + prepared.items, return_index=True)[1]] = True
-    before = np.concatenate([[0], np.cumsum(is_first)])  # [N+1] such interactions before each place
-    distinct: Ints = before[targets] - before[prepared.offsets[user]] - ~is_first[targets]
-    return distinct
 
 
 def add_texts(record: RunRecord, resolved: ResolvedRun, inputs: Inputs) -> str | None:

@@ -12,19 +12,43 @@ import resource
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
+from benchmark.data.recipe import NO_OPTIONS, FolderOptions
 from benchmark.verify.levels import Finding, Verdict, verify
+from benchmark.verify.truth import prepared_data
 from methods.errors import UserError
 
 MEMORY = 8 * 2**30
 """Bytes of address space that the process may have."""
 
 
-def verify_guarded(path: Path, level: str, seconds: int) -> Verdict:
-    """As `levels.verify`, in a process of its own. Raises `UserError` where that has to be stopped."""
-    words = [sys.executable, "-P", "-m", "benchmark.verify.guard", str(path), level, str(seconds)]
+@dataclass(frozen=True)
+class Request:
+    """What is to be verified."""
+
+    path: Path
+    level: str
+    seconds: int
+    data: tuple[str, ...] = ()
+    """Datasets at hand: names of recipes or folders."""
+    reading: FolderOptions = NO_OPTIONS
+
+
+REQUEST = TypeAdapter(Request)
+
+
+def verify_guarded(request: Request) -> Verdict:
+    """As `levels.verify`, in a process of its own. Raises `UserError` where that has to be stopped.
+
+    The data are the user's own: they are prepared here, in whatever time that takes.
+    """
+    prepared_data(request.data, request.reading)
+    path, seconds = request.path, request.seconds
+    words = [sys.executable, "-P", "-m", "benchmark.verify.guard", REQUEST.dump_json(request).decode()]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
@@ -53,16 +77,18 @@ def _limit(seconds: int) -> None:
             resource.setrlimit(what, (value, value))
 
 
-def main(path: str, level: str, seconds: str) -> None:
-    """Verify, and print the verdict as JSON."""
-    _limit(int(seconds))
+def main(text: str) -> None:
+    """Verify what is requested, and print the verdict as JSON."""
+    request = REQUEST.validate_json(text)
     try:
-        verdict = verify(Path(path), level)
-        answer = {**asdict(verdict), "path": path}
+        _limit(request.seconds)
+        verdict = verify(request.path, request.level, prepared_data(request.data, request.reading))
+        answer = {**asdict(verdict), "path": None}
     except UserError as error:
         answer = {"error": str(error)}
     except MemoryError:
-        answer = {"error": f"{path} cannot be verified: it needs more than {MEMORY // 2**30} GiB of memory."}
+        needs = f"it needs more than {MEMORY // 2**30} GiB of memory"
+        answer = {"error": f"{request.path} cannot be verified: {needs}."}
     print(json.dumps(answer))
 
 

@@ -7,18 +7,22 @@ verifier in another way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmark.results.record import AGAIN
-from benchmark.verify import arithmetic, form
+from benchmark.verify import arithmetic, form, truth
 from benchmark.verify.opened import OpenBundle, opening
+from benchmark.verify.truth import RunOnData
 from methods.errors import UserError
 
-LEVELS = {"L1": "form", "L2": "arithmetic"}
+if TYPE_CHECKING:
+    from benchmark.data.prepare import Prepared
+
+LEVELS = {"L1": "form", "L2": "arithmetic", "L3": "truth"}
 """Level -> what it is about."""
 
 
@@ -79,20 +83,20 @@ class Verdict:
         yield f"level reached: {self.reached or 'none'}"
 
 
-Check = Callable[[Any], None]
+Check = Callable[..., Any]
 MOST_FAULT = 500
 """Characters of a fault, which may repeat what a stranger wrote."""
 
 
-def verify(path: Path, level: str) -> Verdict:
+def verify(path: Path, level: str, data: Sequence[Prepared] = ()) -> Verdict:
     """Check the bundle at `path` up to `level`, and no further than the first level that is not reached.
 
-    Raises `UserError` where there is no file at `path`.
+    `data` are those at hand, for level L3. Raises `UserError` where there is no file at `path`.
     """
     with opening(path) as bundle:
         verdict = Verdict(path, bundle.digest, bundle.size)
         for name in [*LEVELS][: [*LEVELS].index(level) + 1]:
-            for finding in _findings(bundle, name):
+            for finding in _findings(bundle, name, data):
                 verdict.findings.append(finding)
                 if finding.fault and name == "L1":  # a check of the form needs those before it
                     break
@@ -102,19 +106,28 @@ def verify(path: Path, level: str) -> Verdict:
         return verdict
 
 
-def _findings(bundle: OpenBundle, level: str) -> Iterator[Finding]:
+def _findings(bundle: OpenBundle, level: str, data: Sequence[Prepared]) -> Iterator[Finding]:
     """The checks of a level, one after another."""
     if level == "L1":
-        for check in form.CHECKS:
-            yield _finding(bundle, level, check, partial(check, bundle))
+        yield from (_finding(bundle, level, check, partial(check, bundle)) for check in form.CHECKS)
+    elif level == "L2":
+        yield from (_of_runs(bundle, level, each, bundle.runs) for each in arithmetic.CHECKS)
     else:
-        for each in arithmetic.CHECKS:
-            yield _finding(bundle, level, each, partial(_each_run, bundle, each))
+        pairs: list[RunOnData] = []
+        find = partial(truth.at_hand, bundle.runs, data)
+        yield _finding(bundle, level, truth.at_hand, lambda: pairs.extend(find()))
+        if pairs:
+            yield from (_of_runs(bundle, level, one, pairs) for one in truth.CHECKS)
 
 
-def _each_run(bundle: OpenBundle, check: Check) -> None:
-    for run in bundle.runs:
-        check(run)
+def _of_runs(bundle: OpenBundle, level: str, check: Check, runs: Sequence[Any]) -> Finding:
+    """A check of each run, of which the first fault counts."""
+
+    def make() -> None:
+        for run in runs:
+            check(run)
+
+    return _finding(bundle, level, check, make)
 
 
 def _finding(bundle: OpenBundle, level: str, check: Check, make: Callable[[], None]) -> Finding:
