@@ -14,6 +14,7 @@ from benchmark.commands import (
     audit,
     bench,
     bundle,
+    challenge,
     embed,
     explain,
     export,
@@ -45,6 +46,7 @@ COMMANDS: dict[str, ModuleType] = {
     "export": export,
     "recommend": recommend,
     "embed": embed,
+    "challenge": challenge,
     "speed": speed,
     "list": listing,
 }

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmark.files import temporary_folder, write_atomically
-from benchmark.results.record import below_results, files_of_run
+from benchmark.results.record import below_results, ranks_path, top_path
 from benchmark.results.store import StoredRun, read_result
 from benchmark.verify.archive import write_archive
 from benchmark.verify.format import MANIFEST, RUNS, SOURCES, SUFFIX, FileEntry, Manifest
@@ -30,7 +30,7 @@ def make_bundle(records: Sequence[Path], out: Path) -> Verdict:
         run = _finished(path.resolve())
         own = {
             f"{RUNS}/{below_results(file)}": file.read_bytes()
-            for file in files_of_run(run.path)
+            for file in (ranks_path(run.path), top_path(run.path), run.path)
             if file.exists()
         }
         if contents.keys() & own.keys():

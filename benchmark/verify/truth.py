@@ -45,7 +45,8 @@ class RunOnData:
     def target_items(self) -> NDArray[np.int32]:
         """`[T]` the item of each test target."""
         user, position = self.targets
-        return self.data.items[self.data.offsets[user] + position]
+        items: NDArray[np.int32] = self.data.items[self.data.offsets[user] + position]
+        return items
 
     @cached_property
     def distinct(self) -> Ints:
@@ -112,6 +113,8 @@ def masks(on: RunOnData) -> None:
     """Masking moved no rank by more than the user's history has items, and no list has one of them."""
     run, distinct = on.run, on.distinct
     raw, masked = run.ranks.raw, run.ranks.masked
+    moved: NDArray[Any]
+    last: NDArray[Any]
     if isinstance(raw, Ranks) and isinstance(masked, Ranks):
         moved = raw.best - masked.best + raw.tied - masked.tied
         last = masked.best + masked.tied - 1

@@ -1,0 +1,40 @@
+"""`adaptrec challenge`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmark.commands.options import Parser
+from benchmark.process.exit_status import ExitCode
+
+SUMMARY = "Repeat the planted runs of a bundle on data that nobody could know."
+
+
+def add_arguments(parser: Parser) -> None:
+    """Declare the options."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="a file that `adaptrec bundle` wrote")
+    parser.add_argument(
+        "--beacon", required=True, metavar="HEX",
+        help="random bits that were drawn in public after the digest of the bundle was published",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, default=Path("challenge"), metavar="DIR",
+        help="folder for the new data's recipe and records (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seconds", type=int, default=600, metavar="N",
+        help="give up verifying the bundle after so long (default: %(default)s)",
+    )  # fmt: skip
+
+
+def main(options: argparse.Namespace) -> int:
+    """Execute the command; returns the exit status."""
+    from benchmark.verify.challenge import challenge
+
+    well = True
+    for line, agrees in challenge(options.bundle, options.beacon, options.out, options.seconds):
+        print(line, flush=True)
+        well = well and agrees
+    print(f"level L5 {'reached' if well else 'not reached'}")
+    return ExitCode.OK if well else ExitCode.FAILED
