@@ -22,14 +22,14 @@ from hypothesis import strategies as st
 from benchmark.cli import main
 from benchmark.run.run import run
 from benchmark.run.spec import RunSpec
-from benchmark.verify import arithmetic, form, truth
+from benchmark.verify import arithmetic, form, scores, truth
 from benchmark.verify import format as bundle_format
 from benchmark.verify.archive import write_archive
 from benchmark.verify.bundle import make_bundle
 from benchmark.verify.levels import Verdict, verify
 
 ROOT = Path(__file__).resolve().parents[1]
-ALL_CHECKS = (*form.CHECKS, *arithmetic.CHECKS, truth.at_hand, *truth.CHECKS)
+ALL_CHECKS = (*form.CHECKS, *arithmetic.CHECKS, truth.at_hand, *truth.CHECKS, *scores.CHECKS)
 COMMITTED = sorted((ROOT / "results/scientific/minilm/tmlp").glob("*.json"))
 SMALL = ("epochs=3", "patience=0", "width=8", "sasrec_inner=8", "precision=no")
 

@@ -171,7 +171,7 @@ def test_data_that_are_not_at_hand_are_named(
     assert main(["verify", str(path), "--data", "tiny-shuffled", "tiny"]) == 0
     assert capsys.readouterr().out.endswith("level reached: L3\n")
     assert main(["verify", str(path), "--level", "L3"]) == 2
-    assert "give both or neither" in capsys.readouterr().err
+    assert "L3 and L4 need the data" in capsys.readouterr().err
 
 
 def test_the_truth_needs_no_torch(forges: dict[str, tuple[Forge, Prepared]], tmp_path: Path) -> None:

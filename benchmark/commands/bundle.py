@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmark.commands.options import Parser
+from benchmark.commands.options import Parser, add_data_dir, add_reading, reading
 
 SUMMARY = "Put records into one file that others can verify."
 
@@ -18,13 +18,23 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "-o", "--out", type=Path, required=True, metavar="FILE", help="the bundle, NAME.adaptrec.zip"
     )
+    parser.add_argument(
+        "--with-embeddings", nargs="+", metavar="DATASET",
+        help="add embeddings of items and users, of runs with --keep-model; the data of the runs, each "
+        "a recipe's name or a folder",
+    )  # fmt: skip
+    add_reading(parser)
+    add_data_dir(parser)
 
 
 def main(options: argparse.Namespace) -> int:
     """Execute the command; returns the exit status."""
     from benchmark.verify.bundle import make_bundle
+    from benchmark.verify.truth import prepared_data
 
-    verdict = make_bundle(options.records, options.out)
+    names = options.with_embeddings
+    data = None if names is None else prepared_data(names, reading(options))
+    verdict = make_bundle(options.records, options.out, data)
     print(f"{options.out}: {verdict.runs} {'run' if verdict.runs == 1 else 'runs'}, {verdict.size:,} bytes")
     print(f"SHA-256 {verdict.digest}")
     return 0

@@ -9,7 +9,7 @@ from benchmark.commands.options import Parser, add_data_dir, add_reading, readin
 from benchmark.process.exit_status import ExitCode
 from methods.errors import UserError
 
-LEVELS = ("L1", "L2", "L3")
+LEVELS = ("L1", "L2", "L3", "L4")
 SUMMARY = "Check a bundle of records; nothing in it is run."
 
 
@@ -22,7 +22,7 @@ def add_arguments(parser: Parser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--data", nargs="+", default=[], metavar="DATASET",
-        help="for L3: the data of its runs, each a recipe's name or a folder",
+        help="for L3 and L4: the data of its runs, each a recipe's name or a folder",
     )  # fmt: skip
     add_reading(parser)
     add_data_dir(parser)
@@ -36,10 +36,10 @@ def main(options: argparse.Namespace) -> int:
     from benchmark.verify.guard import Request, verify_guarded
 
     level = options.level or ("L3" if options.data else "L2")
-    if (level == "L3") != bool(options.data):
+    if (level in ("L3", "L4")) != bool(options.data):
         raise UserError(
-            "level L3 needs the data of the runs, and no other level does: give both or neither of "
-            "--level L3 and --data DATASET."
+            "levels L3 and L4 need the data of the runs, and L1 and L2 do not; give --data DATASET with "
+            "--level L3 or L4, or neither."
         )
     request = Request(options.bundle, level, options.seconds, tuple(options.data), reading(options))
     verdict = verify_guarded(request)

@@ -6,6 +6,7 @@ import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmark.files import temporary_folder, write_atomically
 from benchmark.results.record import below_results, ranks_path, top_path
@@ -13,13 +14,19 @@ from benchmark.results.store import StoredRun, read_result
 from benchmark.verify.archive import write_archive
 from benchmark.verify.format import MANIFEST, RUNS, SOURCES, SUFFIX, FileEntry, Manifest
 from benchmark.verify.levels import Verdict, verify
+from benchmark.verify.opened import BundledRun
 from benchmark.verify.sources import sources_of
+from benchmark.verify.truth import at_hand
 from methods.errors import UserError
 
+if TYPE_CHECKING:
+    from benchmark.data.prepare import Prepared
 
-def make_bundle(records: Sequence[Path], out: Path) -> Verdict:
+
+def make_bundle(records: Sequence[Path], out: Path, data: Sequence[Prepared] | None = None) -> Verdict:
     """Write the bundle of these `records` to `out`: -> what the verifier says of it.
 
+    With the `data` of the runs, it gets the embeddings of items and users as well, from their kept models.
     Raises `UserError` for a record that is no result of a finished run, and for a bundle that would not reach
     level L2; then nothing is written.
     """
@@ -38,6 +45,8 @@ def make_bundle(records: Sequence[Path], out: Path) -> Verdict:
                 f"the record {run.name} is given twice, from one folder or from two; give it once."
             )
         contents |= own | _sources(run)
+        if data is not None:
+            contents |= _embeddings(run, data)
     contents[MANIFEST] = _manifest(contents).content()
     with temporary_folder(Path(tempfile.gettempdir()), "adaptrec-bundle") as folder:
         draft = folder / out.name
@@ -58,6 +67,15 @@ def _finished(path: Path) -> StoredRun:
             "it again."
         )
     return run
+
+
+def _embeddings(run: StoredRun, data: Sequence[Prepared]) -> dict[str, bytes]:
+    """The embeddings of a run as members of the bundle."""
+    from benchmark.verify.embeddings import embeddings_of
+
+    (on,) = at_hand([BundledRun(run)], data)
+    found = embeddings_of(run, on.data)
+    return {f"{RUNS}/{below_results(file)}": content for file, content in found.items()}
 
 
 def _sources(run: StoredRun) -> dict[str, bytes]:

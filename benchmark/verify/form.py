@@ -13,13 +13,23 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmark.config import SETTINGS
 from benchmark.results.list_metrics import TOP
 from benchmark.results.record import RunRecord, ranks_path, top_path
 from benchmark.results.schema import MethodSource
 from benchmark.results.store import place
 from benchmark.results.targets import MEAN_RANKS, OLDER, PER_PLACE, PER_TARGET, POSITION, RANKS, TRAINED
-from benchmark.verify.format import MANIFEST, MOST_TARGETS, SOURCES, check_plain, shown
+from benchmark.verify.format import (
+    MANIFEST,
+    MOST_TARGETS,
+    SOURCES,
+    check_plain,
+    items_path,
+    shown,
+    states_path,
+)
 from benchmark.verify.opened import BundledRun, OpenBundle
 from benchmark.verify.strict_json import strict_json
 from methods.errors import UserError
@@ -112,7 +122,10 @@ def files(bundle: OpenBundle) -> None:
     assert bundle.manifest is not None
     left = {bundle.folder / file.path for file in bundle.manifest.files}
     for run in bundle.runs:
-        left -= {run.path, *run.tables}
+        embeddings = {items_path(run.path), states_path(run.path)}
+        if len(left & embeddings) == 1:
+            raise run.fail("it has embeddings of items or of users; it needs both or none.")
+        left -= {run.path, *run.tables, *embeddings}
         if not ranks_path(run.path).exists():
             raise run.fail("its ranks are missing.")
         if top_path(run.path).exists() != (run.record.top_sha256 is not None):
@@ -132,11 +145,36 @@ def files(bundle: OpenBundle) -> None:
 
 
 def tables(bundle: OpenBundle) -> None:
-    """Every table has known columns of plain numbers, and a row for each test target."""
+    """Every table has known columns of numbers, and a row for each test target; embeddings are fp32."""
     for run in bundle.runs:
         _check_table(run, ranks_path(run.path), [*_rank_columns(run), POSITION])
         if run.record.top_sha256 is not None:
             _check_table(run, top_path(run.path), [*PER_TARGET, *PER_PLACE, *OLDER])
+        if items_path(run.path).exists():
+            _check_embeddings(run)
+
+
+def _check_embeddings(run: BundledRun) -> None:
+    """Two finite matrices of one width, with a row for each item and for each test target."""
+    widths = set()
+    for what, path, rows in (
+        ("items", items_path(run.path), run.items),
+        ("users", states_path(run.path), run.fingerprint.test_targets),
+    ):
+        try:
+            values = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise run.fail(f"its embeddings of {what} are no NPY file.") from error
+        if values.dtype != np.dtype("<f4") or values.ndim != 2 or len(values) != rows:
+            raise run.fail(
+                f"its embeddings of {what} are {values.dtype} {[*values.shape]}, not float32 with {rows:,} "
+                "rows."
+            )
+        if not np.isfinite(values).all():
+            raise run.fail(f"its embeddings of {what} are not all finite.")
+        widths.add(values.shape[1])
+    if len(widths) > 1:
+        raise run.fail(f"its embeddings have different widths: {min(widths)} and {max(widths)}.")
 
 
 def _rank_columns(run: BundledRun) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from pydantic import Field, ValidationError
 
@@ -47,11 +47,21 @@ MOST_DIGITS = 18
 _RUN = r"(?:[\w][\w.+@ -]*/){3}[0-9a-f]{12}-s[0-9]{1,10}"
 _KINDS = (
     re.compile(re.escape(MANIFEST)),
-    re.compile(rf"{RUNS}/{_RUN}\.(?:json|ranks\.parquet|top\.parquet)"),
+    re.compile(rf"{RUNS}/{_RUN}\.(?:json|ranks\.parquet|top\.parquet|items\.npy|users\.npy)"),
     re.compile(rf"{SOURCES}/[\w][\w.+-]*/[\w][\w.]*\.py"),
 )
 _PLAIN = re.compile(r"[\w./@+~:,()= -]{1,300}")
 """A name that no terminal, page or document could take for anything but text."""
+
+
+def items_path(record_path: Path) -> Path:
+    """Where the embeddings of all items `[I, d]` lie, as they are scored."""
+    return record_path.with_suffix(".items.npy")
+
+
+def states_path(record_path: Path) -> Path:
+    """Where the states of users `[T, d]` lie, as they are scored: one for each test target."""
+    return record_path.with_suffix(".users.npy")
 
 
 class FileEntry(Part):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.results.record import AGAIN
-from benchmark.verify import arithmetic, form, truth
+from benchmark.verify import arithmetic, form, scores, truth
 from benchmark.verify.opened import OpenBundle, opening
 from benchmark.verify.truth import RunOnData
 from methods.errors import UserError
@@ -22,7 +22,7 @@ from methods.errors import UserError
 if TYPE_CHECKING:
     from benchmark.data.prepare import Prepared
 
-LEVELS = {"L1": "form", "L2": "arithmetic", "L3": "truth"}
+LEVELS = {"L1": "form", "L2": "arithmetic", "L3": "truth", "L4": "scores"}
 """Level -> what it is about."""
 
 
@@ -91,7 +91,7 @@ MOST_FAULT = 500
 def verify(path: Path, level: str, data: Sequence[Prepared] = ()) -> Verdict:
     """Check the bundle at `path` up to `level`, and no further than the first level that is not reached.
 
-    `data` are those at hand, for level L3. Raises `UserError` where there is no file at `path`.
+    `data` are those at hand, for L3 and L4. Raises `UserError` where there is no file at `path`.
     """
     with opening(path) as bundle:
         verdict = Verdict(path, bundle.digest, bundle.size)
@@ -112,12 +112,15 @@ def _findings(bundle: OpenBundle, level: str, data: Sequence[Prepared]) -> Itera
         yield from (_finding(bundle, level, check, partial(check, bundle)) for check in form.CHECKS)
     elif level == "L2":
         yield from (_of_runs(bundle, level, each, bundle.runs) for each in arithmetic.CHECKS)
-    else:
+    elif level == "L3":
         pairs: list[RunOnData] = []
         find = partial(truth.at_hand, bundle.runs, data)
         yield _finding(bundle, level, truth.at_hand, lambda: pairs.extend(find()))
         if pairs:
             yield from (_of_runs(bundle, level, one, pairs) for one in truth.CHECKS)
+    else:
+        pairs = truth.at_hand(bundle.runs, data)
+        yield from (_of_runs(bundle, level, one, pairs) for one in scores.CHECKS)
 
 
 def _of_runs(bundle: OpenBundle, level: str, check: Check, runs: Sequence[Any]) -> Finding:
