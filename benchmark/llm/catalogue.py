@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from benchmark.files import digest_of, path_component
+from benchmark.llm.intended import Intended, intended
 from benchmark.llm.model_folder import TOKENIZER_FILES, check_folder, digest_files, read_json
 from methods.errors import UserError, unknown
 
@@ -40,9 +41,9 @@ HUB_TIMEOUT = 5.0
 """Seconds to wait for the hub's first answer, so that a missing network is reported soon."""
 _PATTERNS: dict[str, Any] = {
     "allow_patterns": ["*.json", "*.txt", "*.model", "*.safetensors"],
-    "ignore_patterns": ["*/*", "consolidated*"],
+    "ignore_patterns": ["*/*.txt", "*/*.model", "*/*.safetensors", "consolidated*"],
 }
-"""Files to fetch: no pickles, no second copies of the weights in subfolders."""
+"""Files to fetch: no pickles, no second copies of the weights in subfolders, which also state the pooling."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class LLM:
     """Longest input in tokens, special tokens included."""
     random: Mapping[str, Any] | None = field(default=None, hash=False)
     """Config and seed of random weights, else None."""
+    intended: Intended | None = None
+    """How its authors mean it to be read, where its folder states that; None for a plain language model."""
 
     @property
     def slug(self) -> str:
@@ -81,7 +84,10 @@ class LLM:
 
     def details(self) -> dict[str, object]:
         """The fields of a run record about the model: JSON-able, and the same on every machine."""
-        return {name: value for name, value in asdict(self).items() if name not in ("location", "random")}
+        values = {name: value for name, value in asdict(self).items() if name not in ("location", "random")}
+        if self.intended is None:  # as in records from before it was read
+            del values["intended"]
+        return values
 
 
 def available() -> dict[str, str]:
@@ -198,6 +204,9 @@ def _from_folder(
         raise UserError(f'{folder / "config.json"} names no model_type; add one, such as "bert"')
     config = build_config({**stated, "model_type": str(model_type)}, folder)
     layers, width = _shape(config, folder)
+    family = _family(config, folder)
+    meant = intended(folder) if entry.get("as_intended", True) else None
+    limits = [_max_tokens(config, folder), *([meant.max_tokens] if meant and meant.max_tokens else [])]
     return LLM(
         name=name,
         source=source,
@@ -207,10 +216,11 @@ def _from_folder(
         config_digest=digest_of(folder / "config.json"),
         tokenizer_digest=digest_files(folder / file for file in TOKENIZER_FILES),
         model_type=str(model_type),
-        family=_family(config, folder),
+        family=family,
         n_layers=layers,
         width=width,
-        max_tokens=_max_tokens(config, folder),
+        max_tokens=min(limits),
+        intended=meant,
     )
 
 

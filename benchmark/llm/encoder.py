@@ -22,8 +22,19 @@ if TYPE_CHECKING:
 
 
 def resolve_pooling(pooling: str, llm: LLM) -> Pooling:
-    """`auto` is the first token for encoders, the last (which has read the whole text) for decoders."""
+    """What `pooling` means for `llm`.
+
+    `auto` is what the model's authors state; else the first token for encoders, and for decoders the last,
+    which has read the whole text. Raises `UserError` for a pooling that AdaptRec does not have.
+    """
     if pooling == "auto":
+        if llm.intended is not None:
+            if llm.intended.pooling not in get_args(Pooling):
+                raise UserError(
+                    f"language model '{llm.name}' states the pooling '{llm.intended.pooling}', which "
+                    f"AdaptRec does not have; choose one by --set pooling={', '.join(get_args(Pooling))}."
+                )
+            return cast(Pooling, llm.intended.pooling)
         return "first" if llm.family == "encoder" else "last"
     if pooling not in get_args(Pooling):
         raise unknown("pooling", pooling, ("auto", *get_args(Pooling)))

@@ -49,16 +49,28 @@ def check_folder(folder: Path) -> list[Path]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; raises `UserError` where it is missing or not one."""
-    if not path.is_file():
-        raise UserError(f"{path.parent} has no {path.name}")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise UserError(f"{path} cannot be read as JSON ({reason})") from error
+    value = _parsed(path)
     if not isinstance(value, dict):
         raise UserError(f"{path} is not a JSON object")
     return value
+
+
+def read_list(path: Path) -> list[Any]:
+    """A JSON list from a file; raises `UserError` where it is missing or not one."""
+    value = _parsed(path)
+    if not isinstance(value, list):
+        raise UserError(f"{path} is not a JSON list")
+    return value
+
+
+def _parsed(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"{path.parent} has no {path.name}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"{path} cannot be read as JSON ({reason})") from error
 
 
 def digest_files(files: Iterable[Path]) -> str:

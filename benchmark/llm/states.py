@@ -152,6 +152,8 @@ def entry_of(texts: Sequence[str], llm: LLM, pooling: str, dtype: str, cache: Pa
         "pooling": encoder.resolve_pooling(pooling, llm),
         "dtype": dtype if dtype == "float32" else f"{dtype} about the mean",
     }
+    if llm.intended and llm.intended.prompt:
+        key["prompt"] = llm.intended.prompt
     return CacheEntry.of(cache, key)
 
 

@@ -136,17 +136,22 @@ class Tokens:
 def load_tokens(texts: Sequence[str], llm: LLM) -> Tokens:
     """Tokenise the catalogue `texts` `[I]`, cut at `llm.max_tokens`; logs how many were cut.
 
-    Raises `UserError` where there is no text, a text has no token, or the embedding no row for a token.
+    The prompt that the model's authors state stands before each text. Raises `UserError` where there is no
+    text, a text has no token, or the embedding no row for a token.
     """
     if not texts:
         raise UserError("there are no item texts to tokenise")
     begun = time.perf_counter()
     tokenizer, vocabulary = encoder.load_tokenizer(llm), int(model_config(llm).vocab_size)
+    prompt = llm.intended.prompt if llm.intended else ""
+    if llm.intended and (parts := [part for part in llm.intended.left_out if part != "Normalize"]):
+        log.warning("%s: %s is not applied: methods read the states of layers", llm.name, ", ".join(parts))
     row = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     distinct = list(row)
     flat, lengths, sequences = [], [], []
     for begin in range(0, len(distinct), BLOCK):
-        block = tokenize(tokenizer, distinct[begin : begin + BLOCK], llm.max_tokens, begin)
+        prompted = [prompt + text for text in distinct[begin : begin + BLOCK]]
+        block = tokenize(tokenizer, prompted, llm.max_tokens, begin)
         lengths.append(np.fromiter(map(len, block), np.int64, len(block)))
         flat.append(np.fromiter(chain.from_iterable(block), np.int32, int(lengths[-1].sum())))
         # 64 bits suffice: the chance that two of 10 million different sequences are taken for equal is 10^-5
@@ -157,7 +162,7 @@ def load_tokens(texts: Sequence[str], llm: LLM) -> Tokens:
     if "" not in row:
         row[""] = len(row)
         # A tokenizer without special tokens makes nothing of it: one padding token, read as if it were real.
-        empty = tokenizer("")["input_ids"][: llm.max_tokens] or [tokenizer.pad_token_id]
+        empty = tokenizer(prompt)["input_ids"][: llm.max_tokens] or [tokenizer.pad_token_id]
         flat.append(np.asarray(empty, np.int32))
         lengths.append(np.array([len(empty)]))
     sizes = np.concatenate(lengths)  # [U]

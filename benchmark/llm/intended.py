@@ -1,0 +1,91 @@
+"""How the authors of a sentence-transformers folder mean their model to be read.
+
+Such a folder lists its parts in `modules.json`: the language model, a pooling, perhaps dense layers and a
+normalisation; `sentence_bert_config.json` has the longest input, `config_sentence_transformers.json` the
+prompts that are put before a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark.llm.model_folder import read_json, read_list
+from methods.errors import UserError
+
+MODULES = "modules.json"
+FILES = (MODULES, "sentence_bert_config.json", "config_sentence_transformers.json")
+MODES = {"cls_token": "first", "cls": "first", "mean_tokens": "mean", "mean": "mean", "lasttoken": "last"}
+"""Pooling of sentence-transformers -> ours."""
+DOCUMENT = ("document", "passage")
+"""Names of the prompt of a text that is searched for, as an item is."""
+
+
+@dataclass(frozen=True)
+class Intended:
+    """What a folder states of its use."""
+
+    pooling: str
+    """`first`, `last`, `mean`, or the authors' word for one that AdaptRec does not have."""
+    prompt: str = ""
+    """Stands before each item's text."""
+    max_tokens: int | None = None
+    """Longest input; None where it is not stated."""
+    left_out: tuple[str, ...] = ()
+    """Parts behind the pooling that concern the last layer's vector alone, such as `Dense`, and that are not
+    applied, since methods read the states of layers."""
+
+
+def intended(folder: Path) -> Intended | None:
+    """What the folder states; None where it is not of sentence-transformers, or lists no parts.
+
+    Raises `UserError` for a file that cannot be read or names no pooling.
+    """
+    if not (folder / MODULES).is_file():
+        return None
+    kinds, modules = {}, read_list(folder / MODULES)
+    if not modules:
+        return None
+    for module in modules:
+        if not isinstance(module, dict) or not isinstance(module.get("type"), str):
+            raise UserError(f"{folder / MODULES}: each module must be an object with a type and a path")
+        kinds[module["type"].rpartition(".")[2]] = str(module.get("path", ""))
+    if "Pooling" not in kinds:
+        raise UserError(
+            f"{folder / MODULES} names no Pooling; remove the file to read the model as a plain one"
+        )
+    prompts = _optional(folder / "config_sentence_transformers.json")
+    longest = _optional(folder / "sentence_bert_config.json").get("max_seq_length")
+    return Intended(
+        pooling=_pooling(folder / kinds["Pooling"] / "config.json"),
+        prompt=_prompt(prompts, folder),
+        max_tokens=longest if isinstance(longest, int) and longest > 0 else None,
+        left_out=tuple(kind for kind in kinds if kind not in ("Transformer", "Pooling")),
+    )
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _pooling(path: Path) -> str:
+    stated = read_json(path)
+    flags = [name.removeprefix("pooling_mode_") for name, value in stated.items() if value is True]
+    named = stated.get("pooling_mode")
+    modes = [str(named)] if named else [name for name in flags if f"pooling_mode_{name}" in stated]
+    if not modes:
+        raise UserError(f"{path} states no pooling; give one by --set pooling=first, last or mean")
+    return MODES.get(modes[0], modes[0]) if len(modes) == 1 else "+".join(modes)
+
+
+def _prompt(stated: Mapping[str, Any], folder: Path) -> str:
+    """The prompt of a document, else the default one, else nothing."""
+    prompts = stated.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(value, str) for value in prompts.values()):
+        raise UserError(f"{folder / 'config_sentence_transformers.json'}: prompts must be names with texts")
+    for name in (*DOCUMENT, stated.get("default_prompt_name")):
+        if name in prompts:
+            return str(prompts[name])
+    return ""
