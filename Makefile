@@ -104,8 +104,8 @@ smoke: .venv/.ready ## every method, small, two epochs on random weights, from n
 	  --report reports/smoke --set width=32 sasrec_inner=32 batch_size=1024; \
 	$(adaptrec)
 
-test: .venv/.ready-dev ## run the tests; those on real data want ADAPTREC_DATA
-	.venv/bin/python -m pytest
+test: .venv/.ready-dev ## run the tests, on all cores; those on real data want ADAPTREC_DATA
+	.venv/bin/python -m pytest --numprocesses auto --dist worksteal
 
 lint: .venv/.ready-dev ## ruff, its format check, and mypy in strict mode
 	.venv/bin/ruff check .

@@ -6,16 +6,28 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from benchmark.process.startup import wait_briefly
-
-wait_briefly()  # before torch loads
+# before torch loads: tests run side by side, sums of floats depend on how many threads share them, and a copy
+# of a process has one thread
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from data_folders import TEN, TWELVE, write_folder
 from in_process import children_in_process
 
 from benchmark.data import prepare as prepare_module
+from benchmark.measure import usable_cores
+from benchmark.progress import print_steps
+
+WORKER = 2 * 2**30
+"""Bytes that a process of tests takes at most, with the processes that it starts."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes `--numprocesses auto` is: one for each core, as far as there is memory for them."""
+    return max(1, min(usable_cores(), psutil.virtual_memory().available // WORKER))
 
 
 @pytest.fixture(scope="session")
@@ -34,17 +46,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Sums of floats depend on how many threads share them; and a copy of this process has one."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
 def in_process() -> Iterator[None]:
     """A grid runs its cells in this process, one after another."""
     with children_in_process():
@@ -56,6 +57,14 @@ def catalogues_are_small() -> Iterator[None]:
     """Catalogues of tests are small on purpose: no warning of it, which tests of one line would meet."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare_module, "LARGE_CHANCE", float("inf"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def steps_are_not_slow() -> Iterator[None]:
+    """A step that waits for a busy machine prints nothing, which tests of one line would meet."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(print_steps.__wrapped__, "__defaults__", (3600.0,))
         yield
 
 

@@ -18,7 +18,7 @@ LIMIT = 600
 
 
 def fork(work: Callable[[], object]) -> int:
-    """Begin `work` in a copy of this process: -> its number. torch must be set to one thread before."""
+    """Begin `work` in a copy of this process: -> its number. torch has one thread, see `conftest.py`."""
     if torch.cuda.is_available():
         pytest.skip("a copy of a process that uses a GPU cannot use it")
     assert torch.get_num_threads() == 1
@@ -44,7 +44,7 @@ def fork_pair(work: Callable[[], object], store: Path, machines: int = 1) -> lis
 
     def begin(rank: int) -> None:
         local = {"LOCAL_RANK": rank % (2 // machines), "LOCAL_WORLD_SIZE": 2 // machines}
-        found = {"RANK": rank, "WORLD_SIZE": 2, "OMP_NUM_THREADS": 1, **local}
+        found = {"RANK": rank, "WORLD_SIZE": 2, **local}
         os.environ.update({name: str(value) for name, value in found.items()}, MASTER_ADDR="127.0.0.1")
         AcceleratorState._reset_state(reset_partial_state=True)
         dist.init_process_group("gloo", store=dist.FileStore(str(store), 2), rank=rank, world_size=2)

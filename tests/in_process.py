@@ -10,7 +10,6 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState
 
 from benchmark import cli
 from benchmark.grid import child, prepare
@@ -33,7 +32,6 @@ class InProcess:
         environment: Mapping[str, str] | None = None,
         given: str = "",
     ) -> None:
-        AcceleratorState._reset_state(reset_partial_state=True)  # a new process has none of an earlier run
         _, option, module, *arguments = command
         assert option == "-m"
         output = io.StringIO()

@@ -29,7 +29,6 @@ from benchmark.run.run import run
 from benchmark.run.spec import RunSpec, resolve_run
 from methods.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 FIELDS = {"a": 1.5, "b": ["x", None], "c": {"é": 2}}
 
 

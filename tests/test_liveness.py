@@ -264,7 +264,6 @@ def judge_together(folder):
     (folder / f"{rank}.json").write_text(json.dumps(problem))
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_processes_come_to_one_judgement(tmp_path):
     pair = fork_pair(lambda: judge_together(tmp_path), tmp_path / "store")
     assert [ended(process) for process in pair] == [0, 0]

@@ -269,7 +269,7 @@ SLOW = 0.05
 
 
 @pytest.fixture
-def slow_copy(llm: LLM, tmp_path: Path, one_thread: None) -> Callable[[int | None], int]:
+def slow_copy(llm: LLM, tmp_path: Path) -> Callable[[int | None], int]:
     """Begins to compute the states of MANY in a copy of this process, a part a batch: -> its number. It is
     killed before it has seen `batches` of them."""
 

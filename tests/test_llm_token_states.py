@@ -226,7 +226,6 @@ def test_a_full_disk_is_reported_and_freed(
     assert not list(tmp_path.glob("states/*/*"))
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_resumed_after_a_kill(
     llm: LLM,
     tmp_path: Path,
@@ -283,7 +282,6 @@ def interrupt(llm: LLM, tokens: Tokens, cache: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("damage", ["flip", "journal", "batches", "truncate", "nothing"])
-@pytest.mark.usefixtures("one_thread")
 def test_what_was_left_is_not_trusted(
     llm: LLM,
     tokens: Tokens,

@@ -57,7 +57,6 @@ def histories(served: ServedRun) -> list[list[str]]:
     ]
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_ranks_and_lists_are_those_of_the_run(
     served: ServedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,7 +269,6 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_the_page_can_be_copied_and_pasted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,7 +31,6 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-@pytest.mark.usefixtures("one_thread")
 def test_vectors_are_those_of_training_for_the_same_text(name: str, tmp_path: Path) -> None:
     served = serve(tmp_path, *RUNS[name])
     model = load_model(served.folder, CPU)

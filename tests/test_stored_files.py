@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from data_folders import BLINK
 from permissions import permissions_bind
 from raw_server import amazon_2023, served, serving
@@ -238,7 +237,6 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    torch.set_num_threads(1)
     long = bytes(range(256)) * 100
     with pytest.MonkeyPatch.context() as patch, serving(served({DATASET: amazon_2023(items=20)})) as server:
         server.files["/long.bin"], server.cut_after["/long.bin"] = long, 15_000
@@ -308,7 +306,6 @@ def table(found: dict[str, dict[str, Counter[str]]]) -> str:
     return f"{lines}\n{total.total()} cases: " + ", ".join(f"{n} {how}" for how, n in total.items()) + ".\n"
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_no_damage_gives_other_results_or_a_traceback(world: World) -> None:
     found = table(outcomes(world))
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])

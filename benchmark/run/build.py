@@ -86,12 +86,15 @@ def build_trainer(
 def make_accelerator(precision: str) -> Accelerator:
     """Accelerate on the GPUs there are, else on the CPU. Raises `UserError` for a process without a GPU."""
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
     gpus, place = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available() and place >= gpus:
         raise UserError(f"process {place + 1} of this machine has no GPU: there are {gpus}; start no more.")
     # cuDNN's attention makes a plan for each new shape, 35 ms each way; chunks of texts have ever new shapes
     torch.backends.cuda.enable_cudnn_sdp(False)
+    # Accelerate keeps the precision of a process's first run, and refuses another
+    AcceleratorState._reset_state()
     return Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
 
 
