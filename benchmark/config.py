@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -211,10 +212,8 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     for name in values:
         if name not in known:
             raise unknown(f"setting in {where}:", name, known)
-    strict = ConfigDict(extra="forbid", allow_inf_nan=False)  # no record could hold an infinite number
-    checked = type(cls.__name__, (cls,), {"__pydantic_config__": strict})
     try:
-        parsed: Any = TypeAdapter(checked).validate_python(dict(values))
+        parsed: Any = _checks(cls).validate_python(dict(values))  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "?"
@@ -224,6 +223,13 @@ def parse(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         message = first["msg"][:1].lower() + first["msg"][1:]
         raise UserError(f"{where}: {name}={first['input']!s} is not valid: {message}.") from error
     return cls(**{name: getattr(parsed, name) for name in known})
+
+
+@cache  # making them takes longer than checking values, which a grid does thousands of times
+def _checks(cls: type[Any]) -> TypeAdapter[Any]:
+    """The checks of the fields of `cls`."""
+    strict = ConfigDict(extra="forbid", allow_inf_nan=False)  # no record could hold an infinite number
+    return TypeAdapter(type(cls.__name__, (cls,), {"__pydantic_config__": strict}))
 
 
 def first_fault(error: ValidationError) -> str:

@@ -6,6 +6,7 @@ Only the standard library is imported here, so that listing is quick.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -127,13 +128,11 @@ def entries() -> dict[str, RecipeFile]:
 
 def _names(path: Path) -> list[tuple[str, str]]:
     """(name, category) of the datasets that a file describes: its folder's name, or one a category."""
-    try:
-        categories = load_toml(path).get("categories")
-        if categories is not None:
-            check("categories", categories, path)
-            return [(f"{path.parent.name}-{category}", category) for category in categories]
-    except UserError:
-        pass  # reported when the recipe is used
+    with suppress(OSError, UserError):  # reported when the recipe is used
+        # every look at a dataset passes all files, and most have no such key
+        if b"categories" in path.read_bytes() and "categories" in (recipe := load_toml(path)):
+            check("categories", recipe["categories"], path)
+            return [(f"{path.parent.name}-{category}", category) for category in recipe["categories"]]
     return [(path.parent.name, "")]
 
 
