@@ -16,9 +16,9 @@ from benchmark.results.schema import METRICS, Environment, PeakMemory
 from benchmark.results.store import StoredRun, place
 
 GIB = 2**30
-USERS = 10_000
+USERS = 1000
 """Test users of a record."""
-COLD = 40
+COLD = 4
 """Those with a cold target, where there are any."""
 ENVIRONMENT: dict[str, Any] = {
     "python": "3.11",

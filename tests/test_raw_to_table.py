@@ -92,7 +92,7 @@ def test_raw_files_to_report(
 ) -> None:
     with serving(raw_files()) as server:
         live_in(tmp_path, server, monkeypatch)
-        prepare_all(tmp_path / "cache", server)
+        prepare_all(tmp_path / "cache", server, capsys)
     tables, printed = here(capsys, *BENCH)  # the server is gone
     assert "6 of 6 runs ended" in printed and "fetching" not in printed
     assert printed.count("warning: sci has ") == 1
@@ -169,17 +169,19 @@ def check_mistake(status: int, message: str, out: str, err: str) -> None:
     assert err.count("adaptrec: ") == 1 and "Traceback" not in err
 
 
-def prepare_all(cache: Path, server: Server) -> None:
-    """Fetch and prepare the three at once; the connection breaks halfway through the longest file."""
+def prepare_all(cache: Path, server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fetch and prepare the three, one beside the others; the connection breaks halfway through its file."""
     server.cut_after[LONG] = cut = len(server.files[LONG]) // 2
-    started = {name: start("prepare", "--dataset", name) for name in ITEMS}
-    for name, (out, err) in {name: end(process) for name, process in started.items()}.items():
+    longest, *others = ITEMS
+    beside = start("prepare", "--dataset", longest)
+    printed = {name: here(capsys, "prepare", "--dataset", name) for name in others}
+    printed[longest] = end(beside)
+    for name, (out, err) in printed.items():
         assert f"{name} (" in out and f": 60 users, {ITEMS[name]} items, 720 interactions\n" in out
         assert ("the connection was cut; again in 1 s" in err) == (name == "sports")
         assert ("as its recipe expects" in out) == (name != "amazon-2023-All_Beauty")
     assert server.asked(LONG) == ["", f"bytes={cut}-"]  # it goes on from the last byte
-    others = [path for path in server.files if path != LONG]
-    assert [len(server.asked(path)) for path in others] == [1] * 5
+    assert [len(server.asked(path)) for path in server.files if path != LONG] == [1] * 5
     for path, data in server.files.items():
         assert (cache / "raw" / path[1:]).read_bytes() == data
 

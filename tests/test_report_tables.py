@@ -279,7 +279,7 @@ def test_seeds_are_one_row_with_mean_and_interval(tmp_path):
     half = f"{(high - low) / 2:.4f}".removeprefix("0")
     assert cells_of(group, "ssna")[1] == f"* .3520 ± {half}"
     assert cells_of(group, "ssna")[-1] == "3"
-    assert re.fullmatch(r"\.2200 ± \.00\d\d", cells_of(group, "tmlp")[1])  # over users alone
+    assert re.fullmatch(r"\.2200 ± \.02\d\d", cells_of(group, "tmlp")[1])  # over users alone
     line = lines_of(group)[0]
     assert float(line["test_recall@10"]) == statistics.fmean(values)
     assert float(line["test_masked_recall@10_half_width"]) == pytest.approx((high - low) / 2, rel=1e-6)
@@ -378,7 +378,7 @@ def test_warm_and_cold_stand_only_where_there_are_cold_targets():
     assert "cold" not in render(without, "text")
     assert cells_of(group, "a")[9:13] == [".2004", ".1002", ".1000", ".0500"]
     assert cells_of(group, "b")[9:13] == ["n/a"] * 4
-    assert "40 test targets are cold" in group.caption
+    assert "4 test targets are cold" in group.caption
 
 
 NASTY = r"a_b & c% #1 ${x}$ ~^ \ | <i> [2] --x `q`"

@@ -144,7 +144,7 @@ def test_a_record_that_contradicts_its_path_does_not_count(path: Path, change: E
         ),
         (
             put("data", "fingerprint", "test_targets", value=7),
-            "its ranks are of 10,000 targets, and its fingerprint",
+            "its ranks are of 1,000 targets, and its fingerprint",
         ),
     ],
 )
