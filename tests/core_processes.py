@@ -46,12 +46,6 @@ class WithAuxiliary(Method):
         return sum(p.square().sum() for p in self.parameters())  # type: ignore[return-value]
 
 
-def accelerator() -> Any:
-    from accelerate import Accelerator
-
-    return Accelerator(cpu=True, mixed_precision="no")
-
-
 def build(settings: Settings, world: World, method: str) -> Recommender:
     return recommender(settings, world, method, **METHODS[method])
 
@@ -75,7 +69,7 @@ def step(model: Recommender, batch: Any) -> dict[str, Any]:
 
 
 def rank() -> int:
-    return int(accelerator().process_index)
+    return dist.get_rank() if world_size() > 1 else 0
 
 
 def steps() -> dict[str, Any]:

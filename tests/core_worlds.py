@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from benchmark.config import Settings
@@ -175,8 +176,11 @@ def trainer(
 ) -> tuple[Trainer, list[str]]:
     """The harness's trainer on the CPU in fp32, and the lines it says."""
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
     lines: list[str] = []
+    # of a run of another test in this process
+    AcceleratorState._reset_state(reset_partial_state=not dist.is_initialized())
     accelerator = Accelerator(cpu=True, mixed_precision="no")
     return Trainer(model, task, settings, seed, accelerator, Checkpoint(folder), lines.append), lines
 
