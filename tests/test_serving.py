@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from data_folders import BLINK, write_folder
+from data_folders import BLINK, TWELVE, write_folder
 from served_runs import TEXTS, ServedRun, serve
 
 from benchmark.cli import main
@@ -241,6 +241,23 @@ def test_controls_and_mixtures_are_no_models(tmp_path: Path) -> None:
     assert record.status == "ok" and not model_path(path).exists()
     with pytest.raises(UserError, match="of the control 'popularity', which has no weights"):
         export(path, tmp_path / "model")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_grid_runs_again_what_kept_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_folder(tmp_path / "data", TWELVE, TEXTS)
+    command = ["bench", "--datasets", str(data), "--llms", "random-tiny", "--methods", "id,popularity"]
+    command += ["--protocols", "fair", "--results", str(tmp_path / "results"), "--set", *BLINK, "epochs=1"]
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main([*command, "--keep-model"]) == 0
+    out, errors = capsys.readouterr()
+    assert "1 of 2 runs are finished already" in out + errors
+    assert "1 of 2 runs have no kept weights, " in out + errors
+    (kept,) = tmp_path.glob("results/**/*.model.safetensors")
+    assert kept.parent.name == "id"
+    assert main([*command, "--keep-model"]) == 0
+    assert "2 of 2 runs are finished already" in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize(

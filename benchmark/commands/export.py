@@ -16,11 +16,16 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "-o", "--out", type=Path, metavar="FOLDER", help="folder to write; one below models when left out"
     )
+    parser.add_argument(
+        "--onnx", action="store_true",
+        help="also write ONNX files of the user side and, where it reads texts alone, of the item side; "
+        "wants `pip install 'adaptrec[onnx]'`",
+    )  # fmt: skip
 
 
 def main(options: argparse.Namespace) -> int:
     """Execute the command; returns the exit status."""
     from benchmark.serve.export import export
 
-    print(export(options.record, options.out))
+    print(export(options.record, options.out, options.onnx))
     return 0

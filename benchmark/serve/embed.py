@@ -141,9 +141,9 @@ class TextEmbedder:
 
         Raises `UserError` for a text without tokens.
         """
-        tokens = load_tokens(texts, self.llm).to(self.device)
+        tokens = self.tokens(texts)
         lengths = tokens.lengths if "tokens" in kinds(self.cls) else None
-        states = self.states(tokens).to(self.device) if "states" in kinds(self.cls) else None  # [m, ...]
+        states = self._states(tokens) if "states" in kinds(self.cls) else None  # [m, ...]
 
         def read(items: Tensor, width: int) -> Items:
             found: dict[str, Tensor] = {}
@@ -156,9 +156,22 @@ class TextEmbedder:
         encode = ItemEncoder(ItemInputs(read, lengths), self.settings, self.device)
         return encode(self.method, share_of(np.arange(len(texts)), 0, 1))  # [m, d]
 
-    def states(self, tokens: Tokens) -> Tensor:
-        """What the method reads of the language model's states of all texts: -> `[m, A, D]`, or `[m, ...]`
-        where it precomputes."""
+    def tokens(self, texts: Sequence[str]) -> Tokens:
+        """Texts as tokens of the language model."""
+        return load_tokens(texts, self.llm).to(self.device)
+
+    def _states(self, tokens: Tokens) -> Tensor:
+        """What the method reads of the states of all texts: -> `[m, A, D]`, or `[m, ...]` where it
+        precomputes, which it does on the CPU."""
+        states = self.raw_states(tokens)  # [m, A, D]
+        if precomputes(self.cls):
+            states = self.method.cpu().precompute(states)  # [m, A, D] -> [m, ...]
+            self.method.to(self.device)
+        return states.to(self.device)
+
+    @torch.no_grad()
+    def raw_states(self, tokens: Tokens) -> Tensor:
+        """States of the layers that the method names, on the CPU: -> `[m, A, D]`."""
         items, text_of_item = tokens.texts()  # [u], [m]
         lengths = tokens.lengths[items]  # [u]
         batches = encoder.length_batches(lengths.tolist(), token_budget(self.llm, self.device))
@@ -171,8 +184,7 @@ class TextEmbedder:
             found.append(pooled_states(hidden_states(self.language_model, ids, mask), mask, layers, pooling))
         place = np.empty(len(items), np.int64)  # [u]
         place[np.concatenate(batches)] = np.arange(len(items))
-        states = self._as_stored(torch.cat(found)[place[text_of_item]])  # [u, A, D] at [m] -> [m, A, D]
-        return self._precomputed(states) if precomputes(self.cls) else states
+        return self._as_stored(torch.cat(found)[place[text_of_item]])  # [u, A, D] at [m] -> [m, A, D]
 
     def _as_stored(self, states: Tensor) -> Tensor:
         """The states as the cache gives them: 16 bits keep what differs from the catalogue's mean."""
@@ -180,12 +192,6 @@ class TextEmbedder:
             return states
         centre = self._given["states_centre"]  # [A, D]
         return (states - centre).to(DTYPES[self.settings.states_dtype]).float() + centre
-
-    def _precomputed(self, states: Tensor) -> Tensor:
-        """On the CPU, as before training: `[m, A, D]` -> `[m, ...]`."""
-        rows = self.method.cpu().precompute(states)
-        self.method.to(self.device)
-        return rows
 
     @cached_property
     def language_model(self) -> nn.Module:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 from benchmark.files import digest_of, path_component, temporary_folder, write_atomically
 from benchmark.results.record import RunRecord
-from benchmark.results.store import read_result
+from benchmark.results.store import read_result, warn
 from benchmark.run.kept import CONTEXT, WEIGHTS, Kept, read_kept, save_tensors
 from benchmark.serve.card import model_card
 from benchmark.serve.folder import (
@@ -21,13 +22,20 @@ from benchmark.serve.folder import (
     ModelConfig,
     part,
 )
+from benchmark.serve.model import load_model
 from methods.errors import UserError
 
 
-def export(record_path: Path, folder: Path | None = None) -> Path:
+def export(
+    record_path: Path,
+    folder: Path | None = None,
+    onnx: bool = False,
+    on_line: Callable[[str], None] = warn,
+) -> Path:
     """Write the model of a finished run to `folder`, which must not exist: -> the folder.
 
-    By default it lies below `models` in the working directory. Raises `UserError` for a run without kept
+    By default it lies below `models` in the working directory. With `onnx` its towers are written too, and
+    `on_line` gets a line about one that cannot be. Raises `UserError` for a run without kept
     weights, one that did not end well, and a mixture.
     """
     record = read_result(record_path).record
@@ -39,6 +47,11 @@ def export(record_path: Path, folder: Path | None = None) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(folder.parent, folder.name) as new:
         config = _write(new, record, kept)
+        if onnx:
+            from benchmark.serve.onnx_export import write_onnx
+
+            for line in write_onnx(load_model(new, "cpu"), new):
+                on_line(line)
         write_atomically(new / CARD, model_card(config, folder))
         new.chmod(0o755)
         new.rename(folder)

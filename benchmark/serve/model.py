@@ -214,11 +214,15 @@ class LoadedModel:
         The language model stays in memory for later calls. Raises `UserError` for a method that does not
         embed texts alone.
         """
+        return self.embedder(llm)(texts)
+
+    def embedder(self, llm: str | None = None) -> TextEmbedder:
+        """The method of the model, made at the first call; `llm` is where its language model is."""
         from benchmark.serve.embed import TextEmbedder
 
         if self._embedder is None:
             self._embedder = TextEmbedder(self.folder, self.config, self.device, llm)
-        return self._embedder(texts)
+        return self._embedder
 
     def with_items(self, items: EmbeddedItems) -> LoadedModel:
         """The model with new items at the end of its catalogue. Raises `UserError` for an id that it has."""
