@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptrec.frames import folder_of, naming
-from adaptrec.noise import without_noise
 from methods.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -83,5 +82,5 @@ def asking(data: GivenData) -> Iterator[None]:
     from benchmark.run.spec import look_again
 
     look_again()
-    with without_noise(), naming(data.frames):
+    with naming(data.frames):
         yield

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from adaptrec.arguments import asking, given_data, pairs
 from adaptrec.classes import named_methods
+from adaptrec.noise import without_noise
 from adaptrec.records import RESULTS, Names, Run, several
 from methods.errors import UserError
 
@@ -30,6 +31,7 @@ class RunError(RuntimeError):
         self.run = run
 
 
+@without_noise()
 def prepare(
     dataset: str | Path | None = None,
     *,
@@ -73,6 +75,7 @@ def prepare(
     return prepared
 
 
+@without_noise()
 def bench(
     datasets: str | Path | Iterable[str | Path] | None = None,
     *,
@@ -128,6 +131,7 @@ def bench(
     return _table(outcome, folder, wanted, show)
 
 
+@without_noise()
 def run(
     dataset: str | Path | None = None,
     method: str | type = "",
