@@ -13,6 +13,7 @@ from benchmark.commands.options import (
     add_metrics,
     add_reading,
     add_source,
+    add_track,
     metrics,
     names,
     numbers,
@@ -77,6 +78,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--ray-address", help="the cluster; $RAY_ADDRESS, else this machine, when left out")
     add_common(parser, results=None)
     add_keep_model(parser)
+    add_track(parser)
     add_metrics(parser)
     parser.add_argument(
         "--report", type=Path, nargs="?", const=True, metavar="DIR",
@@ -94,12 +96,13 @@ def main(options: argparse.Namespace) -> int:
     """Execute the command; returns the exit status."""
     from benchmark.grid.bench import bench
     from benchmark.grid.executor import Options, make_executor
+    from benchmark.run.tracking import check_trackers
 
     columns = metrics(options)  # a wrong name ends the command before anything is run
     asked = request(options)
     executor_options = Options(
         asked.results, options.processes, options.fresh, options.jobs, options.cpus, options.ray_address,
-        options.keep_model,
+        options.keep_model, check_trackers(options.track),
     )  # fmt: skip
     executor = make_executor(options.executor, executor_options)
     plan = asked.plan()

@@ -71,6 +71,14 @@ def add_keep_model(parser: Parser) -> None:
     )  # fmt: skip
 
 
+def add_track(parser: Parser) -> None:
+    """The option --track."""
+    parser.add_argument(
+        "--track", type=names, default=(), metavar="NAMES",
+        help="report each run to these trackers, by commas: tensorboard, wandb, mlflow (docs/tracking.md)",
+    )  # fmt: skip
+
+
 def add_results(parser: Parser, default: Path | None = Path("results")) -> None:
     """The option --results."""
     by_datasets = "" if default else "; results, or results/tiny for planted datasets, when left out"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmark.commands.options import Parser, add_common, add_keep_model, add_run, spec
+from benchmark.commands.options import Parser, add_common, add_keep_model, add_run, add_track, spec
 from benchmark.process.exit_status import ExitCode
 from methods.errors import UserError
 
@@ -19,6 +19,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of every random number")
     add_common(parser)
     add_keep_model(parser)
+    add_track(parser)
     parser.add_argument(
         "--resume", action="store_true", help="go on from the last epoch (what happens anyway)"
     )
@@ -35,11 +36,13 @@ def main(options: argparse.Namespace) -> int:
     """Execute the command; returns the exit status."""
     from benchmark.run.run import run
     from benchmark.run.spec import specs_from_json
+    from benchmark.run.tracking import check_trackers
 
     specs = specs_from_json(options.spec) if options.spec else [spec(options)]
     if len(specs) != 1:
         raise UserError(f"--spec must describe one run, got {len(specs)}.")
-    path, record = run(specs[0], options.results, options.fresh, options.keep_model)
+    track = check_trackers(options.track)
+    path, record = run(specs[0], options.results, options.fresh, options.keep_model, track)
     if record.status != "ok":
         print(f"adaptrec: {record.status}: {record.error}", file=sys.stderr)
     print(path)

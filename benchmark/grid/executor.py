@@ -50,6 +50,8 @@ class Options:
     """Address of a Ray cluster; None is $RAY_ADDRESS, else a Ray of this machine that ends with the bench."""
     keep_model: bool = False
     """Keep the weights of the chosen epoch beside the record of each run that trains."""
+    track: tuple[str, ...] = ()
+    """Trackers of experiments to which each run reports."""
 
     def __post_init__(self) -> None:
         for name, value in (("--processes", self.processes), ("--jobs", self.jobs), ("--cpus", self.cpus)):
@@ -114,4 +116,5 @@ def run_command(spec: RunSpec, options: Options) -> list[str]:
         "-m", "benchmark", "run", "--spec", specs_to_json([spec]), "--results", str(options.results),
         *(["--fresh"] if options.fresh else []),
         *(["--keep-model"] if options.keep_model else []),
+        *(["--track", ",".join(options.track)] if options.track else []),
     ]  # fmt: skip

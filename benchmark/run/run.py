@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from benchmark.run.controls import fuse, score_control
 from benchmark.run.describe import add_cost, add_quality, add_texts, add_training, blank, user_lists
 from benchmark.run.kept import write_kept
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
+from benchmark.run.tracking import Tracking
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.control_ranks import ControlError
 from benchmark.train.evaluate import NotFiniteError, UserRanks
@@ -33,12 +34,17 @@ if TYPE_CHECKING:
 
 
 def run(
-    spec: RunSpec, results: Path, fresh: bool = False, keep_model: bool = False
+    spec: RunSpec,
+    results: Path,
+    fresh: bool = False,
+    keep_model: bool = False,
+    track: Sequence[str] = (),
 ) -> tuple[Path, RunRecord]:
     """Execute `spec`, or return its record where it is finished; an interrupted run is resumed.
 
     `fresh` discards a finished record and a checkpoint. `keep_model` keeps the weights of the chosen epoch
-    beside the record; a finished run that trained and did not keep them is run again. A failure of the run
+    beside the record; a finished run that trained and did not keep them is run again. `track` names trackers
+    of experiments (`benchmark.run.tracking`). A failure of the run
     itself is recorded (`failed`, `oom`) and returned; a user's mistake raises `UserError`; ctrl-C leaves the
     checkpoint and re-raises.
     """
@@ -70,7 +76,13 @@ def run(
             if fresh:
                 checkpoint.remove()
         accelerator.wait_for_everyone()
-        return path, _attempt(resolved, precision, accelerator, path, checkpoint, keep_model)
+        tracking = Tracking(track if accelerator.is_main_process else (), resolved, results, log_main)
+        record = None
+        try:
+            record = _attempt(resolved, precision, accelerator, path, checkpoint, keep_model, tracking)
+        finally:
+            tracking.end(record, path)
+        return path, record
 
 
 def _attempt(
@@ -80,6 +92,7 @@ def _attempt(
     path: Path,
     checkpoint: Checkpoint,
     keep_model: bool,
+    tracking: Tracking,
 ) -> RunRecord:
     """Run to the end, and record how it ended."""
     record = blank(resolved, environment(accelerator.device, precision, world_size()))
@@ -88,7 +101,7 @@ def _attempt(
             ranks, lists = score_control(resolved, record, accelerator.device)
         else:
             kept = model_path(path) if keep_model else None
-            ranks, lists = _execute(resolved, record, accelerator, checkpoint, kept)
+            ranks, lists = _execute(resolved, record, accelerator, checkpoint, kept, tracking)
     except UserError:
         raise
     except (Exception, KeyboardInterrupt) as error:
@@ -125,9 +138,11 @@ def _execute(
     accelerator: Accelerator,
     checkpoint: Checkpoint,
     kept: Path | None,
+    tracking: Tracking,
 ) -> tuple[UserRanks, StoredLists]:
     """Train and test; fills `record` as it goes. Writes the weights of the chosen epoch to `kept`."""
     trainer, inputs = build_trainer(resolved, checkpoint, accelerator)
+    trainer.on_epoch = tracking.epoch
     add_cost(record, trainer, inputs)
     if warning := add_texts(record, resolved, inputs):
         log_main(f"warning: {warning}")

@@ -133,6 +133,8 @@ class Trainer:
         self.retry = MemoryRetry(model.encoder, accelerator, self.optimiser.zero_grad, log)
         self.replay = Replay(model, self.trained, accelerator, log)
         self.progress = TrainingProgress()
+        self.on_epoch: Callable[[Epoch], None] = lambda epoch: None
+        """Called in the main process after each epoch, with its row of the curve."""
         self.ranks: dict[str, NDArray[np.float64]] = {}
         """Mean rank of each validation target `[T]`, before training ("first") and at the best epoch."""
 
@@ -229,6 +231,7 @@ class Trainer:
         self.log(str(status))
         if self.accelerator.is_main_process:
             publish(status)
+            self.on_epoch(row)
 
     def selection(self, ranks: UserRanks) -> float:
         """The metric that selects the epoch, of validation ranks."""
