@@ -27,7 +27,9 @@ def add_arguments(parser: Parser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Execute the command; returns the exit status."""
     from benchmark.run.build import prepare_inputs
+    from benchmark.run.spec import look_again
 
+    look_again()  # the command is asked to look at the files
     lines = prepare_inputs(
         options.dataset, options.llm, options.methods, options.protocols, tuple(options.set), reading(options)
     )
