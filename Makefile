@@ -105,7 +105,7 @@ smoke: .venv/.ready ## every method, small, two epochs on random weights, from n
 	$(adaptrec)
 
 test: .venv/.ready-dev ## run the tests, on all cores; those on real data want ADAPTREC_DATA
-	.venv/bin/python -m pytest --numprocesses auto --dist worksteal
+	.venv/bin/python -m pytest --numprocesses auto --dist worksteal --durations=10
 
 lint: .venv/.ready-dev ## ruff, its format check, and mypy in strict mode
 	.venv/bin/ruff check .
