@@ -49,7 +49,7 @@ def section(advice: Advice) -> Section:
 
 def choices_block(advice: Advice, hourly: float | None = None) -> Block:
     """The rows from the cheapest to the dearest; with the price at an `hourly` rate where one is given."""
-    on_cpu = advice.clock.on_cpu
+    on_cpu, energy = advice.clock.on_cpu, _has_energy(advice)
     unit = "CPU s" if on_cpu else "s"
     heads = [
         "row",
@@ -60,13 +60,14 @@ def choices_block(advice: Advice, hourly: float | None = None) -> Block:
         f"search, {unit}",
     ]
     heads += [f"training, {unit}", *(["total, wall s"] if on_cpu else []), "peak GiB"]
-    heads += [*(["training, Wh"] if _has_energy(advice) else []), "front"]
+    heads += [*(["training, Wh"] if energy else []), "front"]
     heads += [] if hourly is None else [f"price at {hourly:g} an hour"]
-    rows = [_cells(advice, choice, hourly) for choice in advice.choices]
+    rows = [_cells(advice, choice, energy, hourly) for choice in advice.choices]
     return Block("From the cheapest row to the dearest", heads, rows)
 
 
-def _cells(advice: Advice, choice: Choice, hourly: float | None) -> list[Cell]:
+def _cells(advice: Advice, choice: Choice, energy: bool, hourly: float | None) -> list[Cell]:
+    """Cells of `choices_block`; `energy` says whether it has that column."""
     wall = wall_seconds(advice, choice)
     if choice.best is None:
         difference = "best"
@@ -75,7 +76,7 @@ def _cells(advice: Advice, choice: Choice, hourly: float | None) -> list[Cell]:
         difference = f"{signed(choice.best.difference)}, {verdict}"
     seconds = [choice.cost, *choice.parts, *([wall] if advice.clock.on_cpu else [])]
     texts = [choice.figure, difference, *map(count, seconds), PEAK.cell(choice.row)]
-    texts += [ENERGY.cell(choice.row)] if _has_energy(advice) else []
+    texts += [ENERGY.cell(choice.row)] if energy else []
     texts += ["yes" if choice.on_front else ""]
     texts += [] if hourly is None else [f"{wall / HOUR * hourly:,.4f}"]
     return [Cell(choice.label, record=choice.row.configuration), *map(Cell, texts)]
@@ -92,8 +93,8 @@ def wall_seconds(advice: Advice, choice: Choice) -> float:
 
 def advised(advice: Advice, budget: float | None = None, hourly: float | None = None) -> str:
     """The sentence, what fits into a `budget` of seconds, and the table, for a terminal."""
-    said = advice.sentence if budget is None else f"{advice.sentence} {_within(advice, budget)}"
-    return text(said, [choices_block(advice, hourly)], notes(advice))
+    caption = advice.sentence if budget is None else f"{advice.sentence} {_within(advice, budget)}"
+    return text(caption, [choices_block(advice, hourly)], notes(advice))
 
 
 def _within(advice: Advice, budget: float) -> str:
