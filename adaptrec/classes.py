@@ -68,28 +68,25 @@ def _name(cls: type) -> str:
 def _package(name: str, cls: type) -> Path:
     """A folder in the cache with the module of the class and the description of a package."""
     from benchmark.config import digest
-    from benchmark.files import cache_folder, held, lacks, replacing_folder
+    from benchmark.files import cache_folder, make_once
     from methods.code import canonical
 
     source = source_of(cls)
     folder = cache_folder() / "methods" / f"{name}-{digest(source)}"
     version = f"0+{digest(canonical(source).decode(), 8)}"
-    with held(folder.with_name(f"{folder.name}.lock")) as writable:
-        if folder.exists():
-            return folder
-        if not writable:
-            raise lacks(folder.parent, f"the source of {cls.__name__}")
-        with replacing_folder(folder) as part:
-            info = part / f"{DISTRIBUTION.replace('-', '_')}_{name}-{version}.dist-info"
-            info.mkdir()
-            files = {
-                part / f"{_module(name)}.py": source,
-                info / "METADATA": f"Metadata-Version: 2.1\nName: {DISTRIBUTION}\nVersion: {version}\n",
-                info / "entry_points.txt": f"[adaptrec.methods]\n{name} = {_module(name)}:{cls.__name__}\n",
-            }
-            for path, text in files.items():
-                path.write_text(text, encoding="utf-8")
-    return folder
+
+    def write(part: Path) -> None:
+        info = part / f"{DISTRIBUTION.replace('-', '_')}_{name}-{version}.dist-info"
+        info.mkdir()
+        files = {
+            part / f"{_module(name)}.py": source,
+            info / "METADATA": f"Metadata-Version: 2.1\nName: {DISTRIBUTION}\nVersion: {version}\n",
+            info / "entry_points.txt": f"[adaptrec.methods]\n{name} = {_module(name)}:{cls.__name__}\n",
+        }
+        for path, text in files.items():
+            path.write_text(text, encoding="utf-8")
+
+    return make_once(folder, f"the source of {cls.__name__}", write)
 
 
 def _module(name: str) -> str:

@@ -28,7 +28,7 @@ def folder_of(frames: Frames, name: str, columns: Mapping[str, str]) -> Path:
     Equal content gives the same folder, so that a later call finds what was prepared from it. Raises
     `UserError` for what is no table of a dataset.
     """
-    from benchmark.files import cache_folder, held, lacks, replacing_folder
+    from benchmark.files import cache_folder, make_once
 
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"name='{name}' must be a plain name: letters, digits, '_', '-' and '.'.")
@@ -38,15 +38,12 @@ def folder_of(frames: Frames, name: str, columns: Mapping[str, str]) -> Path:
         for part in _content(role, frame):
             digest.update(part)
     folder = cache_folder() / "frames" / digest.hexdigest()[:16] / name
-    with held(folder.with_name(f"{name}.lock")) as writable:
-        if folder.exists():
-            return folder
-        if not writable:
-            raise lacks(folder.parent, "the files of these DataFrames")
-        with replacing_folder(folder) as new:
-            for role, frame in frames.items():
-                frame.to_parquet(new / f"{role}.parquet", index=False)
-    return folder
+
+    def write(new: Path) -> None:
+        for role, frame in frames.items():
+            frame.to_parquet(new / f"{role}.parquet", index=False)
+
+    return make_once(folder, "the files of these DataFrames", write)
 
 
 @contextmanager

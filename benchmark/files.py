@@ -277,6 +277,22 @@ def lacks(folder: Path, what: str) -> UserError:
     )
 
 
+def make_once(folder: Path, what: str, write: Callable[[Path], None]) -> Path:
+    """A folder of the cache whose content never changes; `write` fills it unless it is there: -> `folder`.
+
+    Of several processes one writes, and the others wait. Raises `UserError` where a read-only cache lacks it;
+    `what` says what is then missing.
+    """
+    with held(folder.with_name(f"{folder.name}.lock")) as writable:
+        if folder.exists():
+            return folder
+        if not writable:
+            raise lacks(folder.parent, what)
+        with replacing_folder(folder) as part:
+            write(part)
+    return folder
+
+
 def nearest(folder: Path) -> Path:
     """`folder`, or the first existing folder above it."""
     paths = (folder.absolute(), *folder.absolute().parents)

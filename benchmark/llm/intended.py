@@ -16,7 +16,7 @@ from benchmark.llm.model_folder import read_json, read_list
 from methods.errors import UserError
 
 MODULES = "modules.json"
-FILES = (MODULES, "sentence_bert_config.json", "config_sentence_transformers.json")
+LIMITS, PROMPTS = "sentence_bert_config.json", "config_sentence_transformers.json"
 MODES = {"cls_token": "first", "cls": "first", "mean_tokens": "mean", "mean": "mean", "lasttoken": "last"}
 """Pooling of sentence-transformers -> ours."""
 DOCUMENT = ("document", "passage")
@@ -56,8 +56,8 @@ def intended(folder: Path) -> Intended | None:
         raise UserError(
             f"{folder / MODULES} names no Pooling; remove the file to read the model as a plain one"
         )
-    prompts = _optional(folder / "config_sentence_transformers.json")
-    longest = _optional(folder / "sentence_bert_config.json").get("max_seq_length")
+    prompts = _optional(folder / PROMPTS)
+    longest = _optional(folder / LIMITS).get("max_seq_length")
     return Intended(
         pooling=_pooling(folder / kinds["Pooling"] / "config.json"),
         prompt=_prompt(prompts, folder),
@@ -84,7 +84,7 @@ def _prompt(stated: Mapping[str, Any], folder: Path) -> str:
     """The prompt of a document, else the default one, else nothing."""
     prompts = stated.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(value, str) for value in prompts.values()):
-        raise UserError(f"{folder / 'config_sentence_transformers.json'}: prompts must be names with texts")
+        raise UserError(f"{folder / PROMPTS}: prompts must be names with texts")
     for name in (*DOCUMENT, stated.get("default_prompt_name")):
         if name in prompts:
             return str(prompts[name])

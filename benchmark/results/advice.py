@@ -136,11 +136,6 @@ class Choice:
         spread = "" if self.half_width is None else f" ± {share(self.half_width)}"
         return f"{share(self.quality)}{spread}"
 
-    @property
-    def level(self) -> bool:
-        """Whether the data show no difference from the best row."""
-        return self.best is None or not shown(self.best)
-
 
 @dataclass(frozen=True)
 class Advice:
@@ -259,12 +254,13 @@ def advise(group: RunGroup) -> Advice | None:
 
 def _front(points: Sequence[tuple[float, float]]) -> list[bool]:
     """Whether each of (cost, quality) is beaten by no other."""
-    return [
-        not any(
-            cost <= own_cost and value >= own and (cost, value) != (own_cost, own) for cost, value in points
-        )
-        for own_cost, own in points
-    ]
+    losses = [(cost, -value) for cost, value in points]
+    return [not any(beats(other, own) for other in losses) for own in losses]
+
+
+def beats(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether `one` is as low as `other` in everything, and lower in something."""
+    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def main_tables(groups: Iterable[RunGroup]) -> list[RunGroup]:

@@ -154,19 +154,18 @@ def read_kept(record_path: Path, record: RunRecord) -> Kept:
         facts = json.loads(file.metadata()["facts"])
     if facts.pop("format") != FORMAT:
         raise UserError(f"{path} was written by another version of AdaptRec. {AGAIN}")
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {
-            name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
-        }
-
-    items = part(ITEMS)
+    items = part(tensors, ITEMS)
     return Kept(
-        part(WEIGHTS),
+        part(tensors, WEIGHTS),
         items["embeddings"],
         items["row"],
         _unpacked(items["ids"]),
         _unpacked(items["texts"]),
-        part(CONTEXT),
+        part(tensors, CONTEXT),
         facts,
     )
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

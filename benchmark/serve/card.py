@@ -102,7 +102,7 @@ def _licence(config: ModelConfig) -> str:
         return "No language model is read."
     details = config.llm_details
     if details.get("source") == "random":
-        return "Its weights are random numbers, and nobody's."
+        return "Its weights are random numbers, under no licence."
     revision = f", revision `{details['revision']}`" if details.get("revision") else ""
     licence = short_names().get(config.llm, {}).get("licence")
     stated = (

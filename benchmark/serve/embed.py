@@ -27,9 +27,9 @@ from benchmark.llm.states import hidden_states, pooled_states, token_budget
 from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.model.items import ItemEncoder, ItemInputs
 from benchmark.results.store import warn
-from benchmark.run.kept import CONTEXT, STATISTICS, WEIGHTS
+from benchmark.run.kept import CONTEXT, STATISTICS, WEIGHTS, part
 from benchmark.run.spec import find_llm
-from benchmark.serve.folder import CONFIG, METHOD, ModelConfig, part, read_tensors
+from benchmark.serve.folder import CONFIG, METHOD, ModelConfig, read_tensors
 from benchmark.train.batches import share_of
 from benchmark.train.checkpoint import restore
 from methods import registry

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmark.files import digest_of, path_component, temporary_folder, write_atomically
 from benchmark.results.record import RunRecord
 from benchmark.results.store import read_result, warn
-from benchmark.run.kept import CONTEXT, WEIGHTS, Kept, read_kept, save_tensors
+from benchmark.run.kept import CONTEXT, WEIGHTS, Kept, part, read_kept, save_tensors
 from benchmark.serve.card import model_card
 from benchmark.serve.folder import (
     CARD,
@@ -20,7 +20,6 @@ from benchmark.serve.folder import (
     METHOD,
     RECOMMENDER,
     ModelConfig,
-    part,
 )
 from benchmark.serve.model import load_model
 from methods.errors import UserError

@@ -6,7 +6,6 @@ Nothing in the folder is code or a pickle, and nothing outside it is needed for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -104,8 +103,3 @@ def read_tensors(folder: Path, name: str, config: ModelConfig) -> dict[str, Tens
 
     tensors: dict[str, Tensor] = load_file(checked_file(folder, name, config))
     return tensors
-
-
-def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -16,7 +16,6 @@ from benchmark.model.chunks import Ints
 from benchmark.serve.model import LoadedModel, Recommendation, ScoredItem
 from methods.errors import UserError
 
-INDEXES = ("exact", "hnsw")
 CONNECTIVITY, EXPANSION = 32, 200
 """Neighbours of an item in the graph, and candidates that are kept while it is built and searched."""
 SLACK = 1e-6

@@ -10,7 +10,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -175,8 +175,3 @@ def _check_kind(info: zipfile.ZipInfo) -> None:
         )
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
         raise UserError(f"the member {name} is compressed; a bundle stores its files as they are.")
-
-
-def members_of(archive: Archive) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of each member, one after another."""
-    return ((name, archive.read(name)) for name in archive.members)
