@@ -152,8 +152,8 @@ def test_the_best_row_within_a_budget(tmp_path: Path, capsys: pytest.CaptureFixt
     ranked(tmp_path, "ssna", ranks(60), seconds=40.0)
     ranked(tmp_path, "tmoe", ranks(50), seconds=1.0)
     control(tmp_path, 40)
-    said = [main(["advise", "--results", str(tmp_path), "--budget", budget]) for budget in ("60", "1m", "1s")]
-    assert said == [0, 0, 0]
+    command = ["advise", "--results", str(tmp_path), "--budget"]
+    assert [main([*command, budget]) for budget in ("60", "1m", "1s")] == [0, 0, 0]
     first, second, third = (
         " ".join(part.split()) for part in capsys.readouterr().out.split("toy, minilm, protocol paper")[1:]
     )
@@ -205,6 +205,6 @@ def test_one_row_gives_no_advice(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_the_readme_opens_with_the_answer_of_the_records(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["advise", "--dataset", "scientific", "--results", str(ROOT / "results")]
     assert main(command) == 0
-    said = " ".join(capsys.readouterr().out.partition("\n\n")[0].split())
+    printed = " ".join(capsys.readouterr().out.partition("\n\n")[0].split())
     page = " ".join((ROOT / "README.md").read_text(encoding="utf-8").replace("\n> ", " ").split())
-    assert said in page
+    assert printed in page

@@ -1,4 +1,4 @@
-"""Level L5: the same configuration on planted data whose seed nobody could choose."""
+"""Level L5: the same configuration on planted data whose seed was drawn afterwards."""
 
 from __future__ import annotations
 

@@ -110,6 +110,6 @@ def test_a_bench_starts_no_more_runs_than_fit(
     assert signs[:1] == ["+"] and signs.count("+") == 3
     at_once = [signs[:end].count("+") - signs[:end].count("-") for end in range(len(signs) + 1)]
     assert max(at_once) == most
-    said = capsys.readouterr().err
-    assert ("0.2 GiB of host memory are free" in said) == (most == 1)
-    assert said.count("wait until runs beside them end") == (most == 1)
+    printed = capsys.readouterr().err
+    assert ("0.2 GiB of host memory are free" in printed) == (most == 1)
+    assert printed.count("wait until runs beside them end") == (most == 1)

@@ -83,8 +83,8 @@ def test_a_failing_tracker_never_fails_a_run(
 
     monkeypatch.setattr("accelerate.tracking.WandBTracker", Broken)
     trained(tmp_path, ["wandb"])
-    said = capsys.readouterr().err
-    assert said.count("warning: the tracker wandb fails and is left out: the server is away") == 1
+    printed = capsys.readouterr().err
+    assert printed.count("warning: the tracker wandb fails and is left out: the server is away") == 1
 
 
 @pytest.mark.parametrize("command", ["run", "bench"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmark.commands.options import Parser
 from benchmark.process.exit_status import ExitCode
 
-SUMMARY = "Repeat the planted runs of a bundle on data that nobody could know."
+SUMMARY = "Run the planted configurations of a bundle again, on data whose seed was drawn after it."
 
 
 def add_arguments(parser: Parser) -> None:

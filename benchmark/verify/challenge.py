@@ -1,4 +1,4 @@
-"""L5, challenge: the same configuration on planted data that nobody knew before the bundle was published.
+"""L5, challenge: the same configuration on planted data whose seed was drawn after the bundle.
 
 The seed of the new data follows from the bundle's digest and a beacon: random bits that were drawn in public
 after the digest was published. A row that was tuned on the test targets of its planted set, or whose ranks
