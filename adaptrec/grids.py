@@ -100,6 +100,7 @@ def bench(
     ray_address: str | None = None,
     fresh: bool = False,
     keep_model: bool = False,
+    track: Names | None = None,
     show: bool = True,
     **settings: object,
 ) -> DataFrame:
@@ -108,8 +109,9 @@ def bench(
     Arguments mean what the options of `adaptrec bench` mean, and have their defaults; `settings` are what
     `--set` takes (docs/settings.md). Data are named as for `prepare`. Methods are names, or classes at the
     top level of a notebook or script, whose name is that of the class in lower case. Records go below
-    `results`. `show` prints the tables. Finished runs are not repeated. Ctrl-C stops all processes; the next
-    call goes on. A run that failed has no figures but its row `finished`, which is 0.
+    `results`. `show` prints the tables. `track` names trackers (docs/tracking.md). Finished runs are not
+    repeated. Ctrl-C stops all processes; the next call goes on. A run that failed has no figures but its
+    row `finished`, which is 0.
 
     Raises `UserError` for a mistake, and where no run left a record.
     """
@@ -117,8 +119,10 @@ def bench(
     from benchmark.grid.executor import Options, make_executor
     from benchmark.grid.request import GridRequest
     from benchmark.results.metrics import chosen_measures
+    from benchmark.run.tracking import check_trackers
 
     wanted, folder = chosen_measures(several(metrics)), Path(results)
+    trackers = check_trackers(several(track))
     given = [datasets] if isinstance(datasets, str | Path) else list(datasets or ())
     data = given_data(given, interactions, items, name, recipe, columns, separator)
     with asking(data), named_methods(_methods(methods), executor) as chosen:
@@ -126,7 +130,7 @@ def bench(
             data.datasets, several(llms), chosen, several(protocols), _numbers(seeds),
             pairs(bench, settings, chosen), data.reading, tune, trials, folder,
         ).plan()  # fmt: skip
-        options = Options(folder, processes, fresh, jobs, cpus, ray_address, keep_model)
+        options = Options(folder, processes, fresh, jobs, cpus, ray_address, keep_model, trackers)
         outcome = execute(plan, make_executor(executor, options), folder)
     return _table(outcome, folder, wanted, show)
 
@@ -149,6 +153,7 @@ def run(
     processes: int = 1,
     fresh: bool = False,
     keep_model: bool = False,
+    track: Names | None = None,
     **settings: object,
 ) -> Run:
     """Execute one run in a fresh process, or read its record if it is finished.
@@ -159,7 +164,9 @@ def run(
     from benchmark.grid.local import LocalExecutor
     from benchmark.results.store import as_stored
     from benchmark.run.spec import RunSpec, resolve_run
+    from benchmark.run.tracking import check_trackers
 
+    trackers = check_trackers(several(track))
     given = [] if dataset is None else [dataset]
     data = given_data(given, interactions, items, name, recipe, columns, separator)
     if not data.datasets or not method:
@@ -172,7 +179,8 @@ def run(
         resolved = resolve_run(spec)
         for warning in resolved.prepared.warnings:
             _print(f"warning: {warning}")
-        with LocalExecutor(Options(Path(results), processes, fresh, keep_model=keep_model)) as executor:
+        options = Options(Path(results), processes, fresh, keep_model=keep_model, track=trackers)
+        with LocalExecutor(options) as executor:
             record = executor.run([resolved]).get(resolved)
     if record is None:
         raise UserError(f"{spec} left no record; the lines above say why.")

@@ -202,6 +202,14 @@ def test_one_row_gives_no_advice(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "run two methods at least" in capsys.readouterr().err
 
 
+def test_no_records_name_only_options_of_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["advise", "--results", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "there are no run records" in line and line.endswith("give their folder by --results.")
+
+
 def test_the_readme_opens_with_the_answer_of_the_records(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["advise", "--dataset", "scientific", "--results", str(ROOT / "results")]
     assert main(command) == 0

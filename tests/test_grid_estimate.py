@@ -204,3 +204,16 @@ def test_a_dry_run_ends_with_1_where_memory_or_disk_will_not_do(
     for word in ("cannot run: killed, out of memory?", "set ADAPTREC_CACHE", "give fewer --jobs"):
         assert sum(word in line for line in shortages) == 1
     assert len(shortages) == 3
+
+
+def test_a_dry_run_knows_the_memory_of_a_container(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = variant()
+    known.peak_memory["train"].host = 2**30
+    monkeypatch.setattr(dryrun, "probe_training", lambda resolved: (known, 1.0))
+    monkeypatch.setattr(dryrun, "probe_states", lambda _: [])
+    monkeypatch.setattr(dryrun, "available_memory", lambda: 1.5 * 2**30)
+    assert dry(folder, tmp_path / "results", "--jobs", "2") == 1
+    assert "2 processes at a time want 2.00 GiB of memory; 1.50 GiB are available" in capfd.readouterr().err
+    assert dry(folder, tmp_path / "results") == 0

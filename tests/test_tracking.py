@@ -9,7 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from data_folders import BLINK
 
+import adaptrec
 from benchmark.cli import main
 from benchmark.results.record import RunRecord
 from benchmark.run import tracking
@@ -42,6 +44,18 @@ def test_tensorboard_has_the_course_and_the_record(tmp_path: Path) -> None:
     text = events.Tensors(tag)[0].tensor_proto.string_val[0].decode()
     attached = json.loads(text.removeprefix("```json\n").removesuffix("```"))
     assert attached == json.loads(path.read_text())
+
+
+def test_python_tracks_as_the_command_does(folder: Path, tmp_path: Path, in_process: None) -> None:
+    pytest.importorskip("tensorboard")
+    more: Any = dict(pair.split("=") for pair in BLINK)
+    asked: Any = {"track": "tensorboard", "results": tmp_path, "epochs": 1, **more}
+    adaptrec.run(folder, "id", protocol="fair", **asked)
+    adaptrec.bench(folder, methods="id", seeds=1, protocols="fair", show=False, **asked)
+    names = [path.name for path in (tmp_path / "tracking" / "tensorboard" / f"{folder.name}-fair").iterdir()]
+    assert sorted(name.rpartition("-")[2] for name in names) == ["s0", "s1"]
+    with pytest.raises(adaptrec.UserError, match="unknown tracker 'tensorbord'"):
+        adaptrec.run(folder, "id", track="tensorbord")
 
 
 def test_mlflow_has_the_course_and_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 
-import psutil
 from tabulate import tabulate
 
 from benchmark.config import Settings
@@ -26,6 +25,7 @@ from benchmark.grid.probe import StoredStates, probe_states, probe_training
 from benchmark.grid.progress import Range
 from benchmark.grid.search import Search, configuration_name
 from benchmark.llm.token_states import SPARE, free_bytes
+from benchmark.measure import available_memory
 from benchmark.results.record import RunRecord
 from benchmark.results.schema import PeakMemory
 from benchmark.results.store import finished, iter_runs
@@ -392,7 +392,7 @@ def _shortages(estimated: CostEstimate, missing: Sequence[StoredStates], options
         )
     at_a_time = (options.jobs or 1) * options.processes
     host = at_a_time * max((row.figures.host or 0 for row in unfinished), default=0)
-    if host > (memory := psutil.virtual_memory().available):
+    if host > (memory := int(available_memory())):
         lines.append(
             f"{at_a_time} processes at a time want {_gib(host)} of memory; {_gib(memory)} are available: "
             "give fewer --jobs."

@@ -127,9 +127,9 @@ def _checked(sections: Iterable[Section]) -> list[Section]:
 
 def _read(results: Path, only: Only, on_fault: OnFault, metrics: Sequence[str]) -> list[StoredRun]:
     """The runs whose figures `only` leaves."""
-    from benchmark.results.figures import measured, narrow, read_runs
+    from benchmark.results.figures import PAPER_ALONE, measured, narrow, read_runs
 
-    runs = read_runs(results, on_fault, metrics)
+    runs = read_runs(results, on_fault, metrics, PAPER_ALONE)
     if not only:  # the long table is made for all sections later
         return runs
     kept = set(narrow(measured(runs, metrics), only).record.dropna())

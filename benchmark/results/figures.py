@@ -84,6 +84,8 @@ class Results:
         return groups(self.runs, self.figures, self.metrics)
 
 
+PAPER_ALONE = "; or ask for the published figures alone by --source paper"
+"""What a command with the option --source offers where there are no records."""
 _Identity = tuple[str, str, str | None, str]
 """Hash, dataset, language model and protocol of a configuration."""
 
@@ -103,16 +105,18 @@ def load(
     """
     if source not in SOURCES:
         raise unknown("source of figures:", source, SOURCES)
-    runs = [] if source == "paper" else read_runs(results, on_fault, metrics)
+    runs = [] if source == "paper" else read_runs(results, on_fault, metrics, PAPER_ALONE)
     if line := without_lists([run.record for run in runs], metrics):
         on_fault(line)
     return narrow(table_of(runs, source, metrics), only or {})
 
 
-def read_runs(results: Path, on_fault: OnFault = warn, metrics: Sequence[str] = METRICS) -> list[StoredRun]:
+def read_runs(
+    results: Path, on_fault: OnFault = warn, metrics: Sequence[str] = METRICS, offer: str = ""
+) -> list[StoredRun]:
     """The runs below `results` that count; `on_fault` gets why others do not.
 
-    Raises `UserError` where there is none.
+    Raises `UserError` where there is none; `offer` ends its line with what the caller has besides.
     """
     faults: list[str] = []
     runs = list(iter_runs(results, faults.append, metrics))
@@ -122,8 +126,7 @@ def read_runs(results: Path, on_fault: OnFault = warn, metrics: Sequence[str] = 
             if faults
             else f"there are no run records below {results}: nothing matches "
             "<dataset>/<llm>/<method>/<hash>-s<seed>.json. Make some with "
-            "`python -m benchmark bench`, give their folder by --results, or ask for the published figures "
-            "alone by --source paper."
+            f"`python -m benchmark bench`, or give their folder by --results{offer}."
         )
     for line in faults:
         on_fault(line)
