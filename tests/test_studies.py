@@ -14,7 +14,7 @@ from studies.__main__ import main, names
 from studies.prepare_speed.generate import make
 from studies.prepare_speed.measure import measure, ours
 
-STUDIES = ["arithmetic", "growth", "kill_storm", "prepare_speed"]
+STUDIES = ["arithmetic", "growth", "kill_storm", "prepare_speed", "short_table"]
 
 
 @pytest.mark.parametrize("flags", [[], ["-P"]], ids=["no flag", "safe path"])

@@ -1,0 +1,1 @@
+"""The main columns of a report's tables, best row first, for a page of the documentation."""
