@@ -10,6 +10,7 @@ from importlib.metadata import version
 from types import ModuleType
 
 from benchmark.commands import (
+    add,
     advise,
     audit,
     bench,
@@ -43,6 +44,7 @@ COMMANDS: dict[str, ModuleType] = {
     "explain": explain,
     "bundle": bundle,
     "verify": verify,
+    "add": add,
     "export": export,
     "recommend": recommend,
     "embed": embed,

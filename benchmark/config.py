@@ -185,6 +185,15 @@ TUNE: dict[Tune, str] = {
 """Ways to choose hyper-parameters, and what each takes."""
 
 
+ROW_SETTINGS = (
+    "ids", "batch_size", "accumulation", "encode", "chunk_tokens", "lower_states", "lower_states_gib",
+    "replay", "fuse",
+)  # fmt: skip
+"""Settings in which rows of one table may differ: the published schedules give methods their own batches, and
+how texts are encoded changes what a run costs, and nothing else but which dropout masks are drawn; a mixture
+(`fuse`) is compared with the trained row and the control that it is made of."""
+
+
 def held(protocol: str) -> set[str]:
     """The names that tuning leaves alone under `protocol`, so that they are the same for all methods.
 

@@ -14,8 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.config import PROTOCOLS, Settings
-from benchmark.run.spec import ROW_SETTINGS
+from benchmark.config import PROTOCOLS, ROW_SETTINGS, Settings
 from methods import declarations
 from methods.base import Context, Items, Method, states_of
 from methods.checks import CHECKS, check_method, method_checks, parametrize_checks

@@ -15,6 +15,7 @@ from benchmark.grid.plan import GridPlan
 from benchmark.grid.search import Search, configuration_name
 from benchmark.process.exit_status import ExitCode
 from benchmark.report.tables import print_tables
+from benchmark.results.index import keep_indexed
 from benchmark.results.record import NO_LLM, RunRecord
 from benchmark.results.schema import METRICS
 from benchmark.results.searches import as_trial, selection, validation
@@ -210,6 +211,7 @@ def write_tuning(
         elif not chosen and old and old.trials and covers(tuning, old):
             record = record.model_copy(update={"tuning": None, "trials": 1 + mixed})
         if record.tuning != old:
+            keep_indexed(path)
             # a record of an older version gains no other field
             record.write(path, exclude_unset=True)
         written[run] = record

@@ -229,7 +229,7 @@ class RunRecord(Versioned):
     """Names the cell: data, language model, method, settings and hyper-parameters, without the seed."""
     protocol_hash: str
     """Same for rows that may stand in one table: data, protocol and its settings, save those in which rows
-    may differ (`cell.ROW_SETTINGS`). A table also keeps to one language model, device and world size."""
+    may differ (`config.ROW_SETTINGS`). A table also keeps to one language model, device and world size."""
     seed: Count
     """Seed of every random number."""
     trials: int = 1

@@ -14,6 +14,7 @@ from benchmark.files import release, remove_abandoned
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.model.parallel import is_main, log_main, world_size
 from benchmark.process.exit_status import BusyError, causes, refusal
+from benchmark.results.index import keep_indexed
 from benchmark.results.record import RunRecord, model_path, ranks_path
 from benchmark.results.store import Standing, look_up, set_aside
 from benchmark.results.targets import POSITION, StoredLists, write_columns, write_lists
@@ -69,6 +70,7 @@ def run(
         if standing.without_model:
             log_main(f"{path} has no kept weights; it is run again")
         if accelerator.is_main_process:
+            keep_indexed(path)
             if standing.fault:
                 log_main(set_aside(path, standing.fault))
             path.unlink(missing_ok=True)  # of a run that did not end well, or that --fresh replaces

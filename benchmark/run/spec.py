@@ -18,6 +18,7 @@ from benchmark.config import (
     NO_FUSION,
     NO_PROTOCOL,
     PROTOCOLS,
+    ROW_SETTINGS,
     SETTINGS,
     Settings,
     digest,
@@ -46,14 +47,6 @@ if TYPE_CHECKING:
     from methods.base import Method
 
     AnyMethod = type[Method] | type[Control]
-
-ROW_SETTINGS = (
-    "ids", "batch_size", "accumulation", "encode", "chunk_tokens", "lower_states", "lower_states_gib",
-    "replay", "fuse",
-)  # fmt: skip
-"""Settings in which rows of one table may differ: the published schedules give methods their own batches, and
-how texts are encoded changes what a run costs, and nothing else but which dropout masks are drawn; a mixture
-(`fuse`) is compared with the trained row and the control that it is made of."""
 
 
 @dataclass(frozen=True)

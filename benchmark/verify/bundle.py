@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,17 @@ def make_bundle(records: Sequence[Path], out: Path, data: Sequence[Prepared] | N
     """
     if not out.name.endswith(SUFFIX):
         raise UserError(f"the bundle {out} must have a name that ends in {SUFFIX}.")
+    with drafted(records, out.name, data) as draft:
+        verdict = verify(draft, "L2")
+        if verdict.faults:
+            raise UserError(f"a bundle of these records would not reach level L2: {verdict.faults[0]}")
+        write_atomically(out, draft.read_bytes())
+    return verdict
+
+
+@contextmanager
+def drafted(records: Sequence[Path], name: str, data: Sequence[Prepared] | None = None) -> Iterator[Path]:
+    """The bundle of these `records` in a temporary folder, not verified; see `make_bundle`."""
     contents: dict[str, bytes] = {}
     for path in records:
         run = _finished(path.resolve())
@@ -49,14 +61,10 @@ def make_bundle(records: Sequence[Path], out: Path, data: Sequence[Prepared] | N
             contents |= _embeddings(run, data)
     contents[MANIFEST] = _manifest(contents).content()
     with temporary_folder(Path(tempfile.gettempdir()), "adaptrec-bundle") as folder:
-        draft = folder / out.name
+        draft = folder / name
         with draft.open("wb") as file:
             write_archive(file, contents)
-        verdict = verify(draft, "L2")
-        if verdict.faults:
-            raise UserError(f"a bundle of these records would not reach level L2: {verdict.faults[0]}")
-        write_atomically(out, draft.read_bytes())
-    return verdict
+        yield draft
 
 
 def _finished(path: Path) -> StoredRun:

@@ -37,6 +37,11 @@ class Finding:
     fault: str = ""
     """Why it failed; empty where it passed."""
 
+    @property
+    def line(self) -> str:
+        """What a terminal shows."""
+        return f"  {'FAILED' if self.fault else 'ok':6}  {self.name:10}  {self.fault or self.promise}"
+
 
 @dataclass
 class Verdict:
@@ -77,9 +82,7 @@ class Verdict:
             own = [finding for finding in self.findings if finding.level == level]
             if own:
                 yield f"{level} {title}"
-            for finding in own:
-                mark = "FAILED" if finding.fault else "ok"
-                yield f"  {mark:6}  {finding.name:10}  {finding.fault or finding.promise}"
+            yield from (finding.line for finding in own)
         yield f"level reached: {self.reached or 'none'}"
 
 

@@ -1,0 +1,162 @@
+"""Check a store: its index, every file that the index names, and what git says of both.
+
+Each check is a function whose docstring says what it promises; it raises `UserError` where that does not
+hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from benchmark.config import ROW_SETTINGS, Settings, searched
+from benchmark.files import digest_of
+from benchmark.results.index import INDEX, SUBMITTED, Entry, Index, read_index
+from benchmark.results.record import RunRecord, read_record
+from benchmark.results.store import PATTERN, read_result
+from benchmark.verify.format import RUNS
+from benchmark.verify.history import SkippedError, check_history
+from benchmark.verify.levels import Finding
+from benchmark.verify.opened import opening
+from methods.errors import UserError
+
+LEVEL = "store"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of results that has an index."""
+
+    results: Path
+
+    @cached_property
+    def index(self) -> Index:
+        """Its index."""
+        return read_index(self.results)
+
+    def place(self, entry: Entry) -> Path:
+        """Where the record of an entry lies now."""
+        path = self.results / entry.record
+        in_place = path.is_file() and digest_of(path) == entry.sha256
+        return path if in_place else self.results / entry.kept(entry.record)
+
+    @cached_property
+    def records(self) -> list[tuple[Entry, RunRecord]]:
+        """The records of all entries, also of those that others replace."""
+        return [(entry, read_record(self.place(entry))) for entry in self.index.entries]
+
+    @property
+    def local(self) -> list[Path]:
+        """Records that reports read and that are in no entry."""
+        return [path for path in sorted(self.results.glob(PATTERN)) if not self._has(path)]
+
+    def _has(self, path: Path) -> bool:
+        entry = self.index.latest.get(path.relative_to(self.results).as_posix())
+        return entry is not None and entry.sha256 == digest_of(path)
+
+
+def chain(store: Store) -> None:
+    """Every line of the index holds its own checksum and that of the line before it."""
+    _ = store.index
+
+
+def files(store: Store) -> None:
+    """The files of every entry are there, as they were added."""
+    for entry in store.index.entries:
+        for file in entry.lacks(store.results):
+            what = "was changed" if (store.results / file).exists() else "is gone"
+            raise UserError(f"{file}, of entry {entry.entry}, {what}.")
+
+
+def bundles(store: Store) -> None:
+    """The bundle of every submitted entry is there, and holds the files of the entry."""
+    members: dict[str, dict[str, str]] = {}
+    for entry in store.index.entries:
+        if entry.bundle is None:
+            continue
+        if entry.bundle not in members:
+            members[entry.bundle] = _members(store.results / SUBMITTED / entry.bundle, entry)
+        for file, digest in entry.files.items():
+            name = f"{RUNS}/{'/'.join(file.split('/')[-4:])}"
+            if members[entry.bundle].get(name) != digest:
+                raise UserError(f"{file}, of entry {entry.entry}, is not the one in {entry.bundle}.")
+
+
+def _members(path: Path, entry: Entry) -> dict[str, str]:
+    """Name -> SHA-256 of the files of a bundle."""
+    if not path.is_file():
+        raise UserError(f"the bundle {entry.bundle}, of entry {entry.entry}, is gone.")
+    with opening(path) as bundle:
+        if bundle.digest != entry.bundle_sha256:
+            raise UserError(f"the bundle {entry.bundle}, of entry {entry.entry}, was changed.")
+        return {file.path: file.sha256 for file in bundle.read_manifest().files}
+
+
+def protocols(store: Store) -> None:
+    """Records of one protocol hash have the same data and settings, save those in which rows may differ."""
+    first: dict[str, tuple[Entry, RunRecord]] = {}
+    for entry, record in store.records:
+        other, same = first.setdefault(record.protocol_hash, (entry, record))
+        if apart := next(_apart(record, same), None):
+            raise UserError(
+                f"entries {other.entry} and {entry.entry} have the protocol hash {record.protocol_hash}, and "
+                f"differ in {apart}."
+            )
+
+
+def _apart(a: RunRecord, b: RunRecord) -> Iterator[str]:
+    """What two records of one protocol hash may not differ in, and do."""
+    if a.data.get("key") != b.data.get("key"):
+        yield "data"
+    if a.protocol != b.protocol:
+        yield "protocol"
+    own = {*ROW_SETTINGS, *searched(a.protocol)}
+    for name in {*a.settings, *b.settings} - own if not a.untrained else ():
+        values = [run.settings.get(name, getattr(Settings, name, None)) for run in (a, b)]
+        if values[0] != values[1]:
+            yield name
+
+
+def records(store: Store) -> None:
+    """Every record counts: its metrics follow from its ranks, and it is of the run that its path names."""
+    for entry in store.index.entries:
+        read_result(store.place(entry))
+
+
+def history(store: Store) -> None:
+    """No commit since the index began removed or changed a line of it, or a file that it names."""
+    check_history(store.results)
+
+
+QUICK = (chain, files, bundles, protocols)
+"""Checks that take a second."""
+CHECKS: tuple[Callable[[Store], Any], ...] = (*QUICK, records, history)
+
+
+def check_store(results: Path) -> list[Finding]:
+    """Make the checks of a store, and no more where its index or its files do not hold.
+
+    Raises `UserError` where the folder has no index.
+    """
+    if not (results / INDEX).is_file():
+        raise UserError(
+            f"{results} has no {INDEX}: it is no store, but a folder of local records, which reports "
+            "check whenever they read them. `adaptrec add` begins a store."
+        )
+    store, found = Store(results), list[Finding]()
+    for check in CHECKS:
+        promise = (check.__doc__ or "").split("\n", 1)[0].rstrip(".")
+        fault = ""
+        try:
+            check(store)
+        except SkippedError as reason:
+            promise = f"skipped: {reason}"
+        except UserError as error:
+            fault = str(error)
+        found.append(Finding(LEVEL, check.__name__, promise, fault))
+        if fault and check in (chain, files):
+            break
+    return found

@@ -1,0 +1,343 @@
+"""A store's index: what is added, replaced, kept and refused, and what `verify` finds when it was changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from forged import Forge
+
+from benchmark.cli import main
+from benchmark.files import checksum_of, digest_of
+from benchmark.results.index import INDEX, START, Entry, keep_indexed, read_index, seal
+from benchmark.results.record import RunRecord
+from benchmark.run.run import run
+from benchmark.run.spec import RunSpec
+from benchmark.verify import add as add_module
+from benchmark.verify.bundle import make_bundle
+from benchmark.verify.indexed import CHECKS, Store, check_store
+
+ROOT = Path(__file__).resolve().parents[1]
+POPULARITY = {
+    name: next((ROOT / "results" / name / "none" / "popularity").glob("*-s0.json"))
+    for name in ("scientific", "beauty", "instruments")
+}
+"""Records of a control: small, and as good as others."""
+
+
+def copied(results: Path, dataset: str) -> Path:
+    """A committed record with its files in the folder of results."""
+    source = POPULARITY[dataset]
+    folder = results / source.parent.relative_to(ROOT / "results")
+    folder.mkdir(parents=True)
+    for path in source.parent.glob(f"{source.stem}.*"):
+        shutil.copy(path, folder / path.name)
+    return folder / source.name
+
+
+def made_again(path: Path) -> None:
+    """Another record of the same run in its place, which counts too."""
+    fields = json.loads(path.read_bytes())
+    fields.pop("checksum", None)
+    fields["cost"]["eval_seconds"] *= 1.5
+    fields["checksum"] = checksum_of(fields)
+    path.unlink()
+    path.write_text(json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with two entries."""
+    results = tmp_path_factory.mktemp("two") / "results"
+    for name in ("scientific", "beauty"):
+        copied(results, name)
+    assert main(["add", str(results), "--results", str(results)]) == 0
+    return results
+
+
+@pytest.fixture
+def store(two: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(two, tmp_path / "results"))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bundle") / "theirs.adaptrec.zip"
+    make_bundle([POPULARITY["instruments"]], path)
+    return path
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object, status: int = 2) -> str:
+    """The one line with which a command refuses; nothing was written."""
+    capsys.readouterr()
+    assert main([str(word) for word in words]) == status
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1, (out, err)
+    return err
+
+
+def faults(results: Path) -> dict[str, str]:
+    return {finding.name: finding.fault for finding in check_store(results) if finding.fault}
+
+
+def test_entries_hold_digests_and_their_predecessor(store: Path) -> None:
+    first, second = read_index(store).entries
+    assert (first.entry, second.entry, first.previous, second.previous) == (1, 2, START, first.checksum)
+    assert first.record == POPULARITY["beauty"].relative_to(ROOT / "results").as_posix()
+    for file, digest in first.files.items():
+        assert digest_of(store / file) == digest == digest_of(ROOT / "results" / file)
+    assert len(first.files) == 3 and (first.by, first.level) == ("project", "L2")
+    lines = [json.loads(line) for line in (store / INDEX).read_text().splitlines()]
+    assert [line["checksum"] for line in lines] == [
+        checksum_of({name: value for name, value in line.items() if name != "checksum"}) for line in lines
+    ]
+
+
+def test_a_folder_adds_what_is_not_there_yet(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (store / INDEX).read_bytes()
+    assert main(["add", str(store), "--results", str(store)]) == 0
+    assert "0 entries added; 2 were there already" in capsys.readouterr().out
+    assert (store / INDEX).read_bytes() == before
+    new = copied(store, "instruments")
+    assert [path.name for path in Store(store).local] == [new.name]
+    assert main(["add", str(store / "instruments"), "--results", str(store)]) == 0
+    assert "1 entry added (3 to 3)" in capsys.readouterr().out
+    assert (store / INDEX).read_bytes().startswith(before) and faults(store) == {}
+    assert main(["verify", str(store)]) == 0
+    assert "3 entries, of which 0 were replaced; 0 local records" in capsys.readouterr().out
+
+
+def test_records_of_another_folder_are_copied(store: Path, tmp_path: Path) -> None:
+    other = copied(tmp_path / "elsewhere", "instruments")
+    assert main(["add", str(tmp_path / "elsewhere"), "--results", str(store)]) == 0
+    entry = read_index(store).entries[-1]
+    assert (store / entry.record).read_bytes() == other.read_bytes() and len(entry.files) == 3
+    assert faults(store) == {}
+
+
+def test_a_correction_names_what_it_replaces_and_nothing_is_lost(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = read_index(store).entries[0]
+    path, before = store / old.record, (store / old.record).read_bytes()
+    keep_indexed(path)
+    made_again(path)
+    assert faults(store) == {} and Store(store).local == [path]
+    assert "Say why by --because" in refused(capsys, "add", store, "--results", store)
+    assert main(["add", str(store), "--results", str(store), "--because", "other seconds"]) == 0
+    entry = read_index(store).entries[-1]
+    assert (entry.record, entry.replaces, entry.because) == (old.record, 1, "other seconds")
+    assert (store / old.kept(old.record)).read_bytes() == before
+    assert faults(store) == {} and Store(store).local == []
+    assert "was replaced by entry 3" in refused(
+        capsys, "add", copied(store, "instruments"), "--results", store, "--replaces", 1, "--because", "x"
+    )
+
+
+def test_a_correction_may_have_another_path(store: Path, tmp_path: Path) -> None:
+    path = copied(store, "instruments")
+    words = ["add", str(path), "--results", str(store), "--replaces", "2", "--because", "the data were wrong"]
+    assert main(words) == 0
+    index = read_index(store)
+    assert index.corrections[2].record == path.relative_to(store).as_posix()
+    assert index.entries[1].record not in index.standing and faults(store) == {}
+
+
+def test_a_record_that_was_written_over_without_being_kept(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = read_index(store).entries[0]
+    made_again(store / entry.record)
+    assert faults(store)["files"] == f"{entry.record}, of entry 1, was changed."
+    said = refused(capsys, "add", store, "--results", store, "--because", "other seconds")
+    assert "take it from an earlier commit" in said and entry.kept(entry.record) in said
+
+
+def test_a_run_keeps_the_indexed_record_that_it_replaces(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    spec = RunSpec(str(folder), "none", "popularity", "none", 0, ())
+    path, _ = run(spec, results)
+    assert main(["add", str(results), "--results", str(results)]) == 0
+    capsys.readouterr()
+    run(spec, results, fresh=True)
+    assert main(["verify", str(results)]) == 0
+    out = capsys.readouterr().out
+    assert "1 entries, of which 0 were replaced; 1 local records" in out and f"local: {path}" in out
+
+
+def test_nothing_is_added_when_the_command_is_stopped(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, before = copied(store.parent / "elsewhere", "instruments"), (store / INDEX).read_bytes()
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(add_module, "write_index", stopped)
+        assert main(["add", str(path), "--results", str(store)]) == 130
+    assert (store / INDEX).read_bytes() == before and faults(store) == {}
+    assert main(["add", str(path), "--results", str(store)]) == 0
+    assert len(read_index(store).entries) == 3 and faults(store) == {}
+
+
+def test_a_bundle_is_added_beside_the_projects_own_records(
+    store: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["add", str(bundle), "--results", str(store), "--by", "Jane Doe"]) == 0
+    entry = read_index(store).entries[-1]
+    assert entry.record.startswith("submitted/theirs/instruments/none/popularity/")
+    assert (entry.by, entry.level, entry.bundle) == ("Jane Doe", "L2", bundle.name)
+    assert entry.bundle_sha256 == digest_of(bundle) == digest_of(store / "submitted" / bundle.name)
+    assert faults(store) == {} and Store(store).local == []
+    again = refused(capsys, "add", bundle, "--results", store, "--by", "Jane Doe")
+    assert "is in the index already: entry 3" in again
+    (store / "submitted" / bundle.name).write_bytes(b"other")
+    assert "was changed" in faults(store)["bundles"]
+
+
+def test_a_bundle_below_the_level_is_refused(
+    store: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forged = tmp_path / "forged.adaptrec.zip"
+    raised = Forge.of(bundle).edit(lambda fields: fields["metrics"]["test"].update({"recall@10": 0.9}))
+    forged.write_bytes(raised.packed())
+    said = refused(capsys, "add", forged, "--results", store, "--by", "x")
+    assert "reaches level L1, and L2 is needed" in said and "Nothing was added" in said
+    assert not (store / "submitted").exists()
+    assert "needs --by NAME" in refused(capsys, "add", bundle, "--results", store)
+    assert "--by is no plain name" in refused(capsys, "add", bundle, "--results", store, "--by", "<b>")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["nowhere.json"], "there is no record nowhere.json"),
+        ([POPULARITY["beauty"]], "is in the index already: entry 1"),
+        ([POPULARITY["instruments"], "--replaces", 7, "--because", "x"], "no entry 7 to replace"),
+        ([POPULARITY["instruments"], "--because", "x"], "these records replace none"),
+        ([POPULARITY["instruments"], "--replaces", 1], "Say why by --because"),
+        ([POPULARITY["instruments"], "--by", "me"], "--by is of bundles"),
+        ([POPULARITY["instruments"], "--level", "L3"], "need the data of the runs"),
+        ([ROOT / "docs"], "no records of finished runs"),
+    ],
+)
+def test_bad_input_is_one_line(
+    store: Path, words: list[object], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (store / INDEX).read_bytes()
+    assert says in refused(capsys, "add", *words, "--results", store)
+    assert (store / INDEX).read_bytes() == before
+
+
+def line_of(number: int, change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    def edited(content: bytes) -> bytes:
+        lines = content.splitlines(keepends=True)
+        lines[number - 1] = change(lines[number - 1])
+        return b"".join(lines)
+
+    return edited
+
+
+def sealed_again(line: bytes) -> bytes:
+    """A line whose own checksum is right."""
+    entry = Entry.model_validate_json(line)
+    fields = entry.model_dump(exclude={"previous", "checksum"})
+    return seal(entry.previous, **{**fields, "by": "somebody"}).line.encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (line_of(1, lambda line: line.replace(b'"project"', b'"nobody"')), "1: it does not match its"),
+        (line_of(1, sealed_again), "line 2: it does not hold the checksum of the line before it"),
+        (line_of(1, lambda line: b""), "line 1: its number is 2, not 1"),
+        (line_of(2, lambda line: line + line), "line 3: its number is 2, not 3"),
+        (line_of(2, lambda line: line[:90]), "line 2: it has no line feed at its end"),
+        (line_of(2, lambda line: b"{}\n"), "line 2: it is no entry"),
+        (line_of(2, lambda line: b"[" * 9999 + b"\n"), "line 2: it is not JSON"),
+        (line_of(2, lambda line: line.replace(b'": ', b'":  ', 1)), "line 2: it is not spelt"),
+    ],
+)  # fmt: skip
+def test_a_line_that_was_changed_is_named(
+    store: Path, change: Callable[[bytes], bytes], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (store / INDEX).write_bytes(change((store / INDEX).read_bytes()))
+    assert says in faults(store)["chain"]
+    assert main(["verify", str(store)]) == 1
+    assert says in refused(capsys, "add", POPULARITY["instruments"], "--results", store)
+
+
+def test_a_file_that_is_gone_is_named(store: Path) -> None:
+    (store / read_index(store).entries[1].record).with_suffix(".top.parquet").unlink()
+    assert faults(store)["files"].endswith("top.parquet, of entry 2, is gone.")
+
+
+def test_records_of_one_protocol_hash_have_the_same_settings(store: Path) -> None:
+    """A row that claims the table of others is none of theirs."""
+    path = copied(store, "instruments")
+    fields = json.loads(path.read_bytes())
+    fields.pop("checksum", None)
+    first = read_index(store).entries[0]
+    fields["protocol_hash"] = json.loads((store / first.record).read_bytes())["protocol_hash"]
+    RunRecord.model_validate(fields).write(path, exclude_unset=True)
+    assert main(["add", str(path), "--results", str(store)]) == 0
+    assert "entries 1 and 3" in faults(store)["protocols"] and "differ in data" in faults(store)["protocols"]
+
+
+def test_a_folder_without_an_index_is_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copied(tmp_path, "beauty")
+    assert "it is no store, but a folder of local records" in refused(capsys, "verify", tmp_path)
+
+
+@pytest.fixture
+def committed(store: Path) -> Path:
+    """The store in a repository of its own, committed."""
+    git(store.parent, "init", "-q")
+    git(store.parent, "add", "results")
+    git(store.parent, "commit", "-qm", "first")
+    return store
+
+
+def git(folder: Path, *words: str) -> None:
+    own = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    name = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    subprocess.run(["git", *name, *words], cwd=folder, check=True, env={**os.environ, **own})
+
+
+def test_history_holds_what_was_committed(committed: Path) -> None:
+    path = committed / read_index(committed).entries[0].record
+    keep_indexed(path)
+    made_again(path)
+    assert main(["add", str(committed), "--results", str(committed), "--because", "other seconds"]) == 0
+    git(committed.parent, "add", "results")
+    git(committed.parent, "commit", "-qm", "a correction")
+    found = {finding.name: finding for finding in check_store(committed)}
+    assert set(found) == {check.__name__ for check in CHECKS} and faults(committed) == {}
+    assert not found["history"].promise.startswith("skipped")
+
+
+def test_history_shows_a_change_that_was_taken_back(committed: Path) -> None:
+    entry = read_index(committed).entries[0]
+    before = (committed / entry.record).read_bytes()
+    made_again(committed / entry.record)
+    git(committed.parent, "commit", "-qam", "quietly")
+    (committed / entry.record).write_bytes(before)
+    git(committed.parent, "commit", "-qam", "and back")
+    assert f"changed or removed {entry.record}, of entry 1" in faults(committed)["history"]
+
+
+def test_history_shows_an_index_that_was_written_anew(committed: Path) -> None:
+    (committed / INDEX).unlink()
+    assert main(["add", str(committed), "--results", str(committed)]) == 0
+    lines = (committed / INDEX).read_text().splitlines()
+    entry = Entry.model_validate_json(lines[-1])
+    fields = entry.model_dump(exclude={"previous", "checksum", "added"})
+    lines[-1] = seal(entry.previous, **{**fields, "added": "2020-01-01T00:00:00Z"}).line
+    (committed / INDEX).write_text("".join(f"{line}\n" for line in lines))
+    assert "were removed or changed after it" in faults(committed)["history"]
