@@ -70,11 +70,10 @@ class AlphaFuse(Method):
         self.null_dims = null_dims(config, context.out_dim, variances)
         self.semantic = context.out_dim - self.null_dims
         scaled = directions * (variances + EPSILON * variances[0]).rsqrt()  # [D, D]
-        kept = self.semantic if config.fuse == "replace" else context.out_dim
-        scaled = scaled[:, :kept].float()  # [D, k], where k is at most D
-        scaled = F.pad(scaled, (0, context.out_dim - scaled.shape[1]))  # [D, k] -> [D, d]
+        kept = scaled[:, : self.semantic if config.fuse == "replace" else context.out_dim].float()  # [D, k]
+        empty = context.out_dim - kept.shape[1]  # k is at most D, which may be less than d
         self.register_buffer("mean", context.state_mean[0].clone(), persistent=False)
-        self.register_buffer("projection", scaled, persistent=False)
+        self.register_buffer("projection", F.pad(kept, (0, empty)), persistent=False)  # [D, k] -> [D, d]
         self.own = nn.Embedding(context.n_items, self.null_dims)
         if config.start == "zeros":
             nn.init.zeros_(self.own.weight)
@@ -91,8 +90,7 @@ class AlphaFuse(Method):
     def forward(self, items: Items) -> Tensor:
         """Embed items: `[M, d]` and `[M]` -> `[M, d]`."""
         assert items.ids is not None
-        learned = F.pad(self.own(items.ids), (self.semantic, 0))  # [M] -> [M, d_n] -> [M, d]
-        return states_of(items) + learned
+        return states_of(items) + F.pad(self.own(items.ids), (self.semantic, 0))  # [M] -> [M, d_n] -> [M, d]
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """The learned values under their own learning rate."""

@@ -18,6 +18,9 @@ EARLIER: Mapping[str, tuple[str, ...]] = {
     "6b8ed563418a079c": ("3b7d4887c071b192",),  # tmlp
     "e0ffcb9c5b4e77a3": ("21a019fed814653b",),  # tmoe
     "b9d41cc0495fc300": ("1652f7e7c84d7ad2",),  # ssna, ssna-mean, ssna-weighted
+    "a4b419d7a11294b5": ("a05de3591fcb6676",),  # alphafuse
+    "612602e06e69393c": ("a6b879db159466ad",),  # ladder
+    "6e4d4e1056a4bdb5": ("a526ff517252b173",),  # iisan
     "1e82bacbac52dd25": ("25155ed1e928a4ca",),  # popularity
     "6c7f4998f827e5f4": ("8569daacfa5eaa43",),  # transitions
     "cbfa27fd6fabfb19": ("781780c2ca9dcabe",),  # text-knn

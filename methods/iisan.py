@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from methods.base import Context
-from methods.ladder import SideConfig, SideNetwork
+from methods.side_network import SideConfig, SideNetwork
 
 START = 0.01
 """Standard deviation of an adapter's weights at the start, as published: it begins close to the identity."""
