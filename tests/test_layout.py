@@ -28,7 +28,7 @@ STUDIES = sorted(name for name in SOURCES if name.split(".")[0] == "studies")
 
 FLOORS = (
     {"process"},
-    {"config", "files", "progress"},
+    {"config", "files", "network", "progress"},
     {"results", "data", "llm"},
     {"measure", "model"},
     {"train"},

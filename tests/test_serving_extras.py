@@ -106,12 +106,12 @@ def test_onnx_gives_the_vectors_of_pytorch(
         assert "no item_tower.onnx: method 'id' gives each item a vector of its own" in errors
         return
     embedder = model.embedder()
-    tokens = embedder.tokens(model.texts[:4])
     if kind == "tokens":
+        tokens = embedder.tokens(model.texts[:4])
         ids, mask = tokens.batch(torch.arange(4), int(tokens.lengths[:-1].max()))
         inputs = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
     else:
-        inputs = {"states": embedder.raw_states(tokens).numpy()}
+        inputs = {"states": embedder.raw_states(model.texts[:4]).numpy()}
     (items,) = InferenceSession(folder / "item_tower.onnx").run(None, inputs)
     assert np.allclose(items, model.item_vectors()[:4].numpy(), atol=1e-4)
     assert digest_of(folder / "items.safetensors") == model.config.files["items.safetensors"]

@@ -109,7 +109,7 @@ def add_dataset(parser: Parser, required: bool = True) -> None:
 def add_run(parser: Parser) -> None:
     """The options that describe one run, but for its method; `spec` collects them."""
     add_dataset(parser, required=False)
-    parser.add_argument("--llm", default="minilm", help="a short name, a hub id or a folder")
+    parser.add_argument("--llm", default="minilm", help="a short name, hub id, folder or address of a server")
     parser.add_argument(
         "--protocol", default="paper", choices=[*PROTOCOLS, NO_PROTOCOL], metavar="PROTOCOL", help=protocols()
     )

@@ -19,11 +19,10 @@ import zlib
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import Request
 
 from benchmark.files import DamagedError, digest_of, read_checked, write_checked
+from benchmark.network import classify, open_request
 from benchmark.process.exit_status import REFUSED_WRITE
 from benchmark.progress import Progress
 from methods.errors import UserError
@@ -193,9 +192,7 @@ def _opened(url: str, start: int) -> Any:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
     if start:
         request.add_header("Range", f"bytes={start}-")
-    here = urlsplit(address).hostname in ("localhost", "127.0.0.1", "::1")
-    opener = build_opener(*([ProxyHandler({})] if here else []))  # else the proxies of the environment
-    return opener.open(request, timeout=SILENT_SECONDS)
+    return open_request(request, SILENT_SECONDS)
 
 
 def _hub_address(url: str) -> tuple[str, str | None]:
@@ -243,18 +240,7 @@ def _is_whole(path: Path, name: str, sha256: str | None) -> bool | None:
 
 
 def _classify(error: Exception, url: str, begun: bool) -> tuple[str, bool, bool]:
-    """What went wrong in a line, whether a server answered, and whether the same request may succeed later.
-
-    `begun`: this server has answered before.
-    """
-    if isinstance(error, HTTPError):
-        return f"HTTP {error.code}", True, error.code >= 500 or error.code in (408, 429)
-    if isinstance(error, URLError):
-        # as the system reports it, without a host name
-        why = getattr(error.reason, "strerror", None) or str(error.reason)
-        return f"no {'file' if url.startswith('file:') else 'connection'} ({why})", False, begun
+    """As `network.classify`."""
     if isinstance(error, _IncompleteError):
         return str(error), True, True
-    if isinstance(error, HTTPException | ConnectionError):
-        return "the connection was cut", True, True
-    return f"{type(error).__name__}: {error}", True, isinstance(error, TimeoutError)
+    return classify(error, url, begun)

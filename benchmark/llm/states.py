@@ -28,6 +28,7 @@ from benchmark.files import write_atomically
 from benchmark.llm import encoder
 from benchmark.llm.cache import DTYPES, CacheEntry, ResumableFile, Spec, digest, stored_dtype
 from benchmark.llm.catalogue import LLM
+from benchmark.llm.server_states import encode_by_server
 from benchmark.llm.tokens import Tokens, TokenStatistics, load_tokens
 from benchmark.progress import Progress
 from methods.errors import UserError
@@ -106,9 +107,10 @@ def load_states(
     states = [file["states"] for file in files]  # A of [I, D]
     mean = torch.stack([file.get("mean", torch.zeros(llm.width)) for file in files])  # [A, D]
     values = states[0][:, None] if len(states) == 1 else torch.stack(states, dim=1)  # [I, A, D]
+    statistics: TokenStatistics | None = None
     if TEXTS in passes[0]:
         statistics = TokenStatistics(**passes[0][TEXTS])
-    else:  # a cache that was made before tokens were counted
+    elif llm.server is None:  # a cache that was made before tokens were counted
         statistics = load_tokens(texts, llm).statistics
     seconds = max(cost["seconds"] for cost in passes)
     return States(values, mean, layers, entry.folder.name, seconds, hit, statistics)
@@ -120,7 +122,7 @@ def stored_layers(entry: CacheEntry, absent: Sequence[int], items: int, llm: LLM
     A pass runs the whole language model, so that it can keep every layer that is not there; it does up to
     `ALL_LAYERS_BYTES`. Layers that are there are not computed again.
     """
-    if items * (llm.n_layers + 1) * llm.width * 4 > ALL_LAYERS_BYTES:
+    if llm.server or items * (llm.n_layers + 1) * llm.width * 4 > ALL_LAYERS_BYTES:
         return sorted(absent)
     return [layer for layer in range(llm.n_layers + 1) if layer in absent or not entry.holds(layer)]
 
@@ -147,37 +149,38 @@ def entry_of(texts: Sequence[str], llm: LLM, pooling: str, dtype: str, cache: Pa
         "items": len(texts),
         "texts": content.hexdigest(),
         **llm_key(llm),
-        "tokenizer": llm.tokenizer_digest,
-        "max_tokens": llm.max_tokens,
-        "pooling": encoder.resolve_pooling(pooling, llm),
         "dtype": dtype if dtype == "float32" else f"{dtype} about the mean",
     }
+    if llm.server is None:
+        key |= {
+            "tokenizer": llm.tokenizer_digest,
+            "max_tokens": llm.max_tokens,
+            "pooling": encoder.resolve_pooling(pooling, llm),
+        }
     if llm.intended and llm.intended.prompt:
         key["prompt"] = llm.intended.prompt
     return CacheEntry.of(cache, key)
 
 
 def llm_key(llm: LLM) -> dict[str, Any]:
-    """The part of an entry's key that names the language model's files."""
+    """The part of an entry's key that names the language model's files, or the model of a server."""
+    if llm.server is not None:
+        return {"server": llm.name, "probe": llm.digest}
     return {"llm_revision": llm.revision, "llm_weights": llm.digest, "llm_config": llm.config_digest}
 
 
 def _compute(
     entry: CacheEntry, texts: Sequence[str], llm: LLM, layers: Sequence[int], dtype: str, device: torch.device
 ) -> None:
-    """One forward pass over the distinct texts for all missing layers."""
+    """One pass over the distinct texts for all missing layers."""
     from safetensors.torch import load_file, save
 
-    tokens = load_tokens(texts, llm)
-    items, text_of_item = tokens.texts()  # [U], [I]
-
-    def states_of(hidden: Sequence[Tensor], mask: Tensor, _: ResumableFile) -> Iterator[Tensor]:
-        yield pooled_states(hidden, mask, layers, entry.key["pooling"])
-
-    spec = {"states": ((len(items), len(layers), llm.width), torch.float32)}
-    file, rows, cost = encode(entry, layers, tokens, items, llm, device, spec, states_of)
-    values = load_file(file.path)["states"]  # [U, A, D]
-    row = torch.from_numpy(rows[text_of_item])  # [U] at [I] -> [I]
+    if llm.server is not None:
+        path, rows, cost = encode_by_server(entry, texts, llm.server, llm.width)
+    else:
+        path, rows, cost = _encode_here(entry, texts, llm, layers, device)
+    values = load_file(path)["states"]  # [U, A, D]
+    row = torch.from_numpy(rows)  # [I]
     digests = {}
     for layer, states in zip(layers, values.unbind(1), strict=True):  # A of [U, D]
         tensors = {"states": states[row]}  # [U, D] -> [I, D]
@@ -187,9 +190,23 @@ def _compute(
         data = save(tensors)
         write_atomically(entry.file(layer), data)
         digests[layer] = hashlib.sha256(data).hexdigest()
-    shutil.rmtree(file.path.parent)
-    count = {"items_per_second": len(texts) / cost["seconds"], TEXTS: asdict(tokens.statistics)}
-    entry.register(digests, cost | count)
+    shutil.rmtree(path.parent)
+    entry.register(digests, cost | {"items_per_second": len(texts) / cost["seconds"]})
+
+
+def _encode_here(
+    entry: CacheEntry, texts: Sequence[str], llm: LLM, layers: Sequence[int], device: torch.device
+) -> tuple[Path, NDArray[np.int64], dict[str, Any]]:
+    """One forward pass: -> a file with `states` `[U, A, D]`, the place `[I]` of each item there, the cost."""
+    tokens = load_tokens(texts, llm)
+    items, text_of_item = tokens.texts()  # [U], [I]
+
+    def states_of(hidden: Sequence[Tensor], mask: Tensor, _: ResumableFile) -> Iterator[Tensor]:
+        yield pooled_states(hidden, mask, layers, entry.key["pooling"])
+
+    spec = {"states": ((len(items), len(layers), llm.width), torch.float32)}
+    file, rows, cost = encode(entry, layers, tokens, items, llm, device, spec, states_of)
+    return file.path, rows[text_of_item], cost | {TEXTS: asdict(tokens.statistics)}  # [U] at [I] -> [I]
 
 
 def encode(

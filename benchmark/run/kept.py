@@ -72,7 +72,7 @@ def write_kept(path: Path, resolved: ResolvedRun, trainer: Trainer, inputs: Inpu
     facts = {
         "format": FORMAT,
         "total_steps": steps,
-        "pooling": resolve_pooling(resolved.settings.pooling, llm) if llm else None,
+        "pooling": resolve_pooling(resolved.settings.pooling, llm) if llm and not llm.server else None,
     }
     return save_tensors(path, tensors, {"facts": json.dumps(facts)})
 

@@ -36,6 +36,7 @@ from benchmark.progress import print_steps
 from benchmark.results.metrics import measure
 from benchmark.results.record import NO_LLM
 from benchmark.results.tuning import TrialOf
+from benchmark.run.served import check_served
 from methods import registry
 from methods.base import reads_llm
 from methods.code import code_digest
@@ -140,7 +141,7 @@ class ResolvedRun:
     @cached_property
     def config_hash(self) -> str:
         """Identifies the run without its seed."""
-        llm = self.llm and {**self.llm.details(), "name": None, "source": None}
+        llm = self.llm and self.llm.identity()
         source = {"method": self.entry.name, "target": self.entry.target}
         values = {"settings": hashed(self.settings), "config": hashed(self.config)}
         if self.control:
@@ -307,6 +308,9 @@ def _language_model(spec: RunSpec, cls: AnyMethod, settings: Settings, config: A
             "`adaptrec list llms` lists them."
         )
     llm = find_llm(spec.llm)
+    if llm.server is not None:
+        check_served(spec.method, cls, config, settings, llm)
+        return llm
     if settings.max_tokens:
         llm = replace(llm, max_tokens=min(llm.max_tokens, settings.max_tokens))
     cls.layers(config, llm.n_layers)  # raise now if the language model is too shallow

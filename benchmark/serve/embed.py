@@ -23,6 +23,8 @@ from benchmark.config import Settings, parse
 from benchmark.llm import encoder
 from benchmark.llm.cache import DTYPES
 from benchmark.llm.catalogue import LLM
+from benchmark.llm.server import BATCH
+from benchmark.llm.server_states import vectors_of
 from benchmark.llm.states import hidden_states, pooled_states, token_budget
 from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.model.items import ItemEncoder, ItemInputs
@@ -81,18 +83,18 @@ class TextEmbedder:
     def _find_llm(self, name: str | None) -> LLM:
         """The language model of the run, its files checked."""
         stated = self.config.llm_details
-        if name is None and stated.get("source") == "folder":
+        if name is None and (source := stated.get("source")) in ("folder", "server"):
             raise UserError(
-                f"the language model '{self.config.llm}' was a folder; say where it is by --llm FOLDER (from "
-                "Python: llm=...)."
+                f"the language model '{self.config.llm}' was a {source}; say where it is by "
+                f"--llm {source.upper()} (from Python: llm=...)."
             )
         llm = find_llm(name or str(self.config.llm))
         found = llm.details()
         for field, what in _PINNED.items():
-            if found[field] != stated.get(field):
+            if found.get(field) != stated.get(field):
                 raise UserError(
                     f"the {what} of language model '{llm.name}' are not those of the run (SHA-256 "
-                    f"{found[field]}, not {stated.get(field)}); give the right one by --llm."
+                    f"{found.get(field)}, not {stated.get(field)}); give the right one by --llm."
                 )
         return replace(llm, max_tokens=int(stated["max_tokens"]))
 
@@ -141,18 +143,18 @@ class TextEmbedder:
 
         Raises `UserError` for a text without tokens.
         """
-        tokens = self.tokens(texts)
-        lengths = tokens.lengths if "tokens" in kinds(self.cls) else None
-        states = self._states(tokens) if "states" in kinds(self.cls) else None  # [m, ...]
+        tokens = self.tokens(texts) if "tokens" in kinds(self.cls) else None
+        states = self._states(texts) if "states" in kinds(self.cls) else None  # [m, ...]
 
         def read(items: Tensor, width: int) -> Items:
             found: dict[str, Tensor] = {}
-            if lengths is not None:
+            if tokens is not None:
                 found["input_ids"], found["attention_mask"] = tokens.batch(items, width)  # both [c, T]
             if states is not None:
                 found["states"] = states[items]  # [c, ...]
             return Items(**found)
 
+        lengths = None if tokens is None else tokens.lengths
         encode = ItemEncoder(ItemInputs(read, lengths), self.settings, self.device)
         return encode(self.method, share_of(np.arange(len(texts)), 0, 1))  # [m, d]
 
@@ -160,18 +162,23 @@ class TextEmbedder:
         """Texts as tokens of the language model."""
         return load_tokens(texts, self.llm).to(self.device)
 
-    def _states(self, tokens: Tokens) -> Tensor:
+    def _states(self, texts: Sequence[str]) -> Tensor:
         """What the method reads of the states of all texts: -> `[m, A, D]`, or `[m, ...]` where it
         precomputes, which it does on the CPU."""
-        states = self.raw_states(tokens)  # [m, A, D]
+        states = self.raw_states(texts)  # [m, A, D]
         if precomputes(self.cls):
             states = self.method.cpu().precompute(states)  # [m, A, D] -> [m, ...]
             self.method.to(self.device)
         return states.to(self.device)
 
     @torch.no_grad()
-    def raw_states(self, tokens: Tokens) -> Tensor:
+    def raw_states(self, texts: Sequence[str]) -> Tensor:
         """States of the layers that the method names, on the CPU: -> `[m, A, D]`."""
+        if (server := self.llm.server) is not None:
+            parts = [texts[begin : begin + BATCH] for begin in range(0, len(texts), BATCH)]
+            vectors = torch.cat([vectors_of(server, part, self.llm.width) for part in parts])  # [m, D]
+            return self._as_stored(vectors[:, None])  # [m, D] -> [m, 1, D]
+        tokens = self.tokens(texts)
         items, text_of_item = tokens.texts()  # [u], [m]
         lengths = tokens.lengths[items]  # [u]
         batches = encoder.length_batches(lengths.tolist(), token_budget(self.llm, self.device))

@@ -96,12 +96,12 @@ def write_onnx(model: LoadedModel, folder: Path, llm: str | None = None) -> list
 def _item_inputs(embedder: TextEmbedder, texts: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Inputs of the item tower of some texts, and which of their dimensions vary."""
     items = torch.export.Dim("items", min=1)
-    tokens = embedder.tokens(texts)
     if kinds(embedder.cls) == ("states",):
-        states = embedder.raw_states(tokens)  # [M, A, D]
+        states = embedder.raw_states(texts)  # [M, A, D]
         return {"states": states}, {"inputs": ({0: items},)}
     if kinds(embedder.cls) != ("tokens",):
         raise UserError(f"method '{embedder.config.method}' reads {' and '.join(kinds(embedder.cls))}.")
+    tokens = embedder.tokens(texts)
     ids, mask = tokens.batch(torch.arange(len(texts)), int(tokens.lengths[:-1].max()))  # both [M, T]
     width = torch.export.Dim("tokens", min=1, max=embedder.llm.max_tokens)
     shape = {0: items, 1: width}
