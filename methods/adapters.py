@@ -18,7 +18,11 @@ from methods.kernels.dropout import quicken
 from methods.peft_names import EVERY_LINEAR, check_after, check_before, meets, named_in
 from methods.tuned import TopConfig, Tuned, TunedConfig
 
-KNOWN_TARGETS: Mapping[str, tuple[str, ...]] = {"distilbert": ("q_lin", "v_lin"), "modernbert": ("Wqkv",)}
+KNOWN_TARGETS: Mapping[str, tuple[str, ...]] = {
+    "distilbert": ("q_lin", "v_lin"),
+    "modernbert": ("Wqkv",),
+    "mpnet": ("q", "v"),
+}
 """Targets for architectures without a default in PEFT: the projections to queries and values, which are
 PEFT's default for BERT, or the one projection that computes both."""
 
@@ -29,7 +33,8 @@ class TargetsConfig(TopConfig):
 
     targets: str = ""
     """Modules that get an adapter: names with commas between them, or all-linear. Empty: PEFT's default for
-    the architecture; for DistilBERT q_lin,v_lin and for ModernBERT Wqkv, of which PEFT has none."""
+    the architecture; for DistilBERT q_lin,v_lin, for MPNet q,v and for ModernBERT Wqkv, of which PEFT has
+    none."""
 
 
 @dataclass(frozen=True)

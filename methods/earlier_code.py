@@ -11,10 +11,15 @@ from collections.abc import Mapping
 
 EARLIER: Mapping[str, tuple[str, ...]] = {
     "e9e7471d814dc084": ("315632d90515a933",),  # id
-    "c5615d6b07972065": ("244901cb838da50d", "285fb6141a4d51b5"),  # lora
-    "10dc0c7e87edd19f": ("42d7cfa4e829ab0c", "84faa7d8722bccc1"),  # adalora
-    "c2113ffa3961287c": ("ad24d0ea34974d7b", "18fe05a6b98d01a5"),  # full
-    "40142fc62a295ee5": ("c5238e75eeb25a6d", "ecd783c66d21b700"),  # peft
+    "85255464f507ddd0": ("c5615d6b07972065", "244901cb838da50d", "285fb6141a4d51b5"),  # lora
+    "3925630b50adcd54": ("10dc0c7e87edd19f", "42d7cfa4e829ab0c", "84faa7d8722bccc1"),  # adalora
+    "4c028a918b8db973": ("c2113ffa3961287c", "ad24d0ea34974d7b", "18fe05a6b98d01a5"),  # full
+    "88cf3315b0ff9d22": ("40142fc62a295ee5", "c5238e75eeb25a6d", "ecd783c66d21b700"),  # peft
+    "8bd822b2ec1c4bb9": ("2a319eb5b4484c6d",),  # dora
+    "b8c3f738148c4140": ("77a12db7f50cd8e3",),  # vera
+    "df4aa508bbcb30ae": ("0616f2e014d1df6d",),  # ia3
+    "4d0178c987d5820b": ("0a129db4f8f0be93",),  # bitfit
+    "d1ac2170d6d8a3cd": ("15ec2d5ae0729020",),  # houlsby
     "6b8ed563418a079c": ("3b7d4887c071b192",),  # tmlp
     "e0ffcb9c5b4e77a3": ("21a019fed814653b",),  # tmoe
     "b9d41cc0495fc300": ("1652f7e7c84d7ad2",),  # ssna, ssna-mean, ssna-weighted

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from methods.errors import UserError
 
+STATES = "hidden_states"
+"""What transformers' layers call the states that enter them, where they get them by name."""
+
 
 def find_layers(llm: nn.Module, n_layers: int) -> nn.ModuleList:
     """The list of the `n_layers` Transformer layers of `llm`, the lowest first.
@@ -43,31 +46,38 @@ class Entrance:
     def __init__(self, llm: nn.Module, layers: nn.ModuleList, lower: int) -> None:
         if not 0 < lower < len(layers):
             raise ValueError(f"lower must be in 1 to {len(layers) - 1}, not {lower}")
-        in_tuple = _answers_in_a_tuple(llm, layers[0])
+        answers = _answers_of(llm, layers[0])
         for place in range(lower):
-            layers[place] = _Passed(layers[place], self, in_tuple)
+            layers[place] = _Passed(layers[place], answers)
+        # what a model does between layers, such as DeBERTa's convolution behind the first, is not done again
+        layers[lower].register_forward_pre_hook(self._feed, with_kwargs=True)
         model: Any = llm
         model.set_input_embeddings(nn.Identity())
 
+    def _feed(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The arguments of layer `lower + 1`, with the states that enter it."""
+        return ((self.hidden, *args[1:]), kwargs) if args else (args, kwargs | {STATES: self.hidden})
+
 
 class _Passed(nn.Module):
-    """Replaces a layer that the harness has run."""
+    """Replaces a layer that the harness has run: it hands on what it is given."""
 
-    def __init__(self, layer: nn.Module, entrance: Entrance, in_tuple: bool) -> None:
+    def __init__(self, layer: nn.Module, answers: int) -> None:
         super().__init__()
         for name, value in vars(layer).items():  # a model's loop over its layers may read such attributes
             if isinstance(value, str | int | float) and not name.startswith("_"):
                 setattr(self, name, value)
-        self.entrance, self.in_tuple = entrance, in_tuple
+        self.answers = answers
 
-    def forward(self, *_: Any, **__: Any) -> Any:
-        """The states after the lower layers, `[M, T, D]`, in a tuple where the layer returned one."""
-        return (self.entrance.hidden,) if self.in_tuple else self.entrance.hidden
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The states `[M, T, D]`, in a tuple where the layer returned one."""
+        states = args[0] if args else kwargs[STATES]
+        return (states, *(None,) * (self.answers - 1)) if self.answers else states
 
 
 @torch.no_grad()
-def _answers_in_a_tuple(llm: nn.Module, layer: nn.Module) -> bool:
-    """Whether `layer` returns a tuple, states first, rather than the states alone: architectures differ."""
+def _answers_of(llm: nn.Module, layer: nn.Module) -> int:
+    """The length of the tuple, states first, that `layer` returns; 0 for the states alone."""
     answers: list[Any] = []
     hook = layer.register_forward_hook(lambda module, args, output: answers.append(output))
     try:
@@ -75,4 +85,4 @@ def _answers_in_a_tuple(llm: nn.Module, layer: nn.Module) -> bool:
         llm(input_ids=ids, attention_mask=torch.ones_like(ids))
     finally:
         hook.remove()
-    return isinstance(answers[0], tuple)
+    return len(answers[0]) if isinstance(answers[0], tuple) else 0

@@ -11,15 +11,15 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaske
 
 from benchmark.llm import catalogue, encoder
 
+PLAIN = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
 SHAPES: dict[str, dict[str, Any]] = {
-    "bert": {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32},
+    "bert": PLAIN,
     "distilbert": {"dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 32},
-    "roberta": {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32},
-    "modernbert": {
-        "hidden_size": 16,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
+    "roberta": PLAIN,
+    "mpnet": PLAIN,
+    "deberta-v2": PLAIN | {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8},
+    "modernbert": PLAIN
+    | {
         "local_attention": 8,
         "global_attn_every_n_layers": 2,
         "bos_token_id": 2,
@@ -28,15 +28,19 @@ SHAPES: dict[str, dict[str, Any]] = {
         "sep_token_id": 3,
     },
     "gpt2": {"n_embd": 16, "n_layer": 3, "n_head": 2},
-    "llama": {
-        "hidden_size": 16,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
+    "llama": PLAIN | {"num_key_value_heads": 1},
+    "qwen3": PLAIN | {"num_key_value_heads": 1, "head_dim": 8},
+    # as EmbeddingGemma: local and global attention take turns, and both look ahead
+    "gemma3_text": PLAIN
+    | {
         "num_key_value_heads": 1,
-        "intermediate_size": 32,
+        "head_dim": 8,
+        "sliding_window": 8,
+        "sliding_window_pattern": 2,
+        "use_bidirectional_attention": True,
     },
 }
-DECODERS = ("gpt2", "llama")
+DECODERS = ("gpt2", "llama", "qwen3", "gemma3_text")
 
 
 def make_folder(folder: Path, model_type: str = "bert", positions: int = 64, seed: int = 1) -> Path:

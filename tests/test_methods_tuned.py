@@ -275,6 +275,14 @@ class AnswersInTuples(nn.Module):
         return SimpleNamespace(last_hidden_state=hidden, hidden_states=every)
 
 
+def test_what_lies_behind_the_lowest_layer_is_not_done_twice() -> None:
+    """DeBERTa's convolution, where the states behind the first layer, and so behind it, are given."""
+    llm = tiny_llm("deberta-v2")
+    whole, upper = (build("full", llm, "mean", lower=part, layers=LAYERS - 1) for part in (0, 1))
+    items = Items(hidden=states_behind(llm, ITEMS, 1), attention_mask=ITEMS.attention_mask)
+    torch.testing.assert_close(embed(upper, items), embed(whole), rtol=1e-4, atol=1e-5)
+
+
 def test_layers_that_return_tuples() -> None:
     llm = AnswersInTuples()
     whole, upper = (build("full", llm, lower=part, layers=1) for part in (0, LAYERS - 1))
@@ -363,13 +371,13 @@ def test_wrong_targets() -> None:
         "unknown module in targets: 'valeu'. Did you mean 'value'?"
         " Allowed: dense, key, query, value, all-linear."
     )
+    other: Any = tiny_llm("mpnet")
+    other.config.model_type = "houseplant"
     with pytest.raises(UserError) as caught:
-        build("lora", tiny_llm("mpnet"))
-    wanted = (
-        "no default for the architecture mpnet; .* targets=<names .*> of dense, k, o, q, v, or targets=all"
-    )
+        build("lora", other)
+    wanted = "no default for the architecture houseplant; .* targets=<names .*> of dense, k, o, q, v, or targ"
     assert re.search(wanted, str(caught.value))
-    build("lora", tiny_llm("mpnet"), targets="q,v")
+    build("lora", other, targets="q,v")
     with pytest.raises(
         UserError, match=r"PEFT cannot put LORA into BertModel: .*Modules that can be adapted: "
     ):

@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from methods.base import Items
 
 LAYERS, WIDTH, INNER, HEADS, VOCABULARY = 4, 16, 24, 2, 40
-FAMILIES = ("bert", "distilbert", "roberta", "modernbert", "llama", "qwen2", "gpt2")
-ENCODERS = FAMILIES[:4]
+FAMILIES = (
+    "bert", "distilbert", "roberta", "mpnet", "modernbert", "deberta", "deberta-v2",
+    "llama", "qwen3", "gemma3_text", "gpt2",
+)  # fmt: skip
+ENCODERS = FAMILIES[:7]
 DROPOUT = 0.3
 
 
@@ -25,9 +28,14 @@ def tiny_llm(family: str, layers: int = LAYERS, dropout: float = DROPOUT, seed: 
     }  # fmt: skip
     drop: dict[str, Any] = {"attention_dropout": dropout}
     options: dict[str, Any] = {}
-    if family in ("bert", "roberta", "electra", "mpnet"):
+    if family in ("bert", "roberta", "electra", "mpnet", "deberta", "deberta-v2"):
         drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
         options = {"add_pooling_layer": False} if family in ("bert", "roberta", "mpnet") else {}
+        if family.startswith("deberta"):
+            shape |= {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
+        if family == "deberta-v2":  # as the larger ones, with a convolution behind the first layer
+            shape |= {"position_buckets": 4, "norm_rel_ebd": "layer_norm", "share_att_key": True}
+            shape |= {"conv_kernel_size": 3}
     elif family == "distilbert":
         shape = {"dim": WIDTH, "n_layers": layers, "n_heads": HEADS, "hidden_dim": INNER}
         shape |= {"max_position_embeddings": 32}
@@ -41,6 +49,10 @@ def tiny_llm(family: str, layers: int = LAYERS, dropout: float = DROPOUT, seed: 
         drop = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
     else:
         shape |= {"num_key_value_heads": 1}
+        if family != "llama":
+            shape |= {"head_dim": WIDTH // HEADS}
+        if family == "gemma3_text":  # local and global attention take turns
+            shape |= {"sliding_window": 4, "sliding_window_pattern": 3}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = AutoConfig.for_model(
