@@ -20,6 +20,7 @@ from benchmark.commands import (
     explain,
     export,
     listing,
+    pin,
     prepare,
     recommend,
     report,
@@ -50,6 +51,7 @@ COMMANDS: dict[str, ModuleType] = {
     "embed": embed,
     "challenge": challenge,
     "speed": speed,
+    "pin": pin,
     "list": listing,
 }
 """Name -> module with SUMMARY, add_arguments(parser) and main(options)."""

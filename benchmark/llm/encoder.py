@@ -55,7 +55,32 @@ def load_tokenizer(llm: LLM) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None:
         # Decoders often name none; padding is masked, so any token serves.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    if llm.append_eos:
+        _append_eos(tokenizer, llm)
     return tokenizer
+
+
+def _append_eos(tokenizer: Any, llm: LLM) -> None:
+    """Let `tokenizer` put its end token behind each text, where it does not.
+
+    transformers reads `add_eos_token` only where there is no tokenizer.json. Raises `UserError` where no end
+    token is named.
+    """
+    from tokenizers import processors
+
+    if tokenizer.eos_token is None:
+        raise UserError(
+            f"{llm.location}: tokenizer_config.json states add_eos_token and names no eos_token; name one, or"
+            " remove add_eos_token"
+        )
+    if not tokenizer.is_fast or tokenizer("")["input_ids"][-1:] == [tokenizer.eos_token_id]:
+        return
+    backend, token = tokenizer.backend_tokenizer, tokenizer.eos_token
+    end = processors.TemplateProcessing(
+        single=f"$A {token}", special_tokens=[(token, tokenizer.eos_token_id)]
+    )
+    own = backend.post_processor
+    backend.post_processor = processors.Sequence([own, end]) if own else end
 
 
 def load_model(llm: LLM, dtype: torch.dtype = torch.float32) -> nn.Module:

@@ -38,9 +38,10 @@ class Intended:
     applied, since methods read the states of layers."""
 
 
-def intended(folder: Path) -> Intended | None:
+def intended(folder: Path, card_prompt: str = "") -> Intended | None:
     """What the folder states; None where it is not of sentence-transformers, or lists no parts.
 
+    `card_prompt` is the prompt of a document where the model's card asks for one and no file states it.
     Raises `UserError` for a file that cannot be read or names no pooling.
     """
     if not (folder / MODULES).is_file():
@@ -60,7 +61,7 @@ def intended(folder: Path) -> Intended | None:
     longest = _optional(folder / LIMITS).get("max_seq_length")
     return Intended(
         pooling=_pooling(folder / kinds["Pooling"] / "config.json"),
-        prompt=_prompt(prompts, folder),
+        prompt=_prompt(prompts, folder) or card_prompt,
         max_tokens=longest if isinstance(longest, int) and longest > 0 else None,
         left_out=tuple(kind for kind in kinds if kind not in ("Transformer", "Pooling")),
     )

@@ -159,6 +159,8 @@ def entry_of(texts: Sequence[str], llm: LLM, pooling: str, dtype: str, cache: Pa
         }
     if llm.intended and llm.intended.prompt:
         key["prompt"] = llm.intended.prompt
+    if llm.append_eos:
+        key["append_eos"] = True
     return CacheEntry.of(cache, key)
 
 

@@ -104,9 +104,11 @@ def _licence(config: ModelConfig) -> str:
     if details.get("source") == "random":
         return "Its weights are random numbers, under no licence."
     revision = f", revision `{details['revision']}`" if details.get("revision") else ""
-    licence = short_names().get(config.llm, {}).get("licence")
+    entry = short_names().get(config.llm, {})
+    licence = entry.get("licence")
     stated = (
         f"Its licence is {licence}." if licence
         else "Its licence is not known here; see where it was published before you pass this folder on."
     )  # fmt: skip
-    return f"Weights of SHA-256 `{details.get('digest')}`{revision}. {stated}"
+    read = f" It was trained on: {data}." if (data := entry.get("training_data")) else ""
+    return f"Weights of SHA-256 `{details.get('digest')}`{revision}. {stated}{read}"
