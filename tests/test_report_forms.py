@@ -7,7 +7,8 @@ import io
 
 import pytest
 
-from benchmark.report.rendering import escape_markdown, fenced, render
+from benchmark.escape import escape_markdown, fenced
+from benchmark.report.rendering import render
 from benchmark.report.section import Block, Cell, Section
 
 HOSTILE = "a|b`c<d>\\e\x1b[31m\x00\u202e\nf & # $g$"
@@ -20,7 +21,7 @@ FORMULAS = ["=cmd|calc!A0", "+1+cmd", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "=1", 
 def test_text_that_begins_like_a_formula_is_text(name: str) -> None:
     section = Section("s", "", "", [], lines=[{"dataset": name, "value": -0.5, "n": None}])
     (row,) = csv.DictReader(io.StringIO(render(section, "csv"), newline=""))
-    shown = "'" + name.replace("\r", "\n")
+    shown = "'" + name.replace("\r", "\\r").replace("\n", "\\n").replace("\t", "\\t")
     assert row == {"dataset": shown, "value": "-0.5", "n": ""}
 
 

@@ -9,7 +9,8 @@ import subprocess
 import pytest
 from report_page import BREAK, QUOTES, SCRIPT
 
-from benchmark.report.rendering import ROWS, escape_latex, latex_document, render
+from benchmark.escape import escape_latex
+from benchmark.report.rendering import ROWS, latex_document, render
 from benchmark.report.section import Block, Cell, Chapter, Plot, Section
 
 AWKWARD = [

@@ -198,7 +198,9 @@ def test_a_table_escapes_control_characters(tmp_path: Path, capsys: pytest.Captu
     import pyarrow.parquet as pq
 
     table = pq.read_table(served.folder / "items.parquet")
-    hostile = table.set_column(1, "text", [[f"red \x1b[31m {n} \u202e" for n in range(len(table))]])
+    texts = [f"red \x1b[31m {n} \u202e" for n in range(len(table))]
+    ids = [f"{item}\x7f\n\x9b1A" for item in table["item_id"].to_pylist()]
+    hostile = table.set_column(1, "text", [texts]).set_column(0, "item_id", [ids])
     pq.write_table(hostile, served.folder / "items.parquet")
     assert main(["recommend", str(served.folder), "--history", "a"]) == 2  # its digest
     config = json.loads((served.folder / "config.json").read_text())
@@ -208,9 +210,15 @@ def test_a_table_escapes_control_characters(tmp_path: Path, capsys: pytest.Captu
     config["files"]["items.parquet"] = digest_of(served.folder / "items.parquet")
     (served.folder / "config.json").write_text(json.dumps({**config, "checksum": checksum_of(config)}))
     capsys.readouterr()
-    assert main(["recommend", str(served.folder), "--history", "a"]) == 0
+    command = ["recommend", str(served.folder), "--history", ids[0], "--k", "3"]
+    assert main(command) == 0
     out = capsys.readouterr().out
-    assert "\\x1b[31m" in out and "\\u202e" in out and "\x1b" not in out and "\u202e" not in out
+    assert r"a\x7f\n\x9b1A" in out and r"red \x1b[31m" in out and r"\u202e" in out
+    assert out.count("\n") == 5 and out.replace("\n", "").isprintable()
+    assert main([*command, "--format", "jsonl"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1 and out.replace("\n", "").isprintable()
+    assert {item["item_id"] for item in json.loads(out)["items"]} < set(ids)
 
 
 def test_a_run_without_kept_weights_says_how_to_get_them(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from benchmark.data.filters import target_positions
 from benchmark.data.pipeline import Begin
 from benchmark.data.prepare import Prepared, describe
 from benchmark.data.recipe import Recipe
+from benchmark.escape import visible_line
 from benchmark.results.list_metrics import gini
 from benchmark.results.metrics import measure
 from methods.errors import UserError
@@ -155,7 +156,7 @@ def _duplicate_lines(duplicates: Mapping[str, Any]) -> Iterable[str]:
     for largest in duplicates["largest"][:SHOWN_CLASSES]:
         text = largest["text"]
         cut = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS].rstrip()} ..."
-        yield f"  {largest['items']} items: {cut}"
+        yield f"  {largest['items']} items: {visible_line(cut)}"
 
 
 def _order_lines(histories: Mapping[str, Any], ties: Mapping[str, Any]) -> Iterable[str]:

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from benchmark.commands.options import Parser, add_common, add_keep_model, add_run, add_track, spec
+from benchmark.escape import visible_line
 from benchmark.process.exit_status import ExitCode
 from methods.errors import UserError
 
@@ -44,6 +45,6 @@ def main(options: argparse.Namespace) -> int:
     track = check_trackers(options.track)
     path, record = run(specs[0], options.results, options.fresh, options.keep_model, track)
     if record.status != "ok":
-        print(f"adaptrec: {record.status}: {record.error}", file=sys.stderr)
+        print(visible_line(f"adaptrec: {record.status}: {record.error}"), file=sys.stderr)
     print(path)
     return ExitCode.OK if record.status == "ok" else ExitCode.FAILED

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.escape import visible_line
 from benchmark.explain.settings import differences
 from benchmark.explain.sources import Source
 from benchmark.report.differences import signed
@@ -164,13 +165,14 @@ def show(result: dict[str, Any]) -> str:
     from tabulate import tabulate
 
     look: dict[str, Any] = {"tablefmt": "simple", "disable_numparse": True}
-    parts = ["\n".join(f"{name.upper()}  {result[name]['name']}\n   {result[name]['what']}" for name in "ab")]
+    shown = {name: [visible_line(result[name][key]) for key in ("name", "what")] for name in "ab"}
+    parts = ["\n".join(f"{name.upper()}  {own}\n   {what}" for name, (own, what) in shown.items())]
     for title, stated in (("Settings that differ", True), ("Settings that only one source states", False)):
         rows = [
             [
                 row["topic"],
                 row["name"],
-                *(textwrap.shorten(row[name], 44, placeholder="...") for name in "ab"),
+                *(textwrap.shorten(visible_line(row[name]), 44, placeholder="...") for name in "ab"),
             ]
             for row in result["settings"]
             if row["stated"] == stated

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark.escape import visible_line
 from benchmark.grid.executor import Executor
 from benchmark.grid.plan import GridPlan
 from benchmark.grid.search import Search, configuration_name
@@ -156,7 +157,7 @@ def _print_search(search: Search, tuning: Tuning) -> None:
 
 
 def _print(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(visible_line(line), file=sys.stderr, flush=True)
 
 
 MISSING = "its process ended without a record"

@@ -17,6 +17,7 @@ from statistics import median
 from tabulate import tabulate
 
 from benchmark.config import Settings
+from benchmark.escape import visible_line
 from benchmark.files import cache_folder
 from benchmark.grid.executor import Options
 from benchmark.grid.local import visible_gpus
@@ -321,7 +322,7 @@ def _cells(row: CostRow) -> list[str]:
     extra = f" ({', '.join(spec.overrides)})" if spec.overrides else ""
     counts = [str([*row.states.values()].count(state) or "") for state in STATES]
     seeds = ", ".join(str(run.spec.seed) for run in row.states)
-    head = [f"{configuration_name(row.run)}{extra}", seeds, *counts]
+    head = [visible_line(f"{configuration_name(row.run)}{extra}"), seeds, *counts]
     if figures.failed:
         return [*head, *[""] * 7, figures.source]
     return [

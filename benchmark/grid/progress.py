@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
+from benchmark.escape import visible_line
 from benchmark.results.metrics import measure
 from benchmark.results.record import RunRecord
 from benchmark.run.spec import RunSpec
@@ -176,7 +177,7 @@ class Board:
     def print(self, line: str) -> None:
         """A line that stays."""
         self._clear()
-        print(line, file=self._stream, flush=True)
+        print(visible_line(line), file=self._stream, flush=True)
 
     def status(self, text: str) -> None:
         """The progress of the grid; in a log only now and then."""

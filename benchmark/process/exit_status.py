@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from typing import Any, TextIO, cast
 
+from benchmark.escape import visible, visible_line
 from methods.errors import UserError
 
 
@@ -106,7 +107,7 @@ def exit_status(command: Callable[[], int], name: str = "adaptrec") -> int:
         line, status = refused, ExitCode.USER_ERROR
         if isinstance(error, OSError) and error.filename is None:  # it may be the output itself
             _drop_output()
-    print(f"{name}: error: {line}", file=sys.stderr, flush=True)
+    print(f"{name}: error: {visible_line(line)}", file=sys.stderr, flush=True)
     return status
 
 
@@ -161,21 +162,10 @@ def _path(error: BaseException) -> str:
     return quoted[1] if quoted else "a file or of the output"
 
 
-_CONTROL = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without tab and newline, DEL, C1
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # direction of writing
-    "\u2028\u2029"  # separators of lines
-    "\ud800-\udfff]"  # bytes that are no text, which no encoding takes
-)
 _PROGRESS = re.compile(r"(\r?)(.*?)(\r?\n?)", re.DOTALL)
 """A progress bar goes back to the beginning of its line before or after it is written."""
 _BARS_ABOVE = re.compile(r"(\x1b\[A)+")
 """What tqdm writes, alone, to go back to a bar above."""
-
-
-def escape(text: str) -> str:
-    """`text` with its control characters as Python writes them: `\\x1b`, `\\u202e`."""
-    return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 class Escaped:
@@ -188,7 +178,7 @@ class Escaped:
         """Write `text`; a carriage return at either end, as of a progress bar, stays."""
         parts = _PROGRESS.fullmatch(text)
         if parts and not (_BARS_ABOVE.fullmatch(text) and self._stream.isatty()):
-            escaped = f"{parts[1]}{escape(parts[2])}{parts[3]}"
+            escaped = f"{parts[1]}{visible(parts[2])}{parts[3]}"
             encoding = self._stream.encoding or "utf-8"
             self._stream.write(escaped.encode(encoding, "backslashreplace").decode(encoding))
         else:

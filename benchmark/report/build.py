@@ -14,9 +14,10 @@ from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+from benchmark.escape import escape_markdown, fenced
 from benchmark.files import write_atomically, write_json
 from benchmark.report.page import ANSWER, LEFT_OUT, Front, overview, page, tiles
-from benchmark.report.rendering import Style, escape_markdown, fenced, latex_document, markdown, render
+from benchmark.report.rendering import Style, latex_document, markdown, render
 from benchmark.report.section import Chapter, Section
 from benchmark.results.figures import Results
 from benchmark.results.groups import slug

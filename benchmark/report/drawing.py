@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from benchmark.escape import visible_line
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -119,6 +121,7 @@ def wrapped_title(text: str, room: float = TITLE) -> str:
 def wrapped(text: str, room: float, size: float = 9.0, most: int = 8) -> str:
     """A label in lines that are at most `room` points wide in letters of `size` points, shortened to `most`
     lines. Measured, since letters differ in width."""
+    text = visible_line(text)
     lines, letters = [text], len(text)
     while letters > 4 and max(sum(_advance(letter) for letter in line) for line in lines) * size > room:
         letters -= 1

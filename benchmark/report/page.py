@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from benchmark.config import NO_PROTOCOL
-from benchmark.report.rendering import marked, number, numeric, visible
+from benchmark.escape import visible
+from benchmark.report.rendering import marked, number, numeric
 from benchmark.report.section import Block, Cell, Chapter, Plot, Section
 from benchmark.results.figures import Results
 from benchmark.results.measures import share

@@ -10,17 +10,14 @@ import csv
 import io
 import re
 import textwrap
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
+from benchmark.escape import csv_cell, escape_latex, escape_markdown, visible_line
 from benchmark.report.section import Block, Cell, Chapter, Plot, Section
 from methods.errors import unknown
 
 Style = Literal["markdown", "csv", "latex", "text"]
-FORMULA = ("=", "+", "-", "@")
-"""What begins a formula, after blanks, which some spreadsheets drop."""
-_WHOLE_NUMBER = re.compile(r"[-+]?(\d[\d,]*)?(\.\d+)?(e[-+]?\d+)?( ?%)?", re.IGNORECASE)
 STYLES = ("markdown", "csv", "latex", "text")
 WIDTH = 110
 """Columns of prose on a terminal."""
@@ -56,7 +53,7 @@ def render(section: Section, style: Style) -> str:
 def _csv(section: Section) -> str:
     """The lines, under the heads that occur in any of them; without lines, every cell as it is printed.
 
-    No cell is a formula: see `_plain`.
+    No cell is a formula: see `csv_cell`.
     """
     lines = section.lines or [
         {"table": block.title, "row": row[0].text, "column": head, "value": cell.text}
@@ -66,20 +63,10 @@ def _csv(section: Section) -> str:
     ]
     heads = list(dict.fromkeys(name for line in lines for name in line))
     file = io.StringIO()
-    writer = csv.DictWriter(file, heads, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _plain(value) for name, value in line.items()} for line in lines)
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(map(csv_cell, heads))
+    writer.writerows([csv_cell(line.get(name)) for name in heads] for line in lines)
     return file.getvalue()
-
-
-def _plain(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula: text that begins like one, and is no
-    number, gets an apostrophe before it, which spreadsheets read as "this is text"."""
-    if not isinstance(value, str):
-        return value
-    text = visible(re.sub(r"\r\n?", "\n", value))  # the writer would not quote a cell with "\r"
-    formula = text.lstrip().startswith(FORMULA) and not _WHOLE_NUMBER.fullmatch(text)
-    return f"'{text}" if formula else text
 
 
 def number(text: str) -> float | None:
@@ -122,7 +109,10 @@ def markdown(caption: str, blocks: Sequence[Block], notes: Sequence[str]) -> str
 
 def text(caption: str, blocks: Sequence[Block], notes: Sequence[str]) -> str:
     """For a terminal: a star before what is bold elsewhere, so that digits stay aligned."""
-    tables = [f"{block.title}\n{_tabulated(block, 'simple', str, best='* {}')}" for block in blocks]
+    tables = [
+        f"{visible_line(block.title)}\n{_tabulated(block, 'simple', visible_line, best='* {}')}"
+        for block in blocks
+    ]
     legend = [LEGEND["text"]] if marked(blocks) else []
     return _paragraphs(paragraph(caption), *tables, "\n".join(map(paragraph, [*legend, *notes])))
 
@@ -144,30 +134,6 @@ def paragraph(value: str) -> str:
 
 def _paragraphs(*parts: str) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def escape_markdown(value: str) -> str:
-    """Text that Markdown prints as it stands, also in a table; `_` inside a word is safe."""
-    return re.sub(r"[\\`*|<>\[\]&~$]|^#|(?<!\w)_|_(?!\w)", r"\\\g<0>", one_line(value))
-
-
-def fenced(code: str) -> str:
-    """A block of code; the fence is longer than any in it."""
-    fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", code))])
-    return f"{fence}\n{code}\n{fence}"
-
-
-def one_line(value: str) -> str:
-    """White space of any kind as single blanks; invisible characters as their code."""
-    return visible(" ".join(value.split()))
-
-
-def visible(value: str) -> str:
-    """Control characters, and those that turn the direction of what follows, as their code: `\\x1b`."""
-    return _UNSEEN.sub(lambda match: ascii(match[0])[1:-1], value)
-
-
-_UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 # --- LaTeX
@@ -257,37 +223,3 @@ def _table(block: Block, rows: Sequence[tuple[list[Cell], bool]], caption: str) 
             lines.append(r"\midrule")
         lines.append(" & ".join(_MARKS[c.mark].format(escape_latex(c.text)) for c in row) + r" \\")
     return [*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""]
-
-
-_SIGNS = r"""
-& \&   % \%   $ \$   # \#   _ \_   { \{   } \}   [ {[}   ] {]}   * {*}   ` \`{}   " ''   ’ '
-\ \textbackslash{}   ~ \textasciitilde{}   ^ \textasciicircum{}   < \textless{}   > \textgreater{}
-| \textbar{}   – \textendash{}   — \textemdash{}   … \ldots{}
-‘ \textquoteleft{}   “ \textquotedblleft{}   ” \textquotedblright{}
-± $\pm$   × $\times$   − $-$   · $\cdot$   ≤ $\leq$   ≥ $\geq$   ≈ $\approx$   → $\rightarrow$   ° $^\circ$
-Δ $\Delta$   α $\alpha$   ρ $\rho$   τ $\tau$   † \dag{}   ‡ \ddag{}
-æ \ae{}   Æ \AE{}   œ \oe{}   Œ \OE{}   ø \o{}   Ø \O{}   ł \l{}   Ł \L{}   ß \ss{}
-"""  # noqa: RUF001
-"""Pairs of a character and its LaTeX. Where a row begins with one of `[]*`, LaTeX would take the sign for an
-option of the line break before it, were it not in braces."""
-_LATEX = dict(zip(_SIGNS.split()[::2], _SIGNS.split()[1::2], strict=True))
-_COMBINING = "\u0300\u0301\u0302\u0303\u0308\u0304\u0306\u0307\u030a\u030b\u030c\u0327"
-_ACCENTS = dict(zip(_COMBINING, "`'^~\"=u.rHvc", strict=True))
-"""Combining accent -> LaTeX's command for it, in whatever font encoding."""
-
-
-def _character(char: str) -> str:
-    if char in _LATEX:
-        return _LATEX[char]
-    if " " <= char <= "~":
-        return char
-    base, *accents = list(unicodedata.normalize("NFD", char))
-    if len(accents) == 1 and accents[0] in _ACCENTS and base.isascii() and base.isalpha():
-        return rf"\{_ACCENTS[accents[0]]}{{{base}}}"
-    return rf"\texttt{{U+{ord(char):04X}}}"
-
-
-def escape_latex(value: str) -> str:
-    """Text that LaTeX prints as it stands."""
-    escaped = "".join(map(_character, one_line(value)))
-    return escaped.replace("--", "-{}-").replace("--", "-{}-")  # two hyphens would join to a dash

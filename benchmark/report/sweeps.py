@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmark.config import Settings, digest
+from benchmark.escape import one_line
 from benchmark.report.drawing import forms, legend_below, look_of, new_figure, wrapped_title
 from benchmark.report.section import Block, Cell, Plot, Section, configuration
 from benchmark.results.figures import Results
@@ -178,7 +179,7 @@ def draw(sweep: Sweep) -> dict[str, bytes]:
         figure.suptitle(wrapped_title(sweep.where), x=0.01, ha="left", fontsize="large")
         for axes, (split, name) in zip(pair, SPLITS.items(), strict=True):
             axes.set_title(name, fontsize="medium")
-            axes.set_xlabel(sweep.name)
+            axes.set_xlabel(one_line(sweep.name))
             axes.margins(y=0.1)
             for place, (label, line) in enumerate(sweep.lines.items()):
                 older = any(run.record.generation < last for runs in line.values() for run in runs)

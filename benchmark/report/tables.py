@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from benchmark.escape import one_line
 from benchmark.report import rendering
 from benchmark.report.answer import advices
 from benchmark.report.differences import seeds_of
 from benchmark.report.plots import draw
-from benchmark.report.rendering import one_line
 from benchmark.report.section import Block, Cell, Plot, Section, configuration
 from benchmark.report.tuning import trial_lines, trial_notes, trials_block
 from benchmark.results.comparable import shortened

@@ -7,8 +7,8 @@ from itertools import accumulate
 from typing import Any
 
 from benchmark.config import SEARCHED
+from benchmark.escape import one_line
 from benchmark.report.drawing import forms, legend_below, look_of, new_figure, wrapped_title
-from benchmark.report.rendering import one_line
 from benchmark.report.section import Block, Cell, Plot, Section, configuration
 from benchmark.results.figures import Results
 from benchmark.results.groups import RunGroup, RunRow

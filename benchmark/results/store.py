@@ -14,6 +14,7 @@ from functools import cached_property
 from itertools import count
 from pathlib import Path
 
+from benchmark.escape import visible_line
 from benchmark.files import path_component
 from benchmark.results.list_metrics import list_measure
 from benchmark.results.metrics import metrics_of, of_lists, of_ranks
@@ -78,7 +79,7 @@ class StoredRun:
 
 def warn(line: str) -> None:
     """Print a line to stderr."""
-    print(f"warning: {line}", file=sys.stderr)
+    print(f"warning: {visible_line(line)}", file=sys.stderr)
 
 
 def ignore(line: str) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmark.escape import fenced
 from benchmark.results.record import Epoch, RunRecord
 from benchmark.run.spec import ResolvedRun
 from methods.errors import UserError, unknown
@@ -133,7 +134,7 @@ def _attach(name: str, tracker: Any, record: RunRecord, path: Path) -> None:
     if values:
         tracker.log(values, step=record.epochs_run)
     if name == "tensorboard":
-        tracker.writer.add_text("record", f"```json\n{path.read_text(encoding='utf-8')}\n```")
+        tracker.writer.add_text("record", fenced(path.read_text(encoding="utf-8"), "json"))
     elif name == "wandb":
         tracker.run.save(str(path), base_path=str(path.parent), policy="now")
     else:

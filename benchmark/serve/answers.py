@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Protocol
 
 from tabulate import tabulate
 
+from benchmark.escape import json_line, visible_line
 from benchmark.serve.histories import UserHistory, is_file, read_histories
 from benchmark.serve.index import HNSWIndex
 from benchmark.serve.model import LoadedModel, Recommendation
@@ -111,9 +111,9 @@ def recommend(
 
 
 def _json_lines(batch: Sequence[UserHistory], found: Sequence[Recommendation]) -> str:
-    """One object a user; ASCII alone, so that no text can drive a terminal."""
+    """One object a user."""
     return "\n".join(
-        json.dumps({
+        json_line({
             "user": user.user,
             "items": [{"item_id": x.item_id, "score": round(x.score, 6), "text": x.text} for x in one.items],
             "unknown": one.unknown,
@@ -125,8 +125,8 @@ def _json_lines(batch: Sequence[UserHistory], found: Sequence[Recommendation]) -
 def _table(batch: Sequence[UserHistory], found: Sequence[Recommendation], many: bool) -> str:
     """A line for each item; with the user where there are several."""
     rows = [
-        ([printable(user.user)] if many else [])
-        + [str(rank), printable(item.item_id), f"{item.score:.4f}", printable(item.text, TEXT)]
+        ([visible_line(user.user)] if many else [])
+        + [str(rank), visible_line(item.item_id), f"{item.score:.4f}", visible_line(item.text, TEXT)]
         for user, one in zip(batch, found, strict=True)
         for rank, item in enumerate(one.items, 1)
     ]
@@ -136,13 +136,4 @@ def _table(batch: Sequence[UserHistory], found: Sequence[Recommendation], many: 
         heads,
         disable_numparse=True,
         colalign=[*(["left"] if many else []), "right", "left", "right", "left"],
-    )
-
-
-def printable(text: str, limit: int | None = None) -> str:
-    """`text` with control and other unprintable characters as escapes, and cut to `limit` characters."""
-    cut = text if limit is None or len(text) <= limit else f"{text[: limit - 3]}..."
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in cut
     )

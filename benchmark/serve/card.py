@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
+from benchmark.escape import code_span, escape_markdown, fenced
 from benchmark.llm.catalogue import short_names
 from benchmark.serve.folder import ModelConfig
 
@@ -14,12 +16,11 @@ _SPLITS = {"valid": "validation", "test": "test", "test_masked": "test, history 
 def model_card(config: ModelConfig, folder: Path) -> str:
     """Markdown: what the model is, its metrics, its data, how to load it, and whose licence holds."""
     data, facts = config.data, config.data.get("fingerprint") or {}
-    llm = config.llm or "none"
-    return f"""# {config.method} on {config.dataset}
+    return f"""# {escape_markdown(f"{config.method} on {config.dataset}")}
 
-A sequential recommender: SASRec over item embeddings that the method `{config.method}` makes of
-{_reads(config)}. It was trained by AdaptRec {config.adaptrec} and is epoch {config.best_epoch} of the run
-`{config.config_hash}-s{config.seed}`, which validation chose.
+A sequential recommender: SASRec over item embeddings that the method {code_span(config.method)} makes of
+{escape_markdown(_reads(config))}. It was trained by AdaptRec {config.adaptrec} and is epoch
+{config.best_epoch} of the run {code_span(f"{config.config_hash}-s{config.seed}")}, which validation chose.
 
 ## Metrics
 
@@ -29,21 +30,15 @@ The rank of each test target counts among all items; `@k` means the top k.
 
 ## Data
 
-`{config.dataset}` ({data.get("key")}): {facts.get("users", 0):,} users, {facts.get("items", 0):,} items,
-{facts.get("interactions", 0):,} interactions; SHA-256 of the prepared content `{facts.get("sha256")}`.
+{code_span(config.dataset)} ({escape_markdown(str(data.get("key")))}): {facts.get("users", 0):,} users,
+{facts.get("items", 0):,} items, {facts.get("interactions", 0):,} interactions; SHA-256 of the prepared
+content {code_span(str(facts.get("sha256")))}.
 
 ## Use
 
-```sh
-adaptrec recommend {folder.name} --history ITEM,ITEM,... --k 10
-```
+{fenced(f"adaptrec recommend {shlex.quote(folder.name)} --history ITEM,ITEM,... --k 10", "sh")}
 
-```python
-import adaptrec
-
-model = adaptrec.load_model("{folder.name}")
-model.recommend(["ITEM", "ITEM"], k=10)
-```
+{fenced(_python(folder.name), "python")}
 
 Recommendations need this folder alone. {_embeds(config)}
 
@@ -57,9 +52,16 @@ Settings of the harness, and all of this for programs, are in `config.json`.
 
 ## Language model and licence
 
-Language model: `{llm}`. {_licence(config)}
-Versions at training: {", ".join(f"{name} {number}" for name, number in config.packages.items())}.
+Language model: {code_span(config.llm or "none")}. {_licence(config)}
+Versions at training: {escape_markdown(", ".join(f"{name} {n}" for name, n in config.packages.items()))}.
 """
+
+
+def _python(name: str) -> str:
+    return f"""import adaptrec
+
+model = adaptrec.load_model({name!a})
+model.recommend(["ITEM", "ITEM"], k=10)"""
 
 
 def _reads(config: ModelConfig) -> str:
@@ -74,7 +76,7 @@ def _reads(config: ModelConfig) -> str:
 
 def _metrics(config: ModelConfig) -> str:
     names = list(config.metrics["test"])
-    head = ["split", *names]
+    head = ["split", *map(escape_markdown, names)]
     rows = [
         [title, *(f"{config.metrics[split][name]:.4f}" for name in names)]
         for split, title in _SPLITS.items()
@@ -84,7 +86,8 @@ def _metrics(config: ModelConfig) -> str:
 
 
 def _rows(values: dict[str, Any]) -> str:
-    return "\n".join(f"| `{name}` | {str(value).replace('|', '/')} |" for name, value in values.items())
+    cells = ((escape_markdown(name), escape_markdown(str(value))) for name, value in values.items())
+    return "\n".join(f"| {name} | {value} |" for name, value in cells)
 
 
 def _embeds(config: ModelConfig) -> str:
@@ -103,7 +106,7 @@ def _licence(config: ModelConfig) -> str:
     details = config.llm_details
     if details.get("source") == "random":
         return "Its weights are random numbers, under no licence."
-    revision = f", revision `{details['revision']}`" if details.get("revision") else ""
+    revision = f", revision {code_span(details['revision'])}" if details.get("revision") else ""
     entry = short_names().get(config.llm, {})
     licence = entry.get("licence")
     stated = (
@@ -111,4 +114,4 @@ def _licence(config: ModelConfig) -> str:
         else "Its licence is not known here; see where it was published before you pass this folder on."
     )  # fmt: skip
     read = f" It was trained on: {data}." if (data := entry.get("training_data")) else ""
-    return f"Weights of SHA-256 `{details.get('digest')}`{revision}. {stated}{read}"
+    return f"Weights of SHA-256 {code_span(str(details.get('digest')))}{revision}. {stated}{read}"

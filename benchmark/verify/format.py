@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import Field, ValidationError
 
 from benchmark.config import first_fault
-from benchmark.process.exit_status import escape
+from benchmark.escape import visible_line
 from benchmark.results.schema import Count, Part
 from methods.errors import UserError
 
@@ -142,5 +142,5 @@ def check_plain(what: str, name: str) -> None:
 
 def shown(value: object) -> str:
     """Text of a bundle as a message prints it: in quotes, without control characters, at most 120 long."""
-    text = escape(str(value)).replace("\n", "\\n").replace("\t", "\\t")
+    text = visible_line(str(value))
     return f"'{text[:117]}...'" if len(text) > 120 else f"'{text}'"
