@@ -39,6 +39,27 @@ def nasty() -> Section:
     return Section("nasty", f"{SCRIPT} {QUOTES}", BREAK, [block], [SCRIPT, QUOTES], [plot, plot], (), behind)
 
 
+def board() -> Section:
+    """A leaderboard of two tables, with hostile names where a table, a badge and a download have theirs."""
+    heads = ["row", "checked", "total cost", "trials", "bundle"]
+    rows = [
+        ("plain", "L2", "90 s", "12"),
+        (SCRIPT, "local", "1,234 CPU s", "1"),
+        ("slow", "L3", "7,201 s", "1"),
+    ]
+    cells = [
+        [Cell(name, record=name), Cell(level, badge="local" if level == "local" else "level"), Cell(cost),
+         Cell(trials), Cell("a b.adaptrec.zip", link=f"submitted/{QUOTES}.zip")]
+        for name, level, cost, trials in rows
+    ]  # fmt: skip
+    limits = {"total cost": 2, "trials": 3}
+    blocks = [
+        Block(dataset, heads, cells, facets={"dataset": dataset, BREAK: protocol}, limits=limits)
+        for dataset, protocol in (("toy", "one"), (QUOTES, "two"))
+    ]
+    return Section("board", "Rows", "All.", blocks, records={name: {} for name, *_ in rows})
+
+
 def runs() -> list[Section]:
     """The tables of the made-up study, without plots."""
     found = []
@@ -60,4 +81,4 @@ def front(**changes: str) -> Front:
 
 def whole() -> str:
     """The page of all of it."""
-    return page(front(), [Chapter("Runs", runs()), Chapter(f"Hostile {SCRIPT}", [nasty()])])
+    return page(front(), [Chapter("Runs", runs()), Chapter(f"Hostile {SCRIPT}", [nasty(), board()])])

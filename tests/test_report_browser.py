@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from urllib.parse import quote
 
 import pytest
 from report_page import BREAK, QUOTES, SCRIPT, whole
@@ -150,6 +151,60 @@ def test_the_filter_leaves_rows_and_sections_that_match(opened):
     field.send_keys("x\b")
     assert find(opened, "#s-nasty").is_displayed()
     assert find(opened, "#matches").text == ""
+
+
+def choose(browser, place, value):
+    """Choose the option of this text, or write into the field, at a place among the choices of the board."""
+    element = browser.find_elements("css selector", "#s-board .choices select, #s-board .choices input")[
+        place
+    ]
+    if element.tag_name == "input":
+        element.clear()
+    element.send_keys(value)
+
+
+def board_rows(browser):
+    script = """return [...document.querySelectorAll('#s-board tbody tr')].filter(r => r.offsetParent)
+        .map(r => r.cells[0].textContent)"""
+    return browser.execute_script(script)
+
+
+def test_a_reader_chooses_tables_and_the_most_that_a_row_may_cost(opened):
+    everything = ["plain", SCRIPT, "slow"] * 2
+    assert board_rows(opened) == everything
+    choose(opened, 0, QUOTES)
+    assert board_rows(opened) == everything[:3]
+    assert not find(opened, "#s-board .block").is_displayed()
+    assert find(opened, "#s-board .choices output").text == "3 rows"
+    for most, left in (
+        ("2h", ["plain", SCRIPT]), ("1.5m", ["plain"]), ("1,234", ["plain", SCRIPT]),
+        ("7201", everything[:3]),
+        ("much", everything[:3]), ("1s", []),
+    ):  # fmt: skip
+        choose(opened, 2, most)
+        assert board_rows(opened) == left, most
+        wrong = find(opened, "#s-board [data-limit='total cost'][aria-invalid]").get_attribute("aria-invalid")
+        assert wrong == str(most == "much").lower()
+    assert find(opened, "#s-board .choices").is_displayed(), "a reader can choose again"
+    choose(opened, 2, "1d")
+    choose(opened, 3, "1")
+    assert board_rows(opened) == [SCRIPT, "slow"]
+    find(opened, "#filter").send_keys("slow")
+    assert board_rows(opened) == ["slow"]
+    assert not find(opened, "#s-nasty").is_displayed()
+
+
+def test_badges_and_downloads(opened):
+    badges = (
+        "return [...document.querySelectorAll('#s-board .badge')].map(b => b.className + ' ' + b.textContent)"
+    )
+    assert opened.execute_script(badges)[:3] == ["badge level L2", "badge local local", "badge level L3"]
+    link = find(opened, "#s-board a[download]")
+    assert link.get_attribute("href").startswith("file:///")
+    assert link.get_attribute("href").endswith("/results/submitted/" + quote(f"{QUOTES}.zip"))
+    opened.execute_script("arguments[0].addEventListener('click', e => e.preventDefault())", link)
+    link.click()
+    assert not find(opened, "#dialog").is_displayed(), "a download is no figure"
 
 
 @pytest.mark.parametrize("width", [390, 320, 1280])

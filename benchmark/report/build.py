@@ -21,9 +21,10 @@ from benchmark.report.rendering import Style, latex_document, markdown, render
 from benchmark.report.section import Chapter, Section
 from benchmark.results.figures import Results
 from benchmark.results.groups import slug
+from benchmark.results.index import Entry, entries_below
 from benchmark.results.published import SOURCES, Source
 from benchmark.results.schema import METRICS
-from benchmark.results.store import OnFault, StoredRun, ignore
+from benchmark.results.store import OnFault, StoredRun, ignore, usable_run
 from methods.errors import UserError, unknown
 from methods.plugins import BROKEN, offered, one_line
 
@@ -36,6 +37,7 @@ GROUP = "adaptrec.sections"
 """Entry points of other packages: functions of `Results` that give `Section`s."""
 BUILT_IN = {
     ANSWER: ["answer"],
+    "Leaderboard": ["leaderboard"],
     "Runs": ["tables"],
     "The paper's tables": ["paper"],
     "Differences between methods": ["differences"],
@@ -79,7 +81,9 @@ def build_report(
         )
     left_out: list[str] = []
     runs = [] if source == "paper" else _read(results, selected, left_out.append, metrics)
-    shown = Results(tuple(runs), source, tuple(metrics))
+    entries = {} if source == "paper" else entries_below(results)
+    others = _submitted(entries, selected, left_out.append, metrics)
+    shown = Results(tuple(runs), source, tuple(metrics), entries, tuple(others))
     parts = _named(_chapters(shown, left_out))
     for line in left_out:
         on_fault(line)
@@ -135,6 +139,20 @@ def _read(results: Path, only: Only, on_fault: OnFault, metrics: Sequence[str]) 
         return runs
     kept = set(narrow(measured(runs, metrics), only).record.dropna())
     return [run for run in runs if run.name in kept]
+
+
+def _submitted(
+    entries: Mapping[Path, Entry], only: Only, on_fault: OnFault, metrics: Sequence[str]
+) -> Iterator[StoredRun]:
+    """The runs of bundles that `only` leaves."""
+    for path, entry in entries.items():
+        run = usable_run(path, on_fault, metrics) if entry.bundle else None
+        if run and all(_is_one(getattr(run.record, name), name, values) for name, values in only.items()):
+            yield run
+
+
+def _is_one(value: str | None, name: str, values: Collection[str]) -> bool:
+    return value in values or (name == "llm" and value is None)
 
 
 def _below(line: str, results: Path) -> str:

@@ -35,30 +35,62 @@
     section,
     item: document.querySelector(`nav a[href="#${CSS.escape(section.id)}"]`)?.parentElement,
     title: section.querySelector("h3").textContent.toLowerCase(),
+    choices: section.querySelector(".choices"),
     blocks: [...section.querySelectorAll(".block")].map((block) => ({
       block,
       title: block.querySelector("h4").textContent.toLowerCase(),
+      limited: Object.fromEntries([...block.querySelectorAll("th[data-limit]")].map((head) => [head.dataset.limit, head.cellIndex])),
       rows: [...block.querySelectorAll("tbody tr")].map((row) => ({ row, text: row.textContent.toLowerCase() })),
     })),
   }));
 
-  // A row stays if each word stands in it, in the title of its table or of its section.
+  // A number, or a time such as 90s, 10m, 2h; NaN for anything else.
+  const amount = (text) => {
+    const found = /^([\d,]*\.?\d+)\s*([smhd]?)$/.exec(text.trim().toLowerCase());
+    return found ? Number(found[1].replaceAll(",", "")) * { "": 1, s: 1, m: 60, h: 3600, d: 86400 }[found[2]] : NaN;
+  };
+
+  // What a reader chose among the tables and rows of a section: whether a table, and whether a row of it, stays.
+  const chosen = (choices) => {
+    const facets = [...(choices?.querySelectorAll("select") ?? [])].filter((select) => select.value);
+    const limits = [...(choices?.querySelectorAll("input") ?? [])].flatMap((input) => {
+      const most = amount(input.value);
+      input.setAttribute("aria-invalid", String(input.value.trim() !== "" && Number.isNaN(most)));
+      return Number.isNaN(most) ? [] : [{ name: input.dataset.limit, most }];
+    });
+    return {
+      any: facets.length + limits.length > 0,
+      table: (block) => facets.every((select) => block.getAttribute(`data-facet-${select.dataset.facet}`) === select.value),
+      row: (row, limited) =>
+        limits.every(({ name, most }) => {
+          const cell = row.cells[limited[name]];
+          return cell !== undefined && Number(cell.dataset.n ?? (cell.textContent.trim() || NaN)) <= most;
+        }),
+    };
+  };
+
+  // A row stays if each word stands in it, in the title of its table or of its section, and it is among the chosen.
   const filter = (wanted) => {
     const asked = wanted.toLowerCase().split(/\s+/).filter(Boolean);
     const left = (text) => asked.filter((word) => !text.includes(word));
     let seen = 0;
-    for (const { section, item, title, blocks } of sections) {
-      let shown = left(title).length === 0;
-      for (const { block, title: own, rows } of blocks) {
+    for (const { section, item, title, choices, blocks } of sections) {
+      const choice = chosen(choices);
+      let shown = left(title).length === 0 || choice.any;
+      let inSection = 0;
+      for (const { block, title: own, limited, rows } of blocks) {
+        const table = choice.table(block);
         let here = 0;
         for (const { row, text } of rows) {
-          row.hidden = left(`${title} ${own} ${text}`).length > 0;
+          row.hidden = left(`${title} ${own} ${text}`).length > 0 || !table || !choice.row(row, limited);
           here += row.hidden ? 0 : 1;
         }
         block.hidden = here === 0;
-        seen += here;
+        inSection += here;
         shown ||= here > 0;
       }
+      seen += inSection;
+      if (choices) choices.querySelector("output").textContent = choice.any ? `${inSection} row${inSection === 1 ? "" : "s"}` : "";
       section.hidden = !shown;
       if (item) item.hidden = !shown;
     }
@@ -84,7 +116,7 @@
   document.addEventListener("click", (event) => {
     const button = event.target.closest("thead button");
     if (button) sort(button);
-    const figure = event.target.closest("tbody a");
+    const figure = event.target.closest('tbody a[href^="#"]');
     if (figure && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
       event.preventDefault();
       open(figure.hash.slice(1));
@@ -102,6 +134,11 @@
   const field = document.getElementById("filter");
   field.parentElement.hidden = false;
   field.addEventListener("input", () => filter(field.value));
+  for (const { choices } of sections) {
+    if (!choices) continue;
+    choices.hidden = false;
+    choices.addEventListener("input", () => filter(field.value));
+  }
 
   const wide = matchMedia("(min-width: 72rem)");
   const contents = document.querySelector("nav details");

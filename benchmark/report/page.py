@@ -152,8 +152,19 @@ def _section(section: Section, configurations: Configurations) -> dict[str, Any]
         "notes": section.notes,
         "plots": [_plot(section.stem, plot) for plot in section.plots if plot.forms],
         "plots_first": section.plots_first,
+        "facets": _facets(section),
+        "limits": list(dict.fromkeys(name for block in section.blocks for name in block.limits)),
         "missing": [plot.heading for plot in section.plots if not plot.forms],
     }
+
+
+def _facets(section: Section) -> dict[str, list[str]]:
+    """What a reader may choose the tables of a section by -> the values, in their order."""
+    found: dict[str, dict[str, None]] = {}
+    for block in section.blocks:
+        for name, value in block.facets.items():
+            found.setdefault(name, {})[value] = None
+    return {name: [*values] for name, values in found.items()}
 
 
 def _named(section: Section) -> Iterator[str]:
@@ -170,11 +181,16 @@ def _table(block: Block, ids: Mapping[str, str]) -> dict[str, Any]:
         for row in block.rows
     ]
     inner = len(rows) - block.bounds
-    heads = [{"text": head, "figures": kind} for head, kind in zip(block.heads, kinds, strict=True)]
+    limits = {column: name for name, column in block.limits.items()}
+    heads = [
+        {"text": head, "figures": kind, "limit": limits.get(place)}
+        for place, (head, kind) in enumerate(zip(block.heads, kinds, strict=True))
+    ]
     return {
         "title": block.title,
         "heads": heads,
         "bodies": [body for body in (rows[:inner], rows[inner:]) if body],
+        "facets": [*block.facets.values()],
     }
 
 
@@ -192,6 +208,8 @@ def _cell(cell: Cell, figures: bool, width: int, ids: Mapping[str, str]) -> dict
         "width": width + 2 if figures and width else 0,
         "mark": cell.mark,
         "anchor": ids.get(cell.record, ""),
+        "badge": cell.badge,
+        "link": cell.link,
         "sort": _sort(cell.text) if figures else "",
         "figures": figures,
     }

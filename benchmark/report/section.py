@@ -32,6 +32,10 @@ class Cell:
     mark: Mark = ""
     record: str = ""
     """Name of the run or published figure behind it, a key of `Section.records`; empty where none is."""
+    badge: str = ""
+    """Kind of badge as which the page shows it: `level`, `local`, `submitted`; empty for none."""
+    link: str = ""
+    """A file to download, below the folder of the results; empty where there is none."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,10 @@ class Block:
     rows: list[list[Cell]]
     bounds: int = 0
     """How many rows at the end are bounds and stand below a rule."""
+    facets: Mapping[str, str] = field(default_factory=dict)
+    """What tells it from other tables of its section, by which a reader of the page may choose."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """Columns for which a reader of the page may give the most that a row may have: name -> place."""
 
 
 @dataclass(frozen=True)

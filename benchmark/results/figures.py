@@ -31,13 +31,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.results.comparable import bounds_of, groups
 from benchmark.results.groups import RunGroup
+from benchmark.results.index import Entry
 from benchmark.results.measures import MEASURES
 from benchmark.results.metrics import of_lists, of_ranks
 from benchmark.results.published import SOURCES, Row, Source, published
@@ -67,6 +68,10 @@ class Results:
     source: Source = "ours"
     metrics: tuple[str, ...] = METRICS
     """Rank metrics that were asked for."""
+    entries: Mapping[Path, Entry] = field(default_factory=dict)
+    """Path of a record -> its entry of the index; records without one are local."""
+    submitted: tuple[StoredRun, ...] = ()
+    """Runs of bundles that others submitted, which are no part of `runs`."""
 
     @cached_property
     def figures(self) -> pd.DataFrame:

@@ -196,6 +196,12 @@ def _parsed(line: bytes) -> Entry:
     return entry
 
 
+def entries_below(results: Path) -> dict[Path, Entry]:
+    """Path of a record as it was added -> its entry, of those that none replaces."""
+    found = {results / entry.record: entry for entry in read_index(results).standing.values()}
+    return {path: entry for path, entry in found.items() if _is(path, entry.sha256)}
+
+
 def write_index(results: Path, index: Index) -> None:
     """Write an index atomically. The caller holds its lock."""
     write_atomically(results / INDEX, "".join(f"{entry.line}\n" for entry in index.entries))
