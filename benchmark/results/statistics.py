@@ -82,15 +82,17 @@ def bootstrap(rows: Sequence[Mapping[int, Floats]], draws: int = DRAWS, seed: in
     """
     values = np.concatenate([gains for row in rows for gains in row.values()], axis=1)  # [U, runs x C]
     users = len(values)
-    some = values.any(axis=1)  # users whose values are all 0 add nothing to any mean
+    some = np.flatnonzero(values.any(axis=1))  # users whose values are all 0 add nothing to any mean
+    values = values[some]
     rng = np.random.default_rng(seed)
     size = max(1, CHUNK // users)
     parts = []
     for begin in range(0, draws, size):
-        count = min(size, draws - begin)
-        drawn = rng.integers(0, users, (count, users)) + users * np.arange(count)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=count * users).reshape(count, users)
-        parts.append(times[:, some].astype(np.float64) @ values[some] / users)
+        drawn = rng.integers(0, users, (min(size, draws - begin), users))
+        times = np.empty((len(drawn), len(some)))  # how often a sample holds a user
+        for sample, held in zip(drawn, times, strict=True):
+            held[:] = np.bincount(sample, minlength=users)[some]
+        parts.append(times @ values / users)
     by_run = np.concatenate(parts).reshape(draws, -1, next(iter(rows[0].values())).shape[1])
     means = np.empty((draws, len(rows), by_run.shape[2]))
     begin = 0
