@@ -8,6 +8,7 @@ from benchmark.process import lifeline, startup
 
 startup.secure_imports()
 startup.wait_briefly()
+startup.defer_compiler()
 
 from benchmark import cli
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from data_folders import BLINK
 
 from methods import BUILTIN
 
@@ -46,3 +48,37 @@ def loaded() -> dict[str, set[str]]:
 @pytest.mark.parametrize("step", STEPS)
 def test_nothing_heavy_is_imported_for(loaded: dict[str, set[str]], step: str) -> None:
     assert loaded[step] & STEPS[step][1] == set()
+
+
+DEFERRED = """
+import sys
+from benchmark.__main__ import cli
+assert cli.main(sys.argv[1:]) == 0
+assert "torch" in sys.modules and "torch._dynamo.eval_frame" not in sys.modules, "imported by the run"
+import torch
+graphs = []
+
+@torch.compiler.disable
+def apart(x):
+    return x.sin()
+
+def keep(graph, _):
+    graphs.append(graph.code)
+    return graph.forward
+
+@torch.compile(backend=keep)
+def work(x):
+    return apart(x.exp()).cos()
+
+x = torch.tensor([0.5])
+assert torch.equal(work(x), x.exp().sin().cos())
+assert "torch._dynamo.eval_frame" in sys.modules and len(graphs) == 2
+assert ".exp()" in graphs[0] and ".cos()" in graphs[1] and not any(".sin()" in code for code in graphs)
+"""
+
+
+def test_a_run_does_not_import_the_compiler_and_can_still_compile(folder: Path, tmp_path: Path) -> None:
+    run = ["run", "--dataset", str(folder), "--method", "id", "--epochs", "1", "--results", str(tmp_path)]
+    code = [sys.executable, "-c", DEFERRED, *run, "--set", *BLINK]
+    done = subprocess.run(code, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,4 +1,5 @@
-"""What a process sets before it imports anything else: where it imports from, and how its threads wait.
+"""What a process sets before it imports anything else: where it imports from, how its threads wait, and that
+PyTorch's compiler is imported only where something compiles.
 
 Processes import this package from its own folder, and never from the working directory, as a user's may hold
 folders named `benchmark`, `methods` or `datasets`. Standard library only.
@@ -9,7 +10,11 @@ from __future__ import annotations
 import os
 import site
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parents[1]
 """This package, in a checkout or installed."""
@@ -46,6 +51,41 @@ def wait_briefly() -> None:
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT=SPINS)
+
+
+COMPILER = "torch._dynamo"
+
+
+def defer_compiler() -> None:
+    """Import PyTorch's compiler where something compiles, and not for the first optimiser.
+
+    An optimiser imports it for two functions that do nothing outside compiled code. The import takes a third
+    of the time that a run takes to start. It must be called before torch is imported.
+    """
+    if COMPILER not in sys.modules:
+        sys.modules[COMPILER] = _Deferred(COMPILER)
+
+
+class _Deferred(ModuleType):
+    """Stands for the compiler until something else of it is used, which imports it."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__path__":  # `inspect` asks all modules, an import for the path
+            raise AttributeError(name)
+        if sys.modules.get(COMPILER) is self:
+            del sys.modules[COMPILER]
+        return getattr(import_module(COMPILER), name)
+
+    @staticmethod
+    def graph_break(*_: object, **__: object) -> None:
+        """Outside compiled code there is no graph."""
+
+    def disable(self, *function: Any, wrapping: bool = True, **how: Any) -> Any:
+        """A function that must not be compiled; without `wrapping`, PyTorch asks at a call of its own."""
+        if not wrapping:
+            return function[0]
+        disable: Callable[..., Any] = self.__getattr__("disable")
+        return disable(*function, **how)
 
 
 def packaged_data(packaged: str, checkout: str) -> Path:
