@@ -20,13 +20,13 @@ from benchmark.llm.catalogue import LLM
 from benchmark.llm.encoder import FrozenMatrices
 from benchmark.llm.states import States, load_states
 from benchmark.llm.token_states import TokenStates
-from benchmark.llm.tokens import Tokens, TokenStatistics, load_tokens
+from benchmark.llm.tokens import TokenStatistics
 from benchmark.measure import native_bf16, pick_device
 from benchmark.model.chunks import Ints
 from benchmark.model.items import ItemEncoder
 from benchmark.model.parallel import log_main
 from benchmark.model.recommender import Recommender
-from benchmark.run.inputs import CACHE, Inputs, Sources, check_texts, distinguishes, load_inputs, lower_states
+from benchmark.run.inputs import CACHE, Inputs, Sources, check_texts, distinguishes, load_inputs
 from benchmark.run.spec import ResolvedRun, RunSpec, applicable, check_overrides, prepared_once, resolve_run
 from benchmark.train.batches import Sequences, total_steps
 from benchmark.train.checkpoint import Checkpoint
@@ -225,32 +225,21 @@ def prepare_runs(runs: Iterable[ResolvedRun]) -> Iterator[str]:
     for resolved in readers:
         assert resolved.llm is not None
         check_texts(resolved, resolved.llm, statistics)
-    tuned = [resolved for resolved in readers if "tokens" in kinds(resolved.cls)]
-    yield from _prepare_lower(tuned)
-    for resolved in tuned:  # a method that does not fit the language model fails now, not when its turn comes
+    told: set[tuple[str, int]] = set()
+    for resolved in readers:
+        if "tokens" not in kinds(resolved.cls):
+            continue
+        assert resolved.llm is not None
         inputs = load_inputs(resolved, pick_device())
+        if (lower := inputs.lower) is not None and (lower.key, lower.layer) not in told:
+            told.add((lower.key, lower.layer))
+            what = f"states of all tokens of {resolved.llm.name} behind layer {lower.layer}"
+            yield f"{resolved.prepared.name}: {what}: {_source(lower)}"
         if statistics is None:
-            assert resolved.llm is not None
             statistics = inputs.texts
             yield from _text_lines(resolved.prepared, resolved.llm, statistics)
+        # a method that does not fit the language model fails now, not when its turn comes
         build_method(resolved, inputs, total_steps=1_000)
-
-
-def _prepare_lower(tuned: Sequence[ResolvedRun]) -> Iterator[str]:
-    """States behind the layers that methods never train, each once."""
-    tokens: Tokens | None = None
-    done: set[tuple[int, str]] = set()
-    for resolved in tuned:
-        assert resolved.llm is not None
-        layer = resolved.method.frozen_layers(resolved.config, resolved.llm.n_layers)
-        if not layer or (layer, resolved.settings.states_dtype) in done:
-            continue
-        done.add((layer, resolved.settings.states_dtype))
-        tokens = tokens or load_tokens(resolved.prepared.texts, resolved.llm)
-        states = lower_states(resolved, resolved.llm, tokens, pick_device(), CACHE)
-        if states is not None:
-            what = f"states of all tokens of {resolved.llm.name} behind layer {layer}"
-            yield f"{resolved.prepared.name}: {what}: {_source(states)}"
 
 
 def _source(states: States | TokenStates) -> str:

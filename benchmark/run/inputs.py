@@ -58,6 +58,8 @@ class Inputs:
     """Whether the language model can tell the items' texts apart; None where it reads none."""
     catalogue: CatalogueStates | None = None
     """The states that the method reads or observes; None for neither."""
+    lower: TokenStates | None = None
+    """The states behind the layers that the method never trains; None where it runs all layers."""
 
 
 @dataclass
@@ -136,7 +138,7 @@ def load_inputs(resolved: ResolvedRun, device: torch.device, sources: Sources = 
         seconds.append(states.seconds)
     if "tokens" in kinds(cls):
         tokens = load_tokens(resolved.prepared.texts, llm)
-        lower = lower_states(resolved, llm, tokens, device, sources)
+        lower = _lower_states(resolved, llm, tokens, device, sources)
         context |= {"llm": load_model(llm), "pooling": resolve_pooling(resolved.settings.pooling, llm)}
     if lower is not None:
         context["lower"] = lower.layer
@@ -157,6 +159,7 @@ def load_inputs(resolved: ResolvedRun, device: torch.device, sources: Sources = 
         states_on=device_name(kept) if kept else None,
         texts=texts,
         catalogue=catalogue,
+        lower=lower,
     )
 
 
@@ -212,7 +215,7 @@ def pooled_states(resolved: ResolvedRun, llm: LLM, device: torch.device, sources
     return states
 
 
-def lower_states(
+def _lower_states(
     resolved: ResolvedRun, llm: LLM, tokens: Tokens, device: torch.device, sources: Sources
 ) -> TokenStates | None:
     """States behind the layers that the method never trains, where they are to be kept."""
