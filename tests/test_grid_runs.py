@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from data_folders import BLINK
+from forked import ended, fork
 
 from benchmark.cli import main
 from benchmark.results.record import RunRecord
@@ -24,15 +26,23 @@ LIMIT = 300
 
 def bench(folder: Path, results: Path, *more: str, seeds: str = "0", epochs: int = 1) -> list[str]:
     return [
-        sys.executable, "-m", "benchmark", "bench", "--datasets", str(folder), "--llms", "random-tiny",
+        "bench", "--datasets", str(folder), "--llms", "random-tiny",
         "--methods", "id", "--seeds", seeds, "--epochs", str(epochs), "--results", str(results),
         "--set", *BLINK, *more,
     ]  # fmt: skip
 
 
-def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
-    with log.open("w") as file:
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
+def start(arguments: list[str], log: Path) -> int:
+    """Begin the command in a copy of this process, with its messages in `log`: -> its number."""
+
+    def work() -> None:
+        null, file = os.open(os.devnull, os.O_RDWR), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for own, given in enumerate((null, null, file)):
+            os.dup2(given, own)
+        sys.stdout, sys.stderr = open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
+        os._exit(main(arguments))
+
+    return fork(work)
 
 
 def records(results: Path) -> dict[int, RunRecord]:
@@ -57,11 +67,11 @@ def test_two_benches_on_one_store_make_no_run_twice(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results, log = tmp_path / "results", tmp_path / "log"
-    _, _, _, *arguments = command = bench(folder, results, seeds="0,1")
-    other = start(command, log)
-    wait_for(lambda: list(results.rglob("*.claim")) or other.poll() is not None)
+    arguments = bench(folder, results, seeds="0,1")
+    other = start(arguments, log)
+    wait_for(lambda: list(results.rglob("*.claim")) or not alive(other))
     assert main(arguments) == 0
-    assert other.wait(LIMIT) == 0
+    assert ended(other) == 0, log.read_text()
     here, there = capsys.readouterr().err, log.read_text()
     assert sorted(records(results)) == [0, 1]
     for messages, begun in ((there, "0"), (here, "1")):
@@ -89,9 +99,9 @@ def test_a_bench_that_is_stopped_leaves_what_the_next_one_goes_on_from(folder: P
     endless = [*bench(folder, results, epochs=100_000), "patience=0"]
     killed = start(endless, log)
     wait_for(lambda: list(results.rglob("last.pt")))
-    children = children_of(killed.pid)
-    killed.kill()
-    assert killed.wait(LIMIT) == -signal.SIGKILL
+    children = children_of(killed)
+    os.kill(killed, signal.SIGKILL)
+    assert ended(killed) == -signal.SIGKILL
     wait_for(lambda: not any(map(alive, children)))
     assert children
     (folder_left,) = results.rglob("*.checkpoint")
@@ -103,11 +113,11 @@ def test_a_bench_that_is_stopped_leaves_what_the_next_one_goes_on_from(folder: P
 
     stopped = start(endless, log)  # no lock of the killed one is in its way
     wait_for(lambda: any("going on after epoch" in path.read_text() for path in results.rglob("*.log")))
-    children = children_of(stopped.pid)
+    children = children_of(stopped)
     (run_log,) = (path.read_text() for path in results.rglob("*.log"))
     assert int(re.findall(r"going on after epoch (\d+)", run_log)[0]) == saved > 0
-    stopped.send_signal(signal.SIGTERM)
-    assert stopped.wait(LIMIT) == 130
+    os.kill(stopped, signal.SIGTERM)
+    assert ended(stopped) == 130
     assert not any(map(alive, children)), "they are waited for"
     assert records(results)[0].status == "interrupted"
     assert left_behind(results) == [".checkpoint"]
