@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from studies import FOLDER, command_line
 from studies.__main__ import main, names
 from studies.prepare_speed.generate import make
 from studies.prepare_speed.measure import measure, ours
+from studies.walk.cli import walk
 
-STUDIES = ["arithmetic", "growth", "kill_storm", "prepare_speed", "short_table"]
+STUDIES = ["arithmetic", "growth", "kill_storm", "prepare_speed", "short_table", "walk"]
 
 
 @pytest.mark.parametrize("flags", [[], ["-P"]], ids=["no flag", "safe path"])
@@ -60,3 +62,18 @@ def test_the_page_shows_how_to_run_each_study() -> None:
     shown = set(re.findall(r"^\.venv/bin/python studies (\w+)", page, re.MULTILINE))
     listed = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
     assert shown == listed == set(STUDIES)
+
+
+def test_the_walk_follows_a_run_and_stays_short() -> None:
+    files = walk("tmlp", "random-tiny")
+    stations = [
+        ["data/tables", "data/pipeline"], ["llm/states", "train/batches", "model/loss"], ["results/targets"],
+        ["results/figures", "report/tables"], ["report/rendering"],
+    ]  # fmt: skip
+    places = [[files.index(f"benchmark/{name}.py") for name in names] for names in stations]
+    assert all(max(before) < min(after) for before, after in pairwise(places))
+    assert "methods/tmlp.py" in files
+    assert not any(file.startswith(("benchmark/commands", "benchmark/cli", "studies")) for file in files)
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    (stated,) = re.findall(r"fails above (\d+) files", page)
+    assert len(files) <= int(stated), "a new file on the way must be worth it: see studies/README.md"
