@@ -98,6 +98,7 @@ def bench(
     processes: int = 1,
     cpus: int | None = None,
     ray_address: str | None = None,
+    slurm: Mapping[str, object] | None = None,
     fresh: bool = False,
     keep_model: bool = False,
     track: Names | None = None,
@@ -130,7 +131,8 @@ def bench(
             data.datasets, several(llms), chosen, several(protocols), _numbers(seeds),
             pairs(bench, settings, chosen), data.reading, tune, trials, folder,
         ).plan()  # fmt: skip
-        options = Options(folder, processes, fresh, jobs, cpus, ray_address, keep_model, trackers)
+        asked = tuple(f"{key}={value}" for key, value in (slurm or {}).items())
+        options = Options(folder, processes, fresh, jobs, cpus, ray_address, keep_model, trackers, asked)
         outcome = execute(plan, make_executor(executor, options), folder)
     return _table(outcome, folder, wanted, show)
 

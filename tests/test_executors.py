@@ -71,7 +71,7 @@ def test_a_broken_executor_is_one_line(
     assert bench(tmp_path, "broken") == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert "executor 'broken' (adaptrec_broken:BrokenExecutor) cannot be used: " in line
-    assert line.endswith("choose another one: local, ray.")
+    assert line.endswith("choose another one: local, ray, slurm.")
 
 
 def test_an_unknown_executor_names_the_others(
@@ -79,4 +79,4 @@ def test_an_unknown_executor_names_the_others(
 ) -> None:
     offer("", "adaptrec_other:OtherExecutor")
     assert bench(tmp_path, "othr") == 2
-    assert "Did you mean 'other'? Allowed: local, ray, other." in capfd.readouterr().err
+    assert "Did you mean 'other'? Allowed: local, ray, slurm, other." in capfd.readouterr().err

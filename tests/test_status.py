@@ -54,6 +54,19 @@ def test_a_file_carries_each_status_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert file.read() == []
 
 
+def test_the_file_of_a_run_that_began_again_is_read_from_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = StatusFile(tmp_path / "run.status")
+    monkeypatch.setenv(VARIABLE, str(file.path))
+    publish(STATUS)
+    publish(STATUS)
+    assert len(file.read()) == 2
+    file.path.unlink()
+    publish(STATUS)
+    assert file.read() == [STATUS]
+
+
 def test_a_file_that_cannot_be_written_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path / "no folder" / "file"))
     publish(STATUS)

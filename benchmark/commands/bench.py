@@ -40,7 +40,11 @@ def add_arguments(parser: Parser) -> None:
     )  # fmt: skip
     add_reading(parser)
     parser.add_argument(
-        "--llms", "--llm", type=names, default=[EMBEDDED_LLM], help="names, hub ids or folders, by commas"
+        "--llms",
+        "--llm",
+        type=names,
+        default=[EMBEDDED_LLM],
+        help="names, hub ids, folders or addresses of servers, by commas",
     )
     parser.add_argument(
         "--methods",
@@ -63,19 +67,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--trials", type=int, metavar="N", help=f"trials of each search; {TRIALS} when left out"
     )
-    parser.add_argument("--processes", type=int, default=1, help="processes (GPUs) of each run")
-    parser.add_argument(
-        "--executor", default="local",
-        help="local: this machine; ray: a Ray cluster, which wants `pip install 'adaptrec[ray]'`; or one of "
-        "another package (docs/grid.md)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--jobs", type=int,
-        help="runs at a time: each has GPUs of its own; on a CPU they share the processor, and times "
-        "mislead; 1 on this machine, as many as there is room for on a cluster, when left out",
-    )  # fmt: skip
-    parser.add_argument("--cpus", type=int, help="CPUs of each run on a cluster; one a process when left out")
-    parser.add_argument("--ray-address", help="the cluster; $RAY_ADDRESS, else this machine, when left out")
+    _add_executor(parser)
     add_common(parser, results=None)
     add_keep_model(parser)
     add_track(parser)
@@ -92,6 +84,27 @@ def add_arguments(parser: Parser) -> None:
     )
 
 
+def _add_executor(parser: Parser) -> None:
+    """The options that say where runs are executed, and how many at a time."""
+    parser.add_argument("--processes", type=int, default=1, help="processes (GPUs) of each run")
+    parser.add_argument(
+        "--executor", default="local",
+        help="local: this machine; ray or slurm: a cluster, which wants `pip install 'adaptrec[ray]'` or "
+        "`pip install 'adaptrec[slurm]'`; or one of another package (docs/grid.md)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--jobs", type=int,
+        help="runs at a time: each has GPUs of its own; on a CPU they share the processor, and times "
+        "mislead; 1 on this machine, as many as there is room for on a cluster, when left out",
+    )  # fmt: skip
+    parser.add_argument("--cpus", type=int, help="CPUs of each run on a cluster; one a process when left out")
+    parser.add_argument("--ray-address", help="the cluster; $RAY_ADDRESS, else this machine, when left out")
+    parser.add_argument(
+        "--slurm", nargs="+", default=(), metavar="KEY=VALUE",
+        help="what each run asks of Slurm: partition, gpus, time, mem, array and others (docs/grid.md)",
+    )  # fmt: skip
+
+
 def main(options: argparse.Namespace) -> int:
     """Execute the command; returns the exit status."""
     from benchmark.grid.bench import bench
@@ -102,7 +115,7 @@ def main(options: argparse.Namespace) -> int:
     asked = request(options)
     executor_options = Options(
         asked.results, options.processes, options.fresh, options.jobs, options.cpus, options.ray_address,
-        options.keep_model, check_trackers(options.track),
+        options.keep_model, check_trackers(options.track), tuple(options.slurm),
     )  # fmt: skip
     executor = make_executor(options.executor, executor_options)
     plan = asked.plan()

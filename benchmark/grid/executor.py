@@ -29,7 +29,11 @@ from methods.plugins import BROKEN, offered, one_line
 
 GROUP = "adaptrec.executors"
 """Entry points of executors: name -> callable `Options -> Executor`."""
-BUILT_IN = {"local": "benchmark.grid.local:LocalExecutor", "ray": "benchmark.grid.ray:RayExecutor"}
+BUILT_IN = {
+    "local": "benchmark.grid.local:LocalExecutor",
+    "ray": "benchmark.grid.ray:RayExecutor",
+    "slurm": "benchmark.grid.slurm:SlurmExecutor",
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Options:
     """Keep the weights of the chosen epoch beside the record of each run that trains."""
     track: tuple[str, ...] = ()
     """Trackers of experiments to which each run reports."""
+    slurm: tuple[str, ...] = ()
+    """What a run asks of Slurm, as `key=value` pairs; see `slurm.REQUESTS`."""
 
     def __post_init__(self) -> None:
         for name, value in (("--processes", self.processes), ("--jobs", self.jobs), ("--cpus", self.cpus)):

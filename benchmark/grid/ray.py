@@ -9,11 +9,10 @@ node.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from contextlib import chdir, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,15 +20,15 @@ from uuid import uuid4
 
 from benchmark.config import digest
 from benchmark.files import cache_folder, write_atomically
-from benchmark.grid.child import Exit, RunProcess, stop
+from benchmark.grid.child import Exit
 from benchmark.grid.engine import ClaimedRun, Engine
 from benchmark.grid.executor import Options
-from benchmark.grid.prepare import prepare
+from benchmark.grid.node import STOP_SECONDS, Groups, Order, begin, follow
 from benchmark.process import startup
 from benchmark.process.exit_status import ExitCode
 from benchmark.process.lifeline import GRACE
 from benchmark.results.record import files_of_run
-from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
+from benchmark.run.spec import ResolvedRun
 from benchmark.train.status import RunStatus
 from methods.errors import UserError
 
@@ -37,24 +36,6 @@ RETRIES = 3
 """Times that a run is given to another node when its own is lost."""
 NODES_SECONDS = 5.0
 """Seconds between two looks at the nodes of the cluster."""
-STOP_SECONDS = 1.0
-"""Seconds between two times that a task asks the driver whether to stop."""
-POLL = 0.1
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a node needs to execute a run."""
-
-    number: int
-    spec: RunSpec
-    group: tuple[RunSpec, ...]
-    """All runs of its dataset and language model, whose states are computed in one pass."""
-    folder: Path
-    """The driver's working directory, to which relative paths of the run refer."""
-    options: Options
-    mark: str
-    """Name of a file in the store: a node that does not see it does not see the store."""
 
 
 @dataclass
@@ -73,7 +54,7 @@ class RayExecutor(Engine):
         super().__init__(options)
         self._ray = _import_ray()
         self._mark = f".{uuid4().hex}.seen"
-        self._groups: dict[tuple[str, str], dict[RunSpec, None]] = {}
+        self._groups = Groups()
         self._running: dict[Any, ClaimedRun] = {}
         self._mailbox: Any = None
         self._asked: Any = None
@@ -120,8 +101,7 @@ class RayExecutor(Engine):
 
     def prepare(self, runs: Sequence[ResolvedRun]) -> None:
         """Each node does it before its first run."""
-        for run in runs:
-            self._groups.setdefault((run.spec.dataset, run.spec.llm), {})[run.spec] = None
+        self._groups.add(runs)
 
     def room(self) -> int:
         """See `Engine.room`. Where no node is left, one run waits for a new one."""
@@ -150,21 +130,15 @@ class RayExecutor(Engine):
 
     def start(self, task: ClaimedRun) -> None:
         """See `Engine.start`."""
-        options, needs, spec = self.options, self._needs(), task.run.spec
-        if options.fresh:  # here, once: a run that is given to another node continues
-            task.path.unlink(missing_ok=True)
-            shutil.rmtree(task.path.with_suffix(".checkpoint"), ignore_errors=True)
-        group = tuple(self._groups.get((spec.dataset, spec.llm), ()))
-        absolute = replace(options, results=options.results.resolve())
-        order = Order(task.number, spec, group, Path.cwd(), absolute, self._mark)
+        needs, order = self._needs(), self._groups.order(task, self.options)
         remote = self._ray.remote(execute).options(
             num_cpus=needs["CPU"],
             num_gpus=needs["GPU"],
             max_retries=RETRIES,
             scheduling_strategy="SPREAD",
-            name=str(spec),
+            name=str(task.run.spec),
         )
-        self._running[remote.remote(order, self._mailbox)] = task
+        self._running[remote.remote(order, self._mark, self._mailbox)] = task
 
     def ended(self) -> list[tuple[ClaimedRun, Exit]]:
         """See `Engine.ended`."""
@@ -259,50 +233,32 @@ def _import_ray() -> Any:
     return ray
 
 
-_prepared: set[tuple[RunSpec, ...]] = set()
-"""Groups that this process of a node has prepared."""
+def execute(order: Order, mark: str, mailbox: Any) -> Outcome:
+    """Execute one run on the node that Ray chose; one that does not see the file `mark` in the store does not
+    see the store."""
+    shared = (order.options.results / mark).exists()
+    store = order.options.results if shared else _own_store(order, mark)
+    process = begin(order, store)
+    if isinstance(process, Exit):
+        return Outcome(process)
+    ray = _import_ray()
 
-
-def execute(order: Order, mailbox: Any) -> Outcome:
-    """Execute one run on the node that Ray chose."""
-    with suppress(OSError):  # the folder may not exist here: then relative paths are below the node's own
-        os.chdir(order.folder)
-    shared = (order.options.results / order.mark).exists()
-    store = order.options.results if shared else _own_store(order)
-    lines: list[str] = []
-    try:
-        run = resolve_run(order.spec)
-        if order.group not in _prepared:
-            prepare([resolve_run(spec) for spec in order.group], lines.append)
-            _prepared.add(order.group)
-    except UserError as error:
-        return Outcome(Exit(ExitCode.USER_ERROR, [*lines, str(error)]))
-    path = run.record_path(store)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    process = RunProcess(run, replace(order.options, results=store, fresh=False))
-    outcome = Outcome(_wait(process, order.number, mailbox))
-    return outcome if shared else _moved(path, outcome)
-
-
-def _wait(process: RunProcess, number: int, mailbox: Any) -> Exit:
-    """Wait until `process` has ended, or stop it if the driver asks for it."""
-    ray, asked, stopped = _import_ray(), time.monotonic(), False
-    while (ended := process.exit(stopped)) is None:
-        time.sleep(POLL)
+    def tell(status: RunStatus) -> None:
         with suppress(ray.exceptions.RayError):  # the mailbox is lost with its node: then no process reads it
-            if status := process.progress():
-                mailbox.put.remote(number, status)
-            if time.monotonic() - asked >= STOP_SECONDS:
-                asked = time.monotonic()
-                if ray.get(mailbox.stopped.remote()):
-                    stopped = True
-                    stop([process.child], GRACE - STOP_SECONDS)
-    return ended
+            mailbox.put.remote(order.number, status)
+
+    def stops() -> bool:
+        with suppress(ray.exceptions.RayError):
+            return bool(ray.get(mailbox.stopped.remote()))
+        return False
+
+    outcome = Outcome(follow(process, stops, tell))
+    return outcome if shared else _moved(process.path, outcome)
 
 
-def _own_store(order: Order) -> Path:
+def _own_store(order: Order, mark: str) -> Path:
     """Where a node keeps what a run writes until the driver has it: checkpoints stay for the next try."""
-    attempt = order.mark if order.options.fresh else "kept"
+    attempt = mark if order.options.fresh else "kept"
     return cache_folder() / "ray" / digest(str(order.options.results)) / attempt
 
 

@@ -101,6 +101,8 @@ class StatusFile:
         """Every status that was appended since the last call."""
         try:
             with self.path.open("rb") as file:
+                if self.path.stat().st_size < self._position:
+                    self._position = 0  # the run began again, with a file of its own
                 file.seek(self._position)
                 data = file.read()
         except OSError:
