@@ -9,7 +9,6 @@ must not be replaced.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -20,13 +19,11 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
+from benchmark.locks import held, locked
 from benchmark.process.exit_status import causes
 from methods.errors import UserError
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
 
 CHECKSUM = "checksum"
 """Field of a JSON object: SHA-256 of its other fields."""
@@ -34,7 +31,6 @@ _TRAILER = re.compile(rb"\nsha256 ([0-9a-f]{64})\n")
 _TRAILER_BYTES = 73
 _BLOCK = 1 << 20
 _TEMPORARY = re.compile(r".+\.[a-z0-9_]{8}\.tmp")
-_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class DamagedError(Exception):
@@ -138,12 +134,12 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
     A living process holds a lock on its own, also as seen from another machine or container.
     """
     for left in _leftovers(folder, name):
-        with suppress(OSError):  # it is being written, is gone, or is not ours to remove
+        with suppress(OSError, UserError):  # it is gone, is not ours to remove, or nobody can lock it
             real = left.is_dir() and not left.is_symlink()
             handle = os.open(left, (os.O_RDONLY if real else os.O_RDWR) | os.O_NOFOLLOW)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(left) if real else left.unlink()
+                if locked(handle, left):
+                    shutil.rmtree(left) if real else left.unlink()
             finally:
                 os.close(handle)
 
@@ -238,37 +234,6 @@ def _digest_of_next(size: int, file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def held(lock_file: Path, waits: Callable[[], None] = lambda: None) -> Iterator[bool]:
-    """Hold a lock across processes: -> whether the folder of `lock_file` can be written.
-
-    A folder that cannot be written can be read without the lock. `waits` is called if another process holds
-    it. The system frees the lock of a killed process. Raises `UserError` where `lock_file` can never be made.
-    """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(lock_file)
-    try:
-        lock_file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            waits()
-            lock.acquire()
-    except OSError as error:
-        if error.errno not in _READ_ONLY:
-            raise UserError(
-                f"the cache {lock_file.parent} cannot be written: {error}; set ADAPTREC_CACHE to another "
-                "folder."
-            ) from error
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
-
-
 def lacks(folder: Path, what: str) -> UserError:
     """The error for a read-only cache that lacks something."""
     return UserError(
@@ -307,9 +272,3 @@ def writable(folder: Path) -> bool:
 def path_component(name: str) -> str:
     """`name`, such as a hub id, as one component of a path."""
     return re.sub(r"[^\w.-]+", "--", name).strip("-")
-
-
-def release(lock: BaseFileLock) -> None:
-    """Release a lock and remove its file: while the lock is held, no other process can take the old file."""
-    Path(lock.lock_file).unlink(missing_ok=True)
-    lock.release()

@@ -19,6 +19,7 @@ from benchmark.cli import main
 from benchmark.config import Settings, parse, split_overrides
 from benchmark.grid import child
 from benchmark.grid.plan import expand
+from benchmark.locks import held
 from benchmark.process.exit_status import BusyError
 from benchmark.results.record import RunRecord, read_record
 from benchmark.results.schema import METRICS
@@ -381,12 +382,10 @@ def test_batches_without_negatives_end_the_run_with_the_cause(
 def test_a_second_process_on_the_same_run_gets_a_message(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from filelock import FileLock
-
     overrides = (*BLINK, "epochs=2")
     path = resolve_run(RunSpec(str(folder), "none", "id", overrides=overrides)).record_path(tmp_path)
     path.parent.mkdir(parents=True)
-    with FileLock(path.with_suffix(".lock")):
+    with held(path.with_suffix(".lock")):
         line = complaint(capfd, run(folder, tmp_path), BusyError.status)
     assert "another process is working on" in line
 

@@ -21,6 +21,7 @@ from benchmark.grid.child import Child, OnLine
 from benchmark.grid.engine import clear
 from benchmark.grid.executor import Options
 from benchmark.grid.local import LocalExecutor
+from benchmark.locks import held
 from benchmark.process import launch
 from benchmark.process.exit_status import BusyError, ExitCode
 from benchmark.report.tables import print_tables
@@ -167,11 +168,9 @@ def test_the_status_names_another_process_that_makes_the_run(
 
 
 def test_a_run_that_is_busy_ends_with_that_status(run: ResolvedRun, tmp_path: Path) -> None:
-    from filelock import FileLock
-
     path = run.record_path(tmp_path)
     path.parent.mkdir(parents=True)
-    with FileLock(path.with_suffix(".lock")):
+    with held(path.with_suffix(".lock")):
         words = ["run", "--dataset", run.spec.dataset, "--method", "id", "--results", str(tmp_path)]
         assert main(words) == 75
 

@@ -12,15 +12,14 @@ from pathlib import Path
 
 import pytest
 from data_folders import write_folder
-from filelock import FileLock
 from report_records import write_at
 
-from benchmark.files import release
 from benchmark.grid import engine as engine_module
 from benchmark.grid.child import Child, Exit, stop
 from benchmark.grid.engine import ClaimedRun, Engine, claim, clear
 from benchmark.grid.executor import Options, make_executor
 from benchmark.grid.local import share_of_machine, slots
+from benchmark.locks import Lock, held
 from benchmark.process import lifeline
 from benchmark.process.exit_status import ExitCode
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
@@ -153,7 +152,7 @@ def test_a_run_of_another_bench_comes_last_and_its_record_is_taken(
         ending()(task)
         if task.run == asked[2]:  # by then the other bench is done, and failed
             write_at(path, status="failed", error="theirs")
-            release(other)
+            other.remove()
 
     engine = Fake(Options(tmp_path), write)
     found = engine.run(asked)
@@ -184,7 +183,7 @@ def test_a_run_started_by_hand_is_waited_for(folder: Path, tmp_path: Path) -> No
     asked = runs_of(folder, 2)
     path = asked[0].record_path(tmp_path)
     assert claim(path) is not None
-    with FileLock(path.with_suffix(".lock")):
+    with held(path.with_suffix(".lock")):
         engine = Fake(Options(tmp_path), ending(), busy=[asked[1]])
         engine_cells = engine.run(asked[1:])
     assert list(engine_cells) == asked[1:]
@@ -195,12 +194,12 @@ def test_what_is_locked_is_not_claimed_and_what_is_claimed_is_free_afterwards(tm
     path = tmp_path / "a" / "x-s0.json"
     first = claim(path)
     assert first is not None and claim(path) is None
-    release(first)
-    with FileLock(path.with_suffix(".lock")):
+    first.remove()
+    with held(path.with_suffix(".lock")):
         assert claim(path) is None
     again = claim(path)
     assert again is not None
-    release(again)
+    again.remove()
     assert not path.with_suffix(".claim").exists()
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):  # the command line says it in one line
@@ -217,7 +216,7 @@ def test_a_run_that_another_bench_interrupted_is_made(folder: Path, tmp_path: Pa
         ending()(task)
         if task.run == asked[1]:
             write_at(path, status="interrupted", error="theirs")
-            release(other)
+            other.remove()
 
     engine = Fake(Options(tmp_path), write)
     assert engine.run(asked)[asked[0]].status == "ok"
@@ -368,7 +367,7 @@ def test_files_that_a_killed_process_left_next_to_a_finished_record_are_removed(
     path.with_suffix(".checkpoint").mkdir(parents=True)
     for suffix in (".checkpoint/last.pt", ".lock", ".claim", ".log"):
         Path(f"{path.with_suffix('')}{suffix}").touch()
-    lock = FileLock(path.with_suffix(".lock"))
+    lock = Lock(path.with_suffix(".lock"))
     if busy:
         lock.acquire()
     clear(path)

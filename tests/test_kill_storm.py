@@ -11,10 +11,10 @@ import pytest
 from report_records import record, store
 
 from benchmark.results.record import RunRecord
+from studies.common.chain import Chain, Phase, adaptrec, write_data
+from studies.common.outcome import differences, snapshot
 from studies.kill_storm.attempt import Attempt, Kill, Operation
-from studies.kill_storm.chain import Chain, Phase, adaptrec, write_data
 from studies.kill_storm.judge import saved_again
-from studies.kill_storm.outcome import differences, snapshot
 from studies.kill_storm.storm import Storm
 
 PROGRAM = """
@@ -128,7 +128,7 @@ def test_an_epoch_that_is_saved_twice_is_reported() -> None:
     """Save for the one that a killed process had only announced."""
 
     def save(process: int) -> Operation:
-        return Operation(process, "os.rename", "results/x.checkpoint/last.pt")
+        return Operation(process, 0.0, "os.rename", "results/x.checkpoint/last.pt")
 
     expected = {"results/x.checkpoint/last.pt": 3}
     killed = Attempt(Path("log"), killed_pids={1}, operations=[save(1), save(1)])

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from filelock import FileLock
 from forked import die, ended, fork
 from llm_folders import make_folder
 
@@ -25,6 +24,7 @@ from benchmark.llm import encoder, states
 from benchmark.llm.catalogue import LLM, resolve
 from benchmark.llm.states import load_states
 from benchmark.llm.tokens import TokenStatistics
+from benchmark.locks import held
 from methods.errors import UserError
 
 TEXTS = [
@@ -335,7 +335,7 @@ def test_a_waiting_process_prints_that_it_waits(
     key = load(llm, tmp_path, (2,)).key
     caplog.set_level(logging.WARNING)
     with ThreadPoolExecutor(1) as pool:
-        with FileLock(tmp_path / "states" / f"{key}.lock"):
+        with held(tmp_path / "states" / f"{key}.lock"):
             waiting = pool.submit(load, llm, tmp_path, (1,))
             limit = time.monotonic() + 300
             while "another process is computing these hidden states" not in caplog.text:
@@ -347,7 +347,7 @@ def test_a_waiting_process_prints_that_it_waits(
 
 def test_a_reader_needs_no_lock(llm: LLM, tmp_path: Path) -> None:
     key = load(llm, tmp_path).key
-    with FileLock(tmp_path / "states" / f"{key}.lock"):
+    with held(tmp_path / "states" / f"{key}.lock"):
         assert load(llm, tmp_path).hit
 
 

@@ -16,7 +16,7 @@ from studies.prepare_speed.generate import make
 from studies.prepare_speed.measure import measure, ours
 from studies.walk.cli import walk
 
-STUDIES = ["arithmetic", "growth", "kill_storm", "prepare_speed", "short_table", "walk"]
+STUDIES = ["arithmetic", "faults", "growth", "kill_storm", "prepare_speed", "short_table", "walk"]
 
 
 @pytest.mark.parametrize("flags", [[], ["-P"]], ids=["no flag", "safe path"])

@@ -18,12 +18,12 @@ from benchmark.data.transfer import PartialFile, UnavailableError, transfer
 from benchmark.files import (
     DamagedError,
     digest_of,
-    held,
     lacks,
     read_checked,
     remove_abandoned,
     write_checked,
 )
+from benchmark.locks import held
 from methods.errors import UserError
 
 MIRROR_VARIABLE = "ADAPTREC_DATA_MIRROR"

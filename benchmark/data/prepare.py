@@ -28,7 +28,8 @@ from benchmark.data.formats import BUILT_IN, load_reader
 from benchmark.data.pipeline import Begin, Built, build
 from benchmark.data.recipe import Recipe
 from benchmark.data.text_files import MERGED
-from benchmark.files import digest_of, held, lacks, replacing_folder, write_json
+from benchmark.files import digest_of, lacks, replacing_folder, write_json
+from benchmark.locks import held
 from benchmark.results.schema import Fingerprint
 from methods.fields import hashed
 

@@ -20,12 +20,11 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from benchmark.files import release, remove_abandoned
+from benchmark.files import remove_abandoned
 from benchmark.grid.child import Exit, Stamp, log_path, stamp
 from benchmark.grid.executor import Options
 from benchmark.grid.progress import Board, Tracker, outcome
+from benchmark.locks import Lock
 from benchmark.process.exit_status import ExitCode
 from benchmark.results.record import RunRecord
 from benchmark.results.store import Standing, lacks_model, look_up, set_aside, usable
@@ -44,7 +43,7 @@ class ClaimedRun:
     run: ResolvedRun
     path: Path
     """Of its record."""
-    claim: FileLock
+    claim: Lock
     before: Stamp
     """Of the record at `path` when the run was claimed."""
     fault: str = ""
@@ -133,7 +132,7 @@ class Engine(ABC):
         finally:
             self.board.close()
             for task in self._tasks:
-                release(task.claim)
+                task.claim.remove()
             self._tasks.clear()
         return {run: records[run] for run in queue.paths if run in records}
 
@@ -182,7 +181,7 @@ class Engine(ABC):
             written = stamp(task.path) not in (None, task.before)
             record = usable(task.path, tail.append) if written else None
             self._tasks.discard(task)
-            release(task.claim)
+            task.claim.remove()
             if ended.status == ExitCode.BUSY and (record is None or record.status == "interrupted"):
                 self.tracker.defer(task.run.spec)
                 queue.defer(task.run)
@@ -240,7 +239,7 @@ class _Queue:
             self.defer(run)
             return None
         if record := self._made_meanwhile(run):
-            release(claimed)
+            claimed.remove()
             return record
         return ClaimedRun(run, path, claimed, stamp(path), self._faults[run])
 
@@ -265,17 +264,15 @@ class _Queue:
         self.pending.append(run)
 
 
-def claim(record_path: Path) -> FileLock | None:
-    """The lock that allows to execute the run of `record_path`, held until `release`; None where another
+def claim(record_path: Path) -> Lock | None:
+    """The lock that allows to execute the run of `record_path`, held until its `remove`; None where another
     process works on the run."""
-    lock = FileLock(record_path.with_suffix(".claim"))
-    try:
-        record_path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
+    lock = Lock(record_path.with_suffix(".claim"))
+    record_path.parent.mkdir(parents=True, exist_ok=True)
+    if not lock.acquire():
         return None
     if _running(record_path):
-        release(lock)
+        lock.remove()
         return None
     return lock
 
@@ -285,12 +282,10 @@ def _running(record_path: Path) -> bool:
     file = record_path.with_suffix(".lock")
     if not file.exists():
         return False
-    lock = FileLock(file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    lock = Lock(file)
+    if not lock.acquire():
         return True
-    release(lock)  # of a run that was killed
+    lock.remove()  # of a run that was killed
     return False
 
 
@@ -309,4 +304,4 @@ def clear(record_path: Path) -> None:
     for file in files:
         with suppress(OSError):  # somebody else's, or a folder of that name
             file.unlink(missing_ok=True)
-    release(lock)
+    lock.remove()

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.files import DamagedError, digest_of, held, lacks, read_checked, write_checked
+from benchmark.files import DamagedError, digest_of, lacks, read_checked, write_checked
+from benchmark.locks import held
 from methods.errors import unknown
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

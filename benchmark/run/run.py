@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from benchmark.files import release, remove_abandoned
+from benchmark.files import remove_abandoned
+from benchmark.locks import Lock
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.model.parallel import is_main, log_main, world_size
 from benchmark.process.exit_status import BusyError, causes, refusal
@@ -202,13 +202,11 @@ def _exclusive(path: Path, accelerator: Accelerator) -> Iterator[None]:
     if not accelerator.is_main_process:
         yield
         return
-    lock = FileLock(path.with_suffix(".lock"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=1)  # a bench that looks whether it is free holds it for an instant
-    except Timeout as error:
-        raise BusyError(f"another process is working on {path}; wait for it or stop it.") from error
+    lock = Lock(path.with_suffix(".lock"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not lock.acquire(1.0):  # a bench that looks whether it is free holds it for an instant
+        raise BusyError(f"another process is working on {path}; wait for it or stop it.")
     try:
         yield
     finally:
-        release(lock)
+        lock.remove()

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import psutil
+
+from studies.common.chain import PROGRAM
+from studies.common.copies import Copy
+from studies.kill_storm.hook.sitecustomize import watch_as_told
 
 HOOK = Path(__file__).parent / "hook"
 WIDTH = 256
 """Bytes of an operation's line in the file that the hook writes."""
-POLL = {"moment": 0.05, "operation": 0.005}
-"""Seconds between two looks; adding up the processor time of a tree takes some milliseconds."""
+SHORT, LONG = 0.005, 0.1
+"""Seconds between two looks at the file, and at the processor time of a tree, which takes milliseconds."""
 Target = Literal["tree", "child", "parent"]
 
 
@@ -29,18 +34,37 @@ class Kill:
     """One SIGKILL that is to come."""
 
     how: Literal["moment", "operation"]
-    """By processor time, which the load of the machine does not change, or just before a file operation."""
+    """By time, or just before a file operation."""
     target: Target
     at: float
-    """CPU seconds of the command and its children, or the number of the operation, from 1."""
+    """CPU seconds of the command and its children, which the load of the machine does not change, or the
+    number of the operation, from 1. In a stage of a command both count from its first operation, and seconds
+    are those of the clock: a stage may be shorter than the system's steps of processor time."""
+
+    def stops_at(self, begins: str) -> int:
+        """The number of the operation at which a process stops itself; 0 where none does."""
+        return int(self.at) if self.how == "operation" else int(bool(begins))
 
 
 class Operation(NamedTuple):
     """A file operation that a process was about to do."""
 
     pid: int
+    time: float
+    """Of the monotonic clock, in seconds."""
     event: str
     path: str
+
+    @property
+    def name(self) -> str:
+        """What regular expressions of stages match."""
+        return f"{self.event} {self.path}"
+
+
+def first_of(operations: Sequence[Operation], pattern: str) -> int:
+    """Index of the first operation that `pattern` matches; their number where none does."""
+    found = (n for n, operation in enumerate(operations) if re.search(pattern, operation.name))
+    return next(found, len(operations))
 
 
 @dataclass
@@ -69,29 +93,61 @@ class Attempt:
         return Counter(operation for pid, operation in last.items() if pid in self.killed_pids)
 
 
+class Started(Protocol):
+    """A process that runs a command."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Its exit status, of a signal the negative number; None while it runs."""
+
+    def wait(self) -> int:
+        """Wait for its end."""
+
+
+Start = Callable[[Sequence[str], Path, Path, Mapping[str, str]], Started]
+"""Starts a command: its words, its folder, its log, its further variables."""
+
+
+def in_process(words: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str]) -> Started:
+    """Start any command."""
+    with log.open("wb") as out:
+        return subprocess.Popen(
+            words, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+            start_new_session=True, env={**os.environ, **environment},
+        )  # fmt: skip
+
+
+def in_copy(words: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str]) -> Started:
+    """Start a command of `adaptrec` in a copy of this process; those that it starts are none."""
+    return Copy(words[len(PROGRAM) :], folder, log, environment, watch_as_told)
+
+
 def attempt(
     command: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str], limit: float,
-    kill: Kill | None = None,
+    kill: Kill | None = None, begins: str = "", start: Start = in_process,
 ) -> Attempt:  # fmt: skip
-    """Run `command` in `folder` and kill it as `kill` says; at most `limit` seconds."""
+    """Run `command` in `folder` and kill it as `kill` says; at most `limit` seconds.
+
+    `begins` matches the first operation of the stage that is meant; empty for the whole command.
+    """
     file = log.with_suffix(".operations")
     file.touch()
-    stop = {"STORM_STOP_AT": str(int(kill.at))} if kill and kill.how == "operation" else {}
     path = os.pathsep.join(part for part in (str(HOOK), os.environ.get("PYTHONPATH", "")) if part)
-    own = {"PYTHONPATH": path, "STORM_FOLDER": str(folder), "STORM_OPERATIONS": str(file), **stop}
+    stop = kill.stops_at(begins) if kill else 0
+    own = {
+        "PYTHONPATH": path, "STORM_FOLDER": str(folder), "STORM_OPERATIONS": str(file),
+        "STORM_BEGINS": begins, "STORM_STOP_AT": str(stop),
+    }  # fmt: skip
     done = Attempt(log)
     begin, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-            start_new_session=True, env={**os.environ, **environment, **own},
-        )  # fmt: skip
+    process = start(command, folder, log, {**environment, **own})
     root = psutil.Process(process.pid)
     try:
         while process.poll() is None and time.monotonic() - begin < limit:
-            if kill and done.killed is None and (due := _due(kill, root, file)) is not None:
+            if kill and done.killed is None and (due := _due(kill, root, file, begins)) is not None:
                 _strike(kill, root, done, due)
-            time.sleep(POLL[kill.how] if kill else POLL["moment"])
+            time.sleep(SHORT if stop else LONG)
         done.status = process.poll()
     finally:
         if process.poll() is None:
@@ -107,25 +163,34 @@ def attempt(
 
 def read_operations(file: Path) -> list[Operation]:
     """The operations that the hook wrote."""
-    rows = (line.split(None, 2) for line in file.read_text(encoding="utf-8", errors="replace").splitlines())
-    return [Operation(int(pid), event, path.rstrip()) for pid, event, path in rows]
+    rows = (line.split(None, 3) for line in file.read_text(encoding="utf-8", errors="replace").splitlines())
+    return [Operation(int(pid), float(at), event, path.rstrip()) for pid, at, event, path in rows]
 
 
-def _due(kill: Kill, root: psutil.Process, file: Path) -> tuple[psutil.Process | None, str] | None:
+def _due(
+    kill: Kill, root: psutil.Process, file: Path, begins: str
+) -> tuple[psutil.Process | None, str] | None:
     """Whether the kill is due: the process that stopped for it, if one did, and the moment in words."""
-    if kill.how == "moment":
+    stop = kill.stops_at(begins)
+    if not stop:
         spent = _cpu_seconds(root)
         return (None, f"{spent:.2f} s of processor time") if spent >= kill.at else None
-    if file.stat().st_size < kill.at * WIDTH:
+    operations = read_operations(file)
+    number = stop + (first_of(operations, begins) if begins else 0)
+    if len(operations) < number:
         return None
-    operation = read_operations(file)[int(kill.at) - 1]
+    operation = operations[number - 1]
     try:
         process = psutil.Process(operation.pid)
         if process.status() != psutil.STATUS_STOPPED:
             return None
     except psutil.NoSuchProcess:  # a kill from outside
         return None
-    return process, f"operation {int(kill.at)}, {operation.event} {operation.path}"
+    if kill.how == "moment":
+        process.send_signal(signal.SIGCONT)
+        time.sleep(kill.at)
+        return None, f"{kill.at:.3f} s after {operation.name}"
+    return process, f"operation {number}, {operation.name}"
 
 
 def _strike(kill: Kill, root: psutil.Process, done: Attempt, due: tuple[psutil.Process | None, str]) -> None:

@@ -1,8 +1,8 @@
-"""A seeded storm of SIGKILLs over preparation, encoding, training and report, and what it leaves behind.
+"""A seeded storm of SIGKILLs from preparation to bundle, and what it leaves behind.
 
 `python studies kill_storm --kills 200 --seed 0 --json results/reliability/kill-storm.json`
 
-The four commands run once without kills in a fresh folder. Then they run again and again, each time in a
+The commands run once without kills in a fresh folder. Then they run again and again, each time in a
 fresh folder: a command is killed at a random moment, or just before a random file operation, and started
 again until its kills of this repetition are spent; it then has to end as if nothing had happened
 (`judge.CHECKS`). The same seed gives the same plan of kills. The result is written after each
@@ -24,7 +24,8 @@ from typing import Any
 
 from benchmark.commands.options import Parser
 from benchmark.files import write_atomically
-from studies.kill_storm.chain import adaptrec, write_data
+from studies.common.chain import adaptrec, write_data
+from studies.common.copies import import_all
 from studies.kill_storm.storm import Storm
 
 
@@ -55,7 +56,9 @@ def main(arguments: Sequence[str]) -> int:
         "environment": facts(),
     }
     work = Path(tempfile.mkdtemp(prefix="kill-storm.", dir=options.work)).resolve()
-    storm = Storm(adaptrec(write_data(work / "data", options.seed)), options.kills, options.seed, work, _say)
+    chain = adaptrec(write_data(work / "data", options.seed))
+    import_all({name: text for name, text in chain.environment.items() if "{" not in text})
+    storm = Storm(chain, options.kills, options.seed, work, _say)
     if (earlier := _earlier(options, head)) is not None:
         storm.go_on(earlier)
         _say(f"going on after {len(storm.rows)} kills")

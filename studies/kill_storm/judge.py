@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from studies.common.outcome import KEPT, differences, finished_records, identity, snapshot, written_again
 from studies.kill_storm.attempt import Attempt, alive
-from studies.kill_storm.outcome import KEPT, differences, finished_records, identity, snapshot, written_again
 
 TRACEBACK = "Traceback (most recent call last)"
 TAIL = 15
@@ -24,10 +24,10 @@ CHECKS = (
     "files, digests and figures are those of the undisturbed run",
     "finished records and stored files are not written again",
     "no epoch is trained again after its checkpoint stands",
-    "the report is, to the byte, what an undisturbed report makes of the same records",
+    "the report and the bundle are, to the byte, what an undisturbed command makes of the same records",
 )
-"""What is asserted after each phase of a repetition; the last one after the report."""
-(ENDS_WELL, IN_TIME, NO_TRACEBACK, CHILD, ORPHANS, EQUAL, NOT_AGAIN, EPOCHS, REPORT) = CHECKS
+"""What is asserted after each phase of a repetition; the last one where it makes a report or a bundle."""
+(ENDS_WELL, IN_TIME, NO_TRACEBACK, CHILD, ORPHANS, EQUAL, NOT_AGAIN, EPOCHS, SAME_BYTES) = CHECKS
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,10 @@ class Undisturbed:
     """What one phase does without kills."""
 
     seconds: float
-    cpu_seconds: float
+    span: float
+    """CPU seconds of the command; where the phase is one of its stages, seconds of the stage."""
     operations: int
+    """File operations of the command or of the stage."""
     files: dict[str, str]
     """`outcome.snapshot` after it."""
     saves: Counter[str]
@@ -89,11 +91,11 @@ class Judge:
         stored = (name for name in files if name.endswith(KEPT))
         self.kept |= {name: identity(self.folder / name) for name in stored}
 
-    def after_report(self, report: Path, rebuilt: Path, log: Path) -> None:
-        """Compare the report with `rebuilt`, an undisturbed report of the same records."""
-        if unlike := _unlike(report, rebuilt):
-            self.deviations.append((REPORT, _some(unlike), log))
-        shutil.rmtree(rebuilt)
+    def after_making(self, made: Path, again: Path, log: Path) -> None:
+        """Compare the folder `made` with `again`, which the undisturbed command makes of the same records."""
+        if unlike := _unlike(made, again):
+            self.deviations.append((SAME_BYTES, _some(unlike), log))
+        shutil.rmtree(again)
 
 
 def saves(attempts: Sequence[Attempt]) -> Counter[str]:
@@ -127,12 +129,12 @@ def tail(log: Path | None) -> list[str]:
     return text.splitlines()[-TAIL:]
 
 
-def _unlike(report: Path, rebuilt: Path) -> list[str]:
-    """Files of `rebuilt` that `report` lacks or has otherwise; what it has beyond them is left over."""
+def _unlike(made: Path, again: Path) -> list[str]:
+    """Files of `again` that `made` lacks or has otherwise; what it has beyond them is left over."""
     return sorted(
         path.name
-        for path in rebuilt.iterdir()
-        if not (report / path.name).exists() or (report / path.name).read_bytes() != path.read_bytes()
+        for path in again.iterdir()
+        if not (made / path.name).exists() or (made / path.name).read_bytes() != path.read_bytes()
     )
 
 

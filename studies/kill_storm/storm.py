@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from studies.kill_storm.attempt import Attempt, Kill, attempt
-from studies.kill_storm.chain import Chain, Phase
-from studies.kill_storm.judge import CHECKS, IN_TIME, REPORT, Judge, Undisturbed, saves, tail
-from studies.kill_storm.outcome import snapshot
+from studies.common.chain import Chain, Phase
+from studies.common.outcome import snapshot
+from studies.kill_storm.attempt import Attempt, Kill, Operation, attempt, first_of, in_copy, in_process
+from studies.kill_storm.judge import CHECKS, IN_TIME, SAME_BYTES, Judge, Undisturbed, saves, tail
 
-KILLS = (3, 6)
+KILLS = (6, 12)
 """Least and most kills of a phase in one repetition."""
 TARGETS: tuple[Literal["tree", "child", "parent"], ...] = ("tree", "child", "parent")
 
@@ -43,12 +43,12 @@ class Storm:
             done = self._attempt(phase, folder, 600.0)
             if done.status != 0:
                 raise SystemExit("\n".join([f"{phase.name} fails without kills:", *tail(done.log)]))
-            self.reference[phase.name] = Undisturbed(
-                done.seconds, done.cpu_seconds, len(done.operations), snapshot(folder), saves([done])
-            )
-            self.log(
-                f"without kills, {phase.name}: {done.seconds:.1f} s, {len(done.operations)} file operations"
-            )
+            stage = stage_of(phase, done.operations)
+            span = stage[-1].time - stage[0].time if phase.begins else done.cpu_seconds
+            known = Undisturbed(done.seconds, span, len(stage), snapshot(folder), saves([done]))
+            self.reference[phase.name] = known
+            took = f"{done.seconds:.1f} s" + (f", {span:.3f} s of them in the stage" if phase.begins else "")
+            self.log(f"without kills, {phase.name}: {took}, {known.operations} file operations")
         shutil.rmtree(folder)
 
     def run(self, save: Callable[[], None] = lambda: None) -> None:
@@ -70,7 +70,8 @@ class Storm:
         chance = random.Random(f"{self.seed}/{number}")
         plans = {phase.name: self.plan(phase, chance) for phase in self.chain.phases}
         folder = self._fresh(f"repetition-{number}")
-        judge, rows, whole, missed = Judge(folder), [], True, 0
+        judge, whole, missed = Judge(folder), True, 0
+        rows: list[list[Any]] = []
         deviations: list[dict[str, Any]] = []
         passed: Counter[str] = Counter()
         for phase in self.chain.phases:
@@ -78,12 +79,12 @@ class Storm:
             attempts, used = self._phase(phase, folder, plan, judge)
             missed += len(plan) - used
             rows += [
-                [number, phase.name, kill.how, attempt.killed, attempt.at, attempt.status]
+                [number, _hit(phase, attempt), kill.how, attempt.killed, attempt.at, attempt.status]
                 for kill, attempt in zip(plan, attempts, strict=False)
                 if attempt.killed
             ]
             wrong = {check for check, *_ in judge.deviations}
-            asked = [check for check in CHECKS if check != REPORT or phase.report]
+            asked = [check for check in CHECKS if check != SAME_BYTES or phase.makes]
             passed.update(check for check in asked if check not in wrong)
             deviations += [self._deviation(number, phase, attempts, *found) for found in judge.deviations]
             judge.deviations.clear()
@@ -91,7 +92,8 @@ class Storm:
                 whole = False
                 break  # what follows has nothing to read
         self.rows += rows
-        self.quota = {name: left - sum(row[1] == name for row in rows) for name, left in self.quota.items()}
+        for row in rows:
+            self._spend(row[1])
         self.deviations += deviations
         self.passed += passed
         self.missed += missed
@@ -114,7 +116,7 @@ class Storm:
         if chance.random() < 0.5:
             draws.sort()
         return [
-            Kill("moment", target, share * known.cpu_seconds)
+            Kill("moment", target, share * known.span)
             if timed
             else Kill("operation", target, 1 + int(share * known.operations))
             for share, timed, target in draws
@@ -131,21 +133,21 @@ class Storm:
             attempts.append(done)
             judge.after_attempt(done)
             used += done.killed is not None
+            if done.killed:
+                self.log(f"{_hit(phase, done)}: {done.killed} killed at {done.at}, status {done.status}")
             if done.status is None or (done.killed is None and done.status == 0):
                 break  # it hangs, or it ended before its kill
         judge.after_phase(attempts, known, self.chain.patience)
-        if phase.report and attempts[-1].status == 0:
-            judge.after_report(*self._report_again(folder, phase.report), attempts[-1].log)
+        if phase.makes and attempts[-1].status == 0:
+            judge.after_making(*self._make_again(phase, folder, phase.makes, limit), attempts[-1].log)
         return attempts, used
 
-    def _report_again(self, folder: Path, name: str) -> tuple[Path, Path]:
-        """The report that was killed and made again, moved away, and one of the same records in its place."""
-        from benchmark.report.build import build_report
-
+    def _make_again(self, phase: Phase, folder: Path, name: str, limit: float) -> tuple[Path, Path]:
+        """What killed commands have made, and what one without kills makes of the same records."""
         first = folder / name
-        first.rename(moved := self.work / "report")
-        build_report(folder / "results", first)
-        second = first.rename(self.work / "report-again")
+        first.rename(moved := self.work / "made")
+        self._attempt(phase, folder, limit)
+        second = first.rename(self.work / "made-again")
         moved.rename(first)
         return first, second
 
@@ -156,9 +158,9 @@ class Storm:
             name: value.replace("{folder}", str(folder)) for name, value in self.chain.environment.items()
         }
         (folder / "tmp").mkdir(exist_ok=True)
-        return attempt(
-            phase.command, folder, log, {"TMPDIR": str(folder / "tmp"), **environment}, limit, kill
-        )
+        start = in_copy if self.chain.copies else in_process
+        own = {"TMPDIR": str(folder / "tmp"), **environment}
+        return attempt(phase.words(folder), folder, log, own, limit, kill, phase.begins, start)
 
     def _fresh(self, name: str) -> Path:
         for folder in (self.work / name, self.work / f"{name}-logs"):
@@ -210,7 +212,7 @@ class Storm:
             "undisturbed": {
                 name: {
                     "seconds": round(phase.seconds, 2),
-                    "cpu_seconds": round(phase.cpu_seconds, 2),
+                    "span": round(phase.span, 3),
                     "file_operations": phase.operations,
                 }
                 for name, phase in self.reference.items()
@@ -224,7 +226,24 @@ class Storm:
         self.passed, self.repetitions = Counter(earlier["passed"]), earlier["repetitions"]
         self.missed = earlier["kills"]["ended_before_the_kill"]
         for row in self.rows:
-            self.quota[row[1]] -= 1
+            self._spend(row[1])
+
+    def _spend(self, phase: str) -> None:
+        self.quota[phase] = max(0, self.quota[phase] - 1)
+
+
+def stage_of(phase: Phase, operations: Sequence[Operation]) -> Sequence[Operation]:
+    """The operations from the first one of the stage that `phase` means to the first one after it."""
+    if not phase.begins:
+        return operations
+    later = operations[first_of(operations, phase.begins) :]
+    return later[: first_of(later, phase.ends) + 1] if phase.ends else later
+
+
+def _hit(phase: Phase, killed: Attempt) -> str:
+    """The phase that a kill has hit."""
+    over = phase.ends and first_of(killed.operations, phase.ends) < len(killed.operations)
+    return phase.then if over else phase.name
 
 
 def _counted(names: Any) -> dict[str, int]:

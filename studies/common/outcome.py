@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from benchmark.results.record import files_of_run
 FIGURES = (
     "status", "dataset", "llm", "method", "protocol", "settings", "overrides", "hyperparameters",
     "config_hash", "protocol_hash", "seed", "epochs_run", "best_epoch", "stopped", "metrics", "initial",
-    "extra", "liveness",
+    "extra", "liveness", "ranks_sha256", "top_sha256", "model_sha256",
 )  # fmt: skip
 """Fields of a record that must be equal."""
 COUNTS = (
@@ -97,6 +98,7 @@ def written_again(folder: Path, before: Mapping[str, tuple[int, int]]) -> list[s
 def _digest(name: str, path: Path) -> str:
     rules: Mapping[str, Callable[[bytes], Any]] = {
         "results/*.json": _figures, "reports/*.csv": _table, "reports/*": lambda _: "",
+        "bundles/*": _members,
         "*.json": _without_clock,
     }  # fmt: skip
     data = path.read_bytes()
@@ -127,6 +129,15 @@ def _table(data: bytes) -> Any:
         for row in rows
         if not MEASURED.search(row.get("measure", ""))
     ]
+
+
+def _members(data: bytes) -> Any:
+    """The members of a bundle, those that hold no times with their checksums."""
+    with zipfile.ZipFile(io.BytesIO(data)) as bundle:
+        return [
+            (member.filename, member.CRC if member.filename.endswith(KEPT) else None)
+            for member in bundle.infolist()
+        ]
 
 
 def _without_clock(data: bytes) -> Any:
