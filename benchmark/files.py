@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -99,7 +98,8 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     a file system that cannot lock a folder; everything in the parent folder is the harness's own.
     """
     for left in _leftovers(folder.parent, folder.name):
-        shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):
+            remove_folder(left)
     remove_abandoned(folder.parent)
     try:
         with temporary_folder(folder.parent, folder.name) as part:
@@ -124,8 +124,21 @@ def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
         part.mkdir(exist_ok=True)  # another process may have taken it for abandoned before it was locked
         yield part
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError):
+            remove_folder(part)
         os.close(handle)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with all that it holds. Unlike `shutil.rmtree` it opens one folder at a time, and works
+    where hardly any descriptor is left."""
+    for place, folders, files in os.walk(folder, topdown=False):
+        for name in files:
+            Path(place, name).unlink()
+        for name in folders:
+            below = Path(place, name)
+            below.unlink() if below.is_symlink() else below.rmdir()
+    folder.rmdir()
 
 
 def remove_abandoned(folder: Path, name: str | None = None) -> None:
@@ -139,7 +152,7 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
             handle = os.open(left, (os.O_RDONLY if real else os.O_RDWR) | os.O_NOFOLLOW)
             try:
                 if locked(handle, left):
-                    shutil.rmtree(left) if real else left.unlink()
+                    remove_folder(left) if real else left.unlink()
             finally:
                 os.close(handle)
 

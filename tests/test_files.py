@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from forked import die, ended, fork
 
-from benchmark.files import replacing, write_atomically
+from benchmark.files import replacing, temporary_folder, write_atomically
+from studies.faults.machine import limit_files
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -64,3 +67,25 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
     (tmp_path / "file.abcdefgh.tmp").symlink_to(tmp_path / "target")
     write_atomically(tmp_path / "file", "new")
     assert (tmp_path / "file.mine.tmp").read_text() == (tmp_path / "target").read_text() == "mine"
+
+
+def test_a_temporary_folder_goes_where_hardly_any_descriptor_is_left(tmp_path: Path) -> None:
+    """And what a link in it leads to stays."""
+    (tmp_path / "mine").mkdir()
+
+    def victim() -> None:
+        with temporary_folder(tmp_path, "deep") as folder:
+            below = folder.joinpath(*"abcdefgh")
+            below.mkdir(parents=True)
+            (below / "file").touch()
+            (folder / "link").symlink_to(tmp_path / "mine")
+            limit_files(64)
+            taken = []
+            with suppress(OSError):
+                while True:
+                    taken.append(os.open(os.devnull, os.O_RDONLY))
+            for last in taken[-2:]:
+                os.close(last)
+
+    assert ended(fork(victim)) == 0
+    assert [found.name for found in tmp_path.iterdir()] == ["mine"]

@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmark.files import held, write_json
+from benchmark.files import write_json
 from benchmark.llm.model_folder import read_json
 from benchmark.llm.sources import is_commit
+from benchmark.locks import held
 from methods.errors import UserError
 
 VARIABLE = "ADAPTREC_PINS"

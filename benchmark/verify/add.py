@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmark.data.recipe import NO_OPTIONS, FolderOptions
-from benchmark.files import digest_of, held, write_atomically
+from benchmark.files import digest_of, write_atomically
+from benchmark.locks import held
 from benchmark.results.index import (
     INDEX,
     PROJECT,
