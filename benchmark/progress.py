@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import sys
 import threading
 import time
@@ -67,24 +68,28 @@ def print_steps(name: str, patience: float = STEP_SECONDS) -> Iterator[Callable[
 
     A step that has taken `patience` seconds is printed, and again with its duration when it ends.
     """
-    step, since = "", time.monotonic()
-    timer = threading.Timer(patience, _print, [""])  # each step starts a new one, with its own line
+    step, since, over = "", time.monotonic(), threading.Event()
 
     def begin(following: str) -> None:
-        nonlocal step, since, timer
-        timer.cancel()
+        nonlocal step, since, over
+        over.set()
         if step and (seconds := time.monotonic() - since) >= patience:
             _print(f"{name}: {step}: {seconds:.0f} s")
-        step, since = following, time.monotonic()
-        timer = threading.Timer(patience, _print, [f"{name}: {step} ..."])
-        timer.daemon = True
-        timer.start()
+        step, since, over = following, time.monotonic(), threading.Event()
+        # a `threading.Thread` waits until it has begun, for ever where there is too little memory for that
+        _thread.start_new_thread(_print_later, (f"{name}: {step} ...", patience, over))
 
     try:
         yield begin
         begin("")
     finally:
-        timer.cancel()
+        over.set()
+
+
+def _print_later(line: str, seconds: float, over: threading.Event) -> None:
+    """Print `line` unless `over` is set within `seconds`."""
+    if not over.wait(seconds):
+        _print(line)
 
 
 def _print(line: str) -> None:

@@ -8,6 +8,7 @@ starts inherit both.
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
@@ -32,7 +33,7 @@ def hold() -> None:
     # what a shell starts in the background ignores SIGINT, Ray's workers block it, and children inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    threading.Thread(target=_watch, daemon=True).start()
+    _thread.start_new_thread(_watch, ())  # a `threading.Thread` may wait for ever where memory is short
 
 
 def keep_interruptions() -> None:
