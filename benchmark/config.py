@@ -98,6 +98,9 @@ class Settings:
     """Precision in which cached hidden states are stored."""
     pooling: Literal["auto", "first", "last", "mean"] = "auto"
     """Token that stands for an item: `auto` is the first for encoders, the last for decoders."""
+    quantize: Literal["none", "8bit", "4bit"] = later("none")
+    """Whether the language model's weights are loaded in 8 or 4 bits, which takes a GPU and
+    `pip install 'adaptrec[quantized]'`. What trains, such as adapters, is not quantised (QLoRA)."""
     max_tokens: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     """Tokens of an item text at most; 0 is the language model's own limit."""
     encode: Literal["cached", "unique", "occurrences"] = later("cached")
@@ -251,7 +254,7 @@ def first_fault(error: ValidationError) -> str:
 SETTINGS = tuple(field.name for field in fields(Settings))
 CONTROL_SETTINGS: dict[str, tuple[str, ...]] = {
     "ids": ("window",),
-    "states": ("window", "pooling", "max_tokens", "states_dtype"),
+    "states": ("window", "pooling", "max_tokens", "states_dtype", "quantize"),
 }
 """What a control reads -> settings of the harness that concern it."""
 

@@ -27,7 +27,7 @@ API = sorted(name for name in SOURCES if name.split(".")[0] == "adaptrec")
 STUDIES = sorted(name for name in SOURCES if name.split(".")[0] == "studies")
 
 FLOORS = (
-    {"escape", "locks", "process"},
+    {"escape", "locks", "memory", "process"},
     {"config", "files", "network", "progress"},
     {"results", "data", "llm"},
     {"measure", "model"},

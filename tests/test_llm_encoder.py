@@ -129,11 +129,6 @@ def test_a_fresh_model_is_ready_to_be_trained_in_chunks(folders: dict[str, Path]
         assert once is not None and twice is not None and torch.equal(once, twice)
 
 
-def test_dtype(folders: dict[str, Path]) -> None:
-    model = encoder.load_model(resolve(str(folders["bert"])), torch.bfloat16)
-    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
-
-
 def test_missing_weights_are_never_made_up(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(folders["bert"], tmp_path / "bert"))
     weights = load_file(folder / "model.safetensors")

@@ -22,8 +22,8 @@ from benchmark.measure import environment, pick_device
 from benchmark.process import lifeline, startup
 from benchmark.results.schema import PeakMemory
 from benchmark.results.store import finished
-from benchmark.run.build import pick_precision
 from benchmark.run.describe import blank
+from benchmark.run.precision import pick_precision
 from benchmark.run.spec import ResolvedRun
 from benchmark.train.status import RunStatus, StatusFile
 

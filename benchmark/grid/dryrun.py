@@ -26,7 +26,7 @@ from benchmark.grid.probe import StoredStates, probe_states, probe_training
 from benchmark.grid.progress import Range
 from benchmark.grid.search import Search, configuration_name
 from benchmark.llm.token_states import SPARE, free_bytes
-from benchmark.measure import available_memory
+from benchmark.memory import available_memory
 from benchmark.results.record import RunRecord
 from benchmark.results.schema import PeakMemory
 from benchmark.results.store import finished, iter_runs

@@ -15,7 +15,8 @@ from benchmark.grid.engine import ClaimedRun, Engine
 from benchmark.grid.executor import Options
 from benchmark.grid.memory import Held, MemoryPlan
 from benchmark.grid.prepare import prepare
-from benchmark.measure import available_memory, usable_cores
+from benchmark.measure import usable_cores
+from benchmark.memory import available_memory
 from benchmark.run.spec import ResolvedRun
 from methods.errors import UserError
 

@@ -129,7 +129,7 @@ def states_of(specs: Sequence[RunSpec]) -> list[StoredStates]:
 def _whole_pass(llm: LLM, tokens: Tokens) -> tuple[float, float, float]:
     """Seconds of a pass of all distinct texts through all layers, at least and at most, and of loading."""
     device, begin = pick_device(), time.perf_counter()
-    model = encoder.load_model(llm).to(device)
+    model = encoder.load_frozen(llm, device)
     load = time.perf_counter() - begin
     items, _ = tokens.texts(with_empty=True)
     lengths, budget = tokens.lengths[items], token_budget(llm, device)

@@ -75,6 +75,8 @@ class LLM:
     """Config and seed of random weights, else None."""
     intended: Intended | None = None
     """How its authors mean it to be read, where its folder states that; None for a plain language model."""
+    quantize: Literal["none", "8bit", "4bit"] = "none"
+    """How its weights are loaded, as the setting says."""
     server: Server | None = None
     """What gives one vector of a text, its only layer; None for a model whose files are here."""
 
@@ -89,6 +91,8 @@ class LLM:
         for name in ("intended", "append_eos", "server"):
             if not values[name]:  # as in records from before there was any
                 del values[name]
+        if self.quantize == "none":
+            del values["quantize"]
         if self.server is not None:
             values = {name: value for name, value in values.items() if name not in _OF_FILES}
             del values["server"]["url"]  # it is not the same on every machine

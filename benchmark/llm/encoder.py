@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmark.llm import weights
 from benchmark.llm.catalogue import LLM, model_config
 from methods.errors import UserError, unknown
 from methods.pooling import Pooling
@@ -83,22 +84,53 @@ def _append_eos(tokenizer: Any, llm: LLM) -> None:
     backend.post_processor = processors.Sequence([own, end]) if own else end
 
 
-def load_model(llm: LLM, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The model without pooler and head, in eval mode, from safetensors; random weights come from their seed.
+def load_model(
+    llm: LLM, device: torch.device | str = "cpu", compute: torch.dtype = torch.float32
+) -> nn.Module:
+    """The model for training, without pooler and head, in eval mode: float32 on the CPU.
 
-    Raises `UserError` where the files lack weights that the architecture needs.
+    One that is to be quantised comes frozen and on `device`, and multiplies in `compute`. Random weights come
+    from their seed. Raises `UserError` where the files lack weights that the architecture needs, and where
+    there is no room for them.
     """
+    model = _loaded(llm, torch.float32, torch.device(device), compute)
+    if llm.quantize != "none":
+        from peft import prepare_model_for_kbit_training
+
+        # the harness itself runs chunks again where memory is short
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return model
+
+
+def load_frozen(llm: LLM, device: torch.device | str = "cpu") -> nn.Module:
+    """The model for its states alone, on `device`; as `load_model` else.
+
+    It computes in float32. The matrices of a checkpoint that is stored in 16 bits stay so, which gives the
+    same numbers from half the memory.
+    """
+    device, dtype = torch.device(device), torch.float32
+    if llm.random is None and llm.quantize == "none":
+        dtype = weights.short_type(llm, weights.read_stored(llm))
+    model = _loaded(llm, dtype, device, torch.float32)
+    if dtype != torch.float32:
+        weights.compute_in_float32(model)
+    return model if llm.quantize != "none" else model.to(device)
+
+
+def _loaded(llm: LLM, dtype: torch.dtype, device: torch.device, compute: torch.dtype) -> nn.Module:
     from transformers import MODEL_MAPPING, AutoModel
 
     config = model_config(llm)
     accepts = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
     options: dict[str, Any] = {"add_pooling_layer": False} if "add_pooling_layer" in accepts else {}
+    options |= weights.quantisation(llm, device, compute)
     model: Any
     if llm.random is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(llm.random["seed"]))
             model = AutoModel.from_config(config, dtype=dtype, **options)
     else:
+        weights.check_room(llm, weights.read_stored(llm), dtype, device)
         options |= {"config": config, "dtype": dtype, "use_safetensors": True, "output_loading_info": True}
         with _reading(f"the weights in {llm.location} cannot be loaded"):
             model, info = AutoModel.from_pretrained(llm.location, trust_remote_code=False, **options)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def check_folder(folder: Path) -> list[Path]:
             ".save_pretrained(new_folder), and the same for the tokenizer) and give the new folder; or move "
             "the adapter's files away to read the model without it"
         )
-    files = _weight_files(folder, read_json(folder / "config.json"))
+    files = weight_files(folder)
     for file in files:
         _check_safetensors(file)
     if not any((folder / name).is_file() for name in TOKENIZERS):
@@ -82,9 +82,12 @@ def digest_files(files: Iterable[Path]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _weight_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
-    """The files that transformers loads: those that the config names, or of the usual names."""
-    if (stated := config.get("transformers_weights")) is not None:
+def weight_files(folder: Path) -> list[Path]:
+    """The files that transformers loads: those that the config names, or of the usual names.
+
+    Raises `UserError` where one is missing.
+    """
+    if (stated := read_json(folder / "config.json").get("transformers_weights")) is not None:
         named = folder / str(stated)
         if not named.is_file():
             raise UserError(f"{folder} lacks {stated}, which its config.json names as transformers_weights")

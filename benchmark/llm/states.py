@@ -168,7 +168,8 @@ def llm_key(llm: LLM) -> dict[str, Any]:
     """The part of an entry's key that names the language model's files, or the model of a server."""
     if llm.server is not None:
         return {"server": llm.name, "probe": llm.digest}
-    return {"llm_revision": llm.revision, "llm_weights": llm.digest, "llm_config": llm.config_digest}
+    key = {"llm_revision": llm.revision, "llm_weights": llm.digest, "llm_config": llm.config_digest}
+    return key if llm.quantize == "none" else key | {"quantize": llm.quantize}
 
 
 def _compute(
@@ -235,7 +236,7 @@ def encode(
         if done:
             log.warning("resuming: %d of %d texts were encoded before", done, len(items))
         if done < len(items):
-            model = encoder.load_model(llm).to(device)
+            model = encoder.load_frozen(llm, device)
             with Progress("encoding item texts", len(items), done) as progress, torch.inference_mode():
                 for batch in batches[file.batches :]:
                     width = int(lengths[batch[0]])

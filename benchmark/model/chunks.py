@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from benchmark.measure import available_memory
+from benchmark.memory import available_memory
 from benchmark.model.parallel import world_size
 
 Ints = NDArray[np.int64]

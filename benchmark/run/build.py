@@ -21,12 +21,13 @@ from benchmark.llm.encoder import FrozenMatrices
 from benchmark.llm.states import States, load_states
 from benchmark.llm.token_states import TokenStates
 from benchmark.llm.tokens import TokenStatistics
-from benchmark.measure import native_bf16, pick_device
+from benchmark.measure import pick_device
 from benchmark.model.chunks import Ints
 from benchmark.model.items import ItemEncoder
 from benchmark.model.parallel import log_main
 from benchmark.model.recommender import Recommender
 from benchmark.run.inputs import CACHE, Inputs, Sources, check_texts, distinguishes, load_inputs
+from benchmark.run.precision import LOW, pick_precision
 from benchmark.run.spec import ResolvedRun, RunSpec, applicable, check_overrides, prepared_once, resolve_run
 from benchmark.train.batches import Sequences, total_steps
 from benchmark.train.checkpoint import Checkpoint
@@ -39,9 +40,6 @@ from methods.errors import UserError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""Precision of a run -> what its matrices are multiplied in; `no` is fp32."""
-
 
 def build_method(resolved: ResolvedRun, inputs: Inputs, total_steps: int) -> tuple[Method, Inputs]:
     """The run's method, and its inputs with what the method computed of them once.
@@ -50,7 +48,16 @@ def build_method(resolved: ResolvedRun, inputs: Inputs, total_steps: int) -> tup
     """
     n_items = len(resolved.prepared.texts)
     context = Context(resolved.settings.width, n_items, total_steps, **inputs.context)
-    method = resolved.method(resolved.config, context)
+    try:
+        method = resolved.method(resolved.config, context)
+    except RuntimeError as error:  # torch's, of whole numbers that should train
+        if resolved.settings.quantize == "none" or "require gradients" not in str(error):
+            raise
+        raise UserError(
+            f"'{resolved.spec.method}' trains weights of the language model itself, which "
+            f"quantize={resolved.settings.quantize} leaves no gradients; take an adapter such as lora, or "
+            "quantize=none."
+        ) from error
     if inputs.catalogue is None:
         return method, inputs
     start = time.perf_counter()
@@ -96,15 +103,6 @@ def make_accelerator(precision: str) -> Accelerator:
     # Accelerate keeps the precision of a process's first run, and refuses another
     AcceleratorState._reset_state()
     return Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available())
-
-
-def pick_precision(settings: Settings, device: torch.device) -> str:
-    """The precision that `auto` means on `device`; raises `UserError` for one that it cannot do."""
-    if settings.precision == "auto":
-        return "bf16" if native_bf16(device) else "no"
-    if settings.precision == "fp16" and device.type == "cpu":
-        raise UserError("precision=fp16 needs a GPU; on this CPU use auto, bf16 or no.")
-    return settings.precision
 
 
 def _task(resolved: ResolvedRun, padding: int) -> Task:

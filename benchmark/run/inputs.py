@@ -23,6 +23,7 @@ from benchmark.llm.tokens import Tokens, TokenStatistics, load_tokens
 from benchmark.measure import device_name
 from benchmark.model.items import ItemInputs
 from benchmark.model.parallel import any_process, is_main, log_main
+from benchmark.run.precision import LOW, pick_precision
 from benchmark.run.spec import ResolvedRun
 from benchmark.train.control_ranks import training_data
 from methods.base import (
@@ -139,7 +140,9 @@ def load_inputs(resolved: ResolvedRun, device: torch.device, sources: Sources = 
     if "tokens" in kinds(cls):
         tokens = load_tokens(resolved.prepared.texts, llm)
         lower = _lower_states(resolved, llm, tokens, device, sources)
-        context |= {"llm": load_model(llm), "pooling": resolve_pooling(resolved.settings.pooling, llm)}
+        low = LOW.get(pick_precision(resolved.settings, device), torch.float32)
+        model = load_model(llm, device, low)
+        context |= {"llm": model, "pooling": resolve_pooling(resolved.settings.pooling, llm)}
     if lower is not None:
         context["lower"] = lower.layer
         seconds.append(lower.seconds)

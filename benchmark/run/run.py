@@ -18,10 +18,11 @@ from benchmark.results.index import keep_indexed
 from benchmark.results.record import RunRecord, model_path, ranks_path
 from benchmark.results.store import Standing, look_up, set_aside
 from benchmark.results.targets import POSITION, StoredLists, write_columns, write_lists
-from benchmark.run.build import build_trainer, make_accelerator, pick_precision
+from benchmark.run.build import build_trainer, make_accelerator
 from benchmark.run.controls import fuse, score_control
 from benchmark.run.describe import add_cost, add_quality, add_texts, add_training, blank, user_lists
 from benchmark.run.kept import write_kept
+from benchmark.run.precision import pick_precision
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from benchmark.run.tracking import Tracking
 from benchmark.train.checkpoint import Checkpoint

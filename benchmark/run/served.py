@@ -32,6 +32,7 @@ def check_served(
     for setting, value, default in (
         ("pooling", settings.pooling, "auto"),
         ("max_tokens", settings.max_tokens, 0),
+        ("quantize", settings.quantize, "none"),
     ):
         if value != default:
-            raise UserError(f"{gives}: it pools and cuts texts itself; leave out {setting}={value}.")
+            raise UserError(f"{gives}: it loads, cuts and pools itself; leave out {setting}={value}.")

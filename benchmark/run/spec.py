@@ -145,7 +145,9 @@ class ResolvedRun:
         source = {"method": self.entry.name, "target": self.entry.target}
         values = {"settings": hashed(self.settings), "config": hashed(self.config)}
         if self.control:
-            values = {"settings": self.applied_settings, "fixed": dict(self.fixed)}
+            own = harness_settings(self.cls)
+            settings = {name: value for name, value in values["settings"].items() if name in own}
+            values = {"settings": settings, "fixed": dict(self.fixed)}
         return digest(
             {"data": self.prepared.key, "llm": llm, "protocol": self.spec.protocol, **source, **values}
         )
@@ -311,6 +313,7 @@ def _language_model(spec: RunSpec, cls: AnyMethod, settings: Settings, config: A
     if llm.server is not None:
         check_served(spec.method, cls, config, settings, llm)
         return llm
+    llm = replace(llm, quantize=settings.quantize)
     if settings.max_tokens:
         llm = replace(llm, max_tokens=min(llm.max_tokens, settings.max_tokens))
     cls.layers(config, llm.n_layers)  # raise now if the language model is too shallow

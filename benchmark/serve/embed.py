@@ -96,7 +96,7 @@ class TextEmbedder:
                     f"the {what} of language model '{llm.name}' are not those of the run (SHA-256 "
                     f"{found.get(field)}, not {stated.get(field)}); give the right one by --llm."
                 )
-        return replace(llm, max_tokens=int(stated["max_tokens"]))
+        return replace(llm, max_tokens=int(stated["max_tokens"]), quantize=self.settings.quantize)
 
     def _build(self, weights: dict[str, Tensor], folder: Path) -> Method:
         """The method as the run built it, with the weights of the chosen epoch."""
@@ -134,7 +134,7 @@ class TextEmbedder:
                 check_invariants=True,
             ).coalesce()  # [I, I]
         if "tokens" in kinds(self.cls):
-            found |= {"llm": encoder.load_model(self.llm), "pooling": self.config.pooling}
+            found |= {"llm": encoder.load_model(self.llm, self.device), "pooling": self.config.pooling}
         return found
 
     @torch.no_grad()
@@ -203,4 +203,4 @@ class TextEmbedder:
     @cached_property
     def language_model(self) -> nn.Module:
         """The frozen language model, for a method that reads its states."""
-        return encoder.load_model(self.llm).to(self.device)
+        return encoder.load_frozen(self.llm, self.device)

@@ -25,8 +25,9 @@ from typing import Any, TypeVar
 from benchmark.config import Settings, parse
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.results.record import GENERATION
-from benchmark.run.build import build_trainer, pick_precision
+from benchmark.run.build import build_trainer
 from benchmark.run.inputs import CACHE, Sources
+from benchmark.run.precision import pick_precision
 from benchmark.run.spec import ResolvedRun, RunSpec, accepted, resolve_run
 from benchmark.speed.measure import Amounts, measure
 from benchmark.speed.record import SpeedRecord, Variant, read_speed

@@ -93,7 +93,7 @@ def in_this_process(
         tokens = load_tokens(texts, llm).to(device)
     first, _ = tokens.texts()
     batches = encoder.length_batches(tokens.lengths[first].tolist(), token_budget(llm, device))
-    model = encoder.load_model(llm).to(device)
+    model = encoder.load_frozen(llm, device)
     with torch.inference_mode():
         for ids, mask in _padded(tokens, first, batches[:WARM_UP], device):
             model(input_ids=ids, attention_mask=mask)
