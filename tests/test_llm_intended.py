@@ -158,7 +158,8 @@ def test_a_broken_file_is_one_line(tmp_path: Path, file: str, content: str, comp
     assert "\n" not in str(caught.value)
 
 
-def test_parts_behind_the_pooling_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_parts_that_cannot_be_applied_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of the dense layer there is no safetensors."""
     folder = states_its_use(make_folder(tmp_path / "m"), parts=("Dense", "Normalize"))
     assert intended(folder) == Intended("mean", left_out=("Dense", "Normalize"))
     load_tokens(TEXTS, catalogue.resolve(str(folder)))

@@ -93,6 +93,8 @@ class LLM:
                 del values[name]
         if self.quantize == "none":
             del values["quantize"]
+        if self.intended is not None and not self.intended.dense:
+            del values["intended"]["dense"]
         if self.server is not None:
             values = {name: value for name, value in values.items() if name not in _OF_FILES}
             del values["server"]["url"]  # it is not the same on every machine

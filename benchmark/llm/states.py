@@ -73,6 +73,8 @@ class States:
     """Whether nothing had to be computed."""
     statistics: TokenStatistics | None = None
     """Of the texts; None for made-up states."""
+    stored_mean: Tensor | None = None
+    """`mean` as it is stored, `[A, D]`, where dense layers of the model have been applied; else None."""
 
 
 def load_states(

@@ -145,7 +145,7 @@ def load_tokens(texts: Sequence[str], llm: LLM) -> Tokens:
     tokenizer, vocabulary = encoder.load_tokenizer(llm), int(model_config(llm).vocab_size)
     prompt = llm.intended.prompt if llm.intended else ""
     if llm.intended and (parts := [part for part in llm.intended.left_out if part != "Normalize"]):
-        log.warning("%s: %s is not applied: methods read the states of layers", llm.name, ", ".join(parts))
+        log.warning("%s: %s is not applied; docs/llms.md says what can be", llm.name, ", ".join(parts))
     row = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     distinct = list(row)
     flat, lengths, sequences = [], [], []

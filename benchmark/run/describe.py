@@ -37,7 +37,7 @@ def blank(resolved: ResolvedRun, where: Environment) -> RunRecord:
             "ceiling": prepared.ceiling, "chance": _chance(resolved),
         },
         llm=resolved.llm.name if resolved.llm else None,
-        llm_details=resolved.llm.details() if resolved.llm else {},
+        llm_details=_llm_details(resolved),
         method=spec.method,
         method_source={
             "distribution": entry.distribution, "version": entry.version, "external": entry.external,
@@ -55,6 +55,15 @@ def blank(resolved: ResolvedRun, where: Environment) -> RunRecord:
         environment=where,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
+
+
+def _llm_details(resolved: ResolvedRun) -> dict[str, object]:
+    """What the language model is, and whether its dense layers, if it has any, were applied."""
+    llm = resolved.llm
+    if llm is None:
+        return {}
+    has = llm.intended is not None and bool(llm.intended.dense)
+    return llm.details() | ({"dense_applied": resolved.reads_dense} if has else {})
 
 
 def _module_text(cls: type) -> str | None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from benchmark.files import cache_folder
 from benchmark.llm.catalogue import LLM
+from benchmark.llm.dense import behind_dense
 from benchmark.llm.encoder import load_model, resolve_pooling
 from benchmark.llm.states import States, load_states
 from benchmark.llm.token_states import TokenStates, keep_token_states, load_token_states
@@ -136,6 +137,8 @@ def load_inputs(resolved: ResolvedRun, device: torch.device, sources: Sources = 
     if reads_states(cls) or cls.layers(resolved.config, llm.n_layers):
         states = pooled_states(resolved, llm, device, sources)
         context |= _statistics(resolved, states)
+        if resolved.reads_dense:
+            context["llm_width"] = states.values.shape[-1]
         seconds.append(states.seconds)
     if "tokens" in kinds(cls):
         tokens = load_tokens(resolved.prepared.texts, llm)
@@ -209,13 +212,14 @@ def distinguishes(resolved: ResolvedRun) -> bool:
 
 
 def pooled_states(resolved: ResolvedRun, llm: LLM, device: torch.device, sources: Sources = CACHE) -> States:
-    """The hidden states that a run's method or control reads, on the CPU."""
+    """The hidden states that a run's method or control reads, on the CPU; behind the dense layers of the
+    language model where these apply."""
     settings, layers = resolved.settings, resolved.cls.layers(resolved.config, llm.n_layers)
     texts = resolved.prepared.texts
     pooling, dtype = settings.pooling, settings.states_dtype
     states = sources.states(texts, llm, layers, pooling, dtype, cache_folder(), device)
     _release(device)
-    return states
+    return behind_dense(states, llm) if resolved.reads_dense else states
 
 
 def _lower_states(

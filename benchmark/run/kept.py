@@ -121,7 +121,8 @@ def _context(inputs: Inputs) -> dict[str, Tensor]:
             "cooccurrence_counts": counts.values(),
         }  # [2, n], [n]
     if inputs.catalogue is not None:
-        found["states_centre"] = inputs.catalogue.states.mean  # [A, D]
+        states = inputs.catalogue.states
+        found["states_centre"] = states.mean if states.stored_mean is None else states.stored_mean  # [A, D]
     return found
 
 

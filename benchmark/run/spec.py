@@ -31,6 +31,7 @@ from benchmark.data.catalogue import find
 from benchmark.data.prepare import Prepared, prepare
 from benchmark.data.recipe import NO_OPTIONS, FolderOptions
 from benchmark.files import cache_folder
+from benchmark.llm import dense
 from benchmark.llm.catalogue import LLM, resolve
 from benchmark.progress import print_steps
 from benchmark.results.metrics import measure
@@ -38,7 +39,7 @@ from benchmark.results.record import NO_LLM
 from benchmark.results.tuning import TrialOf
 from benchmark.run.served import check_served
 from methods import registry
-from methods.base import reads_llm
+from methods.base import kinds, reads_llm
 from methods.code import code_digest
 from methods.controls.base import Control
 from methods.errors import UserError, unknown
@@ -131,6 +132,13 @@ class ResolvedRun:
     def readers(self) -> list[ResolvedRun]:
         """This run, and the control that it is mixed with, as far as they read a language model."""
         return [run for run in (self, self.fused) if run is not None and reads_llm(run.cls)]
+
+    @property
+    def reads_dense(self) -> bool:
+        """Whether it reads vectors behind the dense layers of its language model."""
+        return self.llm is not None and dense.applies(
+            self.llm, self.cls.layers(self.config, self.llm.n_layers), kinds(self.cls)
+        )
 
     @property
     def applied_settings(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from benchmark.config import Settings, parse
 from benchmark.llm import encoder
 from benchmark.llm.cache import DTYPES
 from benchmark.llm.catalogue import LLM
+from benchmark.llm.dense import applies, vectors_behind
 from benchmark.llm.server import BATCH
 from benchmark.llm.server_states import vectors_of
 from benchmark.llm.states import hidden_states, pooled_states, token_budget
@@ -106,7 +107,7 @@ class TextEmbedder:
             self._n_items,
             self.config.total_steps,
             self.llm.n_layers,
-            self.llm.width,
+            int(known["state_mean"].shape[-1]) if "state_mean" in known else self.llm.width,
             **known,
             **self._more(),
         )
@@ -173,7 +174,8 @@ class TextEmbedder:
 
     @torch.no_grad()
     def raw_states(self, texts: Sequence[str]) -> Tensor:
-        """States of the layers that the method names, on the CPU: -> `[m, A, D]`."""
+        """States of the layers that the method names, on the CPU: -> `[m, A, D]`; behind the dense layers of
+        the language model where these apply."""
         if (server := self.llm.server) is not None:
             parts = [texts[begin : begin + BATCH] for begin in range(0, len(texts), BATCH)]
             vectors = torch.cat([vectors_of(server, part, self.llm.width) for part in parts])  # [m, D]
@@ -191,7 +193,8 @@ class TextEmbedder:
             found.append(pooled_states(hidden_states(self.language_model, ids, mask), mask, layers, pooling))
         place = np.empty(len(items), np.int64)  # [u]
         place[np.concatenate(batches)] = np.arange(len(items))
-        return self._as_stored(torch.cat(found)[place[text_of_item]])  # [u, A, D] at [m] -> [m, A, D]
+        states = self._as_stored(torch.cat(found)[place[text_of_item]])  # [u, A, D] at [m] -> [m, A, D]
+        return vectors_behind(states, self.llm) if applies(self.llm, layers, kinds(self.cls)) else states
 
     def _as_stored(self, states: Tensor) -> Tensor:
         """The states as the cache gives them: 16 bits keep what differs from the catalogue's mean."""
