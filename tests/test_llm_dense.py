@@ -82,6 +82,7 @@ def test_a_run_its_record_and_new_items(tmp_path: Path, dtype: str) -> None:
     with_dense(tmp_path / "m", WIDE)
     served = serve(tmp_path, "tmlp", f"states_dtype={dtype}", llm=str(tmp_path / "m"))
     details: Any = served.record.llm_details
+    assert details["pooling"] == "mean"
     assert details["dense_applied"] is True and details["intended"]["dense"][0]["width"] == WIDE
     model = load_model(served.folder, CPU)
     found = model.embed(model.texts[:4], str(tmp_path / "m"))

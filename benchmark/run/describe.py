@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmark.data.filters import distinct_before, in_training, target_positions
 from benchmark.data.prepare import Prepared
-from benchmark.llm.encoder import held_in
+from benchmark.llm.encoder import held_in, resolve_pooling
 from benchmark.model.chunks import Ints
 from benchmark.results.metrics import chance, target_weights
 from benchmark.results.record import GENERATION, Cost, RunRecord
@@ -58,12 +58,17 @@ def blank(resolved: ResolvedRun, where: Environment) -> RunRecord:
 
 
 def _llm_details(resolved: ResolvedRun) -> dict[str, object]:
-    """What the language model is, and whether its dense layers, if it has any, were applied."""
+    """What the language model is, which token stood for a text, and whether its dense layers, if it has any,
+    were applied."""
     llm = resolved.llm
     if llm is None:
         return {}
-    has = llm.intended is not None and bool(llm.intended.dense)
-    return llm.details() | ({"dense_applied": resolved.reads_dense} if has else {})
+    details = llm.details()
+    if llm.server is None:
+        details["pooling"] = resolve_pooling(resolved.settings.pooling, llm)
+    if llm.intended is not None and llm.intended.dense:
+        details["dense_applied"] = resolved.reads_dense
+    return details
 
 
 def _module_text(cls: type) -> str | None:
