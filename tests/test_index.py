@@ -222,6 +222,7 @@ def test_a_bundle_below_the_level_is_refused(
         ([POPULARITY["instruments"], "--replaces", 7, "--because", "x"], "no entry 7 to replace"),
         ([POPULARITY["instruments"], "--because", "x"], "these records replace none"),
         ([POPULARITY["instruments"], "--replaces", 1], "Say why by --because"),
+        ([POPULARITY["instruments"], "--replaces", 1, "--because", "x" * 501], "because: String should have"),
         ([POPULARITY["instruments"], "--by", "me"], "--by is of bundles"),
         ([POPULARITY["instruments"], "--level", "L3"], "need the data of the runs"),
         ([ROOT / "docs"], "no records of finished runs"),

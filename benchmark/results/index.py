@@ -98,8 +98,12 @@ def _is(path: Path, digest: str) -> bool:
 
 
 def seal(previous: str, **fields: object) -> Entry:
-    """The entry with these fields that follows the one whose checksum is `previous`."""
-    draft = Entry.model_validate({**fields, "previous": previous, CHECKSUM: START})
+    """The entry with these fields that follows the one whose checksum is `previous`; raises `UserError` where
+    one of them cannot be."""
+    try:
+        draft = Entry.model_validate({**fields, "previous": previous, CHECKSUM: START})
+    except ValidationError as error:
+        raise UserError(f"there can be no such entry: {first_fault(error)}.") from error
     return draft.model_copy(update={CHECKSUM: checksum_of(draft.model_dump(exclude={CHECKSUM}))})
 
 

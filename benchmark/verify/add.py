@@ -149,7 +149,7 @@ def _own(results: Path, index: Index, wanted: Addition) -> tuple[list[Candidate]
     paths: dict[str, Path] = {}
     known = 0
     for source in wanted.sources:
-        files = _records_below(source, results) if source.is_dir() else [source]
+        files = _records_below(source) if source.is_dir() else [source]
         if source.is_dir() and not files:
             raise UserError(f"there are no records of finished runs below {source}.")
         for path in files:
@@ -167,19 +167,11 @@ def _own(results: Path, index: Index, wanted: Addition) -> tuple[list[Candidate]
     return [found[place] for place in sorted(found)], known
 
 
-def _records_below(folder: Path, results: Path) -> list[Path]:
+def _records_below(folder: Path) -> list[Path]:
     """The records of finished runs in a folder of results or a part of it, not in such folders inside it."""
-    inside = folder.resolve().is_relative_to(results.resolve())
-    roots = (folder.resolve(), results.resolve()) if inside else (folder.resolve(),)
-    paths = sorted(path for path in folder.resolve().rglob("*-s*.json") if _NAME.fullmatch(path.name))
-    found = [
-        path
-        for path in paths
-        if path.relative_to(results.resolve() if inside else folder.resolve()).parts[0]
-        not in (REPLACED, SUBMITTED)
-        and (not inside or any(len(path.relative_to(root).parts) == 4 for root in roots))
-    ]
-    return [path for path in found if read_record(path).status == "ok"]
+    paths = sorted(path for path in folder.rglob("*-s*.json") if _NAME.fullmatch(path.name))
+    near = [path for path in paths if len(path.relative_to(folder).parts) <= 4]
+    return [path for path in near if read_record(path).status == "ok"]
 
 
 def _place(path: Path, results: Path) -> str:
@@ -194,12 +186,13 @@ def _read(path: Path, place: str) -> dict[str, bytes]:
     """The files of a record, by where they go to."""
     if not path.is_file():
         raise UserError(f"there is no record {path}.")
-    found = {
-        path: Path(place),
-        ranks_path(path): ranks_path(Path(place)),
-        top_path(path): top_path(Path(place)),
-    }
-    return {target.as_posix(): file.read_bytes() for file, target in found.items() if file.exists()}
+    pairs = zip(_with_siblings(str(path)), _with_siblings(place), strict=True)
+    return {target: Path(file).read_bytes() for file, target in pairs if Path(file).exists()}
+
+
+def _with_siblings(record: str) -> tuple[str, str, str]:
+    """The paths of a record, its ranks and its lists."""
+    return record, ranks_path(Path(record)).as_posix(), top_path(Path(record)).as_posix()
 
 
 def _digest(content: bytes) -> str:
@@ -229,7 +222,7 @@ def _require(verdict: Verdict, level: str, who: str) -> None:
 
 
 def _submitted(results: Path, index: Index, wanted: Addition) -> Iterator[Candidate]:
-    """The records of bundles; the bundle itself is the first one's file too."""
+    """The records of bundles, each with the bundle itself among its files."""
     if not wanted.by:
         raise UserError("a bundle needs --by NAME: who submitted it.")
     check_plain("--by", wanted.by)
@@ -259,9 +252,8 @@ def _unpacked(source: Path, stem: str, verdict: Verdict) -> Iterator[Candidate]:
     whole = {f"{SUBMITTED}/{source.name}": source.read_bytes()}
     for name in [name for name in members if name.startswith(f"{RUNS}/") and name.endswith(".json")]:
         place = f"{SUBMITTED}/{stem}/{name.removeprefix(f'{RUNS}/')}"
-        names = {place: name, ranks_path(Path(place)).as_posix(): ranks_path(Path(name)).as_posix()}
-        names[top_path(Path(place)).as_posix()] = top_path(Path(name)).as_posix()
-        files = {target: members[member] for target, member in names.items() if member in members}
+        pairs = zip(_with_siblings(name), _with_siblings(place), strict=True)
+        files = {target: members[member] for member, target in pairs if member in members}
         assert verdict.reached is not None
         yield Candidate(place, files | whole, verdict.reached, source.name, verdict.digest)
 

@@ -26,7 +26,7 @@ CONTENTS = {
     "Start": ["docs/results", "docs/paper", "CHANGELOG"],
     "Use": [
         "docs/datasets", "docs/llms", "docs/grid", "docs/report", "docs/api", "docs/audit", "docs/temporal",
-        "docs/verify",
+        "docs/verify", "docs/leaderboard",
     ],
     "Extend": ["CONTRIBUTING", "docs/architecture"],
     "Methods": [],
