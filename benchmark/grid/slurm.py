@@ -200,9 +200,8 @@ class SlurmExecutor(Engine):
 
     def _exit_of(self, job: Any) -> Exit:
         """How the run of a job ended, or why there is no telling."""
-        state = job.state
         try:
-            if job.paths.result_pickle.exists() or state in _ENDED_WELL:
+            if job.paths.result_pickle.exists() or (state := job.state) in _ENDED_WELL:
                 found: Exit = job.result()
                 return found
             why = f"its state is {state}"

@@ -81,9 +81,7 @@ class Server:
         return self._checked(rows, len(texts)), said
 
     def info(self) -> dict[str, Any]:
-        """What a TEI server says of itself; nothing of others."""
-        if self.api != "tei":
-            return {}
+        """What a TEI server says of itself."""
         stated = self._ask("/info", None, begun=False)
         if not isinstance(stated, dict) or not isinstance(stated.get("model_id"), str):
             raise UserError(f"{self} gives no model_id at /info: it is no TEI server.")
