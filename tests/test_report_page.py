@@ -12,7 +12,7 @@ import pytest
 from report_page import BREAK, QUOTES, SCRIPT, SVG, front, nasty, runs, whole
 from report_records import as_runs, record, store
 
-from benchmark.cli import _parsers
+from benchmark.cli import parsers
 from benchmark.report.page import page
 from benchmark.report.rendering import number, numeric
 from benchmark.report.section import Block, Cell, Chapter, Plot, Section, configuration
@@ -205,7 +205,7 @@ def test_the_command_of_a_configuration_is_one_that_bench_takes():
     made = [record(seed=seed, overrides=["ids=add", "x=a b"], world_size=2) for seed in (3, 1)]
     words = shlex.split(configuration(as_runs(made))["command"])
     assert words[:3] == ["python", "-m", "benchmark"]
-    options = _parsers()[0].parse_args(words[3:])
+    options = parsers()[0].parse_args(words[3:])
     assert (options.command, options.datasets, options.llms, options.methods) == (
         "bench", ["toy"], ["minilm"], ["ssna"],
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from benchmark.commands.options import Parser, add_results
+from benchmark.commands.options import Parser, add_results, name
 from methods.errors import UserError
 
 SUMMARY = "Say which row to take, from records: the best, the cheapest that is as good, the best in a budget."
@@ -15,9 +15,11 @@ UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
-    parser.add_argument("--dataset", help="only this one; by default each, by its most telling table")
-    parser.add_argument("--llm", help="only this language model")
-    parser.add_argument("--protocol", help="only this protocol")
+    parser.add_argument(
+        "--dataset", type=name, help="only this one; by default each, by its most telling table"
+    )
+    parser.add_argument("--llm", type=name, help="only this language model")
+    parser.add_argument("--protocol", type=name, help="only this protocol")
     parser.add_argument(
         "--budget", type=seconds, metavar="TIME",
         help="total cost that a row may have: seconds, or 90s, 10m, 2h; CPU seconds where runs were on a CPU",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmark.commands.options import Parser, add_data_dir, add_reading, reading
-from methods.errors import UserError
+from benchmark.commands.options import Parser, add_data_dir, add_reading, output_file, reading
 
 SUMMARY = "Print what decides what a comparison on a dataset can show."
 
@@ -14,7 +13,9 @@ SUMMARY = "Print what decides what a comparison on a dataset can show."
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     parser.add_argument("dataset", metavar="DATASET", help="a recipe's name or a folder")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures to this file")
+    parser.add_argument(
+        "--json", type=output_file, metavar="FILE", help="also write all figures to this file"
+    )
     add_reading(parser)
     add_data_dir(parser)
 
@@ -28,8 +29,6 @@ def main(options: argparse.Namespace) -> int:
     from benchmark.progress import print_steps
 
     file: Path | None = options.json
-    if file is not None and file.is_dir():
-        raise UserError(f"--json: {file} is a folder; give the name of a file.")
     recipe = find(options.dataset, reading(options))
     with print_steps(recipe.name) as begin:
         prepared = prepare(recipe, cache_folder(), begin)

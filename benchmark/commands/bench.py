@@ -15,6 +15,7 @@ from benchmark.commands.options import (
     add_source,
     add_track,
     metrics,
+    name,
     names,
     numbers,
     overrides,
@@ -88,7 +89,7 @@ def _add_executor(parser: Parser) -> None:
     """The options that say where runs are executed, and how many at a time."""
     parser.add_argument("--processes", type=int, default=1, help="processes (GPUs) of each run")
     parser.add_argument(
-        "--executor", default="local",
+        "--executor", type=name, default="local",
         help="local: this machine; ray or slurm: a cluster, which wants `pip install 'adaptrec[ray]'` or "
         "`pip install 'adaptrec[slurm]'`; or one of another package (docs/grid.md)",
     )  # fmt: skip

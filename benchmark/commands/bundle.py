@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmark.commands.options import Parser, add_data_dir, add_reading, reading
+from benchmark.commands.options import Parser, add_data_dir, add_reading, no_reading, reading
 
 SUMMARY = "Put records into one file that others can verify."
 
@@ -33,6 +33,8 @@ def main(options: argparse.Namespace) -> int:
     from benchmark.verify.truth import prepared_data
 
     names = options.with_embeddings
+    if names is None:
+        no_reading(options, "--with-embeddings")
     data = None if names is None else prepared_data(names, reading(options))
     verdict = make_bundle(options.records, options.out, data)
     print(f"{options.out}: {verdict.runs} {'run' if verdict.runs == 1 else 'runs'}, {verdict.size:,} bytes")

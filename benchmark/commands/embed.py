@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmark.commands.options import Parser
+from benchmark.commands.options import Parser, name
 
 SUMMARY = "Embed new items with a model folder, without training."
 
@@ -24,7 +24,7 @@ def add_arguments(parser: Parser) -> None:
         help="file to write, .parquet or .npz; `adaptrec recommend --items` reads it",
     )  # fmt: skip
     parser.add_argument(
-        "--llm", help="where the language model is, if the name in the folder does not lead to it"
+        "--llm", type=name, help="where the language model is, if the name in the folder does not lead to it"
     )
 
 

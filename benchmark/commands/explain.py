@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from benchmark.commands.options import Parser, add_metrics, add_results, metrics
+from benchmark.commands.options import Parser, add_metrics, add_results, metrics, output_file
 
 SUMMARY = "Explain why two figures differ: settings, and each metric with its interval."
 SOURCE = (
@@ -20,7 +19,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("b", metavar="B", help="the same")
     add_results(parser)
     add_metrics(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to this file")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="also write the result to this file")
 
 
 def main(options: argparse.Namespace) -> int:

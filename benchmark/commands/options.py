@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from benchmark.config import NO_PROTOCOL, PROTOCOLS
 from benchmark.data.formats import DATA_VARIABLE
-from benchmark.data.recipe import FolderOptions
+from benchmark.data.recipe import FolderOptions, separator
 from benchmark.results.schema import METRICS
 from methods.errors import UserError, unknown
 
@@ -102,14 +102,16 @@ def add_filters(parser: Parser) -> None:
 
 def add_dataset(parser: Parser, required: bool = True) -> None:
     """The option --dataset, and those that describe its folder."""
-    parser.add_argument("--dataset", required=required, help="a recipe's name or a folder")
+    parser.add_argument("--dataset", type=name, required=required, help="a recipe's name or a folder")
     add_reading(parser)
 
 
 def add_run(parser: Parser) -> None:
     """The options that describe one run, but for its method; `spec` collects them."""
     add_dataset(parser, required=False)
-    parser.add_argument("--llm", default="minilm", help="a short name, hub id, folder or address of a server")
+    parser.add_argument(
+        "--llm", type=name, default="minilm", help="a short name, hub id, folder or address of a server"
+    )
     parser.add_argument(
         "--protocol", default="paper", choices=[*PROTOCOLS, NO_PROTOCOL], metavar="PROTOCOL", help=protocols()
     )
@@ -151,7 +153,9 @@ def use_data_dir(options: argparse.Namespace) -> None:
 
 def add_reading(parser: Parser) -> None:
     """The options that describe a dataset's folder; `reading` collects them."""
-    parser.add_argument("--recipe", metavar="NAME", help="take the options of this recipe for the folder")
+    parser.add_argument(
+        "--recipe", type=name, metavar="NAME", help="take the options of this recipe for the folder"
+    )
     parser.add_argument(
         "--columns", type=_columns, metavar="NAME=COLUMN,...",
         help="columns of the folder's files that have other names, such as "
@@ -176,10 +180,32 @@ def _columns(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(columns.items())
 
 
+def no_reading(options: argparse.Namespace, needs: str) -> None:
+    """Raise `UserError` where an option describes a folder and none is given; `needs` is what gives it."""
+    for name in ("recipe", "columns", "separator"):
+        if getattr(options, name):
+            raise UserError(f"--{name} describes the folder of {needs}, which is not given; leave it out.")
+
+
+def name(text: str) -> str:
+    """A text that is not empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("give a name")
+    return text
+
+
 def _separator(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("give the character")
-    return "\t" if text == "\\t" else text  # as a shell hands it over
+    try:
+        return separator("\t" if text == "\\t" else text)  # as a shell hands it over
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def output_file(text: str) -> Path:
+    """The path of a file to write. A folder is refused before anything is measured."""
+    if not text or Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"'{text}' is a folder; give the name of a file")
+    return Path(text)
 
 
 def add_metrics(parser: Parser) -> None:

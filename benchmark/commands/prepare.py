@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmark.commands.options import Parser, add_data_dir, add_dataset, add_set, names, reading
+from benchmark.commands.options import Parser, add_data_dir, add_dataset, add_set, name, names, reading
 from benchmark.config import PROTOCOLS
 
 SUMMARY = "Prepare a dataset, and the hidden states of a language model."
@@ -13,7 +13,7 @@ SUMMARY = "Prepare a dataset, and the hidden states of a language model."
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     add_dataset(parser)
-    parser.add_argument("--llm", help="also compute the hidden states of this language model")
+    parser.add_argument("--llm", type=name, help="also compute the hidden states of this language model")
     parser.add_argument(
         "--methods", type=names, help="the methods whose layers to compute; as for bench when left out"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmark.commands.options import Parser, add_common, add_keep_model, add_run, add_track, spec
+from benchmark.commands.options import Parser, add_common, add_keep_model, add_run, add_track, name, spec
 from benchmark.escape import visible_line
 from benchmark.process.exit_status import ExitCode
 from methods.errors import UserError
@@ -16,7 +16,7 @@ SUMMARY = "Execute one run and print the path of its record."
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     add_run(parser)
-    parser.add_argument("--method", help="see `adaptrec list methods`")
+    parser.add_argument("--method", type=name, help="see `adaptrec list methods`")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random number")
     add_common(parser)
     add_keep_model(parser)

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from benchmark.commands.options import Parser, add_run, add_set, setting, spec
+from benchmark.commands.options import Parser, add_run, add_set, name, output_file, setting, spec
 from benchmark.grid.defaults import default_datasets, default_method
 from benchmark.process.exit_status import ExitCode
 from methods.errors import UserError
@@ -19,7 +19,9 @@ def add_arguments(parser: Parser) -> None:
     add_run(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--method", help="see `adaptrec list methods`; the method that the paper proposes when left out"
+        "--method",
+        type=name,
+        help="see `adaptrec list methods`; the method that the paper proposes when left out",
     )
     what.add_argument(
         "--show", type=Path, nargs="+", metavar="FILE",
@@ -47,7 +49,7 @@ def add_arguments(parser: Parser) -> None:
         "--against", type=Path, metavar="FILE",
         help="print the ratio to the figures of this earlier record of the same thing",
     )  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the figures to this file too")
     add_set(parser)
 
 

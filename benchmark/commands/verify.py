@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmark.commands.options import Parser, add_data_dir, add_reading, reading
+from benchmark.commands.options import Parser, add_data_dir, add_reading, no_reading, reading
 from benchmark.process.exit_status import ExitCode
 from methods.errors import UserError
 
@@ -56,6 +56,8 @@ def level_of(options: argparse.Namespace) -> str:
             "levels L3 and L4 need the data of the runs, and L1 and L2 do not; give --data DATASET with "
             "--level L3 or L4, or neither."
         )
+    if not options.data:
+        no_reading(options, "--data")
     return level
 
 

@@ -6,6 +6,7 @@ the genres apart by `|`. Titles are text as they stand: `Toy Story (1995)`.
 
 from __future__ import annotations
 
+import errno
 import io
 import lzma
 import struct
@@ -104,7 +105,8 @@ def _lines(file: RawFile, name: str) -> Iterator[tuple[int, str]]:
     except UserError:
         raise
     except (OSError, *_DAMAGED) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the disk; bzip2's have no number
+        # of the disk; bzip2's have no number, and a member before the file's beginning is an invalid place
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise UserError(f"{archive} is damaged ({error}); delete it and get it again.") from error
 

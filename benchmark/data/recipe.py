@@ -84,8 +84,8 @@ def _folder_name(name: str) -> str:
     return name
 
 
-def _separator(text: str) -> str:
-    """One byte, which Arrow needs, and none that a name or a quoted field has."""
+def separator(text: str) -> str:
+    """One byte, which Arrow needs, and none that a name or a quoted field has. Raises `ValueError`."""
     if len(text) != 1 or not text.isascii() or text.isalnum() or text in '"\r\n\0':
         raise ValueError('it must be one character, such as ";"')
     return text
@@ -144,7 +144,7 @@ class Recipe:
     """Items without interactions: `drop`, or `keep` in the catalogue (`core` must then be 0)."""
     quotes: Literal["standard", "none"] = "standard"
     """Double quotes in TSV and CSV: RFC 4180's meaning, or `none` (an ordinary character)."""
-    separator: Annotated[str, AfterValidator(_separator)] = later("")
+    separator: Annotated[str, AfterValidator(separator)] = later("")
     """Between the fields of a line of TSV and CSV, where it is neither the tab nor the comma."""
     columns: tuple[tuple[str, str], ...] = later(())
     """(name that this project uses, column of the files that has it), sorted."""

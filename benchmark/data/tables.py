@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmark.data.cleaning import field_text
-from benchmark.data.formats import COLUMNS, MAPPED, SEPARATED, SUFFIXES
+from benchmark.data.formats import COLUMNS, MAPPED, SEPARATED, SUFFIXES, shortened
 from benchmark.data.raw import BATCH_ROWS, RawData, RawFile, interactions_batch, items_batch, join_texts
 from benchmark.data.recipe import UNUSED, Recipe
 from benchmark.data.text_files import Delimited, RowBlock
@@ -245,20 +245,22 @@ def require_columns(table: TableFile, *names: str) -> None:
     missing = [name for name in names if recipe.column(name) not in table.columns]
     if not missing:
         return
+    listed = shortened(", ".join(table.columns), 500)
     column = recipe.column(missing[0])
     fault = f"{table.file.path} has no column '{column}'"
     if column != missing[0]:
-        raise UserError(f"{fault}, which is to be {missing[0]}; its columns are {', '.join(table.columns)}.")
+        raise UserError(f"{fault}, which is to be {missing[0]}; its columns are {listed}.")
     if len(table.columns) == 1 and recipe.format in SEPARATED:
         for character in ";,|\t":
             if character in table.columns[0]:
                 shown = character.replace("\t", "\\t")
                 raise UserError(
-                    f"{fault}: its first line is one column, {table.columns[0]!r}; name what is between the "
-                    f"columns with --separator '{shown}', or separator = \"{shown}\" in recipe.toml."
+                    f"{fault}: its first line is one column, {shortened(repr(table.columns[0]), 500)}; "
+                    f"name what is between the columns with --separator '{shown}', or separator = "
+                    f'"{shown}" in recipe.toml.'
                 )
     hint = f"; {_mapping_hint(missing, table.columns)}" if recipe.format in MAPPED else ""
-    raise UserError(f"{fault}; its columns are {', '.join(table.columns)}{hint}.")
+    raise UserError(f"{fault}; its columns are {listed}{hint}.")
 
 
 def open_table(file: RawFile) -> TableFile:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import csv as arrow
 
+from benchmark.data.formats import shortened
 from benchmark.data.raw import RawFile
 from methods.errors import UserError
 
@@ -256,11 +257,11 @@ def _header(cells: list[str], path: Path, typed: bool) -> tuple[tuple[str, ...],
     names = tuple(name for name, _, _ in split) if typed else tuple(cells)
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"{path}, line 1: the column '{name}' occurs twice; rename one.")
+            raise UserError(f"{path}, line 1: the column '{shortened(name)}' occurs twice; rename one.")
     for cell, (_, _, kind) in zip(cells, split, strict=True):
         if typed and kind not in (*TEXT_TYPES, "float", "float_seq"):
             raise UserError(
-                f"{path}, line 1: the header cell '{cell}' is not name:type; types are "
+                f"{path}, line 1: the header cell '{shortened(cell)}' is not name:type; types are "
                 f"{', '.join(TEXT_TYPES)}, float, float_seq."
             )
     if typed:

@@ -81,6 +81,8 @@ def find(reference: str, results: Path, metrics: Sequence[str] = METRICS) -> Sou
     """
     if reference.startswith(PAPER):
         return _of_paper(reference)
+    if not reference.strip():
+        raise UserError("give a record's path, the beginning of one below the results, or paper:...")
     path = Path(reference)
     if path.suffix == ".json":
         return _of_runs([read_result(path, metrics)], metrics)

@@ -92,7 +92,10 @@ def recommend(
         if isinstance(search, HNSWIndex):
             hits, places = search.recall(histories, k, exclude_history, found)
             tally.hits, tally.places = tally.hits + hits, tally.places + places
-        print(_table(batch, found, many) if form == "table" else _json_lines(batch, found), flush=True)
+        if form == "jsonl":
+            print(_json_lines(batch, found), flush=True)
+        elif any(one.items for one in found):
+            print(_table(batch, found, many), flush=True)
     if tally.without == tally.users:
         raise UserError(f"none of the {tally.users:,} histories has an item of the catalogue.")
     lines = tally.lines()

@@ -6,12 +6,15 @@ Nothing in the folder is code or a pickle, and nothing outside it is needed for 
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from benchmark.config import first_fault
 from benchmark.files import DamagedError, digest_of, read_checked, write_checked
 from methods.errors import UserError
 
@@ -82,14 +85,21 @@ def read_config(folder: Path) -> ModelConfig:
         raise UserError(
             f"{path} is not as `adaptrec export` wrote it: {error}; export the run again."
         ) from error
-    return ModelConfig(**values)
+    if values["format"] != FORMAT:
+        raise UserError(f"{path} has the format {values['format']!r}; this version reads format {FORMAT}.")
+    try:
+        return TypeAdapter(ModelConfig).validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        raise UserError(
+            f"{path} is not as `adaptrec export` wrote it: {first_fault(error)}; export the run again."
+        ) from error
 
 
 def checked_file(folder: Path, name: str, config: ModelConfig) -> Path:
     """The path of a file whose content is what the configuration states. Raises `UserError` for any other."""
     path = folder / name
     try:
-        right = digest_of(path) == config.files[name]
+        right = digest_of(path) == config.files.get(name)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; export the run again.") from error
     if not right:

@@ -64,7 +64,7 @@ def _json(line: str, number: int, path: Path) -> UserHistory:
     user, items = str(number), value
     if isinstance(value, dict):
         user, items = str(value.get("user", number)), value.get("history")
-    if not isinstance(items, list) or not all(isinstance(item, str | int) for item in items):
+    if not isinstance(items, list) or not all(type(item) in (str, int) for item in items):  # no bool
         raise _fault(path, number, 'it is neither a list of ids nor {"user": ..., "history": [ids]}')
     return UserHistory(user, [str(item) for item in items])
 

@@ -116,7 +116,8 @@ def read_embedded(path: Path, config: ModelConfig) -> EmbeddedItems:
         ) from error
     if model != config.model_digest:
         raise UserError(f"{path} holds vectors of another model; embed the items with this one.")
-    if not len(ids) == len(texts) == len(vectors) or not np.isfinite(vectors).all():
+    whole = len(ids) == len(texts) == len(vectors) and all(isinstance(name, str) for name in (*ids, *texts))
+    if not whole or not np.isfinite(vectors).all():
         raise UserError(f"{path} is damaged; embed the items again.")
     return EmbeddedItems(ids, texts, vectors, str(path))
 

@@ -8,6 +8,7 @@ Symbols in shape comments: `I` items of the catalogue, `R` distinct inputs, `d` 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,10 +19,11 @@ import torch
 from torch import Tensor
 
 from benchmark.config import Settings, parse
-from benchmark.measure import pick_device
+from benchmark.measure import one_line, out_of_memory, pick_device
 from benchmark.model.chunks import Ints
 from benchmark.model.items import ItemEncoder, ItemInputs
 from benchmark.model.recommender import Recommender
+from benchmark.process.exit_status import refusal
 from benchmark.serve.folder import (
     CONFIG,
     EMBEDDINGS,
@@ -225,12 +227,17 @@ class LoadedModel:
         return self._embedder
 
     def with_items(self, items: EmbeddedItems) -> LoadedModel:
-        """The model with new items at the end of its catalogue. Raises `UserError` for an id that it has."""
-        if twice := next((name for name in items.item_ids if name in self._index), None):
+        """The model with new items at the end of its catalogue. Raises `UserError` for an id that it has or
+        that comes twice, and for vectors of another width."""
+        counts = Counter(items.item_ids)
+        if twice := next((name for name in counts if name in self._index or counts[name] > 1), None):
             raise UserError(f"{items.source}: item {twice!r} is in the catalogue already; leave it out.")
         method = self.recommender.method
         assert isinstance(method, StoredEmbeddings)
         new = torch.from_numpy(items.embeddings).to(self.device)  # [m, d]
+        width = method.embeddings.shape[1]
+        if new.shape[1:] != (width,):
+            raise UserError(f"{items.source} does not hold vectors of width {width}; embed the items again.")
         row = torch.arange(len(new), device=self.device) + len(method.embeddings)  # [m]
         recommender = make_recommender(
             self.recommender.settings,
@@ -270,10 +277,23 @@ def load_model(folder: str | Path, device: str | torch.device | None = None) -> 
 
     Reads the folder alone. Raises `UserError` where it is not whole.
     """
-    import pyarrow.parquet as pq
-
     folder = Path(folder)
     config = read_config(folder)
+    try:
+        return _loaded(folder, config, device)
+    except UserError:
+        raise
+    except Exception as error:  # safetensors, Arrow and torch have many for a file that is none of theirs
+        if out_of_memory(error) or refusal(error):
+            raise
+        raise UserError(
+            f"{folder} holds no model that can be loaded ({one_line(error, 120)}); export the run again."
+        ) from error
+
+
+def _loaded(folder: Path, config: ModelConfig, device: str | torch.device | None) -> LoadedModel:
+    import pyarrow.parquet as pq
+
     # the embeddings in the folder have the id embeddings of `ids=add` in them
     settings = replace(parse(Settings, config.settings, str(folder / CONFIG)), ids="none")
     items = read_tensors(folder, EMBEDDINGS, config)
@@ -282,4 +302,6 @@ def load_model(folder: str | Path, device: str | torch.device | None = None) -> 
     recommender.sasrec.load_state_dict(read_tensors(folder, RECOMMENDER, config))
     table = pq.read_table(checked_file(folder, ITEMS, config))
     names, texts = (table.column(name).to_pylist() for name in ("item_id", "text"))
+    if len(names) != len(items["row"]):
+        raise UserError(f"{folder} has {len(names)} items and embeddings of {len(items['row'])}.")
     return LoadedModel(folder, config, recommender, names, texts)
