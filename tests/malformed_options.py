@@ -65,7 +65,7 @@ FREE = {"llm", "ray_address", "report", "results", "with_embeddings", "data", "l
 
 
 def good_lines(own: Own) -> dict[str, tuple[str, ...]]:
-    """Command -> words of a command line that would do well."""
+    """Command -> words of a command line that would do well; `pin` asks a hub, and is left out."""
     run = ("--dataset", FOLDER, "--method", "id", "--epochs", "1", "--results", f"{PLACE}/results")
     return {
         "prepare": ("--dataset", FOLDER),
