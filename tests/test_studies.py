@@ -16,7 +16,9 @@ from studies.prepare_speed.generate import make
 from studies.prepare_speed.measure import measure, ours
 from studies.walk.cli import walk
 
-STUDIES = ["arithmetic", "faults", "growth", "kill_storm", "prepare_speed", "short_table", "walk"]
+STUDIES = [
+    "arithmetic", "faults", "growth", "kill_storm", "peers", "prepare_speed", "short_table", "walk",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("flags", [[], ["-P"]], ids=["no flag", "safe path"])

@@ -1,0 +1,1 @@
+"""How long does a training epoch take here, and with RecBole's SASRec and UniSRec in the same hour?"""
