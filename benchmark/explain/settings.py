@@ -37,7 +37,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "batch": ("batch_size", "accumulation", "sequences", "slide_window", "stride"),
     "start": ("init",),
     "language model": (
-        "llm", "llm.layers", "llm.width", "llm.digest", "pooling", "max_tokens", "llm_dropout",
+        "llm", "llm.layers", "llm.width", "llm.digest", "pooling", "max_tokens", "quantize", "llm_dropout",
     ),
     "precision": ("precision", "states_dtype"),
     "method": ("method", "ids", "fuse"),
