@@ -104,8 +104,9 @@ smoke: .venv/.ready ## every method, small, two epochs on random weights, from n
 	  --report reports/smoke --set width=32 sasrec_inner=32 batch_size=1024; \
 	$(adaptrec)
 
+# The tests start many processes, which import the packages in less time where Python keeps their bytecode.
 test: .venv/.ready-dev ## run the tests, on all cores; those on real data want ADAPTREC_DATA
-	.venv/bin/python -m pytest --numprocesses auto --dist worksteal --durations=10
+	env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m pytest --numprocesses auto --dist worksteal --durations=10
 
 fuzz: .venv/.ready-dev ## some minutes of malformed inputs and of any bytes, with other random numbers than the tests have
 	ADAPTREC_FUZZ="$${ADAPTREC_FUZZ:-20}" .venv/bin/python -m pytest tests/test_malformed.py tests/test_fuzz.py
