@@ -178,7 +178,7 @@ KEYS = {
     "valid_share": ("0.0", "1.0", "-0.1", "nan", "1", "'0.1'", "inf"),
     "test_share": ("0.0", "1.0", "1.5", "nan", "true"), "expected": ("1", "{users = 0}", "{people = 3}"),
     "columns": ("[]", "{user_id = 1}", "{person = 'user_id'}", "{user_id = 'x', item_id = 'x'}"),
-    "settings": ("1", "{fair = 1}", "{fair = {no_such_setting = 1}}"), "synthetic": ("1", "[]"),
+    "settings": ("1", "{fair = 1}"), "synthetic": ("1", "[]"),
     "folder": ("1", '"a\\u0000b"'), "download": ("1", "{}", "{files = {}}"),
     "categories": ("'a'", "[]", "['../x']"),
     **dict.fromkeys(

@@ -94,7 +94,8 @@ def values(action: argparse.Action) -> tuple[str, ...]:
     name = action.dest
     if action.choices is not None:
         choices = [str(choice) for choice in action.choices]
-        return ("no-such", "", choices[0].upper(), choices[0][:-1], f"{choices[0]},{choices[-1]}")
+        wrong = ("no-such", "", choices[0].swapcase(), choices[0][:-1], f"{choices[0]},{choices[-1]}")
+        return tuple(value for value in wrong if value not in choices)
     if action.type is int:
         return (*WHOLE, str(AT_LEAST[name] - 1), str(AT_LEAST[name] - 100))
     if name in SPECIAL:

@@ -169,7 +169,8 @@ def changed_json(random: Random, data: bytes) -> tuple[str, bytes]:
     elif mutation == "a key more":
         fields[f"{key}2"] = 1
     elif mutation == "another value":
-        fields[key] = random.choice([value for value in WRONG if type(value) is not type(fields[key])])
+        own = (str, type(None)) if fields[key] is None else (type(fields[key]),)  # some texts may be null
+        fields[key] = random.choice([value for value in WRONG if type(value) not in own])
     whole: Any = {**fields, "checksum": random.choice([checksum_of(fields), "0" * 64])}
     text = json.dumps([whole] if mutation == "no object" else whole, indent=1).encode()
     return f"{mutation}: {key}", text[: random.randrange(1, len(text))] if mutation == "cut" else text

@@ -151,6 +151,15 @@ def test_what_would_control_a_terminal_is_shown(written: str, shown: str) -> Non
     assert stream.buffer.getvalue().decode() == shown  # type: ignore[attr-defined]
 
 
+def test_a_line_that_quotes_a_long_value_keeps_its_beginning_and_its_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["recommend", "model", "--history", "a", "--k", "9" * 50_000]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and len(error) < 3100 and "99 [...] 99" in error
+    assert "--k: invalid int value" in error and error.endswith("lists the options.\n")
+
+
 def test_an_id_of_the_data_cannot_control_the_terminal(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -104,7 +104,7 @@ def faults(case: Malformed, folder: Path, capsys: pytest.CaptureFixture[str]) ->
     except Exception as error:  # any is a finding, and the next input is tried
         return [f"{type(error).__name__}: {error}"]
     found = [] if len(lines) == 1 else [f"{len(lines)} lines: {lines}"]
-    found += [f"no plain line: {line}" for line in lines if "Traceback" in line or len(line) > 1000]
+    found += [f"no plain line: {line}" for line in lines if "Traceback" in line or len(line) > 3100]
     return (
         found
         if content(folder) == before

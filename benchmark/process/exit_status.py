@@ -49,6 +49,8 @@ class ReportedError(UserError):
     """An error whose line a child process has printed already."""
 
 
+LONGEST = 3000
+"""Characters of an error line."""
 AGAIN = "then the same command goes on"
 ELSEWHERE = "name another folder (--results, --out, --json, ADAPTREC_CACHE)"
 _FULL = f"the disk of {{path}} is full; make room there, {AGAIN}."
@@ -107,8 +109,13 @@ def exit_status(command: Callable[[], int], name: str = "adaptrec") -> int:
         line, status = refused, ExitCode.USER_ERROR
         if isinstance(error, OSError) and error.filename is None:  # it may be the output itself
             _drop_output()
-    print(f"{name}: error: {visible_line(line)}", file=sys.stderr, flush=True)
+    print(f"{name}: error: {visible_line(_shortened(line))}", file=sys.stderr, flush=True)
     return status
+
+
+def _shortened(line: str) -> str:
+    """The line without the middle of what is too long to be read: it quotes a value of somebody's file."""
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 520]} [...] {line[-500:]}"
 
 
 def _drop_output() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from benchmark.config import Settings
+from benchmark.config import NO_PROTOCOL, Settings
 from benchmark.data.prepare import Prepared, describe
 from benchmark.data.recipe import NO_OPTIONS, FolderOptions
 from benchmark.files import cache_folder
@@ -28,7 +28,15 @@ from benchmark.model.parallel import log_main
 from benchmark.model.recommender import Recommender
 from benchmark.run.inputs import CACHE, Inputs, Sources, check_texts, distinguishes, load_inputs
 from benchmark.run.precision import LOW, pick_precision
-from benchmark.run.spec import ResolvedRun, RunSpec, applicable, check_overrides, prepared_once, resolve_run
+from benchmark.run.spec import (
+    ResolvedRun,
+    RunSpec,
+    applicable,
+    check_overrides,
+    check_protocol,
+    prepared_once,
+    resolve_run,
+)
 from benchmark.train.batches import Sequences, total_steps
 from benchmark.train.checkpoint import Checkpoint
 from benchmark.train.loop import Task, Trainer
@@ -176,6 +184,12 @@ def prepare_inputs(
 
     Yields lines for the terminal.
     """
+    for protocol in protocols:  # wrong names are errors also where no language model is named
+        if protocol != NO_PROTOCOL:
+            check_protocol(protocol)
+    for name in methods or ():
+        if name != registry.ALL:
+            registry.entry(name)
     check_overrides(overrides, methods)
     prepared = prepared_once(dataset, reading)
     yield from (f"warning: {warning}" for warning in prepared.warnings)
