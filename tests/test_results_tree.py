@@ -46,14 +46,12 @@ def test_no_commit_took_anything(store: Store) -> None:
 
 
 def test_every_committed_record_is_in_the_index(store: Store, tracked: list[str]) -> None:
-    """`adaptrec add results` adds those that are not."""
-    known = {(file, digest) for entry in store.index.entries for file, digest in entry.files.items()}
-    known |= {
-        (entry.kept(file), digest) for entry in store.index.entries for file, digest in entry.files.items()
-    }
+    files = [(entry, *pair) for entry in store.index.entries for pair in entry.files.items()]
+    known = {(place, digest) for entry, file, digest in files for place in (file, entry.kept(file))}
     found = [match[0].removeprefix("results/") for path in tracked if (match := RECORD.fullmatch(path))]
     assert len(found) > 250
-    assert [path for path in found if (path, digest_of(ROOT / "results" / path)) not in known] == []
+    missing = [path for path in found if (path, digest_of(ROOT / "results" / path)) not in known]
+    assert missing == [], "`adaptrec add results` adds them to the index"
 
 
 def test_every_bundle_and_every_file_of_an_entry_is_committed(store: Store, tracked: list[str]) -> None:

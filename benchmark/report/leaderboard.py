@@ -15,15 +15,18 @@ from benchmark.report.section import Block, Cell, Section, configuration
 from benchmark.results.advice import Clock, clock_of
 from benchmark.results.comparable import shortened
 from benchmark.results.figures import Results
-from benchmark.results.groups import HEADLINE, RunGroup, RunRow, note
+from benchmark.results.groups import HEADLINE, Key, RunGroup, RunRow, note
 from benchmark.results.index import SUBMITTED, Entry
 from benchmark.results.measures import count, quality
 from benchmark.results.statistics import SeedMean
+from benchmark.results.store import StoredRun
 
 COST, TRIALS = "total cost", "trials"
 LOCAL = "local"
 """Stands in place of a level where a record is in no entry of the index."""
 COLUMNS = [quality("test_masked", metric) for metric in HEADLINE]
+SHARED = Key._fields[:5]
+"""What all rows of a table share: dataset, data, language model, protocol and its hash."""
 HARDWARE = ("device_name", "world_size", "precision")
 NOTES = (
     "A table holds rows of one dataset, language model and protocol hash: the same data and settings, save "
@@ -119,7 +122,7 @@ class Standings:
         """Whether the rows of a table stand here; those without a language model do beside any."""
         mine, theirs = self.group.key, group.key
         control = all(row.untrained for row in group.run_rows)
-        alike = control or theirs[3:5] == mine[3:5]  # protocol and its hash
+        alike = control or (theirs.protocol, theirs.protocol_hash) == (mine.protocol, mine.protocol_hash)
         return theirs[:2] == mine[:2] and theirs.llm in (mine.llm, None) and alike
 
     def ranked(self) -> list[Ranked]:
@@ -146,7 +149,7 @@ def sections(results: Results) -> list[Section]:
 def boards(results: Results) -> list[Standings]:
     """The tables of the leaderboard, in the order of the report's tables."""
     made: list[Standings] = []
-    by_bundle: dict[str, list[Any]] = {}
+    by_bundle: dict[str, list[StoredRun]] = {}
     for run in results.submitted:
         by_bundle.setdefault(results.entries[run.path].bundle or "", []).append(run)
     theirs = [Results(tuple(runs), metrics=results.metrics) for runs in by_bundle.values()]
@@ -218,7 +221,7 @@ def _lines(board: Standings) -> Iterator[dict[str, Any]]:
     for place in board.ranked():
         figures = {column.name: place.figure(column.name) for column in COLUMNS}
         yield {
-            **board.group.key._asdict(),
+            **dict(zip(SHARED, board.group.key, strict=False)),
             "row": place.row.label,
             **{f"test_masked_{name}": figure and figure.mean for name, figure in figures.items()},
             **{f"half_width_{name}": figure and figure.half_width for name, figure in figures.items()},

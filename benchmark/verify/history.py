@@ -36,7 +36,10 @@ def check_history(results: Path) -> None:
         raise SkippedError("the clone is shallow; `git fetch --unshallow` gets the history")
     whole = (results / INDEX).read_text(encoding="utf-8")
     for commit in commits:
-        if not whole.startswith(_content(results, commit, f"{prefix}{INDEX}")):
+        then = _content(results, commit, f"{prefix}{INDEX}")
+        if not then:
+            raise UserError(f"commit {commit[:12]} removed {INDEX}.")
+        if not whole.startswith(then):
             raise UserError(f"lines of {INDEX} in commit {commit[:12]} were removed or changed after it.")
     for change in _changes(results, prefix, commits[0]):
         if fault := _fault(results, prefix, change):
@@ -49,13 +52,14 @@ def _fault(results: Path, prefix: str, change: Change) -> str:
     if top == REPLACED:
         return f"took away {change.path}, which is kept of an entry that was replaced."
     lines = _content(results, f"{change.commit}^", f"{prefix}{INDEX}").splitlines()
-    for entry in map(Entry.model_validate_json, lines):
+    for entry in reversed([*map(Entry.model_validate_json, lines)]):
         if top == SUBMITTED and change.path == f"{SUBMITTED}/{entry.bundle}":
             return f"changed or removed {change.path}, the bundle of entry {entry.entry}."
-        if change.path in entry.files:
+        if change.path in entry.files:  # the last entry of a path is the one whose files lie there
             kept = f"{change.commit}:{prefix}{entry.kept(change.path)}"
-            if _git(results, "rev-parse", "--verify", "--quiet", kept, fails=True).strip() != change.blob:
-                return f"changed or removed {change.path}, of entry {entry.entry}, and did not keep it."
+            if _git(results, "rev-parse", "--verify", "--quiet", kept, fails=True).strip() == change.blob:
+                return ""
+            return f"changed or removed {change.path}, of entry {entry.entry}, and did not keep it."
     return ""
 
 
