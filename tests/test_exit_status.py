@@ -40,6 +40,7 @@ def test_what_the_system_refuses_is_one_line(number: int, capsys: pytest.Capture
     [
         (MemoryError(), "there is too little memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you"), "too little memory"),
+        (RuntimeError("Out of Memory Error: Failed to create view"), "too little memory"),
         (RuntimeError('Could not write "/big/x": No space left on device'), "the disk of /big/x is full"),
         (UserError("a mistake."), "adaptrec: error: a mistake."),
         (KeyboardInterrupt(), "adaptrec: interrupted"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from report_records import record, store
 
 from benchmark.results.record import RunRecord
 from studies.common.chain import Chain, Phase, adaptrec, write_data
+from studies.common.copies import import_all
 from studies.common.outcome import differences, snapshot
 from studies.kill_storm.attempt import Attempt, Kill, Operation
 from studies.kill_storm.judge import saved_again
@@ -137,16 +140,30 @@ def test_an_epoch_that_is_saved_twice_is_reported() -> None:
     assert saved_again(again, expected) == ["results/x.checkpoint/last.pt: 5 times, not 3"]
 
 
-def test_the_preparation_of_a_dataset_outlives_a_kill(tmp_path: Path) -> None:
-    """The real command, against a reference of which one digest is another's."""
+OPERATIONS = {"preparation": (3, 12, 20), "encoding": (4, 36), "record": (9, 14, 40, 24, 8)}
+"""Phase -> file operations before which its command is killed, each counted from its start."""
+
+
+class TenKills(Storm):
+    """Ten kills of the real commands."""
+
+    def plan(self, phase: Phase, *_: object) -> list[Kill]:
+        return [Kill("operation", "tree", number) for number in OPERATIONS[phase.name]]
+
+
+def test_the_commands_outlive_ten_kills(tmp_path: Path) -> None:
+    """Against a reference of which one digest is another's, which alone deviates."""
     chain = adaptrec(write_data(tmp_path / "data", 0))
-    work = tmp_path / "work"
-    done = OneKill(Chain(chain.phases[:1], chain.environment), 1, 0, work, lambda line: None)
+    import_all({})
+    phases = tuple(replace(phase, begins="") for phase in chain.phases if phase.name in OPERATIONS)
+    done = TenKills(replace(chain, phases=phases), 10, 0, tmp_path / "work", lambda line: None)
+    done.quota = {name: len(numbers) for name, numbers in OPERATIONS.items()}
     done.undisturbed()
-    known = done.reference["preparation"]
-    changed = next(name for name in known.files if name.endswith("users.arrow"))
-    known.files[changed] = "another digest"
-    done.kill = Kill("operation", "tree", known.operations // 2)
+    known = done.reference["preparation"].files
+    changed = next(name for name in known if name.endswith("users.arrow"))
+    known[changed] = "another digest"
     done.run()
-    assert [row[:4] for row in done.rows] == [[0, "preparation", "operation", "process"]]
+    assert Counter(row[1] for row in done.rows) == {
+        name: len(numbers) for name, numbers in OPERATIONS.items()
+    }
     assert [deviation["what"] for deviation in done.deviations] == [f"content differs: {changed}"]

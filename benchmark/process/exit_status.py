@@ -83,6 +83,11 @@ REFUSED_WRITE = (
 )  # fmt: skip
 """What a machine may refuse to any program that writes. Libraries that keep no number, such as DuckDB, have
 the text of one of these in their exceptions."""
+_NO_MEMORY = (
+    "can't allocate memory", "could not create a primitive", "Out of Memory Error", "std::bad_alloc",
+    "failed to map segment",
+)  # fmt: skip
+"""What torch on a CPU (twice), DuckDB, other libraries in C++, and the loader of libraries write."""
 
 
 def exit_status(command: Callable[[], int], name: str = "adaptrec") -> int:
@@ -155,7 +160,7 @@ def _number(error: BaseException) -> int | None:
     text = str(error)
     if "can't start new thread" in text:
         return errno.EAGAIN
-    if "can't allocate memory" in text:  # torch, on a CPU
+    if any(words in text for words in _NO_MEMORY):
         return errno.ENOMEM
     return next((number for number in REFUSED_WRITE if os.strerror(number) in text), None)
 

@@ -59,9 +59,9 @@ class Chain:
     """Seconds in which the children of a killed command have to end."""
 
 
-def adaptrec(data: Path) -> Chain:
+def adaptrec(data: Path, methods: str = METHODS) -> Chain:
     """From preparation to bundle, with a small dataset folder."""
-    of = ("--llm", "random-tiny", "--methods", METHODS, "--protocols", "fair")
+    of = ("--llm", "random-tiny", "--methods", methods, "--protocols", "fair")
     folder = str(data)
     bench = ("bench", "--datasets", folder, *of, "--epochs", "6", "--results", "results", *SET)
     run = ("run", "--dataset", folder, "--llm", "random-tiny", "--method", "tmoe", "--epochs", "6")

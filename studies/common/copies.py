@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
-LIMIT = 1200
+LIMIT = 300
 """Seconds until a copy ends itself."""
 _IMPORTED = (
-    "duckdb", "transformers", "benchmark.cli", "benchmark.run.run", "benchmark.report.build",
+    "accelerate", "datasets", "duckdb", "matplotlib.figure", "torch._dynamo",
+    "transformers.models.bert.modeling_bert", "benchmark.cli", "benchmark.run.run", "benchmark.report.build",
     "benchmark.verify.bundle", "benchmark.llm.states", "benchmark.grid.bench",
 )  # fmt: skip
 

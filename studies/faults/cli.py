@@ -5,7 +5,7 @@
 Each command of a small chain, from preparation to bundle, runs in a copy of the folder that it finds
 undisturbed, under a fault. It may do all that it does without the fault, or end with one line. The fault is
 then lifted, and the same command has to leave what it leaves undisturbed. The result is written after each
-fault, and the same command goes on with the next one. It needs Linux, root (for disks in memory) and a C
+trial, and the same command goes on with the next fault. It needs Linux, root (for disks in memory) and a C
 compiler (for the clock).
 """
 
@@ -38,20 +38,19 @@ def main(arguments: Sequence[str]) -> int:
     """Run the faults; the exit status is 0 where each trial ends well and nothing is lost."""
     options = _parser().parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
-    rows = _earlier(options)
+    rows, complete = _earlier(options)
     work = Path(tempfile.mkdtemp(prefix="faults.", dir=options.work)).resolve()
-    work.chmod(0o755)  # one of the users is nobody
     worlds = Worlds(work, write_data(work / "data", options.seed), PHASES)
     for name in options.faults:
-        if name in rows:
+        if name in complete:
             continue
         rows[name] = []
         for row in FAULTS[name](worlds, random.Random(f"{options.seed}/{name}")):
             rows[name].append(asdict(row))
             print(row, file=sys.stderr, flush=True)
-        if options.json:
-            head = {"study": "faults", "command": command_line("faults", arguments), "seed": options.seed}
-            write_json(options.json, {**head, "rows": rows})
+            _save(options, arguments, rows, complete)
+        complete.append(name)
+        _save(options, arguments, rows, complete)
     if options.page:
         options.page.write_text(on_page(options.page.read_text(encoding="utf-8"), rows), encoding="utf-8")
     wrong = [row for found in rows.values() for row in found if not Row(**row).well]
@@ -73,8 +72,19 @@ def _parser() -> Parser:
     return parser
 
 
-def _earlier(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    if not options.json or not options.json.exists():
-        return {}
-    earlier: dict[str, Any] = json.loads(options.json.read_text(encoding="utf-8"))
-    return dict(earlier["rows"]) if earlier["seed"] == options.seed else {}
+Rows = dict[str, list[dict[str, Any]]]
+
+
+def _earlier(options: argparse.Namespace) -> tuple[Rows, list[str]]:
+    """The trials of an earlier try with the same seed, and the faults that it has finished."""
+    if options.json and options.json.exists():
+        earlier: dict[str, Any] = json.loads(options.json.read_text(encoding="utf-8"))
+        if earlier["seed"] == options.seed:
+            return earlier["rows"], earlier["complete"]
+    return {}, []
+
+
+def _save(options: argparse.Namespace, arguments: Sequence[str], rows: Rows, complete: list[str]) -> None:
+    if options.json:
+        head = {"study": "faults", "command": command_line("faults", arguments), "seed": options.seed}
+        write_json(options.json, {**head, "complete": complete, "rows": rows})

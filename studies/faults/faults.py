@@ -16,12 +16,12 @@ from studies.common.chain import Phase
 from studies.faults.machine import (
     MIB,
     answer_flock,
-    become_nobody,
     clock_library,
     disk,
     forbid,
     limit_files,
     limit_memory,
+    obey_permissions,
     used_bytes,
 )
 from studies.faults.trial import AS_WITHOUT, Row, Worlds, environment, outcome_of
@@ -55,7 +55,7 @@ def full_disk(worlds: Worlds, chance: random.Random) -> Iterator[Row]:
             more = int(grows * part / FULL) // BLOCK * BLOCK
             with disk(worlds.work / "disk") as remount:
                 folder = worlds.fresh(phase, worlds.work / "disk")
-                remount(f"size={used_bytes(worlds.work / 'disk') + more}")
+                remount(f"size={max(BLOCK, used_bytes(worlds.work / 'disk') + more)}")  # 0 is no limit
                 lift = partial(remount, ROOM)
                 yield worlds.judged("full disk", f"{more} bytes free", phase, folder, lift=lift)
 
@@ -72,8 +72,8 @@ def read_only(worlds: Worlds, chance: random.Random) -> Iterator[Row]:
             if f"{name}/" not in worlds.after[phase.name]:
                 continue
             (folder / name).mkdir(exist_ok=True)
-            forbid(folder / name)  # which binds nobody, and not root, who runs the command again
-            yield worlds.judged("read-only folder", name, phase, folder, become_nobody)
+            forbid(folder / name)  # which does not bind root, who runs the command again
+            yield worlds.judged("read-only folder", name, phase, folder, obey_permissions)
 
 
 def few_files(worlds: Worlds, chance: random.Random) -> Iterator[Row]:

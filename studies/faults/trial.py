@@ -46,7 +46,7 @@ class Worlds:
     """The folder before each phase of a chain and after it, and what an undisturbed run makes of it."""
 
     def __init__(self, work: Path, data: Path, names: Sequence[str]) -> None:
-        self.work, self.chain = work, adaptrec(data)
+        self.work, self.chain = work, adaptrec(data, "id,tmoe")
         phases = {phase.name: phase for phase in self.chain.phases}
         self.phases = [phases[name] for name in names]
         self.after: dict[str, dict[str, str]] = {}

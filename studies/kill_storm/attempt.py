@@ -175,7 +175,7 @@ def _due(
     if not stop:
         spent = _cpu_seconds(root)
         return (None, f"{spent:.2f} s of processor time") if spent >= kill.at else None
-    operations = read_operations(file)
+    operations = read_operations(file) if file.stat().st_size >= stop * WIDTH else []
     number = stop + (first_of(operations, begins) if begins else 0)
     if len(operations) < number:
         return None
