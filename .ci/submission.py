@@ -59,5 +59,12 @@ def check(base: str, head: str) -> int:
         return main(["verify", str(path)])
 
 
+def checked(words: list[str]) -> int:
+    """As `check`, of the words of a command line."""
+    if len(words) != 2:
+        raise UserError("usage: python .ci/submission.py BASE HEAD, two commits.")
+    return check(*words)
+
+
 if __name__ == "__main__":
-    sys.exit(exit_status(lambda: check(*sys.argv[1:])))
+    sys.exit(exit_status(lambda: checked(sys.argv[1:])))

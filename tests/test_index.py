@@ -214,6 +214,27 @@ def test_a_bundle_below_the_level_is_refused(
     assert "--by is no plain name" in refused(capsys, "add", bundle, "--results", store, "--by", "<b>")
 
 
+def test_bundles_whose_files_would_be_one_are_refused(
+    store: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / bundle.name.replace("t", "T", 1)
+    make_bundle([POPULARITY["scientific"]], other)
+    said = refused(capsys, "add", bundle, other, "--results", store, "--by", "x")
+    assert f"{other} and {bundle} have one file name" in said
+    twice = Path(shutil.copy(bundle, tmp_path / "x.adaptrec.zip.adaptrec.zip"))
+    assert "at its end alone" in refused(capsys, "add", twice, "--results", store, "--by", "x")
+    assert not (store / "submitted").exists()
+
+
+@pytest.mark.parametrize("seconds", ["9999999999", "86401", "0", "-1", "1.5", "²"])
+def test_a_time_that_no_check_may_have_is_one_line(
+    bundle: Path, seconds: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["verify"], ["challenge", "--beacon", "00"]):
+        said = refused(capsys, *words, bundle, f"--seconds={seconds}")
+        assert f"'{seconds}' is no whole number from 1 to 86400" in said
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -18,7 +18,7 @@ from benchmark.verify.bundle import make_bundle
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = next((ROOT / "results/beauty/none/popularity").glob("*-s0.json"))
 PLACE = Path("results/submitted/theirs.adaptrec.zip")
-check: Callable[[str, str], int] = runpy.run_path(str(ROOT / ".ci" / "submission.py"))["check"]
+checked_words: Callable[[list[str]], int] = runpy.run_path(str(ROOT / ".ci" / "submission.py"))["checked"]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def submit(**files: bytes | str | None) -> None:
 
 def checked(capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     capsys.readouterr()
-    status = exit_status(lambda: check("main", "theirs"))
+    status = exit_status(lambda: checked_words(["main", "theirs"]))
     out, err = capsys.readouterr()
     return status, out + err
 
@@ -107,12 +107,19 @@ def test_anything_but_one_new_bundle_is_refused(
     assert status == 2 and says in said and said.count("\n") == 1
 
 
+@pytest.mark.parametrize("words", [[], ["main"], ["a", "b", "c"]])
+def test_a_command_line_without_two_commits_is_one_line(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_status(lambda: checked_words(words)) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "usage: python .ci/submission.py BASE HEAD" in err and err.count("\n") == 1
+
+
 def test_the_workflow_runs_the_code_of_the_base_branch_and_has_no_secret() -> None:
     text = (ROOT / ".github/workflows/submission.yml").read_text(encoding="utf-8")
     workflow = yaml.safe_load(text)
-    assert workflow.get("on", workflow.get(True)) == {
-        "pull_request": {"paths": ["results/submitted/*.adaptrec.zip"]}
-    }
+    assert workflow.get("on", workflow.get(True)) == {"pull_request": {"paths": ["results/submitted/**"]}}
     assert workflow["permissions"] == {"contents": "read"} and "secrets." not in text
     (job,) = workflow["jobs"].values()
     checkouts = [step["with"] for step in job["steps"] if "/checkout@" in step.get("uses", "")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmark.commands.options import Parser
+from benchmark.commands.options import Parser, add_seconds
 from benchmark.process.exit_status import ExitCode
 
 SUMMARY = "Run the planted configurations of a bundle again, on data whose seed was drawn after it."
@@ -22,10 +22,7 @@ def add_arguments(parser: Parser) -> None:
         "--out", type=Path, default=Path("challenge"), metavar="DIR",
         help="folder for the new data's recipe and records (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument(
-        "--seconds", type=int, default=600, metavar="N",
-        help="give up verifying the bundle after so long (default: %(default)s)",
-    )  # fmt: skip
+    add_seconds(parser)
 
 
 def main(options: argparse.Namespace) -> int:

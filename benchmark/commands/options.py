@@ -16,6 +16,9 @@ from methods.errors import UserError, unknown
 if TYPE_CHECKING:
     from benchmark.run.spec import RunSpec
 
+MOST_SECONDS = 24 * 60 * 60
+"""The longest time that the check of a bundle may be given."""
+
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     """Prints defaults, but for those that say nothing."""
@@ -83,6 +86,21 @@ def add_results(parser: Parser, default: Path | None = Path("results")) -> None:
     """The option --results."""
     by_datasets = "" if default else "; results, or results/tiny for planted datasets, when left out"
     parser.add_argument("--results", type=Path, default=default, help=f"folder of the records{by_datasets}")
+
+
+def add_seconds(parser: Parser) -> None:
+    """The option --seconds, of the check of a bundle."""
+    parser.add_argument(
+        "--seconds", type=check_seconds, default=600, metavar="N",
+        help=f"give up checking the bundle after so long, 1 to {MOST_SECONDS}",
+    )  # fmt: skip
+
+
+def check_seconds(text: str) -> int:
+    """Whole seconds that the check of a bundle may take."""
+    if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= MOST_SECONDS):
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 to {MOST_SECONDS}")
+    return int(text)
 
 
 def add_source(parser: Parser, default: str | None = "ours", more: str = "") -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmark.commands.options import Parser, add_data_dir, add_reading, no_reading, reading
+from benchmark.commands.options import Parser, add_data_dir, add_reading, add_seconds, no_reading, reading
 from benchmark.process.exit_status import ExitCode
 from methods.errors import UserError
 
@@ -29,9 +29,7 @@ def add_arguments(parser: Parser) -> None:
     )  # fmt: skip
     add_reading(parser)
     add_data_dir(parser)
-    parser.add_argument(
-        "--seconds", type=int, default=600, metavar="N", help="give up after so long (default: %(default)s)"
-    )
+    add_seconds(parser)
 
 
 def main(options: argparse.Namespace) -> int:

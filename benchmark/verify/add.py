@@ -226,15 +226,18 @@ def _submitted(results: Path, index: Index, wanted: Addition) -> Iterator[Candid
     if not wanted.by:
         raise UserError("a bundle needs --by NAME: who submitted it.")
     check_plain("--by", wanted.by)
+    paths: dict[str, Path] = {}
     for source in wanted.sources:
         if not source.name.endswith(SUFFIX):
             raise UserError(f"{source} is no bundle; add records of your own by a command of their own.")
         stem = source.name.removesuffix(SUFFIX)
-        if not _STEM.fullmatch(stem):
+        if not _STEM.fullmatch(stem) or stem.lower().endswith(SUFFIX):
             raise UserError(
                 f"the bundle {shown(source.name)} must have a name of at most 80 letters, digits, '.', '_' "
-                f"and '-' before {SUFFIX}."
+                f"and '-' before {SUFFIX}, which stands at its end alone."
             )
+        if (other := paths.setdefault(stem.lower(), source)) is not source:  # a disk may ignore case
+            raise UserError(f"{source} and {other} have one file name; rename one, or give one of them.")
         digest = digest_of(source) if source.is_file() else None
         if same := next((entry for entry in index.entries if digest and entry.bundle_sha256 == digest), None):
             raise UserError(f"{source} is in the index already: entry {same.entry}.")
