@@ -80,7 +80,7 @@ def test_a_cell_that_is_interrupted_leaves_nothing_and_the_next_goes_on(
     assert any("benchmark" in child.cmdline() for child in kernel.process.children())
     kernel.manager.interrupt_kernel()
     printed, error = kernel.end(endless)
-    assert error == "KeyboardInterrupt" and "stopping 1 runs; their checkpoints stay" in printed
+    assert error == "KeyboardInterrupt" and "stopping 1 run; its checkpoint stays" in printed
     assert [child.cmdline() for child in kernel.process.children()] == []
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".claim", ".lock", ".status")]
 

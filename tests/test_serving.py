@@ -24,6 +24,7 @@ from benchmark.run.build import splits
 from benchmark.run.run import run
 from benchmark.run.spec import RunSpec
 from benchmark.serve.export import export
+from benchmark.serve.histories import read_histories
 from benchmark.serve.model import LoadedModel, Recommendation, load_model
 from benchmark.train.batches import Sequences
 from benchmark.train.evaluate import evaluate
@@ -85,7 +86,7 @@ def ids(found: Recommendation) -> list[str]:
 def sorted_by_hand(model: LoadedModel, history: list[str], k: int, exclude: bool) -> list[str]:
     """All items in the order of their scores, of equal ones the first of the catalogue."""
     numbers = np.array([model.item_ids.index(name) for name in history])
-    scores = (model.item_vectors() @ model.user_vectors([numbers])[0]).tolist()
+    scores = (model.item_vectors() @ model.user_vectors([history])[0]).tolist()
     left = [n for n in range(len(scores)) if not (exclude and n in numbers)]
     return [model.item_ids[n] for n in sorted(left, key=lambda n: (-round(scores[n], 5), n))][:k]
 
@@ -119,15 +120,56 @@ def test_unknown_items_are_passed_over_and_named(plain: ServedRun) -> None:
     ("history", "k", "line"),
     [
         ([], 3, "the history is empty"),
-        (["?"], 3, "none of the 1 items of the history, '\\?' first"),
-        (["a"], 11, "--k must be from 1 to 10, the items of the catalogue; got 11"),
-        (["a"], 0, "--k must be from 1"),
+        (["?"], 3, "the catalogue does not have '\\?', the only item of the history"),
+        (["?", "!"], 3, "none of the 2 items of the history, '\\?' first"),
+        (["a"], 11, "k must be a whole number from 1 to 10, the items of the catalogue; got 11"),
+        (["a"], 0, "k must be a whole number from 1"),
+        (["a"], 2.5, "k must be a whole number from 1 .* got 2.5"),
+        (None, 3, "a history is a list of item ids, got None"),
+        ([1, 2], 3, "none of the 2 items of the history, '1' first"),
+        (["a", 1.5], 3, "item ids are text or whole numbers, got 1.5 in a history"),
+        ([True], 3, "item ids are text or whole numbers, got True"),
         ("abc", 3, "a history is a list of item ids, got the text 'abc'"),
     ],
 )
-def test_what_cannot_be_answered_is_one_line(plain: ServedRun, history: list[str], k: int, line: str) -> None:
+def test_what_cannot_be_answered_is_one_line(plain: ServedRun, history: Any, k: Any, line: str) -> None:
     with pytest.raises(UserError, match=line):
         load_model(plain.folder, CPU).recommend(history, k)
+
+
+@pytest.mark.parametrize(
+    ("histories", "line"),
+    [
+        (["a", "b"], "a history is a list of item ids, got the text 'a'; give \\['a'\\]"),
+        ("ab", "histories are a list of lists of item ids, got the text 'ab'"),
+        (None, "histories are a list of lists of item ids, got None"),
+        ([["a"], [None]], "item ids are text or whole numbers, got None"),
+    ],
+)
+def test_faulty_histories_of_many_users_are_one_line(plain: ServedRun, histories: Any, line: str) -> None:
+    model = load_model(plain.folder, CPU)
+    for function in (model.recommend_batch, model.user_vectors):
+        with pytest.raises(UserError, match=line):
+            function(histories)
+
+
+def test_user_vectors_want_an_item_of_the_catalogue_in_each_history(plain: ServedRun) -> None:
+    model = load_model(plain.folder, CPU)
+    with pytest.raises(UserError, match=r"histories\[1\]: the catalogue does not have '\?'"):
+        model.user_vectors([["a"], ["?"]])
+    with pytest.raises(UserError, match="the list of histories is empty"):
+        model.user_vectors([])
+
+
+def test_whole_numbers_are_ids_in_python_and_in_json_lines(plain: ServedRun, tmp_path: Path) -> None:
+    model = load_model(plain.folder, CPU)
+    model._index["17"] = model._index["c"]
+    file = tmp_path / "users.jsonl"
+    file.write_text('["a", 17]')
+    ((user,),) = read_histories(str(file), 9)
+    asked = [["a", "c"], ["a", 17], [np.str_("a"), np.int64(17)], user.items]
+    first, *others = model.recommend_batch(asked, 3)
+    assert others == [first] * 3 and not first.unknown
 
 
 def test_the_command_prints_a_table_and_json_lines(
@@ -139,7 +181,7 @@ def test_the_command_prints_a_table_and_json_lines(
     expected = load_model(plain.folder, CPU).recommend(["a", "b"], 3).items
     rows = [line.split() for line in out.splitlines()[2:]]
     assert [row[1] for row in rows] == [item.item_id for item in expected]
-    assert "1 items of 1 histories are not in the catalogue" in errors and "'?' first" in errors
+    assert "1 item of 1 history is not in the catalogue" in errors and "'?' first" in errors
     users = tmp_path / "users.tsv"
     users.write_text("ann\ta b\nbob\tc ?\n\ncy\t?\n")
     assert main(["recommend", folder, "--history", str(users), "--k", "3", "--format", "jsonl"]) == 0
@@ -148,7 +190,7 @@ def test_the_command_prints_a_table_and_json_lines(
     assert [line["user"] for line in found] == ["ann", "bob", "cy"]
     assert [item["item_id"] for item in found[0]["items"]] == [item.item_id for item in expected]
     assert found[2] == {"user": "cy", "items": [], "unknown": ["?"]}
-    assert "1 of 3 users have no known item" in errors and "3 users in " in errors and " a second" in errors
+    assert "1 of 3 users has no known item" in errors and "3 users in " in errors and " a second" in errors
 
 
 @pytest.mark.parametrize("name", ["users.jsonl", "users.txt"])
@@ -172,10 +214,11 @@ def test_histories_are_read_from_other_files(
     ("name", "content", "line"),
     [
         ("users.jsonl", '["a"]\n{"user": 3}\n', "line 2: it is neither a list of ids"),
+        ("users.jsonl", '["a", true]', "line 1: item ids are text or whole numbers, got True in a history;"),
         ("users.jsonl", "[", "line 1: it is not JSON"),
         ("users.tsv", "ann a b", "line 1: it is not a user, one tab"),
         ("users.csv", "a", "a file of histories ends in .jsonl, .tsv, .txt"),
-        ("users.txt", "? !", "none of the 1 histories has an item of the catalogue"),
+        ("users.txt", "? !", "the only history has no item of the catalogue"),
         ("absent/users.txt", None, "cannot be read: No such file"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -92,7 +93,10 @@ def test_new_items_are_embedded_and_recommended(
         ("item_id\ttitle\nz\tpen\nz\tpen\n", "item 'z' occurs twice"),
         ("item_id\ttitle\nz\t \n", "item 'z' has no text"),
         ("id\ttitle\nz\tpen\n", "has no column 'item_id'"),
+        ("id\ttitle\nz\tpen\n", "name yours with --columns item_id=COLUMN.\n"),
+        ("item_id;title\nz;pen\n", "between the columns with --separator ';'.\n"),
         ("item_id\nz\n", "has no text column"),
+        ("item_id\ttitle\nz\tpen\nb\tpen\na\tpen\n", "item 'b' is in the catalogue already; leave it out"),
     ],
 )
 def test_a_faulty_file_of_items_is_one_line(
@@ -103,6 +107,34 @@ def test_a_faulty_file_of_items_is_one_line(
     assert main(["embed", str(served.folder), "--items", str(new), "-o", str(tmp_path / "o.npz")]) == 2
     errors = capsys.readouterr().err
     assert line in errors and "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("texts", "line"),
+    [
+        ("a pen", "texts of items are a list of text, got the text 'a pen'; give \\['a pen'\\]"),
+        (["a", 1], "texts of items are a list of text, got 1 at \\[1\\]"),
+        (None, "texts of items are a list of text, got None"),
+        ([], "the list of texts is empty"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_one_line(served: ServedRun, texts: Any, line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        load_model(served.folder, CPU).embed(texts)
+
+
+def test_a_file_with_other_columns_and_separator_gives_the_same_items(
+    served: ServedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new, out = tmp_path / "new.csv", tmp_path / "o.npz"
+    new.write_text("asin;title\nz;red pen\n")
+    command = ["embed", str(served.folder), "--items", str(new), "-o", str(out), "--separator", ";"]
+    assert main([*command, "--columns", "item_id=asin"]) == 0
+    assert "1 item in " in capsys.readouterr().err
+    items = read_embedded(out, load_model(served.folder, CPU).config)
+    assert (items.item_ids, items.texts) == (["z"], ["red pen"])
+    assert main([*command, "--columns", "item_id=sku"]) == 2
+    assert "has no column 'sku', which is to be item_id" in capsys.readouterr().err
 
 
 def test_vectors_of_another_model_and_other_files_are_refused(served: ServedRun, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from data_folders import write_folder
 from benchmark.cli import main
 from benchmark.model.parallel import ShortOfMemoryError
 from benchmark.model.recommender import Recommender
+from benchmark.results.measures import several
 from benchmark.results.schema import PeakMemory
 from benchmark.run.build import build_trainer
 from benchmark.run.spec import RunSpec, resolve_run
@@ -33,7 +34,7 @@ from benchmark.speed.record import (
     read_speed,
 )
 from benchmark.speed.run import measure_speed, time_run
-from benchmark.speed.tables import brief, check_comparable, compare, several, show
+from benchmark.speed.tables import brief, check_comparable, compare, show
 from benchmark.train.batches import EpochBatches
 from benchmark.train.checkpoint import Checkpoint
 from methods.errors import UserError
@@ -180,8 +181,8 @@ def test_a_variant_without_figures_is_a_row_with_its_status() -> None:
 
 
 def test_counts_are_printed_once_or_where_they_differ() -> None:
-    assert (several(1, "epoch"), several(2, "epoch"), several(2, "batch")) == (
-        "1 epoch", "2 epochs", "2 batches",
+    assert (several(1, "epoch"), several(2, "epoch"), several(2, "batch"), several(2, "history")) == (
+        "1 epoch", "2 epochs", "2 batches", "2 histories",
     )  # fmt: skip
     same = show(record_of(variant("unique"), variant("cached")))
     assert same.count("2 steps of 2 batches timed, 1 before; an epoch has 1,000 predictions, 5 batches") == 1

@@ -174,20 +174,25 @@ def add_reading(parser: Parser) -> None:
     parser.add_argument(
         "--recipe", type=name, metavar="NAME", help="take the options of this recipe for the folder"
     )
+    add_columns(parser, "the folder's files", "user_id=uid,item_id=asin,timestamp=ts")
+
+
+def add_columns(parser: Parser, files: str, example: str) -> None:
+    """The options --columns and --separator, which describe `files`; `reading` collects them."""
     parser.add_argument(
         "--columns", type=_columns, metavar="NAME=COLUMN,...",
-        help="columns of the folder's files that have other names, such as "
-        "user_id=uid,item_id=asin,timestamp=ts",
+        help=f"columns of {files} that have other names, such as {example}",
     )  # fmt: skip
     parser.add_argument(
         "--separator", type=_separator, metavar="CHARACTER",
-        help="between the fields of a line of the folder's files, such as ';'",
+        help=f"between the fields of a line of {files}, such as ';'",
     )  # fmt: skip
 
 
 def reading(options: argparse.Namespace) -> FolderOptions:
-    """The values of --recipe, --columns and --separator."""
-    return FolderOptions(options.recipe or "", options.columns or (), options.separator or "")
+    """The values of --recipe, where the command has it, --columns and --separator."""
+    recipe = getattr(options, "recipe", None) or ""
+    return FolderOptions(recipe, options.columns or (), options.separator or "")
 
 
 def _columns(text: str) -> tuple[tuple[str, str], ...]:

@@ -256,11 +256,12 @@ def require_columns(table: TableFile, *names: str) -> None:
                 shown = character.replace("\t", "\\t")
                 raise UserError(
                     f"{fault}: its first line is one column, {shortened(repr(table.columns[0]), 500)}; "
-                    f"name what is between the columns with --separator '{shown}', or separator = "
-                    f'"{shown}" in recipe.toml.'
+                    f"name what is between the columns with --separator '{shown}'"
+                    + (f', or separator = "{shown}" in recipe.toml.' if recipe.source else ".")
                 )
     hint = f"; {_mapping_hint(missing, table.columns)}" if recipe.format in MAPPED else ""
-    raise UserError(f"{fault}; its columns are {listed}{hint}.")
+    more = ", or in a table [columns] of recipe.toml" if hint and recipe.source else ""
+    raise UserError(f"{fault}; its columns are {listed}{hint}{more}.")
 
 
 def open_table(file: RawFile) -> TableFile:
@@ -277,4 +278,4 @@ def _mapping_hint(needed: Iterable[str], have: Iterable[str]) -> str:
     columns = list(have)
     likely = ((name, difflib.get_close_matches(name, columns, n=1)) for name in needed)
     pairs = ",".join(f"{name}={near[0] if near else 'COLUMN'}" for name, near in likely)
-    return f"name yours with --columns {shlex.quote(pairs)}, or in a table [columns] of recipe.toml"
+    return f"name yours with --columns {shlex.quote(pairs)}"

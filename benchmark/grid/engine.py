@@ -26,6 +26,7 @@ from benchmark.grid.executor import Options
 from benchmark.grid.progress import Board, Tracker, outcome
 from benchmark.locks import Lock
 from benchmark.process.exit_status import ExitCode
+from benchmark.results.measures import several
 from benchmark.results.record import RunRecord
 from benchmark.results.store import Standing, lacks_model, look_up, set_aside, usable
 from benchmark.run.spec import ResolvedRun
@@ -126,7 +127,8 @@ class Engine(ABC):
                     time.sleep(POLL)
         except BaseException:
             if self._tasks:
-                self.board.print(f"stopping {len(self._tasks)} runs; their checkpoints stay")
+                stay = "its checkpoint stays" if len(self._tasks) == 1 else "their checkpoints stay"
+                self.board.print(f"stopping {several(len(self._tasks), 'run')}; {stay}")
             self.stop()
             raise
         finally:

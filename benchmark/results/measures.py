@@ -37,6 +37,15 @@ def count(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def several(count: int, thing: str) -> str:
+    """A number and what it counts, in the plural unless it is 1."""
+    if count == 1:
+        return f"1 {thing}"
+    if thing.endswith("ry"):
+        return f"{count:,} {thing[:-1]}ies"
+    return f"{count:,} {thing}{'es' if thing.endswith('tch') else 's'}"
+
+
 def with_interval(figure: SeedMean, show: Callable[[float], str]) -> str:
     """`mean ± half-width`, or the plain figure of one seed."""
     return show(figure.mean) + (f" ± {show(figure.half_width)}" if figure.half_width is not None else "")

@@ -11,6 +11,7 @@ from typing import Protocol
 from tabulate import tabulate
 
 from benchmark.escape import json_line, visible_line
+from benchmark.results.measures import several
 from benchmark.serve.histories import UserHistory, is_file, read_histories
 from benchmark.serve.index import HNSWIndex
 from benchmark.serve.model import LoadedModel, Recommendation
@@ -60,12 +61,14 @@ class Tally:
         """For the terminal, beside the lists."""
         lines = []
         if self.unknown:
-            lines.append(
-                f"{self.unknown:,} items of {self.users_with_unknown:,} histories are not in the catalogue "
-                f"and were passed over, {self.first!a} first"
-            )
+            which = f"{several(self.unknown, 'item')} of {several(self.users_with_unknown, 'history')}"
+            are, were = ("is", "was") if self.unknown == 1 else ("are", "were")
+            lines.append(f"{which} {are} not in the catalogue and {were} passed over, {self.first!a} first")
         if self.without:
-            lines.append(f"{self.without:,} of {self.users:,} users have no known item and got no list")
+            have = "has" if self.without == 1 else "have"
+            lines.append(
+                f"{self.without:,} of {several(self.users, 'user')} {have} no known item and got no list"
+            )
         return lines
 
 
@@ -97,6 +100,8 @@ def recommend(
         elif any(one.items for one in found):
             print(_table(batch, found, many), flush=True)
     if tally.without == tally.users:
+        if tally.users == 1:
+            raise UserError("the only history has no item of the catalogue.")
         raise UserError(f"none of the {tally.users:,} histories has an item of the catalogue.")
     lines = tally.lines()
     if isinstance(search, HNSWIndex):
@@ -106,8 +111,8 @@ def recommend(
         )
     if many:
         lines.append(
-            f"{tally.users:,} users in {tally.seconds:.2f} s: {tally.users / tally.seconds:,.0f} a second "
-            f"({index} search, {model.device.type})"
+            f"{several(tally.users, 'user')} in {tally.seconds:.2f} s: "
+            f"{tally.users / tally.seconds:,.0f} a second ({index} search, {model.device.type})"
         )
     for line in lines:
         print(line, file=sys.stderr)

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from benchmark.serve.arguments import item_ids
 from methods.errors import UserError
 
 FORMATS = (".jsonl", ".tsv", ".txt")
@@ -64,9 +65,12 @@ def _json(line: str, number: int, path: Path) -> UserHistory:
     user, items = str(number), value
     if isinstance(value, dict):
         user, items = str(value.get("user", number)), value.get("history")
-    if not isinstance(items, list) or not all(type(item) in (str, int) for item in items):  # no bool
+    if not isinstance(items, list):
         raise _fault(path, number, 'it is neither a list of ids nor {"user": ..., "history": [ids]}')
-    return UserHistory(user, [str(item) for item in items])
+    try:
+        return UserHistory(user, item_ids(items))
+    except UserError as error:
+        raise _fault(path, number, str(error).rstrip(".")) from error
 
 
 def _tabbed(line: str, number: int, path: Path) -> UserHistory:

@@ -44,9 +44,9 @@ class HNSWIndex:
         """As `LoadedModel.recommend_batch`."""
         self.model.check_k(k)
         known, unknown = self.model.numbered(histories)
-        lists: list[list[ScoredItem]] = [[] for _ in histories]
+        lists: list[list[ScoredItem]] = [[] for _ in known]
         if some := [user for user, items in enumerate(known) if len(items)]:
-            vectors = self.model.user_vectors([known[user] for user in some]).cpu().numpy()  # [u, d]
+            vectors = self.model.vectors_by_number([known[user] for user in some]).cpu().numpy()  # [u, d]
             left_out = [np.unique(known[user]) if exclude_history else known[user][:0] for user in some]
             for user, u, found in zip(some, vectors, self._search(vectors, left_out, k), strict=True):
                 lists[user] = self.model.listed(found, self._vectors[found] @ u)  # [k, d] x [d] -> [k]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.data.recipe import Recipe
-from benchmark.data.tables import item_batches, open_table, raw_file
+from benchmark.data.formats import check_columns
+from benchmark.data.recipe import NO_OPTIONS, FolderOptions, Recipe
+from benchmark.data.tables import item_batches, open_table, raw_file, require_columns
 from benchmark.files import write_atomically
 from benchmark.serve.folder import ModelConfig
 from methods.errors import UserError
@@ -38,22 +39,28 @@ class EmbeddedItems:
     """Where they come from, for messages."""
 
 
-def read_new_items(path: Path, config: ModelConfig) -> tuple[list[str], list[str]]:
+def read_new_items(
+    path: Path, config: ModelConfig, reading: FolderOptions = NO_OPTIONS
+) -> tuple[list[str], list[str]]:
     """Ids and texts of a TSV, CSV or Parquet file, made as a dataset folder's file of items is read.
 
     Texts are the text columns that the run's recipe names, where the file has them all, else all text columns
-    in their order. Raises `UserError` for a missing file or column, an id that occurs twice or has no text.
+    in their order. `reading` gives other names of columns and a separator. Raises `UserError` for a missing
+    file or column, an id that occurs twice or has no text.
     """
     form = FORMATS.get(path.suffix.lower())
     if form is None:
         raise UserError(f"{path}: new items are read from .tsv, .csv or .parquet; give the file such a name.")
     if not path.is_file():
         raise UserError(f"there is no file {path}; give one with the columns item_id and text.")
-    stated = (config.data.get("recipe") or {}).get("text_fields") or ()
-    recipe = Recipe(name=path.name, format=form)
-    columns = open_table(raw_file(path, recipe, Counter())).columns
-    if set(stated) <= set(columns):
-        recipe = Recipe(name=path.name, format=form, text_fields=tuple(stated))
+    stated = tuple((config.data.get("recipe") or {}).get("text_fields") or ())
+    check_columns(reading.columns, reading.separator, form, stated, path)
+    columns = tuple(sorted(reading.columns))
+    recipe = Recipe(name=path.name, format=form, columns=columns, separator=reading.separator)
+    table = open_table(raw_file(path, recipe, Counter()))
+    require_columns(table, *(name for name, _ in columns))
+    if set(stated) <= set(table.names):
+        recipe = replace(recipe, text_fields=stated)
     ids: list[str] = []
     texts: list[str] = []
     for batch in item_batches(raw_file(path, recipe, Counter())):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from benchmark.model.chunks import Ints
 from benchmark.model.items import ItemEncoder, ItemInputs
 from benchmark.model.recommender import Recommender
 from benchmark.process.exit_status import refusal
+from benchmark.serve.arguments import item_ids, item_texts, listed
 from benchmark.serve.folder import (
     CONFIG,
     EMBEDDINGS,
@@ -115,25 +117,26 @@ class LoadedModel:
         """Where it computes."""
         return self.recommender.encoder.device
 
-    def recommend(self, history: Sequence[str], k: int = 10, exclude_history: bool = False) -> Recommendation:
+    def recommend(
+        self, history: Sequence[str | int], k: int = 10, exclude_history: bool = False
+    ) -> Recommendation:
         """The `k` best items after a `history` of item ids, the most recent last.
 
-        Raises `UserError` where the catalogue has none of them, or fewer than `k` items.
+        Whole numbers stand for ids of their digits. Raises `UserError` where the catalogue has none of the
+        ids, or fewer than `k` items.
         """
-        if isinstance(history, str):
-            raise UserError(f"a history is a list of item ids, got the text {history!r}.")
         (found,) = self.recommend_batch([history], k, exclude_history)
         if not found.items:
             raise UserError(self.no_history(found))
         return found
 
     def recommend_batch(
-        self, histories: Sequence[Sequence[str]], k: int = 10, exclude_history: bool = False
+        self, histories: Sequence[Sequence[str | int]], k: int = 10, exclude_history: bool = False
     ) -> list[Recommendation]:
         """The same for many users; one whose history has no known item gets an empty list."""
         self.check_k(k)
         known, unknown = self.numbered(histories)
-        lists: list[list[ScoredItem]] = [[] for _ in histories]
+        lists: list[list[ScoredItem]] = [[] for _ in known]
         some = [user for user, items in enumerate(known) if len(items)]
         for begin in range(0, len(some), CHUNK_USERS):
             users = some[begin : begin + CHUNK_USERS]
@@ -143,20 +146,22 @@ class LoadedModel:
                 lists[user] = found
         return [Recommendation(*both) for both in zip(lists, unknown, strict=True)]
 
-    def numbered(self, histories: Sequence[Sequence[str]]) -> tuple[list[Ints], list[list[str]]]:
+    def numbered(self, histories: Sequence[Sequence[str | int]]) -> tuple[list[Ints], list[list[str]]]:
         """The catalogue numbers of each history, and the ids that are not in the catalogue."""
         known, unknown = [], []
-        for history in histories:
-            numbers = [self._index.get(name, -1) for name in history]
-            known.append(np.array([number for number in numbers if number >= 0], np.int64))
-            unknown.append([name for name, number in zip(history, numbers, strict=True) if number < 0])
+        for history in listed(histories, "histories are a list of lists of item ids"):
+            names = item_ids(history)
+            known.append(np.array([self._index[name] for name in names if name in self._index], np.int64))
+            unknown.append([name for name in names if name not in self._index])
         return known, unknown
 
     def check_k(self, k: int) -> None:
         """Raise `UserError` for a length that no list can have."""
-        if not 1 <= k <= len(self.item_ids):
+        whole = isinstance(k, Integral) and not isinstance(k, bool)
+        if not whole or not 1 <= k <= len(self.item_ids):
             raise UserError(
-                f"--k must be from 1 to {len(self.item_ids)}, the items of the catalogue; got {k}."
+                f"k must be a whole number from 1 to {len(self.item_ids)}, the items of the catalogue; "
+                f"got {k!r}."
             )
 
     @staticmethod
@@ -164,17 +169,30 @@ class LoadedModel:
         """Why a history gives nothing."""
         if not found.unknown:
             return "the history is empty; give at least one item id."
+        first, do = found.unknown[0], "give ids of items.parquet, or add items by --items"
+        if len(found.unknown) == 1:
+            return f"the catalogue does not have {first!r}, the only item of the history; {do}."
         return (
-            f"the catalogue has none of the {len(found.unknown)} items of the history, {found.unknown[0]!r} "
-            "first; give ids of items.parquet, or add items by --items."
+            f"the catalogue has none of the {len(found.unknown)} items of the history, {first!r} first; {do}."
         )
 
-    @torch.no_grad()
-    def user_vectors(self, known: Sequence[Ints]) -> Tensor:
-        """States of users by the numbers of their items, as scored: -> `[u, d]`.
+    def user_vectors(self, histories: Sequence[Sequence[str | int]]) -> Tensor:
+        """States of users after histories of item ids, as scored: -> `[u, d]`.
 
-        A score is the dot product with a row of `item_vectors`. Histories must not be empty.
+        A score is the dot product with a row of `item_vectors`. Raises `UserError` for a history without an
+        item of the catalogue.
         """
+        known, unknown = self.numbered(histories)
+        if not known:
+            raise UserError("the list of histories is empty; give at least one.")
+        for place, (items, absent) in enumerate(zip(known, unknown, strict=True)):
+            if not len(items):
+                raise UserError(f"histories[{place}]: {self.no_history(Recommendation([], absent))}")
+        return self.vectors_by_number(known)
+
+    @torch.no_grad()
+    def vectors_by_number(self, known: Sequence[Ints]) -> Tensor:
+        """The same for histories of catalogue numbers, none of them empty."""
         window = self.recommender.settings.window
         recent = [items[-window:] for items in known]
         length = np.array([len(items) for items in recent], np.int64)
@@ -188,7 +206,7 @@ class LoadedModel:
         return scaled[self.catalogue.row]  # [R, d] at [I] -> [I, d]
 
     def _best(self, known: Sequence[Ints], k: int, exclude: bool) -> Iterator[list[ScoredItem]]:
-        states, past = self.user_vectors(known), padded(known)  # [u, d], [u, H]
+        states, past = self.vectors_by_number(known), padded(known)  # [u, d], [u, H]
         counts = (past >= 0) & exclude
         parts = zip(
             *(
@@ -213,10 +231,11 @@ class LoadedModel:
     def embed(self, texts: Sequence[str], llm: str | None = None) -> Tensor:
         """Embeddings of new texts `[m, d]`, as SASRec reads them, without training.
 
-        The language model stays in memory for later calls. Raises `UserError` for a method that does not
-        embed texts alone.
+        The language model stays in memory for later calls. Raises `UserError` for what is no list of texts,
+        and for a method that does not embed texts alone.
         """
-        return self.embedder(llm)(texts)
+        found = item_texts(texts)  # before a language model is loaded
+        return self.embedder(llm)(found)
 
     def embedder(self, llm: str | None = None) -> TextEmbedder:
         """The method of the model, made at the first call; `llm` is where its language model is."""
@@ -226,12 +245,16 @@ class LoadedModel:
             self._embedder = TextEmbedder(self.folder, self.config, self.device, llm)
         return self._embedder
 
+    def check_new(self, names: Sequence[str], source: str) -> None:
+        """Raise `UserError` for an id of new items that the catalogue has or that comes twice."""
+        counts = Counter(names)
+        if twice := next((name for name in counts if name in self._index or counts[name] > 1), None):
+            raise UserError(f"{source}: item {twice!r} is in the catalogue already; leave it out.")
+
     def with_items(self, items: EmbeddedItems) -> LoadedModel:
         """The model with new items at the end of its catalogue. Raises `UserError` for an id that it has or
         that comes twice, and for vectors of another width."""
-        counts = Counter(items.item_ids)
-        if twice := next((name for name in counts if name in self._index or counts[name] > 1), None):
-            raise UserError(f"{items.source}: item {twice!r} is in the catalogue already; leave it out.")
+        self.check_new(items.item_ids, items.source)
         method = self.recommender.method
         assert isinstance(method, StoredEmbeddings)
         new = torch.from_numpy(items.embeddings).to(self.device)  # [m, d]

@@ -8,6 +8,7 @@ from statistics import fmean, median, quantiles
 
 from tabulate import tabulate
 
+from benchmark.results.measures import several
 from benchmark.results.schema import PeakMemory
 from benchmark.speed.record import (
     CLOCKS,
@@ -171,13 +172,6 @@ def markdown(rows: Sequence[Sequence[Value]], headers: Sequence[str]) -> str:
 def number(value: float) -> str:
     """Three digits, or all before the point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def several(count: int, thing: str) -> str:
-    """A number and what it counts, in the plural unless it is 1."""
-    if count == 1:
-        return f"1 {thing}"
-    return f"{count:,} {thing}{'es' if thing.endswith('tch') else 's'}"
 
 
 def subject(record: SpeedRecord) -> str:

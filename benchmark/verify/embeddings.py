@@ -34,7 +34,7 @@ def embeddings_of(run: StoredRun, data: Prepared) -> dict[Path, bytes]:
     begin = data.offsets[user]
     histories = [items[one : one + length] for one, length in zip(begin, position, strict=True)]
     states = [
-        model.user_vectors(histories[start : start + CHUNK]).numpy()
+        model.vectors_by_number(histories[start : start + CHUNK]).numpy()
         for start in range(0, len(histories), CHUNK)
     ]
     return {

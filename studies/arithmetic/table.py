@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
-from benchmark.speed.tables import markdown, number, several
+from benchmark.results.measures import several
+from benchmark.speed.tables import markdown, number
 from studies.arithmetic.cost import (
     Assumptions,
     MethodCost,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from statistics import median
 
+from benchmark.results.measures import several
 from benchmark.speed.record import Variant
-from benchmark.speed.tables import figures, markdown, number, several
+from benchmark.speed.tables import figures, markdown, number
 from studies.peers.record import OurRow, PeerReport, PeerRow, PeersRecord
 
 BASE = "ssna"
