@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from adaptrec.frames import folder_of, naming
 from methods.errors import UserError, unknown
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from benchmark.data.recipe import FolderOptions
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,16 @@ def given_data(
         raise UserError("give either datasets, or interactions and items together.")
     frames = folder_of({"interactions": interactions, "items": items}, name, mapped)
     return GivenData([str(frames)], reading, frames)
+
+
+def not_empty(argument: str, values: list[T]) -> list[T]:
+    """The values of an argument that was given. Raises `UserError` where there are none.
+
+    Without this an empty list, such as one that a filter left, would mean all that runs by default.
+    """
+    if not values:
+        raise UserError(f"{argument} is empty; give at least one, or leave it out to have the default.")
+    return values
 
 
 def pairs(

@@ -48,7 +48,7 @@ def folder_of(frames: Frames, name: str, columns: Mapping[str, str]) -> Path:
 
 @contextmanager
 def naming(folder: Path | None) -> Iterator[None]:
-    """Let an error name the DataFrames, not the files in `folder` that hold them."""
+    """Let an error name the DataFrames, not the files in `folder` that hold them, which have no recipe."""
     try:
         yield
     except UserError as error:
@@ -57,6 +57,7 @@ def naming(folder: Path | None) -> Iterator[None]:
             raise
         for role in NEEDED:
             line = line.replace(str(folder / f"{role}.parquet"), role)
+        line = line.replace("in the recipe", "in datasets/NAME/recipe.toml and give recipe='NAME'")
         if line == str(error):
             raise
         raise UserError(line) from error
@@ -87,8 +88,11 @@ def _lacks(role: str, column: str, needed: str, frame: DataFrame) -> UserError:
     if column in index:
         do = f"it is the index: give {role}.reset_index()"
     else:
-        near = difflib.get_close_matches(needed, names, n=1) or ["COLUMN"]
-        do = f"name yours with columns={{'{needed}': '{near[0]}'}}"
+        near = difflib.get_close_matches(column, names, n=1) or difflib.get_close_matches(needed, names, n=1)
+        own = near[0] if near else "COLUMN"
+        do = f"leave '{needed}' out of columns"
+        if own != needed:
+            do = f"name yours with columns={{'{needed}': '{own}'}}"
     return UserError(f"{role} has no column '{column}'; its columns are {', '.join(names)}; {do}.")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adaptrec.arguments import asking, given_data, pairs
+from adaptrec.arguments import asking, given_data, not_empty, pairs
 from adaptrec.classes import named_methods
 from adaptrec.noise import without_noise
 from adaptrec.records import RESULTS, Names, Run, several
@@ -58,19 +58,19 @@ def prepare(
     from benchmark.run.build import runs_of
     from benchmark.run.spec import check_overrides, prepared_once
 
+    wanted, under = _methods(methods), _names("protocols", protocols)
     given = [] if dataset is None else [dataset]
     data = given_data(given, interactions, items, name, recipe, columns, separator)
     if not data.datasets:
         raise UserError("adaptrec.prepare: give a dataset, or interactions and items.")
-    with asking(data), named_methods(_methods(methods)) as chosen:
+    with asking(data), named_methods(wanted) as chosen:
         overrides = pairs(prepare, settings, chosen)
         check_overrides(overrides, chosen)
         prepared = prepared_once(data.datasets[0], data.reading)
         for warning in prepared.warnings:
             _print(f"warning: {warning}")
         if llm is not None:
-            under = several(protocols) or list(PROTOCOLS)
-            runs = runs_of(data.datasets[0], llm, chosen, under, overrides, data.reading)
+            runs = runs_of(data.datasets[0], llm, chosen, under or list(PROTOCOLS), overrides, data.reading)
             compute(list(runs), _print)
     return prepared
 
@@ -122,19 +122,20 @@ def bench(
     from benchmark.results.metrics import chosen_measures
     from benchmark.run.tracking import check_trackers
 
-    wanted, folder = chosen_measures(several(metrics)), Path(results)
-    trackers = check_trackers(several(track))
-    given = [datasets] if isinstance(datasets, str | Path) else list(datasets or ())
-    data = given_data(given, interactions, items, name, recipe, columns, separator)
-    with asking(data), named_methods(_methods(methods), executor) as chosen:
+    measures, folder = chosen_measures(several(metrics)), Path(results)
+    trackers, under = check_trackers(several(track)), _names("protocols", protocols)
+    wanted, models, numbers = _methods(methods), _names("llms", llms), _numbers(seeds)
+    data = given_data(_datasets(datasets), interactions, items, name, recipe, columns, separator)
+    asked = tuple(f"{key}={value}" for key, value in (slurm or {}).items())
+    options = Options(folder, processes, fresh, jobs, cpus, ray_address, keep_model, trackers, asked)
+    with asking(data), named_methods(wanted, executor) as chosen:
+        chosen_executor = make_executor(executor, options)
         plan = GridRequest(
-            data.datasets, several(llms), chosen, several(protocols), _numbers(seeds),
-            pairs(bench, settings, chosen), data.reading, tune, trials, folder,
+            data.datasets, models, chosen, under, numbers, pairs(bench, settings, chosen), data.reading,
+            tune, trials, folder,
         ).plan()  # fmt: skip
-        asked = tuple(f"{key}={value}" for key, value in (slurm or {}).items())
-        options = Options(folder, processes, fresh, jobs, cpus, ray_address, keep_model, trackers, asked)
-        outcome = execute(plan, make_executor(executor, options), folder)
-    return _table(outcome, folder, wanted, show)
+        outcome = execute(plan, chosen_executor, folder)
+    return _table(outcome, folder, measures, show)
 
 
 @without_noise()
@@ -204,8 +205,21 @@ def _table(outcome: GridOutcome, results: Path, metrics: Sequence[str], show: bo
     return measured(outcome.runs(results, metrics), metrics)
 
 
+def _datasets(datasets: str | Path | Iterable[str | Path] | None) -> list[str | Path]:
+    if datasets is None or isinstance(datasets, str | Path):
+        return [] if datasets is None else [datasets]
+    return not_empty("datasets", list(datasets))
+
+
 def _methods(methods: Methods | None) -> list[str | type] | None:
-    return [methods] if isinstance(methods, str | type) else None if methods is None else list(methods)
+    if methods is None or isinstance(methods, str | type):
+        return None if methods is None else [methods]
+    return not_empty("methods", list(methods))
+
+
+def _names(argument: str, names: Names | None) -> list[str]:
+    """The names, each once; none where the argument is left out."""
+    return [] if names is None else not_empty(argument, several(names))
 
 
 def _numbers(seeds: int | Iterable[int]) -> list[int]:
@@ -215,7 +229,7 @@ def _numbers(seeds: int | Iterable[int]) -> list[int]:
     given = list(seeds) if isinstance(seeds, Iterable) else [seeds]
     if wrong := [seed for seed in given if not isinstance(seed, Integral)]:
         raise UserError(f"a seed must be a whole number, got {wrong[0]!r}.")
-    return list(dict.fromkeys(map(int, given)))
+    return not_empty("seeds", list(dict.fromkeys(map(int, given))))
 
 
 def _print(line: str) -> None:

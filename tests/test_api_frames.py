@@ -114,8 +114,8 @@ def test_other_names_of_columns(interactions: pd.DataFrame, items: pd.DataFrame)
         (
             "interactions",
             lambda frame: frame.assign(item_id=frame.item_id.mask(frame.index == 2)),
-            'interactions, row 3: user_id or item_id is empty; mend the row, or set bad_rows = "skip" in the '
-            "recipe.",
+            'interactions, row 3: user_id or item_id is empty; mend the row, or set bad_rows = "skip" in '
+            "datasets/NAME/recipe.toml and give recipe='NAME'.",
         ),
     ],
 )  # fmt: skip
@@ -127,6 +127,19 @@ def test_a_bad_frame_is_one_line(
     with pytest.raises(adaptrec.UserError) as caught:
         adaptrec.prepare(**frames)
     assert str(caught.value) == line or re.fullmatch(line, str(caught.value)), str(caught.value)
+
+
+def test_the_advice_of_a_bad_frame_helps(
+    interactions: pd.DataFrame, items: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(adaptrec.UserError, match=r"'uid'; .*; leave 'user_id' out of columns\.$"):
+        adaptrec.prepare(interactions=interactions, items=items, columns={"user_id": "uid"})
+    (tmp_path / "datasets" / "mine").mkdir(parents=True)
+    (tmp_path / "datasets" / "mine" / "recipe.toml").write_text('bad_rows = "skip"\n')
+    monkeypatch.chdir(tmp_path)
+    bad = pd.concat([interactions, interactions[:1].assign(item_id=None)])
+    skipped = adaptrec.prepare(interactions=bad, items=items, recipe="mine")
+    assert skipped.fingerprint["repairs"] == {"bad rows skipped": 1}
 
 
 def test_data_are_given_in_one_way(interactions: pd.DataFrame, items: pd.DataFrame) -> None:

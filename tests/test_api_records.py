@@ -73,6 +73,13 @@ def test_mistakes_are_one_line(record: Path, tmp_path: Path) -> None:
         adaptrec.results(results, methods="idd")
     with pytest.raises(adaptrec.UserError, match=r"^unknown metric 'recal@5'"):
         adaptrec.results(results, metrics="recal@5")
+    for name in ("datasets", "llms", "methods", "protocols", "seeds"):
+        with pytest.raises(adaptrec.UserError, match=f"^{name} is empty; give at least one"):
+            adaptrec.bench(**{"datasets": "tiny", "results": tmp_path, name: iter(())})
+    with pytest.raises(adaptrec.UserError, match=r"^methods is empty"):
+        adaptrec.prepare("tiny", methods=[])
+    with pytest.raises(adaptrec.UserError, match=r"--slurm gpus=1 .* add --executor slurm"):
+        adaptrec.bench("tiny", methods="id", results=tmp_path, slurm={"gpus": 1})
     with pytest.raises(adaptrec.UserError, match="there are no run records"):
         adaptrec.results(tmp_path)
     with pytest.raises(adaptrec.UserError, match=r"^there is no record .*x-s0\.json\.$"):

@@ -58,6 +58,7 @@ def complaint(capfd: pytest.CaptureFixture[str], arguments: list[str], status: i
 
 
 CELL = ["run", "--dataset", "tiny", "--llm", "random-tiny", "--method", "tmoe"]
+ID = ["run", "--dataset", "tiny", "--method", "id"]
 CONTROL = ["run", "--dataset", "tiny", "--llm", "random-tiny", "--method", "blend"]
 GRID = ["bench", "--datasets", "tiny", "--llms", "random-tiny", "--methods", "tmoe"]
 MISTAKES: list[tuple[list[str], list[str]]] = [
@@ -70,6 +71,9 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["run", "--dataset", "tiny", "--method", "tmeo"], ["'tmeo'", "Did you mean 'tmoe'?", "ssna-mean"]),
     (["run", "--dataset", "tinny", "--method", "id"], ["'tinny'", "Did you mean 'tiny'?", "scientific"]),
     ([*CELL, "--llm", "random-tyni"], ["'random-tyni'", "Did you mean 'random-tiny'?", "minilm"]),
+    ([*ID, "--llm", "random-tyni"], ["'random-tyni'", "Did you mean 'random-tiny'?"]),
+    ([*GRID, "--methods", "id", "--llms", "random-tyni", "--dry-run"], ["'random-tyni'", "'random-tiny'?"]),
+    ([*GRID, "--slurm", "gpus=1", "mem=4G"], ["--slurm gpus=1 mem=4G", "add --executor slurm"]),
     ([*CELL, "--protocol", "none"], ["'none'", "controls", "paper or fair"]),
     ([*CONTROL, "--set", "epochs=3"], ["'epochs'", "decay", "window"]),
     ([*CONTROL, "--set", "decay=2"], ["decay=2", "less than or equal to 1"]),

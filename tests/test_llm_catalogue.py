@@ -16,7 +16,7 @@ from llm_folders import hub_cache, make_folder
 
 from benchmark.files import digest_of
 from benchmark.llm import architecture, catalogue, encoder, sources
-from benchmark.llm.catalogue import available, model_config, resolve
+from benchmark.llm.catalogue import available, check_name, model_config, resolve
 from benchmark.llm.tokens import tokenize
 from methods.errors import UserError
 
@@ -88,6 +88,23 @@ def test_random_weights_in_a_true_shape(
 
 def test_unknown_name_gets_the_nearest() -> None:
     assert "Did you mean 'minilm'?" in message("minilmm")
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_name_that_nothing_reads_is_checked_without_a_network(folder: Path) -> None:
+    for name in ("bert-medium", f"bert-medium@{'a' * 40}", "org/model@main", str(folder), "tei:http://h:1"):
+        check_name(name)
+    for name, fault in {
+        "minlim": "Did you mean 'minilm'",
+        "bert-medium@main": "whole commit hash",
+        "./nowhere": "there is no folder",
+        "tei:h:1": "is no address of a server",
+        "tei:http://[": "is no address of a server",
+        "~no such user/lm": "is no path that can be read",
+        "a" * 5000: "is no path that can be read",
+    }.items():
+        with pytest.raises(UserError, match=fault):
+            check_name(name)
 
 
 def test_folder(folder: Path) -> None:

@@ -17,7 +17,7 @@ from benchmark.cli import main
 from benchmark.grid.probe import states_of
 from benchmark.llm import cache as cache_module
 from benchmark.llm import server as server_module
-from benchmark.llm import server_states
+from benchmark.llm import server_probe, server_states
 from benchmark.llm.catalogue import LLM, resolve
 from benchmark.llm.server import KEY_VARIABLE, find_server
 from benchmark.llm.states import load_states
@@ -128,6 +128,13 @@ def test_what_may_pass_is_tried_again(served: EmbeddingServer, caplog: pytest.Lo
     with pytest.raises(UserError, match="HTTP 500 broken"):
         server.embed(["a"])
     assert served.answers == []
+
+
+def test_one_vector_for_all_texts_is_one_line(served: EmbeddingServer) -> None:
+    for row in ([0.0] * 6, [0.3] * 6):
+        served.answers = [(200, json.dumps(openai_answer([row] * len(server_probe.TEXTS))).encode(), {})]
+        with pytest.raises(UserError, match="gives the same vector for 8 different texts"):
+            openai(served)
 
 
 def test_nobody_there_is_one_line_at_once(served: EmbeddingServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,11 @@ def make_executor(name: str, options: Options) -> Executor:
     points = executors()
     if name not in points:
         raise unknown("executor", name, points)
+    if options.slurm and name in BUILT_IN and name != "slurm":  # one of another package may submit to it too
+        raise UserError(
+            f"--slurm {' '.join(options.slurm)} is what runs ask of Slurm, and the executor is {name}; add "
+            "--executor slurm, or leave --slurm out."
+        )
     try:
         executor: Executor = points[name].load()(options)
     except UserError:

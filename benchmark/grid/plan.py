@@ -33,6 +33,7 @@ from benchmark.run.spec import (
     applicable,
     check_overrides,
     check_protocol,
+    check_unread,
     find_llm,
     needs_llm,
     resolve_run,
@@ -94,9 +95,11 @@ def expand(
     check_overrides(overrides, methods)
     own = {name: applicable(overrides, cls) for name, cls in classes.items()}
     readers = {name for name, cls in classes.items() if needs_llm(cls, own[name])}
-    if readers:
-        for llm in llms:
+    for llm in llms:
+        if readers:
             find_llm(llm)
+        else:
+            check_unread(llm)
     specs = {
         RunSpec(
             dataset,

@@ -32,7 +32,7 @@ from benchmark.llm.architecture import (
 from benchmark.llm.intended import Intended, intended
 from benchmark.llm.model_folder import TOKENIZER_FILES, check_folder, digest_files, read_json
 from benchmark.llm.pins import keep_pin, pins_file, read_pins
-from benchmark.llm.server import FORMS, Server, find_server, is_address
+from benchmark.llm.server import FORMS, Server, find_server, is_address, parse_address
 from benchmark.llm.server_probe import probe
 from benchmark.llm.sources import WAYS_OUT, cached, downloaded, in_wheel, is_commit, newest_commit
 from methods.errors import UserError, unknown
@@ -129,16 +129,9 @@ def resolve(name: str) -> LLM:
         return _of_short_name(short, entry, revision)
     if is_address(name):
         return _served(name)
-    if Path(name).is_dir() or name.startswith((".", "~", os.sep)):
-        folder = Path(name).expanduser().resolve()
+    if (folder := _folder(name)) is not None:
         return _from_folder(folder.name, {}, folder, "folder")
-    match = _HUB_ID.fullmatch(name)
-    if match is None:
-        raise unknown(
-            "language model", name, available(),
-            f"Or a hub id such as org/model, a folder such as ./model, or a server: {FORMS}.",
-        )  # fmt: skip
-    repo, revision = match["repo"], match["revision"] or "main"
+    repo, revision = _hub_id(name)
     llm = _from_sources(repo, {"repo": repo, "revision": revision})
     if not is_commit(revision):
         commit = llm.revision
@@ -148,21 +141,65 @@ def resolve(name: str) -> LLM:
     return llm
 
 
-def _of_short_name(name: str, entry: Mapping[str, Any], revision: str) -> LLM:
-    """The model of an entry of llms.toml; `revision` is what the user gave behind an @, or nothing."""
-    own = entry.get("revision", "")
-    if revision and ("random" in entry or is_commit(own)):
+def check_name(name: str) -> None:
+    """Raise `UserError` unless `name` can be that of a language model, for runs that read none.
+
+    Nothing is loaded, and nobody is asked: an unpinned short name and a hub id pass without a network.
+    """
+    short, _, revision = name.partition("@")
+    entry = short_names().get(short)
+    if entry is not None:
+        _check_revision(short, entry, revision)
+    elif is_address(name):
+        parse_address(name)
+    elif (folder := _folder(name)) is None:
+        _hub_id(name)
+    elif not folder.is_dir():
+        raise UserError(f"there is no folder {folder}")
+
+
+def _folder(name: str) -> Path | None:
+    """The folder that `name` means, which need not exist; None for a name of another form."""
+    try:
+        if Path(name).is_dir() or name.startswith((".", "~", os.sep)):
+            return Path(name).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, an unknown user's home, a NUL
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"language model {name[:80]!r} is no path that can be read: {why}.") from error
+    return None
+
+
+def _hub_id(name: str) -> tuple[str, str]:
+    """Repository and revision. Raises `UserError` for a name that has no known form."""
+    match = _HUB_ID.fullmatch(name)
+    if match is None:
+        raise unknown(
+            "language model", name, available(),
+            f"Or a hub id such as org/model, a folder such as ./model, or a server: {FORMS}.",
+        )  # fmt: skip
+    return match["repo"], match["revision"] or "main"
+
+
+def _check_revision(name: str, entry: Mapping[str, Any], revision: str) -> None:
+    """Raise `UserError` where the entry of llms.toml does not take what the user gave behind an @."""
+    if revision and ("random" in entry or is_commit(entry.get("revision", ""))):
         raise UserError(
             f"'{name}' takes no revision: it is pinned in llms.toml. Without @{revision}, or by the hub id of"
             " its repository, a revision can be had."
         )
+    if revision and not is_commit(revision):
+        raise UserError(f"'{name}@{revision}': give the whole commit hash, 40 hexadecimal digits.")
+
+
+def _of_short_name(name: str, entry: Mapping[str, Any], revision: str) -> LLM:
+    """The model of an entry of llms.toml; `revision` is what the user gave behind an @, or nothing."""
+    _check_revision(name, entry, revision)
+    own = entry.get("revision", "")
     if "random" in entry:
         return _random_model(name, entry["random"])
     if is_commit(own):
         return _from_sources(name, entry)
     if revision:
-        if not is_commit(revision):
-            raise UserError(f"'{name}@{revision}': give the whole commit hash, 40 hexadecimal digits.")
         return _from_sources(name, {**entry, "revision": revision})
     if (pin := read_pins().get(name)) and pin.repo == entry["repo"]:
         return _from_sources(name, {**entry, "revision": pin.revision, "sha256": pin.sha256})

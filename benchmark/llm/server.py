@@ -14,7 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.error import HTTPError
@@ -191,10 +191,16 @@ def is_address(name: str) -> bool:
     return name.partition(":")[0] in APIS and ":" in name
 
 
-def find_server(name: str) -> Server:
-    """The server at an address, which has answered. Raises `UserError` for an address of another form."""
+def parse_address(name: str) -> Server:
+    """The server at an address, which nobody has asked; a TEI server's model may be left out.
+
+    Raises `UserError` for an address of another form.
+    """
     api, _, address = name.partition(":")
-    url = urlsplit(address)
+    try:
+        url = urlsplit(address)
+    except ValueError as error:  # of brackets that hold no IPv6 address
+        raise UserError(f"'{name}' is no address of a server: {error}; allowed are {FORMS}.") from error
     if url.scheme not in ("http", "https") or not url.hostname:
         raise UserError(f"'{name}' is no address of a server; allowed are {FORMS}.")
     if url.username or url.query:
@@ -207,7 +213,15 @@ def find_server(name: str) -> Server:
         if not url.fragment:
             raise UserError(f"'{name}' names no model, which an OpenAI server wants: {FORMS}.")
         return Server("openai", root, url.fragment)
-    reported = Server("tei", root, url.fragment).info()
-    if url.fragment not in ("", reported["model_id"]):
-        raise UserError(f"{root} serves the model {reported['model_id']}, not {url.fragment}.")
-    return Server("tei", root, reported["model_id"], reported)
+    return Server("tei", root, url.fragment)
+
+
+def find_server(name: str) -> Server:
+    """The server at an address; one of TEI has said what it serves. Raises `UserError` as `parse_address`."""
+    server = parse_address(name)
+    if server.api == "openai":
+        return server
+    reported = server.info()
+    if server.model not in ("", reported["model_id"]):
+        raise UserError(f"{server.url} serves the model {reported['model_id']}, not {server.model}.")
+    return replace(server, model=reported["model_id"], reported=reported)

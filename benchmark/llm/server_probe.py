@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from benchmark.files import cache_folder, path_component, write_atomically
 from benchmark.llm.server import Server
+from methods.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +41,10 @@ TEXTS = (
 TOLERANCE = 0.03
 """Largest difference of a text's vector, as a share of its length. MiniLM's vector of a text alone and beside
 longer ones differs by 7e-7 in float32, .0012 in float16 and .0091 in bfloat16."""
+SAME = 1e-5
+"""Difference of two texts' vectors, as a share of their length, up to which they are one: that of a batch's
+rounding in float32. States of a real model, of which a few numbers may be much larger than the others, differ
+by more."""
 log = logging.getLogger(__name__)
 
 
@@ -57,9 +62,15 @@ class Probe:
 def probe(server: Server, begun: bool = False) -> Probe:
     """Ask for the vectors of `TEXTS`; like those of an earlier use of the model's name, they have its digest.
 
-    `begun` as for `Server.reported_embed`, which raises `UserError`.
+    `begun` as for `Server.reported_embed`, which raises `UserError`; so do vectors that are all the same.
     """
     vectors, reported = server.reported_embed(TEXTS, begun)  # [P, D]
+    apart = (vectors - vectors[0]).norm(dim=1)  # [P, D] -> [P]
+    if (apart <= SAME * vectors[0].norm()).all():
+        raise UserError(
+            f"{server} gives the same vector for {len(TEXTS)} different texts, from which nothing can be "
+            "learned; see which model it serves, and whether that makes embeddings of texts."
+        )
     return Probe(_recognised(vectors, server), vectors.shape[1], reported)
 
 

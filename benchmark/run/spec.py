@@ -32,7 +32,7 @@ from benchmark.data.prepare import Prepared, prepare
 from benchmark.data.recipe import NO_OPTIONS, FolderOptions
 from benchmark.files import cache_folder
 from benchmark.llm import dense
-from benchmark.llm.catalogue import LLM, resolve
+from benchmark.llm.catalogue import LLM, check_name, resolve
 from benchmark.progress import print_steps
 from benchmark.results.metrics import measure
 from benchmark.results.record import NO_LLM
@@ -58,7 +58,7 @@ class RunSpec:
     dataset: str
     """Name of a recipe, or a folder."""
     llm: str
-    """NO_LLM, or any name, for a method that reads no language model."""
+    """NO_LLM, or any name that can be one, for a method that reads no language model."""
     method: str
     protocol: str = "paper"
     """NO_PROTOCOL, or any one, for a control; likewise its seed is 0."""
@@ -311,6 +311,7 @@ def _resolve_control(spec: RunSpec, entry: registry.RegisteredMethod, cls: type[
 def _language_model(spec: RunSpec, cls: AnyMethod, settings: Settings, config: Any) -> LLM | None:
     """The language model of `spec`, where the method reads one."""
     if not reads_llm(cls):
+        check_unread(spec.llm)
         return None
     if spec.llm == NO_LLM:
         raise UserError(
@@ -326,6 +327,12 @@ def _language_model(spec: RunSpec, cls: AnyMethod, settings: Settings, config: A
         llm = replace(llm, max_tokens=min(llm.max_tokens, settings.max_tokens))
     cls.layers(config, llm.n_layers)  # raise now if the language model is too shallow
     return llm
+
+
+def check_unread(llm: str) -> None:
+    """Raise `UserError` where the name of a language model that nothing reads is misspelt."""
+    if llm != NO_LLM:
+        check_name(llm)
 
 
 @cache
