@@ -394,6 +394,7 @@ BAD: dict[str, tuple[Callable[[Forge], bytes], str]] = {
     "created at no time": (edited("created", value="yesterday"), "which is no time"),
     "an epoch in no time": (edited("curve", 1, "train_seconds", value=0.0), "epoch 2 took no time"),
     "seconds that are no sum": (edited("cost", "train_seconds", value=1e-3), "its train_seconds are 0.001"),
+    "a generation of the future": (edited("generation", value=999), "of generation 999 of the harness"),
     "nothing trained": (edited("liveness", "changed", value=0), "training changed 0 of the"),
     "no proof of training": (edited("liveness", value=None), "no proof that it trained"),
     "swapped users": (swapped_users, "does not have the targets at the ranks"),

@@ -15,7 +15,7 @@ from forged import Forge
 from benchmark.cli import main
 from benchmark.files import checksum_of, digest_of
 from benchmark.results.index import INDEX, START, Entry, keep_indexed, read_index, seal
-from benchmark.results.record import RunRecord
+from benchmark.results.record import GENERATION, RunRecord
 from benchmark.run.run import run
 from benchmark.run.spec import RunSpec
 from benchmark.verify import add as add_module
@@ -226,6 +226,15 @@ def test_bundles_whose_files_would_be_one_are_refused(
     assert not (store / "submitted").exists()
 
 
+def test_a_generation_of_the_future_is_refused(
+    store: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    later = tmp_path / "later.adaptrec.zip"
+    later.write_bytes(Forge.of(bundle).edit(lambda f: f.update(generation=GENERATION + 1)).packed())
+    said = refused(capsys, "add", later, "--results", store, "--by", "x")
+    assert f"it is of generation {GENERATION + 1} of the harness" in said and "Nothing was added" in said
+
+
 @pytest.mark.parametrize("seconds", ["9999999999", "86401", "0", "-1", "1.5", "²"])
 def test_a_time_that_no_check_may_have_is_one_line(
     bundle: Path, seconds: str, capsys: pytest.CaptureFixture[str]
@@ -364,3 +373,58 @@ def test_history_shows_an_index_that_was_written_anew(committed: Path) -> None:
     lines[-1] = seal(entry.previous, **{**fields, "added": "2020-01-01T00:00:00Z"}).line
     (committed / INDEX).write_text("".join(f"{line}\n" for line in lines))
     assert "were removed or changed after it" in faults(committed)["history"]
+
+
+@pytest.fixture
+def branched(committed: Path) -> Path:
+    """The committed store on a branch `side`, after `main` got a third entry."""
+    git(committed.parent, "branch", "-M", "main")
+    git(committed.parent, "branch", "side")
+    added_and_committed(committed, copied(committed, "instruments"))
+    git(committed.parent, "checkout", "-q", "side")
+    return committed
+
+
+def added_and_committed(results: Path, path: Path) -> None:
+    assert main(["add", str(path), "--results", str(results)]) == 0
+    git(results.parent, "add", "-A")
+    git(results.parent, "commit", "-qm", "an entry")
+
+
+def test_history_shows_what_a_merge_removed(branched: Path) -> None:
+    git(branched.parent, "merge", "-q", "-s", "ours", "-m", "drops what main has", "main")
+    assert "removed or changed lines that index.jsonl has" in faults(branched)["history"]
+    git(branched.parent, "checkout", "-q", "main")
+    git(branched.parent, "merge", "-q", "side")
+    assert len(read_index(branched).entries) == 2
+    assert "removed or changed lines that index.jsonl has" in faults(branched)["history"]
+
+
+def test_history_accepts_a_merge_and_an_entry_that_is_added_again(branched: Path) -> None:
+    (branched.parent / "README.md").write_text("of the side branch")
+    git(branched.parent, "add", "README.md")
+    git(branched.parent, "commit", "-qm", "no entry")
+    git(branched.parent, "merge", "-qm", "normal", "main")
+    assert len(read_index(branched).entries) == 3 and faults(branched) == {}
+    path, text = branched / read_index(branched).entries[-1].record, (branched / INDEX).read_text()
+    git(branched.parent, "checkout", "-q", "-b", "other", "side~1")
+    added_and_committed(branched, copied(branched, "instruments"))
+    index = (branched / INDEX).read_text().replace
+    added = read_index(branched).entries[-1]
+    again = seal(
+        added.previous,
+        **added.model_dump(exclude={"previous", "checksum", "added"}),
+        added="2027-01-01T00:00:00Z",
+    )
+    (branched / INDEX).write_text(index(added.line, again.line))
+    git(branched.parent, "commit", "-qa", "--amend", "-m", "the same record at another time")
+    git(branched.parent, "merge", "-q", "-s", "ours", "-m", "a conflict", "side")
+    (branched / INDEX).write_text(text)
+    git(branched.parent, "commit", "-qa", "--amend", "-m", "a conflict: the file of side")
+    assert path.exists() and faults(branched) == {}
+
+
+def test_a_repository_without_a_commit_is_said_to_be_one(store: Path) -> None:
+    git(store.parent, "init", "-q")
+    (found,) = (finding for finding in check_store(store) if finding.name == "history")
+    assert (found.promise, found.fault) == ("skipped: index.jsonl is in no commit yet", "")

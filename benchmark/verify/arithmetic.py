@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmark.files import digest_of
 from benchmark.results.metrics import BUILT_IN, Ranks, metrics_of
-from benchmark.results.record import Epoch, is_as_written, ranks_path, top_path
+from benchmark.results.record import GENERATION, Epoch, is_as_written, ranks_path, top_path
 from benchmark.results.store import read_result
 from benchmark.results.tuning import Trial, Tuning
 from benchmark.verify.format import shown
@@ -204,6 +204,15 @@ def times(run: BundledRun) -> None:
         raise run.fail(f"its cost has {negative[0]} below zero.")
 
 
+def generation(run: BundledRun) -> None:
+    """Its generation is one that this version of the harness knows."""
+    if run.record.generation > GENERATION:
+        raise run.fail(
+            f"it is of generation {run.record.generation} of the harness, and this version measures "
+            f"generation {GENERATION}; check it with the version that made it."
+        )
+
+
 def liveness(run: BundledRun) -> None:
     """A trained run shows that all that it declares to train was reached by a gradient and changed."""
     proof = run.record.liveness
@@ -220,4 +229,4 @@ def liveness(run: BundledRun) -> None:
             )
 
 
-CHECKS = (checksums, users, ranks, metrics, curve, trials, times, liveness, stored)
+CHECKS = (checksums, users, ranks, metrics, curve, trials, times, generation, liveness, stored)
