@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forged import Forge
+from forged import Fields, Forge
 
 from benchmark.cli import main
 from benchmark.files import checksum_of, digest_of
@@ -139,10 +139,15 @@ def test_a_correction_names_what_it_replaces_and_nothing_is_lost(
     )
 
 
-def test_a_correction_may_have_another_path(store: Path, tmp_path: Path) -> None:
-    path = copied(store, "instruments")
-    words = ["add", str(path), "--results", str(store), "--replaces", "2", "--because", "the data were wrong"]
-    assert main(words) == 0
+def test_a_correction_may_have_another_path(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = copied(tmp_path / "elsewhere", "scientific").parents[3]
+    made_again(next(moved.rglob("*-s0.json")))
+    path = next(moved.rename(store / "again").rglob("*-s0.json"))
+    words = ["add", path, "--results", store, "--replaces", 2, "--because"]
+    assert "because: String should have" in refused(capsys, *words, "x" * 501)
+    assert main([*map(str, words), "the data were wrong"]) == 0
     index = read_index(store)
     assert index.corrections[2].record == path.relative_to(store).as_posix()
     assert index.entries[1].record not in index.standing and faults(store) == {}
@@ -197,6 +202,11 @@ def test_a_bundle_is_added_beside_the_projects_own_records(
     assert faults(store) == {} and Store(store).local == []
     again = refused(capsys, "add", bundle, "--results", store, "--by", "Jane Doe")
     assert "is in the index already: entry 3" in again
+    theirs = Path(shutil.copy(bundle, bundle.with_name("others.adaptrec.zip")))
+    theirs.write_bytes(Forge.of(bundle).edit(lambda f: f["cost"].update(eval_seconds=9.0)).packed())
+    words = ("add", theirs, "--results", store, "--replaces", 3, "--because", "x")
+    said = refused(capsys, *words, "--by", "John Roe")
+    assert "entry 3 was added by 'Jane Doe'" in said and "same submitter" in said
     (store / "submitted" / bundle.name).write_bytes(b"other")
     assert "was changed" in faults(store)["bundles"]
 
@@ -252,7 +262,10 @@ def test_a_time_that_no_check_may_have_is_one_line(
         ([POPULARITY["instruments"], "--replaces", 7, "--because", "x"], "no entry 7 to replace"),
         ([POPULARITY["instruments"], "--because", "x"], "these records replace none"),
         ([POPULARITY["instruments"], "--replaces", 1], "Say why by --because"),
-        ([POPULARITY["instruments"], "--replaces", 1, "--because", "x" * 501], "because: String should have"),
+        (
+            [POPULARITY["instruments"], "--replaces", 1, "--because", "x"],
+            "another dataset, language model or",
+        ),
         ([POPULARITY["instruments"], "--by", "me"], "--by is of bundles"),
         ([POPULARITY["instruments"], "--level", "L3"], "need the data of the runs"),
         ([ROOT / "docs"], "no records of finished runs"),
@@ -309,16 +322,30 @@ def test_a_file_that_is_gone_is_named(store: Path) -> None:
     assert faults(store)["files"].endswith("top.parquet, of entry 2, is gone.")
 
 
-def test_records_of_one_protocol_hash_have_the_same_settings(store: Path) -> None:
-    """A row that claims the table of others is none of theirs."""
-    path = copied(store, "instruments")
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda new, first: new.update(protocol_hash=first["protocol_hash"]), "differ in data"),
+        (lambda new, first: new["data"].update(key=first["data"]["key"]), "data differ in users"),
+    ],
+)
+def test_a_row_that_claims_the_table_of_others_is_refused(
+    store: Path,
+    change: Callable[[Fields, Fields], None],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, first = copied(store, "instruments"), read_index(store).entries[0]
     fields = json.loads(path.read_bytes())
     fields.pop("checksum", None)
-    first = read_index(store).entries[0]
-    fields["protocol_hash"] = json.loads((store / first.record).read_bytes())["protocol_hash"]
+    change(fields, json.loads((store / first.record).read_bytes()))
     RunRecord.model_validate(fields).write(path, exclude_unset=True)
+    said = refused(capsys, "add", path, "--results", store)
+    assert "entry 1 and instruments/" in said and says in said
+    monkeypatch.setattr(add_module, "check_alike", lambda _: None)
     assert main(["add", str(path), "--results", str(store)]) == 0
-    assert "entries 1 and 3" in faults(store)["protocols"] and "differ in data" in faults(store)["protocols"]
+    assert "entry 1 and entry 3" in faults(store)["protocols"] and says in faults(store)["protocols"]
 
 
 def test_a_folder_without_an_index_is_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

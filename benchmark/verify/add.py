@@ -28,10 +28,11 @@ from benchmark.results.index import (
     seal,
     write_index,
 )
-from benchmark.results.record import below_results, ranks_path, read_record, top_path
+from benchmark.results.record import RunRecord, below_results, ranks_path, read_record, top_path
 from benchmark.verify.bundle import drafted
 from benchmark.verify.format import RUNS, SUFFIX, check_plain, shown
 from benchmark.verify.guard import Request, verify_guarded
+from benchmark.verify.indexed import Store, check_alike
 from benchmark.verify.levels import Verdict, verify
 from benchmark.verify.opened import opening
 from benchmark.verify.truth import prepared_data
@@ -108,6 +109,7 @@ def add(results: Path, wanted: Addition) -> Added:
         for candidate, replaced in _paired(found, index, wanted):
             _check_room(results, candidate, before.get(candidate.record))
             index.add(_sealed(index, candidate, replaced, wanted))
+        _check_alike(Store(results), found)
         for candidate in found:
             if same := before.get(candidate.record):
                 keep(results, same)
@@ -277,11 +279,8 @@ def _paired(
         replaced = same or next(iter(alike), None)
         if alike and replaced not in alike:
             raise UserError(f"{candidate.record} replaces the entry of its path alone; name no other.")
-        if replaced and not wanted.because:
-            raise UserError(
-                f"{candidate.record} would replace entry {replaced.entry}. Say why by --because TEXT; or, if "
-                "it was changed by mistake, put the files of the entry back."
-            )
+        if replaced:
+            _check_replaced(candidate, replaced, wanted)
         pairs.append((candidate, replaced))
     used = {replaced.entry for _, replaced in pairs if replaced}
     if unused := [entry for entry in named if entry.entry not in used]:
@@ -289,6 +288,32 @@ def _paired(
     if wanted.because and not used:
         raise UserError("--because says why entries are replaced, and these records replace none.")
     return pairs
+
+
+def _check_replaced(candidate: Candidate, replaced: Entry, wanted: Addition) -> None:
+    """A correction is of the same dataset, language model and method, and of the same submitter."""
+    if not wanted.because:
+        raise UserError(
+            f"{candidate.record} would replace entry {replaced.entry}. Say why by --because TEXT; or, if "
+            "it was changed by mistake, put the files of the entry back."
+        )
+    if candidate.record.split("/")[-4:-1] != replaced.run.split("/")[:-1]:
+        raise UserError(
+            f"{candidate.record} cannot replace entry {replaced.entry}, which is {replaced.run}: another "
+            "dataset, language model or method. Name an entry of the same."
+        )
+    if candidate.bundle and replaced.by != wanted.by:
+        raise UserError(
+            f"entry {replaced.entry} was added by {shown(replaced.by)}, and a bundle of {shown(wanted.by)} "
+            "cannot replace it. Name an entry of the same submitter."
+        )
+
+
+def _check_alike(store: Store, found: Sequence[Candidate]) -> None:
+    """What is added contradicts no entry, which `adaptrec verify` of the store would refuse ever after."""
+    there = [(f"entry {entry.entry}", store.place(entry)) for entry in store.index.entries]
+    new = [(each.record, RunRecord.model_validate_json(each.files[each.record])) for each in found]
+    check_alike([*((name, read_record(path)) for name, path in there if path.is_file()), *new])
 
 
 def _check_room(results: Path, candidate: Candidate, same: Entry | None) -> None:

@@ -6,7 +6,7 @@ hold.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,13 +17,15 @@ from benchmark.files import digest_of
 from benchmark.results.index import INDEX, SUBMITTED, Entry, Index, read_index
 from benchmark.results.record import RunRecord, read_record
 from benchmark.results.store import PATTERN, read_result
-from benchmark.verify.format import RUNS
+from benchmark.verify.format import RUNS, shown
 from benchmark.verify.history import SkippedError, check_history
 from benchmark.verify.levels import Finding
 from benchmark.verify.opened import opening
 from methods.errors import UserError
 
 LEVEL = "store"
+DATA_FACTS = ("users", "items", "interactions", "test_targets", "valid_targets", "sha256")
+"""Counts and digest of a fingerprint, which records of the same data share. Older records have no others."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,29 @@ def _members(path: Path, entry: Entry) -> dict[str, str]:
 
 def protocols(store: Store) -> None:
     """Records of one protocol hash have the same data and settings, save those in which rows may differ."""
-    first: dict[str, tuple[Entry, RunRecord]] = {}
-    for entry, record in store.records:
-        other, same = first.setdefault(record.protocol_hash, (entry, record))
+    check_alike((f"entry {entry.entry}", record) for entry, record in store.records)
+
+
+def check_alike(runs: Iterable[tuple[str, RunRecord]]) -> None:
+    """Raise `UserError` where records, each with a name for messages, contradict each other: of one protocol
+    hash in what it covers, of one data key in what their data are."""
+    of_hash: dict[str, tuple[str, RunRecord]] = {}
+    of_key: dict[str, tuple[str, RunRecord]] = {}
+    for name, record in runs:
+        other, same = of_hash.setdefault(record.protocol_hash, (name, record))
         if apart := next(_apart(record, same), None):
             raise UserError(
-                f"entries {other.entry} and {entry.entry} have the protocol hash {record.protocol_hash}, and "
-                f"differ in {apart}."
+                f"{other} and {name} have the protocol hash {record.protocol_hash}, and differ in {apart}."
             )
+        key = str(record.data.get("key"))
+        other, same = of_key.setdefault(key, (name, record))
+        facts, others = [run.data.get("fingerprint") or {} for run in (record, same)]
+        for fact in DATA_FACTS:
+            if facts.get(fact) != others.get(fact):
+                raise UserError(
+                    f"{other} and {name} have the data key {shown(key)}, and their data differ in {fact}: "
+                    f"{shown(others.get(fact))} and {shown(facts.get(fact))}."
+                )
 
 
 def _apart(a: RunRecord, b: RunRecord) -> Iterator[str]:
