@@ -176,7 +176,7 @@ def test_positions_have_no_order_of_equal_times(tmp_path, monkeypatch, capsys):
     ("words", "message"),
     [
         (["audit", "tinny"], "unknown dataset 'tinny'"),
-        (["audit", "tiny", "--json", "."], "--json: . is a folder; give the name of a file."),
+        (["audit", "tiny", "--json", "."], "--json: '.' is a folder; give the name of a file."),
         (["audit"], "the following arguments are required: DATASET"),
         (["audit", "tiny", "--jsn", "x"], "unknown option of `adaptrec audit`: '--jsn'"),
     ],

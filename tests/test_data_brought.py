@@ -363,7 +363,7 @@ def test_a_child_of_a_bench_reads_the_folder_as_a_run_by_hand(given):
         (["--columns", "user_id"], "'user_id' is not NAME=COLUMN"),
         (["--columns", "user_id=a,user_id=b"], "is not NAME=COLUMN,... with each name once"),
         (["--columns", "user_id="], "is not NAME=COLUMN"),
-        (["--separator", ""], "give the character"),
+        (["--separator", ""], "it must be one character"),
     ],
 )
 def test_reading_options_with_a_bad_value_are_refused(words, message):

@@ -422,7 +422,7 @@ def test_csv_keeps_full_precision_and_has_one_line_a_row():
     lines = lines_of(group)
     assert len(lines) == 2
     assert float(lines[0]["test_recall@10"]) == value
-    assert lines[1]["method"] == 'b, "c"\n'
+    assert lines[1]["method"] == 'b, "c"\\n', "a line feed in a name is written as two characters"
     assert not re.search(r"\*", render(group, "csv"))
     assert {f"test_{name}" for name in METRICS} | {f"test_masked_{name}" for name in METRICS} <= set(lines[0])
 

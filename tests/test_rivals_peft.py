@@ -216,13 +216,15 @@ def test_they_stand_in_no_table_unless_asked_for(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["lora", "adalora", "dora", "vera", "ia3"])
 def test_without_default_targets_one_line_names_what_there_is(name: str) -> None:
+    unknown = tiny_llm("mpnet")
+    unknown.config.model_type = "houseplant"
     with pytest.raises(UserError) as caught:
-        build(name, tiny_llm("mpnet"))
+        build(name, unknown)
     assert str(caught.value) == (
-        "PEFT has no default for the architecture mpnet; name the modules that get an adapter: targets=<names"
-        " with commas between them> of dense, k, o, q, v, or targets=all-linear."
+        "PEFT has no default for the architecture houseplant; name the modules that get an adapter: "
+        "targets=<names with commas between them> of dense, k, o, q, v, or targets=all-linear."
     )
-    train(build(name, tiny_llm("mpnet"), targets="q,v"))
+    train(build(name, unknown, targets="q,v"))
 
 
 def test_language_models_that_they_cannot_adapt() -> None:
