@@ -1,4 +1,4 @@
-"""What the functions take: data and settings, as the command line's code wants them."""
+"""What the functions take: data and settings, as the command line's code takes them."""
 
 from __future__ import annotations
 

@@ -270,7 +270,7 @@ def split_overrides(
     for pair in pairs:
         key, sign, value = pair.partition("=")
         if not sign or not key:
-            raise UserError(f"--set wants key=value, got '{pair}'.")
+            raise UserError(f"--set takes key=value, got '{pair}'.")
         if key in chosen[0] or key in chosen[1]:
             raise UserError(f"--set gives '{key}' twice; give it once.")
         if key not in {*harness, *own}:

@@ -19,7 +19,7 @@ STEP_SECONDS = 3.0
 
 
 class Progress:
-    """Counts `total` items (None where nobody knows), `done` of which were finished before."""
+    """Counts `total` items (None where it is unknown), `done` of which were finished before."""
 
     def __init__(self, title: str, total: int | None, done: int = 0, unit: str = " items") -> None:
         self.title, self.total, self.done, self._initial, self._unit = title, total, done, done, unit

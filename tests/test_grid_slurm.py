@@ -186,7 +186,7 @@ def test_a_job_that_fails_is_one_line(
         (("time=soon",), "--slurm time must be minutes, or .* got 'soon'"),
         (("mem=32",), "--slurm mem must be a size such as 32G, got '32'"),
         (("gpus=0",), "--slurm gpus must be a whole number above 0"),
-        (("gpus=1",), "--processes 2 wants a GPU for each"),
+        (("gpus=1",), "--processes 2 needs a GPU for each"),
     ],
 )
 def test_a_bad_request_is_one_line(tmp_path: Path, pairs: tuple[str, ...], complaint: str) -> None:

@@ -25,7 +25,7 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--index", default="exact", choices=["exact", "hnsw"], metavar="exact|hnsw",
-        help="hnsw: approximate search, which wants `pip install 'adaptrec[index]'`; its recall is printed",
+        help="hnsw: approximate search, which needs `pip install 'adaptrec[index]'`; its recall is printed",
     )  # fmt: skip
 
 

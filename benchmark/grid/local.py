@@ -37,7 +37,7 @@ def slots(gpus: Sequence[str], processes: int, jobs: int) -> list[tuple[str, ...
         )
     if jobs * processes > len(gpus):
         raise UserError(
-            f"--jobs {jobs} with --processes {processes} wants {jobs * processes} GPUs, since runs do not "
+            f"--jobs {jobs} with --processes {processes} needs {jobs * processes} GPUs, since runs do not "
             f"share one: this machine has {len(gpus)}; give --jobs {len(gpus) // processes} at most."
         )
     return [tuple(gpus[job * processes : (job + 1) * processes]) for job in range(jobs)]

@@ -112,7 +112,7 @@ def parameters(options: Options) -> dict[str, Any]:
             raise UserError(f"--slurm {key} must be {error}, got '{value}'.") from error
     if 0 < found.get("gpus_per_node", 0) < options.processes:
         raise UserError(
-            f"--processes {options.processes} wants a GPU for each; --slurm gpus={found['gpus_per_node']} is "
+            f"--processes {options.processes} needs a GPU for each; --slurm gpus={found['gpus_per_node']} is "
             f"fewer; give gpus={options.processes}."
         )
     return found

@@ -70,7 +70,7 @@ class LLM:
     max_tokens: int
     """Longest input in tokens, special tokens included; 0 for a server that does not state it."""
     append_eos: bool = False
-    """Whether its tokenizer's configuration wants the end token behind each text (`add_eos_token`)."""
+    """Whether its tokenizer's configuration asks for the end token behind each text (`add_eos_token`)."""
     random: Mapping[str, Any] | None = field(default=None, hash=False)
     """Config and seed of random weights, else None."""
     intended: Intended | None = None

@@ -140,7 +140,7 @@ def _loaded(llm: LLM, dtype: torch.dtype, device: torch.device, compute: torch.d
                 f"the weights in {llm.location} do not fit its config.json: {len(wrong)} are missing or of"
                 f" another shape, {wrong[0]} among them"
             )
-    model.config.use_cache = False  # a decoder would keep keys and values that nobody reads
+    model.config.use_cache = False  # a decoder would keep keys and values that no code reads
     module: nn.Module = model.eval()
     return module
 

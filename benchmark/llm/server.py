@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 APIS = ("openai", "tei")
 FORMS = "openai:http://HOST:PORT#MODEL or tei:http://HOST:PORT"
 KEY_VARIABLE = "ADAPTREC_SERVER_KEY"
-"""Environment variable of the key that a server wants; it is sent in a header and written nowhere."""
+"""Environment variable of the key that a server asks for; it is sent in a header and written nowhere."""
 BATCH = 32
-"""Texts of a request: what TEI takes at most unless it is told otherwise."""
+"""Texts of a request: what TEI takes at most unless its operator sets another limit."""
 TIMEOUT = 120.0
 """Seconds until a server that does not answer counts as failed: long texts take a CPU some time."""
 TRIES = 6
@@ -192,7 +192,7 @@ def is_address(name: str) -> bool:
 
 
 def parse_address(name: str) -> Server:
-    """The server at an address, which nobody has asked; a TEI server's model may be left out.
+    """The server at an address, before any request; a TEI server's model may be left out.
 
     Raises `UserError` for an address of another form.
     """
@@ -211,13 +211,13 @@ def parse_address(name: str) -> Server:
     root = f"{url.scheme}://{url.netloc}{url.path.rstrip('/').removesuffix('/v1')}"
     if api == "openai":
         if not url.fragment:
-            raise UserError(f"'{name}' names no model, which an OpenAI server wants: {FORMS}.")
+            raise UserError(f"'{name}' names no model, which an OpenAI server needs: {FORMS}.")
         return Server("openai", root, url.fragment)
     return Server("tei", root, url.fragment)
 
 
 def find_server(name: str) -> Server:
-    """The server at an address; one of TEI has said what it serves. Raises `UserError` as `parse_address`."""
+    """The server at an address; one of TEI has stated what it serves. Raises `UserError` as `parse_address`."""
     server = parse_address(name)
     if server.api == "openai":
         return server

@@ -41,7 +41,7 @@ def _tables(options: argparse.Namespace) -> str:
     for pair in options.set:
         key, sign, value = pair.partition("=")
         if not sign:
-            raise UserError(f"--set wants key=value, got '{pair}'.")
+            raise UserError(f"--set takes key=value, got '{pair}'.")
         pairs[key] = value
     assumed = parse(Assumptions, pairs, "--set")
     if min(options.gpus) < 1:
