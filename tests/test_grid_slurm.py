@@ -48,8 +48,10 @@ def test_a_grid_has_the_records_of_a_local_one(folder: Path, tmp_path: Path) -> 
     found = {}
     for name in ("local", "slurm"):
         store = tmp_path / name
-        options = Options(store, slurm=("partition=gpu",))
-        executor = make_executor("local", options) if name == "local" else SlurmExecutor(options, "debug")
+        if name == "local":
+            executor = make_executor(name, Options(store))
+        else:
+            executor = SlurmExecutor(Options(store, slurm=("partition=gpu",)), "debug")
         assert bench(plan, executor, store) == 0
         found[name] = {str(run.path.relative_to(store)): quality(run.record) for run in iter_runs(store)}
         assert {path.suffix for path in store.rglob("*") if path.is_file()} == {".json", ".parquet"}
