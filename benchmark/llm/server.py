@@ -217,7 +217,7 @@ def parse_address(name: str) -> Server:
 
 
 def find_server(name: str) -> Server:
-    """The server at an address; one of TEI has stated what it serves. Raises `UserError` as `parse_address`."""
+    """The server at an address; TEI is asked what it serves. Raises `UserError` as `parse_address`."""
     server = parse_address(name)
     if server.api == "openai":
         return server

@@ -198,8 +198,8 @@ def tokenize(
     """
     ids: list[list[int]]
     if tokenizer.is_fast:
-        # without the masks, types and offsets that a call of the tokenizer makes of each text and that no code
-        # reads: on short texts they take a third of its time
+        # without the masks, types and offsets that a call of the tokenizer makes of each text and that
+        # nothing reads: on short texts they take a third of its time
         backend = tokenizer.backend_tokenizer
         backend.no_truncation()
         backend.no_padding()
