@@ -255,7 +255,7 @@ def test_no_two_runs_share_a_gpu(processes: int, jobs: int, expected: list[tuple
     ("processes", "jobs", "named"),
     [
         (6, 1, "--processes 6: this machine has 5 GPUs"),
-        (2, 3, "wants 6 GPUs"),
+        (2, 3, "needs 6 GPUs"),
         (1, 6, "give --jobs 5 at most"),
     ],
 )
