@@ -147,7 +147,7 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
     A living process holds a lock on its own, also as seen from another machine or container.
     """
     for left in _leftovers(folder, name):
-        with suppress(OSError, UserError):  # it is gone, is not ours to remove, or nobody can lock it
+        with suppress(OSError, UserError):  # it is gone, is not ours to remove, or cannot be locked
             real = left.is_dir() and not left.is_symlink()
             handle = os.open(left, (os.O_RDONLY if real else os.O_RDWR) | os.O_NOFOLLOW)
             try:

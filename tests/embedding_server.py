@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import numpy as np
+from loopback import loopback
 
 TEI_INFO = {
     "model_id": "org/tiny",
@@ -50,16 +50,8 @@ class EmbeddingServer:
 def embedding_server(**values: Any) -> Iterator[EmbeddingServer]:
     """A server on a free port until the block ends."""
     server = EmbeddingServer(**values)
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"served": server}))
-    httpd.daemon_threads = True
-    server.url = f"http://127.0.0.1:{httpd.server_address[1]}"
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
+    with loopback(_Handler, server) as server.url:
         yield server
-    finally:
-        httpd.shutdown()
-        httpd.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import huggingface_hub
 import pytest
+from loopback import loopback
 
 from benchmark.llm import catalogue
+from methods.errors import UserError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NOWHERE = "http://127.0.0.1:9"
@@ -36,35 +38,34 @@ def add_entry(monkeypatch: pytest.MonkeyPatch, name: str, **entry: object) -> No
     monkeypatch.setattr(catalogue, "short_names", lambda: entries)
 
 
-class Hub(ThreadingHTTPServer):
+def message(name: str) -> str:
+    """Why a name leads to no language model, which is one line."""
+    with pytest.raises(UserError) as caught:
+        catalogue.resolve(name)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@dataclass
+class Hub:
     """As much of the hub as a download needs: org/model, whose branches all lead to `commit`."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.folder, self.commit = folder, COMMIT
-        self.asked: list[str] = []
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+    folder: Path
+    commit: str = COMMIT
+    asked: list[str] = field(default_factory=list)
+    address: str = ""
 
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Hub]:
     """A running hub whose repository holds the files of `folder`."""
-    server = Hub(folder)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    hub = Hub(folder)
+    with loopback(_Handler, hub) as hub.address:
+        yield hub
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Hub
+    served: Hub
 
     def do_HEAD(self) -> None:
         self._answer(body=False)
@@ -73,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=True)
 
     def _answer(self, body: bool) -> None:
-        hub = self.server
+        hub = self.served
         hub.asked.append(self.path)
         files = {
             file.relative_to(hub.folder).as_posix(): file for file in hub.folder.rglob("*") if file.is_file()

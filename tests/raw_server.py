@@ -7,15 +7,16 @@ import hashlib
 import io
 import json
 import re
-import threading
 import time
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from loopback import loopback
 
 START = 1_400_000_000
 """Seconds: the first interaction."""
@@ -53,16 +54,8 @@ class Server:
 def serving(files: dict[str, bytes]) -> Iterator[Server]:
     """Serve `files` (path from the root, such as "/sci/a.csv" -> content) until the block ends."""
     server = Server(files)
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"served": server}))
-    httpd.daemon_threads = True
-    server.url = f"http://127.0.0.1:{httpd.server_address[1]}"
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
+    with loopback(_Handler, server) as server.url:
         yield server
-    finally:
-        httpd.shutdown()
-        httpd.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from hub_server import COMMIT, NOWHERE, add_entry, serving, use_hub
+from hub_server import COMMIT, NOWHERE, add_entry, message, serving, use_hub
 from llm_folders import hub_cache, make_folder
 
 from benchmark.files import digest_of
@@ -42,13 +42,6 @@ def folder(bert: Path, tmp_path: Path) -> Path:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty hub cache and a hub that refuses connections."""
     return use_hub(monkeypatch, tmp_path / "hub")
-
-
-def message(name: str) -> str:
-    with pytest.raises(UserError) as caught:
-        resolve(name)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_shipped_language_models_are_listed() -> None:

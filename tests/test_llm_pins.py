@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hub_server import COMMIT, NOWHERE, add_entry, serving, use_hub
+from hub_server import COMMIT, NOWHERE, add_entry, message, serving, use_hub
 from llm_folders import hub_cache, make_folder
 
 from benchmark.cli import main
@@ -30,13 +30,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ADAPTREC_PINS", str(tmp_path / "mine" / "pins.json"))
     add_entry(monkeypatch, "mine", repo="org/model")
     return use_hub(monkeypatch, tmp_path / "hub")
-
-
-def message(name: str) -> str:
-    with pytest.raises(UserError) as caught:
-        resolve(name)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_without_a_pin_a_short_name_is_refused_though_it_could_be_had(hub: Path, bert: Path) -> None:

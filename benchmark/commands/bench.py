@@ -90,7 +90,7 @@ def _add_executor(parser: Parser) -> None:
     parser.add_argument("--processes", type=int, default=1, help="processes (GPUs) of each run")
     parser.add_argument(
         "--executor", type=name, default="local",
-        help="local: this machine; ray or slurm: a cluster, which wants `pip install 'adaptrec[ray]'` or "
+        help="local: this machine; ray or slurm: a cluster, which needs `pip install 'adaptrec[ray]'` or "
         "`pip install 'adaptrec[slurm]'`; or one of another package (docs/grid.md)",
     )  # fmt: skip
     parser.add_argument(

@@ -29,6 +29,7 @@ def add_arguments(parser: Parser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Execute the command; returns the exit status."""
+    from benchmark.results.measures import several
     from benchmark.verify.bundle import make_bundle
     from benchmark.verify.truth import prepared_data
 
@@ -37,6 +38,6 @@ def main(options: argparse.Namespace) -> int:
         no_reading(options, "--with-embeddings")
     data = None if names is None else prepared_data(names, reading(options))
     verdict = make_bundle(options.records, options.out, data)
-    print(f"{options.out}: {verdict.runs} {'run' if verdict.runs == 1 else 'runs'}, {verdict.size:,} bytes")
+    print(f"{options.out}: {several(verdict.runs, 'run')}, {verdict.size:,} bytes")
     print(f"SHA-256 {verdict.digest}")
     return 0

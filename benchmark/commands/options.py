@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -203,11 +204,41 @@ def _columns(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(columns.items())
 
 
+def add_level(parser: Parser, levels: Sequence[str], of: str) -> None:
+    """The options --level and --data of a check, and those that describe the data; `level_of` reads them.
+
+    `of` is what must reach the level.
+    """
+    parser.add_argument(
+        "--level", choices=levels, metavar="|".join(levels),
+        help=f"the level that {of} must reach, see docs/verify.md (default: L2, with --data L3)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data", nargs="+", default=[], metavar="DATASET",
+        help="for L3 and L4: the data of the runs, each a recipe's name or a folder",
+    )  # fmt: skip
+    add_reading(parser)
+    add_data_dir(parser)
+
+
+def level_of(options: argparse.Namespace) -> str:
+    """The level that is asked for. Raises `UserError` where it does not fit to the data that are given."""
+    level: str = options.level or ("L3" if options.data else "L2")
+    if (level in ("L3", "L4")) != bool(options.data):
+        raise UserError(
+            "levels L3 and L4 need the data of the runs, and L1 and L2 do not; give --data DATASET with "
+            "--level L3 or L4, or neither."
+        )
+    if not options.data:
+        no_reading(options, "--data")
+    return level
+
+
 def no_reading(options: argparse.Namespace, needs: str) -> None:
     """Raise `UserError` where an option describes a folder and none is given; `needs` is what gives it."""
-    for name in ("recipe", "columns", "separator"):
-        if getattr(options, name):
-            raise UserError(f"--{name} describes the folder of {needs}, which is not given; leave it out.")
+    for option in ("recipe", "columns", "separator"):
+        if getattr(options, option):
+            raise UserError(f"--{option} describes the folder of {needs}, which is not given; leave it out.")
 
 
 def name(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmark.commands.options import Parser, add_data_dir, add_reading, add_seconds, no_reading, reading
+from benchmark.commands.options import Parser, add_level, add_seconds, level_of, reading
 from benchmark.process.exit_status import ExitCode
 from methods.errors import UserError
 
@@ -19,16 +19,7 @@ def add_arguments(parser: Parser) -> None:
         "bundle", type=Path, metavar="BUNDLE|STORE",
         help="a file that `adaptrec bundle` wrote, or a folder of results with an index",
     )  # fmt: skip
-    parser.add_argument(
-        "--level", choices=LEVELS, metavar="|".join(LEVELS),
-        help="the level that a bundle must reach, see docs/verify.md (default: L2, with --data L3)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--data", nargs="+", default=[], metavar="DATASET",
-        help="for L3 and L4: the data of its runs, each a recipe's name or a folder",
-    )  # fmt: skip
-    add_reading(parser)
-    add_data_dir(parser)
+    add_level(parser, LEVELS, "a bundle")
     add_seconds(parser)
 
 
@@ -44,19 +35,6 @@ def main(options: argparse.Namespace) -> int:
     for line in verdict.lines():
         print(line)
     return ExitCode.OK if verdict.reaches(level) else ExitCode.FAILED
-
-
-def level_of(options: argparse.Namespace) -> str:
-    """The level that is asked for. Raises `UserError` where it does not fit to the data that are given."""
-    level: str = options.level or ("L3" if options.data else "L2")
-    if (level in ("L3", "L4")) != bool(options.data):
-        raise UserError(
-            "levels L3 and L4 need the data of the runs, and L1 and L2 do not; give --data DATASET with "
-            "--level L3 or L4, or neither."
-        )
-    if not options.data:
-        no_reading(options, "--data")
-    return level
 
 
 def _store(options: argparse.Namespace) -> int:

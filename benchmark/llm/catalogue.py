@@ -144,7 +144,7 @@ def resolve(name: str) -> LLM:
 def check_name(name: str) -> None:
     """Raise `UserError` unless `name` can be that of a language model, for runs that read none.
 
-    Nothing is loaded, and nobody is asked: an unpinned short name and a hub id pass without a network.
+    Nothing is loaded or requested: an unpinned short name and a hub id pass without a network.
     """
     short, _, revision = name.partition("@")
     entry = short_names().get(short)

@@ -93,7 +93,7 @@ def intended(folder: Path, card_prompt: str = "") -> Intended | None:
 
 def _dense(folder: Path, parts: Sequence[tuple[str, str]]) -> tuple[Dense, ...]:
     """The dense layers among `parts`; none where one has no safetensors, or where another part stands before
-    one, since half of them would be no one's intention."""
+    one: the authors mean all of them or none."""
     paths = [path for kind, path in parts if kind == DENSE]
     files = [folder / path / WEIGHTS for path in paths]
     first = [kind for kind, _ in parts[: len(paths)]]

@@ -119,7 +119,7 @@ def exit_status(command: Callable[[], int], name: str = "adaptrec") -> int:
 
 
 def _shortened(line: str) -> str:
-    """The line without the middle of what is too long to be read: it quotes a value of somebody's file."""
+    """The line without the middle of what is too long to be read: it quotes a value of a user's file."""
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 520]} [...] {line[-500:]}"
 
 

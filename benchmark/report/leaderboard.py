@@ -41,8 +41,8 @@ NOTES = (
     "Checked: the level that all records of a row reached when they were added (docs/verify.md). L2: every "
     "figure follows from ranks, which may have been invented. L3: the ranks fit the data as well. L4: the "
     "stored embeddings give these ranks. local: a record is not in the index.",
-    "From: the project, or who submitted the row. Nobody ran submitted rows again; anybody can verify their "
-    "bundle (adaptrec verify), and they stand in no other table of this report.",
+    "From: the project, or who submitted the row. Submitted rows were not run again; any reader can verify "
+    "their bundle (adaptrec verify), and they stand in no other table of this report.",
 )
 
 

@@ -4,7 +4,7 @@
 checksum of the one before it. An entry names a record with the digests of its files. A correction is a new
 entry that names the one it replaces. Where the new record has the path of the old one, the old files are kept
 below `replaced/<entry>/`, so that no file of an entry is ever lost. A folder of results without an index, and
-a record that is in none, are somebody's own: *local*.
+a record that is in none, belong to the user alone: *local*.
 """
 
 from __future__ import annotations

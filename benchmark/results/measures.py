@@ -37,13 +37,13 @@ def count(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def several(count: int, thing: str) -> str:
+def several(number: int, thing: str) -> str:
     """A number and what it counts, in the plural unless it is 1."""
-    if count == 1:
+    if number == 1:
         return f"1 {thing}"
     if thing.endswith("ry"):
-        return f"{count:,} {thing[:-1]}ies"
-    return f"{count:,} {thing}{'es' if thing.endswith('tch') else 's'}"
+        return f"{number:,} {thing[:-1]}ies"
+    return f"{number:,} {thing}{'es' if thing.endswith('tch') else 's'}"
 
 
 def with_interval(figure: SeedMean, show: Callable[[float], str]) -> str:

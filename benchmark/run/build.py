@@ -237,14 +237,14 @@ def prepare_runs(runs: Iterable[ResolvedRun]) -> Iterator[str]:
     for resolved in readers:
         assert resolved.llm is not None
         check_texts(resolved, resolved.llm, statistics)
-    told: set[tuple[str, int]] = set()
+    announced: set[tuple[str, int]] = set()
     for resolved in readers:
         if "tokens" not in kinds(resolved.cls):
             continue
         assert resolved.llm is not None
         inputs = load_inputs(resolved, pick_device())
-        if (lower := inputs.lower) is not None and (lower.key, lower.layer) not in told:
-            told.add((lower.key, lower.layer))
+        if (lower := inputs.lower) is not None and (lower.key, lower.layer) not in announced:
+            announced.add((lower.key, lower.layer))
             what = f"states of all tokens of {resolved.llm.name} behind layer {lower.layer}"
             yield f"{resolved.prepared.name}: {what}: {_source(lower)}"
         if statistics is None:

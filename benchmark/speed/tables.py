@@ -8,7 +8,7 @@ from statistics import fmean, median, quantiles
 
 from tabulate import tabulate
 
-from benchmark.results.measures import several
+from benchmark.results.measures import count, several
 from benchmark.results.schema import PeakMemory
 from benchmark.speed.record import (
     CLOCKS,
@@ -101,14 +101,14 @@ def _median(values: Sequence[float], scale: float = 1.0) -> float | None:
 
 
 def _range(values: Sequence[float]) -> str | None:
-    return f"{number(min(values))} to {number(max(values))}" if values else None
+    return f"{count(min(values))} to {count(max(values))}" if values else None
 
 
 def _rates(rate: MatrixRate | None, clock: Clock) -> str | None:
     """GFLOP/s of the median product before and after."""
     if rate is None:
         return None
-    return " and ".join(number(rate.flops(clock, timed) / 1e9) for timed in (rate.before, rate.after))
+    return " and ".join(count(rate.flops(clock, timed) / 1e9) for timed in (rate.before, rate.after))
 
 
 def _mebibytes(size: int | None) -> float | None:
@@ -165,13 +165,8 @@ def brief(records: Sequence[SpeedRecord]) -> str:
 def markdown(rows: Sequence[Sequence[Value]], headers: Sequence[str]) -> str:
     """A table whose first column is aligned left, the others right; numbers get three digits."""
     align = ["left", *["right"] * (len(headers) - 1)]
-    cells = [[number(value) if isinstance(value, float) else value for value in row] for row in rows]
+    cells = [[count(value) if isinstance(value, float) else value for value in row] for row in rows]
     return tabulate(cells, headers, tablefmt="pipe", colalign=align, disable_numparse=True, missingval="n/a")
-
-
-def number(value: float) -> str:
-    """Three digits, or all before the point."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def subject(record: SpeedRecord) -> str:

@@ -1,4 +1,4 @@
-"""Add records to the index of a store: those of the project, or those of somebody's bundle.
+"""Add records to the index of a store: those of the project, or those of a submitted bundle.
 
 Everything is checked before anything is written, files come before the index, and the index is replaced as a
 whole. A command that was stopped has added all of its records or none, and can be given again.
@@ -317,7 +317,7 @@ def _check_alike(store: Store, found: Sequence[Candidate]) -> None:
 
 
 def _check_room(results: Path, candidate: Candidate, same: Entry | None) -> None:
-    """Nothing that somebody may still want is written over."""
+    """No file is written over that the store must keep or that is in no entry."""
     if same and (lost := next(same.lacks(results), None)):
         raise UserError(
             f"{results / lost} is not as entry {same.entry} has it, and the store must not lose that: take "

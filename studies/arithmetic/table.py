@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
-from benchmark.results.measures import several
-from benchmark.speed.tables import markdown, number
+from benchmark.results.measures import count, several
+from benchmark.speed.tables import markdown
 from studies.arithmetic.cost import (
     Assumptions,
     MethodCost,
@@ -25,14 +25,14 @@ def show(
     works: Sequence[Work], llm: str, llm_forward: float, a: Assumptions, s: Schedule, gpus: Sequence[int]
 ) -> str:
     """Assumptions, counted work, memory and disk, time and money."""
-    costs = {work.method: [cost(work, llm_forward, a, s, count) for count in gpus] for work in works}
+    costs = {work.method: [cost(work, llm_forward, a, s, n) for n in gpus] for work in works}
     return "\n\n".join(
         [
             _assumptions(a),
-            f"{llm}: {number(llm_forward / 1e9)} GFLOP for the forward pass of a text. "
+            f"{llm}: {count(llm_forward / 1e9)} GFLOP for the forward pass of a text. "
             f"{predictions(a) / 1e6:,.1f} million predictions an epoch, "
-            f"{number(predictions(a) / s.batch)} steps; {items_of_prediction(a, s):.2f} items are encoded a "
-            f"prediction; SASRec and the loss take {number(recommender_flops(s) / 1e6)} MFLOP a prediction.",
+            f"{count(predictions(a) / s.batch)} steps; {items_of_prediction(a, s):.2f} items are encoded a "
+            f"prediction; SASRec and the loss take {count(recommender_flops(s) / 1e6)} MFLOP a prediction.",
             _work(works, a, s),
             _space(works, costs, a, s),
             _time(works, costs, a, gpus),
@@ -52,10 +52,10 @@ def _work(works: Sequence[Work], a: Assumptions, s: Schedule) -> str:
         [
             work.method,
             work.reads.replace("states", f"states of {several(work.state_layers, 'layer')}"),
-            number(work.forward / 1e6),
-            number(work.training / 1e6),
+            count(work.forward / 1e6),
+            count(work.training / 1e6),
             "yes" if work.replayed else "no",
-            number(prediction_flops(work, a, s) / 1e6),
+            count(prediction_flops(work, a, s) / 1e6),
             f"{work.trained:,}",
             f"{work.trained_per_item:,}",
             f"{work.frozen:,}",
@@ -75,11 +75,11 @@ def _space(works: Sequence[Work], costs: dict[str, list[MethodCost]], a: Assumpt
         rows.append(
             [
                 work.method,
-                number(cost.states / 1e9) if cost.states else "",
-                number(cost.resident / 1e9),
-                number(cost.table / 1e9),
+                count(cost.states / 1e9) if cost.states else "",
+                count(cost.resident / 1e9),
+                count(cost.table / 1e9),
                 "yes" if need <= a.memory_gb * 1e9 else "no",
-                number(most_items(work, a, s) / 1e6),
+                count(most_items(work, a, s) / 1e6),
             ]
         )
     return markdown(rows, heads)
@@ -100,7 +100,7 @@ def _time(
             span(cost.evaluation),
             span(cost.total),
             f"{cost.dollars:,.0f}",
-            number(predictions(a) / 1e6 * 86_400 / cost.total),
+            count(predictions(a) / 1e6 * 86_400 / cost.total),
         ]
         for work in works
         for cost in costs[work.method]
@@ -114,5 +114,5 @@ def span(seconds: float) -> str:
         return ""
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= size:
-            return f"{number(seconds / size)} {unit}"
-    return f"{number(seconds)} s"
+            return f"{count(seconds / size)} {unit}"
+    return f"{count(seconds)} s"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean, median
 
+from benchmark.results.measures import count
 from benchmark.results.schema import Environment
 from benchmark.speed.record import ENDINGS
-from benchmark.speed.tables import markdown, number
+from benchmark.speed.tables import markdown
 from studies.growth.record import FLAT, EncodingRecord, GrowthRecord, Size
 
 CLOCKS = {"seconds": "wall", "cpu_seconds": "CPU"}
@@ -51,13 +52,13 @@ def _training(record: GrowthRecord) -> str:
                 f"{size.items:,}",
                 f"{size.users:,}",
                 f"{size.interactions:,}",
-                *(number(1e6 * median(size.per_prediction(clock))) for clock in clocks),
-                number(100 * start / median(size.per_prediction(last))),
-                number(fmean(first.encoded) / of_step),
+                *(count(1e6 * median(size.per_prediction(clock))) for clock in clocks),
+                count(100 * start / median(size.per_prediction(last))),
+                count(fmean(first.encoded) / of_step),
                 f"{size.evaluated_users:,}",
-                number(size.evaluation("encode", last)),
-                number(rank),
-                number(1e9 * rank / (size.items * size.evaluated_users)),
+                count(size.evaluation("encode", last)),
+                count(rank),
+                count(1e9 * rank / (size.items * size.evaluated_users)),
             ]
         )
     return markdown(rows, heads)
@@ -69,7 +70,7 @@ def _memory(sizes: Sequence[Size]) -> str:
     rows = [
         [f"{size.items:,}"]
         + [
-            number(value / 2**20)
+            count(value / 2**20)
             for value in (
                 size.states_bytes,
                 size.table_bytes,
@@ -109,16 +110,16 @@ def encoding(record: EncodingRecord) -> str:
         bare, ours = sum(getattr(record.bare, clock)), sum(getattr(record.encode, clock))
         word = CLOCKS[clock]
         rows += [
-            [f"bare forward passes, texts a {word} second", number(record.distinct_texts / bare)],
-            [f"encoding, texts a {word} second", number(record.distinct_texts / ours)],
+            [f"bare forward passes, texts a {word} second", count(record.distinct_texts / bare)],
+            [f"encoding, texts a {word} second", count(record.distinct_texts / ours)],
             [f"share by {word} time, %", f"{100 * record.share(clock):.1f}"],
-            [f"tokenising alone, {word} s", number(sum(getattr(record.tokenise, clock)))],
+            [f"tokenising alone, {word} s", count(sum(getattr(record.tokenise, clock)))],
         ]
     rows.append(["disk predicted, MiB", f"{record.predicted_bytes / 2**20:,.1f}"])
     rows.append(["disk taken, MiB", f"{record.written_bytes / 2**20:,.1f}"])
     if record.peak_bytes:
         more = record.peak_bytes - record.resident_before
-        rows.append(["memory that encoding added, MiB", number(more / 2**20)])
+        rows.append(["memory that encoding added, MiB", count(more / 2**20)])
     if record.texts_before_kill is not None and record.texts_after_kill is not None:
         both = record.texts_before_kill + record.texts_after_kill
         rows += [

@@ -19,7 +19,7 @@ import psutil
 
 from studies.common.chain import PROGRAM
 from studies.common.copies import Copy
-from studies.kill_storm.hook.sitecustomize import watch_as_told
+from studies.kill_storm.hook.sitecustomize import watch_by_environment
 
 HOOK = Path(__file__).parent / "hook"
 WIDTH = 256
@@ -120,7 +120,7 @@ def in_process(words: Sequence[str], folder: Path, log: Path, environment: Mappi
 
 def in_copy(words: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str]) -> Started:
     """Start a command of `adaptrec` in a copy of this process; those that it starts are none."""
-    return Copy(words[len(PROGRAM) :], folder, log, environment, watch_as_told)
+    return Copy(words[len(PROGRAM) :], folder, log, environment, watch_by_environment)
 
 
 def attempt(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from statistics import median
 
-from benchmark.results.measures import several
+from benchmark.results.measures import count, several
 from benchmark.speed.record import Variant
-from benchmark.speed.tables import figures, markdown, number
+from benchmark.speed.tables import figures, markdown
 from studies.peers.record import OurRow, PeerReport, PeerRow, PeersRecord
 
 BASE = "ssna"
@@ -55,9 +55,9 @@ def _table(record: PeersRecord) -> str:
         lines.append(
             [
                 row.name,
-                number(median(lap.cpu_seconds for lap in laps)),
-                number(median(lap.seconds for lap in laps)),
-                number(median(peaks)) if peaks else None,
+                count(median(lap.cpu_seconds for lap in laps)),
+                count(median(lap.seconds for lap in laps)),
+                count(median(peaks)) if peaks else None,
                 row.rounds[0].width if isinstance(row, PeerRow) else row.rounds[0].settings["width"],
                 f"{row.rounds[0].parameters:,}" if isinstance(row, PeerRow) else "",
                 *(_ratio(row, base) for base in bases),
@@ -70,8 +70,8 @@ def _ratio(row: OurRow | PeerRow, base: OurRow) -> str:
     """Median of the ratios of CPU seconds, each within one round, and their range."""
     ratios = [one.cpu_seconds / other.cpu_seconds for one, other in zip(row.laps, base.laps, strict=False)]
     if len(ratios) == 1:
-        return number(ratios[0])
-    return f"{number(median(ratios))} ({number(min(ratios))} to {number(max(ratios))})"
+        return count(ratios[0])
+    return f"{count(median(ratios))} ({count(min(ratios))} to {count(max(ratios))})"
 
 
 def _amounts(record: PeersRecord) -> list[str]:
@@ -86,10 +86,10 @@ def _amounts(record: PeersRecord) -> list[str]:
         )
     for row in record.peers:
         for report in row.rounds[:1]:
-            count, of = len(report.predictions), -(-report.predictions_per_epoch // report.batch_size)
+            timed, of = len(report.predictions), -(-report.predictions_per_epoch // report.batch_size)
             mode = "on" if report.anomaly_mode else "off"
             line = (
-                f"{row.name}: {count} of the epoch's {several(of, 'batch')} of {report.batch_size:,} timed, "
+                f"{row.name}: {timed} of the epoch's {several(of, 'batch')} of {report.batch_size:,} timed, "
                 f"{report.places} items a padded history, autograd's anomaly mode {mode}"
             )
             if report.losses:
@@ -111,7 +111,7 @@ def _bounds(record: PeersRecord) -> list[str]:
         assert row.least is not None
         counted = figures(row.rounds[0])
         taken = median(lap.cpu_seconds for lap in row.laps)
-        bounds = [number(median(lap.cpu_seconds for lap in peer.laps) / row.least) for peer in peers]
+        bounds = [count(median(lap.cpu_seconds for lap in peer.laps) / row.least) for peer in peers]
         lines.append(
             [
                 row.name,

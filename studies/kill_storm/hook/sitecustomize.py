@@ -64,11 +64,13 @@ def watch(folder: str, log: str, stop_at: int, begins: str = "", number: int = s
     sys.addaudithook(hook)
 
 
-def watch_as_told() -> None:
+def watch_by_environment() -> None:
     """Count as the environment says."""
-    told = os.environ
-    watch(told["STORM_FOLDER"], told["STORM_OPERATIONS"], int(told["STORM_STOP_AT"]), told["STORM_BEGINS"])
+    given = os.environ
+    watch(
+        given["STORM_FOLDER"], given["STORM_OPERATIONS"], int(given["STORM_STOP_AT"]), given["STORM_BEGINS"]
+    )
 
 
 if "STORM_FOLDER" in os.environ:
-    watch_as_told()
+    watch_by_environment()
