@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hub_server import COMMIT, NOWHERE, add_entry, message, serving, use_hub
 from llm_folders import hub_cache, make_folder
 
 from benchmark.cli import main
-from benchmark.llm.catalogue import pin, resolve
+from benchmark.llm.catalogue import pin, resolve, short_names, unpinned
 from benchmark.llm.pins import pins_file
 from methods.errors import UserError
 
@@ -62,12 +63,18 @@ def test_a_pin_outlives_what_the_branch_leads_to(
         assert resolve("mine").details()["digest"] == json.loads(pins_file().read_text())["mine"]["sha256"]
         assert pin("mine", revision="main").revision == NEWER  # when asked for
         assert resolve("mine").revision == NEWER
+    add_entry(monkeypatch, "yours", repo="org/other")
     assert main(["list", "llms"]) == 0
     listed = capsys.readouterr().out
-    assert (
-        f"[pinned to {NEWER[:12]}]" in listed
-        and "Qwen3-Embedding-8B: decoder, 36 layers of 4096 [unpinned]" in listed
-    )
+    assert f"[pinned to {NEWER[:12]}]" in listed and re.search(r"^yours +\[unpinned\]$", listed, re.MULTILINE)
+
+
+def test_short_names_are_pinned_to_commits() -> None:
+    assert unpinned() == ["bert-medium"]
+    stated = [entry for entry in short_names().values() if "random" not in entry]
+    assert len({entry["revision"] for entry in stated}) == len(stated) == 17
+    digests = [entry["sha256"] for entry in stated if "sha256" in entry]
+    assert len(digests) == 6 and all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
 
 
 def test_other_files_under_the_pinned_commit_are_refused(hub: Path, bert: Path, tmp_path: Path) -> None:
