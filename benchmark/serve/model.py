@@ -247,9 +247,11 @@ class LoadedModel:
 
     def check_new(self, names: Sequence[str], source: str) -> None:
         """Raise `UserError` for an id of new items that the catalogue has or that comes twice."""
-        counts = Counter(names)
-        if twice := next((name for name in counts if name in self._index or counts[name] > 1), None):
-            raise UserError(f"{source}: item {twice!r} is in the catalogue already; leave it out.")
+        for name, times in Counter(names).items():
+            if name in self._index:
+                raise UserError(f"{source}: item {name!r} is in the catalogue already; leave it out.")
+            if times > 1:
+                raise UserError(f"{source}: item {name!r} is there {times} times; give each item once.")
 
     def with_items(self, items: EmbeddedItems) -> LoadedModel:
         """The model with new items at the end of its catalogue. Raises `UserError` for an id that it has or
