@@ -106,7 +106,9 @@ def test_a_run_killed_before_its_record_writes_its_files_anew(folder: Path, tmp_
     whole = top_path(path).read_bytes()
     top_path(path).write_bytes(whole[:50])  # nobody reads it without its record
     assert main(command(folder, tmp_path)) == 0
-    assert read_result(path).record.status == "ok" and top_path(path).read_bytes() == whole
+    record = read_result(path).record
+    assert record.status == "ok" and top_path(path).read_bytes() == whole
+    assert (record.cost.peak_memory["train"].host or 0) > 2**20, "measured before the kill"
 
 
 class Killed(BaseException):

@@ -22,7 +22,7 @@ from benchmark.model.parallel import average_gradients, start_alike, world_size
 from benchmark.model.recommender import Recommender
 from benchmark.results.list_metrics import TOP
 from benchmark.results.record import Certificate, Epoch
-from benchmark.results.schema import Metrics
+from benchmark.results.schema import Metrics, PeakMemory
 from benchmark.train.batches import EpochBatches, Sequences, total_steps
 from benchmark.train.checkpoint import Checkpoint, trained_part
 from benchmark.train.evaluate import NotFiniteError, UserRanks, evaluate
@@ -65,6 +65,8 @@ class TrainingProgress:
     """Tokens of a chunk of item texts."""
     halvings: int = 0
     """Times that a chunk was halved because memory was short."""
+    peak_memory: dict[str, dict[str, int | None]] = field(default_factory=dict)
+    """Phase -> kind of memory -> peak bytes, the largest over the processes."""
     initial: dict[str, Metrics] = field(default_factory=dict)
     """Validation metrics before training."""
     curve: list[Epoch] = field(default_factory=list)
@@ -221,6 +223,8 @@ class Trainer:
         progress.curve.append(row)
         progress.chunk_tokens = self.model.encoder.chunk_tokens
         progress.halvings = self.model.encoder.halvings
+        peaks = self.memory.over_processes()
+        progress.peak_memory = {phase: peak.model_dump() for phase, peak in peaks.items()}
         if better := value > progress.best_value:
             progress.best_epoch, progress.best_value = epoch, value
             self.ranks["best"] = ranks.raw.mean
@@ -315,4 +319,6 @@ class Trainer:
         self.ranks = {name: value.numpy() for name, value in state["ranks"].items()}
         self.model.encoder.chunk_tokens = self.progress.chunk_tokens
         self.model.encoder.halvings = self.progress.halvings
+        peaks = self.progress.peak_memory.items()
+        self.memory.peaks = {phase: PeakMemory(**peak) for phase, peak in peaks}
         self.log(f"going on after epoch {self.progress.epoch} of {self.checkpoint.folder}")
