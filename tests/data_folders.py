@@ -12,9 +12,10 @@ from typing import Any
 
 from benchmark.data import pipeline
 from benchmark.data.catalogue import find
+from benchmark.data.database import Scratch, scratch
 from benchmark.data.download import input_files
 from benchmark.data.recipe import Recipe
-from benchmark.data.staging import Scratch, scratch, stage
+from benchmark.data.staging import stage
 
 USERS = {"ann": "a b c d", "bob": "b c a", "cy": "d a b c"}
 TEXTS = {"a": "red pen", "b": "blue pen", "c": "green mug", "d": "grey mug"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import csv
 import hashlib
 import io
@@ -19,11 +20,11 @@ import numpy as np
 import pytest
 from data_folders import lines, recipe_of, write_folder
 
-from benchmark.data import download, filters, text_files
+from benchmark.data import database, download, filters, text_files
+from benchmark.data.database import memory_budget, scratch
 from benchmark.data.prepare import Strings, prepare
 from benchmark.data.raw import RawFile
 from benchmark.data.recipe import Recipe
-from benchmark.data.staging import memory_budget, scratch
 from benchmark.data.text_files import Delimited
 from methods.errors import UserError
 from studies.prepare_speed.generate import make
@@ -347,6 +348,26 @@ def test_too_little_memory_is_one_line(tmp_path):
     ):
         database.run("CREATE TABLE t AS SELECT range AS r, hash(range) AS h FROM range(4000000)")
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def refused(*_: object) -> int:
+    raise RuntimeError("can't start new thread")
+
+
+def dies(*_: object) -> int:
+    """A thread that had too little memory to call anything."""
+    return 0
+
+
+@pytest.mark.parametrize("start", [refused, dies])
+def test_a_limit_that_allows_no_thread_changes_nothing(tmp_path, monkeypatch, start):
+    monkeypatch.setattr(_thread, "start_new_thread", start)
+    monkeypatch.setattr(database, "BEGIN_SECONDS", 0.01)
+    with scratch(tmp_path) as tables:
+        assert tables.run("SELECT 40 + 2") == (42,)
+        with pytest.raises(Exception, match="nowhere"):
+            tables.run("SELECT * FROM nowhere")
+    assert not list(tmp_path.iterdir())
 
 
 def test_digests_are_remembered_until_a_file_changes(tmp_path, monkeypatch):

@@ -22,10 +22,11 @@ import pyarrow.compute as pc
 
 from benchmark.data import filters
 from benchmark.data.amazon import EDITIONS, read_amazon
+from benchmark.data.database import Scratch, scratch
 from benchmark.data.movielens import read_movielens
 from benchmark.data.raw import RawData, read_external
 from benchmark.data.recipe import Recipe
-from benchmark.data.staging import Scratch, Staged, scratch, stage
+from benchmark.data.staging import Staged, stage
 from benchmark.data.tables import read_tables
 from benchmark.data.timestamps import TICKS, clock_unit
 from benchmark.data.unisrec import read_unisrec

@@ -16,9 +16,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from benchmark.data.database import MEMORY_VARIABLE
 from benchmark.data.prepare import prepare
 from benchmark.data.recipe import Recipe
-from benchmark.data.staging import MEMORY_VARIABLE
 from studies import FOLDER, command_line
 from studies.prepare_speed.generate import make
 
