@@ -31,8 +31,10 @@ COUNTS = (
 """Fields of its `cost` that must be equal."""
 EPOCH = ("epoch", "loss", "valid", "valid_masked")
 """Fields of an epoch of its `curve` that must be equal."""
-MEASURED = re.compile(r"second|time|memory|prepar|training|validation|checkpoints|break_even|created")
-"""Names of columns and keys whose values a clock or the system's memory gives."""
+MEASURED = re.compile(
+    r"second|time|memory|prepar|training|validation|checkpoints|break_even|created|^total$|on_front|watt"
+)
+"""Names of columns and keys whose values follow from a clock or the system's memory."""
 KEPT = (".arrow", ".safetensors", ".parquet")
 """What is made once: no later command writes such a file again."""
 
