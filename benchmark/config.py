@@ -283,3 +283,26 @@ def digest(value: Any, length: int = 12) -> str:
     """Short SHA-256 of a JSON-able value, independent of the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def config_hash(
+    data: str, llm: Any, protocol: str, method: str, target: str, values: Mapping[str, Any]
+) -> str:
+    """Names a run without its seed: key of its `data`, identity of its language model, and what the rest of
+    its configuration gives to the hash.
+
+    `target` is `module:Class` of the method. `values` are settings and hyper-parameters as
+    `methods.fields.hashed` gives them: `settings` and `config`; of a control `settings` and `fixed`, those
+    that the user fixed.
+    """
+    return digest(
+        {"data": data, "llm": llm, "protocol": protocol, "method": method, "target": target, **values}
+    )
+
+
+def protocol_hash(data: str, protocol: str, settings: Mapping[str, Any]) -> str:
+    """Equal for runs that may stand in one table; `settings` as `methods.fields.hashed` gives them, none of a
+    control."""
+    own = {*ROW_SETTINGS, *searched(protocol)}
+    shared = {name: value for name, value in settings.items() if name not in own}
+    return digest({"data": data, "protocol": protocol, "settings": shared})

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from methods.declared import class_nodes, declared_value
 from methods.errors import UserError, unknown
 from methods.plugins import BROKEN, offered, one_line, warn
 
@@ -63,15 +63,8 @@ class RegisteredMethod:
 
     def _declared(self, attribute: str) -> Any:
         """The literal that the class or a base class gives to `attribute`; None where there is none."""
-        for _, node in self._classes:
-            for statement in node.body:
-                match statement:
-                    case (
-                        ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
-                        | ast.Assign(targets=[ast.Name(id=name)], value=value)
-                    ) if name == attribute:
-                        return ast.literal_eval(value)
-        return None
+        found = declared_value(self._classes, attribute)
+        return None if found is None else ast.literal_eval(found[1])
 
     @property
     def trains(self) -> bool:
@@ -82,27 +75,9 @@ class RegisteredMethod:
     def _classes(self) -> list[tuple[str, ast.ClassDef]]:
         """Its class and base classes with their modules, read without importing them, as far as found."""
         try:
-            return [] if self.problem else list(_classes(*self.target.split(":")))
+            return [] if self.problem else list(class_nodes(*self.target.split(":")))
         except BROKEN:  # a list without a summary is better than none
             return []
-
-
-def _classes(module: str, name: str) -> Iterator[tuple[str, ast.ClassDef]]:
-    """The class `name` of `module`, which may import it from another, and its base classes."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        return
-    for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            yield module, node
-            for base in node.bases:
-                if isinstance(base, ast.Name):
-                    yield from _classes(module, base.id)
-        elif isinstance(node, ast.ImportFrom):
-            source = "." * node.level + (node.module or "")
-            for alias in node.names:
-                if name == (alias.asname or alias.name):
-                    yield from _classes(importlib.util.resolve_name(source, spec.parent), alias.name)
 
 
 def names() -> list[str]:

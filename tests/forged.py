@@ -61,6 +61,13 @@ class Forge:
         self.files[name] = text.replace(old, new, 1).encode()
         return self
 
+    def renamed(self, config_hash: str) -> Forge:
+        """Give the configuration another hash, in the record and in the names of its files."""
+        old = self.record["config_hash"]
+        self.edit(lambda fields: fields.update(config_hash=config_hash))
+        self.files = {name.replace(old, config_hash): content for name, content in self.files.items()}
+        return self
+
     def table(self, ending: str, change: Callable[[pa.Table], pa.Table]) -> Forge:
         """Change the ranks or the lists, and their digest in the record."""
         name = self.name(ending)

@@ -395,6 +395,26 @@ BAD: dict[str, tuple[Callable[[Forge], bytes], str]] = {
     "an epoch in no time": (edited("curve", 1, "train_seconds", value=0.0), "epoch 2 took no time"),
     "seconds that are no sum": (edited("cost", "train_seconds", value=1e-3), "its train_seconds are 0.001"),
     "a generation of the future": (edited("generation", value=999), "of generation 999 of the harness"),
+    "an invented hyper-parameter": (
+        edited("hyperparameters", "cheat", value=1), "the hyper-parameter 'cheat', which 'id' does not have",
+    ),
+    "a setting that is not stated": (
+        lambda forge: forge.edit(lambda f: f["settings"].pop("samples")).packed(),
+        "does not state its setting 'samples'",
+    ),
+    "a setting out of its range": (edited("settings", "temperature", value=-1), "=-1 is not valid"),
+    "a setting in another spelling": (edited("settings", "width", value="8"), "the harness writes as '8'"),
+    "an override of nothing": (edited("overrides", value=["cheat=1"]), "overrides 'cheat', which 'id' does"),
+    "a method of another package that is ours": (
+        edited("method_source", "external", value=True), "and 'id' is one of this project",
+    ),
+    "other settings under the protocol hash": (
+        edited("settings", "window", value=49), "and its settings give",
+    ),
+    "another protocol hash": (edited("protocol_hash", value="0" * 12), "protocol hash is '000000000000'"),
+    "other values under the configuration hash": (
+        edited("hyperparameters", "lr_factor", value=3.0), "settings and hyper-parameters give",
+    ),
     "nothing trained": (edited("liveness", "changed", value=0), "training changed 0 of the"),
     "no proof of training": (edited("liveness", value=None), "no proof that it trained"),
     "swapped users": (swapped_users, "does not have the targets at the ranks"),

@@ -12,6 +12,7 @@ import pytest
 from forged import Forge, invented
 
 from benchmark.cli import main
+from benchmark.config import config_hash
 from benchmark.data.catalogue import find
 from benchmark.data.planted import parameters
 from benchmark.data.recipe import NO_OPTIONS
@@ -20,6 +21,7 @@ from benchmark.run.spec import RunSpec
 from benchmark.verify.bundle import make_bundle
 from benchmark.verify.challenge import write_recipe
 from benchmark.verify.truth import RunOnData, prepared_data
+from methods import CONTROLS
 
 BEACON = "0123456789abcdef" * 4
 COMMITTED = Path(__file__).resolve().parents[1] / "results/scientific/minilm/tmlp/ea239492fee7-s0.json"
@@ -91,7 +93,10 @@ def test_what_cannot_be_challenged_is_one_line(
     real = tmp_path / "real.adaptrec.zip"
     make_bundle([COMMITTED], real)
     other = tmp_path / "other.adaptrec.zip"
-    other.write_bytes(Forge.of(bundle).edit(lambda fields: fields["settings"].update(window=7)).packed())
+    forge = Forge.of(bundle).edit(lambda fields: fields["settings"].update(window=7))
+    words = forge.record["data"]["key"], None, "none", "transitions", CONTROLS["transitions"]
+    own = config_hash(*words, {"settings": {"window": 7}, "fixed": {}})
+    other.write_bytes(forge.renamed(own).packed())
     for path, beacon, message in (
         (bundle, "12", "--beacon '12' is not 16 to 64 bytes"),
         (real, BEACON, "has no run on planted data"),

@@ -71,7 +71,10 @@ def test_a_bundle_has_the_source_of_another_package(tmp_path: Path, folder: Path
     assert sources["sources/pooled/pooled_parts.mean.py"] == METHOD
     assert sources["sources/pooled/pooled_parts.parts.py"] == PARTS
     code = f"from benchmark.cli import main\nraise SystemExit(main(['verify', {str(out)!r}]))"
-    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0
+    for what in ("hyper-parameters", "configuration hash"):
+        assert f"not checked: the {what} of 'pooled', which is of another package" in done.stdout
 
     record.method_source["code"] = "0" * 16
     record.write(path)

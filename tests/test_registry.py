@@ -8,7 +8,9 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from data_folders import BLINK
@@ -20,6 +22,7 @@ from benchmark.run.spec import RunSpec, resolve_run
 from methods import plugins, registry
 from methods.base import Method, kinds
 from methods.checks import check_method
+from methods.declared import declared_config
 from methods.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -337,3 +340,14 @@ def test_the_example_as_a_built_in_method(example: Path, monkeypatch: pytest.Mon
     finally:
         registry.entries.cache_clear()
         sys.modules.pop("methods.layermix", None)
+
+
+@pytest.mark.parametrize("name", [*methods.BUILTIN, *methods.CONTROLS])
+def test_what_a_class_declares_is_read_without_importing_it(name: str) -> None:
+    own: Any = registry.load(name).Config
+    read: Any = declared_config({**methods.BUILTIN, **methods.CONTROLS}[name])
+    known, found = ({field.name: field for field in fields(cls)} for cls in (own, read))
+    assert known.keys() == found.keys()
+    for field_name, field in known.items():
+        assert found[field_name].default == field.default
+        assert found[field_name].metadata == field.metadata

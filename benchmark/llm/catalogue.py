@@ -15,7 +15,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -101,10 +101,16 @@ class LLM:
         return values
 
     def identity(self) -> dict[str, object]:
-        """What of `details` names runs: neither what the model is called nor what a server says of itself."""
-        values = {**self.details(), "name": None, "source": None}
-        values.pop("server", None)
-        return values
+        """What of `details` names runs; see `identity_of`."""
+        return identity_of(self.details())
+
+
+def identity_of(details: Mapping[str, object]) -> dict[str, object]:
+    """What of the `details` of a language model, which a record may have with more, names runs: neither what
+    the model is called nor what a server says of itself."""
+    names = {field.name for field in fields(LLM)} - {"server"}
+    values = {name: value for name, value in details.items() if name in names}
+    return {**values, "name": None, "source": None}
 
 
 def available() -> dict[str, str]:

@@ -18,13 +18,12 @@ from benchmark.config import (
     NO_FUSION,
     NO_PROTOCOL,
     PROTOCOLS,
-    ROW_SETTINGS,
     SETTINGS,
     Settings,
-    digest,
+    config_hash,
     first_fault,
     parse,
-    searched,
+    protocol_hash,
     split_overrides,
 )
 from benchmark.data.catalogue import find
@@ -149,24 +148,20 @@ class ResolvedRun:
     @cached_property
     def config_hash(self) -> str:
         """Identifies the run without its seed."""
-        llm = self.llm and self.llm.identity()
-        source = {"method": self.entry.name, "target": self.entry.target}
         values = {"settings": hashed(self.settings), "config": hashed(self.config)}
         if self.control:
             own = harness_settings(self.cls)
             settings = {name: value for name, value in values["settings"].items() if name in own}
             values = {"settings": settings, "fixed": dict(self.fixed)}
-        return digest(
-            {"data": self.prepared.key, "llm": llm, "protocol": self.spec.protocol, **source, **values}
-        )
+        llm = self.llm and self.llm.identity()
+        words = self.prepared.key, llm, self.spec.protocol, self.entry.name, self.entry.target
+        return config_hash(*words, values)
 
     @property
     def protocol_hash(self) -> str:
         """Equal for runs that may stand in one table."""
-        own = {*ROW_SETTINGS, *searched(self.spec.protocol)}
-        shared = {name: value for name, value in hashed(self.settings).items() if name not in own}
-        shared = {} if self.control else shared
-        return digest({"data": self.prepared.key, "protocol": self.spec.protocol, "settings": shared})
+        shared = {} if self.control else hashed(self.settings)
+        return protocol_hash(self.prepared.key, self.spec.protocol, shared)
 
     @cached_property
     def code(self) -> str | None:

@@ -14,6 +14,7 @@ from benchmark.results.metrics import BUILT_IN, Ranks, metrics_of
 from benchmark.results.record import GENERATION, Epoch, is_as_written, ranks_path, top_path
 from benchmark.results.store import read_result
 from benchmark.results.tuning import Trial, Tuning
+from benchmark.verify.configuration import hashes, settings
 from benchmark.verify.format import shown
 from benchmark.verify.opened import BundledRun
 
@@ -229,4 +230,6 @@ def liveness(run: BundledRun) -> None:
             )
 
 
-CHECKS = (checksums, users, ranks, metrics, curve, trials, times, generation, liveness, stored)
+CHECKS = (
+    checksums, users, ranks, metrics, curve, trials, times, generation, liveness, settings, hashes, stored,
+)  # fmt: skip

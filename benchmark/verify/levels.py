@@ -129,18 +129,19 @@ def _findings(bundle: OpenBundle, level: str, data: Sequence[Prepared]) -> Itera
 def _of_runs(bundle: OpenBundle, level: str, check: Check, runs: Sequence[Any]) -> Finding:
     """A check of each run, of which the first fault counts."""
 
-    def make() -> None:
-        for run in runs:
-            check(run)
+    def make() -> str:
+        return "; ".join(dict.fromkeys(filter(None, map(check, runs))))
 
     return _finding(bundle, level, check, make)
 
 
-def _finding(bundle: OpenBundle, level: str, check: Check, make: Callable[[], None]) -> Finding:
+def _finding(bundle: OpenBundle, level: str, check: Check, make: Callable[[], str | None]) -> Finding:
+    """How a check ended that `make` makes: what it could not see, it returns."""
     promise = (check.__doc__ or "").split("\n", 1)[0].rstrip(".")
     fault = ""
     try:
-        make()
+        if unseen := make():
+            promise = f"{promise}; not checked: {unseen}"
     except UserError as error:
         fault = bundle.plain(error).removesuffix(AGAIN).rstrip(" .").replace("\n", " ") + "."
     except Exception as error:  # of libraries that read what a stranger wrote

@@ -1,0 +1,135 @@
+"""L2: settings are those that the harness and the method declare, and the hashes of a record follow.
+
+What a method of this project declares is read from its source: nothing is imported. A method of another
+package is not loaded. The checks return what they could not see of it.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
+
+from benchmark.config import CONTROL_SETTINGS, SETTINGS, Settings, config_hash, parse, protocol_hash
+from benchmark.llm.catalogue import identity_of
+from benchmark.verify.format import shown
+from benchmark.verify.opened import BundledRun
+from methods import BUILTIN, CONTROLS
+from methods.declared import class_nodes, declared_config, declared_value
+from methods.fields import hashed
+
+STATED = 1
+"""The generation from which on a record states all settings and hyper-parameters that enter its hashes."""
+
+
+@dataclass(frozen=True)
+class KnownMethod:
+    """A method or control of this project."""
+
+    target: str
+    """`module:Class`."""
+    config: type[Any]
+    """A dataclass like its `Config`."""
+    harness: tuple[str, ...]
+    """The settings of the harness that concern it."""
+
+
+@cache
+def known_method(name: str) -> KnownMethod | None:
+    """What the method or control of this name declares; None where this project has none."""
+    if (target := {**BUILTIN, **CONTROLS}.get(name)) is None:
+        return None
+    harness = SETTINGS
+    if name in CONTROLS and (reads := declared_value(class_nodes(*target.split(":")), "reads")):
+        harness = CONTROL_SETTINGS[ast.literal_eval(reads[1])]
+    return KnownMethod(target, declared_config(target), harness)
+
+
+def _known(run: BundledRun) -> KnownMethod | None:
+    """The method of a run; None where it is one of another package."""
+    record = run.record
+    name, known = shown(record.method), known_method(record.method)
+    external = bool(record.method_source.get("external"))
+    if known and external:
+        raise run.fail(f"its method is said to be of another package, and {name} is one of this project.")
+    if known and record.untrained != (record.method in CONTROLS):
+        raise run.fail(f"its method {name} cannot have the protocol {shown(record.protocol)}.")
+    if not known and not external:
+        raise run.fail(
+            f"its method {name} is none of this version of AdaptRec, nor said to be of another package; "
+            "check it with the version that made it."
+        )
+    return known
+
+
+def settings(run: BundledRun) -> str | None:
+    """Every setting and hyper-parameter is one that the harness or the method declares."""
+    record, known = run.record, _known(run)
+    harness = known.harness if known else SETTINGS
+    stated = not (record.untrained and known is None)  # which of them concern it, its class says
+    _check_names(run, "setting", record.settings, harness, hashed(Settings()) if stated else ())
+    parsed = parse(Settings, record.settings, f"{run.name}: its settings")
+    for name, value in record.settings.items():
+        if (own := json.dumps(value)) != (usual := json.dumps(getattr(parsed, name))):
+            raise run.fail(f"its {name} is {shown(own)}, which the harness writes as {shown(usual)}.")
+    if known is None:
+        return f"the hyper-parameters of {shown(record.method)}, which is of another package"
+    declared = {field.name for field in fields(known.config)}
+    _check_names(run, "hyper-parameter", record.hyperparameters, declared, hashed(known.config()))
+    for name in (pair.partition("=")[0] for pair in record.overrides):
+        if name not in {*harness, *declared}:
+            raise run.fail(f"it overrides {shown(name)}, which {shown(record.method)} does not have.")
+    return None
+
+
+def _check_names(
+    run: BundledRun,
+    what: str,
+    stated: Collection[str],
+    declared: Collection[str],
+    hashed_names: Collection[str],
+) -> None:
+    """All that is stated is declared, and all that enters the hashes is stated."""
+    if unknown := sorted({*stated} - {*declared}):
+        raise run.fail(
+            f"it has the {what} {shown(unknown[0])}, which {shown(run.record.method)} does not have."
+        )
+    missing = sorted({*hashed_names} & {*declared} - {*stated})
+    if missing and run.record.generation >= STATED:
+        raise run.fail(f"it does not state its {what} {shown(missing[0])}.")
+
+
+def hashes(run: BundledRun) -> str | None:
+    """The hashes of configuration and protocol, and so its path, are those of what the record states."""
+    record, known = run.record, _known(run)
+    data = str(record.data.get("key"))
+    own = _hashed(Settings, record.settings)
+    again = protocol_hash(data, record.protocol, {} if record.untrained else own)
+    if record.protocol_hash != again:
+        raise run.fail(f"its protocol hash is {shown(record.protocol_hash)}, and its settings give {again}.")
+    if known is None:
+        return f"the configuration hash of {shown(record.method)}, which is of another package"
+    if record.untrained:
+        given = [pair.partition("=")[0] for pair in record.overrides]
+        fixed = {name: value for name, value in record.hyperparameters.items() if name in given}
+        values = {"settings": own, "fixed": fixed}
+    else:
+        values = {"settings": own, "config": _hashed(known.config, record.hyperparameters)}
+    llm = identity_of(record.llm_details) if record.llm else None
+    again = config_hash(data, llm, record.protocol, record.method, known.target, values)
+    if record.config_hash != again:
+        raise run.fail(
+            f"its configuration hash is {shown(record.config_hash)}, and its data, language model, settings "
+            f"and hyper-parameters give {again}."
+        )
+    return None
+
+
+def _hashed(cls: type[Any], stated: Mapping[str, Any]) -> dict[str, Any]:
+    """What enters the hash, of the names that the record states: older records lack those that came later."""
+    names = {field.name for field in fields(cls)} & stated.keys()
+    config = cls(**{name: stated[name] for name in names})
+    return {name: value for name, value in hashed(config).items() if name in names}
