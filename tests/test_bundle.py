@@ -29,7 +29,14 @@ from benchmark.verify.bundle import make_bundle
 from benchmark.verify.levels import Verdict, verify
 
 ROOT = Path(__file__).resolve().parents[1]
-ALL_CHECKS = (*form.CHECKS, *arithmetic.CHECKS, truth.at_hand, *truth.CHECKS, *scores.CHECKS)
+ALL_CHECKS = (
+    *form.CHECKS,
+    *arithmetic.CHECKS,
+    *arithmetic.ACROSS,
+    truth.at_hand,
+    *truth.CHECKS,
+    *scores.CHECKS,
+)
 COMMITTED = sorted((ROOT / "results/scientific/minilm/tmlp").glob("*.json"))
 SMALL = ("epochs=3", "patience=0", "width=8", "sasrec_inner=8", "precision=no")
 
@@ -394,6 +401,8 @@ BAD: dict[str, tuple[Callable[[Forge], bytes], str]] = {
     "created at no time": (edited("created", value="yesterday"), "which is no time"),
     "an epoch in no time": (edited("curve", 1, "train_seconds", value=0.0), "epoch 2 took no time"),
     "seconds that are no sum": (edited("cost", "train_seconds", value=1e-3), "its train_seconds are 0.001"),
+    "seconds that are no median": (edited("cost", "epoch_seconds", value=1e-3), "its epoch_seconds are"),
+    "validation in no time": (edited("cost", "eval_seconds", value=1e-4), "its eval_seconds are 0.0001, and"),
     "a generation of the future": (edited("generation", value=999), "of generation 999 of the harness"),
     "an invented hyper-parameter": (
         edited("hyperparameters", "cheat", value=1), "the hyper-parameter 'cheat', which 'id' does not have",

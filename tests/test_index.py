@@ -10,17 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forged import Fields, Forge
+from forged import Forge
 
 from benchmark.cli import main
+from benchmark.config import config_hash, protocol_hash
 from benchmark.files import checksum_of, digest_of
 from benchmark.results.index import INDEX, START, Entry, keep_indexed, read_index, seal
-from benchmark.results.record import GENERATION, RunRecord
+from benchmark.results.record import GENERATION, RunRecord, read_record
 from benchmark.run.run import run
 from benchmark.run.spec import RunSpec
 from benchmark.verify import add as add_module
 from benchmark.verify.bundle import make_bundle
-from benchmark.verify.indexed import CHECKS, Store, check_store
+from benchmark.verify.indexed import CHECKS, Store, check_alike, check_store
+from methods import CONTROLS
+from methods.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 POPULARITY = {
@@ -322,26 +325,21 @@ def test_a_file_that_is_gone_is_named(store: Path) -> None:
     assert faults(store)["files"].endswith("top.parquet, of entry 2, is gone.")
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (lambda new, first: new.update(protocol_hash=first["protocol_hash"]), "differ in data"),
-        (lambda new, first: new["data"].update(key=first["data"]["key"]), "data differ in users"),
-    ],
-)
-def test_a_row_that_claims_the_table_of_others_is_refused(
-    store: Path,
-    change: Callable[[Fields, Fields], None],
-    says: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_a_row_that_claims_the_data_of_others_is_refused(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, first = copied(store, "instruments"), read_index(store).entries[0]
     fields = json.loads(path.read_bytes())
     fields.pop("checksum", None)
-    change(fields, json.loads((store / first.record).read_bytes()))
-    RunRecord.model_validate(fields).write(path, exclude_unset=True)
-    said = refused(capsys, "add", path, "--results", store)
+    fields["data"]["key"] = json.loads((store / first.record).read_bytes())["data"]["key"]
+    fields["protocol_hash"] = protocol_hash(fields["data"]["key"], "none", {})
+    words = fields["data"]["key"], None, "none", "popularity", CONTROLS["popularity"]
+    own = config_hash(*words, {"settings": fields["settings"], "fixed": {}})
+    for file in path.parent.iterdir():
+        file.rename(file.with_name(file.name.replace(fields["config_hash"], own)))
+    path = path.with_name(path.name.replace(fields["config_hash"], own))
+    RunRecord.model_validate({**fields, "config_hash": own}).write(path, exclude_unset=True)
+    said, says = refused(capsys, "add", path, "--results", store), "data differ in users"
     assert "entry 1 and instruments/" in said and says in said
     monkeypatch.setattr(add_module, "check_alike", lambda _: None)
     assert main(["add", str(path), "--results", str(store)]) == 0
@@ -360,6 +358,14 @@ def committed(store: Path) -> Path:
     git(store.parent, "add", "results")
     git(store.parent, "commit", "-qm", "first")
     return store
+
+
+def test_rows_of_one_protocol_hash_have_the_same_data() -> None:
+    records = [(name, read_record(POPULARITY[name])) for name in ("beauty", "scientific")]
+    check_alike(records)
+    records[1][1].protocol_hash = records[0][1].protocol_hash
+    with pytest.raises(UserError, match=r"^beauty and scientific have .*, and differ in data"):
+        check_alike(records)
 
 
 def git(folder: Path, *words: str) -> None:

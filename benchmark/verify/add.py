@@ -35,6 +35,7 @@ from benchmark.verify.guard import Request, verify_guarded
 from benchmark.verify.indexed import Store, check_alike
 from benchmark.verify.levels import Verdict, verify
 from benchmark.verify.opened import opening
+from benchmark.verify.seeds import SeedOfRow, check_seeds
 from benchmark.verify.truth import prepared_data
 from methods.errors import UserError
 
@@ -311,9 +312,17 @@ def _check_replaced(candidate: Candidate, replaced: Entry, wanted: Addition) -> 
 
 def _check_alike(store: Store, found: Sequence[Candidate]) -> None:
     """What is added contradicts no entry, which `adaptrec verify` of the store would refuse ever after."""
-    there = [(f"entry {entry.entry}", store.place(entry)) for entry in store.index.entries]
-    new = [(each.record, RunRecord.model_validate_json(each.files[each.record])) for each in found]
-    check_alike([*((name, read_record(path)) for name, path in there if path.is_file()), *new])
+    places = [(entry, store.place(entry)) for entry in store.index.entries]
+    runs = [
+        SeedOfRow(f"entry {entry.entry}", read_record(path), entry.ranks_sha256)
+        for entry, path in places
+        if path.is_file()
+    ]
+    for each in found:
+        record, ranks = RunRecord.model_validate_json(each.files[each.record]), ranks_path(Path(each.record))
+        runs.append(SeedOfRow(each.record, record, each.digests[ranks.as_posix()]))
+    check_alike((run.name, run.record) for run in runs)
+    check_seeds(runs)
 
 
 def _check_room(results: Path, candidate: Candidate, same: Entry | None) -> None:

@@ -1,11 +1,9 @@
 """L2, arithmetic: every figure of a record follows from what lies beside it, and nothing in it is impossible.
 
-The checks are of one run each and do not depend on each other.
+The checks are of one run each, but those of `ACROSS`, and do not depend on each other.
 """
 
 from __future__ import annotations
-
-from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
@@ -15,17 +13,13 @@ from benchmark.results.record import GENERATION, Epoch, is_as_written, ranks_pat
 from benchmark.results.store import read_result
 from benchmark.results.tuning import Trial, Tuning
 from benchmark.verify.configuration import hashes, settings
+from benchmark.verify.costs import costs, times
 from benchmark.verify.format import shown
 from benchmark.verify.opened import BundledRun
+from benchmark.verify.seeds import seeds
 
 EXACT = 1e-12
 """How far a metric may be from what its ranks give."""
-ROUNDING = 1e-6
-"""Share by which sums of seconds may differ."""
-FIRST = datetime(2026, 1, 1, tzinfo=UTC)
-"""No record is older: there was no such harness."""
-CLOCK = timedelta(days=1)
-"""How far the clock of another machine may be ahead."""
 
 
 def checksums(run: BundledRun) -> None:
@@ -177,34 +171,6 @@ def _check_choice(run: BundledRun, tuning: Tuning) -> None:
         raise run.fail(f"its search has {len(tuning.trials)} trials, and was allowed {tuning.budget}.")
 
 
-def times(run: BundledRun) -> None:
-    """Its times are possible: no negative seconds, sums that agree, a date between this project and now."""
-    record, cost = run.record, run.record.cost
-    try:
-        created = datetime.fromisoformat(record.created)
-    except ValueError as error:
-        raise run.fail(f"it was created at {shown(record.created)}, which is no time.") from error
-    if created.tzinfo is None:
-        raise run.fail(f"it was created at {shown(record.created)}, without a time zone.")
-    if created > datetime.now(UTC) + CLOCK:
-        raise run.fail(f"it was created in the future, at {created:%Y-%m-%d}.")
-    for point in record.curve:
-        parts = (point.train_cpu_seconds, point.eval_seconds, point.save_seconds)
-        if point.train_seconds <= 0 or min(parts) < 0:
-            raise run.fail(f"epoch {point.epoch} took no time, or less than none.")
-    whole = sum(point.train_seconds for point in record.curve)
-    if created - timedelta(seconds=whole) < FIRST:
-        raise run.fail(f"it began before {FIRST:%Y-%m-%d}, when there was no such harness.")
-    to_best = sum(point.train_seconds for point in record.curve[: record.best_epoch])
-    for name, stated, summed in (
-        ("train_seconds", cost.train_seconds, whole), ("seconds_to_best", cost.seconds_to_best, to_best),
-    ):  # fmt: skip
-        if record.curve and stated is not None and abs(stated - summed) > ROUNDING * summed:
-            raise run.fail(f"its {name} are {stated:g}, and its epochs took {summed:g}.")
-    if negative := [name for name, value in cost if isinstance(value, int | float) and value < 0]:
-        raise run.fail(f"its cost has {negative[0]} below zero.")
-
-
 def generation(run: BundledRun) -> None:
     """Its generation is one that this version of the harness knows."""
     if run.record.generation > GENERATION:
@@ -231,5 +197,8 @@ def liveness(run: BundledRun) -> None:
 
 
 CHECKS = (
-    checksums, users, ranks, metrics, curve, trials, times, generation, liveness, settings, hashes, stored,
+    checksums, users, ranks, metrics, curve, trials, times, costs, generation, liveness, settings, hashes,
+    stored,
 )  # fmt: skip
+ACROSS = (seeds,)
+"""Checks of all runs together."""

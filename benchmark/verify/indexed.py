@@ -21,6 +21,7 @@ from benchmark.verify.format import RUNS, shown
 from benchmark.verify.history import SkippedError, check_history
 from benchmark.verify.levels import Finding
 from benchmark.verify.opened import opening
+from benchmark.verify.seeds import SeedOfRow, check_seeds
 from methods.errors import UserError
 
 LEVEL = "store"
@@ -137,6 +138,13 @@ def _apart(a: RunRecord, b: RunRecord) -> Iterator[str]:
             yield name
 
 
+def seeds(store: Store) -> None:
+    """No two seeds of a row that trained have the same file of ranks or the same curve."""
+    check_seeds(
+        SeedOfRow(f"entry {entry.entry}", record, entry.ranks_sha256) for entry, record in store.records
+    )
+
+
 def records(store: Store) -> None:
     """Every record counts: its metrics follow from its ranks, and it is of the run that its path names."""
     for entry in store.index.entries:
@@ -148,7 +156,7 @@ def history(store: Store) -> None:
     check_history(store.results)
 
 
-QUICK = (chain, files, bundles, protocols)
+QUICK = (chain, files, bundles, protocols, seeds)
 """Checks that take a second."""
 CHECKS: tuple[Callable[[Store], Any], ...] = (*QUICK, records, history)
 

@@ -115,6 +115,7 @@ def _findings(bundle: OpenBundle, level: str, data: Sequence[Prepared]) -> Itera
         yield from (_finding(bundle, level, check, partial(check, bundle)) for check in form.CHECKS)
     elif level == "L2":
         yield from (_of_runs(bundle, level, each, bundle.runs) for each in arithmetic.CHECKS)
+        yield from (_finding(bundle, level, all_, partial(all_, bundle.runs)) for all_ in arithmetic.ACROSS)
     elif level == "L3":
         pairs: list[RunOnData] = []
         find = partial(truth.at_hand, bundle.runs, data)

@@ -1,0 +1,122 @@
+"""What verify says of forged costs, trials and seeds of committed rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from forged import Fields, Forge
+
+from benchmark.cli import main
+from benchmark.verify.bundle import make_bundle
+from benchmark.verify.levels import verify
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+ROWS = {
+    "search": "scientific/minilm/tmlp/ea239492fee7-s0.json",
+    "mixture": "scientific/minilm/tmoe/2915566ea6b9-s0.json",
+    "control": "scientific/minilm/text-knn/e544b4cf49e3-s0.json",
+    "popularity": "beauty/none/popularity/aa42f82938f9-s0.json",
+}
+
+
+@pytest.fixture(scope="module")
+def forge_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Forge]:
+    """A bundle of a committed run that can be changed."""
+    folder = tmp_path_factory.mktemp("rows")
+
+    @cache
+    def files(name: str) -> dict[str, bytes]:
+        make_bundle([RESULTS / ROWS[name]], folder / f"{name}.adaptrec.zip")
+        return Forge.of(folder / f"{name}.adaptrec.zip").files
+
+    return lambda name: Forge(dict(files(name)))
+
+
+def fault_of(forge: Forge, folder: Path) -> str:
+    path = folder / "x.adaptrec.zip"
+    path.write_bytes(forge.packed())
+    return next(iter(verify(path, "L2").faults), "")
+
+
+FORGED: dict[str, tuple[str, Callable[[Fields], Any], str]] = {
+    "a search in no time": (
+        "search", lambda f: f["tuning"].update(train_seconds=1.0), "its search took 1 train_seconds, and its",
+    ),
+    "a trial in less time than its run": (
+        "search", lambda f: scaled(f, "train_seconds", 0.5), "its own trial took",
+    ),
+    "a trial of fewer epochs than its run": (
+        "search", lambda f: own_trial(f).update(epochs_run=1, best_epoch=1), "its own trial 1 and 1",
+    ),
+    "a mixture in less time than its trials": (
+        "mixture", lambda f: f["fusion"].update(seconds=0.5), "its mixture took less time than the trials",
+    ),
+    "a control validated in no time": (
+        "control", lambda f: f["cost"].update(eval_seconds=0.001), "eval_seconds are 0.001, and its trials",
+    ),
+    "a control with epochs": (
+        "control", lambda f: f["cost"].update(train_seconds=1.0), "has no epochs, and has train_seconds",
+    ),
+}  # fmt: skip
+
+
+def own_trial(fields: Fields) -> Fields:
+    trials: list[Fields] = fields["tuning"]["trials"]
+    return next(trial for trial in trials if trial["config_hash"] == fields["config_hash"])
+
+
+def scaled(fields: Fields, name: str, share: float) -> None:
+    """The row's own trial took less, and the search with it."""
+    trial, tuning = own_trial(fields), fields["tuning"]
+    tuning[name] -= trial[name] * (1 - share)
+    trial[name] *= share
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_invented_costs_are_refused(forge_of: Callable[[str], Forge], tmp_path: Path, name: str) -> None:
+    row, change, message = FORGED[name]
+    assert message in fault_of(forge_of(row).edit(change), tmp_path)
+
+
+def as_seed_one(forge: Forge, change: Callable[[Fields], Any] = lambda fields: None) -> Forge:
+    """The same run again, said to be of seed 1."""
+    other = Forge(dict(forge.files)).edit(lambda fields: (fields.update(seed=1), change(fields)))
+    return Forge({name.replace("-s0.", "-s1."): content for name, content in other.files.items()})
+
+
+def other_losses(fields: Fields) -> None:
+    for point in fields["curve"]:
+        point["loss"] += 1e-3
+
+
+def test_one_run_is_not_two_seeds(forge_of: Callable[[str], Forge], tmp_path: Path) -> None:
+    forge = forge_of("search")
+    twice = Forge(forge.files | as_seed_one(forge).files)
+    assert "of the seeds 0 and 1, and have the same curve" in fault_of(twice, tmp_path)
+    hidden = Forge(forge.files | as_seed_one(forge, other_losses).files)
+    assert "of the seeds 0 and 1, and have the same ranks" in fault_of(hidden, tmp_path)
+
+
+def test_a_control_draws_nothing(forge_of: Callable[[str], Forge], tmp_path: Path) -> None:
+    forge = forge_of("popularity")
+    assert fault_of(Forge(forge.files | as_seed_one(forge).files), tmp_path) == ""
+
+
+def test_one_run_is_not_two_seeds_of_a_store(
+    forge_of: Callable[[str], Forge], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "results"
+    store.mkdir()
+    for number, forge in enumerate((forge_of("search"), as_seed_one(forge_of("search"), other_losses))):
+        for name, content in forge.files.items():
+            path = tmp_path / str(number) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    assert main(["add", str(tmp_path / "0" / "runs"), "--results", str(store)]) == 0
+    assert main(["add", str(tmp_path / "1" / "runs"), "--results", str(store)]) == 2
+    said = capsys.readouterr().err
+    assert "entry 1 and scientific/" in said and "one run stands for two" in said
