@@ -32,6 +32,7 @@ from benchmark.verify.format import (
 )
 from benchmark.verify.opened import BundledRun, OpenBundle
 from benchmark.verify.strict_json import strict_json
+from benchmark.verify.texts import texts
 from methods.errors import UserError
 
 
@@ -229,5 +230,5 @@ def _check_packed(run: BundledRun, packed: bytes) -> None:
         raise run.fail(f"the training interactions in its lists are not of {run.items:,} items.")
 
 
-CHECKS = (archive, frame, manifest, digests, json, records, names, files, tables)
+CHECKS = (archive, frame, manifest, digests, json, records, names, texts, files, tables)
 """In the order in which they are made."""
