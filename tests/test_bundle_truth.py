@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from data_folders import TEN, TWELVE, write_folder
 from forged import Forge, column, invented
 
 from benchmark.cli import main
@@ -134,6 +135,14 @@ def other_ceiling(forge: Forge, data: Prepared) -> Forge:
     return forge.edit(lambda fields: fields["data"]["ceiling"]["test"].update({"recall@10": 1.0}))
 
 
+def other_chance(forge: Forge, data: Prepared) -> Forge:
+    return forge.edit(lambda fields: fields["data"]["chance"]["test_masked"].update({"recall@10": 0.001}))
+
+
+def no_chance(forge: Forge, data: Prepared) -> Forge:
+    return forge.edit(lambda fields: fields["data"]["chance"].pop("test"))
+
+
 BAD: list[tuple[str, Callable[[Forge, Prepared], Forge], str]] = [
     ("tiny", all_first, "its test recall@10 is 1.0000; the best possible one is"),
     ("tiny", a_little_better, "the best possible one is"),
@@ -146,6 +155,8 @@ BAD: list[tuple[str, Callable[[Forge, Prepared], Forge], str]] = [
     ("tiny", other_content, "they are other data under the same name"),
     ("tiny", other_counts, "its fingerprint has 1 interactions, and the data have"),
     ("tiny", other_ceiling, "it states another ceiling"),
+    ("tiny", other_chance, "its test_masked recall@10 of a random order is 0.001, and its data give"),
+    ("tiny", no_chance, "it does not state what a random order gives on each split"),
 ]
 
 
@@ -172,6 +183,46 @@ def test_data_that_are_not_at_hand_are_named(
     assert capsys.readouterr().out.endswith("level reached: L3\n")
     assert main(["verify", str(path), "--level", "L3"]) == 2
     assert "L3 and L4 need the data" in capsys.readouterr().err
+
+
+def run_on(folder: Path, results: Path) -> tuple[Path, Prepared]:
+    """A bundle of a control on the data in a folder, and these data."""
+    path, _ = run(RunSpec(str(folder), "none", "popularity"), results)
+    make_bundle([path], out := results / "x.adaptrec.zip")
+    (prepared,) = prepared_data([str(folder)], NO_OPTIONS)
+    return out, prepared
+
+
+def test_other_data_under_the_name_of_a_recipe(
+    forges: dict[str, tuple[Forge, Prepared]], tmp_path: Path
+) -> None:
+    """Also where they are the only data at hand."""
+    path, prepared = run_on(write_folder(tmp_path / "tiny", TWELVE, TEN), tmp_path / "results")
+    found = verify(path, "L3", [prepared])
+    assert found.reached == "L2"
+    for digest in (prepared.fingerprint["sha256"], forges["tiny"][1].fingerprint["sha256"]):
+        assert digest in found.faults[0]
+    path, prepared = run_on(write_folder(tmp_path / "scientific", TWELVE, TEN), tmp_path / "results")
+    (fault,) = verify(path, "L3", [prepared]).faults
+    assert "its data have 12 users, and the recipe 'scientific' expects 8442" in fault
+
+
+def test_other_data_under_the_name_of_the_projects_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "results"
+    _, own = run_on(write_folder(tmp_path / "a" / "shop", TWELVE, TEN), store)
+    path, prepared = run_on(folder := write_folder(tmp_path / "b" / "shop", texts=TEN), tmp_path / "theirs")
+    found = verify(path, "L3", [prepared], store)
+    assert found.reached == "L3"
+    assert any("'shop', whose data no record of the project and no" in line for line in found.lines())
+    assert main(["add", str(store), "--results", str(store)]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(path), "--data", str(folder), "--results", str(store)]) == 1
+    shown = capsys.readouterr().out
+    assert (
+        f"{prepared.fingerprint['sha256']}, and entry 1 of the store has {own.fingerprint['sha256']}" in shown
+    )
 
 
 def test_the_truth_needs_no_torch(forges: dict[str, tuple[Forge, Prepared]], tmp_path: Path) -> None:

@@ -20,6 +20,11 @@ def add_arguments(parser: Parser) -> None:
         help="a file that `adaptrec bundle` wrote, or a folder of results with an index",
     )  # fmt: skip
     add_level(parser, LEVELS, "a bundle")
+    parser.add_argument(
+        "--results", type=Path, metavar="STORE",
+        help="for L3 and L4: a store whose records of the project say which data have a name (default: "
+        "results, where it is one)",
+    )  # fmt: skip
     add_seconds(parser)
 
 
@@ -30,7 +35,8 @@ def main(options: argparse.Namespace) -> int:
     from benchmark.verify.guard import Request, verify_guarded
 
     level = level_of(options)
-    request = Request(options.bundle, level, options.seconds, tuple(options.data), reading(options))
+    store = options.results or Path("results")
+    request = Request(options.bundle, level, options.seconds, tuple(options.data), reading(options), store)
     verdict = verify_guarded(request)
     for line in verdict.lines():
         print(line)
@@ -40,9 +46,9 @@ def main(options: argparse.Namespace) -> int:
 def _store(options: argparse.Namespace) -> int:
     from benchmark.verify.indexed import Store, check_store
 
-    if options.level or options.data:
+    if options.level or options.data or options.results:
         raise UserError(
-            f"--level and --data are of bundles, and {options.bundle} is a folder; leave them out."
+            f"--level, --data and --results are of bundles, and {options.bundle} is a folder; leave them out."
         )
     found = check_store(options.bundle)
     for finding in found:

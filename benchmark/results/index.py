@@ -86,6 +86,11 @@ class Entry(Part):
         """Where one of its files is kept when another record takes its place."""
         return f"{REPLACED}/{self.entry}/{file}"
 
+    def place(self, results: Path) -> Path:
+        """Where its record lies now: at its path, or where it is kept."""
+        path = results / self.record
+        return path if _is(path, self.sha256) else results / self.kept(self.record)
+
     def lacks(self, results: Path) -> Iterator[str]:
         """Its files that are neither at their place nor kept."""
         for file, digest in self.files.items():

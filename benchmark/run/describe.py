@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from benchmark.data.filters import distinct_before, in_training, target_positions
+from benchmark.data.chance import chance_of
+from benchmark.data.filters import in_training
 from benchmark.data.prepare import Prepared
 from benchmark.llm.encoder import held_in, resolve_pooling
 from benchmark.model.chunks import Ints
-from benchmark.results.metrics import chance, target_weights
 from benchmark.results.record import GENERATION, Cost, RunRecord
 from benchmark.results.schema import Environment, Metrics
 from benchmark.results.targets import StoredLists
@@ -34,7 +34,7 @@ def blank(resolved: ResolvedRun, where: Environment) -> RunRecord:
         dataset=prepared.name,
         data={
             "key": prepared.key, "recipe": prepared.recipe, "fingerprint": prepared.fingerprint,
-            "ceiling": prepared.ceiling, "chance": _chance(resolved),
+            "ceiling": prepared.ceiling, "chance": chance_of(prepared),
         },
         llm=resolved.llm.name if resolved.llm else None,
         llm_details=_llm_details(resolved),
@@ -77,28 +77,6 @@ def _module_text(cls: type) -> str | None:
         return inspect.getsource(sys.modules[cls.__module__])
     except (OSError, TypeError):
         return None
-
-
-def _chance(resolved: ResolvedRun) -> dict[str, Metrics]:
-    """What a random order of the catalogue would give on every split; masked: of what each target's history
-    leaves of it, on average over users."""
-    prepared = resolved.prepared
-    n_items = len(prepared.texts)
-    raw = chance(np.array([n_items]))
-    values = {}
-    for split, at, end in (
-        ("valid", prepared.valid_at, prepared.valid_end),
-        ("test", prepared.test_at, prepared.test_end),
-    ):
-        user, position = target_positions(np.where(at > 0, at, -1), end)
-        left = n_items - distinct_before(prepared.items, prepared.offsets, n_items, user, position)
-        values[split] = raw
-        values[f"{split}_masked"] = chance(left, weight=target_weights(user)) if len(left) else raw
-    # a random order knows no warm from cold
-    parts = {
-        f"test_{part}{form}": values[f"test{form}"] for part in ("warm", "cold") for form in ("", "_masked")
-    }
-    return values | parts
 
 
 def add_texts(record: RunRecord, resolved: ResolvedRun, inputs: Inputs) -> str | None:

@@ -166,7 +166,7 @@ def _own(results: Path, index: Index, wanted: Addition) -> tuple[list[Candidate]
                 raise UserError(f"{path} and {paths[place]} are records of one run; give one of them.")
             else:
                 found[place] = candidate
-    _check_level(paths, wanted)
+    _check_level(results, paths, wanted)
     return [found[place] for place in sorted(found)], known
 
 
@@ -202,7 +202,7 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _check_level(paths: dict[str, Path], wanted: Addition) -> None:
+def _check_level(results: Path, paths: dict[str, Path], wanted: Addition) -> None:
     """Verify records, by where they go to, as a bundle of them would be."""
     data = prepared_data(tuple(wanted.data), wanted.reading) if wanted.data else []
     stores: dict[str, list[Path]] = {}  # a bundle has each run once, and a folder inside the store its own
@@ -210,7 +210,7 @@ def _check_level(paths: dict[str, Path], wanted: Addition) -> None:
         stores.setdefault(place.rsplit("/", 4)[0] if place.count("/") > 3 else "", []).append(path)
     for same in stores.values():
         with drafted(same, f"records{SUFFIX}") as draft:
-            _require(verify(draft, wanted.level, data), wanted.level, "these records reach")
+            _require(verify(draft, wanted.level, data, results), wanted.level, "these records reach")
 
 
 def _require(verdict: Verdict, level: str, who: str) -> None:
@@ -244,7 +244,7 @@ def _submitted(results: Path, index: Index, wanted: Addition) -> Iterator[Candid
         digest = digest_of(source) if source.is_file() else None
         if same := next((entry for entry in index.entries if digest and entry.bundle_sha256 == digest), None):
             raise UserError(f"{source} is in the index already: entry {same.entry}.")
-        request = Request(source, wanted.level, wanted.seconds, tuple(wanted.data), wanted.reading)
+        request = Request(source, wanted.level, wanted.seconds, tuple(wanted.data), wanted.reading, results)
         verdict = verify_guarded(request)
         _require(verdict, wanted.level, f"{source} reaches")
         yield from _unpacked(source, stem, verdict)
@@ -312,7 +312,7 @@ def _check_replaced(candidate: Candidate, replaced: Entry, wanted: Addition) -> 
 
 def _check_alike(store: Store, found: Sequence[Candidate]) -> None:
     """What is added contradicts no entry, which `adaptrec verify` of the store would refuse ever after."""
-    places = [(entry, store.place(entry)) for entry in store.index.entries]
+    places = [(entry, entry.place(store.results)) for entry in store.index.entries]
     runs = [
         SeedOfRow(f"entry {entry.entry}", read_record(path), entry.ranks_sha256)
         for entry, path in places

@@ -36,6 +36,8 @@ class Request:
     data: tuple[str, ...] = ()
     """Datasets at hand: names of recipes or folders."""
     reading: FolderOptions = NO_OPTIONS
+    store: Path | None = None
+    """The store whose records say which data have a name."""
 
 
 REQUEST = TypeAdapter(Request)
@@ -82,7 +84,8 @@ def main(text: str) -> None:
     request = REQUEST.validate_json(text)
     try:
         _limit(request.seconds)
-        verdict = verify(request.path, request.level, prepared_data(request.data, request.reading))
+        data = prepared_data(request.data, request.reading)
+        verdict = verify(request.path, request.level, data, request.store)
         answer = {**asdict(verdict), "path": None}
     except UserError as error:
         answer = {"error": str(error)}

@@ -40,16 +40,10 @@ class Store:
         """Its index."""
         return read_index(self.results)
 
-    def place(self, entry: Entry) -> Path:
-        """Where the record of an entry lies now."""
-        path = self.results / entry.record
-        in_place = path.is_file() and digest_of(path) == entry.sha256
-        return path if in_place else self.results / entry.kept(entry.record)
-
     @cached_property
     def records(self) -> list[tuple[Entry, RunRecord]]:
         """The records of all entries, also of those that others replace."""
-        return [(entry, read_record(self.place(entry))) for entry in self.index.entries]
+        return [(entry, read_record(entry.place(self.results))) for entry in self.index.entries]
 
     @property
     def local(self) -> list[Path]:
@@ -148,7 +142,7 @@ def seeds(store: Store) -> None:
 def records(store: Store) -> None:
     """Every record counts: its metrics follow from its ranks, and it is of the run that its path names."""
     for entry in store.index.entries:
-        read_result(store.place(entry))
+        read_result(entry.place(store.results))
 
 
 def history(store: Store) -> None:

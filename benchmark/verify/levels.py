@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.results.record import AGAIN
 from benchmark.verify import arithmetic, form, scores, truth
+from benchmark.verify.known import known
 from benchmark.verify.opened import OpenBundle, opening
 from benchmark.verify.truth import RunOnData
 from methods.errors import UserError
@@ -91,15 +92,16 @@ MOST_FAULT = 500
 """Characters of a fault, which may repeat what a stranger wrote."""
 
 
-def verify(path: Path, level: str, data: Sequence[Prepared] = ()) -> Verdict:
+def verify(path: Path, level: str, data: Sequence[Prepared] = (), store: Path | None = None) -> Verdict:
     """Check the bundle at `path` up to `level`, and no further than the first level that is not reached.
 
-    `data` are those at hand, for L3 and L4. Raises `UserError` where there is no file at `path`.
+    `data` are those at hand, for L3 and L4; the records of the `store` say which data have a name. Raises
+    `UserError` where there is no file at `path`.
     """
     with opening(path) as bundle:
         verdict = Verdict(path, bundle.digest, bundle.size)
         for name in [*LEVELS][: [*LEVELS].index(level) + 1]:
-            for finding in _findings(bundle, name, data):
+            for finding in _findings(bundle, name, data, store):
                 verdict.findings.append(finding)
                 if finding.fault and name == "L1":  # a check of the form needs those before it
                     break
@@ -109,7 +111,9 @@ def verify(path: Path, level: str, data: Sequence[Prepared] = ()) -> Verdict:
         return verdict
 
 
-def _findings(bundle: OpenBundle, level: str, data: Sequence[Prepared]) -> Iterator[Finding]:
+def _findings(
+    bundle: OpenBundle, level: str, data: Sequence[Prepared], store: Path | None
+) -> Iterator[Finding]:
     """The checks of a level, one after another."""
     if level == "L1":
         yield from (_finding(bundle, level, check, partial(check, bundle)) for check in form.CHECKS)
@@ -121,6 +125,7 @@ def _findings(bundle: OpenBundle, level: str, data: Sequence[Prepared]) -> Itera
         find = partial(truth.at_hand, bundle.runs, data)
         yield _finding(bundle, level, truth.at_hand, lambda: pairs.extend(find()))
         if pairs:
+            yield _finding(bundle, level, known, lambda: known(pairs, store))
             yield from (_of_runs(bundle, level, one, pairs) for one in truth.CHECKS)
     else:
         pairs = truth.at_hand(bundle.runs, data)

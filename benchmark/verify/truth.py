@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.data.chance import chance_of
 from benchmark.data.filters import Ints, distinct_before, in_training, target_positions
 from benchmark.data.prepare import Prepared
 from benchmark.results.metrics import Floats, Ranks, chance, measure
 from benchmark.results.record import ranks_path
 from benchmark.results.schema import METRICS
 from benchmark.results.targets import NO_ITEM, POSITION, StoredLists, read_columns
+from benchmark.verify.arithmetic import EXACT
 from benchmark.verify.format import shown
 from benchmark.verify.opened import BundledRun
 from methods.errors import UserError
@@ -143,6 +145,19 @@ def _user_with_history(on: RunOnData, lists: StoredLists) -> int | None:
     return None
 
 
+def random_order(on: RunOnData) -> None:
+    """What it states of a random order of the catalogue is what the data give."""
+    stated, again = on.run.record.data.get("chance"), chance_of(on.data)
+    if not isinstance(stated, dict) or stated.keys() != again.keys():
+        raise on.run.fail("it does not state what a random order gives on each split.")
+    for split, values in again.items():
+        for name, value in values.items():
+            if not abs((said := stated[split][name]) - value) <= EXACT:
+                raise on.run.fail(
+                    f"its {split} {name} of a random order is {said!r}, and its data give {value!r}."
+                )
+
+
 def ceiling(on: RunOnData) -> None:
     """On a planted set no test figure is above the best possible one by more than 4 standard errors."""
     best = on.data.ceiling
@@ -189,7 +204,7 @@ def _check_below(
             )
 
 
-CHECKS = (targets, masks, ceiling, cold)
+CHECKS = (targets, masks, random_order, ceiling, cold)
 
 
 def prepared_data(names: Sequence[str], reading: Any) -> list[Prepared]:
