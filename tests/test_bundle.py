@@ -115,6 +115,7 @@ def test_a_failed_level_is_the_exit_status(
     assert main(["verify", "--level", "L1", str(bad)]) == 0
     assert main(["verify", str(tmp_path / "none.zip")]) == 2
     assert main(["verify", str(bad), "--level", "L9"]) == 2
+    assert "`adaptrec challenge BUNDLE" in error_of(["verify", str(bad), "--level", "L5"])
 
 
 def test_verify_imports_no_torch_and_no_other_package(good: Path) -> None:

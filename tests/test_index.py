@@ -75,6 +75,19 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def three(two: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store with a bundle of another person."""
+    results = Path(shutil.copytree(two, tmp_path_factory.mktemp("three") / "results"))
+    assert main(["add", str(bundle), "--results", str(results), "--by", "Jane Doe"]) == 0
+    return results
+
+
+@pytest.fixture
+def submitted(three: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(three, tmp_path / "results"))
+
+
 def refused(capsys: pytest.CaptureFixture[str], *words: object, status: int = 2) -> str:
     """The one line with which a command refuses; nothing was written."""
     capsys.readouterr()
@@ -195,9 +208,9 @@ def test_nothing_is_added_when_the_command_is_stopped(store: Path, monkeypatch: 
 
 
 def test_a_bundle_is_added_beside_the_projects_own_records(
-    store: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+    submitted: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["add", str(bundle), "--results", str(store), "--by", "Jane Doe"]) == 0
+    store = submitted
     entry = read_index(store).entries[-1]
     assert entry.record.startswith("submitted/theirs/instruments/none/popularity/")
     assert (entry.by, entry.level, entry.bundle) == ("Jane Doe", "L2", bundle.name)
@@ -224,7 +237,63 @@ def test_a_bundle_below_the_level_is_refused(
     assert "reaches level L1, and L2 is needed" in said and "Nothing was added" in said
     assert not (store / "submitted").exists()
     assert "needs --by NAME" in refused(capsys, "add", bundle, "--results", store)
-    assert "--by is no plain name" in refused(capsys, "add", bundle, "--results", store, "--by", "<b>")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("<b>", "--by is no plain name"),
+        ("=cmd()", "must begin with a letter or digit"),
+        ("@SUM(A1)", "must begin with a letter or digit"),
+        ("-1+1", "must begin with a letter or digit"),
+        ("Jane ", "end with one, with '.' or"),
+        ("x" * 81, "at most 80 characters"),
+        ("project", "marks the project's own rows"),
+        ("Project", "marks the project's own rows"),
+        ("\uff50roject", "marks the project's own rows"),
+    ],
+)
+def test_who_submitted_a_bundle_has_a_name_that_misleads_nobody(
+    store: Path, bundle: Path, name: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert says in refused(capsys, "add", bundle, "--results", store, f"--by={name}")
+    assert not (store / "submitted").exists()
+
+
+def test_an_index_gives_no_submitted_row_to_the_project(submitted: Path) -> None:
+    content = (submitted / INDEX).read_text().splitlines()
+    entry = Entry.model_validate_json(content[-1])
+    fields = entry.model_dump(exclude={"previous", "checksum"})
+    for change in ({"by": "project"}, {"bundle": None}, {"record": "/".join(entry.record.split("/")[-4:])}):
+        line = seal(entry.previous, **{**fields, **change}).line
+        (submitted / INDEX).write_text("".join(f"{each}\n" for each in (*content[:-1], line)))
+        assert "an entry by 'project' has no bundle" in faults(submitted)["chain"]
+
+
+def test_a_line_that_was_cut_off_is_missed(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["add", str(copied(store, "instruments")), "--results", str(store)]) == 0
+    head = capsys.readouterr().out.split()[-1]
+    assert head == read_index(store).last
+    assert main(["verify", str(store), "--head", head]) == 0
+    assert capsys.readouterr().out.endswith(f"head {head}\n")
+    lines = (store / INDEX).read_text().splitlines(keepends=True)
+    (store / INDEX).write_text("".join(lines[:-1]))
+    assert main(["verify", str(store)]) == 0
+    assert "1 local records" in capsys.readouterr().out
+    assert main(["verify", str(store), "--head", head]) == 1
+    assert f"no line of index.jsonl has the checksum {head}" in capsys.readouterr().out
+    for words in (["--head", "0"], ["--head", head.upper()]):
+        assert "is no SHA-256 of 64" in refused(capsys, "verify", store, *words)
+
+
+@pytest.mark.parametrize("lines", [0, 2])
+def test_submitted_files_without_an_entry_are_named(submitted: Path, lines: int) -> None:
+    kept = (submitted / INDEX).read_text().splitlines(keepends=True)[:lines]
+    (submitted / INDEX).write_text("".join(kept))
+    assert "no entry names submitted/theirs/instruments/" in faults(submitted)["unnamed"]
+    shutil.rmtree(submitted / "submitted" / "theirs")
+    assert faults(submitted) == {}
+    assert Store(submitted).waiting == ["submitted/theirs.adaptrec.zip"]
 
 
 def test_bundles_whose_files_would_be_one_are_refused(
@@ -295,7 +364,7 @@ def sealed_again(line: bytes) -> bytes:
     """A line whose own checksum is right."""
     entry = Entry.model_validate_json(line)
     fields = entry.model_dump(exclude={"previous", "checksum"})
-    return seal(entry.previous, **{**fields, "by": "somebody"}).line.encode() + b"\n"
+    return seal(entry.previous, **{**fields, "level": "L3"}).line.encode() + b"\n"
 
 
 @pytest.mark.parametrize(

@@ -43,4 +43,5 @@ def main(options: argparse.Namespace) -> int:
     print(f"{options.results / INDEX}: {several(len(done.entries), 'entry')} added{numbered}{known}")
     for entry in done.entries:
         print(f"  {entry.entry}  {entry.record}" + (f", replaces {entry.replaces}" if entry.replaces else ""))
+    print(f"head {done.head}")
     return 0

@@ -210,7 +210,7 @@ def add_level(parser: Parser, levels: Sequence[str], of: str) -> None:
     `of` is what must reach the level.
     """
     parser.add_argument(
-        "--level", choices=levels, metavar="|".join(levels),
+        "--level", type=_level, choices=levels, metavar="|".join(levels),
         help=f"the level that {of} must reach, see docs/verify.md (default: L2, with --data L3)",
     )  # fmt: skip
     parser.add_argument(
@@ -219,6 +219,14 @@ def add_level(parser: Parser, levels: Sequence[str], of: str) -> None:
     )  # fmt: skip
     add_reading(parser)
     add_data_dir(parser)
+
+
+def _level(text: str) -> str:
+    if text == "L5":
+        raise argparse.ArgumentTypeError(
+            "L5 is no check of a bundle alone: `adaptrec challenge BUNDLE --beacon HEX` makes it"
+        )
+    return text
 
 
 def level_of(options: argparse.Namespace) -> str:

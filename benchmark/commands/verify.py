@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from benchmark.commands.options import Parser, add_level, add_seconds, level_of, reading
@@ -25,7 +26,17 @@ def add_arguments(parser: Parser) -> None:
         help="for L3 and L4: a store whose records of the project say which data have a name (default: "
         "results, where it is one)",
     )  # fmt: skip
+    parser.add_argument(
+        "--head", type=_checksum, metavar="DIGEST",
+        help="of a store: the head that `adaptrec add` printed; the index must still have that entry",
+    )  # fmt: skip
     add_seconds(parser)
+
+
+def _checksum(text: str) -> str:
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is no SHA-256 of 64 hexadecimal digits")
+    return text
 
 
 def main(options: argparse.Namespace) -> int:
@@ -34,6 +45,8 @@ def main(options: argparse.Namespace) -> int:
         return _store(options)
     from benchmark.verify.guard import Request, verify_guarded
 
+    if options.head:
+        raise UserError("--head is of a store, and a bundle has none; leave it out.")
     level = level_of(options)
     store = options.results or Path("results")
     request = Request(options.bundle, level, options.seconds, tuple(options.data), reading(options), store)
@@ -50,7 +63,7 @@ def _store(options: argparse.Namespace) -> int:
         raise UserError(
             f"--level, --data and --results are of bundles, and {options.bundle} is a folder; leave them out."
         )
-    found = check_store(options.bundle)
+    found = check_store(options.bundle, options.head or "")
     for finding in found:
         print(finding.line)
     if any(finding.fault for finding in found):
@@ -61,4 +74,7 @@ def _store(options: argparse.Namespace) -> int:
     print(f"{len(index.entries)} entries, {replaced}; {len(local)} local records")
     for path in local:
         print(f"  local: {path}")
+    for name in store.waiting:
+        print(f"  not added yet: {options.bundle / name}")
+    print(f"head {index.last}")
     return ExitCode.OK

@@ -30,6 +30,8 @@ SUBMITTED = "submitted"
 """Folder of other people's bundles, and of the records that were taken out of them."""
 PROJECT = "project"
 """Who added the records that the project made itself."""
+MOST_BY = 80
+"""Characters of the name of who submitted a bundle."""
 START = "0" * 64
 """What the first entry holds in place of the checksum of one before it."""
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -49,7 +51,7 @@ class Entry(Part):
     """Null where the run stored no lists, as older ones."""
     added: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
     """UTC."""
-    by: Annotated[str, Field(min_length=1, max_length=80)]
+    by: Annotated[str, Field(min_length=1, max_length=MOST_BY)]
     """`project`, or who submitted the bundle."""
     level: Literal["L2", "L3", "L4"]
     """The level of docs/verify.md that the record reached when it was added."""
@@ -157,6 +159,12 @@ class Index:
             raise UserError("it does not hold the checksum of the line before it: one of them was changed.")
         if not _RECORD.fullmatch(entry.record) or ".." in entry.record:
             raise UserError(f"{entry.record!r} is no path of a record.")
+        theirs = entry.bundle is not None
+        if theirs != entry.record.startswith(f"{SUBMITTED}/") or theirs != (entry.by != PROJECT):
+            raise UserError(
+                f"an entry by '{PROJECT}' has no bundle and lies outside {SUBMITTED}/, and any other has one "
+                "and lies there."
+            )
         if (entry.replaces is None) != (entry.because is None):
             raise UserError("an entry that replaces another says why, and no other does.")
         if entry.replaces is not None:

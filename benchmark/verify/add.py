@@ -30,7 +30,7 @@ from benchmark.results.index import (
 )
 from benchmark.results.record import RunRecord, below_results, ranks_path, read_record, top_path
 from benchmark.verify.bundle import drafted
-from benchmark.verify.format import RUNS, SUFFIX, check_plain, shown
+from benchmark.verify.format import RUNS, SUFFIX, check_submitter, shown
 from benchmark.verify.guard import Request, verify_guarded
 from benchmark.verify.indexed import Store, check_alike
 from benchmark.verify.levels import Verdict, verify
@@ -89,6 +89,8 @@ class Added:
     entries: list[Entry]
     known: int
     """Records of folders that were in the index already."""
+    head: str
+    """Checksum of the last entry of the index."""
 
 
 def add(results: Path, wanted: Addition) -> Added:
@@ -119,7 +121,7 @@ def add(results: Path, wanted: Addition) -> Added:
                     write_atomically(results / file, content)
         if found:
             write_index(results, index)
-        return Added(index.entries[number:], known)
+        return Added(index.entries[number:], known, index.last)
 
 
 def _sealed(index: Index, candidate: Candidate, replaced: Entry | None, wanted: Addition) -> Entry:
@@ -228,7 +230,7 @@ def _submitted(results: Path, index: Index, wanted: Addition) -> Iterator[Candid
     """The records of bundles, each with the bundle itself among its files."""
     if not wanted.by:
         raise UserError("a bundle needs --by NAME: who submitted it.")
-    check_plain("--by", wanted.by)
+    check_submitter(wanted.by)
     paths: dict[str, Path] = {}
     for source in wanted.sources:
         if not source.name.endswith(SUFFIX):

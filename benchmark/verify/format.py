@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from benchmark.config import first_fault
 from benchmark.escape import visible_line
+from benchmark.results.index import MOST_BY, PROJECT
 from benchmark.results.schema import Count, Part
 from methods.errors import UserError
 
@@ -138,6 +139,22 @@ def check_plain(what: str, name: str) -> None:
     if not _PLAIN.fullmatch(name):
         wrong = next((character for character in name if not _PLAIN.fullmatch(character)), "")
         raise UserError(f"{what} is no plain name: {shown(name)}" + (f" has {wrong!a}." if wrong else "."))
+
+
+def check_submitter(name: str) -> None:
+    """Raise `UserError` unless `name` can be that of whoever submits a bundle."""
+    check_plain("--by", name)
+    ends = name[0].isalnum() and (name[-1].isalnum() or name[-1] in ".)")
+    if not ends or len(name) > MOST_BY:
+        raise UserError(
+            f"--by {shown(name)} must begin with a letter or digit, end with one, with '.' or ')', and have "
+            f"at most {MOST_BY} characters."
+        )
+    if unicodedata.normalize("NFKC", name).casefold() == PROJECT:
+        raise UserError(
+            f"--by {shown(name)} marks the project's own rows; say who submitted the bundle. Records of your "
+            "own need no bundle, and no --by."
+        )
 
 
 def shown(value: object) -> str:

@@ -6,6 +6,7 @@ hold.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,10 +15,10 @@ from typing import Any
 
 from benchmark.config import ROW_SETTINGS, Settings, searched
 from benchmark.files import digest_of
-from benchmark.results.index import INDEX, SUBMITTED, Entry, Index, read_index
+from benchmark.results.index import INDEX, REPLACED, START, SUBMITTED, Entry, Index, read_index
 from benchmark.results.record import RunRecord, read_record
 from benchmark.results.store import PATTERN, read_result
-from benchmark.verify.format import RUNS, shown
+from benchmark.verify.format import RUNS, SUFFIX, shown
 from benchmark.verify.history import SkippedError, check_history
 from benchmark.verify.levels import Finding
 from benchmark.verify.opened import opening
@@ -25,6 +26,8 @@ from benchmark.verify.seeds import SeedOfRow, check_seeds
 from methods.errors import UserError
 
 LEVEL = "store"
+_FILE = re.compile(rf"[0-9a-f]{{12}}-s[0-9]+\.(json|ranks\.parquet|top\.parquet)$|{re.escape(SUFFIX)}$")
+"""The name of a record, of a file beside it, or of a bundle."""
 DATA_FACTS = ("users", "items", "interactions", "test_targets", "valid_targets", "sha256")
 """Counts and digest of a fingerprint, which records of the same data share. Older records have no others."""
 
@@ -34,6 +37,8 @@ class Store:
     """A folder of results that has an index."""
 
     results: Path
+    head: str = ""
+    """Checksum of an entry that the index is known to have had."""
 
     @cached_property
     def index(self) -> Index:
@@ -49,6 +54,21 @@ class Store:
     def local(self) -> list[Path]:
         """Records that reports read and that are in no entry."""
         return [path for path in sorted(self.results.glob(PATTERN)) if not self._has(path)]
+
+    @cached_property
+    def unnamed(self) -> list[str]:
+        """Bundles, records and files beside them in the folders of entries alone, that no entry names."""
+        named = {f"{SUBMITTED}/{entry.bundle}" for entry in self.index.entries}
+        for entry in self.index.entries:
+            named |= {place for file in entry.files for place in (file, entry.kept(file))}
+        paths = (path for folder in (SUBMITTED, REPLACED) for path in (self.results / folder).rglob("*"))
+        found = {path.relative_to(self.results).as_posix() for path in paths if _FILE.search(path.name)}
+        return sorted(found - named)
+
+    @property
+    def waiting(self) -> list[str]:
+        """Bundles that were submitted and not added yet."""
+        return [path for path in self.unnamed if path.endswith(SUFFIX)]
 
     def _has(self, path: Path) -> bool:
         entry = self.index.latest.get(path.relative_to(self.results).as_posix())
@@ -66,6 +86,30 @@ def files(store: Store) -> None:
         for file in entry.lacks(store.results):
             what = "was changed" if (store.results / file).exists() else "is gone"
             raise UserError(f"{file}, of entry {entry.entry}, {what}.")
+
+
+def head(store: Store) -> None:
+    """The index has the entry that was its last one when --head was noted: nothing was cut off."""
+    if not store.head:
+        raise SkippedError(
+            "--head DIGEST, which `add` and this command print, shows whether lines were cut off"
+        )
+    if store.head not in {START, *(entry.checksum for entry in store.index.entries)}:
+        raise UserError(
+            f"no line of {INDEX} has the checksum {store.head}: lines were cut off or written anew since it "
+            "was the head. Take the file of an earlier commit or of a copy."
+        )
+
+
+def unnamed(store: Store) -> None:
+    """No record or file of one in submitted/ or replaced/ is without an entry."""
+    lost = [path for path in store.unnamed if not path.endswith(SUFFIX)]
+    if lost:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise UserError(
+            f"no entry names {lost[0]}{more}: lines of {INDEX} were removed, or `adaptrec add` was stopped; "
+            "then give its command again."
+        )
 
 
 def bundles(store: Store) -> None:
@@ -150,22 +194,23 @@ def history(store: Store) -> None:
     check_history(store.results)
 
 
-QUICK = (chain, files, bundles, protocols, seeds)
+QUICK = (chain, files, unnamed, bundles, protocols, seeds)
 """Checks that take a second."""
-CHECKS: tuple[Callable[[Store], Any], ...] = (*QUICK, records, history)
+CHECKS: tuple[Callable[[Store], Any], ...] = (*QUICK, records, head, history)
 
 
-def check_store(results: Path) -> list[Finding]:
+def check_store(results: Path, head: str = "") -> list[Finding]:
     """Make the checks of a store, and no more where its index or its files do not hold.
 
-    Raises `UserError` where the folder has no index.
+    `head` is the checksum of an entry that it is known to have had. Raises `UserError` where the folder has
+    no index.
     """
     if not (results / INDEX).is_file():
         raise UserError(
             f"{results} has no {INDEX}: it is no store, but a folder of local records, which reports "
             "check whenever they read them. `adaptrec add` begins a store."
         )
-    store, found = Store(results), list[Finding]()
+    store, found = Store(results, head), list[Finding]()
     for check in CHECKS:
         promise = (check.__doc__ or "").split("\n", 1)[0].rstrip(".")
         fault = ""
