@@ -5,12 +5,27 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import psutil
+LEAST_ADDRESS_SPACE = 64 << 20
+"""Bytes of address space; with less, libraries end or stop a process and report no lack of memory."""
 
 
 def available_memory() -> float:
     """Bytes of host memory that processes can still take, within the limit of a container."""
+    import psutil
+
     return min(float(psutil.virtual_memory().available), _left_in_container())
+
+
+def address_space_left() -> float:
+    """Bytes that this process can still map below its limit (`ulimit -v`); infinite where none is set."""
+    import psutil
+
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return math.inf
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return math.inf if limit == resource.RLIM_INFINITY else float(limit - psutil.Process().memory_info().vms)
 
 
 def _left_in_container() -> float:

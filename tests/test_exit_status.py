@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
+import psutil
 import pytest
 from data_folders import TEN, TWELVE, write_folder
 
@@ -59,6 +61,42 @@ def test_the_cause_of_another_error_counts(capsys: pytest.CaptureFixture[str]) -
     error.__cause__ = OSError(errno.ENOSPC, "No space left on device", "/full/x")
     assert ended(error) == 2
     assert "the disk of /full/x is full" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [(32 << 20, "no command works with less than 67 MB"), (200 << 20, "needs at least 268 MB")],
+)
+def test_a_limit_on_address_space_is_one_line(
+    left: int,
+    expected: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ADAPTREC_CACHE", str(tmp_path / "cache"))
+    command = ["prepare", "--dataset", str(write_folder(tmp_path / "shop"))]
+
+    def limited() -> None:
+        import resource
+
+        limit = psutil.Process().memory_info().vms + left
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+        os._exit(main(command))
+
+    assert forked.ended(forked.fork(limited)) == 2
+    line = capfd.readouterr().err
+    assert expected in line and line.count("\n") == 1
+    assert main(command) == 0
+
+
+def test_an_error_of_any_kind_without_address_space_is_a_lack_of_memory(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = iter([1e9, 1e6])  # before the command, and when it failed
+    monkeypatch.setattr(exit_status, "address_space_left", lambda: next(left))
+    assert ended(SystemError("error return without exception set")) == 2
+    assert "too little memory" in capsys.readouterr().err
 
 
 def test_causes_that_lead_back_to_themselves_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

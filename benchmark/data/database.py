@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import pyarrow as pa
 
+from benchmark.memory import address_space_left, available_memory
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,15 +30,22 @@ MEMORY_VARIABLE = "ADAPTREC_MEMORY"
 STREAM_ROWS = 1 << 20
 """Rows of a batch that comes out of the database."""
 _LEAST = 32 << 20
+_LEAST_ADDRESS_SPACE = 256 << 20
+"""With less, DuckDB can wait for ever for a lock of its own: an allocation fails as it reads a table."""
 BEGIN_SECONDS = 10.0
 """Seconds after which a thread that has not begun is given up."""
 
 
 def memory_budget() -> int:
     """Bytes that a preparation may take, from $ADAPTREC_MEMORY or the machine."""
+    if (left := address_space_left()) < _LEAST_ADDRESS_SPACE:
+        raise UserError(
+            f"the limit on memory (`ulimit -v`) leaves {max(0, left) / 1e6:.0f} MB, and a preparation needs "
+            f"at least {_LEAST_ADDRESS_SPACE / 1e6:.0f} MB; raise the limit."
+        )
     written = os.environ.get(MEMORY_VARIABLE)
     if not written:
-        return max(_LEAST, psutil.virtual_memory().available // 2)
+        return max(_LEAST, int(min(available_memory(), left)) // 2)
     try:
         budget = int(float(written) * 1e9)
     except (ValueError, OverflowError):

@@ -21,6 +21,7 @@ from enum import IntEnum
 from typing import Any, TextIO, cast
 
 from benchmark.escape import visible, visible_line
+from benchmark.memory import LEAST_ADDRESS_SPACE, address_space_left
 from methods.errors import UserError
 
 
@@ -57,6 +58,10 @@ _FULL = f"the disk of {{path}} is full; make room there, {AGAIN}."
 _FORBIDDEN = f"{{path}} may not be used by this user ({{reason}}); change its permissions, or {ELSEWHERE}."
 _OPEN = f"too many files are open, at {{path}}; raise the limit, as `ulimit -n 4096` does, {AGAIN}."
 _MEMORY = f"there is too little memory; end other programs or choose smaller settings, {AGAIN}."
+_ADDRESS_SPACE = (
+    "the limit on memory (`ulimit -v`) leaves {left:.0f} MB, and no command works with less than "
+    f"{{least:.0f}} MB; raise the limit, {AGAIN}."
+)
 REFUSED = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: f"the quota of the disk of {{path}} is used up; make room there, {AGAIN}.",
@@ -95,6 +100,7 @@ def exit_status(command: Callable[[], int], name: str = "adaptrec") -> int:
     stderr."""
     _escape_output()
     try:
+        _check_address_space()
         status = command()
         sys.stdout.flush()
         return status
@@ -118,6 +124,11 @@ def exit_status(command: Callable[[], int], name: str = "adaptrec") -> int:
     return status
 
 
+def _check_address_space() -> None:
+    if (left := address_space_left()) < LEAST_ADDRESS_SPACE:
+        raise UserError(_ADDRESS_SPACE.format(left=max(0, left) / 1e6, least=LEAST_ADDRESS_SPACE / 1e6))
+
+
 def _shortened(line: str) -> str:
     """The line without the middle of what is too long to be read: it quotes a value of a user's file."""
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 520]} [...] {line[-500:]}"
@@ -139,7 +150,8 @@ def refusal(error: BaseException) -> str | None:
             return None
         if (number := _number(cause)) is not None:
             return REFUSED[number].format(path=_path(cause), reason=os.strerror(number))
-    return None
+    # libraries turn a lack of memory into errors of every kind
+    return _MEMORY if address_space_left() < LEAST_ADDRESS_SPACE else None
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

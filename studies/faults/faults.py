@@ -30,7 +30,7 @@ ROOM = "size=64m"
 FULL = 8
 """Disks of different sizes for each command."""
 BLOCK = 4096
-MEMORY = (0, 1, 4, 16, 64, 256)
+MEMORY = (0, 1, 4, 16, 64, 128, 256, 512)
 """MiB beyond what a process has when it has imported everything."""
 FILES, FEWER_FILES = (64,), (32, 16, 12, 8)
 ANSWERS = {
