@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
@@ -79,10 +80,23 @@ def settings(run: BundledRun) -> str | None:
         return f"the hyper-parameters of {shown(record.method)}, which is of another package"
     declared = {field.name for field in fields(known.config)}
     _check_names(run, "hyper-parameter", record.hyperparameters, declared, hashed(known.config()))
-    for name in (pair.partition("=")[0] for pair in record.overrides):
+    for name, _, text in (pair.partition("=") for pair in record.overrides):
         if name not in {*harness, *declared}:
             raise run.fail(f"it overrides {shown(name)}, which {shown(record.method)} does not have.")
+        if not _is_written(text, value := {**record.hyperparameters, **record.settings}.get(name)):
+            raise run.fail(f"it overrides {shown(name)} with {shown(text)}, and its value is {shown(value)}.")
     return None
+
+
+def _is_written(text: str, value: Any) -> bool:
+    """Whether `--set` makes this value of a text, as far as the type of the value tells."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str) or text == "auto":
+        return True
+    if isinstance(value, str):
+        return text == value
+    with suppress(ValueError):
+        return float(text) == value
+    return False
 
 
 def _check_names(
@@ -90,14 +104,14 @@ def _check_names(
     what: str,
     stated: Collection[str],
     declared: Collection[str],
-    hashed_names: Collection[str],
+    enter: Collection[str],
 ) -> None:
-    """All that is stated is declared, and all that enters the hashes is stated."""
+    """All that is stated is declared, and what of it must `enter` the hashes is stated."""
     if unknown := sorted({*stated} - {*declared}):
         raise run.fail(
             f"it has the {what} {shown(unknown[0])}, which {shown(run.record.method)} does not have."
         )
-    missing = sorted({*hashed_names} & {*declared} - {*stated})
+    missing = sorted({*enter} & {*declared} - {*stated})
     if missing and run.record.generation >= STATED:
         raise run.fail(f"it does not state its {what} {shown(missing[0])}.")
 

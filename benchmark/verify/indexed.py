@@ -92,7 +92,7 @@ def head(store: Store) -> None:
     """The index has the entry that was its last one when --head was noted: nothing was cut off."""
     if not store.head:
         raise SkippedError(
-            "--head DIGEST, which `add` and this command print, shows whether lines were cut off"
+            "--head DIGEST, from an earlier `add` or `verify`, shows whether lines were cut off"
         )
     if store.head not in {START, *(entry.checksum for entry in store.index.entries)}:
         raise UserError(

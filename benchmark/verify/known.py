@@ -17,11 +17,10 @@ from benchmark.verify.truth import RunOnData
 
 def known(pairs: Sequence[RunOnData], store: Path | None) -> str | None:
     """The data are those that the project's records and recipes have under the dataset's name."""
-    by_name = {on.run.record.dataset: on for on in pairs}
-    unknown = [shown(name) for name, on in by_name.items() if not _check(on, name, store)]
-    return (
-        f"{', '.join(unknown)}, whose data no record of the project and no recipe knows" if unknown else None
-    )
+    distinct = {(on.run.record.dataset, on.data.fingerprint["sha256"]): on for on in pairs}
+    unknown = [name for (name, _), on in distinct.items() if not _check(on, name, store)]
+    listed = ", ".join(map(shown, dict.fromkeys(unknown)))
+    return f"{listed}, whose data no record of the project and no recipe knows" if unknown else None
 
 
 def _check(on: RunOnData, name: str, store: Path | None) -> bool:

@@ -41,7 +41,7 @@ class Finding:
     @property
     def line(self) -> str:
         """What a terminal shows."""
-        return f"  {'FAILED' if self.fault else 'ok':6}  {self.name:10}  {self.fault or self.promise}"
+        return f"  {'FAILED' if self.fault else 'ok':6}  {self.name:12}  {self.fault or self.promise}"
 
 
 @dataclass
