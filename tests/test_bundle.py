@@ -432,6 +432,8 @@ BAD: dict[str, tuple[Callable[[Forge], bytes], str]] = {
     ),
     "a setting out of its range": (edited("settings", "temperature", value=-1), "=-1 is not valid"),
     "a setting in another spelling": (edited("settings", "width", value="8"), "the harness writes as '8'"),
+    "an invented protocol": (edited("protocol", value="fairest"), "its protocol 'fairest' is none of"),
+    "a protocol of controls": (edited("protocol", value="none"), "is of a control, which has no epochs, and"),
     "an override of nothing": (edited("overrides", value=["cheat=1"]), "overrides 'cheat', which 'id' does"),
     "an override that did not happen": (
         edited("overrides", value=["width=64"]), "overrides 'width' with '64', and its value is '8'",

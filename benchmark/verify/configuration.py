@@ -14,7 +14,16 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
-from benchmark.config import CONTROL_SETTINGS, SETTINGS, Settings, config_hash, parse, protocol_hash
+from benchmark.config import (
+    CONTROL_SETTINGS,
+    NO_PROTOCOL,
+    PROTOCOLS,
+    SETTINGS,
+    Settings,
+    config_hash,
+    parse,
+    protocol_hash,
+)
 from benchmark.llm.catalogue import identity_of
 from benchmark.verify.format import shown
 from benchmark.verify.opened import BundledRun
@@ -67,8 +76,10 @@ def _known(run: BundledRun) -> KnownMethod | None:
 
 
 def settings(run: BundledRun) -> str | None:
-    """Every setting and hyper-parameter is one that the harness or the method declares."""
+    """Protocol, settings and hyper-parameters are those that the harness and the method declare."""
     record, known = run.record, _known(run)
+    if record.protocol not in {NO_PROTOCOL, *PROTOCOLS}:
+        raise run.fail(f"its protocol {shown(record.protocol)} is none of {', '.join(PROTOCOLS)}.")
     harness = known.harness if known else SETTINGS
     stated = not (record.untrained and known is None)  # which of them concern it, its class says
     _check_names(run, "setting", record.settings, harness, hashed(Settings()) if stated else ())
