@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data_folders import BLINK
 from forged import Fields, Forge
 
 from benchmark.cli import main
@@ -120,3 +121,17 @@ def test_one_run_is_not_two_seeds_of_a_store(
     assert main(["add", str(tmp_path / "1" / "runs"), "--results", str(store)]) == 2
     said = capsys.readouterr().err
     assert "entry 1 and scientific/" in said and "one run stands for two" in said
+
+
+def test_a_configuration_of_peft_is_named_by_its_parts(folder: Path, tmp_path: Path) -> None:
+    config = '{"target_modules": ["query"], "peft_type": "IA3", "feedforward_modules": []}'
+    command = ["run", "--dataset", str(folder), "--llm", "random-tiny", "--method", "peft"]
+    command += ["--set", *BLINK, "epochs=1", f"config={config}", "--results", str(tmp_path)]
+    assert main(command) == 0
+    (record,) = tmp_path.rglob("*-s0.json")
+    make_bundle([record], tmp_path / "all.adaptrec.zip")
+    forge = Forge.of(tmp_path / "all.adaptrec.zip")
+    assert fault_of(forge, tmp_path) == ""
+    for config in ('{"peft_type": "<b>"}', '{"<b>": 1}', '{"peft_type": "<b>"', "[" * 99):
+        other = Forge(dict(forge.files)).edit(lambda f, text=config: f["hyperparameters"].update(config=text))
+        assert "a hyper-parameter is no plain name" in fault_of(other, tmp_path)

@@ -27,8 +27,10 @@ from benchmark.config import (
 from benchmark.llm.catalogue import identity_of
 from benchmark.verify.format import shown
 from benchmark.verify.opened import BundledRun
+from benchmark.verify.strict_json import strict_json
 from methods import BUILTIN, CONTROLS
 from methods.declared import class_nodes, declared_config, declared_value
+from methods.errors import UserError
 from methods.fields import hashed
 
 STATED = 1
@@ -104,10 +106,20 @@ def _is_written(text: str, value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float | str) or text == "auto":
         return True
     if isinstance(value, str):
-        return text == value
+        return text == value or _same_json(text, value)
     with suppress(ValueError):
         return float(text) == value
     return False
+
+
+def _same_json(text: str, value: str) -> bool:
+    """Whether both are one JSON object: `peft` writes its configuration in one order."""
+    if not (text.startswith("{") and value.startswith("{")):
+        return False
+    try:
+        return strict_json(text.encode(), "it") == strict_json(value.encode(), "it")  # type: ignore[no-any-return]
+    except UserError:
+        return False
 
 
 def _check_names(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import zlib
+from collections.abc import Iterator
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ from benchmark.verify.opened import BundledRun, OpenBundle
 from benchmark.verify.strict_json import strict_json
 from benchmark.verify.texts import texts
 from methods.errors import UserError
+
+JSON = ("{", "[")
+"""How a text that is a configuration begins."""
 
 
 def archive(bundle: OpenBundle) -> None:
@@ -111,11 +115,29 @@ def _names(record: RunRecord) -> list[tuple[str, str]]:
     found += [("llm_details", str(value)) for value in record.llm_details.values() if isinstance(value, str)]
     found += [("a setting", value) for value in record.settings.values() if isinstance(value, str)]
     found += [("a hyper-parameter", name) for name in record.hyperparameters]
-    found += [
-        ("a hyper-parameter", value) for value in record.hyperparameters.values() if isinstance(value, str)
-    ]
+    for value in record.hyperparameters.values():
+        found += [("a hyper-parameter", text) for text in _texts(value)]
     found += [("a split", name) for name in (*record.metrics, *record.initial)]
-    return [*found, *(("an override", pair) for pair in record.overrides)]
+    for name, _, value in (pair.partition("=") for pair in record.overrides):
+        found += [("an override", text) for text in (name, *_texts(value))]
+    return found
+
+
+def _texts(value: object) -> Iterator[str]:
+    """The texts in a value; a configuration in JSON, which `peft` has, is named by its keys and values."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield name
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
+    elif isinstance(value, str):
+        try:
+            read = strict_json(value.encode(errors="surrogatepass"), "it") if value[:1] in JSON else value
+        except UserError:
+            read = value
+        yield from [value] if read is value else _texts(read)
 
 
 def files(bundle: OpenBundle) -> None:

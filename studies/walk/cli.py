@@ -17,11 +17,13 @@ from benchmark.commands.options import Parser
 
 PACKAGES = ("adaptrec", "benchmark", "methods")
 SET_UP = (
-    "benchmark/process/", "benchmark/config.py", "benchmark/progress.py", "benchmark/measure.py",
+    "benchmark/process/", "benchmark/escape.py", "benchmark/locks.py", "benchmark/memory.py",
+    "benchmark/config.py", "benchmark/progress.py", "benchmark/measure.py",
     "benchmark/run/tracking.py", "benchmark/train/status.py",
     "methods/registry.py", "methods/declarations.py", "methods/fields.py", "methods/code.py",
 )  # fmt: skip
-"""What no interaction passes: the process, its settings, its messages, and the choice of a method."""
+"""What no interaction passes: the process with its locks and limits, its settings, its messages, and the
+choice of a method."""
 SETTINGS = ("epochs=1", "precision=no", "width=8", "sasrec_inner=8", "batch_size=16")
 ITEMS = "abcdefghij"
 
