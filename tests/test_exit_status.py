@@ -65,7 +65,7 @@ def test_the_cause_of_another_error_counts(capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize(
     ("left", "expected"),
-    [(32 << 20, "no command works with less than 67 MB"), (200 << 20, "needs at least 268 MB")],
+    [(0, "no command works with less than 67 MB"), (130 << 20, "needs at least 268 MB")],
 )
 def test_a_limit_on_address_space_is_one_line(
     left: int,

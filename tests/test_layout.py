@@ -6,11 +6,10 @@ import ast
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 from benchmark.measure import PACKAGES
 from methods import BUILTIN
@@ -50,10 +49,20 @@ def floor_of(module: str) -> int:
     return next((level for level, rooms in enumerate(FLOORS) if room in rooms), -1)
 
 
-def imports_of(module: str) -> Iterator[tuple[int, str]]:
+@cache
+def nodes_of(module: str) -> list[ast.AST]:
+    """All nodes of a module, which is parsed once."""
+    return list(ast.walk(ast.parse(SOURCES[module].read_text(encoding="utf-8"))))
+
+
+@cache
+def imports_of(module: str) -> list[tuple[int, str]]:
     """(line, module) of every import, those inside functions and under TYPE_CHECKING included."""
-    tree = ast.parse(SOURCES[module].read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+    return list(_imports_of(module))
+
+
+def _imports_of(module: str) -> Iterator[tuple[int, str]]:
+    for node in nodes_of(module):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -75,66 +84,78 @@ def test_a_floor_has_at_most_four_rooms() -> None:
 def test_a_class_name_has_one_meaning() -> None:
     """In all packages and studies, leading underscores aside."""
     modules: dict[str, list[str]] = {}
-    for module, path in SOURCES.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for module in SOURCES:
+        for node in nodes_of(module):
             if isinstance(node, ast.ClassDef):
                 modules.setdefault(node.name.lstrip("_"), []).append(module)
     assert {name: where for name, where in modules.items() if len(where) > 1} == {}
 
 
-@pytest.mark.parametrize("module", METHODS)
-def test_methods_import_nothing_of_the_benchmark(module: str) -> None:
-    wrong = [f"{line}: {name}" for line, name in imports_of(module) if name.split(".")[0] == "benchmark"]
-    assert wrong == []
-
-
-@pytest.mark.parametrize("module", [*BENCHMARK, *METHODS])
-def test_the_packages_import_nothing_that_is_built_on_them(module: str) -> None:
-    above = {"adaptrec", "studies"}
-    assert [f"{line}: {name}" for line, name in imports_of(module) if name.split(".")[0] in above] == []
-
-
-@pytest.mark.parametrize("module", [*API, *STUDIES])
-def test_what_is_built_on_the_packages_uses_their_public_names(module: str) -> None:
-    """And a study uses none of another study, except for what all share."""
-    tree = ast.parse(SOURCES[module].read_text(encoding="utf-8"))
-    names = [
-        (node.lineno, name)
-        for node in ast.walk(tree)
-        for name in (
-            [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom)
-            else [node.attr] if isinstance(node, ast.Attribute) and ast.unparse(node.value) != "self"
-            else []
-        )
-    ]  # fmt: skip
-    public = ("__", "_exit")  # of os
-    assert [(at, name) for at, name in names if name.startswith("_") and not name.startswith(public)] == []
-    study = ".".join(module.split(".")[:2])
-    imported = [name for _, name in imports_of(module) if name.startswith("studies.")]
-    own = (f"{study}.", "studies.common.")
-    assert [name for name in imported if not f"{name}.".startswith(own)] == []
-
-
-@pytest.mark.parametrize("module", BENCHMARK)
-def test_imports_run_one_way(module: str) -> None:
-    wrong = [
-        f"{line}: {name}"
+def imported(modules: Iterable[str], wrong: Callable[[str, str], bool]) -> list[str]:
+    """The imports of `modules` that are `wrong`, a function of the module and of what it imports."""
+    return [
+        f"{module}, line {line}: {name}"
+        for module in modules
         for line, name in imports_of(module)
-        if name.startswith("benchmark.") and floor_of(name) > floor_of(module)
+        if wrong(module, name)
     ]
-    assert wrong == []
 
 
-@pytest.mark.parametrize("module", [name for name in BENCHMARK if 0 <= floor_of(name) <= 1])
-def test_the_ground_floor_knows_no_method(module: str) -> None:
-    known = {name for _, name in imports_of(module) if name.split(".")[0] == "methods"}
-    assert known <= GROUND_MAY_SEE
+def test_methods_import_nothing_of_the_benchmark() -> None:
+    assert imported(METHODS, lambda _, name: name.split(".")[0] == "benchmark") == []
 
 
-@pytest.mark.parametrize("module", BENCHMARK)
-def test_the_benchmark_imports_no_single_method(module: str) -> None:
+def test_the_packages_import_nothing_that_is_built_on_them() -> None:
+    above = {"adaptrec", "studies"}
+    assert imported([*BENCHMARK, *METHODS], lambda _, name: name.split(".")[0] in above) == []
+
+
+def test_what_is_built_on_the_packages_uses_their_public_names() -> None:
+    public = ("__", "_exit")  # of os
+    private = [
+        f"{module}, line {node.lineno}: {name}"
+        for module in (*API, *STUDIES)
+        for node in nodes_of(module)
+        if isinstance(node, ast.ImportFrom | ast.Attribute)
+        for name in names_in(node)
+        if name.startswith("_") and not name.startswith(public)
+    ]
+    assert private == []
+
+
+def names_in(node: ast.ImportFrom | ast.Attribute) -> list[str]:
+    """What a node takes from a module or an object other than `self`."""
+    if isinstance(node, ast.ImportFrom):
+        return [alias.name for alias in node.names]
+    return [] if ast.unparse(node.value) == "self" else [node.attr]
+
+
+def test_a_study_uses_none_of_another_study() -> None:
+    """Except for what all share."""
+
+    def other(module: str, name: str) -> bool:
+        own = (f"{room_of(module)}.", "studies.common.")
+        return name.startswith("studies.") and not f"{name}.".startswith(own)
+
+    assert imported([*API, *STUDIES], other) == []
+
+
+def test_imports_run_one_way() -> None:
+    def upward(module: str, name: str) -> bool:
+        return name.startswith("benchmark.") and floor_of(name) > floor_of(module)
+
+    assert imported(BENCHMARK, upward) == []
+
+
+def test_the_ground_floor_knows_no_method() -> None:
+    ground = [name for name in BENCHMARK if 0 <= floor_of(name) <= 1]
+    known = imported(ground, lambda _, name: name.split(".")[0] == "methods" and name not in GROUND_MAY_SEE)
+    assert known == []
+
+
+def test_the_benchmark_imports_no_single_method() -> None:
     single = {target.partition(":")[0] for target in BUILTIN.values()}
-    assert {name for _, name in imports_of(module)} & single == set()
+    assert imported(BENCHMARK, lambda _, name: name in single) == []
 
 
 def room_of(module: str) -> str:
@@ -157,24 +178,20 @@ def test_imports_have_no_cycle() -> None:
         sorter.prepare()  # raises CycleError, which names the circle
 
 
-def docstrings(tree: ast.AST) -> set[int]:
-    """Ids of the constants that are strings standing alone: docstrings and field notes."""
-    return {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-
-
-@pytest.mark.parametrize("module", BENCHMARK)
-def test_the_benchmark_names_no_method(module: str) -> None:
-    tree = ast.parse(SOURCES[module].read_text(encoding="utf-8"))
-    ignored = docstrings(tree)
-    method_names = [
-        f"{node.lineno}: {node.value!r}"
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Constant)
-        and id(node) not in ignored
-        and node.value in BUILTIN
-        and node.value not in PACKAGES  # `peft` is also a package, whose version a record holds
-    ]
-    assert method_names == []
+def test_the_benchmark_names_no_method() -> None:
+    """Docstrings and notes of fields, which are strings that stand alone, may."""
+    named = []
+    for module in BENCHMARK:
+        notes = {id(node.value) for node in nodes_of(module) if isinstance(node, ast.Expr)}
+        named += [
+            f"{module}, line {node.lineno}: {node.value!r}"
+            for node in nodes_of(module)
+            if isinstance(node, ast.Constant)
+            and id(node) not in notes
+            and node.value in BUILTIN
+            and node.value not in PACKAGES  # `peft` is also a package, whose version a record holds
+        ]
+    assert named == []
 
 
 def test_no_python_lies_under_datasets() -> None:
@@ -212,13 +229,12 @@ def test_files_that_packages_need_are_listed() -> None:
         assert there == set(declared[top])
 
 
-@pytest.mark.parametrize("module", sorted(SOURCES))
-def test_functions_are_a_screenful(module: str) -> None:
-    tree = ast.parse(SOURCES[module].read_text(encoding="utf-8"))
+def test_functions_are_a_screenful() -> None:
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     long = [
-        f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
-        for node in ast.walk(tree)
+        f"{module}, {node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for module in SOURCES
+        for node in nodes_of(module)
         if isinstance(node, functions) and node.end_lineno and node.end_lineno - node.lineno >= 60
     ]
     assert long == []

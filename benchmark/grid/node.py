@@ -22,6 +22,8 @@ from methods.errors import UserError
 
 STOP_SECONDS = 1.0
 """Seconds between two times that a node asks whether to stop."""
+LATE_SECONDS = 10.0
+"""Seconds beyond `GRACE` that a busy node may take to ask, and to write the record of the run."""
 POLL = 0.1
 
 

@@ -23,7 +23,7 @@ from benchmark.files import cache_folder, write_atomically
 from benchmark.grid.child import Exit
 from benchmark.grid.engine import ClaimedRun, Engine
 from benchmark.grid.executor import Options
-from benchmark.grid.node import STOP_SECONDS, Groups, Order, begin, follow
+from benchmark.grid.node import LATE_SECONDS, STOP_SECONDS, Groups, Order, begin, follow
 from benchmark.process import startup
 from benchmark.process.exit_status import ExitCode
 from benchmark.process.lifeline import GRACE
@@ -177,11 +177,11 @@ class RayExecutor(Engine):
         """See `Engine.stop`."""
         # not by `ray.cancel`, which reports a task as ended when it has only been asked to end
         try:
-            if references := list(self._running):
-                self._mailbox.stop.remote()
-                ready, _ = self._ray.wait(
-                    references, num_returns=len(references), timeout=GRACE + STOP_SECONDS
-                )
+            end = time.monotonic() + GRACE + LATE_SECONDS
+            while (references := list(self._running)) and time.monotonic() < end:
+                with suppress(self._ray.exceptions.RayError):
+                    self._mailbox.stop.remote()  # each time: a mailbox on a new node forgets
+                ready, _ = self._ray.wait(references, num_returns=len(references), timeout=STOP_SECONDS)
                 for reference in ready:
                     self._result(reference, self._running.pop(reference))
         finally:

@@ -23,7 +23,7 @@ from uuid import uuid4
 from benchmark.grid.child import Exit, RunProcess, stop
 from benchmark.grid.engine import ClaimedRun, Engine
 from benchmark.grid.executor import Options
-from benchmark.grid.node import STOP_SECONDS, Groups, Order, begin, follow
+from benchmark.grid.node import LATE_SECONDS, Groups, Order, begin, follow
 from benchmark.process import startup
 from benchmark.process.exit_status import ExitCode
 from benchmark.process.lifeline import GRACE
@@ -222,7 +222,7 @@ class SlurmExecutor(Engine):
             for job in self.jobs.values():
                 if job not in begun:
                     job.cancel(check=False)
-            end = time.monotonic() + GRACE + STOP_SECONDS
+            end = time.monotonic() + GRACE + LATE_SECONDS
             while time.monotonic() < end and not all(job.done() for job in begun):
                 time.sleep(0.1)
         finally:
