@@ -245,7 +245,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         patch.delenv("ADAPTREC_DATA", raising=False)
         patch.setattr(download, "SETTLED_SECONDS", -1.0)
         patch.setattr(cache_module, "JOURNAL_SECONDS", 0.0)
-        patch.setattr(states, "TOKEN_BUDGET", {"cpu": 32})
+        patch.setattr(states, "TOKEN_BUDGET", {"cpu": 64})
         yield World(tmp_path_factory.mktemp("stored") / "now", patch)
 
 
