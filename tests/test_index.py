@@ -165,8 +165,11 @@ def test_a_correction_may_have_another_path(
     assert "because: String should have" in refused(capsys, *words, "x" * 501)
     assert main([*map(str, words), "the data were wrong"]) == 0
     index = read_index(store)
+    old = index.entries[1]
     assert index.corrections[2].record == path.relative_to(store).as_posix()
-    assert index.entries[1].record not in index.standing and faults(store) == {}
+    assert old.record not in index.standing and faults(store) == {}
+    assert not any((store / file).exists() for file in old.files), "no table shows it any more"
+    assert all((store / old.kept(file)).exists() for file in old.files)
 
 
 def test_a_record_that_was_written_over_without_being_kept(

@@ -236,6 +236,13 @@ def keep_indexed(record_path: Path) -> None:
                 keep(results, entry)
 
 
+def take_away(results: Path, entry: Entry) -> None:
+    """Remove the files of an entry that are kept (see `keep`) from their place."""
+    for file, digest in entry.files.items():
+        if _is(results / file, digest) and _is(results / entry.kept(file), digest):
+            (results / file).unlink()
+
+
 def keep(results: Path, entry: Entry) -> None:
     """Copy the files of an entry to where they are kept."""
     for file, digest in entry.files.items():

@@ -26,6 +26,7 @@ from benchmark.results.index import (
     keep,
     read_index,
     seal,
+    take_away,
     write_index,
 )
 from benchmark.results.record import RunRecord, below_results, ranks_path, read_record, top_path
@@ -109,7 +110,8 @@ def add(results: Path, wanted: Addition) -> Added:
             found, known = list(_submitted(results, index, wanted)), 0
         else:
             found, known = _own(results, index, wanted)
-        for candidate, replaced in _paired(found, index, wanted):
+        pairs = _paired(found, index, wanted)
+        for candidate, replaced in pairs:
             _check_room(results, candidate, before.get(candidate.record))
             index.add(_sealed(index, candidate, replaced, wanted))
         _check_alike(Store(results), found)
@@ -119,8 +121,14 @@ def add(results: Path, wanted: Addition) -> Added:
             for file, content in candidate.files.items():
                 if not _holds(results / file, content):
                     write_atomically(results / file, content)
+        # a record of the project that one at another path corrects: no table shows it any more
+        gone = [old for new, old in pairs if old and old.by == PROJECT and old.record != new.record]
+        for entry in gone:
+            keep(results, entry)
         if found:
             write_index(results, index)
+        for entry in gone:
+            take_away(results, entry)
         return Added(index.entries[number:], known, index.last)
 
 
