@@ -136,7 +136,7 @@ def _memory_cell(row: RunRow) -> str:
 
 def _epochs_cell(row: RunRow) -> str:
     best, last = row.mean("best_epoch"), row.mean("epochs_run")
-    return f"{best.mean:g} / {last.mean:g}" if best and last else NO_FIGURE
+    return f"{round(best.mean, 1):g} / {round(last.mean, 1):g}" if best and last else NO_FIGURE
 
 
 def _cost(name: str, label: str = "", **more: Any) -> RunMeasure:
