@@ -71,6 +71,7 @@ BAD: dict[str, tuple[Callable[[Forge], None], str]] = {
     "other items": (array(".items.npy", lambda x: np.roll(x, 1, axis=0)), "and its embeddings give"),
     "noise": (array(".items.npy", lambda x: x + np.float32(0.05) * np.sin(np.arange(x.size, dtype=np.float32))
                     .reshape(x.shape)), "and its embeddings give"),
+    "states without a length": (array(".users.npy", lambda x: 0 * x), "scores so close give no ranks"),
     "fewer users": (array(".users.npy", lambda x: x[1:]), "of users are float32 [399, 8]"),
     "another type": (array(".items.npy", lambda x: x.astype(np.float64)), "of items are float64 [300, 8]"),
     "another width": (array(".items.npy", lambda x: x[:, :7]), "different widths: 7 and 8"),
@@ -99,6 +100,16 @@ def test_invented_ranks_do_not_follow_from_the_embeddings(
         return np.where(np.arange(len(rank)) == 7, np.maximum(rank - 20, 1), rank)
 
     invented(own, is_cold, rank=better, rank_masked=better)
+    assert "of user 7 is" in refused(own, data, tmp_path)
+
+    def with_a_giant(items: Any) -> Any:
+        """One item is huge in a dimension that no state has, so that all scores are the same."""
+        items = np.pad(items, ((0, 0), (0, 1)))
+        items[-1, -1] = 1e8
+        return items
+
+    array(".items.npy", with_a_giant)(own)
+    array(".users.npy", lambda x: np.pad(x, ((0, 0), (0, 1))))(own)
     assert "of user 7 is" in refused(own, data, tmp_path)
 
 

@@ -10,7 +10,10 @@ from benchmark.verify.format import items_path, states_path
 from benchmark.verify.truth import RunOnData
 
 TOLERANCE = 1e-5
-"""Share of the product of two lengths by which scores may differ: fp32, summed in another order."""
+"""Share of the product of two lengths by which a score may differ: fp32, summed in another order."""
+OPEN_PLACES, OPEN_SHARE = 10, 0.01
+"""Places, or the share of the catalogue if that is more, that rounding may leave open for a target beyond its
+ties. Vectors that leave more, such as those of length 0, give no ranks."""
 CHUNK = 256
 """Targets whose scores are held at once."""
 
@@ -18,6 +21,10 @@ CHUNK = 256
 def scores(on: RunOnData) -> None:
     """Every rank is one that the embeddings of items and users give, raw and masked, up to rounding."""
     run = on.run
+    if run.record.untrained or run.record.fusion is not None:
+        raise run.fail(
+            "it is a control, or mixed with one, whose scores are no dot products; it has L3 at most."
+        )
     if not states_path(run.path).exists():
         raise run.fail("it has no embeddings; bundle it --with-embeddings, from a run with --keep-model.")
     raw, masked = run.ranks.raw, run.ranks.masked
@@ -25,12 +32,13 @@ def scores(on: RunOnData) -> None:
         raise run.fail("its ranks are means over ties, which embeddings do not give.")
     items = np.load(items_path(run.path), allow_pickle=False).astype(np.float64)  # [I, d]
     states = np.load(states_path(run.path), allow_pickle=False).astype(np.float64)  # [T, d]
-    longest = np.linalg.norm(items, axis=1).max()
+    lengths = np.linalg.norm(items, axis=1)  # [I]
     for begin in range(0, len(states), CHUNK):
         chosen = np.arange(begin, min(begin + CHUNK, len(states)))
         given = states[chosen] @ items.T  # [c, d] x [d, I] -> [c, I]
         own = np.take_along_axis(given, on.target_items[chosen, None].astype(np.int64), axis=1)  # [c, 1]
-        near = TOLERANCE * longest * np.linalg.norm(states[chosen], axis=1, keepdims=True)  # [c, 1]
+        both = lengths + lengths[on.target_items[chosen, None].astype(np.int64)]  # [c, I]
+        near = TOLERANCE * np.linalg.norm(states[chosen], axis=1, keepdims=True) * both  # [c, I]
         above, reach = given > own + near, given >= own - near  # [c, I]
         _check(on, "rank", raw, chosen, above, reach)
         left = left_of(on, chosen)  # [c, I]
@@ -64,6 +72,13 @@ def _check(
         raise on.run.fail(
             f"the {what} of user {on.targets[0][chosen[row]]} is {best[row]} to {end[row]} with its ties, "
             f"and its embeddings give {first[row]} to {last[row]}."
+        )
+    left_open = last - first + 1 - ranks.tied[chosen]  # [c]
+    if (many := left_open > max(OPEN_PLACES, OPEN_SHARE * above.shape[1])).any():
+        row = int(np.flatnonzero(many)[0])
+        raise on.run.fail(
+            f"the {what} of user {on.targets[0][chosen[row]]} has {ranks.tied[chosen[row]]} items, and "
+            f"its embeddings give {first[row]} to {last[row]}: scores so close give no ranks."
         )
 
 
