@@ -215,6 +215,12 @@ def bomb(forge: Forge) -> bytes:
     return forge.zipped((grows, bytes(2**22)))
 
 
+def zip64(forge: Forge) -> bytes:
+    """The end names a small directory, and the locator before it one of any size."""
+    packed = forge.packed()
+    return packed[:-22] + b"PK\6\7" + bytes(16) + packed[-22:]
+
+
 def best_by_test(forge: Forge) -> bytes:
     """The forger tests every epoch, keeps the one that was best on test, and makes the rest follow."""
 
@@ -313,6 +319,7 @@ BAD: dict[str, tuple[Callable[[Forge], bytes], str]] = {
     "a symbolic link": (symlink, "is a symbolic link"),
     "an encrypted member": (encrypted, "is encrypted"),
     "a zip bomb": (bomb, "claims to grow from"),
+    "a zip64 directory": (zip64, "it is a zip64 archive"),
     "compressed": (lambda forge: forge.zipped(compression=zipfile.ZIP_DEFLATED), "is compressed"),
     "a member twice": (member("manifest.json"), "'manifest.json' is there twice"),
     "no manifest": (no_manifest, "it has no manifest.json"),

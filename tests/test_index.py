@@ -440,6 +440,16 @@ def test_rows_of_one_protocol_hash_have_the_same_data() -> None:
         check_alike(records)
 
 
+def test_one_configuration_is_of_one_method() -> None:
+    records = [(name, read_record(POPULARITY["beauty"])) for name in ("one", "other")]
+    check_alike(records)
+    records[1][1].method = "mine"
+    with pytest.raises(
+        UserError, match=r"^one and other have .*, and are of the methods 'popularity' and 'mine'"
+    ):
+        check_alike(records)
+
+
 def git(folder: Path, *words: str) -> None:
     own = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     name = ("-c", "user.name=x", "-c", "user.email=x@example.org")

@@ -156,6 +156,9 @@ def _check_end(file: BinaryIO, size: int) -> None:
     end = file.read()
     if len(end) < _END.size or not end.startswith(b"PK\5\6"):
         raise UserError("it does not end as a zip archive does: it is another file, is cut off, or goes on.")
+    file.seek(max(0, size - _END.size - 20))  # where zip64 has a locator, of a directory of any size
+    if file.read(4) == b"PK\6\7":
+        raise UserError("it is a zip64 archive, which no bundle is.")
     *_, count, length, at, _ = _END.unpack(end)
     if count > MOST_MEMBERS or length > MOST_MEMBERS * (_CENTRAL.size + MOST_NAME):
         raise UserError(f"it has {count:,} members; a bundle has at most {MOST_MEMBERS:,}.")

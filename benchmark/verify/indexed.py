@@ -143,8 +143,10 @@ def protocols(store: Store) -> None:
 
 def check_alike(runs: Iterable[tuple[str, RunRecord]]) -> None:
     """Raise `UserError` where records, each with a name for messages, contradict each other: of one protocol
-    hash in what it covers, of one data key in what their data are."""
+    hash in what it covers, of one configuration hash in their method, of one data key in what their data
+    are."""
     of_hash: dict[str, tuple[str, RunRecord]] = {}
+    of_config: dict[tuple[str, str], tuple[str, RunRecord]] = {}
     of_key: dict[str, tuple[str, RunRecord]] = {}
     for name, record in runs:
         other, same = of_hash.setdefault(record.protocol_hash, (name, record))
@@ -153,6 +155,12 @@ def check_alike(runs: Iterable[tuple[str, RunRecord]]) -> None:
                 f"{other} and {name} have the protocol hash {record.protocol_hash}, and differ in {apart}."
             )
         key = str(record.data.get("key"))
+        other, same = of_config.setdefault((key, record.config_hash), (name, record))
+        if same.method != record.method:
+            raise UserError(
+                f"{other} and {name} have the configuration hash {record.config_hash}, and are of "
+                f"the methods {shown(same.method)} and {shown(record.method)}."
+            )
         other, same = of_key.setdefault(key, (name, record))
         facts, others = [run.data.get("fingerprint") or {} for run in (record, same)]
         for fact in DATA_FACTS:
