@@ -123,6 +123,33 @@ def no_cold_targets(forge: Forge, data: Prepared) -> Forge:
     return forge.edit(change)
 
 
+def cold_targets_found(forge: Forge, data: Prepared) -> Forge:
+    """Cold targets do better, and warm ones so much worse that together they give the same test metrics."""
+    share = cold(data).mean()
+
+    def change(fields: dict[str, Any]) -> None:
+        warm, cold = (fields["metrics"][f"test_{part}_masked"] for part in ("warm", "cold"))
+        cold["recall@50"] += 0.01
+        warm["recall@50"] -= 0.01 * share / (1 - share)
+
+    return forge.edit(change)
+
+
+def no_parts(forge: Forge, data: Prepared) -> Forge:
+    """Nothing is said of warm and cold targets, though the data have both."""
+
+    def change(fields: dict[str, Any]) -> None:
+        for part in ("warm", "cold"):
+            for form in ("", "_masked"):
+                del fields["metrics"][f"test_{part}{form}"]
+
+    return forge.edit(change)
+
+
+def cold_weight(forge: Forge, data: Prepared) -> Forge:
+    return forge.edit(lambda fields: fields.update(cold_weight=float(cold(data).sum())))
+
+
 def other_content(forge: Forge, data: Prepared) -> Forge:
     return forge.edit(lambda fields: fields["data"]["fingerprint"].update(sha256="0" * 64))
 
@@ -152,6 +179,9 @@ BAD: list[tuple[str, Callable[[Forge, Prepared], Forge], str]] = [
     ("tiny", history_in_a_list, "the list of user 0 has an item of the user's history"),
     ("tiny", other_targets, "its lists have other targets than the data"),
     ("tiny", no_cold_targets, "it counts 0 cold test targets, and the data have"),
+    ("tiny", cold_targets_found, "test_warm_masked recall@50 is"),
+    ("tiny", no_parts, "it has no metrics of test_warm, of which the data have"),
+    ("tiny", cold_weight, "its cold test targets weigh"),
     ("tiny", other_content, "they are other data under the same name"),
     ("tiny", other_counts, "its fingerprint has 1 interactions, and the data have"),
     ("tiny", other_ceiling, "it states another ceiling"),

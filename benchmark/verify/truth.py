@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from benchmark.data.chance import chance_of
 from benchmark.data.filters import Ints, distinct_before, in_training, target_positions
 from benchmark.data.prepare import Prepared
-from benchmark.results.metrics import Floats, Ranks, chance, measure
-from benchmark.results.record import ranks_path
+from benchmark.results.metrics import Floats, Ranks, chance, measure, metrics_of
+from benchmark.results.record import ALWAYS, ranks_path
 from benchmark.results.schema import METRICS
 from benchmark.results.targets import NO_ITEM, POSITION, StoredLists, read_columns
 from benchmark.verify.arithmetic import EXACT
@@ -145,6 +145,30 @@ def _user_with_history(on: RunOnData, lists: StoredLists) -> int | None:
     return None
 
 
+def parts(on: RunOnData) -> None:
+    """Metrics of warm and cold test targets are there where the data have both, as the ranks give them."""
+    run, is_cold, stated = on.run, on.is_cold, on.run.record.metrics
+    weight = run.ranks.weight
+    several = bool((weight < 1).any())
+    total = float(weight[is_cold].sum()) if several else None
+    if (said := run.record.cold_weight) is not None and (total is None or not abs(said - total) <= EXACT):
+        raise run.fail(f"its cold test targets weigh {said!r}, and those of the data {total!r}.")
+    chosen = {"warm": ~is_cold, "cold": is_cold} if is_cold.any() else {}
+    expected = {f"test_{part}": mask for part, mask in chosen.items() if mask.any()}
+    names = {f"{part}{form}" for part in expected for form in ("", "_masked")}
+    if unknown := sorted(stated.keys() - names - {*ALWAYS}):
+        raise run.fail(f"it has metrics of {shown(unknown[0])}, of which the data have no targets.")
+    for split, ranks in run.splits.items():
+        for part, mask in expected.items():
+            name = part + split.removeprefix("test")
+            if name not in stated:
+                raise run.fail(f"it has no metrics of {name}, of which the data have {mask.sum():,} targets.")
+            again = metrics_of(ranks[mask], [*stated[name]], weight[mask])
+            for metric, value in again.items():
+                if not abs((own := stated[name][metric]) - value) <= EXACT:
+                    raise run.fail(f"{name} {metric} is {own!r}, and its ranks give {value!r}.")
+
+
 def random_order(on: RunOnData) -> None:
     """What it states of a random order of the catalogue is what the data give."""
     stated, again = on.run.record.data.get("chance"), chance_of(on.data)
@@ -204,7 +228,7 @@ def _check_below(
             )
 
 
-CHECKS = (targets, masks, random_order, ceiling, cold)
+CHECKS = (targets, masks, parts, random_order, ceiling, cold)
 
 
 def prepared_data(names: Sequence[str], reading: Any) -> list[Prepared]:
