@@ -359,7 +359,7 @@ BAD: dict[str, tuple[Callable[[Forge], bytes], str]] = {
     "Markdown in a name": (edited("overrides", value=["a=[x](y)"]), "has '['"),
     "a terminal escape in a name": (edited("llm_details", value={"name": "\x1b[2J"}), r"has '\x1b'"),
     "HTML in a hash": (edited("protocol_hash", value="<b>"), "'protocol_hash' is '<b>', which is no hash"),
-    "HTML in a device": (edited("environment", "device_name", value="<i>"), "device_name' is no plain"),
+    "HTML in a device": (edited("environment", "device_name", value="<i>"), "which is no name of a device"),
     "HTML in a version": (edited("environment", "packages", "numpy", value="<s>"), "which is no version"),
     "HTML in a package": (
         edited("environment", "packages", value={"<u>": "1"}), "'<u>', which is no name of a package",

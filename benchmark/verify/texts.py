@@ -60,6 +60,13 @@ FORMS: dict[str, TextForm] = {
     "created": _form("time", r"[0-9T:.+Z-]{1,40}"),
     "stopped": _form("reason to stop", "patience|epochs"),
     "method_source.text": ANYTHING,
+    **{
+        f"{search}.source": _form("name of a dataset, of at most 80 characters", r"[\w./@+~:,()= -]{1,80}")
+        for search in _SEARCHES
+    },
+    "environment.device_name": _form(
+        "name of a device, of at most 120 characters", r"[^\x00-\x1f\x7f-\x9f<>]{1,120}"
+    ),
     **{f"{search}.trials.error": PRINTED for search in _SEARCHES},
     "llm_details.intended.prompt": _form("prompt", r"[^\x00-\x09\x0b-\x1f\x7f-\x9f]*"),
     "data.recipe.separator": _form("separator", ".?"),
