@@ -89,11 +89,13 @@ def add_results(parser: Parser, default: Path | None = Path("results")) -> None:
     parser.add_argument("--results", type=Path, default=default, help=f"folder of the records{by_datasets}")
 
 
-def add_seconds(parser: Parser) -> None:
-    """The option --seconds, of the check of a bundle."""
+def add_seconds(
+    parser: Parser, does: str = "give up checking the bundle after so long", default: int = 600
+) -> None:
+    """The option --seconds of what reads a bundle; `does` begins its help text."""
     parser.add_argument(
-        "--seconds", type=check_seconds, default=600, metavar="N",
-        help=f"give up checking the bundle after so long, 1 to {MOST_SECONDS}",
+        "--seconds", type=check_seconds, default=default, metavar="N",
+        help=f"{does}, 1 to {MOST_SECONDS} (default: %(default)s)",
     )  # fmt: skip
 
 
