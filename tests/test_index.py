@@ -254,6 +254,8 @@ def test_a_bundle_below_the_level_is_refused(
         ("project", "marks the project's own rows"),
         ("Project", "marks the project's own rows"),
         ("\uff50roject", "marks the project's own rows"),
+        ("pro-ject", "marks the project's own rows"),
+        ("\u0440roject", "mixes Latin, Greek or Cyrillic letters"),
     ],
 )
 def test_who_submitted_a_bundle_has_a_name_that_misleads_nobody(
@@ -271,6 +273,33 @@ def test_an_index_gives_no_submitted_row_to_the_project(submitted: Path) -> None
         line = seal(entry.previous, **{**fields, **change}).line
         (submitted / INDEX).write_text("".join(f"{each}\n" for each in (*content[:-1], line)))
         assert "an entry by 'project' has no bundle" in faults(submitted)["chain"]
+
+
+def with_last_entry(store: Path, **change: object) -> None:
+    """The last line of the index is written by hand, with a checksum that is right."""
+    *before, last = (store / INDEX).read_text().splitlines()
+    fields = {**json.loads(last), **change}
+    fields.pop("checksum")
+    line = json.dumps({**fields, "checksum": checksum_of(fields)})
+    (store / INDEX).write_text("".join(f"{each}\n" for each in (*before, line)))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("by", "Project", "'Project' marks the project's own rows"),
+        ("by", "\u0440roject", "mixes Latin, Greek or Cyrillic letters"),
+        ("by", "=cmd()", "'=cmd()' must begin with a letter or digit"),
+        ("by", "<script>\x1b", "is no plain name"),
+        ("bundle", "../../evil.adaptrec.zip", "bundle: String should match pattern"),
+        ("bundle", "other.adaptrec.zip", "does not lie in submitted/other/"),
+    ],
+)
+def test_a_line_written_by_hand_obeys_the_grammar_of_names(
+    submitted: Path, field: str, value: str, says: str
+) -> None:
+    with_last_entry(submitted, **{field: value})
+    assert says in faults(submitted)["chain"]
 
 
 def test_a_line_that_was_cut_off_is_missed(store: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,7 +42,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
         added(folder, index, run_of("ssna", 0.3 + 0.02 * seed, "a", seed=seed), level=("L3", "L2")[seed])
     added(folder, index, run_of("tmlp", 0.2, "b", seconds=0.5))
     added(folder, index, run_of("id", 0.1, "c", llm=None, device_name="Another"))
-    bundle = {"by": "J <b>", "bundle": "theirs.adaptrec.zip", "bundle_sha256": "0" * 64, "level": "L4"}
+    bundle = {"by": "J. Roe", "bundle": "theirs.adaptrec.zip", "bundle_sha256": "0" * 64, "level": "L4"}
     added(folder, index, run_of("tmoe", 0.25, "d", device_name="A GPU", device="cuda"), THEIRS, **bundle)
     added(folder, index, run_of("ssna", 0.4, "a"), THEIRS, **bundle)
     other = run_of("tmlp", 0.45, "e", protocol="fair")
@@ -75,12 +75,12 @@ def test_rows_of_one_protocol_hash_stand_together_whatever_their_hardware(result
 def test_submitted_rows_are_marked_and_can_be_downloaded(results: Results) -> None:
     (section,) = sections(results)
     found = rows(section.blocks[1])
-    theirs = found["ssna", "J <b> (submitted)"]
+    theirs = found["ssna", "J. Roe (submitted)"]
     assert theirs["checked"] == "L4" and theirs["bundle"] == "theirs.adaptrec.zip"
     links = [cell for row in section.blocks[1].rows for cell in row if cell.link]
     assert [cell.link for cell in links] == ["submitted/theirs.adaptrec.zip"] * 2
     badges = {cell.text: cell.badge for row in section.blocks[1].rows for cell in row if cell.badge}
-    assert badges == {"L2": "level", "L4": "level", "J <b> (submitted)": "submitted"}
+    assert badges == {"L2": "level", "L4": "level", "J. Roe (submitted)": "submitted"}
     names = [name for name in section.records if name.startswith("theirs")]
     assert [section.records[name]["files"] for name in names if "/ssna/" in name] == [
         [f"{THEIRS}/toy/minilm/ssna/aaaaaaaaaaaa-s0.json"]
@@ -111,7 +111,7 @@ def test_a_record_that_is_in_no_entry_is_local(results: Results) -> None:
 def test_a_cost_has_its_unit(results: Results) -> None:
     found = rows(sections(results)[0].blocks[1])
     assert found["tmlp", "project"]["total cost"].endswith(" CPU s")
-    assert found["tmoe", "J <b> (submitted)"]["total cost"].endswith("s")
+    assert found["tmoe", "J. Roe (submitted)"]["total cost"].endswith("s")
     block = sections(results)[0].blocks[1]
     assert {name: block.heads[place] for name, place in block.limits.items()} == {
         "total cost": "total cost",

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from benchmark.config import first_fault
 from benchmark.files import CHECKSUM, checksum_of, digest_of, write_atomically
@@ -35,7 +36,31 @@ MOST_BY = 80
 START = "0" * 64
 """What the first entry holds in place of the checksum of one before it."""
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+PLAIN = re.compile(r"[\w./@+~:,()= -]{1,300}")
+"""A name that no terminal, page or document could take for anything but text."""
+_LOOK_ALIKE = {"LATIN", "GREEK", "CYRILLIC"}
+"""Scripts that have letters of one shape."""
+BUNDLE_SUFFIX = ".adaptrec.zip"
+BundleName = Annotated[str, Field(pattern=rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,79}}{re.escape(BUNDLE_SUFFIX)}$")]
 _RECORD = re.compile(r"(?:[\w][\w.+@ -]*/){3,6}[0-9a-f]{12}-s[0-9]{1,10}\.json")
+
+
+def misleads(name: str) -> str:
+    """Why a name cannot be that of who submitted a bundle, as the rest of a sentence; empty where it can."""
+    if not PLAIN.fullmatch(name):
+        return "is no plain name."
+    ends = name[0].isalnum() and (name[-1].isalnum() or name[-1] in ".)")
+    if not ends or len(name) > MOST_BY:
+        return (
+            "must begin with a letter or digit, end with one, with '.' or ')', and have at most "
+            f"{MOST_BY} characters."
+        )
+    letters = [letter for letter in unicodedata.normalize("NFKC", name).casefold() if letter.isalnum()]
+    if "".join(letters) == PROJECT:
+        return "marks the project's own rows; say who submitted the bundle. The project's records need none."
+    if len(_LOOK_ALIKE & {unicodedata.name(letter, "").split(" ")[0] for letter in letters}) > 1:
+        return "mixes Latin, Greek or Cyrillic letters, which look alike; write it in one script."
+    return ""
 
 
 class Entry(Part):
@@ -55,7 +80,7 @@ class Entry(Part):
     """`project`, or who submitted the bundle."""
     level: Literal["L2", "L3", "L4"]
     """The level of docs/verify.md that the record reached when it was added."""
-    bundle: str | None = None
+    bundle: BundleName | None = None
     """File name of the bundle that it came by, below `submitted/`."""
     bundle_sha256: Digest | None = None
     replaces: Annotated[int, Field(ge=1, strict=True)] | None = None
@@ -66,6 +91,13 @@ class Entry(Part):
     """Checksum of the entry before this one."""
     checksum: Digest
     """SHA-256 of all other fields, as JSON with sorted keys."""
+
+    @field_validator("by")
+    @classmethod
+    def _of_project_or_named(cls, by: str) -> str:
+        if by != PROJECT and (why := misleads(by)):
+            raise ValueError(f"{by!a} {why.removesuffix('.')}")
+        return by
 
     @property
     def line(self) -> str:
@@ -165,6 +197,10 @@ class Index:
                 f"an entry by '{PROJECT}' has no bundle and lies outside {SUBMITTED}/, and any other has one "
                 "and lies there."
             )
+        if entry.bundle is not None:
+            folder = f"{SUBMITTED}/{entry.bundle.removesuffix(BUNDLE_SUFFIX)}"
+            if entry.record != f"{folder}/{entry.run}":
+                raise UserError(f"{entry.record!r} does not lie in {folder}/, where {entry.bundle} goes to.")
         if (entry.replaces is None) != (entry.because is None):
             raise UserError("an entry that replaces another says why, and no other does.")
         if entry.replaces is not None:

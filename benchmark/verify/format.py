@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from benchmark.config import first_fault
 from benchmark.escape import visible_line
-from benchmark.results.index import MOST_BY, PROJECT
+from benchmark.results.index import BUNDLE_SUFFIX, PLAIN, misleads
 from benchmark.results.schema import Count, Part
 from methods.errors import UserError
 
@@ -24,7 +24,7 @@ FORMAT = "adaptrec bundle"
 VERSION = 1
 READS = (1,)
 """Format versions that are read."""
-SUFFIX = ".adaptrec.zip"
+SUFFIX = BUNDLE_SUFFIX
 MANIFEST = "manifest.json"
 RUNS = "runs"
 """Folder of the records and the files beside them, as they lie below a folder of results."""
@@ -51,8 +51,6 @@ _KINDS = (
     re.compile(rf"{RUNS}/{_RUN}\.(?:json|ranks\.parquet|top\.parquet|items\.npy|users\.npy)"),
     re.compile(rf"{SOURCES}/[\w][\w.+-]*/[\w][\w.]*\.py"),
 )
-_PLAIN = re.compile(r"[\w./@+~:,()= -]{1,300}")
-"""A name that no terminal, page or document could take for anything but text."""
 
 
 def items_path(record_path: Path) -> Path:
@@ -136,25 +134,16 @@ def check_distinct(names: Iterable[str]) -> None:
 
 def check_plain(what: str, name: str) -> None:
     """Raise `UserError` where a name has a character that a terminal, HTML, LaTeX or Markdown would obey."""
-    if not _PLAIN.fullmatch(name):
-        wrong = next((character for character in name if not _PLAIN.fullmatch(character)), "")
+    if not PLAIN.fullmatch(name):
+        wrong = next((character for character in name if not PLAIN.fullmatch(character)), "")
         raise UserError(f"{what} is no plain name: {shown(name)}" + (f" has {wrong!a}." if wrong else "."))
 
 
 def check_submitter(name: str) -> None:
     """Raise `UserError` unless `name` can be that of whoever submits a bundle."""
     check_plain("--by", name)
-    ends = name[0].isalnum() and (name[-1].isalnum() or name[-1] in ".)")
-    if not ends or len(name) > MOST_BY:
-        raise UserError(
-            f"--by {shown(name)} must begin with a letter or digit, end with one, with '.' or ')', and have "
-            f"at most {MOST_BY} characters."
-        )
-    if unicodedata.normalize("NFKC", name).casefold() == PROJECT:
-        raise UserError(
-            f"--by {shown(name)} marks the project's own rows; say who submitted the bundle. Records of your "
-            "own need no bundle, and no --by."
-        )
+    if why := misleads(name):
+        raise UserError(f"--by {shown(name)} {why}")
 
 
 def shown(value: object) -> str:
