@@ -302,6 +302,18 @@ def test_a_line_written_by_hand_obeys_the_grammar_of_names(
     assert says in faults(submitted)["chain"]
 
 
+def test_an_entry_whose_bundle_does_not_reach_its_level_is_seen(submitted: Path, bundle: Path) -> None:
+    forge = Forge.of(bundle).edit(lambda fields: fields["metrics"]["test"].update({"recall@10": 0.9}))
+    (submitted / "submitted" / bundle.name).write_bytes(forge.packed())
+    entry = read_index(submitted).entries[-1]
+    (submitted / entry.record).write_bytes(forge.files[forge.name(".json")])
+    with_last_entry(
+        submitted, level="L4", sha256=digest_of(submitted / entry.record),
+        bundle_sha256=digest_of(submitted / "submitted" / bundle.name),
+    )  # fmt: skip
+    assert "of entry 3, reaches level L1, not L2: " in faults(submitted)["bundles"]
+
+
 def test_a_line_that_was_cut_off_is_missed(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["add", str(copied(store, "instruments")), "--results", str(store)]) == 0
     head = capsys.readouterr().out.split()[-1]

@@ -63,7 +63,7 @@ def _store(options: argparse.Namespace) -> int:
         raise UserError(
             f"--level, --data and --results are of bundles, and {options.bundle} is a folder; leave them out."
         )
-    found = check_store(options.bundle, options.head or "")
+    found = check_store(options.bundle, options.head or "", options.seconds)
     for finding in found:
         print(finding.line)
     if any(finding.fault for finding in found):

@@ -19,6 +19,7 @@ from benchmark.results.index import INDEX, REPLACED, START, SUBMITTED, Entry, In
 from benchmark.results.record import RunRecord, read_record
 from benchmark.results.store import PATTERN, read_result
 from benchmark.verify.format import RUNS, SUFFIX, shown
+from benchmark.verify.guard import Request, verify_guarded
 from benchmark.verify.history import SkippedError, check_history
 from benchmark.verify.levels import Finding
 from benchmark.verify.opened import opening
@@ -39,6 +40,8 @@ class Store:
     results: Path
     head: str = ""
     """Checksum of an entry that the index is known to have had."""
+    seconds: int = 600
+    """Time for the check of each bundle."""
 
     @cached_property
     def index(self) -> Index:
@@ -113,26 +116,33 @@ def unnamed(store: Store) -> None:
 
 
 def bundles(store: Store) -> None:
-    """The bundle of every submitted entry is there, and holds the files of the entry."""
-    members: dict[str, dict[str, str]] = {}
+    """The bundle of every submitted entry is there, reaches L2 again, and holds the files of the entry."""
+    members: dict[tuple[str, str | None], dict[str, str]] = {}
     for entry in store.index.entries:
         if entry.bundle is None:
             continue
-        if entry.bundle not in members:
-            members[entry.bundle] = _members(store.results / SUBMITTED / entry.bundle, entry)
+        key = entry.bundle, entry.bundle_sha256
+        if key not in members:
+            members[key] = _members(store, entry.bundle, entry)
         for file, digest in entry.files.items():
             name = f"{RUNS}/{'/'.join(file.split('/')[-4:])}"
-            if members[entry.bundle].get(name) != digest:
+            if members[key].get(name) != digest:
                 raise UserError(f"{file}, of entry {entry.entry}, is not the one in {entry.bundle}.")
 
 
-def _members(path: Path, entry: Entry) -> dict[str, str]:
-    """Name -> SHA-256 of the files of a bundle."""
+def _members(store: Store, name: str, entry: Entry) -> dict[str, str]:
+    """Name -> SHA-256 of the files of a bundle that reaches L2, whatever level its entry says."""
+    path, what = store.results / SUBMITTED / name, f"the bundle {name}, of entry {entry.entry},"
     if not path.is_file():
-        raise UserError(f"the bundle {entry.bundle}, of entry {entry.entry}, is gone.")
+        raise UserError(f"{what} is gone.")
+    if digest_of(path) != entry.bundle_sha256:
+        raise UserError(f"{what} was changed.")
+    verdict = verify_guarded(Request(path, "L2", store.seconds))
+    if not verdict.reaches("L2"):
+        raise UserError(f"{what} reaches level {verdict.reached or 'none'}, not L2: {verdict.faults[0]}")
     with opening(path) as bundle:
-        if bundle.digest != entry.bundle_sha256:
-            raise UserError(f"the bundle {entry.bundle}, of entry {entry.entry}, was changed.")
+        if not bundle.digest == verdict.digest == entry.bundle_sha256:
+            raise UserError(f"{what} changed while it was verified.")
         return {file.path: file.sha256 for file in bundle.read_manifest().files}
 
 
@@ -203,22 +213,22 @@ def history(store: Store) -> None:
 
 
 QUICK = (chain, files, unnamed, bundles, protocols, seeds)
-"""Checks that take a second."""
+"""Checks that take a second, and one more for each bundle."""
 CHECKS: tuple[Callable[[Store], Any], ...] = (*QUICK, records, head, history)
 
 
-def check_store(results: Path, head: str = "") -> list[Finding]:
+def check_store(results: Path, head: str = "", seconds: int = 600) -> list[Finding]:
     """Make the checks of a store, and no more where its index or its files do not hold.
 
-    `head` is the checksum of an entry that it is known to have had. Raises `UserError` where the folder has
-    no index.
+    `head` is the checksum of an entry that it is known to have had, and `seconds` the time for each bundle.
+    Raises `UserError` where the folder has no index.
     """
     if not (results / INDEX).is_file():
         raise UserError(
             f"{results} has no {INDEX}: it is no store, but a folder of local records, which reports "
             "check whenever they read them. `adaptrec add` begins a store."
         )
-    store, found = Store(results, head), list[Finding]()
+    store, found = Store(results, head, seconds), list[Finding]()
     for check in CHECKS:
         promise = (check.__doc__ or "").split("\n", 1)[0].rstrip(".")
         fault = ""
