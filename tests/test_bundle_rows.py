@@ -59,6 +59,30 @@ FORGED: dict[str, tuple[str, Callable[[Fields], Any], str]] = {
     "a control validated in no time": (
         "control", lambda f: f["cost"].update(eval_seconds=0.001), "eval_seconds are 0.001, and its trials",
     ),
+    "another language model's name": (
+        "search", lambda f: f["llm_details"].update(name="e5-small"), "its details are those of 'e5-small'",
+    ),
+    "another language model's commit": (
+        "search", lambda f: f["llm_details"].update(revision="0" * 40), "the short name means 1110a243",
+    ),
+    "another language model's weights": (
+        "search", lambda f: f["llm_details"].update(digest="0" * 64), "the short name means 53aa5117",
+    ),
+    "details of no language model": (
+        "popularity", lambda f: f["llm_details"].update(width=384), "its language model is 'None'",
+    ),
+    "a mixture without its control": (
+        "mixture", lambda f: f.update(fusion=None), "the control of its mixture is 'none'",
+    ),
+    "a mixture that was not to be": (
+        "mixture", lambda f: f["settings"].update(fuse="none"), "its fuse is 'none', and the control",
+    ),
+    "trained beyond its patience": (
+        "search", lambda f: f["settings"].update(patience=2), "end it by patience after epoch",
+    ),
+    "a control that stopped": (
+        "control", lambda f: f.update(stopped="epochs"), "it is of a control, which has no epochs",
+    ),
     "a control with epochs": (
         "control", lambda f: f["cost"].update(train_seconds=1.0), "has no epochs, and has train_seconds",
     ),

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from benchmark.config import NO_FUSION
 from benchmark.files import digest_of
 from benchmark.results.metrics import BUILT_IN, Ranks, metrics_of
 from benchmark.results.record import GENERATION, Epoch, is_as_written, ranks_path, top_path
 from benchmark.results.store import read_result
 from benchmark.results.tuning import Trial, Tuning
-from benchmark.verify.configuration import hashes, settings
+from benchmark.verify.configuration import hashes, llm, settings
 from benchmark.verify.costs import costs, times
 from benchmark.verify.format import shown
 from benchmark.verify.opened import BundledRun
@@ -94,7 +95,7 @@ def curve(run: BundledRun) -> None:
     """The epochs follow each other, and the one that was tested is the best on validation."""
     record = run.record
     if record.untrained:
-        if record.curve or record.epochs_run or record.best_epoch:
+        if record.curve or record.epochs_run or record.best_epoch or record.stopped:
             raise run.fail("it is of a control, which has no epochs, and has some.")
         return
     epochs = [point.epoch for point in record.curve]
@@ -107,13 +108,22 @@ def curve(run: BundledRun) -> None:
             f"epoch {record.best_epoch} was tested, and the best by validation is epoch {best} "
             f"({values[best - 1]:.6g} against {values[(record.best_epoch or 1) - 1]:.6g})."
         )
-    patience, most = record.settings.get("patience"), record.settings.get("epochs")
-    if record.stopped == "patience" and record.epochs_run - best != patience:
-        raise run.fail(
-            f"it stopped {record.epochs_run - best} epochs after the best, with patience={patience}."
-        )
-    if record.stopped == "epochs" and record.epochs_run != most:
-        raise run.fail(f"it stopped after {record.epochs_run} epochs, with epochs={most}.")
+    _check_end(run, values)
+
+
+def _check_end(run: BundledRun, values: list[float]) -> None:
+    """Training stopped at the first epoch at which its settings end it, for the reason that it states."""
+    patience, most = (run.record.settings.get(name) for name in ("patience", "epochs"))
+    best, stopped, ran = 1, run.record.stopped, len(values)
+    for epoch, value in enumerate(values, 1):
+        best = epoch if value > values[best - 1] else best
+        reason = "patience" if patience and epoch - best >= patience else "epochs" if epoch == most else None
+        if (epoch == ran) != (reason is not None) or (reason and reason != stopped):
+            ends = f"end it by {reason}" if reason else "go on"
+            raise run.fail(
+                f"it stopped after {ran} epochs by {shown(stopped or 'nothing')}; patience={shown(patience)} "
+                f"and epochs={shown(most)} {ends} after epoch {epoch}, {epoch - best} after the best."
+            )
 
 
 def _selection(run: BundledRun, point: Epoch) -> float:
@@ -137,6 +147,10 @@ def _selection(run: BundledRun, point: Epoch) -> float:
 def trials(run: BundledRun) -> None:
     """As many trials as it counts are described, and the chosen one is the best of them on validation."""
     record, tuning = run.record, run.record.tuning
+    fuse = record.settings.get("fuse", NO_FUSION)
+    control = record.fusion.control if record.fusion else NO_FUSION
+    if fuse != control:
+        raise run.fail(f"its fuse is {shown(fuse)}, and the control of its mixture is {shown(control)}.")
     described = max(1, len(tuning.trials) if tuning else 0) + (record.fusion.trials if record.fusion else 0)
     if record.trials != described:
         raise run.fail(f"it counts {record.trials} trials and describes {described}.")
@@ -197,8 +211,8 @@ def liveness(run: BundledRun) -> None:
 
 
 CHECKS = (
-    checksums, users, ranks, metrics, curve, trials, times, costs, generation, liveness, settings, hashes,
-    stored,
+    checksums, users, ranks, metrics, curve, trials, times, costs, generation, liveness, llm, settings,
+    hashes, stored,
 )  # fmt: skip
 ACROSS = (seeds,)
 """Checks of all runs together."""

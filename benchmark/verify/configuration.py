@@ -7,8 +7,9 @@ package is not loaded. The checks return what they could not see of it.
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache
@@ -24,7 +25,8 @@ from benchmark.config import (
     parse,
     protocol_hash,
 )
-from benchmark.llm.catalogue import identity_of
+from benchmark.llm.catalogue import identity_of, short_names
+from benchmark.llm.sources import is_commit
 from benchmark.verify.format import shown
 from benchmark.verify.opened import BundledRun
 from benchmark.verify.strict_json import strict_json
@@ -75,6 +77,34 @@ def _known(run: BundledRun) -> KnownMethod | None:
             "check it with the version that made it."
         )
     return known
+
+
+def llm(run: BundledRun) -> None:
+    """Its language model has the name in its details, and a short name is of the weights known by it."""
+    name, details = run.record.llm, run.record.llm_details
+    if details.get("name") != name or bool(details) != bool(name):
+        raise run.fail(
+            f"its language model is {shown(name)}, and its details are those of {shown(details.get('name'))}."
+        )
+    entry = short_names().get(name) if name else None
+    for what, expected in _of_short_name(entry, details) if entry else ():
+        if not str(details.get(what)).startswith(expected):
+            raise run.fail(
+                f"its language model {shown(name)} has the {what} {shown(details.get(what))}; the short name "
+                f"means {expected}."
+            )
+
+
+def _of_short_name(entry: Mapping[str, Any], details: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Field of the details of a model -> how it begins where the model is that of the entry of llms.toml."""
+    if "random" in entry:
+        yield "source", "random"
+        yield "digest", hashlib.sha256(json.dumps(entry["random"], sort_keys=True).encode()).hexdigest()
+        return
+    if "sha256" in entry:
+        yield "digest", entry["sha256"]
+    if "sha256" not in entry or details.get("source") != "folder":  # a folder states no commit
+        yield "revision", entry["revision"] if is_commit(entry["revision"]) else entry.get("commit", "")
 
 
 def settings(run: BundledRun) -> str | None:
