@@ -314,6 +314,13 @@ def test_an_entry_whose_bundle_does_not_reach_its_level_is_seen(submitted: Path,
     assert "of entry 3, reaches level L1, not L2: " in faults(submitted)["bundles"]
 
 
+def test_the_name_of_a_folder_stays_on_one_line(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = copied(store, "instruments")
+    path.parents[2].rename(store / "a\nhead 0")
+    assert main(["verify", str(store)]) == 0
+    assert rf"  local: {store}/a\nhead 0/none/" in capsys.readouterr().out
+
+
 def test_a_line_that_was_cut_off_is_missed(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["add", str(copied(store, "instruments")), "--results", str(store)]) == 0
     head = capsys.readouterr().out.split()[-1]
@@ -584,3 +591,55 @@ def test_a_repository_without_a_commit_is_said_to_be_one(store: Path) -> None:
     git(store.parent, "init", "-q")
     (found,) = (finding for finding in check_store(store) if finding.name == "history")
     assert (found.promise, found.fault) == ("skipped: index.jsonl is in no commit yet", "")
+
+
+def test_history_does_not_go_by_dates(branched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (branched / INDEX).read_bytes().splitlines(keepends=True)
+    for date, content in (("2001-01-01T00:00:00Z", lines[:1]), ("1999-01-01T00:00:00Z", lines)):
+        (branched / INDEX).write_bytes(b"".join(content))
+        git(branched.parent, "commit", "-qam", "an entry less, and again")
+        monkeypatch.setenv("GIT_COMMITTER_DATE", date)
+    monkeypatch.delenv("GIT_COMMITTER_DATE")
+    git(branched.parent, "checkout", "-q", "main")
+    git(branched.parent, "merge", "-q", "-s", "ours", "-m", "of both", "side")
+    assert "removed or changed lines that index.jsonl has" in faults(branched)["history"]
+
+
+def test_history_reads_any_name_of_a_file(committed: Path) -> None:
+    kept = committed / "replaced" / "1" / "x\ny\x1b"
+    kept.parent.mkdir(parents=True)
+    for path in (committed / "a\n:b", Path(os.fsdecode(os.fsencode(committed) + b"/z\xff")), kept):
+        path.write_text("1")
+        git(committed.parent, "add", "-A")
+        git(committed.parent, "commit", "-qm", "a file")
+        assert faults(committed) == {}
+        path.unlink()
+        git(committed.parent, "commit", "-qam", "no file")
+    assert faults(committed)["history"].endswith(
+        r" took away replaced/1/x\ny\x1b, which is kept of an entry that was replaced."
+    )
+
+
+def test_an_old_index_that_cannot_be_read_is_one_line(committed: Path) -> None:
+    (committed / read_index(committed).entries[0].record).write_text("changed")
+    (committed / INDEX).write_bytes(b"\xff\n")
+    git(committed.parent, "commit", "-qam", "no index")
+    git(committed.parent, "checkout", "-q", "HEAD~1", "--", "results")
+    git(committed.parent, "commit", "-qm", "back")
+    said = faults(committed)["history"]
+    assert said.startswith("index.jsonl of commit ") and said.endswith(" has a line that is no entry.")
+
+
+def test_a_repository_that_git_cannot_read_is_a_fault(committed: Path) -> None:
+    inner = committed.parent / "inner"
+    for name in (".git", "results"):
+        shutil.copytree(committed.parent / name, inner / name)
+    assert faults(inner / "results") == {}
+    shutil.rmtree(inner / ".git" / "objects")  # git would now read the repository above
+    assert "git cannot read the repository of" in faults(inner / "results")["history"]
+    shutil.rmtree(committed.parent / ".git" / "objects")
+    said = faults(committed)["history"]
+    assert said.startswith("`git rev-parse` failed in ") and "\n" not in said
+    shutil.rmtree(committed.parent / ".git")
+    (found,) = (finding for finding in check_store(committed) if finding.name == "history")
+    assert (found.promise, found.fault) == ("skipped: the folder is in no git repository", "")

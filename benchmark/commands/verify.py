@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from benchmark.commands.options import Parser, add_level, add_seconds, level_of, reading
+from benchmark.escape import visible_line
 from benchmark.process.exit_status import ExitCode
 from methods.errors import UserError
 
@@ -73,8 +74,8 @@ def _store(options: argparse.Namespace) -> int:
     replaced = f"of which {len(index.corrections)} were replaced"
     print(f"{len(index.entries)} entries, {replaced}; {len(local)} local records")
     for path in local:
-        print(f"  local: {path}")
+        print(f"  local: {visible_line(str(path))}")
     for name in store.waiting:
-        print(f"  not added yet: {options.bundle / name}")
+        print(f"  not added yet: {visible_line(str(options.bundle / name))}")
     print(f"head {index.last}")
     return ExitCode.OK

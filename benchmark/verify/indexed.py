@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.config import ROW_SETTINGS, Settings, searched
+from benchmark.escape import visible_line
 from benchmark.files import digest_of
 from benchmark.results.index import INDEX, REPLACED, START, SUBMITTED, Entry, Index, read_index
 from benchmark.results.record import RunRecord, read_record
@@ -110,8 +111,8 @@ def unnamed(store: Store) -> None:
     if lost:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise UserError(
-            f"no entry names {lost[0]}{more}: lines of {INDEX} were removed, or `adaptrec add` was stopped; "
-            "then give its command again."
+            f"no entry names {visible_line(lost[0])}{more}: lines of {INDEX} were removed, or `adaptrec "
+            "add` was stopped; then give its command again."
         )
 
 
@@ -208,7 +209,7 @@ def records(store: Store) -> None:
 
 
 def history(store: Store) -> None:
-    """No commit since the index began removed or changed a line of it, or a file that it names."""
+    """No commit, whatever its date, removed or changed a line of the index, or a file that it names."""
     check_history(store.results)
 
 
