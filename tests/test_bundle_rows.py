@@ -80,6 +80,18 @@ FORGED: dict[str, tuple[str, Callable[[Fields], Any], str]] = {
     "trained beyond its patience": (
         "search", lambda f: f["settings"].update(patience=2), "end it by patience after epoch",
     ),
+    "a space without names": (
+        "search", lambda f: f["tuning"].update(space=[{"x": 1}, {}]), "tuning.space.0",
+    ),
+    "a space with nothing to draw": (
+        "search", lambda f: f["tuning"]["space"][0].update(low=1, high=1), "has neither values nor a range",
+    ),
+    "energy that came back": (
+        "search", lambda f: f["curve"][0].update(train_joules={"cpu": -1e308}), "'curve.train_joules.cpu' is",
+    ),
+    "a trial before the first": (
+        "search", lambda f: f.update(trial_of={"number": -7, "search": f["tuning"]}), "of.number' is -7",
+    ),
     "a control that stopped": (
         "control", lambda f: f.update(stopped="epochs"), "it is of a control, which has no epochs",
     ),
@@ -87,6 +99,34 @@ FORGED: dict[str, tuple[str, Callable[[Fields], Any], str]] = {
         "control", lambda f: f["cost"].update(train_seconds=1.0), "has no epochs, and has train_seconds",
     ),
 }  # fmt: skip
+
+IMPOSSIBLE: list[tuple[tuple[str, ...], float]] = [
+    (("liveness", "trainable_parameters"), -1),
+    (("liveness", "ranks_moved"), -1e308),
+    (("generation",), -5),
+    (("environment", "threads"), -1),
+    (("environment", "world_size"), 0),
+    (("environment", "load_average"), -1.0),
+    (("cost", "peak_memory", "train", "host"), -1),
+    (("cost", "peak_memory", "train", "host"), 2**51),
+    (("cost", "prepare_seconds"), 1e308),
+    (("tuning", "budget"), -7),
+    (("tuning", "train_seconds"), -1.0),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), IMPOSSIBLE)
+def test_impossible_figures_are_refused(
+    forge_of: Callable[[str], Forge], tmp_path: Path, path: tuple[str, ...], value: float
+) -> None:
+    def change(fields: Fields) -> None:
+        for name in path[:-1]:
+            fields = fields[name]
+        assert path[-1] in fields
+        fields[path[-1]] = value
+
+    fault = fault_of(forge_of("search").edit(change), tmp_path)
+    assert f"its '{'.'.join(path)}' is {value!r}; it is from" in fault
 
 
 def own_trial(fields: Fields) -> Fields:

@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, StrictBool, model_validator
 
-from benchmark.results.schema import Part
+from benchmark.results.schema import Part, Shaped, fault
+
+Number = Annotated[float, Field(strict=True)]
+
+
+class Searched(Part):
+    """A setting or hyper-parameter of a space, as `grid.space.describe` writes a `config.Dimension`."""
+
+    name: Annotated[str, Field(min_length=1)]
+    low: Number = 0.0
+    high: Number = 0.0
+    log: StrictBool = False
+    or_zero: StrictBool = False
+    values: list[StrictBool | int | float | str | None] = Field(default_factory=list)
+    when: tuple[str, str] | None = None
+
+    @model_validator(mode="after")
+    def _can_be_drawn(self) -> Self:
+        if not self.values and not self.low < self.high:
+            raise fault(f"{self.name!r} has neither values nor a range")
+        return self
 
 
 class Trial(Part):
@@ -51,7 +71,7 @@ class Tuning(Part):
     chose the same values, where its record is in the same store."""
     grid: dict[str, list[Any]] = Field(default_factory=dict)
     """What was searched -> its values."""
-    space: list[dict[str, Any]] = Field(default_factory=list)
+    space: list[Annotated[dict[str, Any], Shaped(Searched)]] = Field(default_factory=list)
     """Of mode `search`: what was searched and from what values it was drawn (`config.Dimension`)."""
     budget: int | None = None
     """Of mode `search`: trials that it was allowed. One that has fewer `trials` was not finished."""

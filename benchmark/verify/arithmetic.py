@@ -14,7 +14,7 @@ from benchmark.results.record import GENERATION, Epoch, is_as_written, ranks_pat
 from benchmark.results.store import read_result
 from benchmark.results.tuning import Trial, Tuning
 from benchmark.verify.configuration import hashes, llm, settings
-from benchmark.verify.costs import costs, times
+from benchmark.verify.costs import bounds, costs, times
 from benchmark.verify.format import shown
 from benchmark.verify.opened import BundledRun
 from benchmark.verify.seeds import seeds
@@ -211,8 +211,8 @@ def liveness(run: BundledRun) -> None:
 
 
 CHECKS = (
-    checksums, users, ranks, metrics, curve, trials, times, costs, generation, liveness, llm, settings,
-    hashes, stored,
+    checksums, bounds, users, ranks, metrics, curve, trials, times, costs, generation, liveness, llm,
+    settings, hashes, stored,
 )  # fmt: skip
 ACROSS = (seeds,)
 """Checks of all runs together."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from statistics import median
+from typing import Any
 
 from benchmark.results.tuning import Tuning
 from benchmark.verify.format import shown
@@ -18,6 +19,17 @@ CLOCK = timedelta(days=1)
 """How far the clock of another machine may be ahead."""
 OF_EPOCHS = ("epoch_seconds", "epoch_cpu_seconds", "first_epoch_seconds", "train_seconds", "seconds_to_best")
 """Costs that only a run with epochs has."""
+
+MOST_SECONDS = 10 * 366 * 86_400
+"""No run took longer than ten years."""
+MOST = 2**50
+"""Bytes, joules, parameters and whatever else is counted."""
+MEASURED = ("generation", "epochs_run", "cost", "curve", "liveness", "tuning", "trial_of", "fusion")
+"""Fields whose numbers were counted or measured, those of the environment apart."""
+SHARES = {"ranks_moved", "encoded_again", "recall", "selection", "weight"}
+FROM_ONE = {"threads", "world_size", "number", "budget", "epoch", "best_epoch"}
+BOUNDED = {"valid", "valid_masked", "trained", "grid", "space", "fixed", "hyperparameters"}
+"""Metrics, which the schema bounds, and values of settings."""
 
 
 def times(run: BundledRun) -> None:
@@ -39,8 +51,32 @@ def times(run: BundledRun) -> None:
         whole += point.train_seconds + point.eval_seconds + point.save_seconds
     if created - timedelta(seconds=whole) < FIRST:
         raise run.fail(f"it began before {FIRST:%Y-%m-%d}, when there was no such harness.")
-    if negative := [name for name, value in record.cost if isinstance(value, int | float) and value < 0]:
-        raise run.fail(f"its cost has {negative[0]} below zero.")
+
+
+def bounds(run: BundledRun) -> None:
+    """No second, byte, joule, count or share is below or above what can be."""
+    include: Any = dict.fromkeys(MEASURED, True) | {"environment": {"threads", "world_size", "load_average"}}
+    for path, value in _numbers(run.record.model_dump(mode="json", include=include)):
+        name = path[-1]
+        least = 1 if name in FROM_ONE else -MOST if name == "loss" else 0
+        most = 1 if name in SHARES else MOST_SECONDS if name.endswith("seconds") else MOST
+        if not least <= value <= most:
+            raise run.fail(
+                f"its {shown('.'.join(path))} is {value!r}; it is from {least:g} to {most:g} where it can be."
+            )
+
+
+def _numbers(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], float]]:
+    """Where numbers stand, and which, those apart that a schema or a method bounds."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name not in BOUNDED:
+                yield from _numbers(inner, (*path, str(name)))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _numbers(inner, path)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path, value
 
 
 def costs(run: BundledRun) -> None:
