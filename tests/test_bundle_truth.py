@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,14 @@ def other_counts(forge: Forge, data: Prepared) -> Forge:
     return forge.edit(lambda fields: fields["data"]["fingerprint"].update(interactions=1))
 
 
+def other_split(forge: Forge, data: Prepared) -> Forge:
+    return forge.edit(lambda fields: fields["data"]["recipe"].update(split="by-time"))
+
+
+def no_core(forge: Forge, data: Prepared) -> Forge:
+    return forge.edit(lambda fields: fields["data"]["recipe"].pop("core"))
+
+
 def other_ceiling(forge: Forge, data: Prepared) -> Forge:
     return forge.edit(lambda fields: fields["data"]["ceiling"]["test"].update({"recall@10": 1.0}))
 
@@ -184,6 +193,8 @@ BAD: list[tuple[str, Callable[[Forge, Prepared], Forge], str]] = [
     ("tiny", cold_weight, "its cold test targets weigh"),
     ("tiny", other_content, "they are other data under the same name"),
     ("tiny", other_counts, "its fingerprint has 1 interactions, and the data have"),
+    ("tiny", other_split, "its data were made with 'split' 'by-time', and those at hand with"),
+    ("tiny", no_core, "its data were made with 'core' 'None', and those at hand with"),
     ("tiny", other_ceiling, "it states another ceiling"),
     ("tiny", other_chance, "its test_masked recall@10 of a random order is 0.001, and its data give"),
     ("tiny", no_chance, "it does not state what a random order gives on each split"),
@@ -200,6 +211,15 @@ def test_data_show_what_arithmetic_cannot(
     found = verify(path, "L3", [data])
     assert found.reached == "L2", found.faults
     assert message in found.faults[0]
+
+
+def test_data_of_another_key(forges: dict[str, tuple[Forge, Prepared]], tmp_path: Path) -> None:
+    forge, data = forges["tiny"]
+    path = tmp_path / "x.adaptrec.zip"
+    path.write_bytes(forge.packed())
+    found = verify(path, "L3", [replace(data, key="0" * 12)])
+    assert found.reached == "L2"
+    assert f"its data have the key '{data.key}', and those at hand 000000000000" in found.faults[0]
 
 
 def test_data_that_are_not_at_hand_are_named(

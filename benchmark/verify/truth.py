@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -28,6 +28,8 @@ COUNTS = (
     "users", "items", "interactions", "valid_targets", "test_targets", "valid_users", "test_users",
     "cold_items", "cold_valid_targets", "cold_test_targets",
 )  # fmt: skip
+BESIDE = ("name", "source", "notes", "expected", "given")
+"""Fields of the recipe in a record that are no options."""
 
 
 @dataclass
@@ -82,6 +84,28 @@ def at_hand(runs: Sequence[BundledRun], data: Sequence[Prepared]) -> list[RunOnD
                 raise run.fail(f"its fingerprint has {own[name]} {name}, and the data have {count}.")
         pairs.append(RunOnData(run, prepared))
     return pairs
+
+
+def recipe(on: RunOnData) -> None:
+    """Its data were made by the recipe's options, and have the key, of those at hand."""
+    run, stated = on.run, on.run.record.data
+    own, found = (_options(options) for options in (stated.get("recipe") or {}, on.data.recipe))
+    for name in sorted(own.keys() | found.keys()):
+        if own.get(name) != found.get(name):
+            raise run.fail(
+                f"its data were made with {shown(name)} {shown(own.get(name))}, and those at hand with "
+                f"{shown(found.get(name))}."
+            )
+    if (key := stated.get("key")) != on.data.key:
+        raise run.fail(
+            f"its data have the key {shown(key)}, and those at hand {on.data.key}: they are of other "
+            "files, or prepared by another version."
+        )
+
+
+def _options(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a recipe decides how the data look, and so enters their key."""
+    return {name: value for name, value in stated.items() if name not in BESIDE}
 
 
 def targets(on: RunOnData) -> None:
@@ -228,7 +252,7 @@ def _check_below(
             )
 
 
-CHECKS = (targets, masks, parts, random_order, ceiling, cold)
+CHECKS = (recipe, targets, masks, parts, random_order, ceiling, cold)
 
 
 def prepared_data(names: Sequence[str], reading: Any) -> list[Prepared]:
