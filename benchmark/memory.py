@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from methods.errors import UserError
+
 LEAST_ADDRESS_SPACE = 64 << 20
 """Bytes of address space; with less, libraries end or stop a process and report no lack of memory."""
 
@@ -18,14 +20,25 @@ def available_memory() -> float:
 
 def address_space_left() -> float:
     """Bytes that this process can still map below its limit (`ulimit -v`); infinite where none is set."""
-    import psutil
-
     try:
         import resource
     except ImportError:  # Windows has no such limit
         return math.inf
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return math.inf if limit == resource.RLIM_INFINITY else float(limit - psutil.Process().memory_info().vms)
+    if limit == resource.RLIM_INFINITY:
+        return math.inf
+    import psutil  # only here: every command asks, and most have no limit
+
+    return float(limit - psutil.Process().memory_info().vms)
+
+
+def check_address_space(least: int, rule: str) -> None:
+    """Raise `UserError` where less than `least` bytes are left; `rule` is the sentence up to the number."""
+    if (left := address_space_left()) < least:
+        raise UserError(
+            f"the limit on memory (`ulimit -v`) leaves {max(0, left) / 1e6:.0f} MB, and {rule} "
+            f"{least / 1e6:.0f} MB; raise the limit, then the same command goes on."
+        )
 
 
 def _left_in_container() -> float:

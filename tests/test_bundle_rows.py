@@ -148,7 +148,7 @@ def test_invented_costs_are_refused(forge_of: Callable[[str], Forge], tmp_path: 
 
 
 def as_seed_one(forge: Forge, change: Callable[[Fields], Any] = lambda fields: None) -> Forge:
-    """The same run again, said to be of seed 1."""
+    """The same run again, marked as seed 1."""
     other = Forge(dict(forge.files)).edit(lambda fields: (fields.update(seed=1), change(fields)))
     return Forge({name.replace("-s0.", "-s1."): content for name, content in other.files.items()})
 

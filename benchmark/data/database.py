@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from benchmark.memory import address_space_left, available_memory
+from benchmark.memory import address_space_left, available_memory, check_address_space
 from methods.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,14 +38,10 @@ BEGIN_SECONDS = 10.0
 
 def memory_budget() -> int:
     """Bytes that a preparation may take, from $ADAPTREC_MEMORY or the machine."""
-    if (left := address_space_left()) < _LEAST_ADDRESS_SPACE:
-        raise UserError(
-            f"the limit on memory (`ulimit -v`) leaves {max(0, left) / 1e6:.0f} MB, and a preparation needs "
-            f"at least {_LEAST_ADDRESS_SPACE / 1e6:.0f} MB; raise the limit."
-        )
+    check_address_space(_LEAST_ADDRESS_SPACE, "a preparation needs at least")
     written = os.environ.get(MEMORY_VARIABLE)
     if not written:
-        return max(_LEAST, int(min(available_memory(), left)) // 2)
+        return max(_LEAST, int(min(available_memory(), address_space_left())) // 2)
     try:
         budget = int(float(written) * 1e9)
     except (ValueError, OverflowError):

@@ -21,7 +21,7 @@ from enum import IntEnum
 from typing import Any, TextIO, cast
 
 from benchmark.escape import visible, visible_line
-from benchmark.memory import LEAST_ADDRESS_SPACE, address_space_left
+from benchmark.memory import LEAST_ADDRESS_SPACE, address_space_left, check_address_space
 from methods.errors import UserError
 
 
@@ -58,10 +58,6 @@ _FULL = f"the disk of {{path}} is full; make room there, {AGAIN}."
 _FORBIDDEN = f"{{path}} may not be used by this user ({{reason}}); change its permissions, or {ELSEWHERE}."
 _OPEN = f"too many files are open, at {{path}}; raise the limit, as `ulimit -n 4096` does, {AGAIN}."
 _MEMORY = f"there is too little memory; end other programs or choose smaller settings, {AGAIN}."
-_ADDRESS_SPACE = (
-    "the limit on memory (`ulimit -v`) leaves {left:.0f} MB, and no command works with less than "
-    f"{{least:.0f}} MB; raise the limit, {AGAIN}."
-)
 REFUSED = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: f"the quota of the disk of {{path}} is used up; make room there, {AGAIN}.",
@@ -100,7 +96,7 @@ def exit_status(command: Callable[[], int], name: str = "adaptrec") -> int:
     stderr."""
     _escape_output()
     try:
-        _check_address_space()
+        check_address_space(LEAST_ADDRESS_SPACE, "no command works with less than")
         status = command()
         sys.stdout.flush()
         return status
@@ -122,11 +118,6 @@ def exit_status(command: Callable[[], int], name: str = "adaptrec") -> int:
             _drop_output()
     print(f"{name}: error: {visible_line(_shortened(line))}", file=sys.stderr, flush=True)
     return status
-
-
-def _check_address_space() -> None:
-    if (left := address_space_left()) < LEAST_ADDRESS_SPACE:
-        raise UserError(_ADDRESS_SPACE.format(left=max(0, left) / 1e6, least=LEAST_ADDRESS_SPACE / 1e6))
 
 
 def _shortened(line: str) -> str:

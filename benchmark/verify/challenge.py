@@ -48,8 +48,8 @@ CONFIG = "config"
 
 
 class TimeOverError(BaseException):
-    """The time of the challenge is over. It is no `Exception`, so that nobody on the way takes it for a fault
-    of the run."""
+    """The time of the challenge is over. It is no `Exception`, so that no handler on the way takes it for a
+    fault of the run."""
 
 
 @dataclass(frozen=True)

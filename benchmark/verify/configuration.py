@@ -29,10 +29,9 @@ from benchmark.llm.catalogue import identity_of, short_names
 from benchmark.llm.sources import is_commit
 from benchmark.verify.format import shown
 from benchmark.verify.opened import BundledRun
-from benchmark.verify.strict_json import strict_json
+from benchmark.verify.strict_json import json_in
 from methods import BUILTIN, CONTROLS
 from methods.declared import class_nodes, declared_config, declared_value
-from methods.errors import UserError
 from methods.fields import hashed
 
 STATED = 1
@@ -68,12 +67,12 @@ def _known(run: BundledRun) -> KnownMethod | None:
     name, known = shown(record.method), known_method(record.method)
     external = bool(record.method_source.get("external"))
     if known and external:
-        raise run.fail(f"its method is said to be of another package, and {name} is one of this project.")
+        raise run.fail(f"its method is marked as one of another package, and {name} is one of this project.")
     if known and record.untrained != (record.method in CONTROLS):
         raise run.fail(f"its method {name} cannot have the protocol {shown(record.protocol)}.")
     if not known and not external:
         raise run.fail(
-            f"its method {name} is none of this version of AdaptRec, nor said to be of another package; "
+            f"its method {name} is none of this version of AdaptRec, nor marked as one of another package; "
             "check it with the version that made it."
         )
     return known
@@ -136,20 +135,11 @@ def _is_written(text: str, value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float | str) or text == "auto":
         return True
     if isinstance(value, str):
-        return text == value or _same_json(text, value)
+        # `peft` writes its configuration in one order
+        return text == value or (isinstance(read := json_in(text), dict) and read == json_in(value))
     with suppress(ValueError):
         return float(text) == value
     return False
-
-
-def _same_json(text: str, value: str) -> bool:
-    """Whether both are one JSON object: `peft` writes its configuration in one order."""
-    if not (text.startswith("{") and value.startswith("{")):
-        return False
-    try:
-        return strict_json(text.encode(), "it") == strict_json(value.encode(), "it")  # type: ignore[no-any-return]
-    except UserError:
-        return False
 
 
 def _check_names(

@@ -32,12 +32,9 @@ from benchmark.verify.format import (
     states_path,
 )
 from benchmark.verify.opened import BundledRun, OpenBundle
-from benchmark.verify.strict_json import strict_json
+from benchmark.verify.strict_json import json_in, strict_json
 from benchmark.verify.texts import texts
 from methods.errors import UserError
-
-JSON = ("{", "[")
-"""How a text that is a configuration begins."""
 
 
 def archive(bundle: OpenBundle) -> None:
@@ -133,11 +130,8 @@ def _texts(value: object) -> Iterator[str]:
         for inner in value:
             yield from _texts(inner)
     elif isinstance(value, str):
-        try:
-            read = strict_json(value.encode(errors="surrogatepass"), "it") if value[:1] in JSON else value
-        except UserError:
-            read = value
-        yield from [value] if read is value else _texts(read)
+        read = json_in(value)
+        yield from [value] if read is None else _texts(read)
 
 
 def files(bundle: OpenBundle) -> None:

@@ -166,6 +166,6 @@ def _git(results: Path, *words: str, fails: bool = False, given: bytes = b"") ->
     except subprocess.TimeoutExpired:
         raise UserError(f"`git {words[0]}` did not end within 300 seconds.") from None
     if done.returncode and not fails:
-        said = visible_line(os.fsdecode(done.stderr).strip(), 300)
-        raise UserError(f"`git {words[0]}` failed in {results}: {said}")
+        reason = visible_line(os.fsdecode(done.stderr).strip(), 300)
+        raise UserError(f"`git {words[0]}` failed in {results}: {reason}")
     return done.stdout

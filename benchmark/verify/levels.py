@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmark.results.measures import several
 from benchmark.results.record import AGAIN
 from benchmark.verify import arithmetic, form, scores, truth
 from benchmark.verify.known import known
@@ -78,7 +79,7 @@ class Verdict:
     def lines(self) -> Iterator[str]:
         """What a terminal shows: each check, and the level."""
         yield f"{self.path.name}: SHA-256 {self.digest}"
-        yield f"{self.size:,} bytes, {self.runs} {'run' if self.runs == 1 else 'runs'}"
+        yield f"{self.size:,} bytes, {several(self.runs, 'run')}"
         for level, title in LEVELS.items():
             own = [finding for finding in self.findings if finding.level == level]
             if own:

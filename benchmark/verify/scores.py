@@ -36,8 +36,9 @@ def scores(on: RunOnData) -> None:
     for begin in range(0, len(states), CHUNK):
         chosen = np.arange(begin, min(begin + CHUNK, len(states)))
         given = states[chosen] @ items.T  # [c, d] x [d, I] -> [c, I]
-        own = np.take_along_axis(given, on.target_items[chosen, None].astype(np.int64), axis=1)  # [c, 1]
-        both = lengths + lengths[on.target_items[chosen, None].astype(np.int64)]  # [c, I]
+        target = on.target_items[chosen, None].astype(np.int64)  # [c, 1]
+        own = np.take_along_axis(given, target, axis=1)  # [c, 1]
+        both = lengths + lengths[target]  # [I] + [c, 1] -> [c, I]
         near = TOLERANCE * np.linalg.norm(states[chosen], axis=1, keepdims=True) * both  # [c, I]
         above, reach = given > own + near, given >= own - near  # [c, I]
         _check(on, "rank", raw, chosen, above, reach)

@@ -39,6 +39,16 @@ def strict_json(content: bytes, name: str) -> Any:
     return value
 
 
+def json_in(text: str) -> Any:
+    """The object or list in JSON that a text is, as configurations of `peft` are; None for any other text."""
+    if not text.startswith(("{", "[")):
+        return None
+    try:
+        return strict_json(text.encode(errors="surrogatepass"), "it")
+    except UserError:
+        return None
+
+
 def _too_deep(name: str) -> str:
     return f"{name} is nested more than {DEEPEST} levels deep."
 

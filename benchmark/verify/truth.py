@@ -175,8 +175,8 @@ def parts(on: RunOnData) -> None:
     weight = run.ranks.weight
     several = bool((weight < 1).any())
     total = float(weight[is_cold].sum()) if several else None
-    if (said := run.record.cold_weight) is not None and (total is None or not abs(said - total) <= EXACT):
-        raise run.fail(f"its cold test targets weigh {said!r}, and those of the data {total!r}.")
+    if (own := run.record.cold_weight) is not None and (total is None or not abs(own - total) <= EXACT):
+        raise run.fail(f"its cold test targets weigh {own!r}, and those of the data {total!r}.")
     chosen = {"warm": ~is_cold, "cold": is_cold} if is_cold.any() else {}
     expected = {f"test_{part}": mask for part, mask in chosen.items() if mask.any()}
     names = {f"{part}{form}" for part in expected for form in ("", "_masked")}
@@ -200,9 +200,9 @@ def random_order(on: RunOnData) -> None:
         raise on.run.fail("it does not state what a random order gives on each split.")
     for split, values in again.items():
         for name, value in values.items():
-            if not abs((said := stated[split][name]) - value) <= EXACT:
+            if not abs((own := stated[split][name]) - value) <= EXACT:
                 raise on.run.fail(
-                    f"its {split} {name} of a random order is {said!r}, and its data give {value!r}."
+                    f"its {split} {name} of a random order is {own!r}, and its data give {value!r}."
                 )
 
 
