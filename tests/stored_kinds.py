@@ -37,6 +37,7 @@ KINDS = (
     Kind("remembered digests", "cache", ("digests/*.json",), "its field `checksum`"),
     Kind("prepared data", "cache", ("prepared/*/*.arrow",), "`fingerprint.json` beside them"),
     Kind("fingerprint", "cache", ("prepared/*/fingerprint.json",), "its field `content_digest`"),
+    Kind("architectures of language models", "cache", ("architectures/*.json",), "its field `checksum`"),
     Kind("hidden states", "cache", ("states/*/layer-*.safetensors",), "`states.json` beside them"),
     Kind("description of states", "cache", ("states/*/states.json",), "its field `checksum`"),
     Kind("unfinished states", "cache", ("states/*/parts-*/states.safetensors",), "its journal"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from data_folders import BLINK
 
+from benchmark.llm.catalogue import resolve
 from methods import BUILTIN
 
 STEPS = {
@@ -25,6 +26,10 @@ STEPS = {
         "from benchmark.llm.catalogue import available; assert available()",
         {"torch", "transformers", "huggingface_hub", "pandas", "safetensors"},
     ),
+    "a language model that was read before": (
+        "from benchmark.llm.catalogue import resolve; resolve('random-tiny'), resolve('minilm')",
+        {"torch", "transformers", "huggingface_hub.hf_api"},
+    ),
     "a report": ("import benchmark.report.build", {"matplotlib", "pandas", "torch"}),
     "the classes of methods": (
         f"from methods import registry; [registry.get(name) for name in {list(BUILTIN)}]",
@@ -37,6 +42,8 @@ STEPS = {
 @pytest.fixture(scope="module")
 def loaded() -> dict[str, set[str]]:
     """Step -> all that is loaded after it."""
+    for llm in ("random-tiny", "minilm"):
+        resolve(llm)
     lines = ["import json, sys", "loaded = {}"]
     for name, (step, _) in STEPS.items():
         lines += [step, f"loaded[{name!r}] = sorted(sys.modules)"]

@@ -108,6 +108,15 @@ def test_folder(folder: Path) -> None:
     assert str(folder.parent) not in json.dumps(llm.details())
 
 
+def test_a_config_that_was_read_before_and_then_changed_is_read_anew(folder: Path) -> None:
+    before, config = resolve(str(folder)), json.loads((folder / "config.json").read_text())
+    assert resolve(str(folder)) == before
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 40}))
+    assert (resolve(str(folder)).max_tokens, before.max_tokens) == (40, 64)
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": "wide"}))
+    assert "config" in message(str(folder))
+
+
 def test_details_do_not_change_with_the_place(folder: Path, bert: Path) -> None:
     assert resolve(str(folder)).details() == resolve(str(bert)).details()
 

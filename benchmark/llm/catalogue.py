@@ -21,14 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmark.files import digest_of, path_component
-from benchmark.llm.architecture import (
-    build_config,
-    family,
-    max_tokens,
-    reserved_positions,
-    shape,
-    tokenizer_settings,
-)
+from benchmark.llm.architecture import architecture, build_config, max_tokens, tokenizer_settings
 from benchmark.llm.intended import Intended, intended
 from benchmark.llm.model_folder import TOKENIZER_FILES, check_folder, digest_files, read_json
 from benchmark.llm.pins import keep_pin, pins_file, read_pins
@@ -292,11 +285,9 @@ def _from_folder(
     model_type = stated.get("model_type") or entry.get("model_type")
     if not model_type:
         raise UserError(f'{folder / "config.json"} names no model_type; add one, such as "bert"')
-    config = build_config({**stated, "model_type": str(model_type)}, folder)
-    layers, width = shape(config, folder)
-    kind = family(config, folder)
+    read = architecture({**stated, "model_type": str(model_type)}, folder)
     meant = intended(folder, entry.get("prompt", "")) if entry.get("as_intended", True) else None
-    limits = [max_tokens(config, folder), *([meant.max_tokens] if meant and meant.max_tokens else [])]
+    limits = [max_tokens(read.positions, folder), *([meant.max_tokens] if meant and meant.max_tokens else [])]
     return LLM(
         name=name,
         source=source,
@@ -306,9 +297,9 @@ def _from_folder(
         config_digest=digest_of(folder / "config.json"),
         tokenizer_digest=digest_files(folder / file for file in TOKENIZER_FILES),
         model_type=str(model_type),
-        family=kind,
-        n_layers=layers,
-        width=width,
+        family=read.family,
+        n_layers=read.n_layers,
+        width=read.width,
         max_tokens=min(limits),
         intended=meant,
         append_eos=tokenizer_settings(folder).get("add_eos_token") is True,
@@ -317,8 +308,7 @@ def _from_folder(
 
 def _random_model(name: str, values: Mapping[str, Any]) -> LLM:
     """A model with random weights: `values` is a transformers config with `model_type` and a `seed`."""
-    config = build_config(values, "llms.toml")
-    layers, width = shape(config, "llms.toml")
+    read = architecture(values, "llms.toml")
     digest = hashlib.sha256(json.dumps(dict(values), sort_keys=True).encode()).hexdigest()
     return LLM(
         name=name,
@@ -327,12 +317,12 @@ def _random_model(name: str, values: Mapping[str, Any]) -> LLM:
         revision=None,
         digest=digest,
         config_digest=digest,
-        tokenizer_digest=hashlib.sha256(f"letter pieces 1, {config.vocab_size}".encode()).hexdigest(),
+        tokenizer_digest=hashlib.sha256(f"letter pieces 1, {read.vocabulary}".encode()).hexdigest(),
         model_type=str(values["model_type"]),
-        family=family(config, "llms.toml"),
-        n_layers=layers,
-        width=width,
-        max_tokens=int(config.max_position_embeddings) - reserved_positions(config),
+        family=read.family,
+        n_layers=read.n_layers,
+        width=read.width,
+        max_tokens=int(read.positions or 0),
         random=dict(values),
     )
 

@@ -36,14 +36,19 @@ def is_commit(revision: str) -> bool:
 
 def cached(entry: Mapping[str, Any]) -> Path:
     """The snapshot of `repo` at `revision` in the local hub cache; raises `UserError` where there is none."""
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import constants
+
+    absent = UserError(f"not (whole) in the hub cache {constants.HF_HUB_CACHE}")
+    if not (Path(constants.HF_HUB_CACHE) / f"models--{entry['repo'].replace('/', '--')}").is_dir():
+        raise absent  # without the import of the hub's client, a third of a second
+    from huggingface_hub import snapshot_download
 
     try:
         folder: str = snapshot_download(
             entry["repo"], revision=entry["revision"], local_files_only=True, **_PATTERNS
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"not (whole) in the hub cache {constants.HF_HUB_CACHE}") from error
+        raise absent from error
     return Path(folder)
 
 
