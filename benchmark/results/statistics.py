@@ -17,8 +17,9 @@ from benchmark.results.metrics import Floats
 
 DRAWS = 10_000
 """Bootstrap samples."""
-CHUNK = 1 << 21
-"""Numbers drawn at a time."""
+CHUNK, LEAST = 1 << 22, 64
+"""How often samples hold users: numbers kept at a time, and samples at least. A product of few samples with
+the values of all runs takes several times as long for each."""
 LEVEL = 0.95
 """Of all intervals."""
 
@@ -85,13 +86,12 @@ def bootstrap(rows: Sequence[Mapping[int, Floats]], draws: int = DRAWS, seed: in
     some = np.flatnonzero(values.any(axis=1))  # users whose values are all 0 add nothing to any mean
     values = values[some]
     rng = np.random.default_rng(seed)
-    size = max(1, CHUNK // users)
+    size = max(LEAST, CHUNK // max(1, len(some)))
     parts = []
     for begin in range(0, draws, size):
-        drawn = rng.integers(0, users, (min(size, draws - begin), users))
-        times = np.empty((len(drawn), len(some)))  # how often a sample holds a user
-        for sample, held in zip(drawn, times, strict=True):
-            held[:] = np.bincount(sample, minlength=users)[some]
+        times = np.empty((min(size, draws - begin), len(some)))  # how often a sample holds a user
+        for held in times:
+            held[:] = np.bincount(rng.integers(0, users, users), minlength=users)[some]
         parts.append(times @ values / users)
     by_run = np.concatenate(parts).reshape(draws, -1, next(iter(rows[0].values())).shape[1])
     means = np.empty((draws, len(rows), by_run.shape[2]))

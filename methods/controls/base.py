@@ -13,13 +13,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from methods.base import NoConfig
+
+if TYPE_CHECKING:  # imported where a matrix is made, since most runs have none
+    from scipy import sparse
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -87,6 +89,8 @@ def recency_weights(histories: Ints, n_items: int, decay: float) -> sparse.csr_a
 
     Weights of an item that occurs several times add up.
     """
+    from scipy import sparse
+
     user, place = np.nonzero(histories >= 0)
     age = histories.shape[1] - 1 - place
     weights = sparse.coo_array(

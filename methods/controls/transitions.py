@@ -7,13 +7,15 @@ The item-item counts are those of sequential nearest-neighbour recommenders (Lud
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
-from scipy import sparse
 
 from methods.controls.base import Control, Floats, Ints, TrainingData, recency_weights
+
+if TYPE_CHECKING:  # its import takes a tenth of a second, and most runs have no matrix of it
+    from scipy import sparse
 
 WINDOW = 10
 """Largest distance of a pair that counts."""
@@ -53,6 +55,8 @@ class Transitions(Control):
 
 def transition_counts(data: TrainingData, window: int = WINDOW) -> sparse.csr_array:
     """Weighted counts of items at most `window` apart in a training sequence: `[I, I]`, symmetric."""
+    from scipy import sparse
+
     user = np.repeat(np.arange(len(data.offsets) - 1), np.diff(data.offsets))  # [N]
     counts = sparse.csr_array((data.n_items, data.n_items))
     for distance in range(1, window + 1):
@@ -65,5 +69,7 @@ def transition_counts(data: TrainingData, window: int = WINDOW) -> sparse.csr_ar
 
 def row_shares(matrix: sparse.csr_array) -> sparse.csr_array:
     """Each row divided by its sum; an empty row stays empty: `[I, I]` -> `[I, I]`."""
+    from scipy import sparse
+
     sums = matrix.sum(axis=1)  # [I]
     return (sparse.diags_array(1 / np.where(sums > 0, sums, 1)) @ matrix).tocsr()
