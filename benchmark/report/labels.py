@@ -42,6 +42,9 @@ LINKS = np.arange(2, 25)[:, None] / 25  # [L, 1]
 NEAR, MISTAKEN = 6.0, 600.0
 """Points by which its own bubble must be nearer to a label than any other, and the cost where it is not: that
 of so many square points covered."""
+ON_TEXT = 8.0
+"""What a square pixel of another label costs, where one of a bubble, bar or line costs 1: of two letters on
+each other none can be read."""
 Boxes = Floats
 """`[..., 4]` left, lower, right and upper ends in pixels."""
 
@@ -72,6 +75,7 @@ def place_labels(
             _around(np.minimum(steps[:-1], steps[1:]), np.maximum(steps[:-1], steps[1:]), 2),
         ]
     )  # [N, 4]
+    weights = np.ones(len(taken))  # [N]
     for place, (point, centre, radius) in enumerate(zip(points, centres, radii, strict=True)):
         colour = look_of(point.place)["color"]
         line = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 0, "shrinkB": radius / scale}
@@ -79,11 +83,12 @@ def place_labels(
         note = axes.annotate(point.label, (point.x, point.y), (0, 0), arrowprops=line, **look)
         size = np.array(note.get_window_extent().size)
         others = np.delete(centres, place, axis=0), np.delete(radii, place)
-        middle, box, links = _best_place(centre, radius, scale, size, taken, frame, others)
+        middle, box, links = _best_place(centre, radius, scale, size, (taken, weights), frame, others)
         note.set_position((middle - centre) / scale)
         if note.arrow_patch is not None:
             note.arrow_patch.set_visible(len(links) > 0)
         taken = np.concatenate([taken, box[None], links])
+        weights = np.concatenate([weights, [ON_TEXT], np.ones(len(links))])
 
 
 def _best_place(
@@ -91,14 +96,15 @@ def _best_place(
     radius: float,
     scale: float,
     size: Floats,
-    taken: Boxes,
+    taken: tuple[Boxes, Floats],
     frame: Boxes,
     others: tuple[Floats, Floats],
 ) -> tuple[Floats, Boxes, Boxes]:
     """The middle `[2]` of a label of this size about a bubble, its box `[4]`, and those of its line `[L, 4]`.
 
-    It is the place of least cost inside the frame: square pixels that it covers of what is `taken`, a little
-    for distance, and more where one of the `others`, centres and radii, is as near as its own bubble.
+    It is the place of least cost inside the frame: square pixels that it covers of what is `taken`, boxes and
+    their weights, a little for distance, and more where one of the `others`, centres and radii, is as near as
+    its own bubble.
     """
     tried = [(gap, turn / turns) for gap, turns in GAPS for turn in range(turns)]
     gap, turn = np.array(tried).T  # [C] each
@@ -114,8 +120,8 @@ def _best_place(
     chain = centre + (middles - centre)[:, None] * LINKS  # [C, L, 2]
     links = _around(chain, chain, 1.5)  # [C, L, 4]
     seen = apart[:, None] & (overlap(links, boxes[:, None]) == 0)  # [C, L]
-    covered = overlap(boxes[:, None], taken).sum(1)  # [C, N] -> [C]
-    crossed = (overlap(links[:, :, None], taken).sum(2) * seen).sum(1)  # [C, L, N] -> [C, L] -> [C]
+    covered = overlap(boxes[:, None], taken[0]) @ taken[1]  # [C, N] -> [C]
+    crossed = (overlap(links[:, :, None], taken[0]) @ taken[1] * seen).sum(1)  # [C, L, N] -> [C, L] -> [C]
     cost = covered + crossed + reach / 2 + near * MISTAKEN * scale**2  # [C]
     best = int(cost.round(6).argmin())  # of places as good, the first on any machine
     return middles[best], boxes[best], links[best, seen[best]]
