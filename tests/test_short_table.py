@@ -41,16 +41,6 @@ def test_rows_are_sorted_and_joined_with_their_cost(
     assert rows[3][1:] == [".1000 ± .0010", ".05", ".08", ".04", "2", "2.70", "5 / 9", "1.00", "100"]
 
 
-def test_only_some_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "report.md").write_text(QUALITY + COST)
-    words = ["short_table", str(tmp_path / "report.md"), "--only"]
-    assert main([*words, "top_layers,blend"]) == 0
-    names = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()]
-    assert names[2:] == ["`ssna (top_layers=1)`", "`blend`"]
-    assert main([*words, "nothing"]) == 2
-    assert "no row is left" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("text", [None, QUALITY])
 def test_a_file_that_is_no_report_is_one_line(
     text: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]

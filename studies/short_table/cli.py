@@ -20,21 +20,16 @@ COST = ["CPU s/epoch", "best / epochs", "peak GiB", "trainable"]
 def main(arguments: Sequence[str]) -> int:
     """Print the table; returns the exit status."""
     options = _parser().parse_args(arguments)
-    print(short(_tables(options.report), options.without, options.only))
+    print(short(_tables(options.report), options.without))
     return 0
 
 
-def short(tables: Sequence[pd.DataFrame], without: Sequence[str], only: Sequence[str] = ()) -> str:
-    """Rows whose name has none of the texts `without` and, where there are texts `only`, one of these; best
-    masked R@10 first, as Markdown. Raises `UserError` where no row is left."""
+def short(tables: Sequence[pd.DataFrame], without: Sequence[str]) -> str:
+    """Rows whose name has none of the texts `without`, best masked R@10 first, as Markdown."""
     quality = next(table for table in tables if QUALITY[0] in table)[QUALITY]
     cost = next(table for table in tables if COST[0] in table)[COST]
     rows = quality.join(cost).fillna("").replace("n/a", "")
     rows = rows[[not any(text in name for text in without) for name in rows.index]]
-    if only:
-        rows = rows[[any(text in name for text in only) for name in rows.index]]
-    if rows.empty:
-        raise UserError("no row is left: --only and --without name texts of the first column.")
     rows = rows.sort_values(
         QUALITY[0], key=lambda cells: cells.str.strip("*"), ascending=False, kind="stable"
     )
@@ -75,8 +70,5 @@ def _parser() -> Parser:
     parser.add_argument("report", type=Path, help="the Markdown file of a report")
     parser.add_argument(
         "--without", type=names, default=[], help="texts, by commas: rows that have one are left out"
-    )
-    parser.add_argument(
-        "--only", type=names, default=[], help="texts, by commas: rows that have none are left out"
     )
     return parser
