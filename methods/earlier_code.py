@@ -26,10 +26,10 @@ EARLIER: Mapping[str, tuple[str, ...]] = {
     "a4b419d7a11294b5": ("a05de3591fcb6676",),  # alphafuse
     "612602e06e69393c": ("a6b879db159466ad",),  # ladder
     "6e4d4e1056a4bdb5": ("a526ff517252b173",),  # iisan
-    "1e82bacbac52dd25": ("25155ed1e928a4ca",),  # popularity
-    "6c7f4998f827e5f4": ("8569daacfa5eaa43",),  # transitions
-    "cbfa27fd6fabfb19": ("781780c2ca9dcabe",),  # text-knn
-    "65ebbc985b736a27": ("45316448a99171eb",),  # blend
+    "5e15cb523adc08d8": ("1e82bacbac52dd25", "25155ed1e928a4ca"),  # popularity
+    "036c200b10214a8e": ("6c7f4998f827e5f4", "8569daacfa5eaa43"),  # transitions
+    "b9bd99a26e42b325": ("cbfa27fd6fabfb19", "781780c2ca9dcabe"),  # text-knn
+    "71f360f8fba96336": ("65ebbc985b736a27", "45316448a99171eb"),  # blend
 }
 """Digest of a method's or control's code now -> digests of earlier code with the same effect."""
 
