@@ -37,7 +37,7 @@ from methods.pooling import pool
 T = TypeVar("T")
 
 CATALOGUE, BATCH, OUT_DIM = 64, 24, 32
-LAYERS, WIDTH, TOKENS, VOCABULARY = 12, 48, 12, 101
+LAYERS, WIDTH, TOKENS, VOCABULARY = 6, 48, 12, 101
 STEPS, LEARNING_RATE = 8, 1e-3
 CHUNK = 20
 """Items of a chunk that a method observes: the last chunk is smaller."""

@@ -81,7 +81,8 @@ class TopHalf(FirstToken):
 
     def __init__(self, config: Any, context: Context) -> None:
         super().__init__(config, context)
-        self.llm.encoder.layer[6:].requires_grad_(True)
+        layers = self.llm.encoder.layer
+        layers[len(layers) // 2 :].requires_grad_(True)
 
 
 class Centred(TopHalf):
@@ -362,7 +363,7 @@ class TrainsBelow(Centred):
 
     def __init__(self, config: Any, context: Context) -> None:
         super().__init__(config, context)
-        self.llm.encoder.layer[5].requires_grad_(True)
+        self.llm.encoder.layer[self.frozen_layers(config, context.llm_layers) - 1].requires_grad_(True)
 
 
 class ForgetsLower(Centred):
@@ -467,14 +468,14 @@ BROKEN: list[tuple[type[Method], str]] = [
     (TooHigh, r"1 layers must not be \(2,\)"),
     (FromTheEnd, r"must not be \(-1,\)"),
     (TwoBelow, r"1 layers must not be \(-1,\).*raise UserError"),
-    (Choosy, "refuses a language model of 12 layers: only models of 13"),
+    (Choosy, "refuses a language model of 6 layers: only models of 13"),
     (MixesTypes, "forward in bf16 autocast raised"),
     (Seeds, "sets the seed"),
     (VectorLoss, "aux_loss must return None or a scalar"),
     (InfiniteLoss, "aux_loss gives nan"),
-    (TrainsBelow, "frozen_layers.. is 6, but the states after layer 6 give another embedding"),
+    (TrainsBelow, "frozen_layers.. is 3, but the states after layer 3 give another embedding"),
     (ForgetsLower, "forward in eval mode raised ValueError"),
-    (OneOff, "frozen_layers.. is 6, but the states after layer 6 give another embedding"),
+    (OneOff, "frozen_layers.. is 3, but the states after layer 3 give another embedding"),
     (FrozenBelowZero, "of 1 layers must return a whole number in 0 to 1, not -5; raise UserError"),
     (LongFault, "fault must return None or one line"),
     (declared(layers=classmethod(lambda cls, config, n: ())), "must name a layer to read"),

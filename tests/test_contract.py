@@ -145,7 +145,7 @@ def test_sound_methods_keep_the_contract(cls: type[Method]) -> None:
         (BesideNeighbours, "an item's embedding depends on its neighbours in the batch"),
         (Trained, "precompute gives other values after training"),
         (Fewer, "one row an item"),
-        (Idle, "layers.. asks for layer 12, but the embedding does not depend on it"),
+        (Idle, "layers.. asks for layer 6, but the embedding does not depend on it"),
     ],
 )
 def test_faults_are_found(cls: type[Method], message: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -215,11 +216,20 @@ def test_entry_points_that_cannot_be_read_affect_no_other_package(
     (torn,) = site.glob("torn*")
     (torn / "entry_points.txt").write_text("[adaptrec.methods]\nno equals sign\n")
     registry.entries.cache_clear()
-    assert registry.names()[-1] == "sound" and "ssna" in listing(capsys)
-    registry.entries.cache_clear()
-    plugins.warn.cache_clear()
-    registry.names()
+    assert registry.names()[-1] == "sound"
     assert "the entry points of torn-pkg cannot be read" in capsys.readouterr().err
+    assert "ssna" in listing(capsys)
+
+
+def test_a_package_that_is_installed_or_removed_while_a_process_runs(site: Path) -> None:
+    assert [point.name for point in plugins.offered("a.group")] == []
+    install(site, "first-pkg", {"first": "a:B"}, {}, group="a.group")
+    assert [point.name for point in plugins.offered("a.group")] == ["first"]
+    install(site, "second-pkg", {"second": "a:B"}, {}, group="a.group")
+    assert [point.name for point in plugins.offered("a.group")] == ["first", "second"]
+    (first,) = site.glob("first*")
+    shutil.rmtree(first)
+    assert [point.name for point in plugins.offered("a.group")] == ["second"]
 
 
 def test_a_name_that_cannot_be_typed_or_be_a_folder(site: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,12 +6,14 @@ docs/statistics.md says which is for what, and why.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean, stdev
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmark.results.metrics import Floats
 
@@ -20,6 +22,8 @@ DRAWS = 10_000
 CHUNK, LEAST = 1 << 22, 64
 """How often samples hold users: numbers kept at a time, and samples at least. A product of few samples with
 the values of all runs takes several times as long for each."""
+KEPT = 1 << 28
+"""Bytes of samples that are kept for the next table: tables of one dataset have the same ones."""
 LEVEL = 0.95
 """Of all intervals."""
 
@@ -85,13 +89,13 @@ def bootstrap(rows: Sequence[Mapping[int, Floats]], draws: int = DRAWS, seed: in
     users = len(values)
     some = np.flatnonzero(values.any(axis=1))  # users whose values are all 0 add nothing to any mean
     values = values[some]
-    rng = np.random.default_rng(seed)
+    samples = iter((_kept if users * draws <= KEPT else _draw)(users, draws, seed))
     size = max(LEAST, CHUNK // max(1, len(some)))
     parts = []
     for begin in range(0, draws, size):
         times = np.empty((min(size, draws - begin), len(some)))  # how often a sample holds a user
         for held in times:
-            held[:] = np.bincount(rng.integers(0, users, users), minlength=users)[some]
+            held[:] = next(samples)[some]
         parts.append(times @ values / users)
     by_run = np.concatenate(parts).reshape(draws, -1, next(iter(rows[0].values())).shape[1])
     means = np.empty((draws, len(rows), by_run.shape[2]))
@@ -102,6 +106,22 @@ def bootstrap(rows: Sequence[Mapping[int, Floats]], draws: int = DRAWS, seed: in
         means[:, number] = np.einsum("ds,dsc->dc", weights, by_run[:, order])
         begin += len(row)
     return means
+
+
+def _draw(users: int, draws: int, seed: int) -> Iterator[NDArray[np.uint8]]:
+    """How often each of `draws` samples holds each user, `[users]` a sample. No user is held 256 times."""
+    rng = np.random.default_rng(seed)
+    for _ in range(draws):
+        yield np.bincount(rng.integers(0, users, users), minlength=users).astype(np.uint8)
+
+
+@lru_cache(maxsize=1)
+def _kept(users: int, draws: int, seed: int) -> NDArray[np.uint8]:
+    """All samples of `_draw`, `[draws, users]`."""
+    kept = np.empty((draws, users), np.uint8)
+    for row, held in zip(kept, _draw(users, draws, seed), strict=True):
+        row[:] = held
+    return kept
 
 
 def _seed_weights(seeds: Sequence[int], draws: int, seed: int) -> Floats:
