@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from benchmark.process.startup import environment
 
 nbformat = pytest.importorskip("nbformat", reason="wants nbformat")
 nbclient = pytest.importorskip("nbclient", reason="wants nbclient")
+jupyter = pytest.importorskip("jupyter_client", reason="wants jupyter_client")
 pytest.importorskip("ipykernel", reason="wants ipykernel")
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "docs" / "notebooks").glob("*.ipynb"))
@@ -22,14 +24,26 @@ CLOSE = 0.15
 """How far figures of two machines may be apart: few users, and sums of floats in another order."""
 
 
-def executed(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The notebook after a run in `folder`, which holds its records."""
-    for name, value in environment().items():
-        monkeypatch.setenv(name, value)
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A process of Jupyter for one notebook after the other: they share what importing PyTorch takes."""
+    manager = jupyter.KernelManager(kernel_name="python3")
+    folder = tmp_path_factory.mktemp("notebooks")  # of the records
+    manager.start_kernel(cwd=str(folder), env={**os.environ, **environment()})
+    client = manager.blocking_client()
+    client.start_channels()
+    yield client
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
+def executed(path: Path, kernel: Any) -> Any:
+    """The notebook after a run, which has none of the names that another one defined."""
+    kernel.wait_for_ready(timeout=LIMIT)
+    kernel.execute_interactive("%reset -f", timeout=LIMIT)
     notebook = nbformat.read(path, as_version=4)
-    client = nbclient.NotebookClient(
-        notebook, timeout=LIMIT, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
-    )
+    client = nbclient.NotebookClient(notebook, km=kernel.parent, timeout=LIMIT)
+    client.kc = kernel
     client.execute()
     return notebook
 
@@ -51,8 +65,8 @@ def tidy(notebook: Any) -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_gives_what_it_shows(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stored, fresh = nbformat.read(path, as_version=4), executed(path, tmp_path, monkeypatch)
+def test_a_notebook_gives_what_it_shows(path: Path, kernel: Any) -> None:
+    stored, fresh = nbformat.read(path, as_version=4), executed(path, kernel)
     if os.environ.get("WRITE_DOCS"):
         tidy(fresh)
         nbformat.write(fresh, path)

@@ -15,6 +15,7 @@ from methods import registry
 from methods.base import Context, Items, state_statistics
 from methods.checks import check_method
 from methods.errors import UserError
+from methods.under_test import LAYERS
 
 STRIDE = 4
 """Of a language model of 12 layers, so that three are read."""
@@ -103,7 +104,7 @@ def test_layers_from_the_lowest_up(name: str) -> None:
 @pytest.mark.parametrize("name", PLAIN)
 def test_one_layer_alone_keeps_the_contract(name: str) -> None:
     cls = registry.get(name)
-    check_method(cls, cls.Config(stride=12))
+    check_method(cls, cls.Config(stride=LAYERS))
 
 
 def test_the_side_network_of_a_ladder_is_not_empty() -> None:
