@@ -5,10 +5,10 @@ Code of other packages may fail in any way when it is read or imported; that mus
 
 from __future__ import annotations
 
-import os
 import sys
 from functools import cache
 from importlib.metadata import EntryPoint, distributions, entry_points
+from pathlib import Path
 
 BROKEN = (Exception, SystemExit)
 """What code of another package may raise when it is imported."""
@@ -33,14 +33,14 @@ def offered(group: str) -> list[EntryPoint]:
 def _state(folder: str) -> tuple[str, int | None]:
     """A place of packages, and when one was last installed there or removed."""
     try:
-        return folder, os.stat(folder or os.curdir).st_mtime_ns
+        return folder, Path(folder).stat().st_mtime_ns
     except OSError:  # importlib.metadata skips it too
         return folder, None
 
 
 @cache
 def _read(group: str, places: tuple[tuple[str, int | None], ...]) -> list[EntryPoint]:
-    """The entry points of `group` in `places`: each call of importlib.metadata reads a file of every package."""
+    """The entry points of `group` in `places`. To ask importlib.metadata reads a file of every package."""
     try:
         return list(entry_points(group=group))
     except Exception:  # the error does not say which package is broken

@@ -26,8 +26,9 @@ WORKER = 2 * 2**30
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """How many processes `--numprocesses auto` is: one for each core, as far as there is memory for them."""
-    return max(1, min(usable_cores(), psutil.virtual_memory().available // WORKER))
+    """How many processes `--numprocesses auto` is, as far as there is memory for them: one more than cores,
+    since tests also wait for processes that they start."""
+    return max(1, min(usable_cores() + 1, psutil.virtual_memory().available // WORKER))
 
 
 @pytest.fixture(scope="session")

@@ -396,7 +396,6 @@ def test_a_missing_optuna_is_one_clear_line(
 
 
 @pytest.mark.usefixtures("in_process")
-@pytest.mark.usefixtures("in_process")
 def test_a_search_through_the_command_line(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

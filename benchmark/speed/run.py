@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from benchmark.config import Settings, parse
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
+from benchmark.process import startup
 from benchmark.results.record import GENERATION
 from benchmark.run.build import build_trainer
 from benchmark.run.inputs import CACHE, Sources
@@ -122,7 +123,7 @@ def in_fresh_process(call: Callable[..., T], *arguments: Any) -> T:
     """`call(*arguments)` in a new interpreter; an exception there is raised here."""
     # a new interpreter reads this variable; the command line's warning filter does not reach it
     os.environ.setdefault("PYTHONWARNINGS", "ignore:The pynvml package is deprecated")
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), startup.defer_compiler) as pool:
         # the child inherits the mask: only this process handles ctrl-C, which a terminal sends to both
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
