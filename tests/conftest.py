@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 # before torch loads: tests run side by side, sums of floats depend on how many threads share them, and a copy
 # of a process has one thread
 os.environ["OMP_NUM_THREADS"] = "1"
+gc.disable()  # until all tests are collected: what modules consist of is not looked through again and again
 
 from data_folders import TEN, TWELVE, write_folder
 from in_process import children_in_process
@@ -29,6 +31,14 @@ def pytest_xdist_auto_num_workers() -> int:
     """How many processes `--numprocesses auto` is, as far as there is memory for them: one more than cores,
     since tests also wait for processes that they start."""
     return max(1, min(usable_cores() + 1, psutil.virtual_memory().available // WORKER))
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage among what tests make, and less often: some twentieth of the processor time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
