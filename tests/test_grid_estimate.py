@@ -13,8 +13,9 @@ from report_records import write_at
 from benchmark.cli import main
 from benchmark.config import Settings
 from benchmark.grid import dryrun
+from benchmark.grid import estimate as estimating
 from benchmark.grid import probe as probing
-from benchmark.grid.dryrun import epoch_range, estimate, from_probe
+from benchmark.grid.estimate import epoch_range, estimate, from_probe
 from benchmark.grid.plan import GridPlan, make_plan
 from benchmark.grid.probe import StoredStates, random_states, random_token_states, states_of
 from benchmark.llm.states import load_states
@@ -176,7 +177,8 @@ def dry(folder: Path, results: Path, *more: str) -> int:
 def test_a_dry_run_prints_the_plan_and_writes_nothing(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dryrun, "visible_gpus", lambda: [])
+    for module in (dryrun, estimating):
+        monkeypatch.setattr(module, "visible_gpus", lambda: [])
     for room in (probing, speed_run):  # tests of `speed` have the fresh processes
         monkeypatch.setattr(room, "in_fresh_process", lambda call, *arguments: call(*arguments))
     assert dry(folder, tmp_path / "results", "--epochs", "3") == 0
