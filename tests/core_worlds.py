@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.config import Settings
 from benchmark.llm.encoder import load_model
-from benchmark.llm.tokens import load_tokens
+from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.model.chunks import Ints
 from benchmark.model.items import ItemEncoder, ItemInputs
 from benchmark.model.recommender import Recommender
@@ -110,6 +111,19 @@ def recommender(
 TEXTS = ("brush", "soap", "tea", "lamp", "wooden brush for shoes", "a lamp of green glass", "tea with mint")
 
 
+@cache
+def random_tiny() -> nn.Module:
+    """The language model `random-tiny`, to be copied."""
+    return load_model(find_llm("random-tiny"))
+
+
+@cache
+def tokens_of(n_items: int) -> Tokens:
+    """Of short texts."""
+    texts = [f"{TEXTS[item % len(TEXTS)]} {item}" for item in range(n_items)]
+    return load_tokens(texts, find_llm("random-tiny"))
+
+
 def token_recommender(
     settings: Settings, world: World, method: str, seed: int = 0, lower: bool = False, **hyper: Any
 ) -> Recommender:
@@ -117,11 +131,10 @@ def token_recommender(
 
     `lower` hands in the states behind the layers that the method never trains.
     """
-    cls, llm = registry.get(method), find_llm("random-tiny")
-    texts = [f"{TEXTS[item % len(TEXTS)]} {item}" for item in range(world.n_items)]
-    tokens, config = load_tokens(texts, llm), cls.Config(**hyper)
+    cls, llm, frozen = registry.get(method), find_llm("random-tiny"), random_tiny()
+    tokens, config = tokens_of(world.n_items), cls.Config(**hyper)
     depth = cls.frozen_layers(config, llm.n_layers) if lower else 0
-    model = load_model(llm)
+    model = copy.deepcopy(frozen)
 
     def read(items: Tensor, width: int) -> Items:
         ids, mask = tokens.batch(items, width)
@@ -131,7 +144,6 @@ def token_recommender(
             states = frozen(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
         return Items(hidden=states[depth], attention_mask=mask)
 
-    frozen = copy.deepcopy(model)
     torch.manual_seed(seed)
     context = Context(
         settings.width, world.n_items, 10, llm.n_layers, llm.width, llm=model, pooling="first", lower=depth
