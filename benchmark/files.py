@@ -20,8 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from benchmark.locks import held, locked
 from benchmark.process.exit_status import causes
+from benchmark.process.locks import held, locked
 from methods.errors import UserError
 
 CHECKSUM = "checksum"

@@ -20,7 +20,7 @@ from in_process import children_in_process
 
 from benchmark.data import prepare as prepare_module
 from benchmark.measure import usable_cores
-from benchmark.progress import print_steps
+from benchmark.process.progress import print_steps
 
 WORKER = 2 * 2**30
 """Bytes that a process of tests takes at most, with the processes that it starts."""

@@ -19,8 +19,8 @@ from benchmark.cli import main
 from benchmark.config import Settings, parse, split_overrides
 from benchmark.grid import child
 from benchmark.grid.plan import expand
-from benchmark.locks import held
 from benchmark.process.exit_status import BusyError
+from benchmark.process.locks import held
 from benchmark.results.record import RunRecord, read_record
 from benchmark.results.schema import METRICS
 from benchmark.run.spec import RunSpec, resolve_run

@@ -18,7 +18,7 @@ from benchmark.data import prepare as prepare_module
 from benchmark.data.catalogue import find
 from benchmark.data.prepare import describe, prepare
 from benchmark.data.recipe import FolderOptions
-from benchmark.progress import print_steps
+from benchmark.process.progress import print_steps
 from methods.errors import UserError
 
 

@@ -21,9 +21,9 @@ from benchmark.grid.child import Child, OnLine
 from benchmark.grid.engine import clear
 from benchmark.grid.executor import Options
 from benchmark.grid.local import LocalExecutor
-from benchmark.locks import held
 from benchmark.process import launch
 from benchmark.process.exit_status import BusyError, ExitCode
+from benchmark.process.locks import held
 from benchmark.report.tables import print_tables
 from benchmark.results.record import RunRecord
 from benchmark.results.store import as_stored, read_result

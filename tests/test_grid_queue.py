@@ -19,9 +19,9 @@ from benchmark.grid.child import Child, Exit, stop
 from benchmark.grid.engine import ClaimedRun, Engine, claim, clear
 from benchmark.grid.executor import Options, make_executor
 from benchmark.grid.local import share_of_machine, slots
-from benchmark.locks import Lock, held
 from benchmark.process import lifeline
 from benchmark.process.exit_status import ExitCode
+from benchmark.process.locks import Lock, held
 from benchmark.run.spec import ResolvedRun, RunSpec, resolve_run
 from methods.errors import UserError
 

@@ -26,8 +26,8 @@ API = sorted(name for name in SOURCES if name.split(".")[0] == "adaptrec")
 STUDIES = sorted(name for name in SOURCES if name.split(".")[0] == "studies")
 
 FLOORS = (
-    {"escape", "locks", "memory", "process"},
-    {"config", "files", "network", "progress"},
+    {"escape", "process"},
+    {"config", "files"},
     {"results", "data", "llm"},
     {"measure", "model"},
     {"train"},

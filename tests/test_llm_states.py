@@ -24,7 +24,7 @@ from benchmark.llm import encoder, states
 from benchmark.llm.catalogue import LLM, resolve
 from benchmark.llm.states import load_states
 from benchmark.llm.tokens import TokenStatistics
-from benchmark.locks import held
+from benchmark.process.locks import held
 from methods.errors import UserError
 
 TEXTS = [
@@ -354,7 +354,7 @@ def test_a_reader_needs_no_lock(llm: LLM, tmp_path: Path) -> None:
 def test_lines_where_there_is_no_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchmark import progress
+    from benchmark.process import progress
 
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     with progress.Progress("encoding", 10, 4) as bar:

@@ -11,7 +11,7 @@ from forked import die, ended, fork
 
 from benchmark.files import remove_abandoned
 from benchmark.grid.engine import claim
-from benchmark.locks import Lock, held
+from benchmark.process.locks import Lock, held
 from methods.errors import UserError
 from studies.faults.machine import answer_flock
 

@@ -26,7 +26,7 @@ def main(options: argparse.Namespace) -> int:
     from benchmark.data.catalogue import find
     from benchmark.data.prepare import prepare
     from benchmark.files import cache_folder, write_json
-    from benchmark.progress import print_steps
+    from benchmark.process.progress import print_steps
 
     file: Path | None = options.json
     recipe = find(options.dataset, reading(options))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from benchmark.memory import address_space_left, available_memory, check_address_space
+from benchmark.process.memory import address_space_left, available_memory, check_address_space
 from methods.errors import UserError
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from benchmark.files import (
     remove_abandoned,
     write_checked,
 )
-from benchmark.locks import held
+from benchmark.process.locks import held
 from methods.errors import UserError
 
 MIRROR_VARIABLE = "ADAPTREC_DATA_MIRROR"

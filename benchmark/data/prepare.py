@@ -29,7 +29,7 @@ from benchmark.data.pipeline import Begin, Built, build
 from benchmark.data.recipe import Recipe
 from benchmark.data.text_files import MERGED
 from benchmark.files import digest_of, lacks, replacing_folder, write_json
-from benchmark.locks import held
+from benchmark.process.locks import held
 from benchmark.results.schema import Fingerprint
 from methods.fields import hashed
 

@@ -22,9 +22,9 @@ from typing import Any, BinaryIO
 from urllib.request import Request
 
 from benchmark.files import DamagedError, digest_of, read_checked, write_checked
-from benchmark.network import classify, open_request
 from benchmark.process.exit_status import REFUSED_WRITE
-from benchmark.progress import Progress
+from benchmark.process.network import classify, open_request
+from benchmark.process.progress import Progress
 from methods.errors import UserError
 
 BLOCK = 8 << 20

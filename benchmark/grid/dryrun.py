@@ -17,7 +17,7 @@ from benchmark.grid.probe import StoredStates, probe_states, probe_training
 from benchmark.grid.progress import Range
 from benchmark.grid.search import configuration_name
 from benchmark.llm.token_states import SPARE, free_bytes
-from benchmark.memory import available_memory
+from benchmark.process.memory import available_memory
 from benchmark.run.spec import ResolvedRun
 from benchmark.speed.record import Variant
 from benchmark.train.status import duration, time_range

@@ -24,8 +24,8 @@ from benchmark.files import remove_abandoned
 from benchmark.grid.child import Exit, Stamp, log_path, stamp
 from benchmark.grid.executor import Options
 from benchmark.grid.progress import Board, Tracker, outcome
-from benchmark.locks import Lock
 from benchmark.process.exit_status import ExitCode
+from benchmark.process.locks import Lock
 from benchmark.results.measures import several
 from benchmark.results.record import RunRecord
 from benchmark.results.store import Standing, lacks_model, look_up, set_aside, usable

@@ -16,7 +16,7 @@ from benchmark.grid.executor import Options
 from benchmark.grid.memory import Held, MemoryPlan
 from benchmark.grid.prepare import prepare
 from benchmark.measure import usable_cores
-from benchmark.memory import available_memory
+from benchmark.process.memory import available_memory
 from benchmark.run.spec import ResolvedRun
 from methods.errors import UserError
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmark.files import DamagedError, digest_of, lacks, read_checked, write_checked
-from benchmark.locks import held
+from benchmark.process.locks import held
 from methods.errors import unknown
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -16,7 +16,7 @@ from typing import Any
 from benchmark.files import write_json
 from benchmark.llm.model_folder import read_json
 from benchmark.llm.sources import is_commit
-from benchmark.locks import held
+from benchmark.process.locks import held
 from methods.errors import UserError
 
 VARIABLE = "ADAPTREC_PINS"

@@ -21,7 +21,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request
 
-from benchmark.network import classify, open_request
+from benchmark.process.network import classify, open_request
 from methods.errors import UserError
 
 if TYPE_CHECKING:

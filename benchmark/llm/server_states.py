@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmark.llm.cache import CacheEntry, ResumableFile, digest
 from benchmark.llm.server import BATCH, Server
 from benchmark.llm.server_probe import probe
-from benchmark.progress import Progress
+from benchmark.process.progress import Progress
 from methods.errors import UserError
 
 SAMPLE = 4

@@ -30,7 +30,7 @@ from benchmark.llm.cache import DTYPES, CacheEntry, ResumableFile, Spec, digest,
 from benchmark.llm.catalogue import LLM
 from benchmark.llm.server_states import encode_by_server
 from benchmark.llm.tokens import Tokens, TokenStatistics, load_tokens
-from benchmark.progress import Progress
+from benchmark.process.progress import Progress
 from methods.errors import UserError
 from methods.pooling import Pooling, pool
 

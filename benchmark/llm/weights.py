@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmark.llm.catalogue import LLM, model_config
 from benchmark.llm.model_folder import weight_files
-from benchmark.memory import available_memory
+from benchmark.process.memory import available_memory
 from methods.errors import UserError
 
 SHORT = {"BF16": torch.bfloat16, "F16": torch.float16}

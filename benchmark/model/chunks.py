@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from benchmark.memory import available_memory
 from benchmark.model.parallel import world_size
+from benchmark.process.memory import available_memory
 
 Ints = NDArray[np.int64]
 

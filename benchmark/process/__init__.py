@@ -1,1 +1,1 @@
-"""The process: what it sets before it imports anything, its parent, its output and its exit status."""
+"""A process apart from its work: start and end, its parent, locks, memory, network and progress."""

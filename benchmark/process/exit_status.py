@@ -21,7 +21,7 @@ from enum import IntEnum
 from typing import Any, TextIO, cast
 
 from benchmark.escape import visible, visible_line
-from benchmark.memory import LEAST_ADDRESS_SPACE, address_space_left, check_address_space
+from benchmark.process.memory import LEAST_ADDRESS_SPACE, address_space_left, check_address_space
 from methods.errors import UserError
 
 

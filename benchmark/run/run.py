@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmark.files import remove_abandoned
-from benchmark.locks import Lock
 from benchmark.measure import environment, one_line, out_of_memory, pick_device
 from benchmark.model.parallel import is_main, log_main, world_size
 from benchmark.process.exit_status import BusyError, causes, refusal
+from benchmark.process.locks import Lock
 from benchmark.results.index import keep_indexed
 from benchmark.results.record import RunRecord, model_path, ranks_path
 from benchmark.results.store import Standing, look_up, set_aside

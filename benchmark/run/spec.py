@@ -32,7 +32,7 @@ from benchmark.data.recipe import NO_OPTIONS, FolderOptions
 from benchmark.files import cache_folder
 from benchmark.llm import dense
 from benchmark.llm.catalogue import LLM, check_name, resolve
-from benchmark.progress import print_steps
+from benchmark.process.progress import print_steps
 from benchmark.results.metrics import measure
 from benchmark.results.record import NO_LLM
 from benchmark.results.tuning import TrialOf

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmark.data.recipe import NO_OPTIONS, FolderOptions
 from benchmark.files import digest_of, write_atomically
-from benchmark.locks import held
+from benchmark.process.locks import held
 from benchmark.results.index import (
     INDEX,
     PROJECT,

@@ -27,7 +27,7 @@ from benchmark.llm.catalogue import resolve
 from benchmark.llm.states import entry_of, load_states, stored_layers, token_budget
 from benchmark.llm.tokens import Tokens, load_tokens
 from benchmark.measure import MemoryGauge, Stopwatch, environment, pick_device
-from benchmark.progress import print_steps
+from benchmark.process.progress import print_steps
 from benchmark.results.record import GENERATION
 from benchmark.speed.record import Timed
 from benchmark.speed.run import in_fresh_process

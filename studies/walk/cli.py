@@ -17,8 +17,7 @@ from benchmark.commands.options import Parser
 
 PACKAGES = ("adaptrec", "benchmark", "methods")
 SET_UP = (
-    "benchmark/process/", "benchmark/escape.py", "benchmark/locks.py", "benchmark/memory.py",
-    "benchmark/config.py", "benchmark/progress.py", "benchmark/measure.py",
+    "benchmark/process/", "benchmark/escape.py", "benchmark/config.py", "benchmark/measure.py",
     "benchmark/run/tracking.py", "benchmark/train/status.py",
     "methods/registry.py", "methods/declarations.py", "methods/fields.py", "methods/code.py",
 )  # fmt: skip
