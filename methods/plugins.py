@@ -40,7 +40,7 @@ def _state(folder: str) -> tuple[str, int | None]:
 
 @cache
 def _read(group: str, places: tuple[tuple[str, int | None], ...]) -> list[EntryPoint]:
-    """The entry points of `group` in `places`. To ask importlib.metadata reads a file of every package."""
+    """The entry points of `group`, read once for each state of `places`: it opens a file of every package."""
     try:
         return list(entry_points(group=group))
     except Exception:  # the error does not say which package is broken

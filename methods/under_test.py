@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 CATALOGUE, BATCH, OUT_DIM = 64, 24, 32
 LAYERS, WIDTH, TOKENS, VOCABULARY = 6, 48, 12, 101
+"""Of the language model, which has as many layers as `minilm`, and of its texts."""
 STEPS, LEARNING_RATE = 8, 1e-3
 CHUNK = 20
 """Items of a chunk that a method observes: the last chunk is smaller."""

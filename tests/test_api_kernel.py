@@ -11,29 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from data_folders import BLINK
+from kernels import LIMIT, Kernel
 
 from benchmark.process.startup import environment
 
-jupyter = pytest.importorskip("jupyter_client", reason="wants jupyter_client")
-pytest.importorskip("ipykernel", reason="wants ipykernel")
 
-LIMIT = 300
-"""Seconds until something counts as hung."""
-
-
-class Kernel:
-    """A process of Jupyter in `folder`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.manager = jupyter.KernelManager(kernel_name="python3")
-        self.manager.start_kernel(cwd=str(folder), env={**os.environ, **environment()})
-        self.client = self.manager.blocking_client()
-        self.client.start_channels()
-        self.client.wait_for_ready(timeout=LIMIT)
-        self.process = psutil.Process(self.manager.provisioner.pid)
+class Cells(Kernel):
+    """A kernel whose cells a test begins and waits for."""
 
     def begin(self, code: str) -> str:
         return str(self.client.execute(code))
@@ -55,11 +41,10 @@ class Kernel:
 
 
 @pytest.fixture
-def kernel(tmp_path: Path) -> Iterator[Kernel]:
-    kernel = Kernel(tmp_path)
+def kernel(tmp_path: Path) -> Iterator[Cells]:
+    kernel = Cells(tmp_path)
     yield kernel
-    kernel.client.stop_channels()
-    kernel.manager.shutdown_kernel(now=True)
+    kernel.stop()
 
 
 def wait_for(true: Callable[[], object]) -> None:
@@ -70,7 +55,7 @@ def wait_for(true: Callable[[], object]) -> None:
 
 
 def test_a_cell_that_is_interrupted_leaves_nothing_and_the_next_goes_on(
-    kernel: Kernel, folder: Path, tmp_path: Path
+    kernel: Cells, folder: Path, tmp_path: Path
 ) -> None:
     settings = ", ".join(f"{key}={value!r}" for key, value in (pair.split("=") for pair in BLINK))
     settings += ", epochs=100_000, patience=0"

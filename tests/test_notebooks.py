@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from benchmark.process.startup import environment
+from kernels import Kernel
 
 nbformat = pytest.importorskip("nbformat", reason="wants nbformat")
 nbclient = pytest.importorskip("nbclient", reason="wants nbclient")
-jupyter = pytest.importorskip("jupyter_client", reason="wants jupyter_client")
-pytest.importorskip("ipykernel", reason="wants ipykernel")
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "docs" / "notebooks").glob("*.ipynb"))
 LIMIT = 600
@@ -25,25 +22,19 @@ CLOSE = 0.15
 
 
 @pytest.fixture(scope="module")
-def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A process of Jupyter for one notebook after the other: they share what importing PyTorch takes."""
-    manager = jupyter.KernelManager(kernel_name="python3")
-    folder = tmp_path_factory.mktemp("notebooks")  # of the records
-    manager.start_kernel(cwd=str(folder), env={**os.environ, **environment()})
-    client = manager.blocking_client()
-    client.start_channels()
-    yield client
-    client.stop_channels()
-    manager.shutdown_kernel(now=True)
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    """For one notebook after the other: they share the import of PyTorch and the folder of records."""
+    kernel = Kernel(tmp_path_factory.mktemp("notebooks"))
+    yield kernel
+    kernel.stop()
 
 
-def executed(path: Path, kernel: Any) -> Any:
+def executed(path: Path, kernel: Kernel) -> Any:
     """The notebook after a run, which has none of the names that another one defined."""
-    kernel.wait_for_ready(timeout=LIMIT)
-    kernel.execute_interactive("%reset -f", timeout=LIMIT)
+    kernel.client.execute_interactive("%reset -f", timeout=LIMIT)
     notebook = nbformat.read(path, as_version=4)
-    client = nbclient.NotebookClient(notebook, km=kernel.parent, timeout=LIMIT)
-    client.kc = kernel
+    client = nbclient.NotebookClient(notebook, km=kernel.manager, timeout=LIMIT)
+    client.kc = kernel.client
     client.execute()
     return notebook
 
@@ -65,7 +56,7 @@ def tidy(notebook: Any) -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_gives_what_it_shows(path: Path, kernel: Any) -> None:
+def test_a_notebook_gives_what_it_shows(path: Path, kernel: Kernel) -> None:
     stored, fresh = nbformat.read(path, as_version=4), executed(path, kernel)
     if os.environ.get("WRITE_DOCS"):
         tidy(fresh)
